@@ -1,0 +1,57 @@
+"""What an engine process is told at its start; built by the server from the configuration tree."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+EngineKind = Literal["builtin", "echo", "minicpmo"]
+
+
+class ChatEndpoint(Struct, frozen=True, forbid_unknown_fields=True):
+    """An OpenAI-compatible chat endpoint that answers instead of the built-in rules."""
+
+    url: Annotated[
+        str, Meta(max_length=2048, description="Base URL ending in /v1; empty: the built-in rules.")
+    ] = ""
+    model: Annotated[
+        str, Meta(max_length=256, description="Model name sent with each request.")
+    ] = ""
+    api_key: Annotated[str, Meta(max_length=512, description="Bearer key; secret.")] = ""
+    timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=120, description="Longest wait for the first and for each next delta, s."),
+    ] = 10.0
+    max_tokens: Annotated[int, Meta(ge=1, le=8192, description="Longest answer, tokens.")] = 300
+    send_picture: Annotated[
+        bool, Meta(description="Send the newest camera picture with each request.")
+    ] = True
+
+
+class BuiltinConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The CPU demo engine."""
+
+    recognisers: Annotated[int, Meta(ge=1, le=16, description="Forked recogniser processes.")] = 2
+    voice: Annotated[
+        str, Meta(max_length=64, description="espeak-ng voice, e.g. en-us, en-gb, cmn.")
+    ] = "en-us"
+    rate_wpm: Annotated[int, Meta(ge=80, le=450, description="Speaking rate, words a minute.")] = (
+        165
+    )
+    chat: ChatEndpoint = ChatEndpoint()
+
+
+class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """One engine process. No field of it changes while the process lives."""
+
+    kind: EngineKind = "builtin"
+    name: str = "engine-0"
+    endpoint: str = ""
+    """Where to listen for media workers, `ipc://...` or `tcp://...`."""
+    control: str = ""
+    """The supervisor's endpoint."""
+    slots: Annotated[int, Meta(ge=1, le=1024)] = 8
+    model: str = ""
+    builtin: BuiltinConfig = BuiltinConfig()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"

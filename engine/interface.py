@@ -1,0 +1,71 @@
+"""What an engine must offer to be run by `engine.process`: echo, builtin and the native model alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from engine.protocol import (
+    AudioIn,
+    CancelResponse,
+    ClearAudio,
+    CommitAudio,
+    CreateResponse,
+    DeleteItem,
+    ForceListen,
+    FromEngine,
+    Heard,
+    ImageIn,
+    ItemIn,
+    SessionConfig,
+    UpdateSession,
+    Welcome,
+)
+
+SessionMessage = (
+    UpdateSession
+    | AudioIn
+    | ImageIn
+    | ItemIn
+    | DeleteItem
+    | CommitAudio
+    | ClearAudio
+    | CreateResponse
+    | CancelResponse
+    | ForceListen
+    | Heard
+)
+
+Send = Callable[[FromEngine], None]
+"""Puts a message of a session on its link. Never blocks; call it on the event loop only."""
+
+Progress = Callable[[str], None]
+"""Tells whoever waits for the start what is being done."""
+
+
+class EngineSession(Protocol):
+    """One conversation inside an engine."""
+
+    def handle(self, message: SessionMessage) -> None:
+        """Take one message, in order, on the event loop; return within a millisecond."""
+
+    async def close(self) -> None:
+        """Stop everything of this session; nothing is sent afterwards."""
+
+
+class Engine(Protocol):
+    """One per process. Slots are handed out by the process, which owns the free list."""
+
+    def welcome(self, slots: int) -> Welcome: ...
+
+    async def start(self, progress: Progress) -> None:
+        """Load and warm up; raise `EngineError` with a reason for people if that is impossible."""
+
+    def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> EngineSession:
+        """Begin a conversation in row `slot`; raise `EngineError` if `config` cannot be served."""
+
+    async def close(self) -> None: ...
+
+
+class EngineError(Exception):
+    """The engine cannot do what was asked; the text is for people."""
