@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 EngineKind = Literal["builtin", "echo", "minicpmo"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ChatEndpoint(Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,4 +55,5 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     slots: Annotated[int, Meta(ge=1, le=1024)] = 8
     model: str = ""
     builtin: BuiltinConfig = BuiltinConfig()
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
+    log_file: str = ""

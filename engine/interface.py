@@ -1,4 +1,4 @@
-"""What an engine must offer to be run by `engine.process`: echo, builtin and the native model alike."""
+"""What every engine (echo, builtin, the native model) offers to `engine.process`."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class SessionConfig(Struct, frozen=True):
     context_policy: Literal["slide", "end"] = "slide"
     """What happens at the model's context limit, after the warnings."""
     options: dict[str, str | int | float | bool] = {}
-    """Settings only one kind of engine knows; unknown names are answered with a `SessionWarning`."""
+    """Settings of one kind of engine; unknown names are answered with a `SessionWarning`."""
 
 
 # ------------------------------------------------------------------ media worker -> engine

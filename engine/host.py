@@ -1,0 +1,151 @@
+"""Serves an engine's sessions to media workers: slots, routing, and what to do when one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import NamedTuple
+
+from engine.interface import Engine, EngineError, EngineSession, SessionMessage
+from engine.link import Listener
+from engine.protocol import (
+    CloseSession,
+    FromEngine,
+    Hello,
+    OpenSession,
+    Ping,
+    Pong,
+    SessionEnded,
+    SessionOpened,
+    SessionRefused,
+    ToEngine,
+    UnitDone,
+)
+from engine.slots import Slots
+from engine.stages import Stages
+
+log = logging.getLogger(__name__)
+
+PEER_SILENCE_S = 6.0
+SWEEP_INTERVAL_S = 1.0
+
+
+class _Open(NamedTuple):
+    session: EngineSession
+    slot: int
+
+
+class Host:
+    """Owns the slots and the open sessions, keyed by the media worker's link and the session id."""
+
+    def __init__(self, engine: Engine, endpoint: str, slots: int) -> None:
+        self._engine = engine
+        self.slots = Slots(slots)
+        self.stages = Stages()
+        self._open: dict[tuple[bytes, str], _Open] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._listener: Listener[ToEngine] = Listener(
+            endpoint, ToEngine, on_message=self._receive, on_peer=self._welcome
+        )
+
+    @property
+    def endpoint(self) -> str:
+        return self._listener.endpoint
+
+    async def run(self) -> None:
+        """Close the sessions of media workers that died; until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            for peer in self._listener.silent_peers(PEER_SILENCE_S):
+                self._forget(peer, "a media worker fell silent")
+
+    async def close(self) -> None:
+        """Tell and close every session, then free the endpoint."""
+        for peer, session in tuple(self._open):
+            self._end(peer, session)
+            self._listener.send(peer, SessionEnded(session, "shutdown", "the engine is stopping"))
+        if self._closing:
+            await asyncio.wait(self._closing)
+        self._listener.close()
+
+    def _welcome(self, peer: bytes, hello: Hello) -> None:
+        log.info("media worker %s connected", hello.name)
+        self._listener.send(peer, self._engine.welcome(self.slots.count))
+
+    def _receive(self, peer: bytes, message: ToEngine) -> None:
+        match message:
+            case OpenSession():
+                self._listener.send(peer, self._opened(peer, message))
+            case CloseSession():
+                if self._end(peer, message.session):
+                    self._listener.send(peer, SessionEnded(message.session, "closed"))
+            case Ping():
+                self._listener.send(peer, Pong(message.n))
+            case Hello():
+                self._welcome(peer, message)
+            case _:
+                self._handle(peer, message)
+
+    def _opened(self, peer: bytes, message: OpenSession) -> SessionOpened | SessionRefused:
+        session = message.session
+        if (peer, session) in self._open:
+            return SessionRefused(session, "duplicate", "this session is open already")
+        slot = self.slots.acquire(session)
+        if slot is None:
+            return SessionRefused(
+                session, "no_free_slot", f"all {self.slots.count} slots are in use"
+            )
+        try:
+            opened = self._engine.open(session, slot, message.config, partial(self._send, peer))
+        except EngineError as error:
+            self.slots.release(slot)
+            return SessionRefused(session, "unsupported", str(error))
+        self._open[peer, session] = _Open(opened, slot)
+        return SessionOpened(session, slot)
+
+    def _handle(self, peer: bytes, message: SessionMessage) -> None:
+        entry = self._open.get((peer, message.session))
+        if entry is None:
+            return
+        try:
+            entry.session.handle(message)
+        except Exception:  # noqa: BLE001 - the boundary: a bug ends this session only
+            log.exception("session %s failed", message.session)
+            self._end(peer, message.session)
+            self._listener.send(
+                peer, SessionEnded(message.session, "failed", "internal error of the engine")
+            )
+
+    def _send(self, peer: bytes, message: FromEngine) -> None:
+        if isinstance(message, UnitDone):
+            self.stages.add(message.stages_ms)
+        if isinstance(message, SessionEnded):
+            self._end(peer, message.session)
+        if not self._listener.send(peer, message):
+            # The queue to this worker is full or it is gone: audio would have holes from here on.
+            self._forget(peer, "a media worker does not take its messages")
+
+    def _forget(self, peer: bytes, why: str) -> None:
+        sessions = [session for owner, session in self._open if owner == peer]
+        log.warning("%s; closing its %d sessions", why, len(sessions))
+        self._listener.forget(peer)
+        for session in sessions:
+            self._end(peer, session)
+
+    def _end(self, peer: bytes, session: str) -> bool:
+        entry = self._open.pop((peer, session), None)
+        if entry is None:
+            return False
+        task = asyncio.get_running_loop().create_task(self._close(session, entry))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return True
+
+    async def _close(self, session: str, entry: _Open) -> None:
+        try:
+            await entry.session.close()
+        except Exception:  # noqa: BLE001 - the boundary: the slot must come back whatever happens
+            log.exception("closing session %s failed", session)
+        finally:
+            self.slots.release(entry.slot)

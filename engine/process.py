@@ -1,0 +1,105 @@
+"""An engine process: build the engine, say `Ready`, serve sessions, end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+
+import msgspec
+import uvloop
+
+from engine.child import Child, LoopLag, die_with_parent, process_usage
+from engine.config import EngineConfig
+from engine.host import Host
+from engine.interface import Engine, EngineError
+from engine.logs import log_to
+from engine.protocol import EngineStats, Ready
+
+log = logging.getLogger(__name__)
+
+STATS_INTERVAL_S = 1.0
+EXIT_FATAL = 3
+
+
+def build(config: EngineConfig) -> Engine:
+    """The engine that `config.kind` names; each is imported only when it is the one wanted."""
+    match config.kind:
+        case "echo":
+            from engine.echo import EchoEngine
+
+            return EchoEngine()
+        case "builtin":
+            from engine.builtin.engine import BuiltinEngine
+
+            return BuiltinEngine(config.builtin)
+        case "minicpmo":
+            raise EngineError(
+                "the minicpmo engine is not part of this version; use --engine builtin or echo"
+            )
+
+
+async def _report(child: Child, host: Host, lag: LoopLag) -> None:
+    while True:
+        await asyncio.sleep(STATS_INTERVAL_S)
+        cpu_s, rss_bytes = process_usage()
+        child.send(
+            EngineStats(
+                slots=host.slots.count,
+                slots_used=host.slots.used,
+                oldest_pending_ms=0.0,
+                dropped_ms=0,
+                units=host.stages.units,
+                stages_ms=host.stages.summary(),
+                cpu_s=cpu_s,
+                rss_bytes=rss_bytes,
+                loop_lag_ms=lag.take(),
+            )
+        )
+
+
+async def _serve(child: Child, host: Host) -> None:
+    lag = LoopLag()
+    async with asyncio.TaskGroup() as tasks:
+        background = [
+            tasks.create_task(host.run(), name="sweep"),
+            tasks.create_task(lag.run(), name="lag"),
+            tasks.create_task(_report(child, host, lag), name="report"),
+        ]
+        await child.stop.wait()
+        for task in background:
+            task.cancel()
+
+
+async def run(config: EngineConfig) -> int:
+    """Serve until told to stop; returns the exit code."""
+    started = time.monotonic()
+    child = Child(config.control, config.name)
+    try:
+        engine = build(config)
+        await engine.start(child.progress)
+    except EngineError as error:
+        child.fatal(str(error))
+        child.close()
+        return EXIT_FATAL
+    host = Host(engine, config.endpoint, config.slots)
+    build_ms = (time.monotonic() - started) * 1000
+    welcome = engine.welcome(config.slots)
+    child.send(Ready(os.getpid(), host.endpoint, welcome, round(build_ms, 1)))
+    try:
+        await _serve(child, host)
+    finally:
+        await host.close()
+        await engine.close()
+        child.close()
+    return 0
+
+
+def main() -> None:
+    """Entry of the child: the parent's pid is the argument, the configuration comes on stdin."""
+    die_with_parent(int(sys.argv[1]))
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
+    log_to(config.name, config.log_level, config.log_file)
+    sys.exit(uvloop.run(run(config)))
