@@ -1,0 +1,261 @@
+"""Peer: the life of one RTCPeerConnection. Says what happens, carries no sound. Media worker.
+
+Private names of aiortc (pinned to 1.16.0) used here: RTCRtpReceiver._enabled and the instance hook
+`_handle_rtp_packet`; tests/signaling/test_peer.py fails when they stop working.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCDataChannel,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
+from aiortc.exceptions import OperationError
+
+from signaling.answer import PreparedOffer, finish_answer, prepare_offer
+from signaling.channel import EventChannel
+from signaling.errors import ProtocolError
+from signaling.ice import IceSettings, Wire, configuration
+from signaling.liveness import CONNECT_DEADLINE_S, TICK_S, Liveness
+from signaling.peerstats import Report, collect
+from signaling.sdp import invalid
+
+logger = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 3.0
+
+# What aiortc's SDP parser raises on input it does not expect.
+_PARSE_ERRORS = (AssertionError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
+
+OnReceivers = Callable[[RTCRtpReceiver | None, RTCRtpReceiver | None], None]
+
+
+class PeerListener(Protocol):
+    """What a peer tells its session, on the loop, never while it is being called itself."""
+
+    def connected(self) -> None:
+        """ICE and DTLS are done; media can flow."""
+
+    def channel_open(self) -> None:
+        """The client's `oai-events` is open and what waited for it was sent."""
+
+    def message(self, text: str) -> None:
+        """The client sent an event (unparsed)."""
+
+    def refused(self, error: ProtocolError) -> None:
+        """Events of the client were dropped; called at most once a second."""
+
+    def gone(self, reason: str) -> None:
+        """The peer is over, said exactly once.
+
+        "closed" (by the client), "vanished", "connect_timeout", "failed" (ICE or DTLS),
+        "downlink_failed", "flooded", "internal_error", or what was given to close(). Unless it
+        came from close(), close() must still be called.
+        """
+
+
+class Peer:
+    """One peer connection from its offer to its end. Use from one event loop only."""
+
+    def __init__(
+        self,
+        call_id: str,
+        settings: IceSettings,
+        listener: PeerListener,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        connect_deadline_s: float = CONNECT_DEADLINE_S,
+    ) -> None:
+        self.call_id = call_id
+        self.audio_receiver: RTCRtpReceiver | None = None
+        """Receives the client's first audio m-line; None if it sends none."""
+        self.video_receiver: RTCRtpReceiver | None = None
+        self.channel = EventChannel(received=self._message, refused=self._refused, clock=clock)
+        self._settings = settings
+        self._listener = listener
+        self._clock = clock
+        self._connect_deadline_s = connect_deadline_s
+        self._liveness: Liveness | None = None
+        self._pc: RTCPeerConnection | None = None
+        self._wire: Wire | None = None
+        self._downlink: MediaStreamTrack | None = None
+        self._sender: RTCRtpSender | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._is_connected = False
+        self._gone_reason: str | None = None
+        self._is_closing = False
+        self._closed = asyncio.Event()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._is_connected and self._gone_reason is None
+
+    @property
+    def gone_reason(self) -> str | None:
+        return self._gone_reason
+
+    async def answer(
+        self,
+        offer_sdp: str,
+        *,
+        downlink: MediaStreamTrack,
+        on_receivers: OnReceivers | None = None,
+    ) -> str:
+        """Answer the client's offer; called once. The connect deadline starts here.
+
+        `downlink` is sent if the offer has audio, and stopped with the peer in any case.
+        `on_receivers(audio, video)` runs before any media can arrive: there the uplinks replace
+        `receiver._handle_rtp_packet`. A receiver left without such a hook is switched off, for
+        nothing would empty aiortc's unbounded queues behind it.
+
+        Raises ProtocolError as signaling.sdp.check_offer does, OSError when no UDP port can be
+        bound, TimeoutError after ANSWER_TIMEOUT_S. After an error the peer is closed.
+        """
+        if self._pc is not None or self._is_closing:
+            raise RuntimeError("answer() is called once, before close()")
+        self._downlink = downlink
+        try:
+            prepared = prepare_offer(offer_sdp)
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await self._negotiate(prepared, downlink, on_receivers)
+        except BaseException:
+            await self.close("no_answer")
+            raise
+
+    async def _negotiate(
+        self,
+        offer: PreparedOffer,
+        downlink: MediaStreamTrack,
+        on_receivers: OnReceivers | None,
+    ) -> str:
+        pc = self._pc = RTCPeerConnection(configuration(self._settings))
+        pc.on("connectionstatechange", self._on_state)
+        pc.on("datachannel", self._on_datachannel)
+        try:
+            await pc.setRemoteDescription(RTCSessionDescription(sdp=offer.text, type="offer"))
+        except OperationError as error:
+            raise invalid(f"{error}.", status=406, code="unsupported_media") from error
+        except _PARSE_ERRORS as error:
+            raise invalid(f"The offer is malformed ({error}).") from error
+        self._wire = Wire(pc, self._settings, self._clock)
+        self.channel.is_expected = offer.choice.data is not None
+        if offer.choice.audio is not None:
+            self._sender = pc.addTrack(downlink)
+        self._hand_out_receivers(pc, on_receivers)
+        self._liveness = Liveness(self._clock(), connect_deadline_s=self._connect_deadline_s)
+        await pc.setLocalDescription()
+        self._watch = asyncio.create_task(self._run_watch(), name=f"peer-watch-{self.call_id}")
+        return finish_answer(pc.localDescription.sdp, offer)
+
+    def _hand_out_receivers(self, pc: RTCPeerConnection, on_receivers: OnReceivers | None) -> None:
+        for transceiver in pc.getTransceivers():
+            receiver = transceiver.receiver
+            if receiver.track is None:
+                continue
+            if transceiver.kind == "audio":
+                self.audio_receiver = receiver
+            else:
+                self.video_receiver = receiver
+        if on_receivers is not None:
+            on_receivers(self.audio_receiver, self.video_receiver)
+        for idle in (self.audio_receiver, self.video_receiver):
+            if idle is not None and "_handle_rtp_packet" not in vars(idle):
+                idle._enabled = False
+
+    def send(self, text: str) -> bool:
+        """Send one event; return False if it was dropped (no channel, closed, or congested)."""
+        return self._gone_reason is None and self.channel.send(text)
+
+    async def stats(self) -> Report:
+        """Return statistics by webrtc-stats id, names and units; {} before the answer."""
+        if self._pc is None or self._wire is None:
+            return {}
+        return await collect(self._pc, self._wire, self.channel)
+
+    async def close(self, reason: str = "hangup") -> None:
+        """End the peer and free everything it holds, within about CLOSE_TIMEOUT_S. Idempotent."""
+        if self._is_closing:
+            await self._closed.wait()
+            return
+        self._is_closing = True
+        self._end(reason)
+        try:
+            if self._watch is not None:
+                self._watch.cancel()
+                await asyncio.wait([self._watch])
+            if self._pc is not None:
+                await self._close_connection(self._pc)
+        finally:
+            if self._downlink is not None:
+                self._downlink.stop()
+            self._closed.set()
+
+    async def _close_connection(self, pc: RTCPeerConnection) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await pc.close()
+        except TimeoutError:
+            logger.warning("peer connection did not close within %s s", CLOSE_TIMEOUT_S)
+            if self._wire is not None:
+                self._wire.abort()
+
+    async def _run_watch(self) -> None:
+        assert self._liveness is not None and self._wire is not None
+        while self._gone_reason is None:
+            await asyncio.sleep(TICK_S)
+            reason = self._liveness.check(self._clock(), self._wire.datagrams)
+            if reason is None and self._wire.is_flooded():
+                reason = "flooded"
+            if reason is None and self._has_lost_downlink():
+                reason = "downlink_failed"
+            if reason is not None:
+                self._end(reason)
+
+    def _has_lost_downlink(self) -> bool:
+        # aiortc's sender drops its track when recv() raises, and says so nowhere else.
+        return self.is_connected and self._sender is not None and self._sender.track is None
+
+    def _on_state(self) -> None:
+        state = self._pc.connectionState if self._pc is not None else "closed"
+        if state == "connected" and not self._is_connected and self._gone_reason is None:
+            self._is_connected = True
+            if self._liveness is not None:
+                self._liveness.connected()
+            self._tell(self._listener.connected)
+        elif state in ("failed", "closed"):
+            self._end(state)
+
+    def _on_datachannel(self, channel: RTCDataChannel) -> None:
+        if self._gone_reason is None and self.channel.bind(channel):
+            self.channel.release_waiting()
+            self._tell(self._listener.channel_open)
+
+    def _message(self, text: str) -> None:
+        if self._gone_reason is None:
+            self._tell(lambda: self._listener.message(text))
+
+    def _refused(self, error: ProtocolError) -> None:
+        if self._gone_reason is None:
+            self._tell(lambda: self._listener.refused(error))
+
+    def _end(self, reason: str) -> None:
+        if self._gone_reason is None:
+            self._gone_reason = reason
+            self._tell(lambda: self._listener.gone(reason))
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        # An exception here would surface in aiortc's receive loop and be blamed on DTLS.
+        try:
+            call()
+        except Exception:
+            logger.exception("listener of peer %s failed", self.call_id)
+            self._end("internal_error")
