@@ -1,0 +1,154 @@
+"""The outbound audio track: 20 ms of Opus at each tick, taken from the playout.
+
+Encodes at the tick, so that a cut of the playout is heard within 20 ms. Owned by the session; its
+coroutine is driven by aiortc's sender, in the media worker's event loop.
+"""
+
+import asyncio
+import fractions
+from collections.abc import Callable
+from typing import Any
+
+import av
+from aiortc import MediaStreamTrack, RTCRtpSender
+from aiortc.mediastreams import MediaStreamError
+
+from media import hooks
+from media.clock import Ticker
+from media.formats import DOWNLINK_PACKET_BYTES, PTIME_MS, RTP_OPUS_HZ, RTP_OPUS_PACKET_TICKS
+from media.opus import SILENT_PACKET, OpusEncoder
+from media.playout import Playout
+
+TIME_BASE = fractions.Fraction(1, RTP_OPUS_HZ)
+SILENT_PCM = bytes(DOWNLINK_PACKET_BYTES)
+LOSS_CHECK_PACKETS = 1000 // PTIME_MS
+MAX_FEC_PERCENT = 25
+
+
+class AudioDownlink(MediaStreamTrack):
+    """A track whose `recv` returns exactly one Opus packet of 20 ms per tick, without a gap in pts.
+
+    While the playout is idle it sends a constant packet of silence, which costs no encoding.
+    `on_error` gets the first exception of the encoder or the playout; the track ends then.
+    """
+
+    kind = "audio"
+
+    def __init__(
+        self,
+        playout: Playout,
+        ticker: Ticker,
+        *,
+        on_error: Callable[[Exception], None],
+        encoder: OpusEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.packets_sent = 0
+        """Packets given to the sender."""
+        self.silent_packets_sent = 0
+        """Of these, the constant silence."""
+        self.missed_ticks = 0
+        """Ticks at which the sender had not yet come back for a packet, more than one in a row."""
+        self._playout = playout
+        self._on_error = on_error
+        # FEC costs a fifth of the encoding: it begins with the first report of a loss.
+        self._encoder = encoder or OpusEncoder(fec=False)
+        self._sender: RTCRtpSender | None = None
+        self._fec_percent = 0
+        self._pts = 0
+        self._was_idle = True
+        self._waiter: asyncio.Future[None] | None = None
+        self._has_tick = False
+        self._unsubscribe = ticker.subscribe(self._on_tick)
+
+    def bind(self, sender: RTCRtpSender) -> None:
+        """Name the sender: FEC follows the loss that is reported to it, `stats` include it."""
+        self._sender = sender
+
+    async def recv(self) -> "av.Packet[Any]":
+        """Return the packet of the next tick. Raises MediaStreamError once the track has ended."""
+        await self._next_tick()
+        try:
+            payload = self._next_payload()
+        except Exception as exc:
+            self.stop()
+            self._on_error(exc)
+            raise MediaStreamError from exc
+        packet: av.Packet[Any] = av.Packet(payload)
+        packet.pts = self._pts
+        packet.time_base = TIME_BASE
+        self._pts += RTP_OPUS_PACKET_TICKS
+        self.packets_sent += 1
+        return packet
+
+    def stop(self) -> None:
+        """End the track; a waiting `recv` raises MediaStreamError."""
+        super().stop()
+        self._unsubscribe()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(MediaStreamError())
+
+    def stats(self) -> dict[str, float | int]:
+        """Return counters by their webrtc-stats names and units."""
+        stats: dict[str, float | int] = {
+            "packetsSent": self.packets_sent,
+            "silentPacketsSent": self.silent_packets_sent,
+            "missedTicks": self.missed_ticks,
+            "fecPercent": self._fec_percent,
+        }
+        if self._sender is not None:
+            sent = hooks.transmission(self._sender)
+            stats |= {"packetsSent": sent.packets_sent, "bytesSent": sent.bytes_sent}
+            reported = {
+                "remotePacketsLost": sent.packets_lost,
+                "fractionLost": sent.fraction_lost,
+                "roundTripTime": sent.round_trip_s,
+            }
+            stats |= {name: value for name, value in reported.items() if value is not None}
+        return stats
+
+    def _on_tick(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        elif self.packets_sent:
+            self.missed_ticks += self._has_tick
+            self._has_tick = True
+
+    async def _next_tick(self) -> None:
+        if self.readyState != "live":
+            raise MediaStreamError
+        if self._has_tick:
+            self._has_tick = False
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _next_payload(self) -> bytes:
+        if self.packets_sent % LOSS_CHECK_PACKETS == 0:
+            self._follow_loss()
+        pcm = self._playout.take()
+        if pcm is not None:
+            if self._was_idle:
+                # The silence bypassed the encoder: what it remembers is not what was heard.
+                self._encoder.reset()
+                self._was_idle = False
+            return self._encoder.encode(pcm)
+        if not self._was_idle:
+            # The encoder holds back its last 6.5 ms until more input comes.
+            self._was_idle = True
+            return self._encoder.encode(SILENT_PCM)
+        self.silent_packets_sent += 1
+        return SILENT_PACKET
+
+    def _follow_loss(self) -> None:
+        if self._sender is None:
+            return
+        fraction = hooks.transmission(self._sender).fraction_lost or 0.0
+        # Rises at once and falls slowly: losses come in spells.
+        percent = min(MAX_FEC_PERCENT, max(round(fraction * 100), self._fec_percent - 1))
+        if percent != self._fec_percent:
+            self._fec_percent = percent
+            self._encoder.expect_loss(percent)

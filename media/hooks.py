@@ -1,0 +1,207 @@
+"""All access to aiortc's private parts, written against one version of it.
+
+Nothing else in this package may touch an underscored name of aiortc. A test fails for each hook
+that no longer fires.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiortc
+from aiortc import RTCRtpReceiver, RTCRtpSender
+from aiortc.rtcrtpreceiver import NackGenerator, StreamStatistics
+from aiortc.rtp import RtpPacket
+
+AIORTC_VERSION = "1.16.0"
+MAX_SOURCES = 4
+"""Synchronization sources with statistics for each receiver; a report has room for 31."""
+MAX_VIDEO_DROPOUT_PACKETS = 512
+"""Packets to ask for again after a gap at most: aiortc walks through every one of them."""
+
+OnPacket = Callable[[RtpPacket, str], None]
+"""Gets a packet and the lower-case name of its codec. Must not raise."""
+
+
+OnPayload = Callable[[RtpPacket, str, bytes], bool]
+"""Gets a packet, its codec and its depayloaded bytes; returns whether to ask for a keyframe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """What the receiver reports say about a receiver's streams."""
+
+    packets_received: int = 0
+    packets_lost: int = 0
+    jitter_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Transmission:
+    """What a sender sent, and what its receiver last reported about it."""
+
+    packets_sent: int = 0
+    bytes_sent: int = 0
+    """Payload bytes."""
+    packets_lost: int | None = None
+    fraction_lost: float | None = None
+    """0 to 1, over the latest report interval."""
+    round_trip_s: float | None = None
+
+
+class _FrameBuffer:
+    """Take the place of aiortc's video jitter buffer; never returns a frame to decode."""
+
+    def __init__(self, codecs: dict[int, Any], on_payload: OnPayload) -> None:
+        self._codecs = codecs
+        self._on_payload = on_payload
+
+    def add(self, packet: Any) -> tuple[bool, None]:
+        """Take a packet with its depayloaded bytes in `_data`; True sends a PLI."""
+        codec = self._codecs[packet.payload_type]
+        return self._on_payload(packet, codec.name.lower(), packet._data), None
+
+
+class _NoDecoder:
+    """Take the place of the queue to aiortc's decoder thread, which it makes end at once."""
+
+    def get(self) -> None:
+        return None
+
+    def put(self, task: object) -> None:
+        del task
+
+
+def check_version() -> None:
+    """Raise RuntimeError unless the installed aiortc is the one these hooks are written for."""
+    if aiortc.__version__ != AIORTC_VERSION:
+        raise RuntimeError(f"aiortc {aiortc.__version__} is installed, not {AIORTC_VERSION}")
+
+
+def _get(owner: RTCRtpReceiver | RTCRtpSender, name: str) -> Any:
+    owner_class = "RTCRtpReceiver" if isinstance(owner, RTCRtpReceiver) else "RTCRtpSender"
+    return getattr(owner, f"_{owner_class}__{name}")
+
+
+def _set(receiver: RTCRtpReceiver, name: str, value: object) -> None:
+    attribute = f"_RTCRtpReceiver__{name}"
+    if not hasattr(receiver, attribute):
+        raise RuntimeError(f"aiortc has no {attribute} any more")
+    setattr(receiver, attribute, value)
+
+
+def _set_method(receiver: RTCRtpReceiver, name: str, method: Callable[..., Any]) -> None:
+    if not hasattr(receiver, name):
+        raise RuntimeError(f"aiortc has no {name} any more")
+    setattr(receiver, name, method)
+
+
+def _stop_decoder(receiver: RTCRtpReceiver) -> None:
+    # The thread gets this queue when it starts and ends with the first item; stop() still joins it.
+    queue = _get(receiver, "decoder_queue")
+    _set(receiver, "decoder_queue", _NoDecoder())
+    # Before the start nobody reads this, after it the thread ends.
+    queue.put(None)
+
+
+def take_audio(receiver: RTCRtpReceiver, on_packet: OnPacket) -> None:
+    """Route the packets of known payload types to `on_packet`, past aiortc's buffer and decoder.
+
+    Receiver reports stay right: senders turn FEC on by the loss they read there. Call it at any
+    time between the track event and the first packet.
+    """
+    check_version()
+    _stop_decoder(receiver)
+    codecs: dict[int, Any] = _get(receiver, "codecs")
+    streams: dict[int, StreamStatistics] = _get(receiver, "remote_streams")
+
+    async def handle(packet: RtpPacket, arrival_time_ms: int) -> None:
+        del arrival_time_ms
+        codec = codecs.get(packet.payload_type)
+        if codec is None:
+            return
+        statistics = streams.get(packet.ssrc)
+        if statistics is None:
+            statistics = _add_source(streams, packet.ssrc, codec.clockRate)
+        statistics.add(packet)
+        on_packet(packet, codec.name.lower())
+
+    _set_method(receiver, "_handle_rtp_packet", handle)
+
+
+def take_video(receiver: RTCRtpReceiver, on_packet: OnPacket, on_payload: OnPayload) -> None:
+    """Show each packet to `on_packet`, then, depayloaded, to `on_payload`; decode nothing.
+
+    Reports, bandwidth estimation, retransmission and depayloading remain aiortc's. `on_payload`
+    gets packets in the order of arrival, retransmitted ones too. Neither may raise.
+    """
+    check_version()
+    _stop_decoder(receiver)
+    codecs: dict[int, Any] = _get(receiver, "codecs")
+    _set(receiver, "jitter_buffer", _FrameBuffer(codecs, on_payload))
+    streams: dict[int, StreamStatistics] = _get(receiver, "remote_streams")
+    nack: NackGenerator = _get(receiver, "nack_generator")
+    original = receiver._handle_rtp_packet
+    nack_ssrc: int | None = None
+
+    async def handle(packet: RtpPacket, arrival_time_ms: int) -> None:
+        nonlocal nack_ssrc
+        codec = codecs.get(packet.payload_type)
+        if codec is None:
+            return
+        name = codec.name.lower()
+        if packet.ssrc not in streams:
+            _add_source(streams, packet.ssrc, codec.clockRate)
+        if name != "rtx":
+            gap = (packet.sequence_number - (nack.max_seq or 0)) & 0xFFFF
+            is_jump = MAX_VIDEO_DROPOUT_PACKETS < gap < 0x10000 - MAX_VIDEO_DROPOUT_PACKETS
+            if nack.max_seq is not None and (is_jump or packet.ssrc != nack_ssrc):
+                nack.max_seq = None
+                nack.missing.clear()
+            nack_ssrc = packet.ssrc
+            on_packet(packet, name)
+        await original(packet, arrival_time_ms=arrival_time_ms)
+
+    _set_method(receiver, "_handle_rtp_packet", handle)
+
+
+def discard(receiver: RTCRtpReceiver) -> None:
+    """Drop all that a receiver gets: no thread, no queue, no reports."""
+    check_version()
+    _stop_decoder(receiver)
+
+    async def handle(packet: RtpPacket, arrival_time_ms: int) -> None:
+        del packet, arrival_time_ms
+
+    _set_method(receiver, "_handle_rtp_packet", handle)
+
+
+def reception(receiver: RTCRtpReceiver) -> Reception:
+    """Return the statistics of the source that sends most, which a receiver report carries."""
+    streams: dict[int, StreamStatistics] = _get(receiver, "remote_streams")
+    stream = max(streams.values(), key=lambda s: s.packets_received, default=None)
+    if stream is None or stream.max_seq is None:
+        return Reception()
+    clock_rate: int = stream._clockrate
+    return Reception(stream.packets_received, stream.packets_lost, stream.jitter / clock_rate)
+
+
+def transmission(sender: RTCRtpSender) -> Transmission:
+    """Return a sender's counters and the latest report about it."""
+    report = _get(sender, "stats").get(f"remote-inbound-rtp_{id(sender)}")
+    sent: tuple[int, int] = (_get(sender, "packet_count"), _get(sender, "octet_count"))
+    if report is None:
+        return Transmission(*sent)
+    return Transmission(
+        *sent,
+        packets_lost=report.packetsLost,
+        fraction_lost=report.fractionLost / 256,
+        round_trip_s=report.roundTripTime,
+    )
+
+
+def _add_source(streams: dict[int, StreamStatistics], ssrc: int, hz: int) -> StreamStatistics:
+    while len(streams) >= MAX_SOURCES:
+        del streams[next(iter(streams))]
+    streams[ssrc] = StreamStatistics(hz)
+    return streams[ssrc]

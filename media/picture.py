@@ -1,0 +1,81 @@
+"""Decode encoded frames to RGB pictures. Runs in an executor, one call at a time per stream."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import av
+from av.codec.context import Flags
+
+from media.frames import EncodedFrame
+
+MAX_PIXELS = 4096 * 2304
+"""A frame header may claim any size; memory for more than this is not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the camera saw at one moment."""
+
+    pts_ms: int
+    """Media time since the first frame of the track."""
+    width: int
+    height: int
+    rgb: bytes
+    """height x width x 3 bytes, rows from the top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The outcome of one batch of frames."""
+
+    frames: int
+    keyframes: int
+    errors: int
+    width: int = 0
+    """Of the frames as sent."""
+    height: int = 0
+    picture: Picture | None = None
+
+
+class PictureDecoder:
+    """Hold the decoder state of one stream; sizes and even codecs may change at a keyframe."""
+
+    def __init__(self, max_side: int) -> None:
+        self._max_side = max_side
+        self._codec = ""
+        self._context: Any = None
+
+    def decode(self, frames: list[EncodedFrame], pts_ms: int | None) -> Decoded:
+        """Decode frames in order; make a picture of the last one unless `pts_ms` is None."""
+        decoded: list[Any] = []
+        keyframes = errors = 0
+        for frame in frames:
+            if frame.codec != self._codec:
+                self._open(frame.codec)
+            try:
+                images = self._context.decode(av.Packet(frame.data))
+            except av.FFmpegError:
+                errors += 1
+                continue
+            decoded += images
+            keyframes += frame.is_key and bool(images)
+        if not decoded:
+            return Decoded(0, keyframes, errors)
+        image = decoded[-1]
+        picture = None if pts_ms is None else self._convert(image, pts_ms)
+        return Decoded(len(decoded), keyframes, errors, image.width, image.height, picture)
+
+    def _open(self, codec: str) -> None:
+        self._context = av.CodecContext.create(codec, "r")
+        # Threads inside the decoder delay pictures and multiply with the number of calls.
+        self._context.thread_count = 1
+        self._context.flags |= Flags.low_delay
+        self._context.options = {"max_pixels": str(MAX_PIXELS)}
+        self._codec = codec
+
+    def _convert(self, image: Any, pts_ms: int) -> Picture:
+        scale = min(1.0, self._max_side / max(image.width, image.height))
+        width = max(1, round(image.width * scale))
+        height = max(1, round(image.height * scale))
+        rgb = image.reformat(width=width, height=height, format="rgb24")
+        return Picture(pts_ms, width, height, rgb.to_ndarray().tobytes())

@@ -1,0 +1,71 @@
+"""What the jitter buffer asks the decoder for, piece by piece, and what it counts."""
+
+import enum
+from dataclasses import dataclass
+
+
+class Action(enum.Enum):
+    """How the samples of a piece come about."""
+
+    DECODE = "decode"
+    FEC = "fec"
+    """From the copy in `payload`, the packet behind the gap."""
+    CONCEAL = "conceal"
+    COMFORT = "comfort"
+    """Extrapolated as well, but the sender is silent on purpose (DTX): nothing was lost."""
+    SILENCE = "silence"
+    """Zeros: concealment has lasted so long that it has faded out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next samples of the timeline."""
+
+    action: Action
+    samples: int
+    """16 kHz samples to deliver."""
+    payload: bytes = b""
+    skip: int = 0
+    """16 kHz samples at the start of the decoded payload whose time was already delivered."""
+
+
+@dataclass(slots=True)
+class JitterCounters:
+    """What happened to packets and samples since the stream began; samples are at 16 kHz."""
+
+    packets_received: int = 0
+    """Without duplicates."""
+    packets_expected: int = 0
+    packets_late: int = 0
+    """Dropped: their time had been filled."""
+    packets_duplicate: int = 0
+    packets_invalid: int = 0
+    """Dropped: empty, or not Opus."""
+    packets_ahead: int = 0
+    """Dropped: the sender runs faster than real time."""
+    packets_stray: int = 0
+    """Dropped: far from the stream, and no second packet confirmed a new one."""
+    resyncs: int = 0
+    samples: int = 0
+    """Delivered, in whatever way."""
+    concealed_samples: int = 0
+    """Of these, extrapolated or zeros in the place of lost sound."""
+    silent_concealed_samples: int = 0
+    """Of the concealed samples, zeros."""
+    concealment_events: int = 0
+    fec_samples: int = 0
+    """Lost and recovered from FEC; not in `concealed_samples`."""
+    fec_packets: int = 0
+    comfort_samples: int = 0
+    """Filled while the sender was silent on purpose."""
+    delay_s: float = 0.0
+    """From arrival to delivery, of the latest packet."""
+    total_delay_s: float = 0.0
+    """The same, summed over all `emitted_samples` (webrtc-stats jitterBufferDelay)."""
+    emitted_samples: int = 0
+    """Delivered from packets."""
+
+    @property
+    def packets_lost(self) -> int:
+        """Return how many packets never came (RFC 3550 section 6.4.1, but never negative)."""
+        return max(0, self.packets_expected - self.packets_received)
