@@ -1,0 +1,96 @@
+/** Shows captions as a conversation. New words are added as text nodes, so that a screen reader says only these. */
+
+import { make } from './dom.js';
+
+/** Rows farther than this from the end were scrolled away by the user, who is then left in peace. */
+const NEAR_END_PX = 80;
+
+/** @typedef {import('./captions.js').Caption} Caption */
+
+const SPEAKERS = { user: 'You', assistant: 'Assistant', note: 'Note' };
+
+export class CaptionView {
+  /** @type {WeakMap<Caption, {row: HTMLElement, words: HTMLElement, mark: HTMLElement}>} */ #shown = new WeakMap();
+
+  /**
+   * @param {HTMLElement} list
+   * @param {HTMLElement} empty shown while there is nothing to show
+   * @param {import('./captions.js').Captions} captions
+   */
+  constructor(list, empty, captions) {
+    this.list = list;
+    this.empty = empty;
+    captions.addEventListener('added', (event) => this.#add(/** @type {CustomEvent} */ (event).detail.row));
+    captions.addEventListener('changed', (event) => {
+      const { row, appended } = /** @type {CustomEvent} */ (event).detail;
+      this.#change(row, appended);
+    });
+    captions.addEventListener('removed', (event) => this.#remove(/** @type {CustomEvent} */ (event).detail.row));
+  }
+
+  /** @param {Caption} caption */
+  #add(caption) {
+    const words = make('span', { class: 'words', text: caption.text });
+    const mark = make('span', { class: 'mark' });
+    const who = make('span', { class: 'who', text: SPEAKERS[caption.role] });
+    const row = make('li', { class: 'caption', 'data-role': caption.role }, who, make('p', {}, words, ' ', mark));
+    if (caption.typed) row.dataset.typed = '';
+    this.#shown.set(caption, { row, words, mark });
+    this.#keepEnd(() => this.list.append(row));
+    this.#dress(caption);
+    this.empty.hidden = true;
+  }
+
+  /** @param {Caption} caption @param {string} [appended] */
+  #change(caption, appended) {
+    const shown = this.#shown.get(caption);
+    if (!shown) return;
+    this.#keepEnd(() => {
+      if (appended === undefined) shown.words.textContent = caption.text;
+      else if (appended) shown.words.append(appended);
+      this.#dress(caption);
+    });
+  }
+
+  /** @param {Caption} caption */
+  #dress(caption) {
+    const shown = this.#shown.get(caption);
+    if (!shown) return;
+    shown.row.dataset.status = caption.status;
+    shown.row.dataset.empty = String(!caption.text);
+    shown.mark.textContent = markOf(caption);
+  }
+
+  /** @param {Caption} caption */
+  #remove(caption) {
+    this.#shown.get(caption)?.row.remove();
+    this.#shown.delete(caption);
+    this.empty.hidden = this.list.childElementCount > 0;
+  }
+
+  /** @param {() => void} change */
+  #keepEnd(change) {
+    const { list } = this;
+    const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_END_PX;
+    change();
+    if (isAtEnd) list.scrollTop = list.scrollHeight;
+  }
+}
+
+/** @param {Caption} caption */
+function markOf(caption) {
+  if (caption.status === 'cut') {
+    const after = caption.heard_ms ? ` after ${(caption.heard_ms / 1000).toFixed(1)} s` : '';
+    return `— interrupted${after}`;
+  }
+  if (caption.status === 'failed') return caption.text ? '— not finished' : '(not understood)';
+  return '';
+}
+
+/** @param {Caption[]} captions @returns {string} the conversation as plain text */
+export function transcriptOf(captions) {
+  return captions
+    .filter((caption) => caption.text)
+    .map((caption) => `${SPEAKERS[caption.role]}: ${caption.text} ${markOf(caption)}`.trimEnd())
+    .join('\n');
+}

@@ -1,0 +1,58 @@
+/** Sound levels of a stream, tapped with WebAudio. Nothing here reaches the loudspeaker. */
+
+const FLOOR_DB = -60;
+/** Comfort noise and codec residue stay below this. */
+const AUDIBLE_DB = -50;
+
+/** @type {AudioContext|null} */
+let shared = null;
+
+/** Call it from a user's gesture: browsers keep contexts made elsewhere suspended. */
+export function wakeAudio() {
+  const Context = window.AudioContext ?? /** @type {any} */ (window).webkitAudioContext;
+  if (!Context) return;
+  shared ??= new Context({ latencyHint: 'interactive' });
+  if (shared.state === 'suspended') shared.resume().catch(() => {});
+}
+
+export class Meter {
+  /** @type {AnalyserNode|null} */ #analyser = null;
+  /** @type {MediaStreamAudioSourceNode|null} */ #source = null;
+  #samples = new Float32Array(1024);
+  /** Level in dBFS, -Infinity for digital silence. */
+  level_db = -Infinity;
+
+  /** @param {MediaStreamTrack|null} track null empties the meter */
+  attach(track) {
+    this.#source?.disconnect();
+    this.#source = null;
+    this.#analyser = null;
+    this.level_db = -Infinity;
+    if (!track || !shared) return;
+    this.#analyser = new AnalyserNode(shared, { fftSize: this.#samples.length });
+    this.#source = shared.createMediaStreamSource(new MediaStream([track]));
+    this.#source.connect(this.#analyser);
+  }
+
+  /** Measures the last 20 ms or so. */
+  read() {
+    if (!this.#analyser) return;
+    this.#analyser.getFloatTimeDomainData(this.#samples);
+    let sum = 0;
+    for (const sample of this.#samples) sum += sample * sample;
+    this.level_db = 10 * Math.log10(sum / this.#samples.length);
+  }
+
+  get isRunning() {
+    return this.#analyser !== null && shared?.state === 'running';
+  }
+
+  get isAudible() {
+    return this.level_db > AUDIBLE_DB;
+  }
+
+  /** 0 to 1, as a bar shows it */
+  get fraction() {
+    return Math.min(1, Math.max(0, 1 - this.level_db / FLOOR_DB));
+  }
+}

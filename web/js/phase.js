@@ -1,0 +1,72 @@
+/** What the page says about where the call stands. */
+
+/** @typedef {'idle'|'permission'|'connecting'|'queued'|'listening'|'hearing'|'thinking'|'speaking'|'interrupted'|'reconnecting'|'ended'} Phase */
+
+/** @type {Record<Phase, string>} */
+const WORDS = {
+  idle: 'Ready to call',
+  permission: 'Allow the microphone…',
+  connecting: 'Connecting…',
+  queued: 'Waiting in line',
+  listening: 'Listening',
+  hearing: 'Hearing you',
+  thinking: 'Thinking…',
+  speaking: 'Speaking',
+  interrupted: 'Interrupted',
+  reconnecting: 'Reconnecting…',
+  ended: 'Call ended',
+};
+
+/** @type {Partial<Record<Phase, string>>} */
+const HINTS = {
+  idle: 'Press Call and speak, or write a message.',
+  permission: 'The browser is asking whether this page may hear you.',
+  interrupted: 'Go on, it is your turn.',
+  reconnecting: 'The network dropped out. Please stay, this often mends itself.',
+};
+
+/**
+ * @param {Object} now
+ * @param {import('./call.js').Call|null} now.call
+ * @param {import('./talk.js').Talk} now.talk
+ * @param {boolean} now.isAsking for a device, before a call
+ * @param {boolean} now.wasInCall
+ * @returns {Phase}
+ */
+export function phaseOf({ call, talk, isAsking, wasInCall }) {
+  if (isAsking) return 'permission';
+  if (!call) return wasInCall ? 'ended' : 'idle';
+  if (call.state === 'ended' || call.state === 'reconnecting') return call.state;
+  if (call.state !== 'connected' || talk.turn === 'starting') return 'connecting';
+  return talk.turn;
+}
+
+/** @param {Phase} phase @param {import('./talk.js').Talk} talk */
+export function wordsOf(phase, talk) {
+  if (phase !== 'queued' || !talk.queue.position) return WORDS[phase];
+  return `${WORDS.queued}: place ${talk.queue.position}`;
+}
+
+/**
+ * @param {Phase} phase
+ * @param {{talk: import('./talk.js').Talk, isMuted: boolean, listenOnly: boolean, hasCamera: boolean}} now
+ */
+export function hintOf(phase, { talk, isMuted, listenOnly, hasCamera }) {
+  if (phase === 'queued') return talk.queue.eta_s ? `About ${roundedWait(talk.queue.eta_s)}. The call starts by itself.` : 'The call starts by itself.';
+  if (HINTS[phase]) return HINTS[phase];
+  if (phase === 'connecting' || phase === 'ended') return '';
+  if (listenOnly) return 'Without microphone: write, and hear the answer.';
+  if (isMuted) return 'You are muted.';
+  return hasCamera && phase === 'listening' ? 'It can see your camera.' : '';
+}
+
+/** @param {number} seconds */
+function roundedWait(seconds) {
+  if (seconds < 90) return `${Math.max(5, Math.ceil(seconds / 5) * 5)} seconds`;
+  return `${Math.ceil(seconds / 60)} minutes`;
+}
+
+/** @param {Phase} phase */
+export function isInCall(phase) {
+  return phase !== 'idle' && phase !== 'ended';
+}
