@@ -1,7 +1,7 @@
 """Peer: the life of one RTCPeerConnection. Says what happens, carries no sound. Media worker.
 
-Private names of aiortc (pinned to 1.16.0) used here: RTCRtpReceiver._enabled and the instance hook
-`_handle_rtp_packet`; tests/signaling/test_peer.py fails when they stop working.
+One private name of aiortc (pinned to 1.16.0) is used, RTCRtpReceiver._handle_rtp_packet, hooked on
+the instance; tests/signaling/test_peer.py fails when that stops working.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.exceptions import OperationError
+from aiortc.rtp import RtpPacket
 
 from signaling.answer import PreparedOffer, finish_answer, prepare_offer
 from signaling.channel import EventChannel
@@ -37,6 +38,10 @@ CLOSE_TIMEOUT_S = 3.0
 _PARSE_ERRORS = (AssertionError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
 
 OnReceivers = Callable[[RTCRtpReceiver | None, RTCRtpReceiver | None], None]
+
+
+async def _ignore_packet(packet: RtpPacket, arrival_time_ms: int) -> None:
+    """Take the place of RTCRtpReceiver._handle_rtp_packet where nobody wants the media."""
 
 
 class PeerListener(Protocol):
@@ -114,8 +119,8 @@ class Peer:
 
         `downlink` is sent if the offer has audio, and stopped with the peer in any case.
         `on_receivers(audio, video)` runs before any media can arrive: there the uplinks replace
-        `receiver._handle_rtp_packet`. A receiver left without such a hook is switched off, for
-        nothing would empty aiortc's unbounded queues behind it.
+        `receiver._handle_rtp_packet`. Packets of a receiver left without such a hook are ignored,
+        for nothing would empty aiortc's unbounded queues behind it.
 
         Raises ProtocolError as signaling.sdp.check_offer does, OSError when no UDP port can be
         bound, TimeoutError after ANSWER_TIMEOUT_S. After an error the peer is closed.
@@ -169,7 +174,8 @@ class Peer:
             on_receivers(self.audio_receiver, self.video_receiver)
         for idle in (self.audio_receiver, self.video_receiver):
             if idle is not None and "_handle_rtp_packet" not in vars(idle):
-                idle._enabled = False
+                # Not `_enabled = False`: setLocalDescription switches that on again.
+                vars(idle)["_handle_rtp_packet"] = _ignore_packet
 
     def send(self, text: str) -> bool:
         """Send one event; return False if it was dropped (no channel, closed, or congested)."""

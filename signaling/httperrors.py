@@ -1,0 +1,40 @@
+"""Errors over HTTP in OpenAI's shape: {"error": {message, type, code, param}}. Front."""
+
+import math
+
+from aiohttp import web
+
+from signaling.errors import NoFreeSlot, ProtocolError
+
+
+def error_response(error: ProtocolError) -> web.Response:
+    """Return the response for a client's mistake, with Retry-After when it says when to retry."""
+    response = json_error(
+        error.status, error.message, type=error.type, code=error.code, param=error.param
+    )
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if retry_after_s is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    return response
+
+
+def busy_response(error: NoFreeSlot) -> web.Response:
+    """Return 503 with Retry-After in whole seconds."""
+    response = json_error(503, error.message, type="server_error", code="no_free_slot")
+    response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return response
+
+
+def json_error(
+    status: int,
+    message: str,
+    *,
+    type: str = "invalid_request_error",
+    code: str | None = None,
+    param: str | None = None,
+) -> web.Response:
+    """Return an error object with any status."""
+    body = {"error": {"message": message, "type": type, "code": code, "param": param}}
+    return web.json_response(body, status=status)

@@ -1,0 +1,336 @@
+"""Events of the server on the data channel: OpenAI Realtime GA and our extensions. Media worker.
+
+One frozen struct per event, with every field that the official SDKs require. Names and fields:
+OpenAI API reference, "Realtime / Server events". Extensions, in the same style, are at the end.
+"""
+
+import secrets
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType, field
+
+Json = dict[str, Any]
+
+
+def new_id(prefix: str) -> str:
+    """Return an unguessable id such as item_… ; prefixes as OpenAI's: event, item, resp, sess."""
+    return f"{prefix}_{secrets.token_urlsafe(12)}"
+
+
+def _event_id() -> str:
+    return new_id("event")
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    event_id: str = field(default_factory=_event_id)
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A content part. In items: input_text, input_audio, output_text, output_audio; in
+    response.content_part.* text or audio.
+    """
+
+    type: Literal[
+        "input_text", "input_audio", "input_image", "output_text", "output_audio", "text", "audio"
+    ]
+    text: str | UnsetType = UNSET
+    transcript: str | None | UnsetType = UNSET
+    image_url: str | UnsetType = UNSET
+
+
+class MessageItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
+    id: str
+    role: Literal["user", "assistant", "system"]
+    status: Literal["in_progress", "completed", "incomplete"]
+    content: tuple[Part, ...] = ()
+    object: str = "realtime.item"
+
+
+class FunctionCallItem(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"
+):
+    id: str
+    call_id: str
+    name: str
+    arguments: str
+    status: Literal["in_progress", "completed", "incomplete"]
+    object: str = "realtime.item"
+
+
+class FunctionCallOutputItem(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call_output"
+):
+    id: str
+    call_id: str
+    output: str
+    status: Literal["in_progress", "completed", "incomplete"] = "completed"
+    object: str = "realtime.item"
+
+
+Item = MessageItem | FunctionCallItem | FunctionCallOutputItem
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """The response object; `status_details` has type and reason (turn_detected, ...)."""
+
+    id: str
+    status: Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
+    object: str = "realtime.response"
+    output: tuple[Item, ...] = ()
+    output_modalities: tuple[str, ...] = ("audio",)
+    status_details: Json | None = None
+    usage: Json | None = None
+    metadata: Json | None = None
+    conversation_id: str | None = None
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    message: str
+    type: str = "invalid_request_error"
+    code: str | None = None
+    param: str | None = None
+    event_id: str | None = None
+    """The client's event that caused it."""
+
+
+class Error(_Event, frozen=True, kw_only=True, tag="error"):
+    error: ErrorDetail
+
+
+class SessionCreated(_Event, frozen=True, kw_only=True, tag="session.created"):
+    session: Json
+
+
+class SessionUpdated(_Event, frozen=True, kw_only=True, tag="session.updated"):
+    session: Json
+
+
+class SpeechStarted(_Event, frozen=True, kw_only=True, tag="input_audio_buffer.speech_started"):
+    item_id: str
+    audio_start_ms: int
+
+
+class SpeechStopped(_Event, frozen=True, kw_only=True, tag="input_audio_buffer.speech_stopped"):
+    item_id: str
+    audio_end_ms: int
+
+
+class InputCommitted(_Event, frozen=True, kw_only=True, tag="input_audio_buffer.committed"):
+    item_id: str
+    previous_item_id: str | None = None
+
+
+class InputCleared(_Event, frozen=True, kw_only=True, tag="input_audio_buffer.cleared"):
+    pass
+
+
+class ItemAdded(_Event, frozen=True, kw_only=True, tag="conversation.item.added"):
+    item: Item
+    previous_item_id: str | None = None
+
+
+class ItemDone(_Event, frozen=True, kw_only=True, tag="conversation.item.done"):
+    item: Item
+    previous_item_id: str | None = None
+
+
+class ItemRetrieved(_Event, frozen=True, kw_only=True, tag="conversation.item.retrieved"):
+    item: Item
+
+
+class ItemDeleted(_Event, frozen=True, kw_only=True, tag="conversation.item.deleted"):
+    item_id: str
+
+
+class ItemTruncated(_Event, frozen=True, kw_only=True, tag="conversation.item.truncated"):
+    item_id: str
+    audio_end_ms: int
+    content_index: int = 0
+
+
+class TranscriptionDelta(
+    _Event, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.delta"
+):
+    item_id: str
+    delta: str
+    content_index: int = 0
+
+
+class TranscriptionCompleted(
+    _Event, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.completed"
+):
+    item_id: str
+    transcript: str
+    usage: Json
+    """Required by the SDKs; see duration_usage."""
+    content_index: int = 0
+
+
+class TranscriptionFailed(
+    _Event, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.failed"
+):
+    item_id: str
+    error: Json
+    content_index: int = 0
+
+
+class ResponseCreated(_Event, frozen=True, kw_only=True, tag="response.created"):
+    response: Response
+
+
+class ResponseDone(_Event, frozen=True, kw_only=True, tag="response.done"):
+    response: Response
+
+
+class _OutputEvent(_Event, frozen=True, kw_only=True):
+    response_id: str
+    output_index: int = 0
+
+
+class OutputItemAdded(_OutputEvent, frozen=True, kw_only=True, tag="response.output_item.added"):
+    item: Item
+
+
+class OutputItemDone(_OutputEvent, frozen=True, kw_only=True, tag="response.output_item.done"):
+    item: Item
+
+
+class _ContentEvent(_OutputEvent, frozen=True, kw_only=True):
+    item_id: str
+    content_index: int = 0
+
+
+class ContentPartAdded(_ContentEvent, frozen=True, kw_only=True, tag="response.content_part.added"):
+    part: Part
+
+
+class ContentPartDone(_ContentEvent, frozen=True, kw_only=True, tag="response.content_part.done"):
+    part: Part
+
+
+class AudioTranscriptDelta(
+    _ContentEvent, frozen=True, kw_only=True, tag="response.output_audio_transcript.delta"
+):
+    delta: str
+
+
+class AudioTranscriptDone(
+    _ContentEvent, frozen=True, kw_only=True, tag="response.output_audio_transcript.done"
+):
+    transcript: str
+
+
+class OutputAudioDone(_ContentEvent, frozen=True, kw_only=True, tag="response.output_audio.done"):
+    pass
+
+
+class OutputTextDelta(_ContentEvent, frozen=True, kw_only=True, tag="response.output_text.delta"):
+    delta: str
+
+
+class OutputTextDone(_ContentEvent, frozen=True, kw_only=True, tag="response.output_text.done"):
+    text: str
+
+
+class FunctionArgumentsDelta(
+    _OutputEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.delta"
+):
+    item_id: str
+    call_id: str
+    delta: str
+
+
+class FunctionArgumentsDone(
+    _OutputEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.done"
+):
+    item_id: str
+    call_id: str
+    name: str
+    arguments: str
+
+
+class OutputBufferStarted(_Event, frozen=True, kw_only=True, tag="output_audio_buffer.started"):
+    """WebRTC only: the first sample of the response is on the wire."""
+
+    response_id: str
+
+
+class OutputBufferStopped(_Event, frozen=True, kw_only=True, tag="output_audio_buffer.stopped"):
+    """The response's sound was played to its end; comes after response.done."""
+
+    response_id: str
+
+
+class OutputBufferCleared(_Event, frozen=True, kw_only=True, tag="output_audio_buffer.cleared"):
+    response_id: str
+
+
+class RateLimitsUpdated(_Event, frozen=True, kw_only=True, tag="rate_limits.updated"):
+    rate_limits: tuple[Json, ...] = ()
+
+
+# Extensions
+
+
+class SessionQueued(_Event, frozen=True, kw_only=True, tag="session.queued"):
+    position: int
+    """1 is next."""
+    eta_s: float | None = None
+
+
+class SessionPaused(_Event, frozen=True, kw_only=True, tag="session.paused"):
+    reason: str
+
+
+class SessionResumed(_Event, frozen=True, kw_only=True, tag="session.resumed"):
+    pass
+
+
+class SessionWarning(_Event, frozen=True, kw_only=True, tag="session.warning"):
+    code: str
+    message: str
+
+
+class SessionEnded(_Event, frozen=True, kw_only=True, tag="session.ended"):
+    reason: str
+    message: str
+
+
+class ResponseListening(_Event, frozen=True, kw_only=True, tag="response.listening"):
+    """The model decided to go on listening in this unit."""
+
+    unit: int
+    audio_end_ms: int | None = None
+
+
+class Metrics(_Event, frozen=True, kw_only=True, tag="metrics"):
+    metrics: Json
+    """Name with its unit -> number."""
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(event: _Event) -> str:
+    """Return the event as JSON text for the data channel."""
+    return _encoder.encode(event).decode()
+
+
+def error(
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    event_id: str | None = None,
+    type: str = "invalid_request_error",
+) -> Error:
+    """Return an error event; `event_id` is the client's."""
+    return Error(
+        error=ErrorDetail(message=message, type=type, code=code, param=param, event_id=event_id)
+    )
+
+
+def duration_usage(seconds: float) -> Json:
+    """Return the usage of a transcription billed by time."""
+    return {"type": "duration", "seconds": seconds}

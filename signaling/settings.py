@@ -1,0 +1,154 @@
+"""The settings of a session in the shape of OpenAI's GA session object, and their updates.
+
+Merged as the API does it: only the members given change, objects are merged, lists and the rest are
+replaced. Modes: full duplex is turn_detection "semantic_vad", half duplex "server_vad", turn-based
+null. Front and media worker.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from signaling.errors import ProtocolError
+from signaling.fields import convert
+
+MAX_INSTRUCTIONS_CHARS = 32 * 1024
+MAX_TOOLS = 128
+MAX_TOOLS_BYTES = 128 * 1024
+MAX_ENGINE_OPTIONS = 32
+
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Modality = Literal["text", "audio"]
+Option = bool | int | float | Annotated[str, Meta(max_length=256)]
+
+
+class AudioFormat(msgspec.Struct, frozen=True):
+    """Accepted for compatibility: over WebRTC the sound is always Opus."""
+
+    type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
+    rate: Annotated[int, Meta(ge=8000, le=48000)] | None = 24000
+
+
+class NoiseReduction(msgspec.Struct, frozen=True):
+    type: Literal["near_field", "far_field"] | None = None
+
+
+class Transcription(msgspec.Struct, frozen=True):
+    model: Name | None = None
+    language: Annotated[str, Meta(max_length=16)] | None = None
+    prompt: Annotated[str, Meta(max_length=4096)] | None = None
+
+
+class ServerVad(msgspec.Struct, frozen=True, tag_field="type", tag="server_vad"):
+    """Half duplex: silence ends the user's turn."""
+
+    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    prefix_padding_ms: Annotated[int, Meta(ge=0, le=5000)] = 300
+    silence_duration_ms: Annotated[int, Meta(ge=50, le=10_000)] = 500
+    idle_timeout_ms: Annotated[int, Meta(ge=5000, le=30_000)] | None = None
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+class SemanticVad(msgspec.Struct, frozen=True, tag_field="type", tag="semantic_vad"):
+    """Full duplex: the model decides each second whether to listen or to speak."""
+
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+class AudioInput(msgspec.Struct, frozen=True):
+    format: AudioFormat = AudioFormat()
+    noise_reduction: NoiseReduction | None = None
+    transcription: Transcription | None = None
+    turn_detection: ServerVad | SemanticVad | None = SemanticVad()
+
+
+class AudioOutput(msgspec.Struct, frozen=True):
+    format: AudioFormat = AudioFormat()
+    voice: Name | dict[str, Any] = "default"
+    speed: Annotated[float, Meta(ge=0.25, le=1.5)] = 1.0
+
+
+class Audio(msgspec.Struct, frozen=True):
+    input: AudioInput = AudioInput()
+    output: AudioOutput = AudioOutput()
+
+
+class Video(msgspec.Struct, frozen=True):
+    """Our extension: what is seen of the camera."""
+
+    enabled: bool = True
+    fps: Annotated[float, Meta(ge=0.1, le=10)] = 1.0
+    """Pictures per second that reach the model, at most."""
+    detail: Literal["low", "auto", "high"] = "auto"
+
+
+class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The effective settings of a session."""
+
+    type: Literal["realtime"] = "realtime"
+    model: Name = "omnicall"
+    instructions: Annotated[str, Meta(max_length=MAX_INSTRUCTIONS_CHARS)] = ""
+    output_modalities: Annotated[tuple[Modality, ...], Meta(min_length=1, max_length=2)] = (
+        "audio",
+    )
+    audio: Audio = Audio()
+    include: Annotated[tuple[str, ...], Meta(max_length=16)] | None = None
+    tools: Annotated[tuple[dict[str, Any], ...], Meta(max_length=MAX_TOOLS)] = ()
+    tool_choice: Name | dict[str, Any] = "auto"
+    max_output_tokens: Annotated[int, Meta(ge=1, le=4096)] | Literal["inf"] = "inf"
+    truncation: Literal["auto", "disabled"] | dict[str, Any] = "auto"
+    tracing: Literal["auto"] | dict[str, Any] | None = None
+    video: Video = Video()
+    engine: Annotated[dict[Name, Option], Meta(max_length=MAX_ENGINE_OPTIONS)] = {}
+    """Our extension: options of the engine, which says itself which it knows."""
+
+    def merge(self, update: Mapping[str, Any]) -> "SessionSettings":
+        """Return these settings with a partial session object applied.
+
+        null resets a member to its default where it is not a value of its own. Unknown members
+        are ignored. Raises ProtocolError with param "session.…" for the first invalid member.
+        """
+        merged = _merge(msgspec.to_builtins(self), update)
+        settings = convert(merged, SessionSettings, prefix="session")
+        if len(json.dumps(settings.tools)) > MAX_TOOLS_BYTES:
+            raise ProtocolError(
+                f"session.tools: at most {MAX_TOOLS_BYTES} bytes of JSON are allowed.",
+                param="session.tools",
+            )
+        return settings
+
+    def to_session(self, session_id: str, expires_at: int | None = None) -> dict[str, Any]:
+        """Return the full GA session object; `expires_at` in Unix seconds."""
+        return {
+            "id": session_id,
+            "object": "realtime.session",
+            "expires_at": expires_at,
+            **msgspec.to_builtins(self),
+        }
+
+
+_MERGED_OBJECTS = ("audio", "input", "output", "video", "engine")
+_NULLABLE = ("turn_detection", "noise_reduction", "transcription", "idle_timeout_ms")
+
+
+def _merge(current: dict[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(current)
+    for name, value in update.items():
+        old: Any = merged.get(name)
+        is_object = isinstance(value, Mapping) and isinstance(old, dict)
+        if value is None and name not in _NULLABLE:
+            merged.pop(name, None)
+        elif is_object and name in _MERGED_OBJECTS:
+            merged[name] = _merge(old, value)
+        elif is_object and name == "turn_detection":
+            keeps = value.get("type", old.get("type")) == old.get("type")
+            merged[name] = _merge(old, value) if keeps else value
+        else:
+            merged[name] = value
+    return merged
