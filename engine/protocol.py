@@ -279,6 +279,8 @@ class ResponseStarted(Message, frozen=True):
     trigger: Literal["speech", "request", "proactive"]
     utterance: Count = 0
     """The utterance answered, 0 if none."""
+    modality: Modality = "audio"
+    """`text`: words only, no `AudioOut` follows."""
 
 
 class AudioOut(Message, frozen=True):

@@ -101,6 +101,11 @@ class Peer:
         self._closed = asyncio.Event()
 
     @property
+    def audio_sender(self) -> RTCRtpSender | None:
+        """Sends the downlink, once the offer is answered; None if it has no audio."""
+        return self._sender
+
+    @property
     def is_connected(self) -> bool:
         return self._is_connected and self._gone_reason is None
 

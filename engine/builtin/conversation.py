@@ -1,0 +1,70 @@
+"""What was said and typed in one session, bounded; owned by the session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+Role = Literal["user", "assistant", "system"]
+
+MAX_ITEMS = 60
+MAX_IMAGES = 4
+MAX_CHARS = 24_000
+
+
+class Item:
+    """One entry. The text of an answer is cut when it turns out that less of it was heard."""
+
+    def __init__(self, ident: str, role: Role, text: str, images: Sequence[bytes] = ()) -> None:
+        self.ident = ident
+        self.role = role
+        self.text = text
+        self.images = tuple(images)
+        """Encoded JPEG, PNG or WebP files."""
+
+
+class Conversation:
+    """The newest items in order; the oldest go when there are too many."""
+
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+
+    @property
+    def items(self) -> Sequence[Item]:
+        return self._items
+
+    def add(self, item: Item) -> None:
+        self._items.append(item)
+        while len(self._items) > MAX_ITEMS:
+            del self._items[0]
+        while sum(len(kept.text) for kept in self._items) > MAX_CHARS and len(self._items) > 1:
+            del self._items[0]
+        num_images = 0
+        for kept in reversed(self._items):
+            room = MAX_IMAGES - num_images
+            kept.images = kept.images[len(kept.images) - room :] if room > 0 else ()
+            num_images += len(kept.images)
+
+    def discard(self, item: Item) -> None:
+        """Remove it if it is still there."""
+        if item in self._items:
+            self._items.remove(item)
+
+    def delete(self, ident: str) -> bool:
+        """Remove the items of this name; whether there was one."""
+        before = len(self._items)
+        self._items = [item for item in self._items if item.ident != ident]
+        return len(self._items) < before
+
+    def unanswered(self) -> list[Item]:
+        """The user's items after the last answer, oldest first."""
+        found: list[Item] = []
+        for item in reversed(self._items):
+            if item.role == "assistant":
+                break
+            if item.role == "user":
+                found.append(item)
+        return found[::-1]
+
+    def last(self, role: Role) -> Item | None:
+        return next((item for item in reversed(self._items) if item.role == role), None)

@@ -1,0 +1,172 @@
+"""Finds where the user's utterances begin and end in a stream of 16 kHz PCM."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+import webrtcvad
+from msgspec import Struct
+
+from engine.protocol import INPUT_HZ, TurnDetection
+
+FRAME_MS = 20
+FRAME = INPUT_HZ * FRAME_MS // 1000
+FRAME_BYTES = 2 * FRAME
+ONSET_WINDOW = 6
+ONSET_VOICED = 4
+MAX_UTTERANCE_MS = 30_000
+FLOOR_DB = -62.0
+"""Quieter frames are never speech, whatever their spectrum."""
+RANGE_DB = 38.0
+"""Frames this far below the recent peak are the detector's own hangover (up to 100 ms)."""
+SPEAKING_DECAY_DB = 0.1
+IDLE_DECAY_DB = 1.0
+"""How fast the peak is forgotten, per frame."""
+STRICT_MODE = 3
+
+
+class Onset(Struct, frozen=True):
+    """Speech began at `pts`; `pcm` is all of it so far, the prefix padding before it included."""
+
+    pts: int
+    pcm: bytes
+
+
+class Voice(Struct, frozen=True):
+    """The next stretch of an utterance, pauses included."""
+
+    pcm: bytes
+
+
+class Offset(Struct, frozen=True):
+    """Speech ended at `pts`, the end of the last voiced frame; it is known at `known_pts`."""
+
+    pts: int
+    known_pts: int
+    voiced_ms: int
+
+
+Event = Onset | Voice | Offset
+
+
+def mode_of(threshold: float) -> int:
+    """The detector's aggressiveness, 0 to 3; below 2 it takes loud noise for speech."""
+    return 0 if threshold < 0.2 else 1 if threshold < 0.4 else 2 if threshold < 0.7 else 3
+
+
+class Segmenter:
+    """Owns the detector and the audio not yet assigned to an utterance."""
+
+    def __init__(self, detection: TurnDetection) -> None:
+        self._vad = webrtcvad.Vad()
+        self._partial = bytearray()
+        self._pts = 0
+        self._window: deque[bool] = deque(maxlen=ONSET_WINDOW)
+        self._before: deque[bytes] = deque()
+        self.is_speaking = False
+        self._reset_utterance()
+        self.configure(detection)
+
+    def configure(self, detection: TurnDetection) -> None:
+        """Change the settings; an utterance under way goes on."""
+        self._mode = mode_of(detection.threshold)
+        self._hangover_frames = math.ceil(detection.silence_duration_ms / FRAME_MS)
+        self._prefix_frames = detection.prefix_padding_ms // FRAME_MS
+        self._trim_before()
+
+    @property
+    def position(self) -> int:
+        """Samples of the stream taken so far."""
+        return self._pts + len(self._partial) // 2
+
+    def push(self, pts: int, pcm: bytes, *, strict: bool) -> list[Event]:
+        """Take PCM at `pts` (what overlaps is ignored, a gap is skipped). `strict`: a false alarm
+        would cut an answer, so only clear speech counts as an onset."""
+        pcm = pcm[: len(pcm) & ~1]
+        missing = pts - self.position
+        if missing > 0:
+            self._partial.clear()
+            self._pts = pts
+        elif missing < 0:
+            pcm = pcm[-2 * missing :]
+        self._partial += pcm
+        events: list[Event] = []
+        while len(self._partial) >= FRAME_BYTES:
+            frame = bytes(self._partial[:FRAME_BYTES])
+            del self._partial[:FRAME_BYTES]
+            events += self._step(frame, strict)
+            self._pts += FRAME
+        return events
+
+    def stop(self) -> list[Event]:
+        """End the utterance under way, if any, now."""
+        return [self._end(self._pts)] if self.is_speaking else []
+
+    def _step(self, frame: bytes, strict: bool) -> list[Event]:
+        strict = strict and not self.is_speaking
+        self._vad.set_mode(max(self._mode, STRICT_MODE) if strict else self._mode)
+        level_db = rms_db(frame)
+        decay_db = SPEAKING_DECAY_DB if self.is_speaking else IDLE_DECAY_DB
+        self._peak_db = max(level_db, self._peak_db - decay_db)
+        voiced = (
+            bool(self._vad.is_speech(frame, INPUT_HZ))
+            and level_db > FLOOR_DB
+            and level_db > self._peak_db - RANGE_DB
+        )
+        if self.is_speaking:
+            return self._go_on(frame, voiced)
+        self._window.append(voiced)
+        self._before.append(frame)
+        if sum(self._window) < ONSET_VOICED:
+            self._trim_before()
+            return []
+        return [self._begin()]
+
+    def _begin(self) -> Onset:
+        since = len(self._window) - list(self._window).index(True)
+        self.is_speaking = True
+        self._frames = since
+        self._voiced_frames = sum(self._window)
+        self._silent_frames = 0
+        self._last_voiced_pts = self._pts + FRAME
+        pcm = b"".join(self._before)
+        self._before.clear()
+        return Onset(self._pts + FRAME - since * FRAME, pcm)
+
+    def _go_on(self, frame: bytes, voiced: bool) -> list[Event]:
+        self._frames += 1
+        if voiced:
+            self._silent_frames = 0
+            self._voiced_frames += 1
+            self._last_voiced_pts = self._pts + FRAME
+        else:
+            self._silent_frames += 1
+        too_long = self._frames * FRAME_MS >= MAX_UTTERANCE_MS
+        if self._silent_frames >= self._hangover_frames or too_long:
+            return [Voice(frame), self._end(self._pts + FRAME)]
+        return [Voice(frame)]
+
+    def _end(self, known_pts: int) -> Offset:
+        offset = Offset(self._last_voiced_pts, known_pts, self._voiced_frames * FRAME_MS)
+        self._reset_utterance()
+        return offset
+
+    def _reset_utterance(self) -> None:
+        self.is_speaking = False
+        self._window.clear()
+        self._frames = self._voiced_frames = self._silent_frames = 0
+        self._last_voiced_pts = 0
+        self._peak_db = -90.0
+
+    def _trim_before(self) -> None:
+        while len(self._before) > self._prefix_frames + ONSET_WINDOW:
+            self._before.popleft()
+
+
+def rms_db(frame: bytes) -> float:
+    """Level of a frame in dBFS, -90 at least."""
+    samples = np.frombuffer(frame, np.int16).astype(np.float32)
+    power = float(samples @ samples) / max(1, len(samples))
+    return max(-90.0, 10 * math.log10(power / 32768**2 + 1e-9))

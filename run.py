@@ -1,0 +1,40 @@
+"""Start omnicall: `python run.py`, or `omnicall` once installed. `--help` tells the options."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from engine.logs import log_to
+from server.launch import Launch, StartError, version
+from server.settings import ConfigError, load, parser, render
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal; the exit code is 0, 1 (cannot start) or 2 (bad configuration)."""
+    args = parser().parse_args(argv)
+    if args.version:
+        print(f"omnicall {version()}")
+        return 0
+    try:
+        config = load(args, os.environ)
+    except ConfigError as error:
+        print(f"omnicall: {error}", file=sys.stderr)
+        return 2
+    if args.print_config:
+        print(render(config), end="")
+        return 0
+    log_to("front", config.log.level, config.log.file)
+    try:
+        uvloop.run(Launch(config).run())
+    except StartError as error:
+        print(f"omnicall: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Engine slots: who holds a lease, and who waits for one, first come first served."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+from server.control import EngineAddress
+from signaling.errors import NoFreeSlot
+
+RECENT_CALLS = 20
+ASSUMED_CALL_S = 120.0
+
+
+class Waiting(NamedTuple):
+    """A place in the queue; `position` starts at 1."""
+
+    call_id: str
+    position: int
+    eta_s: float
+
+
+class _Engine:
+    def __init__(self, address: EngineAddress, slots: int) -> None:
+        self.address = address
+        self.slots = slots
+        self.leases: set[str] = set()
+
+    @property
+    def free(self) -> int:
+        return self.slots - len(self.leases)
+
+
+class Broker:
+    """Owns the leases and the queue. Every method is a plain step; nothing waits in here."""
+
+    def __init__(self, max_queue: int) -> None:
+        self._engines: dict[str, _Engine] = {}
+        self._queue: deque[str] = deque()
+        self._max_queue = max_queue
+        self._recent_s: deque[float] = deque(maxlen=RECENT_CALLS)
+
+    @property
+    def slots(self) -> int:
+        return sum(engine.slots for engine in self._engines.values())
+
+    @property
+    def used(self) -> int:
+        return sum(len(engine.leases) for engine in self._engines.values())
+
+    @property
+    def max_queue(self) -> int:
+        return self._max_queue
+
+    def request(self, call_id: str) -> EngineAddress | Waiting:
+        """A lease on the least loaded engine, else a place in the queue, else `NoFreeSlot`."""
+        address = None if self._queue else self._lease(call_id)
+        if address is not None:
+            return address
+        if len(self._queue) >= self._max_queue:
+            raise NoFreeSlot(max(1.0, self._eta_s(1)))
+        self._queue.append(call_id)
+        return self._waiting(len(self._queue))
+
+    def release(self, call_id: str, lasted_s: float | None = None) -> None:
+        """Give up a lease or a place in the queue; unknown ids are fine."""
+        if call_id in self._queue:
+            self._queue.remove(call_id)
+        for engine in self._engines.values():
+            if call_id in engine.leases:
+                engine.leases.remove(call_id)
+                if lasted_s is not None:
+                    self._recent_s.append(lasted_s)
+
+    def assignments(self) -> list[tuple[str, EngineAddress]]:
+        """Hand free slots to the head of the queue; who got which."""
+        assigned = []
+        while self._queue:
+            address = self._lease(self._queue[0])
+            if address is None:
+                break
+            assigned.append((self._queue.popleft(), address))
+        return assigned
+
+    def waiting(self) -> list[Waiting]:
+        """The queue, in order."""
+        return [self._waiting(position) for position in range(1, len(self._queue) + 1)]
+
+    def engine_up(self, address: EngineAddress, slots: int) -> None:
+        self._engines[address.name] = _Engine(address, slots)
+
+    def engine_down(self, name: str) -> list[str]:
+        """Forget an engine; the calls that held its slots."""
+        engine = self._engines.pop(name, None)
+        return [] if engine is None else sorted(engine.leases)
+
+    def engine_of(self, call_id: str) -> str | None:
+        for engine in self._engines.values():
+            if call_id in engine.leases:
+                return engine.address.name
+        return None
+
+    def _lease(self, call_id: str) -> EngineAddress | None:
+        engine = max(self._engines.values(), key=lambda e: e.free, default=None)
+        if engine is None or engine.free <= 0:
+            return None
+        engine.leases.add(call_id)
+        return engine.address
+
+    def _waiting(self, position: int) -> Waiting:
+        return Waiting(self._queue[position - 1], position, self._eta_s(position))
+
+    def _eta_s(self, position: int) -> float:
+        mean_s = sum(self._recent_s) / len(self._recent_s) if self._recent_s else ASSUMED_CALL_S
+        return math.ceil(mean_s * position / max(1, self.slots))

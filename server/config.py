@@ -1,0 +1,147 @@
+"""The configuration tree: every field with its bounds and what it means. Built once, in `run.py`.
+
+Loading (files, environment, command line) is in `server.settings`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from engine.config import BuiltinConfig, EngineKind, LogLevel
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the front listens."""
+
+    host: Annotated[str, Meta(max_length=253, description="Address or name to listen on.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one.")] = 8006
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Web origins that may call besides our own pages, e.g. https://a.example."
+        ),
+    ] = ()
+
+
+class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """HTTPS. Browsers give the microphone to https pages and to localhost only."""
+
+    mode: Annotated[
+        Literal["auto", "on", "off"], Meta(description="auto: on unless the host is loopback.")
+    ] = "auto"
+    cert: Annotated[str, Meta(description="PEM certificate chain; empty: generate one.")] = ""
+    key: Annotated[str, Meta(description="PEM private key of that certificate.")] = ""
+    dir: Annotated[
+        str, Meta(description="Folder of generated certificates; empty: certs/ or the user's own.")
+    ] = ""
+
+
+class AuthConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may call. On loopback no key is needed."""
+
+    key: Annotated[
+        str, Meta(max_length=256, description="Access key; empty: generated off loopback. Secret.")
+    ] = ""
+    calls_per_minute: Annotated[
+        int, Meta(ge=1, le=100_000, description="New calls a minute from one address or key.")
+    ] = 600
+
+
+class EnginesConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The engine processes."""
+
+    kind: Annotated[EngineKind, Meta(description="Which engine answers.")] = "builtin"
+    model: Annotated[str, Meta(description="Model folder, for minicpmo.")] = ""
+    count: Annotated[int, Meta(ge=1, le=64, description="Engine processes.")] = 1
+    slots: Annotated[int, Meta(ge=1, le=1024, description="Sessions an engine serves at once.")] = 8
+    ready_timeout_s: Annotated[
+        float, Meta(gt=0, le=3600, description="Longest start of an engine, s.")
+    ] = 60.0
+
+
+class MediaConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Media workers and what they do with sound and pictures."""
+
+    workers: Annotated[int, Meta(ge=1, le=64, description="Media worker processes.")] = 1
+    bitrate: Annotated[
+        int, Meta(ge=8_000, le=128_000, description="Opus bitrate of answers, bit/s.")
+    ] = 32_000
+    complexity: Annotated[
+        int, Meta(ge=0, le=10, description="Opus encoder complexity; 1 saves a third of its CPU.")
+    ] = 5
+    video_fps: Annotated[
+        float, Meta(gt=0, le=10, description="Pictures a second that reach the engine.")
+    ] = 2.0
+    video_side: Annotated[
+        int, Meta(ge=64, le=2048, description="Longer side of those pictures at most, pixels.")
+    ] = 640
+    public_address: Annotated[
+        str, Meta(max_length=64, description="Address to offer instead of the host's own (NAT).")
+    ] = ""
+    ports: Annotated[
+        str,
+        Meta(
+            pattern=r"^(\d{1,5}-\d{1,5})?$", description="UDP ports, e.g. 50000-50999; empty: any."
+        ),
+    ] = ""
+    stun: Annotated[str, Meta(description="STUN server, stun:host:port; empty: none.")] = ""
+    turn: Annotated[str, Meta(description="TURN server, turn:host:port; empty: none.")] = ""
+    turn_user: Annotated[str, Meta(description="User name at the TURN server.")] = ""
+    turn_password: Annotated[str, Meta(description="Password at the TURN server. Secret.")] = ""
+
+
+class CallsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits on calls."""
+
+    connect_deadline_s: Annotated[
+        float,
+        Meta(gt=0, le=120, description="A peer not connected by then is dropped, s."),
+    ] = 15.0
+    max_duration_s: Annotated[float, Meta(gt=0, le=86_400, description="Longest call, s.")] = 3600.0
+    max_queue: Annotated[
+        int, Meta(ge=0, le=10_000, description="Calls that may wait for an engine slot.")
+    ] = 16
+    max_per_remote: Annotated[
+        int, Meta(ge=1, le=10_000, description="Calls at once from one address.")
+    ] = 32
+
+
+class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Logging. INFO never holds keys, speech or SDP."""
+
+    level: Annotated[LogLevel, Meta(description="Least severe lines written.")] = "warning"
+    file: Annotated[str, Meta(description="Also append to this file; empty: terminal only.")] = ""
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole tree."""
+
+    server: ServerConfig = ServerConfig()
+    tls: TlsConfig = TlsConfig()
+    auth: AuthConfig = AuthConfig()
+    engine: EnginesConfig = EnginesConfig()
+    builtin: BuiltinConfig = BuiltinConfig()
+    media: MediaConfig = MediaConfig()
+    calls: CallsConfig = CallsConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def on_loopback(self) -> bool:
+        return self.server.host in LOOPBACK_HOSTS or self.server.host.startswith("127.")
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.tls.mode == "on" or (self.tls.mode == "auto" and not self.on_loopback)
+
+    @property
+    def needs_key(self) -> bool:
+        return bool(self.auth.key) or not self.on_loopback
+
+
+SECRETS = frozenset({"auth.key", "builtin.chat.api_key", "media.turn_password"})

@@ -1,0 +1,124 @@
+"""What the front and its media workers say to each other, over the supervisor's control link."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from signaling.settings import SessionSettings
+
+from engine.protocol import FromChild, Message, Ping, Shutdown
+
+
+class EngineAddress(Struct, frozen=True):
+    """A leased slot: which engine, and where it listens."""
+
+    name: str
+    endpoint: str
+
+
+class PlaceCall(Message, frozen=True):
+    """Answer this offer. Without an engine the call waits in the queue at `position`."""
+
+    call_id: str
+    sdp: str
+    session: SessionSettings
+    remote: str
+    engine: EngineAddress | None = None
+    position: int = 0
+    eta_s: float = 0.0
+
+
+class AssignEngine(Message, frozen=True):
+    """The call's turn has come."""
+
+    call_id: str
+    engine: EngineAddress
+
+
+class QueuePosition(Message, frozen=True):
+    call_id: str
+    position: int
+    eta_s: float
+
+
+class HangUp(Message, frozen=True):
+    call_id: str
+    reason: str
+
+
+class EngineDown(Message, frozen=True):
+    """This engine process is dead: end its sessions without waiting for a timeout."""
+
+    endpoint: str
+    reason: str
+
+
+class GetStats(Message, frozen=True):
+    n: int
+
+
+class CallPlaced(Message, frozen=True):
+    call_id: str
+    sdp: str
+
+
+class CallRefused(Message, frozen=True):
+    """The offer cannot be served; the fields are those of `signaling.errors.ProtocolError`."""
+
+    call_id: str
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+
+
+class CallEnded(Message, frozen=True):
+    """The peer connection is closed and the engine's slot is free again."""
+
+    call_id: str
+    reason: str
+    turns: int
+
+
+class CallStats(Struct, frozen=True):
+    call_id: str
+    state: str
+    since_s: float
+    mode: str
+    turns: int
+    stats: list[dict[str, Any]]
+    """webrtc-stats objects."""
+    latency_ms: dict[str, float]
+    """Of the newest turn, for example `first_audio` after the end of speech."""
+
+
+class WorkerStats(Message, frozen=True):
+    """Answer to `GetStats`."""
+
+    n: int
+    cpu_s: float
+    rss_bytes: int
+    loop_lag_ms: float
+    calls: list[CallStats]
+
+
+ToWorker = (
+    PlaceCall | AssignEngine | QueuePosition | HangUp | EngineDown | GetStats | Ping | Shutdown
+)
+FromWorker = CallPlaced | CallRefused | CallEnded | WorkerStats
+Inbound = FromChild | FromWorker
+
+
+class WorkerConfig(Struct, frozen=True):
+    """What a media worker is told at its start, on stdin."""
+
+    name: str
+    control: str
+    config: bytes
+    """The whole `server.config.Config`, as JSON."""
+
+
+def encode_worker(config: WorkerConfig) -> bytes:
+    return msgspec.json.encode(config)
