@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 25))
 
 import cv2  # noqa: E402  (the limit above must be set first)
+import cv2.data  # noqa: E402
 
 from engine.protocol import INPUT_HZ, ImageIn  # noqa: E402
 
-Rgb = NDArray[np.uint8]
+Pixels = NDArray[Any]
+"""uint8; OpenCV's own annotations leave the type open."""
 
 cv2.setNumThreads(1)
 
@@ -126,7 +128,7 @@ class Camera:
         return await asyncio.get_running_loop().run_in_executor(self._eyes, work)
 
 
-def measure(rgb: Rgb) -> Facts:
+def measure(rgb: Pixels) -> Facts:
     """Look at a picture [height, width, 3]; takes 10 to 30 ms, on one thread at a time."""
     height, width = rgb.shape[:2]
     scale = min(1.0, 640 / max(height, width))
@@ -172,7 +174,7 @@ def describe(facts: Facts) -> str:
     return " ".join(sentences)
 
 
-def name_colours(rgb: Rgb) -> tuple[str, ...]:
+def name_colours(rgb: Pixels) -> tuple[str, ...]:
     """The one to three colours that fill most of the picture."""
     small = cv2.resize(rgb, (64, 48), interpolation=cv2.INTER_AREA)
     hsv = cv2.cvtColor(small, cv2.COLOR_RGB2HSV).reshape(-1, 3).astype(int)
@@ -190,7 +192,7 @@ def name_colours(rgb: Rgb) -> tuple[str, ...]:
     return tuple([ranked[0]] + [n for n in ranked[1:3] if shares[n] >= MIN_COLOUR_SHARE])
 
 
-def count_faces(grey: NDArray[np.uint8]) -> int:
+def count_faces(grey: Pixels) -> int:
     """Frontal faces of a usual size; misses are common, false alarms rare."""
     height, width = grey.shape
     scale = min(1.0, FACE_WIDTH / width)
@@ -201,7 +203,7 @@ def count_faces(grey: NDArray[np.uint8]) -> int:
     return len(found)
 
 
-def read_qr(grey: NDArray[np.uint8]) -> str:
+def read_qr(grey: Pixels) -> str:
     """The text of a QR code in the picture, printable characters only; empty if none."""
     try:
         text = cv2.QRCodeDetector().detectAndDecode(grey)[0]
@@ -211,7 +213,7 @@ def read_qr(grey: NDArray[np.uint8]) -> str:
     return "".join(char for char in text if char.isprintable())[:MAX_QR_CHARS]
 
 
-def decode(data: bytes) -> Rgb | None:
+def decode(data: bytes) -> Pixels | None:
     """An image file as RGB, or None if it is none or larger than 2^25 pixels."""
     if not data:
         return None
@@ -222,7 +224,7 @@ def decode(data: bytes) -> Rgb | None:
     return None if bgr is None else np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 
-def _encode_jpeg(rgb: Rgb) -> bytes:
+def _encode_jpeg(rgb: Pixels) -> bytes:
     height, width = rgb.shape[:2]
     if width > JPEG_WIDTH:
         rgb = cv2.resize(rgb, (JPEG_WIDTH, max(1, round(height * JPEG_WIDTH / width))))
@@ -243,11 +245,11 @@ def _face_detector() -> Any:
     return _DETECTORS[0]
 
 
-def _as_array(image: ImageIn) -> Rgb:
+def _as_array(image: ImageIn) -> Pixels:
     return np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)
 
 
-def _thumbnail(rgb: Rgb) -> NDArray[np.int16]:
+def _thumbnail(rgb: Pixels) -> NDArray[np.int16]:
     # At most 32 x 24 sampled pixels: this one runs on the event loop, for every picture.
     height, width = rgb.shape[:2]
     rows, columns = max(1, height // 24), max(1, width // 32)

@@ -20,7 +20,7 @@ ABBREVIATIONS = frozenset(
     "mr mrs ms dr st prof sr jr vs etc e.g i.e a.m p.m no fig approx inc ltd u.s u.k".split()
 )
 _LAST_WORD = re.compile(r"([A-Za-z.]+)\.$")
-_SILENT = str.maketrans({c: " " for c in "*_`#~|<>{}[]\\^"})
+_SILENT = str.maketrans(dict.fromkeys("*_`#~|<>{}[]\\^", " "))
 
 
 class Clause(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""libespeak-ng through ctypes. The library has one global state: one owner, one thread at a time."""
+"""libespeak-ng through ctypes. Its state is global: one owner, one thread at a time."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Espeak:
     def _on_audio(self, samples: object, count: int, events: object) -> int:
         # Runs inside espeak_Synth; returning 1 ends it.
         if samples and count > 0:
-            array = np.ctypeslib.as_array(samples, (count,))  # type: ignore[call-overload]
+            array = np.ctypeslib.as_array(samples, (count,))
             self._chunks.append(array.copy())
         index = 0
         while (event := events[index]).type != EVENT_END_OF_LIST:  # type: ignore[index]

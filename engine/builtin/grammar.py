@@ -21,7 +21,8 @@ public <command> = [<polite>] <ask> [please] | <greeting> | <greeting> <ask>;
       | good evening;
 <time> = what time is it [now] | what's the time | what is the time | tell me the time;
 <date> = what day is it [today] | what is the date [today] | what's the date [today]
-      | what is today's date | which day is it | what day is today | what is today | tell me the date;
+      | what is today's date | which day is it | what day is today | what is today
+      | tell me the date;
 <sum> = [what is | what's | how much is | calculate] <number> <operator> <number>;
 <operator> = plus | minus | times | multiplied by | divided by;
 <count> = count to <number> | count from <number> to <number> | count up to <number>;

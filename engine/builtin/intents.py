@@ -39,7 +39,8 @@ _FILLER = re.compile(r"[^a-z0-9.+\-*/×÷' ]+")
 _PATTERNS: tuple[tuple[str, str], ...] = (
     (
         "goodbye",
-        r"(?:okay |well )?(?:good ?bye|bye|bye bye|see you|farewell|good night|hang up|end the call)"
+        r"(?:okay |well )?(?:good ?bye|bye|bye bye|see you|farewell|good night|hang up"
+        r"|end the call)"
         r"(?: now| later| tomorrow| soon| then| bye| see you(?: later| tomorrow| soon)?)*"
         r"|i have to go(?: now)?(?: bye| good ?bye)?",
     ),
@@ -106,9 +107,7 @@ _OPERATORS = {
     "multiplied by": "*", "x": "*", "*": "*", "×": "*", "divided by": "/", "over": "/", "/": "/",
     "÷": "/",
 }  # fmt: skip
-_OPERATION = re.compile(
-    r" (plus|minus|less|times|multiplied by|x|divided by|over|[+\-*/×÷]) "
-)
+_OPERATION = re.compile(r" (plus|minus|less|times|multiplied by|x|divided by|over|[+\-*/×÷]) ")
 _ASK_RESULT = re.compile(
     r"^(?:(?:tell me |do you know )?(?:what is|what's|what are|how much is|how much are|calculate"
     r"|compute|what does))\s+"

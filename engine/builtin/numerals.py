@@ -13,9 +13,7 @@ _UNITS = {
 }
 _TENS = {
     word: 20 + 10 * index
-    for index, word in enumerate(
-        "twenty thirty forty fifty sixty seventy eighty ninety".split()
-    )
+    for index, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())
 }
 _SCALES = {"thousand": 1_000, "million": 1_000_000}
 

@@ -9,7 +9,8 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from engine.builtin.nursery import Nursery
 from engine.builtin.parts import Transcript
@@ -317,11 +318,8 @@ class RecogniserPool:
                 logger.warning("the recogniser gave up on an utterance: %s", reason)
                 utterance.settle(Transcript("", error="the speech recogniser failed"))
 
-    def _keep(self, coroutine: object, name: str) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(
-            coroutine,  # type: ignore[arg-type]
-            name=name,
-        )
+    def _keep(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 

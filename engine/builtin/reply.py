@@ -61,8 +61,8 @@ class Reply:
         """What of the text was spoken within the first `samples`."""
         return "".join(word for at, word in self._words if at < samples).rstrip()
 
-    async def say(self, speech: Speech) -> None:
-        """Send it, waiting as playout demands; return when all of it is under way."""
+    def push(self, speech: Speech) -> None:
+        """Take the next stretch and send what playout has room for."""
         if self._cut:
             return
         self._ending = speech.last
@@ -72,12 +72,15 @@ class Reply:
         if self._with_audio:
             self._queue(speech.pcm)
         self._pump()
+
+    async def drained(self) -> None:
+        """Wait until all that was pushed is under way."""
         while self._waiting and not self._cut:
             self._has_room.clear()
             await self._has_room.wait()
 
     def finish(self) -> None:
-        """Close the text and the sound if the last `say` could not know that it was the last."""
+        """Close the text and the sound if the last `push` could not know that it was the last."""
         if self._cut:
             return
         if not self._closed_text:

@@ -1,4 +1,4 @@
-"""Streaming polyphase resampler for the CPU engines: int16 in, int16 out, no clicks at the seams."""
+"""Streaming polyphase resampler of the CPU engines: int16 in and out, no clicks at the seams."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ class Resampler:
         offsets = np.arange(width)[:, None] - positions[None, :]
         cutoff = 0.97
         inside = np.clip(1.0 - (offsets / self._half) ** 2, 0.0, None)
-        window = np.where(
-            np.abs(offsets) < self._half, np.i0(KAISER_BETA * np.sqrt(inside)) / np.i0(KAISER_BETA), 0
-        )
+        kaiser = np.i0(KAISER_BETA * np.sqrt(inside)) / np.i0(KAISER_BETA)
+        window = np.where(np.abs(offsets) < self._half, kaiser, 0.0)
         kernel = cutoff * np.sinc(cutoff * offsets) * window
         kernel /= kernel.sum(axis=0, keepdims=True)
         return kernel.astype(np.float32)

@@ -37,7 +37,6 @@ class Synthesiser:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="espeak")
         self._espeak: Espeak | None = None
         self._resampler: Resampler | None = None
-        self.voices: frozenset[str] = frozenset()
 
     async def start(self) -> None:
         """Load and speak once; raise `EngineError` if the library or the voice is missing."""
@@ -47,14 +46,13 @@ class Synthesiser:
         # One library per process: a second engine in it (a test) shares what is already loaded.
         self._espeak = _shared_library()
         self._resampler = Resampler(self._espeak.sample_rate, OUTPUT_HZ)
-        self.voices = frozenset(self._espeak.voices)
         if not self._espeak.has_voice(self._voice):
             raise EngineError(f"espeak-ng has no voice {self._voice!r}")
         self._render(Clause("Ready."), self._voice, 1.0, threading.Event())
 
     def has_voice(self, voice: str) -> bool:
-        assert self._espeak is not None, "not started"
-        return self._espeak.has_voice(voice)
+        """Whether `voice` can speak; False before the start."""
+        return self._espeak is not None and self._espeak.has_voice(voice)
 
     async def speak(self, clause: Clause, voice: str, speed: float) -> Speech:
         """The clause as 24 kHz speech with its words in time; cancelling stops the library."""

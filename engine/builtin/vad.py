@@ -25,6 +25,7 @@ SPEAKING_DECAY_DB = 0.1
 IDLE_DECAY_DB = 1.0
 """How fast the peak is forgotten, per frame."""
 STRICT_MODE = 3
+QUIETEST_DB = -90.0
 
 
 class Onset(Struct, frozen=True):
@@ -65,6 +66,7 @@ class Segmenter:
         self._pts = 0
         self._window: deque[bool] = deque(maxlen=ONSET_WINDOW)
         self._before: deque[bytes] = deque()
+        self._peak_db = QUIETEST_DB
         self.is_speaking = False
         self._reset_utterance()
         self.configure(detection)
@@ -158,7 +160,7 @@ class Segmenter:
         self._window.clear()
         self._frames = self._voiced_frames = self._silent_frames = 0
         self._last_voiced_pts = 0
-        self._peak_db = -90.0
+        self._peak_db = QUIETEST_DB
 
     def _trim_before(self) -> None:
         while len(self._before) > self._prefix_frames + ONSET_WINDOW:
@@ -169,4 +171,4 @@ def rms_db(frame: bytes) -> float:
     """Level of a frame in dBFS, -90 at least."""
     samples = np.frombuffer(frame, np.int16).astype(np.float32)
     power = float(samples @ samples) / max(1, len(samples))
-    return max(-90.0, 10 * math.log10(power / 32768**2 + 1e-9))
+    return max(QUIETEST_DB, 10 * math.log10(power / 32768**2 + 1e-9))

@@ -1,0 +1,94 @@
+"""The CPU demo engine: everything that is shared by its sessions."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from engine.builtin.cascade import CascadeAnswerer, Responder
+from engine.builtin.chat import ChatResponder
+from engine.builtin.parts import Parts
+from engine.builtin.recogniser import RecogniserPool
+from engine.builtin.responder import Clock, RuleResponder, system_clock
+from engine.builtin.session import CascadeSession
+from engine.builtin.synthesiser import Synthesiser
+from engine.config import BuiltinConfig
+from engine.interface import Progress, Send
+from engine.protocol import VERSION, SessionConfig, Welcome
+
+ENGLISH = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc")
+VARIANTS = ("en-us+f3", "en-us+m3", "en-gb+f3")
+FOREIGN = ("cmn", "de", "es", "fr-fr", "ja")
+"""They pronounce what a chat endpoint answers in these languages; none is understood."""
+
+RULES_DESCRIPTION = (
+    "A demo that needs no GPU and no model weights: it understands about a dozen spoken English "
+    "commands in quiet surroundings, tells simple facts about the camera picture and answers in "
+    "a robotic voice. It is no neural model and holds no conversation."
+)
+CHAT_DESCRIPTION = (
+    "A language model answers, heard through a simple recogniser for clear English and spoken by "
+    "a robotic voice. Typed text works best."
+)
+
+
+class BuiltinEngine:
+    """Owns the recogniser processes, the synthesiser and the thread that looks at pictures."""
+
+    def __init__(self, config: BuiltinConfig, clock: Clock = system_clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._recognisers = RecogniserPool(config.recognisers)
+        self._synthesiser = Synthesiser(config.voice, config.rate_wpm)
+        self._chat = ChatResponder(config.chat) if config.chat.url else None
+        self._eyes = ThreadPoolExecutor(1, thread_name_prefix="eyes")
+
+    @property
+    def recognisers(self) -> RecogniserPool:
+        return self._recognisers
+
+    def welcome(self, slots: int) -> Welcome:
+        return Welcome(
+            version=VERSION,
+            kind="builtin",
+            label="Built-in demo engine",
+            description=RULES_DESCRIPTION if self._chat is None else CHAT_DESCRIPTION,
+            slots=slots,
+            modes=("full_duplex", "half_duplex", "turn_based"),
+            languages=("en",),
+            voices=self._voices(),
+            video=True,
+        )
+
+    async def start(self, progress: Progress) -> None:
+        """Load everything; raise `EngineError` with what is missing. Call it on the thread that
+        runs the engine to its end: the recogniser processes die with it."""
+        try:
+            progress("loading the speech synthesiser")
+            await self._synthesiser.start()
+            await self._recognisers.start(progress)
+            if self._chat is not None:
+                await self._chat.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> CascadeSession:
+        responder: Responder = self._chat or RuleResponder(self._clock)
+        parts = Parts(
+            recogniser=self._recognisers.listen_for(commands=self._chat is None),
+            answerer=CascadeAnswerer(responder, self._synthesiser),
+            eyes=self._eyes,
+            has_voice=self._synthesiser.has_voice,
+        )
+        return CascadeSession(session, config, send, parts)
+
+    async def close(self) -> None:
+        await self._recognisers.close()
+        if self._chat is not None:
+            await self._chat.close()
+        await self._synthesiser.close()
+        self._eyes.shutdown(wait=False, cancel_futures=True)
+
+    def _voices(self) -> tuple[str, ...]:
+        known = (name for name in ENGLISH + VARIANTS + FOREIGN if self._synthesiser.has_voice(name))
+        return tuple(dict.fromkeys((self._config.voice, *known)))

@@ -1,0 +1,43 @@
+"""A session's configuration as this engine can serve it, and warnings about what it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from engine.builtin.responder import read_timezone
+from engine.interface import Send
+from engine.protocol import SessionConfig, SessionWarning
+
+
+class Settings:
+    """Remembers what was warned about, so that every update does not repeat it."""
+
+    def __init__(self, session: str, send: Send, has_voice: Callable[[str], bool]) -> None:
+        self._session = session
+        self._send = send
+        self._has_voice = has_voice
+        self._warned: set[tuple[str, str]] = set()
+        self.voice = ""
+        """The voice to speak with; empty: the engine's default."""
+
+    def accept(self, config: SessionConfig) -> SessionConfig:
+        """Take over what can be served and warn about the rest; nothing is refused."""
+        self.voice = config.voice
+        if config.voice and not self._has_voice(config.voice):
+            self.voice = ""
+            self._warn("unknown_voice", config.voice, "no such voice; the default one speaks")
+        for name, value in config.options.items():
+            if name != "timezone":
+                self._warn("unknown_option", name, "this engine has no such option")
+            elif read_timezone(value) is None:
+                self._warn("invalid_option", name, "no such time zone; the server's is used")
+        return config
+
+    def _warn(self, code: str, name: str, text: str) -> None:
+        if (code, name) in self._warned:
+            return
+        self._warned.add((code, name))
+        # Later, because a session must be announced as open before anything is said about it.
+        warning = SessionWarning(self._session, code, f"{name[:64]}: {text}")
+        asyncio.get_running_loop().call_soon(self._send, warning)
