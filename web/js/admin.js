@@ -1,0 +1,217 @@
+/** The admin page: polls /api/stats each second and shows processes, calls, queue and engines. */
+
+import { byId, clockText, make, setText, valueText } from './dom.js';
+import { saveKey, readKey, takeKeyFromAddress } from './key.js';
+import { LiveTable } from './livetable.js';
+import { Rates, list, unknownScalars } from './rates.js';
+import { Refusal, getStats, postHangup } from './server.js';
+
+const EVERY_MS = 1000;
+/** A server that is down need not be asked each second. */
+const AFTER_FAILURE_MS = 3000;
+
+const rates = new Rates();
+let timer = 0;
+
+/** @param {unknown} value */
+const words = (value) => (value === undefined || value === null || value === '' ? '–' : String(value));
+/** @param {unknown} value @param {string} unit @param {number} [digits] */
+const measure = (value, unit, digits) => valueText(/** @type {number} */ (value), unit, digits);
+/** @param {unknown} value */
+const duration = (value) => (Number.isFinite(value) ? clockText(Number(value)) : '–');
+/** @param {unknown} bytes */
+const megabytes = (bytes) => measure(Number.isFinite(bytes) ? Number(bytes) / 1e6 : null, 'MB');
+
+/** @param {number|null} value @param {number} warn @param {number} bad */
+function toneAbove(value, warn, bad) {
+  if (value === null || value < warn) return '';
+  return value < bad ? 'warn' : 'bad';
+}
+
+/** @param {any} object @param {string[]} known */
+function extras(object, known) {
+  return unknownScalars(object, known).map(([name, value]) => `${name} ${value}`).join(', ');
+}
+
+/** @param {unknown} state */
+function toneOfState(state) {
+  if (state === 'ready' || state === 'active') return 'good';
+  return state === 'failed' || state === 'dead' ? 'bad' : 'warn';
+}
+
+// ---- tables -------------------------------------------------------------------------------------------------
+
+const KNOWN_PROCESS = ['role', 'name', 'pid', 'state', 'restarts', 'uptime_s', 'cpu_s', 'rss_bytes', 'loop_lag_ms'];
+const processes = new LiveTable(byId('processes'), [
+  { title: 'Name', text: (one) => words(one.name) },
+  { title: 'Role', text: (one) => words(one.role) },
+  { title: 'State', text: (one) => words(one.state), tone: (one) => toneOfState(one.state) },
+  { title: 'PID', text: (one) => words(one.pid), isNumber: true },
+  { title: 'Up', text: (one) => duration(one.uptime_s), isNumber: true },
+  { title: 'Restarts', text: (one) => words(one.restarts), tone: (one) => toneAbove(one.restarts ?? 0, 1, 3), isNumber: true },
+  { title: 'CPU', text: (one) => measure(one.cpu_pct, '%'), spark: (one) => one.cpu_pct, sparkLeast: 20, isNumber: true },
+  { title: 'Memory', text: (one) => megabytes(one.rss_bytes), isNumber: true },
+  { title: 'Loop lag', text: (one) => measure(one.loop_lag_ms, 'ms', 1), tone: (one) => toneAbove(one.loop_lag_ms ?? null, 10, 50), isNumber: true },
+  { title: 'More', text: (one) => extras(one, [...KNOWN_PROCESS, 'cpu_pct']), isOptional: true },
+], (one) => `${one.role}/${one.name}`, 'No process was reported.');
+
+const KNOWN_CALL = ['call_id', 'state', 'since_s', 'remote', 'worker', 'engine', 'mode', 'turns'];
+const calls = new LiveTable(byId('calls'), [
+  { title: 'Call', text: (one) => words(one.call_id) },
+  { title: 'State', text: (one) => words(one.state), tone: (one) => toneOfState(one.state) },
+  { title: 'Since', text: (one) => duration(one.since_s), isNumber: true },
+  { title: 'Remote', text: (one) => words(one.remote) },
+  { title: 'Mode', text: (one) => words(one.mode).replaceAll('_', ' ') },
+  { title: 'Runs on', text: (one) => [one.worker, one.engine].filter(Boolean).join(', ') || '–' },
+  { title: 'Turns', text: (one) => words(one.turns), isNumber: true },
+  { title: 'Round trip', text: (one) => measure(one.now.rtt_ms, 'ms'), tone: (one) => toneAbove(one.now.rtt_ms, 150, 300), isNumber: true },
+  { title: 'Loss in', text: (one) => measure(one.now.in_loss_pct, '%', 1), spark: (one) => one.now.in_loss_pct, sparkLeast: 5,
+    tone: (one) => toneAbove(one.now.in_loss_pct, 2, 8), isNumber: true },
+  { title: 'Jitter in', text: (one) => measure(one.now.in_jitter_ms, 'ms', 1), isNumber: true },
+  { title: 'Buffer in', text: (one) => measure(one.now.in_buffer_ms, 'ms'), isNumber: true },
+  { title: 'Concealed', text: (one) => measure(one.now.concealed_pct, '%', 1), isNumber: true },
+  { title: 'Loss out', text: (one) => measure(one.now.out_loss_pct, '%', 1), tone: (one) => toneAbove(one.now.out_loss_pct, 2, 8), isNumber: true },
+  { title: 'Playout', text: (one) => measure(one.now.playout_ms, 'ms'), isNumber: true },
+  { title: 'Video', text: (one) => measure(one.now.video_fps, 'fps', 1), isNumber: true },
+  { title: 'More', text: (one) => extras(one, KNOWN_CALL), isOptional: true },
+  { title: 'End', build: (one) => hangupButton(String(one.call_id)) },
+], (one) => String(one.call_id), 'Nobody is calling.');
+
+const queue = new LiveTable(byId('queue'), [
+  { title: 'Place', text: (one) => words(one.position), isNumber: true },
+  { title: 'Call', text: (one) => words(one.call_id) },
+  { title: 'Expected wait', text: (one) => duration(one.eta_s), isNumber: true },
+  { title: 'More', text: (one) => extras(one, ['position', 'call_id', 'eta_s']), isOptional: true },
+], (one) => String(one.call_id), 'Nobody is waiting.');
+
+const engines = new LiveTable(byId('engines'), [
+  { title: 'Name', text: (one) => words(one.name) },
+  { title: 'Kind', text: (one) => words(one.kind) },
+  { title: 'Slots', text: (one) => `${words(one.slots_used)} of ${words(one.slots)}`, isNumber: true,
+    tone: (one) => (one.slots && one.slots_used >= one.slots ? 'warn' : '') },
+  { title: 'Units', text: (one) => words(one.units?.count), isNumber: true },
+  { title: 'Unit time', text: (one) => percentiles(one.units), isNumber: true },
+  { title: 'Latencies', text: (one) => latencies(one.latency_ms) },
+  { title: 'More', text: (one) => extras(one, ['name', 'kind', 'slots', 'slots_used']), isOptional: true },
+], (one) => String(one.name), 'No engine was reported.');
+
+/** @param {any} units with `p50_ms` and the like */
+function percentiles(units) {
+  const known = Object.entries(units ?? {}).filter(([name]) => /^p\d+_ms$/.test(name));
+  return known.map(([name, value]) => `${name.replace('_ms', '')} ${measure(value, 'ms', 1)}`).join(', ') || '–';
+}
+
+/** @param {any} stages each with percentiles in ms */
+function latencies(stages) {
+  const known = Object.entries(stages ?? {}).filter(([, values]) => values && typeof values === 'object');
+  const text = known.map(([stage, values]) => {
+    const parts = Object.entries(values).map(([name, value]) => `${name} ${measure(value, name.startsWith('p') ? 'ms' : '')}`.trim());
+    return `${stage.replaceAll('_', ' ')}: ${parts.join(', ')}`;
+  });
+  return text.join('; ') || '–';
+}
+
+/** @param {string} callId */
+function hangupButton(callId) {
+  const button = make('button', { type: 'button', class: 'quiet small', text: 'Hang up', 'aria-label': `Hang up call ${callId}` });
+  button.addEventListener('click', () => {
+    button.disabled = true;
+    postHangup(`/v1/realtime/calls/${encodeURIComponent(callId)}`);
+  });
+  return button;
+}
+
+// ---- showing ------------------------------------------------------------------------------------------------
+
+/** @param {any} stats */
+function show(stats) {
+  rates.next(stats);
+  const shownProcesses = list(stats.processes).map((one) => ({ ...one, cpu_pct: rates.cpuPct(one) }));
+  const shownCalls = list(stats.calls).map((one) => ({ ...one, now: rates.call(one) }));
+  processes.update(shownProcesses);
+  calls.update(shownCalls);
+  queue.update(list(stats.queue?.entries));
+  engines.update(list(stats.engines));
+  showSummary(stats, shownProcesses, shownCalls);
+  const other = unknownScalars(stats, ['time', 'uptime_s', 'version']);
+  byId('other-section').hidden = other.length === 0;
+  byId('other').replaceChildren(...other.map(([name, value]) => make('div', {}, make('dt', { text: name }), make('dd', { text: value }))));
+}
+
+/** @type {Map<string, HTMLElement>} */
+const tiles = new Map();
+
+/** @param {any} stats @param {any[]} shownProcesses @param {any[]} shownCalls */
+function showSummary(stats, shownProcesses, shownCalls) {
+  const all = list(stats.engines);
+  const sum = (/** @type {any[]} */ items, /** @type {string} */ field) => items.reduce((total, one) => total + (Number(one[field]) || 0), 0);
+  const worst = Math.max(...shownCalls.map((one) => one.now.in_loss_pct ?? -1));
+  const tile = (/** @type {string} */ title, /** @type {string} */ value) => {
+    if (!tiles.has(title)) {
+      const cell = make('dd');
+      tiles.set(title, cell);
+      byId('summary').append(make('div', {}, make('dt', { text: title }), cell));
+    }
+    setText(/** @type {HTMLElement} */ (tiles.get(title)), value);
+  };
+  tile('Calls', String(shownCalls.length));
+  tile('Waiting', `${stats.queue?.length ?? 0} of ${stats.queue?.max ?? '–'}`);
+  tile('Slots used', `${sum(all, 'slots_used')} of ${sum(all, 'slots')}`);
+  tile('Worst loss in', worst < 0 ? '–' : measure(worst, '%', 1));
+  tile('CPU, all', shownProcesses.some((one) => one.cpu_pct !== null) ? measure(sum(shownProcesses, 'cpu_pct'), '%') : '–');
+  tile('Memory, all', megabytes(sum(shownProcesses, 'rss_bytes')));
+  tile('Up', duration(stats.uptime_s));
+  tile('Version', words(stats.version));
+}
+
+/** @param {'on'|'off'|'wait'} live @param {string} text */
+function showLive(live, text) {
+  byId('live').dataset.live = live;
+  setText(byId('live'), text);
+  document.body.dataset.live = live;
+}
+
+async function poll() {
+  clearTimeout(timer);
+  let wait_ms = EVERY_MS;
+  try {
+    const stats = await getStats();
+    show(stats);
+    showLive('on', 'Live');
+    byId('error').hidden = true;
+  } catch (error) {
+    wait_ms = AFTER_FAILURE_MS;
+    showFailure(error);
+    if (error instanceof Refusal && error.kind === 'key') return;
+  }
+  timer = window.setTimeout(poll, wait_ms);
+}
+
+/** @param {unknown} error */
+function showFailure(error) {
+  if (!(error instanceof Refusal)) throw error;
+  if (error.kind === 'key') {
+    setText(byId('key-text'), readKey() ? 'The server did not accept this key.' : 'These figures need an access key. It was printed when the server was started.');
+    byId('key-form').hidden = false;
+    byId('key').focus();
+    showLive('wait', 'Key needed');
+    return;
+  }
+  showLive('off', 'Not live');
+  byId('error').hidden = false;
+  const what = error.kind === 'away' ? 'The server cannot be reached.' : `The server answered with status ${error.status}.`;
+  setText(byId('error'), `${what} ${error.message} The figures below are the last ones received.`.replace('  ', ' '));
+}
+
+byId('key-form').addEventListener('submit', (/** @type {Event} */ event) => {
+  event.preventDefault();
+  saveKey(byId('key').value);
+  byId('key').value = '';
+  byId('key-form').hidden = true;
+  poll();
+});
+document.addEventListener('visibilitychange', () => {
+  if (!document.hidden && byId('key-form').hidden) poll();
+});
+takeKeyFromAddress();
+poll();
