@@ -112,14 +112,14 @@ class EngineClient:
             FromEngine,
             name=self._name,
             on_message=self._receive,
-            on_lost=self._lost,
+            on_lost=self.lost,
         )
         self._last_pong = self._clock()
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(self._welcome)
         except TimeoutError:
-            self._lost(f"no answer within {timeout_s:g} s")
+            self.lost(f"no answer within {timeout_s:g} s")
             raise EngineGone(self._gone_reason) from None
 
     async def run(self) -> None:
@@ -134,7 +134,7 @@ class EngineClient:
             except TimeoutError:
                 silence_s = self._clock() - self._last_pong
                 if silence_s > SILENCE_LIMIT_S:
-                    self._lost(f"no sign of life for {silence_s:.1f} s")
+                    self.lost(f"no sign of life for {silence_s:.1f} s")
 
     async def open(
         self,
@@ -216,7 +216,8 @@ class EngineClient:
             full = message.code == "no_free_slot"
             line.opened.set_exception((NoFreeSlot if full else ValueError)(message.reason))
 
-    def _lost(self, reason: str) -> None:
+    def lost(self, reason: str) -> None:
+        """Take the engine for gone and tell every line; by the link, or by who knows better."""
         if self._gone.is_set():
             return
         self._gone_reason = reason

@@ -63,7 +63,8 @@ class ActiveResponse:
 
     def add_text(self, pts: int, text: str) -> None:
         """Words to show when playout reaches `pts`; at once in a response without sound."""
-        self._pending.append((pts, text))
+        if text:
+            self._pending.append((pts, text))
         if self._modality == "text":
             self.release(pts)
 

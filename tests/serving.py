@@ -1,0 +1,103 @@
+"""Run the real server as its user does, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
+
+
+class Serving:
+    """A context manager around one server process; `url` is where it answers.
+
+    `command` starts it: run.py of this checkout by default, or an installed `omnicall`.
+    """
+
+    def __init__(
+        self,
+        *options: str,
+        command: tuple[str, ...] = (sys.executable, str(ROOT / "run.py")),
+        cwd: Path = ROOT,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._arguments = [*command, "--port", "0", *options]
+        self._cwd = cwd
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("OMNICALL_")}
+        self._environment = inherited | (environment or {})
+        self.lines: list[str] = []
+        self.url = ""
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def __enter__(self) -> Serving:
+        self._process = subprocess.Popen(
+            self._arguments,
+            cwd=self._cwd,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip())
+            if "ready after" in line:
+                self.url = line.split("open ")[1].strip()
+                return self
+        raise RuntimeError(f"the server did not start: {self.lines}, rc {self._process.wait()}")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self, number: int = signal.SIGTERM) -> float:
+        """End the server with a signal; how long it took, in s."""
+        assert self._process is not None
+        started = time.monotonic()
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return time.monotonic() - started
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """Status and JSON (or text) of a GET."""
+        try:
+            with urllib.request.urlopen(self.url.rstrip("/") + path, timeout=10) as answer:
+                status, body = answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            status, body = error.code, error.read().decode()
+        try:
+            return status, json.loads(body)
+        except json.JSONDecodeError:
+            return status, body
+
+    def process(self, role: str) -> dict[str, Any]:
+        """The first process of a role in `/api/stats`."""
+        _, stats = self.get("/api/stats")
+        row: dict[str, Any] = next(row for row in stats["processes"] if row["role"] == role)
+        return row
