@@ -31,6 +31,10 @@ MESSAGES_PER_WAKEUP = 200
 
 encode = msgspec.msgpack.Encoder().encode
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bytes that are no message: also for text that is not UTF-8, and nesting
+too deep."""
+
 
 class LinkRefused(Exception):
     """The far end does not accept us or could not read what we sent; the text says why."""
@@ -153,7 +157,7 @@ class Listener(Generic[In]):
                 self._admit(peer, payload)
                 return
             message = self._decoder.decode(payload)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self._refuse(peer, Refused("malformed", str(error)))
             return
         self._last_seen[peer] = self._clock()
@@ -162,7 +166,7 @@ class Listener(Generic[In]):
     def _admit(self, peer: bytes, payload: bytes) -> None:
         try:
             hello = msgspec.msgpack.decode(payload, type=Hello)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self._refuse(
                 peer, Refused("hello_expected", f"the first message must be Hello: {error}")
             )
@@ -246,7 +250,7 @@ class Dialer(Generic[In]):
         payload = frames[-1]
         try:
             message = self._decoder.decode(payload)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self._lost(self._explain(payload, error))
             return
         if isinstance(message, Refused):
@@ -254,8 +258,8 @@ class Dialer(Generic[In]):
             return
         self._on_message(message)
 
-    def _explain(self, payload: bytes, error: msgspec.DecodeError) -> str:
+    def _explain(self, payload: bytes, error: Exception) -> str:
         try:
             return f"refused: {self._refusal.decode(payload).reason}"
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return f"unreadable message from the far end: {error}"
