@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -39,14 +41,21 @@ class _Open(NamedTuple):
 class Host:
     """Owns the slots and the open sessions, keyed by the media worker's link and the session id."""
 
-    def __init__(self, engine: Engine, endpoint: str, slots: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        endpoint: str,
+        slots: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = engine
         self.slots = Slots(slots)
         self.stages = Stages()
         self._open: dict[tuple[bytes, str], _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._listener: Listener[ToEngine] = Listener(
-            endpoint, ToEngine, on_message=self._receive, on_peer=self._welcome
+            endpoint, ToEngine, on_message=self._receive, on_peer=self._welcome, clock=clock
         )
 
     @property
@@ -78,8 +87,7 @@ class Host:
             case OpenSession():
                 self._listener.send(peer, self._opened(peer, message))
             case CloseSession():
-                if self._end(peer, message.session):
-                    self._listener.send(peer, SessionEnded(message.session, "closed"))
+                self._end(peer, message.session, SessionEnded(message.session, "closed"))
             case Ping():
                 self._listener.send(peer, Pong(message.n))
             case Hello():
@@ -101,6 +109,10 @@ class Host:
         except EngineError as error:
             self.slots.release(slot)
             return SessionRefused(session, "unsupported", str(error))
+        except Exception:  # noqa: BLE001 - the boundary: a bug costs this session only
+            log.exception("opening session %s failed", session)
+            self.slots.release(slot)
+            return SessionRefused(session, "failed", "internal error of the engine")
         self._open[peer, session] = _Open(opened, slot)
         return SessionOpened(session, slot)
 
@@ -112,17 +124,15 @@ class Host:
             entry.session.handle(message)
         except Exception:  # noqa: BLE001 - the boundary: a bug ends this session only
             log.exception("session %s failed", message.session)
-            self._end(peer, message.session)
-            self._listener.send(
-                peer, SessionEnded(message.session, "failed", "internal error of the engine")
-            )
+            reason = "internal error of the engine"
+            self._end(peer, message.session, SessionEnded(message.session, "failed", reason))
 
     def _send(self, peer: bytes, message: FromEngine) -> None:
         if isinstance(message, UnitDone):
             self.stages.add(message.stages_ms)
         if isinstance(message, SessionEnded):
-            self._end(peer, message.session)
-        if not self._listener.send(peer, message):
+            self._end(peer, message.session, message)
+        elif not self._listener.send(peer, message):
             # The queue to this worker is full or it is gone: audio would have holes from here on.
             self._forget(peer, "a media worker does not take its messages")
 
@@ -133,19 +143,23 @@ class Host:
         for session in sessions:
             self._end(peer, session)
 
-    def _end(self, peer: bytes, session: str) -> bool:
+    def _end(self, peer: bytes, session: str, ended: SessionEnded | None = None) -> None:
+        """Close a session if it is open, and say `ended` once its slot is free."""
         entry = self._open.pop((peer, session), None)
         if entry is None:
-            return False
-        task = asyncio.get_running_loop().create_task(self._close(session, entry))
+            return
+        task = asyncio.get_running_loop().create_task(self._close(peer, session, entry, ended))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        return True
 
-    async def _close(self, session: str, entry: _Open) -> None:
+    async def _close(
+        self, peer: bytes, session: str, entry: _Open, ended: SessionEnded | None
+    ) -> None:
         try:
             await entry.session.close()
         except Exception:  # noqa: BLE001 - the boundary: the slot must come back whatever happens
             log.exception("closing session %s failed", session)
         finally:
             self.slots.release(entry.slot)
+        if ended is not None:
+            self._listener.send(peer, ended)
