@@ -68,7 +68,7 @@ class SessionConfig(Struct, frozen=True):
 
     mode: Mode = "full_duplex"
     instructions: Text = ""
-    voice: Annotated[str, Meta(max_length=128)] = ""
+    voice: Annotated[str, Meta(max_length=256)] = ""
     """Empty: the engine's default voice."""
     speed: Annotated[float, Meta(ge=0.25, le=4)] = 1.0
     modalities: tuple[Modality, ...] = ("audio",)

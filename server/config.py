@@ -79,7 +79,7 @@ class MediaConfig(Struct, frozen=True, forbid_unknown_fields=True):
         float, Meta(gt=0, le=10, description="Pictures a second that reach the engine.")
     ] = 2.0
     video_side: Annotated[
-        int, Meta(ge=64, le=2048, description="Longer side of those pictures at most, pixels.")
+        int, Meta(ge=64, le=1600, description="Longer side of those pictures at most, pixels.")
     ] = 640
     public_address: Annotated[
         str, Meta(max_length=64, description="Address to offer instead of the host's own (NAT).")
