@@ -14,40 +14,43 @@ class EngineLinks:
     def __init__(self, name: str, tasks: asyncio.TaskGroup) -> None:
         self._name = name
         self._tasks = tasks
-        self._clients: dict[str, asyncio.Task[EngineClient]] = {}
+        self._clients: dict[str, asyncio.Future[EngineClient]] = {}
+        self._keepers: set[asyncio.Task[None]] = set()
 
     async def get(self, address: EngineAddress) -> EngineClient:
         """The link to an engine. Raises `engine.client.EngineGone` when it does not answer."""
-        task = self._clients.get(address.endpoint)
-        if task is None:
-            task = self._tasks.create_task(self._dial(address), name=f"dial {address.name}")
-            self._clients[address.endpoint] = task
+        client = self._clients.get(address.endpoint)
+        if client is None:
+            client = asyncio.get_running_loop().create_future()
+            self._clients[address.endpoint] = client
+            keeper = self._tasks.create_task(self._keep(address, client), name=address.name)
+            self._keepers.add(keeper)
+            keeper.add_done_callback(self._keepers.discard)
         # Several calls may wait for one dialling; a caller that leaves must not stop it.
-        return await asyncio.shield(task)
+        return await asyncio.shield(client)
 
     def lost(self, endpoint: str, reason: str) -> None:
         """The supervisor says this engine process is dead."""
-        task = self._clients.get(endpoint)
-        if task is not None and task.done() and not task.cancelled() and not task.exception():
-            task.result().lost(reason)
+        client = self._clients.get(endpoint)
+        if client is not None and client.done():
+            client.result().lost(reason)
 
     def close(self) -> None:
-        for task in self._clients.values():
-            if task.done() and not task.cancelled() and not task.exception():
-                task.result().close()
-            task.cancel()
+        for keeper in self._keepers:
+            keeper.cancel()
 
-    async def _dial(self, address: EngineAddress) -> EngineClient:
+    async def _keep(self, address: EngineAddress, told: asyncio.Future[EngineClient]) -> None:
+        """Dial, then ping until the engine is gone. Raises nothing: that would end the worker."""
         client = EngineClient(address.endpoint, name=self._name)
         try:
-            await client.connect()
-        except BaseException:
-            self._clients.pop(address.endpoint, None)
+            try:
+                await client.connect()
+            except Exception as error:  # noqa: BLE001 - the boundary: those who wait get it
+                told.set_exception(error)
+                return
+            told.set_result(client)
+            await client.run()
+        finally:
+            del self._clients[address.endpoint]
             client.close()
-            raise
-        self._tasks.create_task(self._keep(client), name=f"link {address.name}")
-        return client
-
-    async def _keep(self, client: EngineClient) -> None:
-        await client.run()
-        self._clients.pop(client.endpoint, None)
+            told.cancel()
