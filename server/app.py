@@ -74,7 +74,12 @@ def _serve(asset: Asset) -> Handler:
 @web.middleware
 async def secure(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Add the security headers to every answer."""
-    response = await handler(request)
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        # aiohttp's own 404 and 405 are raised, not returned.
+        error.headers.update(SECURITY_HEADERS)
+        raise
     response.headers.update(SECURITY_HEADERS)
     return response
 
