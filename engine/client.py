@@ -147,6 +147,8 @@ class EngineClient:
         """Get a slot. Raises `NoFreeSlot`, `EngineGone`, or `ValueError` for a refused config."""
         if self._gone.is_set():
             raise EngineGone(self._gone_reason)
+        if session in self._lines:
+            raise ValueError(f"session {session} is open already")
         line = Line(self, session, on_message, on_gone)
         self._lines[session] = line
         self.send(OpenSession(session, config))
