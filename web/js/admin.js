@@ -3,7 +3,7 @@
 import { byId, clockText, make, setText, valueText } from './dom.js';
 import { saveKey, readKey, takeKeyFromAddress } from './key.js';
 import { LiveTable } from './livetable.js';
-import { Rates, list, unknownScalars } from './rates.js';
+import { Rates, list, unknownFields } from './rates.js';
 import { Refusal, getStats, postHangup } from './server.js';
 
 const EVERY_MS = 1000;
@@ -30,11 +30,12 @@ function toneAbove(value, warn, bad) {
 
 /** @param {any} object @param {string[]} known */
 function extras(object, known) {
-  return unknownScalars(object, known).map(([name, value]) => `${name} ${value}`).join(', ');
+  return unknownFields(object, known).map(([name, value]) => `${name} ${value}`).join(', ');
 }
 
 /** @param {unknown} state */
 function toneOfState(state) {
+  if (state === undefined) return '';
   if (state === 'ready' || state === 'active') return 'good';
   return state === 'failed' || state === 'dead' ? 'bad' : 'warn';
 }
@@ -55,7 +56,7 @@ const processes = new LiveTable(byId('processes'), [
   { title: 'More', text: (one) => extras(one, [...KNOWN_PROCESS, 'cpu_pct']), isOptional: true },
 ], (one) => `${one.role}/${one.name}`, 'No process was reported.');
 
-const KNOWN_CALL = ['call_id', 'state', 'since_s', 'remote', 'worker', 'engine', 'mode', 'turns'];
+const KNOWN_CALL = ['call_id', 'state', 'since_s', 'remote', 'worker', 'engine', 'mode', 'turns', 'stats', 'latency_ms', 'now'];
 const calls = new LiveTable(byId('calls'), [
   { title: 'Call', text: (one) => words(one.call_id) },
   { title: 'State', text: (one) => words(one.state), tone: (one) => toneOfState(one.state) },
@@ -71,14 +72,16 @@ const calls = new LiveTable(byId('calls'), [
   { title: 'Buffer in', text: (one) => measure(one.now.in_buffer_ms, 'ms'), isNumber: true },
   { title: 'Concealed', text: (one) => measure(one.now.concealed_pct, '%', 1), isNumber: true },
   { title: 'Loss out', text: (one) => measure(one.now.out_loss_pct, '%', 1), tone: (one) => toneAbove(one.now.out_loss_pct, 2, 8), isNumber: true },
-  { title: 'Playout', text: (one) => measure(one.now.playout_ms, 'ms'), isNumber: true },
+  { title: 'Playout', text: (one) => (one.now.playout_ms === null ? '' : measure(one.now.playout_ms, 'ms')), isOptional: true, isNumber: true },
+  { title: 'Underruns', text: (one) => (one.now.underruns === null ? '' : words(one.now.underruns)), isOptional: true, isNumber: true },
   { title: 'Video', text: (one) => measure(one.now.video_fps, 'fps', 1), isNumber: true },
+  { title: 'Latency', text: (one) => latencies(one.latency_ms), isOptional: true },
   { title: 'More', text: (one) => extras(one, KNOWN_CALL), isOptional: true },
   { title: 'End', build: (one) => hangupButton(String(one.call_id)) },
 ], (one) => String(one.call_id), 'Nobody is calling.');
 
 const queue = new LiveTable(byId('queue'), [
-  { title: 'Place', text: (one) => words(one.position), isNumber: true },
+  { title: 'Place', text: (one) => words(one.position) },
   { title: 'Call', text: (one) => words(one.call_id) },
   { title: 'Expected wait', text: (one) => duration(one.eta_s), isNumber: true },
   { title: 'More', text: (one) => extras(one, ['position', 'call_id', 'eta_s']), isOptional: true },
@@ -91,8 +94,8 @@ const engines = new LiveTable(byId('engines'), [
     tone: (one) => (one.slots && one.slots_used >= one.slots ? 'warn' : '') },
   { title: 'Units', text: (one) => words(one.units?.count), isNumber: true },
   { title: 'Unit time', text: (one) => percentiles(one.units), isNumber: true },
-  { title: 'Latencies', text: (one) => latencies(one.latency_ms) },
-  { title: 'More', text: (one) => extras(one, ['name', 'kind', 'slots', 'slots_used']), isOptional: true },
+  { title: 'Latencies', text: (one) => latencies(one.latency_ms) || '–' },
+  { title: 'More', text: (one) => extras(one, ['name', 'kind', 'slots', 'slots_used', 'units', 'latency_ms']), isOptional: true },
 ], (one) => String(one.name), 'No engine was reported.');
 
 /** @param {any} units with `p50_ms` and the like */
@@ -101,14 +104,16 @@ function percentiles(units) {
   return known.map(([name, value]) => `${name.replace('_ms', '')} ${measure(value, 'ms', 1)}`).join(', ') || '–';
 }
 
-/** @param {any} stages each with percentiles in ms */
+/** @param {any} stages each a time or percentiles, in ms */
 function latencies(stages) {
-  const known = Object.entries(stages ?? {}).filter(([, values]) => values && typeof values === 'object');
-  const text = known.map(([stage, values]) => {
-    const parts = Object.entries(values).map(([name, value]) => `${name} ${measure(value, name.startsWith('p') ? 'ms' : '')}`.trim());
-    return `${stage.replaceAll('_', ' ')}: ${parts.join(', ')}`;
+  const text = Object.entries(stages ?? {}).map(([stage, values]) => {
+    const name = stage.replaceAll('_', ' ');
+    if (!values || typeof values !== 'object') return `${name} ${measure(values, 'ms')}`;
+    // A count may stand beside the percentiles.
+    const parts = Object.entries(values).map(([key, value]) => `${key} ${measure(value, key.startsWith('p') ? 'ms' : '')}`.trim());
+    return `${name}: ${parts.join(', ')}`;
   });
-  return text.join('; ') || '–';
+  return text.join('; ');
 }
 
 /** @param {string} callId */
@@ -133,7 +138,7 @@ function show(stats) {
   queue.update(list(stats.queue?.entries));
   engines.update(list(stats.engines));
   showSummary(stats, shownProcesses, shownCalls);
-  const other = unknownScalars(stats, ['time', 'uptime_s', 'version']);
+  const other = unknownFields(stats, ['time', 'uptime_s', 'version', 'queue']);
   byId('other-section').hidden = other.length === 0;
   byId('other').replaceChildren(...other.map(([name, value]) => make('div', {}, make('dt', { text: name }), make('dd', { text: value }))));
 }

@@ -113,10 +113,19 @@ async function findServer() {
   const { engine, name, version } = conversation.info;
   setText(byId('engine-label'), engine?.label ?? 'Engine');
   setText(byId('engine-text'), engine?.description ?? '');
-  const languages = engine?.languages?.length ? `Languages: ${engine.languages.join(', ')}. ` : '';
-  setText(byId('engine-more'), `${languages}${name ?? 'omnicall'} ${version ?? ''}`.trim());
+  const languages = (engine?.languages ?? []).map(languageName).join(', ');
+  setText(byId('engine-more'), [languages, `${name ?? 'omnicall'} ${version ?? ''}`.trim()].filter(Boolean).join(' · '));
   needsKey();
   render();
+}
+
+/** @param {string} tag as in `en` */
+function languageName(tag) {
+  try {
+    return new Intl.DisplayNames(['en'], { type: 'language' }).of(tag) ?? tag;
+  } catch {
+    return tag;
+  }
 }
 
 /** Asks for the key if there is none and the server wants one. */
