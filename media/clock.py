@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 Callback = Callable[[], None]
 
-PHASES = 1
+PHASES = 4
 """Groups of calls that tick at different times within the 20 ms."""
 
 

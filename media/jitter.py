@@ -139,7 +139,7 @@ class JitterBuffer:
             self._transit.reset(now, self._next / RTP_OPUS_HZ)
             self._begin_s = now - self._released_ticks / RTP_OPUS_HZ
             self.counters.resyncs += 1
-        while not self._held and now >= self._expected_s() + self._transit.silence_deadline_s:
+        while not self._held and now >= self._silent_from_s() and not self._is_ahead(now, 0):
             self._conceal(RTP_OPUS_PACKET_TICKS, pieces)
         return pieces
 
@@ -167,8 +167,10 @@ class JitterBuffer:
         self.counters.resyncs += 1
         while self._held:
             self._step_to(self._held[min(self._held)], first.arrival_s, pieces)
-        limit_s = first.arrival_s - MAX_BEHIND_S
-        while limit_s < self._expected_s() <= first.arrival_s - PTIME_S:
+        now = first.arrival_s
+        while now - MAX_BEHIND_S < self._expected_s() <= now - PTIME_S:
+            if self._is_ahead(now, 0):
+                break
             self._conceal(RTP_OPUS_PACKET_TICKS, pieces)
         self._start(first.ssrc, first.sequence, first.timestamp, first.arrival_s)
 
@@ -184,19 +186,22 @@ class JitterBuffer:
         if ticks is None:
             self.counters.packets_invalid += 1
             return
+        if self._is_ahead(arrival_s, position + ticks - self._next):
+            self.counters.packets_ahead += 1
+            return
         self._transit.add(arrival_s, position / RTP_OPUS_HZ)
         if position + ticks <= self._next or position in self._held:
             self.counters.packets_late += 1
             if is_newest:
                 self._transit.rebase(arrival_s, position / RTP_OPUS_HZ)
             return
-        elapsed_ticks = (arrival_s - self._begin_s) * RTP_OPUS_HZ * (1 + MAX_CLOCK_SKEW)
-        ahead_ticks = self._released_ticks + position + ticks - self._next - elapsed_ticks
-        if ahead_ticks > MAX_AHEAD_TICKS:
-            self.counters.packets_ahead += 1
-            return
         self._held[position] = _Packet(extended, position, ticks, payload, arrival_s)
         self._drain(self._clock(), pieces)
+
+    def _is_ahead(self, now: float, ticks: int) -> bool:
+        """Tell whether `ticks` more would put the timeline too far ahead of the clock."""
+        elapsed_ticks = (now - self._begin_s) * RTP_OPUS_HZ * (1 + MAX_CLOCK_SKEW)
+        return self._released_ticks + ticks - elapsed_ticks > MAX_AHEAD_TICKS
 
     def _record(self, extended: int, position: int) -> bool:
         """Account for a packet's arrival; return False for a duplicate."""
@@ -293,6 +298,12 @@ class JitterBuffer:
         samples = self._released_ticks // RTP_TICKS_PER_UPLINK_SAMPLE - before
         self.counters.samples += samples
         return samples
+
+    def _silent_from_s(self) -> float:
+        """Return when the timeline goes on without packets; at once where silence was announced."""
+        transit = self._transit
+        wait_s = transit.gap_deadline_s if self._is_dtx else transit.silence_deadline_s
+        return self._expected_s() + wait_s
 
     def _expected_s(self) -> float:
         """Return when the next packet of the timeline arrives on an undisturbed path."""

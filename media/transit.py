@@ -8,7 +8,7 @@ MIN_GAP_DEADLINE_S = 0.040
 MAX_GAP_DEADLINE_S = 0.200
 GAP_MARGIN_S = 0.020
 """Waited on top of the measured spread before a missing packet is given up."""
-SILENCE_MARGIN_S = 0.080
+SILENCE_MARGIN_S = 0.160
 """Waited on top of that when nothing follows: a stalled network delivers late, in one burst."""
 WINDOW_S = 2.0
 """The base is the shortest transit of this window and the one before."""

@@ -1,0 +1,345 @@
+"""The jitter buffer: no sample is ever missing, only what was lost is concealed, no delay stays.
+
+Guarded: order and release at once, the loss ladder, jitter, FEC, DTX, silence of the network,
+longer paths, SSRC change, jumps, wraps, duplicates, late, empty and invalid packets, fast senders,
+stalls.
+"""
+
+import random
+import time
+from dataclasses import replace
+
+import pytest
+
+from media.jitter import MAX_HELD_PACKETS, JitterBuffer
+from media.pieces import Action
+from tests.media.network import Sent, Simulation, VirtualClock, jittery, lossy, stream
+
+PLAIN = b"\x78" + bytes(40)  # hybrid 20 ms: the first bit behind the activity bit is clear
+WITH_FEC = b"\x78\x40" + bytes(40)
+DTX = b"\x78"
+
+
+def test_packets_in_order_are_delivered_when_they_arrive() -> None:
+    run = Simulation().run(stream(100))
+    assert run.samples == 100 * 320
+    assert {d.piece.action for d in run.deliveries} == {Action.DECODE}
+    assert max(run.delays(0, 10)) < 1e-6
+    assert run.buffer.counters.packets_lost == 0
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.01, 0.03, 0.05, 0.10])
+@pytest.mark.parametrize("spread_s", [0.0, 0.015, 0.030])
+def test_loss_and_jitter_cost_no_timeline_and_leave_no_delay(loss: float, spread_s: float) -> None:
+    packets = stream(1500)
+    sent = packets[:200] + jittery(lossy(packets[200:1200], loss), spread_s) + packets[1200:]
+    run = Simulation().run(sent)
+    counters = run.buffer.counters
+    lost = 1500 - len(sent)
+    assert run.samples == 1500 * 320
+    assert counters.samples == run.samples
+    assert counters.packets_lost == lost
+    assert counters.packets_late == 0
+    assert counters.concealed_samples == lost * 320
+    assert max(run.delays(26, 30)) < 1e-6
+    during = sorted(run.delays(6, 22))
+    assert during[len(during) // 2] <= spread_s + 1e-6
+    assert during[-1] <= 0.150
+
+
+def test_delay_after_heavy_loss_does_not_grow_over_time() -> None:
+    run = Simulation().run(lossy(stream(3000), 0.3), until=60.2)
+    delays = run.delays(50, 60)
+    assert sorted(delays)[len(delays) // 2] < 0.045
+    assert 3000 * 320 <= run.samples <= 3010 * 320
+
+
+def test_a_late_packet_within_the_deadline_is_put_back_in_order() -> None:
+    packets = stream(10)
+    packets[4] = replace(packets[4], at=packets[4].at + 0.030)
+    run = Simulation().run(packets)
+    assert run.buffer.counters.concealed_samples == 0
+    assert run.samples == 3200
+
+
+def test_a_lost_packet_is_recovered_from_the_one_behind_it() -> None:
+    packets = stream(10, payload=WITH_FEC)
+    run = Simulation().run(packets[:4] + packets[5:])
+    fec = [d.piece for d in run.deliveries if d.piece.action is Action.FEC]
+    assert [(p.samples, p.payload) for p in fec] == [(320, WITH_FEC)]
+    assert run.buffer.counters.concealed_samples == 0
+    assert run.buffer.counters.fec_samples == 320
+
+
+def test_only_the_last_packet_of_a_burst_loss_is_recovered() -> None:
+    packets = stream(20, payload=WITH_FEC)
+    run = Simulation().run(packets[:4] + packets[7:])
+    assert run.count(Action.FEC) == 320
+    assert run.count(Action.CONCEAL) == 640
+    assert run.buffer.counters.concealment_events == 1
+
+
+def test_a_packet_too_late_is_dropped_and_counted() -> None:
+    packets = stream(30)
+    packets[4] = replace(packets[4], at=packets[4].at + 0.300)
+    run = Simulation().run(packets)
+    assert run.buffer.counters.packets_late == 1
+    assert run.buffer.counters.concealed_samples == 320
+    assert run.buffer.counters.packets_lost == 0
+    assert run.samples == 30 * 320
+
+
+def test_the_deadline_learns_from_late_packets() -> None:
+    packets = [
+        replace(p, at=p.at + (0.120 if i % 10 == 5 else 0)) for i, p in enumerate(stream(300))
+    ]
+    run = Simulation().run(packets)
+    assert run.buffer.gap_deadline_s == pytest.approx(0.140, abs=0.025)
+    assert run.buffer.counters.packets_late == 1
+
+
+def test_duplicates_are_dropped() -> None:
+    packets = stream(20)
+    run = Simulation().run(packets + [replace(p, at=p.at + 0.001) for p in packets])
+    assert run.samples == 20 * 320
+    assert run.buffer.counters.packets_duplicate == 20
+    assert run.buffer.counters.packets_received == 20
+
+
+@pytest.mark.parametrize("ms", [2.5, 5, 10, 20, 40, 60])
+def test_any_packet_duration_keeps_the_timeline(ms: float) -> None:
+    toc = {2.5: 0x80, 5: 0x88, 10: 0x90, 20: 0x98, 40: 0x50, 60: 0x58}[ms]
+    packets = stream(200, ms=ms, payload=bytes([toc]) + bytes(20))
+    run = Simulation().run(lossy(packets, 0.05))
+    assert run.samples == pytest.approx(200 * ms * 16, abs=3 * ms * 16)
+    assert run.buffer.counters.concealed_samples == (200 - len(lossy(packets, 0.05))) * ms * 16
+
+
+def test_120_ms_packets_are_kept_whole() -> None:
+    run = Simulation().run(stream(20, ms=120, payload=b"\x5b\x02" + bytes(60)))
+    assert run.samples == 20 * 1920
+    assert run.buffer.counters.concealed_samples == 0
+
+
+def test_a_change_of_packet_duration_needs_no_concealment() -> None:
+    first = stream(50)
+    second = stream(
+        20, ms=60, payload=b"\x58" + bytes(60), sequence=150, timestamp=5000 + 48000, at=1.04
+    )
+    run = Simulation().run(first + second)
+    assert run.samples == 50 * 320 + 20 * 960
+    assert run.buffer.counters.concealed_samples == 0
+
+
+def test_silence_of_dtx_is_filled_as_comfort_noise_in_real_time() -> None:
+    talk = stream(50)
+    pauses = [Sent(1.0 + 0.4 * i, 150 + i, 5000 + 48_000 + 19_200 * i, DTX) for i in range(5)]
+    again = stream(50, sequence=155, timestamp=5000 + 48_000 + 19_200 * 5, at=3.0)
+    run = Simulation().run(talk + pauses + again)
+    assert run.samples == 4 * 16_000
+    assert run.buffer.counters.concealed_samples == 0
+    assert run.buffer.counters.comfort_samples == 5 * (6400 - 320)
+    during = [d for d in run.deliveries if 1.5 < d.at < 2.9]
+    assert max(d.at - d.position / 16_000 for d in during) < 0.070
+    assert max(run.delays(3.0, 4.0)) < 1e-6
+
+
+def test_the_timeline_goes_on_when_nothing_arrives() -> None:
+    run = Simulation().run(stream(50), until=6.0)
+    assert run.samples == pytest.approx(6 * 16_000, abs=0.24 * 16_000)
+    assert run.count(Action.CONCEAL) == pytest.approx(8000, abs=320)
+    assert run.count(Action.SILENCE) > 4 * 16_000
+    assert run.buffer.counters.silent_concealed_samples == run.count(Action.SILENCE)
+
+
+def test_speech_after_an_outage_of_seconds_is_not_delayed() -> None:
+    before, after = stream(50), stream(500)[300:]
+    run = Simulation().run(before + after)
+    assert run.samples == 500 * 320
+    assert max(run.delays(6.5, 10)) < 1e-6
+    assert run.buffer.counters.resyncs == 0
+
+
+def test_a_stalled_network_that_delivers_in_time_loses_nothing() -> None:
+    packets = [replace(p, at=max(p.at, 1.15) if 1.0 <= p.at else p.at) for p in stream(100)]
+    run = Simulation().run(packets)
+    assert run.buffer.counters.packets_late == 0
+    assert run.buffer.counters.concealed_samples == 0
+    assert max(run.delays(1.5, 2.0)) < 1e-6
+
+
+def test_a_path_that_becomes_longer_loses_only_the_time_already_filled() -> None:
+    packets = [replace(p, at=p.at + (0.5 if i >= 100 else 0)) for i, p in enumerate(stream(400))]
+    run = Simulation().run(packets)
+    counters = run.buffer.counters
+    assert counters.packets_late <= 17
+    assert counters.concealed_samples <= 17 * 320
+    assert run.samples == 400 * 320
+    tail = [d for d in run.deliveries if d.at > 3.2]
+    assert {d.piece.action for d in tail} == {Action.DECODE}
+
+
+def test_a_path_that_becomes_shorter_brings_the_delay_down() -> None:
+    packets = [replace(p, at=p.at + (0.3 if i < 100 else 0)) for i, p in enumerate(stream(400))]
+    run = Simulation().run(packets)
+    assert run.samples == 400 * 320
+    assert max(run.delays(3.0, 8.0)) < 1e-6
+
+
+def test_sender_clocks_may_drift_either_way() -> None:
+    for skew in (0.9998, 1.0002):
+        packets = [replace(p, at=p.at * skew) for p in stream(15_000)]
+        run = Simulation().run(packets)
+        assert run.samples == 15_000 * 320
+        assert run.buffer.counters.concealed_samples == 0
+
+
+def test_a_new_ssrc_continues_the_timeline() -> None:
+    old = stream(50)
+    new = stream(50, ssrc=2, sequence=40_000, timestamp=3_000_000_000, at=1.0)
+    run = Simulation().run(old + new)
+    assert run.samples == 100 * 320
+    assert run.buffer.counters.resyncs == 1
+    assert run.buffer.counters.concealed_samples == 0
+    assert run.buffer.counters.packets_lost == 0
+
+
+def test_a_new_ssrc_after_a_pause_fills_the_pause() -> None:
+    new = stream(50, ssrc=2, sequence=1, timestamp=77, at=1.6)
+    run = Simulation().run(stream(50) + new)
+    assert run.samples == pytest.approx(2.6 * 16_000, abs=320)
+
+
+@pytest.mark.parametrize("jump", [3_100, 32_767, 32_768, 50_000])
+def test_a_jump_of_the_sequence_resyncs_at_bounded_cost(jump: int) -> None:
+    packets = stream(50) + stream(50, sequence=150 + jump, timestamp=9_000_000, at=1.0)
+    begin = time.process_time()
+    run = Simulation().run(packets)
+    assert time.process_time() - begin < 0.5
+    assert run.samples == 100 * 320
+    assert run.buffer.counters.resyncs == 1
+    assert run.buffer.counters.packets_lost == 0
+
+
+@pytest.mark.parametrize("jump_s", [-30, -0.4, 2, 3600])
+def test_a_jump_of_the_timestamp_resyncs(jump_s: float) -> None:
+    timestamp = (5000 + 48_000 + int(jump_s * 48_000)) & 0xFFFFFFFF
+    run = Simulation().run(stream(50) + stream(50, sequence=150, timestamp=timestamp, at=1.0))
+    assert run.samples == 100 * 320
+    assert run.buffer.counters.resyncs == 1
+
+
+def test_a_single_stray_packet_disturbs_nothing() -> None:
+    stray = Sent(0.505, 30_000, 123_456_789, PLAIN, ssrc=9)
+    run = Simulation().run([*stream(100), stray])
+    assert run.samples == 100 * 320
+    assert run.buffer.counters.resyncs == 0
+    assert run.buffer.counters.packets_stray == 1
+
+
+def test_a_packet_seconds_late_does_not_restart_the_stream() -> None:
+    packets = stream(300)
+    packets[40] = replace(packets[40], at=packets[40].at + 4.0)
+    run = Simulation().run(packets)
+    assert run.buffer.counters.resyncs == 0
+    assert run.samples == 300 * 320
+
+
+def test_sequence_and_timestamp_wrap() -> None:
+    packets = stream(300, sequence=65_400, timestamp=2**32 - 60_000)
+    run = Simulation().run(lossy(packets, 0.05))
+    assert run.samples == 300 * 320
+    assert run.buffer.counters.resyncs == 0
+    assert run.buffer.counters.packets_lost == 300 - len(lossy(packets, 0.05))
+
+
+def test_sequence_wraps_again_and_again_in_a_long_call() -> None:
+    run = Simulation().run(stream(70_000 * 2, sequence=65_000))
+    assert run.samples == 140_000 * 320
+    assert run.buffer.counters.packets_lost == run.buffer.counters.resyncs == 0
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x7b", b"\x7b\x00", b"\xff\x3f" + bytes(30)])
+def test_empty_and_invalid_payloads_are_concealed_and_counted(payload: bytes) -> None:
+    packets = [replace(p, payload=payload) if i == 20 else p for i, p in enumerate(stream(50))]
+    run = Simulation().run(packets)
+    assert run.samples == 50 * 320
+    assert run.buffer.counters.packets_invalid == 1
+    assert run.buffer.counters.concealed_samples == 320
+    assert max(run.delays(0, 1)) < 1e-6
+
+
+def test_packets_of_only_padding_between_the_others_cost_nothing() -> None:
+    packets = stream(50)
+    padding = [Sent(0.41, 120, packets[19].timestamp, b"")]
+    later = [replace(p, sequence=p.sequence + 1) for p in packets[20:]]
+    run = Simulation().run(packets[:20] + padding + later)
+    assert run.samples == 50 * 320
+    assert run.buffer.counters.concealed_samples == 0
+
+
+def test_timestamps_that_are_not_exact_cause_no_concealment() -> None:
+    packets = [replace(p, timestamp=p.timestamp + i % 3 - 1) for i, p in enumerate(stream(500))]
+    run = Simulation().run(packets)
+    assert run.samples == 500 * 320
+    assert run.buffer.counters.concealed_samples == 0
+
+
+def test_held_packets_are_bounded() -> None:
+    payload = b"\x80" + bytes(20)
+    packets = stream(400, ms=2.5, payload=payload)
+    flood = [replace(p, at=0.001 + i * 1e-5) for i, p in enumerate(packets)]
+    run = Simulation().run(flood[:1] + flood[2:], until=0.3)
+    assert run.max_held <= MAX_HELD_PACKETS + 1
+    assert run.samples >= 399 * 40
+
+
+def test_a_sender_faster_than_real_time_is_cut_off() -> None:
+    run = Simulation().run([replace(p, at=p.at / 10) for p in stream(3000)])
+    assert run.samples <= (6 + 1.1) * 16_000
+    assert run.buffer.counters.packets_ahead > 0
+
+
+def test_random_packets_never_break_the_buffer() -> None:
+    rng = random.Random(3)
+    clock = VirtualClock()
+    buffer = JitterBuffer(clock=clock)
+    samples = 0
+    for _ in range(20_000):
+        clock.now += rng.choice((0, 0.001, 0.02, 0.3))
+        payload = rng.randbytes(rng.choice((0, 1, 2, 30)))
+        near = rng.random() < 0.7
+        sequence = rng.randrange(300) if near else rng.randrange(65_536)
+        timestamp = sequence * 960 if near else rng.randrange(2**32)
+        pieces = buffer.push(rng.choice((1, 1, 1, 2)), sequence, timestamp, payload)
+        pieces += buffer.poll() if rng.random() < 0.3 else []
+        assert buffer.held_packets <= MAX_HELD_PACKETS + 1
+        samples += sum(piece.samples for piece in pieces)
+        assert all(piece.samples >= 0 for piece in pieces)
+    assert samples == buffer.counters.samples
+    assert samples <= (clock.now - 1000.0 + 3) * 16_000 * 1.01
+
+
+def test_after_a_stall_of_this_process_waiting_packets_are_read_before_time_is_filled() -> None:
+    clock = VirtualClock()
+    buffer = JitterBuffer(clock=clock)
+    packets = stream(100)
+    for packet in packets[:50]:
+        clock.now = 1000.0 + packet.at
+        buffer.poll()
+        buffer.push(1, packet.sequence, packet.timestamp, packet.payload)
+    clock.now = 1002.0
+    assert buffer.poll() == []
+    for packet in packets[50:]:
+        assert buffer.push(1, packet.sequence, packet.timestamp, packet.payload)
+    assert buffer.counters.concealed_samples == 0
+
+
+def test_a_suspended_process_gives_up_the_time_between() -> None:
+    run = Simulation().run(stream(50))
+    run.clock.now += 3600
+    for _ in range(5):
+        run.clock.now += 0.02
+        run.buffer.poll()
+    assert run.buffer.counters.resyncs == 1
+    assert run.buffer.counters.samples < 5 * 16_000
