@@ -11,7 +11,7 @@ import { Refusal, postHangup, postOffer } from './server.js';
 const VIDEO_ENCODING = { maxFramerate: 2, maxBitrate: 300_000 };
 const CONNECT_DEADLINE_MS = 15_000;
 /** ICE often recovers from a Wi-Fi hand-over within a few seconds. */
-const DISCONNECTED_GRACE_MS = 8_000;
+const DISCONNECTED_GRACE_MS = 6_000;
 /** The server's last event may still be in flight when the channel closes. */
 const LAST_WORDS_MS = 300;
 const MAX_UNSENT = 16;
@@ -32,7 +32,7 @@ export class Call extends EventTarget {
   /** @type {RTCRtpSender|null} */ #audioSender = null;
   /** @type {RTCRtpSender|null} */ #videoSender = null;
   /** @type {CallState} */ #state = 'new';
-  /** @type {Object[]} */ #unsent = [];
+  /** @type {Record<string, any>[]} */ #unsent = [];
   /** @type {Map<string, number>} */ #timers = new Map();
   #path = '';
   #wasConnected = false;
@@ -156,7 +156,7 @@ export class Call extends EventTarget {
 
   /**
    * Sends a client event, or keeps it until the channel opens (the newest 16).
-   * @param {{type: string, [field: string]: any}|Object} event
+   * @param {Record<string, any>} event
    */
   send(event) {
     if (this.#isEnded()) return;

@@ -82,7 +82,7 @@ export class Devices extends EventTarget {
    */
   async open(kind) {
     const id = memory.read(kind);
-    return this.#open(kind, id ? { deviceId: { ideal: id } } : {});
+    return this.#open(kind, id ? { deviceId: { exact: id } } : {});
   }
 
   /**
@@ -148,21 +148,26 @@ export class Devices extends EventTarget {
 async function capture(kind, which) {
   const ask = (/** @type {MediaTrackConstraints} */ how) =>
     navigator.mediaDevices.getUserMedia(kind === 'camera' ? { video: how } : { audio: how });
+  const quality = kind === 'camera' ? PICTURE : VOICE;
   try {
-    let stream;
-    try {
-      stream = await ask({ ...(kind === 'camera' ? PICTURE : VOICE), ...which });
-    } catch (error) {
-      // Some cameras have no mode as slow as asked for; the encoder limits the rate anyway.
-      if (/** @type {Error} */ (error).name !== 'OverconstrainedError') throw error;
-      stream = await ask(which);
-    }
+    // A camera may have no mode as slow as asked for (the encoder limits the rate anyway); a device may be gone.
+    const stream = await ask({ ...quality, ...which })
+      .catch(unlessOverconstrained(() => ask(which)))
+      .catch(unlessOverconstrained(() => ask(quality)));
     const [track] = stream.getTracks();
     track.contentHint = kind === 'camera' ? 'detail' : 'speech';
     return track;
   } catch (error) {
     throw troubleOf(kind, /** @type {Error} */ (error));
   }
+}
+
+/** @param {() => Promise<MediaStream>} askLess */
+function unlessOverconstrained(askLess) {
+  return (/** @type {Error} */ error) => {
+    if (error.name !== 'OverconstrainedError') throw error;
+    return askLess();
+  };
 }
 
 /** @param {Kind} kind @param {Error} error of getUserMedia */
