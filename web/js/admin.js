@@ -113,7 +113,7 @@ function latencies(stages) {
     const parts = Object.entries(values).map(([key, value]) => `${key} ${measure(value, key.startsWith('p') ? 'ms' : '')}`.trim());
     return `${name}: ${parts.join(', ')}`;
   });
-  return text.join('; ');
+  return text.join('\n');
 }
 
 /** @param {string} callId */
