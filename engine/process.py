@@ -56,6 +56,7 @@ async def _report(child: Child, host: Host, lag: LoopLag) -> None:
                 cpu_s=cpu_s,
                 rss_bytes=rss_bytes,
                 loop_lag_ms=lag.take(),
+                tasks=len(asyncio.all_tasks()),
             )
         )
 

@@ -429,6 +429,8 @@ class EngineStats(Message, frozen=True):
     cpu_s: float
     rss_bytes: int
     loop_lag_ms: float
+    tasks: int = 0
+    """Tasks of the event loop; one that only grows is a leak."""
 
 
 class Fatal(Message, frozen=True):

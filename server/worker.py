@@ -153,7 +153,9 @@ class Worker:
     async def _report(self, n: int) -> None:
         calls = [await session.stats() for session in tuple(self._sessions.values())]
         cpu_s, rss_bytes = process_usage()
-        self._child.send(WorkerStats(n, cpu_s, rss_bytes, self._lag.take(), calls))
+        self._child.send(
+            WorkerStats(n, cpu_s, rss_bytes, self._lag.take(), len(asyncio.all_tasks()), calls)
+        )
 
 
 def _tell(session: Session, message: AssignEngine | QueuePosition | HangUp) -> None:
