@@ -25,6 +25,15 @@ SPEAKING_DECAY_DB = 0.1
 IDLE_DECAY_DB = 1.0
 """How fast the peak is forgotten, per frame."""
 STRICT_MODE = 3
+STRICT_WINDOW = 9
+STRICT_VOICED = 6
+"""What the detector takes for speech but has neither pitch nor hiss (a knock, a breath on the
+microphone) must last this long before it cuts an answer."""
+MIN_PERIODICITY = 0.45
+MIN_CROSSINGS = 0.4
+"""Sign changes per sample of an "s", with which "stop" begins."""
+SHORTEST_PERIOD = INPUT_HZ // 400
+LONGEST_PERIOD = INPUT_HZ // 70
 QUIETEST_DB = -90.0
 
 
@@ -65,6 +74,9 @@ class Segmenter:
         self._partial = bytearray()
         self._pts = 0
         self._window: deque[bool] = deque(maxlen=ONSET_WINDOW)
+        self._strict_window: deque[bool] = deque(maxlen=STRICT_WINDOW)
+        self._vocal: deque[bool] = deque(maxlen=ONSET_WINDOW)
+        self._last_frame = bytes(FRAME_BYTES)
         self._before: deque[bytes] = deque()
         self._peak_db = QUIETEST_DB
         self.is_speaking = False
@@ -120,17 +132,26 @@ class Segmenter:
         if self.is_speaking:
             return self._go_on(frame, voiced)
         self._window.append(voiced)
+        self._strict_window.append(voiced)
+        self._vocal.append(strict and voiced and is_vocal(self._last_frame + frame))
+        self._last_frame = frame
         self._before.append(frame)
+        if self._is_onset(strict):
+            return [self._begin()]
+        self._trim_before()
+        return []
+
+    def _is_onset(self, strict: bool) -> bool:
         if sum(self._window) < ONSET_VOICED:
-            self._trim_before()
-            return []
-        return [self._begin()]
+            return False
+        return not strict or any(self._vocal) or sum(self._strict_window) >= STRICT_VOICED
 
     def _begin(self) -> Onset:
-        since = len(self._window) - list(self._window).index(True)
+        recent = list(self._strict_window)
+        since = len(recent) - recent.index(True)
         self.is_speaking = True
         self._frames = since
-        self._voiced_frames = sum(self._window)
+        self._voiced_frames = sum(recent)
         self._silent_frames = 0
         self._last_voiced_pts = self._pts + FRAME
         pcm = b"".join(self._before)
@@ -158,12 +179,14 @@ class Segmenter:
     def _reset_utterance(self) -> None:
         self.is_speaking = False
         self._window.clear()
+        self._strict_window.clear()
+        self._vocal.clear()
         self._frames = self._voiced_frames = self._silent_frames = 0
         self._last_voiced_pts = 0
         self._peak_db = QUIETEST_DB
 
     def _trim_before(self) -> None:
-        while len(self._before) > self._prefix_frames + ONSET_WINDOW:
+        while len(self._before) > self._prefix_frames + STRICT_WINDOW:
             self._before.popleft()
 
 
@@ -172,3 +195,18 @@ def rms_db(frame: bytes) -> float:
     samples = np.frombuffer(frame, np.int16).astype(np.float32)
     power = float(samples @ samples) / max(1, len(samples))
     return max(QUIETEST_DB, 10 * math.log10(power / 32768**2 + 1e-9))
+
+
+def is_vocal(pcm: bytes) -> bool:
+    """Whether 40 ms of sound are like a vowel (a pitch of 70 to 400 Hz) or like an "s"."""
+    samples = np.frombuffer(pcm, np.int16).astype(np.float32)
+    latest = samples[len(samples) // 2 :]
+    if np.count_nonzero(latest[1:] * latest[:-1] < 0) > MIN_CROSSINGS * len(latest):
+        return True
+    samples -= samples.mean()
+    spectrum = np.fft.rfft(samples, 2 * len(samples))
+    correlation = np.fft.irfft(np.abs(spectrum) ** 2)[: LONGEST_PERIOD + 1]
+    # Long lags overlap less; without this a low voice would seem less periodic.
+    correlation *= len(samples) / (len(samples) - np.arange(len(correlation)))
+    peak = float(correlation[SHORTEST_PERIOD:].max())
+    return peak > MIN_PERIODICITY * max(float(correlation[0]), 1.0)
