@@ -24,14 +24,15 @@ RANGE_DB = 38.0
 SPEAKING_DECAY_DB = 0.1
 IDLE_DECAY_DB = 1.0
 """How fast the peak is forgotten, per frame."""
-STRICT_MODE = 3
-STRICT_WINDOW = 9
-STRICT_VOICED = 6
-"""What the detector takes for speech but has neither pitch nor hiss (a knock, a breath on the
-microphone) must last this long before it cuts an answer."""
+STRICT_MODE = 2
+STRICT_VOCAL = 2
+"""Frames of an onset that must have a pitch or the hiss of an "s" before an answer is cut. The
+detector takes any sudden noise for speech; its mode 3 does less so, but also misses the "s" of
+"stop" and is 160 ms late there."""
 MIN_PERIODICITY = 0.45
 MIN_CROSSINGS = 0.4
-"""Sign changes per sample of an "s", with which "stop" begins."""
+"""Sign changes per sample of an "s"."""
+MIN_HISS_DB = -42.0
 SHORTEST_PERIOD = INPUT_HZ // 400
 LONGEST_PERIOD = INPUT_HZ // 70
 QUIETEST_DB = -90.0
@@ -74,7 +75,6 @@ class Segmenter:
         self._partial = bytearray()
         self._pts = 0
         self._window: deque[bool] = deque(maxlen=ONSET_WINDOW)
-        self._strict_window: deque[bool] = deque(maxlen=STRICT_WINDOW)
         self._vocal: deque[bool] = deque(maxlen=ONSET_WINDOW)
         self._last_frame = bytes(FRAME_BYTES)
         self._before: deque[bytes] = deque()
@@ -132,7 +132,6 @@ class Segmenter:
         if self.is_speaking:
             return self._go_on(frame, voiced)
         self._window.append(voiced)
-        self._strict_window.append(voiced)
         self._vocal.append(strict and voiced and is_vocal(self._last_frame + frame))
         self._last_frame = frame
         self._before.append(frame)
@@ -144,10 +143,10 @@ class Segmenter:
     def _is_onset(self, strict: bool) -> bool:
         if sum(self._window) < ONSET_VOICED:
             return False
-        return not strict or any(self._vocal) or sum(self._strict_window) >= STRICT_VOICED
+        return not strict or sum(self._vocal) >= STRICT_VOCAL
 
     def _begin(self) -> Onset:
-        recent = list(self._strict_window)
+        recent = list(self._window)
         since = len(recent) - recent.index(True)
         self.is_speaking = True
         self._frames = since
@@ -179,14 +178,13 @@ class Segmenter:
     def _reset_utterance(self) -> None:
         self.is_speaking = False
         self._window.clear()
-        self._strict_window.clear()
         self._vocal.clear()
         self._frames = self._voiced_frames = self._silent_frames = 0
         self._last_voiced_pts = 0
         self._peak_db = QUIETEST_DB
 
     def _trim_before(self) -> None:
-        while len(self._before) > self._prefix_frames + STRICT_WINDOW:
+        while len(self._before) > self._prefix_frames + ONSET_WINDOW:
             self._before.popleft()
 
 
@@ -201,7 +199,8 @@ def is_vocal(pcm: bytes) -> bool:
     """Whether 40 ms of sound are like a vowel (a pitch of 70 to 400 Hz) or like an "s"."""
     samples = np.frombuffer(pcm, np.int16).astype(np.float32)
     latest = samples[len(samples) // 2 :]
-    if np.count_nonzero(latest[1:] * latest[:-1] < 0) > MIN_CROSSINGS * len(latest):
+    crossings = np.count_nonzero(latest[1:] * latest[:-1] < 0) / max(1, len(latest))
+    if crossings > MIN_CROSSINGS and rms_db(pcm) > MIN_HISS_DB:
         return True
     samples -= samples.mean()
     spectrum = np.fft.rfft(samples, 2 * len(samples))
