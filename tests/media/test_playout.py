@@ -181,6 +181,21 @@ def test_epoch_that_has_not_begun_is_no_underrun() -> None:
     assert playout.underruns == 0
 
 
+def test_a_listener_may_cut_the_epoch_it_hears_of() -> None:
+    playout, recorder = make()
+
+    class Cutting(Recorder):
+        def progressed(self, epoch: int, samples: int) -> None:
+            playout.clear()
+
+    playout._listener = Cutting()
+    playout.push(1, tone(480))
+    playout.finish(1)
+    assert values(playout.take()) == [8000] * 480
+    assert playout.take() is None
+    assert playout.heard(1) == 480
+
+
 def test_half_a_sample_is_refused() -> None:
     playout, _ = make()
     with pytest.raises(ValueError, match="int16"):

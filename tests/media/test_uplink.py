@@ -1,6 +1,7 @@
 """The audio uplink: gapless 20 ms, statistics, errors that are reported, no thread."""
 
 import asyncio
+import random
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -124,6 +125,17 @@ async def test_garbage_is_concealed(payload: bytes) -> None:
         await ear.play(made, uplink, with_payloads(stream(50), payloads))
         assert len(ear.pcm) >= 50 * 640
         assert ear.errors == []
+
+
+async def test_random_payloads_never_break_the_timeline() -> None:
+    async with rig("audio") as made:
+        ear, rng = Ear(), random.Random(9)
+        uplink = ear.attach(made)
+        await made.start()
+        payloads = [rng.randbytes(rng.randrange(60)) for _ in range(1000)]
+        await ear.play(made, uplink, with_payloads(stream(1000), payloads))
+        assert ear.errors == []
+        assert len(ear.pcm) // 2 == pytest.approx(20 * 16_000, rel=0.1)
 
 
 async def test_odd_packet_durations_are_cut_to_20_ms() -> None:
