@@ -16,7 +16,7 @@ from engine.config import EngineConfig
 from engine.host import Host
 from engine.interface import Engine, EngineError
 from engine.logs import log_to
-from engine.protocol import EngineStats, Ready
+from engine.protocol import EngineStats, Ready, WorkerGone
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,13 @@ async def _serve(child: Child, host: Host) -> None:
 async def run(config: EngineConfig) -> int:
     """Serve until told to stop; returns the exit code."""
     started = time.monotonic()
-    child = Child(config.control, config.name)
+    hosts: list[Host] = []
+
+    def told(message: WorkerGone) -> None:
+        for host in hosts:
+            host.worker_gone(message.name)
+
+    child = Child(config.control, config.name, on_message=told)
     try:
         engine = build(config)
         await engine.start(child.progress)
@@ -86,6 +92,7 @@ async def run(config: EngineConfig) -> int:
         child.close()
         return EXIT_FATAL
     host = Host(engine, config.endpoint, config.slots)
+    hosts.append(host)
     build_ms = (time.monotonic() - started) * 1000
     welcome = engine.welcome(config.slots)
     child.send(Ready(os.getpid(), host.endpoint, welcome, round(build_ms, 1)))

@@ -445,5 +445,11 @@ class Shutdown(Message, frozen=True):
     grace_s: float
 
 
-ToChild = Ping | Shutdown
+class WorkerGone(Message, frozen=True):
+    """To an engine: the media worker that said `Hello` with this name is dead, its sessions too."""
+
+    name: str
+
+
+ToChild = Ping | Shutdown | WorkerGone
 FromChild = Hello | Progress | Ready | Pong | EngineStats | Fatal
