@@ -3,8 +3,9 @@
     python -m tests.bench.media --calls 8 --seconds 15 --loss --json
 
 The server runs in a process of its own, with our classes or with aiortc's decoder, resampler and
-encoder, one after the other in balanced order; one client process per run sends the same pre-encoded Opus with FEC and
-receives the downlink. Both directions carry speech all the time. Progress goes to stderr.
+encoder, one after the other in balanced order; one client process per run sends the same
+pre-encoded Opus with FEC and receives the downlink. Both directions carry speech all the time.
+Progress goes to stderr.
 """
 
 import argparse
