@@ -79,7 +79,7 @@ class MediaConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 32_000
     complexity: Annotated[
         int, Meta(ge=0, le=10, description="Opus encoder complexity; 1 saves a third of its CPU.")
-    ] = 5
+    ] = 3
     video_fps: Annotated[
         float, Meta(gt=0, le=10, description="Pictures a second that reach the engine.")
     ] = 2.0
