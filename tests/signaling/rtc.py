@@ -126,5 +126,5 @@ def without_candidates(sdp: str) -> str:
 
 async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
     async with asyncio.timeout(within_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  any condition, test only
             await asyncio.sleep(0.01)
