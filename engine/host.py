@@ -69,6 +69,9 @@ class Host:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             for peer in self._listener.silent_peers(PEER_SILENCE_S):
                 self._forget(peer, "a media worker fell silent")
+            for peer in set(self._names) - set(self._listener.peers):
+                # It sent what cannot be read, and takes us for gone since it was told so.
+                self._forget(peer, "a media worker was refused")
 
     def worker_gone(self, name: str) -> None:
         """Close the sessions of a media worker that is known to be dead."""

@@ -21,10 +21,12 @@ from engine import link
 from engine.host import PEER_SILENCE_S, Host
 from engine.interface import Engine
 from engine.protocol import (
+    VERSION,
     AudioIn,
     AudioOut,
     CloseSession,
     FromEngine,
+    Hello,
     OpenSession,
     Ping,
     Pong,
@@ -51,10 +53,10 @@ class Setup:
         self.host = Host(self.engine, endpoint, 2, clock=self.clock)
         self._dialled: list[RawPeer] = []
 
-    async def dial(self, *, receive_limit: int = 1000) -> RawPeer:
+    async def dial(self, name: str = "raw", *, receive_limit: int = 1000) -> RawPeer:
         raw = dealer(self.host.endpoint, receive_limit=receive_limit)
         self._dialled.append(raw)
-        raw.hello()
+        raw.say(Hello(VERSION, name))
         assert await receive(raw) == welcome(2)
         return raw
 
@@ -275,6 +277,33 @@ async def test_media_worker_that_sends_garbage_is_refused_and_may_start_anew(set
     assert isinstance(await receive(raw), Refused)
     raw.hello()
     assert await receive(raw) == welcome(2)
+
+
+async def test_refused_media_worker_loses_its_sessions_and_the_slots_come_back(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "SWEEP_INTERVAL_S", 0.001)
+    bad, good = await setup.dial(), await setup.dial()
+    await setup.open(bad, "a")
+    await setup.open(good, "b")
+    bad.send(b"\xc1")
+    assert isinstance(await receive(bad), Refused)
+    sweeping = asyncio.create_task(setup.host.run())
+    await until(lambda: setup.host.slots.used == 1)
+    assert setup.engine.sessions["a"].closing.is_set()
+    assert not setup.engine.sessions["b"].closing.is_set()
+    sweeping.cancel()
+
+
+async def test_media_worker_that_died_loses_its_sessions_at_once(setup: Setup) -> None:
+    dead, good = await setup.dial("worker-0#1"), await setup.dial("worker-1#1")
+    await setup.open(dead, "a")
+    await setup.open(good, "b")
+    setup.host.worker_gone("worker-0#1")
+    setup.host.worker_gone("worker-9#1")
+    await until(lambda: setup.host.slots.used == 1)
+    assert setup.engine.sessions["a"].closing.is_set()
+    assert not setup.engine.sessions["b"].closing.is_set()
 
 
 async def test_shutdown_tells_and_closes_every_session(setup: Setup) -> None:
