@@ -245,7 +245,7 @@ async def test_a_client_that_only_listens_is_not_taken_for_gone() -> None:
 @pytest.mark.loopback
 async def test_an_exception_in_the_downlink_ends_the_call_with_a_reason() -> None:
     class Broken(SilentTrack):
-        async def recv(self) -> av.Packet:
+        async def recv(self) -> "av.Packet[Any]":
             raise ZeroDivisionError
 
     peer, listener = make()
