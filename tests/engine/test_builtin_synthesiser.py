@@ -58,7 +58,9 @@ async def test_speed_and_pause_change_the_length(voice: Synthesiser) -> None:
     slow, fast = [len((await speak(voice, text, speed=speed)).pcm) for speed in (0.7, 1.8)]
     assert slow > 1.8 * fast
     paused = await voice.speak(Clause(text, pause_ms=500), "", 1.0)
-    assert len(paused.pcm) - len((await speak(voice, text)).pcm) == 12_000
+    # The library speaks the same text a few samples longer or shorter each time.
+    added = len(paused.pcm) - len((await speak(voice, text)).pcm)
+    assert added == pytest.approx(12_000, abs=60)
 
 
 async def test_signs_alone_are_silent(voice: Synthesiser) -> None:
