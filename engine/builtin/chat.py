@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.builtin.conversation import Item
 from engine.builtin.parts import AnswerFailed, Turn
@@ -75,7 +76,7 @@ class ChatResponder:
             ) from None
         except aiohttp.ClientPayloadError as error:
             raise _cut_off(str(error)) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             if response is not None:
                 raise _malformed(str(error)) from error
             raise ChatFailed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 
 import numpy as np
@@ -15,6 +16,10 @@ from engine.protocol import MAX_AHEAD_MS, OUTPUT_HZ, AudioOut, TextOut
 FIRST_CHUNK = OUTPUT_HZ * 100 // 1000
 CHUNK = OUTPUT_HZ * 160 // 1000
 MAX_AHEAD = OUTPUT_HZ * MAX_AHEAD_MS // 1000
+PLAYOUT_GRACE_S = 5.0
+"""How much later than its length a finished answer may be reported as heard."""
+
+logger = logging.getLogger(__name__)
 
 
 class Reply:
@@ -48,10 +53,6 @@ class Reply:
     @property
     def has_begun(self) -> bool:
         return self._sent > 0 or self._shown > 0
-
-    @property
-    def unheard_ms(self) -> float:
-        return (self._sent - self._heard) * 1000 / OUTPUT_HZ
 
     @property
     def text(self) -> str:
@@ -105,8 +106,17 @@ class Reply:
         self._has_room.set()
         self._over.set()
 
-    async def wait_over(self) -> None:
-        await self._over.wait()
+    async def wait_played(self) -> None:
+        """Wait until it was heard or cut; give up on a playout that does not report."""
+        while not self.is_over:
+            unheard_s = (self._sent - self._heard) / OUTPUT_HZ
+            try:
+                async with asyncio.timeout(unheard_s + PLAYOUT_GRACE_S):
+                    await self._over.wait()
+            except TimeoutError:
+                if self.is_done:
+                    logger.debug("playout did not report the end of epoch %d", self.epoch)
+                    return
 
     def _queue(self, pcm: NDArray[np.int16]) -> None:
         start = 0

@@ -55,8 +55,6 @@ MIN_ANSWERED_MS = 500
 """Shorter sounds without words are taken for noise and left unanswered."""
 MIN_HEARD_SAMPLES = 24 * 250
 """An answer cut before this was not noticed: what it answered is still open."""
-PLAYOUT_GRACE_S = 5.0
-"""How much later than its length a finished answer may be reported as heard."""
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +87,8 @@ class CascadeSession:
         self._units = 0
         self._only_listens = False
         self._owes_answer = False
+        self._committed: Transcript | None = None
+        """What the newest turn that still waits for a request sounded like."""
         self._is_closed = False
         self._start_task(self._listen(), "listen")
 
@@ -162,6 +162,8 @@ class CascadeSession:
         text = "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
         images = [part.data for part in message.parts if isinstance(part, ImagePart)]
         self._conversation.add(Item(message.item, message.role, text, images))
+        if message.role == "user":
+            self._committed = None
 
     def _update(self, config: SessionConfig) -> None:
         self._config = self._settings.accept(config)
@@ -192,7 +194,10 @@ class CascadeSession:
             return
         self._interrupt("superseded by a new response")
         self._begin_reply(
-            "request", instructions=request.instructions, modalities=request.modalities
+            "request",
+            transcript=self._committed,
+            instructions=request.instructions,
+            modalities=request.modalities,
         )
 
     async def _on_said(self, said: Said) -> None:
@@ -216,6 +221,7 @@ class CascadeSession:
                 ended_s=begun - said.endpoint_ms / 1000,
             )
         else:
+            self._committed = transcript if said.words and transcript != Transcript("") else None
             self._tell_unit("listen", stages_ms)
 
     async def _transcribe(self, said: Said) -> Transcript:
@@ -238,7 +244,7 @@ class CascadeSession:
                 return False
             self._interrupt("superseded by a new response")
         elif self._reply is not None:
-            await _wait_played(self._reply)
+            await self._reply.wait_played()
         return not self._only_listens
 
     # ---------------------------------------------------------------- answers
@@ -269,6 +275,7 @@ class CascadeSession:
         reply = Reply(self._session, self._epoch, self._send, with_audio=with_audio)
         self._reply = reply
         self._owes_answer = False
+        self._committed = None
         modality: Modality = "audio" if with_audio else "text"
         self._send(ResponseStarted(self._session, self._epoch, trigger, utterance, modality))
         begun_s = time.monotonic() if ended_s is None else ended_s
@@ -318,7 +325,7 @@ class CascadeSession:
         )
 
     async def _leave(self, reply: Reply) -> None:
-        await _wait_played(reply)
+        await reply.wait_played()
         self._send(SessionEnded(self._session, "goodbye"))
         self._is_closed = True
 
@@ -383,15 +390,3 @@ class CascadeSession:
         logger.error("session %s failed", self._session, exc_info=error)
         self._send(SessionEnded(self._session, "failed", "an internal error ended the session"))
         self._is_closed = True
-
-
-async def _wait_played(reply: Reply) -> None:
-    """Wait until `reply` was heard or cut; give up on a playout that does not report."""
-    while not reply.is_over:
-        try:
-            async with asyncio.timeout(reply.unheard_ms / 1000 + PLAYOUT_GRACE_S):
-                await reply.wait_over()
-        except TimeoutError:
-            if reply.is_done:
-                logger.debug("playout did not report the end of epoch %d", reply.epoch)
-                return

@@ -14,7 +14,7 @@ import numpy as np
 from engine.builtin.parts import AnswerFailed, Parts, Speech, Transcript, Turn
 from engine.builtin.session import CascadeSession
 from engine.interface import EngineSession
-from engine.protocol import AudioIn, FromEngine, Heard, SessionConfig
+from engine.protocol import AudioIn, AudioOut, FromEngine, Heard, SessionConfig
 
 DATA = Path(__file__).parent / "data"
 FRAME = 320
@@ -46,6 +46,8 @@ class Caller:
     def __init__(self) -> None:
         self.log: list[FromEngine] = []
         self.pts = 0
+        self.listens = False
+        """Report everything as heard at once."""
         self._session: EngineSession | None = None
         self._news = asyncio.Event()
 
@@ -60,6 +62,11 @@ class Caller:
     def receive(self, message: FromEngine) -> None:
         self.log.append(message)
         self._news.set()
+        if self.listens and isinstance(message, AudioOut):
+            end = message.pts + len(message.pcm) // 2
+            asyncio.get_running_loop().call_soon(
+                self.session.handle, Heard(SESSION, message.epoch, end)
+            )
 
     async def hear(self, pcm: bytes, *, frame: int = FRAME) -> None:
         """Send PCM frame by frame, letting the engine run in between."""
