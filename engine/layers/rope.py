@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-class Rope(nn.Module):
-    """cos and sin for positions. Source: RoFormer (arXiv 2104.09864), halves instead of pairs."""
+class Rope:
+    """cos and sin for positions. Source: RoFormer (arXiv 2104.09864), halves instead of pairs.
 
-    inv_freq: Tensor
+    Not a module: its frequencies must not follow the weights' type, and there is nothing to load.
+    """
 
     def __init__(self, head_dim: int, theta: float) -> None:
-        super().__init__()
         assert head_dim % 2 == 0, f"head_dim {head_dim} is odd"
         self.head_dim = head_dim
         self.theta = theta
-        self.register_buffer("inv_freq", self._frequencies(torch.device("cpu")), persistent=False)
+        self._frequencies: dict[torch.device, Tensor] = {}
 
-    def _frequencies(self, device: torch.device) -> Tensor:
-        even = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device)
-        return 1.0 / (self.theta ** (even / self.head_dim))
+    def frequencies(self, device: torch.device) -> Tensor:
+        """[D/2] float32."""
+        if device not in self._frequencies:
+            even = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device="cpu")
+            table = 1.0 / (self.theta ** (even / self.head_dim))
+            self._frequencies[device] = table.to(device)
+        return self._frequencies[device]
 
-    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        """Follow the module's device but never its type: bfloat16 frequencies are wrong."""
-        super()._apply(fn, recurse)
-        self.inv_freq = self._frequencies(self.inv_freq.device)
-        return self
-
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [N, 1, D/2] (float32) of integer positions [N]; may be negative."""
-        angles = positions.float()[:, None, None] * self.inv_freq
+        angles = positions.float()[:, None, None] * self.frequencies(positions.device)
         return angles.cos(), angles.sin()
 
 
