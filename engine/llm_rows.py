@@ -1,0 +1,137 @@
+"""The language model for many sessions: feeds rows of ids and embeddings, keeps their cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.models.qwen3 import Qwen3
+
+Piece = Sequence[int] | Tensor
+"""Token ids, or embeddings [T, C] of a picture or of sound."""
+
+MAX_FORWARD_TOKENS = 2048
+"""Longer feeds are cut: the attention mask grows with tokens times context."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What one slot's row takes next."""
+
+    slot: int
+    pieces: Sequence[Piece]
+
+    def __len__(self) -> int:
+        return sum(len(piece) for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Fed:
+    """The outcome for one row, at its last position."""
+
+    hidden: Tensor
+    """[C], after the final norm."""
+    logits: Tensor
+    """[V], raw, float32."""
+
+
+class LlmRows:
+    """One `Qwen3`, one cache. Rows go together in one forward; a row's result does not depend on
+    which others do."""
+
+    def __init__(self, model: Qwen3, num_slots: int, max_len: int) -> None:
+        self.model = model
+        self.kv = model.make_cache(num_slots, max_len)
+
+    def length(self, slot: int) -> int:
+        return self.kv.lengths[slot]
+
+    def embed(self, pieces: Sequence[Piece]) -> Tensor:
+        """Embeddings [T, C] of pieces in order; all ids are looked up together."""
+        size, device = self.model.config.hidden_size, self.model.device
+        ids = [token for piece in pieces if not isinstance(piece, Tensor) for token in piece]
+        table = self.model.embed(torch.tensor(ids, dtype=torch.long, device=device))
+        rows: list[Tensor] = []
+        taken = 0
+        for piece in pieces:
+            if isinstance(piece, Tensor):
+                assert piece.ndim == 2 and piece.shape[1] == size, (
+                    f"embeddings {tuple(piece.shape)} for a model of width {size}"
+                )
+                rows.append(piece.to(device=device, dtype=self.model.dtype))
+            else:
+                rows.append(table[taken : taken + len(piece)])
+                taken += len(piece)
+        return torch.cat(rows) if rows else table
+
+    @torch.inference_mode()
+    def feed(self, feeds: Sequence[Feed]) -> list[Fed]:
+        """Append rows of any lengths; returns the last position of each.
+
+        One forward, or several where the feeds are longer than `MAX_FORWARD_TOKENS` together.
+        Raises `OverflowError` before anything is written if a row does not fit.
+        """
+        embeds = [self.embed(feed.pieces) for feed in feeds]
+        for feed, rows in zip(feeds, embeds, strict=True):
+            if self.length(feed.slot) + len(rows) > self.kv.max_len:
+                raise OverflowError(
+                    f"slot {feed.slot}: {self.length(feed.slot)} + {len(rows)} positions exceed "
+                    f"{self.kv.max_len}"
+                )
+        share = max(1, MAX_FORWARD_TOKENS // max(1, len(feeds)))
+        hidden: list[Tensor | None] = [None] * len(feeds)
+        start = 0
+        while any(start < len(rows) for rows in embeds):
+            active = [index for index, rows in enumerate(embeds) if start < len(rows)]
+            parts = [embeds[index][start : start + share] for index in active]
+            last = self._forward([feeds[index].slot for index in active], parts)
+            for index, state in zip(active, last, strict=True):
+                hidden[index] = state
+            start += share
+        states = torch.stack([_required(state) for state in hidden])
+        logits = self.model.logits(states).float()
+        return [Fed(state, row) for state, row in zip(states, logits, strict=True)]
+
+    @torch.inference_mode()
+    def append(self, feeds: Sequence[Feed]) -> None:
+        """Append rows of which no result is needed: no logits are computed."""
+        for feed in feeds:
+            assert len(feed) <= MAX_FORWARD_TOKENS, f"{len(feed)} tokens"
+        self._forward([feed.slot for feed in feeds], [self.embed(feed.pieces) for feed in feeds])
+
+    @torch.inference_mode()
+    def step(self, ids: Tensor, active: Tensor, lengths: Tensor, context: int) -> Fed:
+        """One token for all slots in fixed shapes, so that it can be captured as a CUDA graph.
+
+        `ids`, `active`, `lengths`: [S] on the device. Returns hidden [S, C] and logits [S, V] of
+        every slot; those that are not active are meaningless. Lengths are the caller's to count.
+        """
+        plan = self.kv.decode_plan(active, lengths, context)
+        hidden = self.model(self.model.embed(ids), self.kv, plan)
+        return Fed(hidden, self.model.logits(hidden).float())
+
+    def truncate(self, slot: int, length: int) -> None:
+        self.kv.truncate(slot, length)
+
+    def remove(self, slot: int, start: int, count: int) -> None:
+        """Cut positions out of a row; what follows moves left with its keys re-rotated."""
+        self.kv.remove(slot, start, count, self.model.rope)
+
+    def reset(self, slot: int) -> None:
+        self.kv.reset([slot])
+
+    def _forward(self, slots: list[int], rows: list[Tensor]) -> Tensor:
+        """Hidden states [B, C] of the rows' last tokens."""
+        counts = [len(part) for part in rows]
+        plan = self.kv.plan(slots, counts)
+        hidden = self.model(torch.cat(rows), self.kv, plan)
+        self.kv.advance(slots, counts)
+        return hidden[plan.last]
+
+
+def _required(state: Tensor | None) -> Tensor:
+    assert state is not None, "a row was fed nothing"
+    return state
