@@ -74,44 +74,28 @@ class LlmRows:
         One forward, or several where the feeds are longer than `MAX_FORWARD_TOKENS` together.
         Raises `OverflowError` before anything is written if a row does not fit.
         """
-        embeds = [self.embed(feed.pieces) for feed in feeds]
-        for feed, rows in zip(feeds, embeds, strict=True):
-            if self.length(feed.slot) + len(rows) > self.kv.max_len:
-                raise OverflowError(
-                    f"slot {feed.slot}: {self.length(feed.slot)} + {len(rows)} positions exceed "
-                    f"{self.kv.max_len}"
-                )
-        share = max(1, MAX_FORWARD_TOKENS // max(1, len(feeds)))
-        hidden: list[Tensor | None] = [None] * len(feeds)
-        start = 0
-        while any(start < len(rows) for rows in embeds):
-            active = [index for index, rows in enumerate(embeds) if start < len(rows)]
-            parts = [embeds[index][start : start + share] for index in active]
-            last = self._forward([feeds[index].slot for index in active], parts)
-            for index, state in zip(active, last, strict=True):
-                hidden[index] = state
-            start += share
-        states = torch.stack([_required(state) for state in hidden])
+        states = self._run(feeds)
         logits = self.model.logits(states).float()
         return [Fed(state, row) for state, row in zip(states, logits, strict=True)]
 
     @torch.inference_mode()
     def append(self, feeds: Sequence[Feed]) -> None:
         """Append rows of which no result is needed: no logits are computed."""
-        for feed in feeds:
-            assert len(feed) <= MAX_FORWARD_TOKENS, f"{len(feed)} tokens"
-        self._forward([feed.slot for feed in feeds], [self.embed(feed.pieces) for feed in feeds])
+        self._run(feeds)
 
     @torch.inference_mode()
-    def step(self, ids: Tensor, active: Tensor, lengths: Tensor, context: int) -> Fed:
+    def step(
+        self, ids: Tensor, active: Tensor, lengths: Tensor, context: int
+    ) -> tuple[Tensor, Tensor]:
         """One token for all slots in fixed shapes, so that it can be captured as a CUDA graph.
 
-        `ids`, `active`, `lengths`: [S] on the device. Returns hidden [S, C] and logits [S, V] of
-        every slot; those that are not active are meaningless. Lengths are the caller's to count.
+        `ids`, `active`, `lengths`: [S] on the device; `context` bounds the lengths plus one.
+        Returns hidden [S, C] and logits [S, V] (float32) of every slot; those of slots that are
+        not active are meaningless. Counting the tokens is the caller's: `kv.advance`.
         """
         plan = self.kv.decode_plan(active, lengths, context)
         hidden = self.model(self.model.embed(ids), self.kv, plan)
-        return Fed(hidden, self.model.logits(hidden).float())
+        return hidden, self.model.logits(hidden).float()
 
     def truncate(self, slot: int, length: int) -> None:
         self.kv.truncate(slot, length)
@@ -123,15 +107,28 @@ class LlmRows:
     def reset(self, slot: int) -> None:
         self.kv.reset([slot])
 
+    def _run(self, feeds: Sequence[Feed]) -> Tensor:
+        """Hidden states [B, C] of the feeds' last positions."""
+        embeds = [self.embed(feed.pieces) for feed in feeds]
+        for feed, rows in zip(feeds, embeds, strict=True):
+            length = self.length(feed.slot)
+            assert len(rows), f"slot {feed.slot} is fed nothing"
+            if length + len(rows) > self.kv.max_len:
+                raise OverflowError(
+                    f"slot {feed.slot}: {length} + {len(rows)} positions exceed {self.kv.max_len}"
+                )
+        share = max(1, MAX_FORWARD_TOKENS // len(feeds))
+        states = embeds[0].new_empty(len(feeds), self.model.config.hidden_size)
+        for start in range(0, max(len(rows) for rows in embeds), share):
+            active = [index for index, rows in enumerate(embeds) if start < len(rows)]
+            parts = [embeds[index][start : start + share] for index in active]
+            states[active] = self._forward([feeds[index].slot for index in active], parts)
+        return states
+
     def _forward(self, slots: list[int], rows: list[Tensor]) -> Tensor:
         """Hidden states [B, C] of the rows' last tokens."""
         counts = [len(part) for part in rows]
         plan = self.kv.plan(slots, counts)
-        hidden = self.model(torch.cat(rows), self.kv, plan)
+        hidden: Tensor = self.model(torch.cat(rows), self.kv, plan)
         self.kv.advance(slots, counts)
         return hidden[plan.last]
-
-
-def _required(state: Tensor | None) -> Tensor:
-    assert state is not None, "a row was fed nothing"
-    return state
