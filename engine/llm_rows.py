@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.models.qwen3 import Qwen3
+from engine.window import Cut, Slide
 
 Piece = Sequence[int] | Tensor
 """Token ids, or embeddings [T, C] of a picture or of sound."""
@@ -100,9 +101,21 @@ class LlmRows:
     def truncate(self, slot: int, length: int) -> None:
         self.kv.truncate(slot, length)
 
-    def remove(self, slot: int, start: int, count: int) -> None:
-        """Cut positions out of a row; what follows moves left with its keys re-rotated."""
-        self.kv.remove(slot, start, count, self.model.rope)
+    @torch.inference_mode()
+    def apply(self, slot: int, slide: Slide) -> None:
+        """Carry out what a window decided."""
+        rope = self.model.rope
+        if isinstance(slide, Cut):
+            self.kv.remove(slot, slide.start, slide.count, rope)
+            return
+        count = self.length(slot) - slide.resume
+        target = slide.keep + len(slide.ids)
+        assert target <= slide.resume, f"rebuilt to {target}, beyond {slide.resume}"
+        # The kept units move first: computing `ids` then overwrites what lies in front of them.
+        self.kv.move(slot, slide.resume, target, count, rope)
+        self.kv.truncate(slot, slide.keep)
+        self.append([Feed(slot, [slide.ids])])
+        self.kv.advance([slot], [count])
 
     def reset(self, slot: int) -> None:
         self.kv.reset([slot])
