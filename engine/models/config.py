@@ -358,7 +358,7 @@ def _read_picture(top: _Reader, processor: _Reader) -> PictureConfig:
     slices = _Reader(top.values.get("slice_config") or {}, "config.json: slice_config", top.assumed)
     source = processor if "scale_resolution" in processor.values else slices
     if {"scale_resolution"} <= processor.values.keys() & slices.values.keys():
-        ours, theirs = processor.integer("scale_resolution"), slices.int("scale_resolution")
+        ours, theirs = processor.integer("scale_resolution"), slices.integer("scale_resolution")
         if ours != theirs:
             raise ConfigError(
                 f"scale_resolution: {ours} in preprocessor_config.json, {theirs} in slice_config"
@@ -370,7 +370,7 @@ def _read_picture(top: _Reader, processor: _Reader) -> PictureConfig:
             f"{processor.values['image_feature_size']} is not query_num {queries} of config.json"
         )
     patch = source.integer("patch_size", 14)
-    if patch != top.sub("vision_config").int("patch_size"):
+    if patch != top.sub("vision_config").integer("patch_size"):
         raise ConfigError(f"{source.where}: patch_size {patch} is not the vision tower's")
     mean = tuple(float(v) for v in processor.values.get("norm_mean", (0.5, 0.5, 0.5)))
     std = tuple(float(v) for v in processor.values.get("norm_std", (0.5, 0.5, 0.5)))
