@@ -2,7 +2,8 @@
 
 A conformer without convolution modules: lookahead of three codes, blocks at the token rate, a
 doubling of the rate, blocks at the mel rate. Attention is over everything cached and the whole
-chunk, with relative positions (Transformer-XL). Source: CosyVoice 2 and MiniCPM-o 4.5 inference code.
+chunk, with relative positions (Transformer-XL).
+Source: CosyVoice 2 and MiniCPM-o 4.5 inference code.
 """
 
 from __future__ import annotations
