@@ -208,6 +208,14 @@ class FlowState:
         first, second, third = (order.fitted(self._cells(i)) for i, order in enumerate(base.orders))
         self._orders[slot] = (first, second, third)
 
+    def clear(self, slot: int) -> None:
+        """Leave nothing of a session in the slot; it needs `load` before it is used again."""
+        for tensor in (self._low, self._high, self._low_tail, self._high_tail):
+            tensor[:, slot] = 0
+        for tensor in (self._kv, self._kv_tail):
+            tensor[:, [slot, self._slots + slot]] = 0
+        self._orders[slot] = None
+
     def begin(self, slots: list[int], codes: list[int]) -> ChunkState:
         """Enter `codes[i]` fresh codes for slot `slots[i]`; slots are distinct."""
         assert len(set(slots)) == len(slots), f"a slot twice in {slots}"
