@@ -92,7 +92,7 @@ class Tokens:
     def encode_literal(self, text: str) -> list[int]:
         """Encode foreign text: what looks like a special token is only characters."""
         ids: list[int] = []
-        for word in _split_specials(text, self._specials):
+        for word in _split_specials(text, self.added):
             ids += self._literal_tokenizer.encode(word, add_special_tokens=False).ids
         return ids
 
@@ -139,7 +139,8 @@ class Tokens:
         return (self.im_end, self.end_of_text)
 
     @cached_property
-    def _specials(self) -> tuple[str, ...]:
+    def added(self) -> tuple[str, ...]:
+        """Strings of all added tokens, longest first."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         return tuple(sorted((entry.content for entry in added), key=len, reverse=True))
 
