@@ -115,14 +115,15 @@ class Flow(nn.Module):
         if highest >= self.config.vocab_size:
             raise ValueError(f"code {highest}; the flow knows 0 to {self.config.vocab_size - 1}")
         chunk = state.begin([w.slot for w in windows], fresh)
-        mu = self._encode(windows, max(fresh), chunk)
-        mel = self._solve(mu, speakers, chunk, prompt)
+        mu = self.encode(windows, max(fresh), chunk)
+        mel = self.solve(mu, speakers, chunk, prompt)
         return [
             FlowChunk(mu[i, :count], mel[i, :count].T, (start, start + count))
             for i, (count, start) in enumerate(zip(chunk.frames, chunk.offsets, strict=True))
         ]
 
-    def _encode(self, windows: list[Window], count: int, chunk: ChunkState) -> Tensor:
+    def encode(self, windows: list[Window], count: int, chunk: ChunkState) -> Tensor:
+        """The encoder's output [B, T, mels] for windows with at most `count` fresh codes."""
         codes = torch.zeros(len(windows), count + self.config.encoder.lookahead, dtype=torch.long)
         for row, window in enumerate(windows):
             codes[row, : len(window.codes)] = torch.tensor(window.codes)
@@ -131,7 +132,7 @@ class Flow(nn.Module):
         embedded = self.input_embedding(codes.to(device))
         return self.encoder_proj(self.encoder(embedded, given, chunk.low, chunk.high))
 
-    def _solve(
+    def solve(
         self, mu: Tensor, speakers: Tensor, chunk: ChunkState, prompt: Tensor | None
     ) -> Tensor:
         """Euler steps with classifier-free guidance; mu and the result [B, T, mels]."""
