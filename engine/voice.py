@@ -73,7 +73,7 @@ def read_recording(data: bytes) -> Recording:
     pieces: list[np.ndarray] = []
     length = 0
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             if not container.streams.audio:
                 raise VoiceError("unreadable", "The file has no sound in it.")
             stream = container.streams.audio[0]

@@ -26,7 +26,8 @@ def fbank(samples: Tensor) -> Tensor:
     before = F.pad(frames[:, None], (1, 0), mode="replicate")[:, 0, :-1]
     frames = (frames - PREEMPHASIS * before) * torch.hann_window(FRAME, periodic=False).pow(0.85)
     power = torch.fft.rfft(frames, n=FFT_SIZE).abs().square()[:, :-1]
-    return (power @ _filters().T).clamp(min=torch.finfo(torch.float32).eps).log()
+    out: Tensor = (power @ _filters().T).clamp(min=torch.finfo(torch.float32).eps).log()
+    return out
 
 
 @cache

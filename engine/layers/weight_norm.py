@@ -14,7 +14,8 @@ def fold(gain: Tensor, direction: Tensor) -> Tensor:
     """Return gain * direction / |direction|, the norm over all but the first dimension, float64."""
     wide = direction.double()
     norm = wide.flatten(1).norm(dim=1).view(-1, *[1] * (wide.dim() - 1))
-    return gain.double().reshape(norm.shape) * wide / norm
+    out: Tensor = gain.double().reshape(norm.shape) * wide / norm
+    return out
 
 
 def fold_all(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

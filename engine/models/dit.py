@@ -31,7 +31,8 @@ class TimeEmbedder(nn.Module):
         rates = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / half))
         angles = TIME_SCALE * t.float()[:, None] * rates
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        out: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+        return out
 
 
 class Attention(nn.Module):
@@ -47,7 +48,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(inner, config.hidden_size)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
 
     def forward(self, x: Tensor, cache: RowCaches, layer: int) -> Tensor:
         query = self.q_norm(self._heads(self.to_q(x)))  # [B, H, T, D]
@@ -55,7 +56,8 @@ class Attention(nn.Module):
         key, value = cache.extend(layer, key, self._heads(self.to_v(x)))
         mask = cache.key_mask[:, None, None]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 class ConvBlock(nn.Module):
@@ -70,7 +72,8 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor, tails: RowTails, layer: int) -> Tensor:
         x = self.block["1"](tails.extend(2 * layer, x.transpose(1, 2))).transpose(1, 2)
         x = F.mish(self.block["3"](x)).transpose(1, 2)
-        return self.block["6"](tails.extend(2 * layer + 1, x)).transpose(1, 2)
+        out: Tensor = self.block["6"](tails.extend(2 * layer + 1, x)).transpose(1, 2)
+        return out
 
 
 class Mlp(nn.Module):
@@ -80,7 +83,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(inner, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return out
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -96,6 +100,11 @@ class DitBlock(nn.Module):
         self.conv = ConvBlock(size)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(size, 9 * size))
 
+    def modulation(self, embedded: Tensor) -> Tensor:
+        """[K, size] -> [K, 9 * size]."""
+        out: Tensor = self.adaLN_modulation(embedded)
+        return out
+
     def forward(
         self, x: Tensor, modulation: Tensor, cache: RowCaches, tails: RowTails, layer: int
     ) -> Tensor:
@@ -103,7 +112,8 @@ class DitBlock(nn.Module):
         attn, mlp, conv = (part.chunk(3) for part in modulation.chunk(3))
         x = x + attn[2] * self.attn(_modulated(x, attn[0], attn[1]), cache, layer)
         x = x + conv[2] * self.conv(_modulated(x, conv[0], conv[1]), tails, layer)
-        return x + mlp[2] * self.mlp(_modulated(x, mlp[0], mlp[1]))
+        out: Tensor = x + mlp[2] * self.mlp(_modulated(x, mlp[0], mlp[1]))
+        return out
 
 
 class FinalLayer(nn.Module):
@@ -131,7 +141,7 @@ class Dit(nn.Module):
         With fixed steps these are constants, computed once.
         """
         embedded = self.t_embedder(t)
-        blocks = [block.adaLN_modulation(embedded) for block in self.blocks]
+        blocks = [block.modulation(embedded) for block in self.blocks]  # type: ignore[operator]
         return torch.stack(blocks, dim=1), self.final_layer.adaLN_modulation(embedded)
 
     def forward(
@@ -144,7 +154,8 @@ class Dit(nn.Module):
             layer = step * depth + i
             x = block(x, modulation[0][step, i], state.cache, state.tails, layer)
         shift, scale = modulation[1][step].chunk(2)
-        return self.final_layer.linear(_modulated(x, shift, scale))
+        out: Tensor = self.final_layer.linear(_modulated(x, shift, scale))
+        return out
 
 
 class DitState:

@@ -90,7 +90,8 @@ class Flow(nn.Module):
     def speaker(self, embedding: Tensor) -> Tensor:
         """Speaker embeddings [B, speaker_dim] -> what the estimator takes [B, mels]."""
         weight = self.spk_embed_affine_layer.weight
-        return self.spk_embed_affine_layer(F.normalize(embedding.to(weight), dim=-1))
+        out: Tensor = self.spk_embed_affine_layer(F.normalize(embedding.to(weight), dim=-1))
+        return out
 
     @torch.inference_mode()
     def forward(
@@ -130,7 +131,8 @@ class Flow(nn.Module):
         device = self.encoder_proj.weight.device
         given = torch.tensor([len(w.codes) for w in windows], device=device)
         embedded = self.input_embedding(codes.to(device))
-        return self.encoder_proj(self.encoder(embedded, given, chunk.low, chunk.high))
+        out: Tensor = self.encoder_proj(self.encoder(embedded, given, chunk.low, chunk.high))
+        return out
 
     def solve(
         self, mu: Tensor, speakers: Tensor, chunk: ChunkState, prompt: Tensor | None

@@ -14,7 +14,7 @@ from engine.models.config import ConfigError
 Trim = Literal["reference", "prompt"]
 
 
-class _TaggedLoader(yaml.SafeLoader):
+class _TaggedLoader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML whose unknown tags (`!new:package.Class`) are read as what they stand before."""
 
 
@@ -182,7 +182,8 @@ class FlowConfig:
                 },
             },
         }
-        return yaml.safe_dump({"flow": flow}, sort_keys=False)
+        text: str = yaml.safe_dump({"flow": flow}, sort_keys=False)
+        return text
 
 
 def _expect(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

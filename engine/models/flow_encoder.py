@@ -46,7 +46,7 @@ class RelativeAttention(nn.Module):
         self.pos_bias_v = nn.Parameter(torch.zeros(num_heads, self.head_dim))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
 
     def forward(self, x: Tensor, distance: Distances, cache: RowCaches, layer: int) -> Tensor:
         query = self._heads(self.linear_q(x))  # [B, H, T, D]
@@ -54,14 +54,15 @@ class RelativeAttention(nn.Module):
             layer, self._heads(self.linear_k(x)), self._heads(self.linear_v(x))
         )  # [B, H, S+T, D]
         place = self.linear_pos(distance.encoding.to(x.dtype))
-        place = place.unflatten(-1, (self.num_heads, self.head_dim)).transpose(0, 1)  # [H, R, D]
+        place = place.view(-1, self.num_heads, self.head_dim).transpose(0, 1)  # [H, R, D]
         by_content = (query + self.pos_bias_u[:, None]) @ key.transpose(-1, -2)
         by_place = (query + self.pos_bias_v[:, None]) @ place.transpose(-1, -2)  # [B, H, T, R]
         index = distance.index[:, None].expand(-1, self.num_heads, -1, -1)
         score = (by_content + by_place.gather(-1, index)) / math.sqrt(self.head_dim)
         score = score.masked_fill(~cache.key_mask[:, None, None], -math.inf)
         mixed = score.float().softmax(-1).to(x.dtype) @ value
-        return self.linear_out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.linear_out(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 class Distances:
@@ -91,7 +92,8 @@ class FeedForward(nn.Module):
         self.w_2 = nn.Linear(ffn_size, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w_2(F.silu(self.w_1(x)))
+        out: Tensor = self.w_2(F.silu(self.w_1(x)))
+        return out
 
 
 class EncoderBlock(nn.Module):
@@ -104,7 +106,8 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, distance: Distances, cache: RowCaches, layer: int) -> Tensor:
         x = x + self.self_attn(self.norm_mha(x), distance, cache, layer)
-        return x + self.feed_forward(self.norm_ff(x))
+        out: Tensor = x + self.feed_forward(self.norm_ff(x))
+        return out
 
 
 class Embed(nn.Module):
@@ -116,7 +119,8 @@ class Embed(nn.Module):
         self.scale = math.sqrt(size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(x) * self.scale
+        out: Tensor = self.out(x) * self.scale
+        return out
 
 
 class Lookahead(nn.Module):
@@ -165,16 +169,19 @@ class FlowEncoder(nn.Module):
         x = _run(self.encoders, x, low)
         x = self._upsample(x, high)
         x = _run(self.up_encoders, self.up_embed(x), high)
-        return self.after_norm(x)
+        out: Tensor = self.after_norm(x)
+        return out
 
     def _look_ahead(self, x: Tensor, state: RateState, count: int) -> Tensor:
         layer = self.pre_lookahead_layer
         y = F.leaky_relu(layer.conv1(x.transpose(1, 2)), 0.01)  # [B, C, T]
-        return layer.conv2(state.extend_tail(y)).transpose(1, 2) + x[:, :count]
+        out: Tensor = layer.conv2(state.extend_tail(y)).transpose(1, 2) + x[:, :count]
+        return out
 
     def _upsample(self, x: Tensor, state: RateState) -> Tensor:
         doubled = x.transpose(1, 2).repeat_interleave(self.config.upsample, dim=-1)
-        return self.up_layer.conv(state.extend_tail(doubled)).transpose(1, 2)
+        out: Tensor = self.up_layer.conv(state.extend_tail(doubled)).transpose(1, 2)
+        return out
 
 
 def _run(blocks: nn.ModuleList, x: Tensor, state: RateState) -> Tensor:

@@ -58,7 +58,8 @@ class F0Predictor(nn.Module):
         x = mel.to(self.classifier.weight.dtype)
         for layer in self.condnet.values():
             x = F.elu(layer(x))
-        return self.classifier(x).to(mel.dtype)
+        out: Tensor = self.classifier(x).to(mel.dtype)
+        return out
 
 
 class Hift(nn.Module):
@@ -106,7 +107,8 @@ class Hift(nn.Module):
         voiced = voiced.repeat_interleave(config.frame_samples, dim=1)[..., None]
         amplitude = config.sine_amplitude
         level = voiced * config.noise_std + (1 - voiced) * amplitude / 3
-        return self.m_source(amplitude * sines * voiced + level * noise)
+        out: Tensor = self.m_source(amplitude * sines * voiced + level * noise)
+        return out
 
     def increments(self, f0: Tensor) -> Tensor:
         """Cycles per sample [B, T, harmonics] of the harmonics of f0 [B, T]."""

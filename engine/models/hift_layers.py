@@ -124,4 +124,5 @@ class SourceMix(nn.Module):
 
     def forward(self, waves: Tensor) -> Tensor:
         """waves [B, N, harmonics] -> [B, N]."""
-        return self.l_linear(waves).tanh().squeeze(-1)
+        out: Tensor = self.l_linear(waves).tanh().squeeze(-1)
+        return out

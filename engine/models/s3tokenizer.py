@@ -140,7 +140,8 @@ class Quantizer(nn.Module):
         # No factor 0.999 before the rounding: this model's prompts were made without it.
         h = self._codebook.project_down(x).tanh().clamp(-(1 - 1e-6), 1 - 1e-6)
         digits = (h + 1).round().long()
-        return (digits * LEVELS ** torch.arange(DIGITS, device=x.device)).sum(-1)
+        out: Tensor = (digits * LEVELS ** torch.arange(DIGITS, device=x.device)).sum(-1)
+        return out
 
 
 class S3Tokenizer(nn.Module):

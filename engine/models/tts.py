@@ -41,6 +41,7 @@ class CodeHead(nn.Module):
 
     def finish_loading(self) -> None:
         pair = self.parametrizations["weight"]
+        assert isinstance(pair, Pair)
         folded = fold(pair.original0, pair.original1).to(pair.original1.dtype)
         del self.parametrizations
         self.weight = nn.Parameter(folded, requires_grad=False)
@@ -134,7 +135,8 @@ class SpeechDecoder(nn.Module):
         marks.append(config.audio_bos_token_id)
         rows = self.emb_text(torch.tensor(marks, device=self.device))
         if not len(ids):
-            return rows
+            out: Tensor = rows
+            return out
         projected = self.projector_semantic(hidden.to(rows))
         if normalize:
             projected = F.normalize(projected, dim=-1)

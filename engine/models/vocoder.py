@@ -176,7 +176,8 @@ class Causal:
             mel = F.pad(mel, (0, F0Predictor.RIGHT))
         if mel.shape[-1] <= F0Predictor.RIGHT:
             return mel.new_zeros(len(mel), 0)
-        return self.hift.f0_predictor(mel)[:, history:]
+        out: Tensor = self.hift.f0_predictor(mel)[:, history:]
+        return out
 
     def _excite(self, streams: list[VoiceStream], f0: Tensor) -> Tensor:
         """The excitation [B, N] of new frames; moves the carried phases on."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import Tensor
 
 from engine.models.config import ConfigError
@@ -104,8 +105,6 @@ class VocoderConfig:
 
     def to_yaml(self) -> str:
         """The text of a `config.yaml` that says the same."""
-        import yaml
-
         hift = {their: _plain(getattr(self, ours)) for their, ours in _NAMES.items()}
         hift["istft_params"] = {"n_fft": self.fft_size, "hop_len": self.hop}
         hift["f0_predictor"] = {
@@ -113,7 +112,8 @@ class VocoderConfig:
             "in_channels": self.num_mels,
             "cond_channels": self.f0_channels,
         }
-        return yaml.safe_dump({"hift": hift}, sort_keys=False)
+        text: str = yaml.safe_dump({"hift": hift}, sort_keys=False)
+        return text
 
 
 _NAMES = {

@@ -122,7 +122,7 @@ def group_steps(golden: GoldenSet, report: Report, name: str) -> Iterator[Step]:
 def sampling_of(golden: GoldenSet, in_units: bool) -> SpeechSampling:
     """The settings of the set's run, with the best code in place of draws."""
     if in_units:
-        values = golden.trace["duplex"].get("generate", {})
+        values: dict[str, Any] = golden.trace["duplex"].get("generate", {})
         cut: dict[str, Any] = {}
     else:
         half = golden.trace["half_duplex"]

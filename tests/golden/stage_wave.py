@@ -8,32 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.layers.melspec import whisper_log_mel
 from engine.models.flow import FlowChunk, Window
-from engine.models.vocoder import Push, Sound, load_vocoder
+from engine.models.vocoder import Push, Sound
 from engine.token2wav import (
     Codes,
     SpeechStreams,
     Token2Wav,
     VoiceBase,
     load_token2wav,
-    read_pt,
     to_pcm,
 )
 from engine.voice import S3_MELS, S3_NAME, Preparer, Recording, VoiceFeatures, speaker_features
-from engine.voice import whisper_log_mel as s3_log_mel
 from tests.golden.golden_set import PCM_SCALE, GoldenSet
+from tests.golden.original_vocoder import (
+    F0_LIMIT,
+    F0_LIMIT_OWN,
+    WAVE_FREE,
+    WAVE_HELD,
+    OriginalVocoder,
+)
 from tests.golden.report import Report
 from tests.golden.stage_codes import PARTS, units_of
 
-F0_LIMIT = 5e-5
-"""Hz, from the stored mel; where that is less than two steps of float32, those."""
-F0_LIMIT_OWN = 2e-4
-"""Hz, from our own mel, which differs by a few 1e-6; the sound's own limit guards the sum."""
-WAVE_HELD = 1e-3
-"""Relative RMS with the stored mel and F0."""
-WAVE_FREE = 5e-2
-"""With our own F0, whose last bits are summed up in the phase (the set's README measures it)."""
-FULL_SCALE = 32767
 RATE = 16_000
 
 
@@ -56,7 +53,7 @@ def compare(golden: GoldenSet, report: Report, batch: int) -> None:
         if batch > 1:
             _Play(golden, report, model, session, "batch").run(voice, batch)
     if "vocoder_original" in golden.trace:
-        _Original(golden, report).run(batch)
+        OriginalVocoder(golden, report).run(batch)
 
 
 def _voice(golden: GoldenSet, report: Report, model: Token2Wav) -> tuple[VoiceBase, VoiceBase]:
@@ -70,7 +67,9 @@ def _voice(golden: GoldenSet, report: Report, model: Token2Wav) -> tuple[VoiceBa
         report.given(f"voice/{key}", why)
     samples = golden.tensor("voice/prompt_wav_i16").float() / PCM_SCALE
     preparer = Preparer(golden.token2wav)
-    report.add("voice/s3_log_mel", s3_log_mel(samples, S3_MELS), golden.tensor("voice/s3_log_mel"))
+    report.add(
+        "voice/s3_log_mel", whisper_log_mel(samples, S3_MELS), golden.tensor("voice/s3_log_mel")
+    )
     codes: list[int] = golden.tensor("voice/s3_codes").tolist()
     ours = codes
     if any((golden.token2wav / f"{S3_NAME}.{kind}").is_file() for kind in ("safetensors", "onnx")):
@@ -369,61 +368,3 @@ class _Play:
         limit = 1e-4 + WAVE_FREE * max(stored, default=0.0)
         left, right = (torch.tensor([float(v) for v in values]) for values in (ours, stored))
         self.report.add_absolute(key, left, right, limit, self.kind)
-
-
-class _Original:
-    """The non-causal vocoder's network by itself; the second call is given old excitation."""
-
-    def __init__(self, golden: GoldenSet, report: Report) -> None:
-        self.golden, self.report = golden, report
-        file = golden.token2wav / "hift_original.pt"
-        self.hift = load_vocoder(read_pt(file), where=str(file)).hift
-
-    def run(self, batch: int) -> None:
-        past: dict[str, Tensor] = {}
-        for index, call in enumerate(self.golden.trace["vocoder_original"]["calls"]):
-            for rows, kind in ((1, "own"), (batch, "batch")):
-                if kind == "own" or batch > 1:
-                    past[kind] = self._call(index, call, rows, kind, past.get(kind))
-
-    def _call(
-        self, index: int, call: dict[str, Any], rows: int, kind: str, past: Tensor | None
-    ) -> Tensor:
-        key, hift, report = f"vocoder_original/c{index}", self.hift, self.report
-        mel, f0, noise, source, wave = (
-            self.golden.tensor(f"{key}.{name}")[None].expand(rows, *[-1] * dims)
-            for name, dims in (("mel", 2), ("f0", 1), ("noise", 2), ("source", 1), ("wave", 1))
-        )
-        kept = int(call.get("source_cache", 0))
-        free_f0 = hift.f0_predictor(mel)
-        held = hift.source(hift.smooth_sines(f0), f0, noise.float())
-        free = hift.source(hift.smooth_sines(free_f0), free_f0, noise.float())
-        if kept:
-            assert past is not None, f"{key} wants {kept} samples of a call before it"
-            stored = self.golden.tensor(f"vocoder_original/c{index - 1}.source")
-            held[:, :kept] = stored[-kept:]
-            free[:, :kept] = past[:, -kept:]
-        step = 2 * torch.finfo(torch.float32).eps * f0.max().item()
-        report.add_absolute(f"{key}.f0", free_f0, f0, max(F0_LIMIT, step), kind)
-        report.given(f"{key}.mel", "the input")
-        report.given(f"{key}.noise", "the input")
-        report.add(f"{key}.source", held, source, WAVE_HELD, "stored f0")
-        report.add(f"{key}.source", free, source, WAVE_FREE, kind)
-        report.add(f"{key}.wave", hift.filter(mel, source), wave, WAVE_HELD, "stored source")
-        report.add(f"{key}.wave", hift.filter(mel, held), wave, WAVE_HELD, "stored f0")
-        ours = hift.filter(mel, free)
-        report.add(f"{key}.wave", ours, wave, WAVE_FREE, kind)
-        facts = {
-            "frames": mel.shape[2],
-            "source_cache": kept,
-            "samples": ours.shape[1],
-        }
-        name = f"trace/vocoder_original.calls.{index}"
-        for fact, value in facts.items():
-            if fact in call:
-                report.equal(f"{name}.{fact}", value, call[fact], kind)
-        if "peak" in call:
-            peak = ours.abs().max()
-            limit = 1e-4 + WAVE_FREE * call["peak"]
-            report.add_absolute(f"{name}.peak", peak, torch.tensor(call["peak"]), limit, kind)
-        return free
