@@ -54,6 +54,7 @@ class Host:
         self.stages = Stages()
         self._open: dict[tuple[bytes, str], _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._names: dict[bytes, str] = {}
         self._listener: Listener[ToEngine] = Listener(
             endpoint, ToEngine, on_message=self._receive, on_peer=self._welcome, clock=clock
         )
@@ -68,6 +69,14 @@ class Host:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             for peer in self._listener.silent_peers(PEER_SILENCE_S):
                 self._forget(peer, "a media worker fell silent")
+            for peer in set(self._names) - set(self._listener.peers):
+                # It sent what cannot be read, and takes us for gone since it was told so.
+                self._forget(peer, "a media worker was refused")
+
+    def worker_gone(self, name: str) -> None:
+        """Close the sessions of a media worker that is known to be dead."""
+        for peer in [peer for peer, known in self._names.items() if known == name]:
+            self._forget(peer, f"media worker {name} is gone")
 
     async def close(self) -> None:
         """Tell and close every session, then free the endpoint."""
@@ -80,6 +89,7 @@ class Host:
 
     def _welcome(self, peer: bytes, hello: Hello) -> None:
         log.info("media worker %s connected", hello.name)
+        self._names[peer] = hello.name
         self._listener.send(peer, self._engine.welcome(self.slots.count))
 
     def _receive(self, peer: bytes, message: ToEngine) -> None:
@@ -140,6 +150,7 @@ class Host:
         sessions = [session for owner, session in self._open if owner == peer]
         log.warning("%s; closing its %d sessions", why, len(sessions))
         self._listener.forget(peer)
+        self._names.pop(peer, None)
         for session in sessions:
             self._end(peer, session)
 

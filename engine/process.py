@@ -16,7 +16,7 @@ from engine.config import EngineConfig
 from engine.host import Host
 from engine.interface import Engine, EngineError
 from engine.logs import log_to
-from engine.protocol import EngineStats, Ready
+from engine.protocol import EngineStats, Ready, WorkerGone
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ async def _report(child: Child, host: Host, lag: LoopLag) -> None:
                 cpu_s=cpu_s,
                 rss_bytes=rss_bytes,
                 loop_lag_ms=lag.take(),
+                tasks=len(asyncio.all_tasks()),
             )
         )
 
@@ -76,7 +77,13 @@ async def _serve(child: Child, host: Host) -> None:
 async def run(config: EngineConfig) -> int:
     """Serve until told to stop; returns the exit code."""
     started = time.monotonic()
-    child = Child(config.control, config.name)
+    hosts: list[Host] = []
+
+    def told(message: WorkerGone) -> None:
+        for host in hosts:
+            host.worker_gone(message.name)
+
+    child = Child(config.control, config.name, on_message=told)
     try:
         engine = build(config)
         await engine.start(child.progress)
@@ -85,6 +92,7 @@ async def run(config: EngineConfig) -> int:
         child.close()
         return EXIT_FATAL
     host = Host(engine, config.endpoint, config.slots)
+    hosts.append(host)
     build_ms = (time.monotonic() - started) * 1000
     welcome = engine.welcome(config.slots)
     child.send(Ready(os.getpid(), host.endpoint, welcome, round(build_ms, 1)))

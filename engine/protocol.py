@@ -429,6 +429,8 @@ class EngineStats(Message, frozen=True):
     cpu_s: float
     rss_bytes: int
     loop_lag_ms: float
+    tasks: int = 0
+    """Tasks of the event loop; one that only grows is a leak."""
 
 
 class Fatal(Message, frozen=True):
@@ -443,5 +445,11 @@ class Shutdown(Message, frozen=True):
     grace_s: float
 
 
-ToChild = Ping | Shutdown
+class WorkerGone(Message, frozen=True):
+    """To an engine: the media worker that said `Hello` with this name is dead, its sessions too."""
+
+    name: str
+
+
+ToChild = Ping | Shutdown | WorkerGone
 FromChild = Hello | Progress | Ready | Pong | EngineStats | Fatal

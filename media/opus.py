@@ -189,7 +189,7 @@ class OpusEncoder:
         self,
         hz: int = DOWNLINK_HZ,
         bitrate: int = 32_000,
-        complexity: int = 5,
+        complexity: int = 3,
         fec: bool = True,
         packet_loss_percent: int = 10,
     ) -> None:

@@ -29,7 +29,7 @@ class Heard(NamedTuple):
 
 
 class PlayoutListener(Protocol):
-    """Learns of the progress as packets are taken; must be quick and leave the playout alone."""
+    """Learns of the progress as packets are taken; must be quick; may push and clear."""
 
     def started(self, epoch: int) -> None:
         """Note that the first samples of an epoch are taken."""
@@ -155,7 +155,8 @@ class Playout:
             self._listener.started(front.epoch)
         pcm = self._cut(front, is_dry)
         self._listener.progressed(front.epoch, front.taken_samples)
-        if front.is_finished and not front.pcm:
+        # The listener may have cut the epoch just now.
+        if front.is_finished and not front.pcm and front in self._stretches:
             self._drop_front()
         return pcm
 

@@ -49,8 +49,13 @@ class AuthConfig(Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(max_length=256, description="Access key; empty: generated off loopback. Secret.")
     ] = ""
     calls_per_minute: Annotated[
-        int, Meta(ge=1, le=100_000, description="New calls a minute from one address or key.")
-    ] = 600
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="New calls a minute from one key or address, off loopback.",
+        ),
+    ] = 120
 
 
 class EnginesConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,7 +79,7 @@ class MediaConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 32_000
     complexity: Annotated[
         int, Meta(ge=0, le=10, description="Opus encoder complexity; 1 saves a third of its CPU.")
-    ] = 5
+    ] = 3
     video_fps: Annotated[
         float, Meta(gt=0, le=10, description="Pictures a second that reach the engine.")
     ] = 2.0

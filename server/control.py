@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from signaling.settings import SessionSettings
 
 from engine.protocol import FromChild, Message, Ping, Shutdown
+from signaling.settings import SessionSettings
 
 
 class EngineAddress(Struct, frozen=True):
@@ -101,6 +101,7 @@ class WorkerStats(Message, frozen=True):
     cpu_s: float
     rss_bytes: int
     loop_lag_ms: float
+    tasks: int
     calls: list[CallStats]
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from engine.protocol import EngineStats
+from engine.protocol import EngineStats, WorkerGone
 from server.broker import Broker, Waiting
 from server.control import (
     AssignEngine,
@@ -166,6 +166,10 @@ class Front(Observer):
     def down(self, child: Supervised, reason: str) -> None:
         self._show(f"{child.spec.name}: {reason}")
         if child.spec.role == "worker":
+            # First the engines, so that the slots are free when they are handed out anew.
+            for engine in self.supervisor.children.values():
+                if engine.spec.role == "engine":
+                    self.supervisor.send(engine, WorkerGone(child.link_name))
             for call in [c for c in self.calls.values() if c.worker is child]:
                 self._over(call.call_id, "worker_gone")
             return

@@ -34,6 +34,9 @@ WORKER_READY_TIMEOUT_S = 30.0
 STOP_GRACE_S = 2.2
 HTTP_GRACE_S = 0.3
 BACKLOG = 128
+MAX_TEMP_CHARS = 64
+"""The address of a Unix socket has 103 characters at most, on some systems 107."""
+NO_LIMIT_PER_MINUTE = 1_000_000
 
 
 class StartError(Exception):
@@ -55,9 +58,10 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
+        # Python adds the address to some of these texts.
+        reason = str(error.strerror or error).partition(" (")[0]
         raise StartError(
-            f"cannot listen on {host} port {port}: {error.strerror or error} "
-            "(choose another with --port)"
+            f"cannot listen on {host} port {port}: {reason} (choose another with --port)"
         ) from None
 
 
@@ -87,6 +91,14 @@ def tls_context(config: Config, show: Callable[[str], None]) -> ssl.SSLContext |
     show(f"{'made' if made.is_new else 'using'} the self-signed certificate {made.cert}")
     show(f"its SHA-256 fingerprint is {certificates.fingerprint(made.cert)}")
     return context
+
+
+def link_folder() -> Path:
+    """A new folder of our own for the sockets; below /tmp where TMPDIR is too long for these."""
+    base = tempfile.gettempdir()
+    return Path(
+        tempfile.mkdtemp(prefix="omnicall-", dir=base if len(base) <= MAX_TEMP_CHARS else "/tmp")
+    )
 
 
 def specs(config: Config, folder: Path) -> list[ChildSpec]:
@@ -164,7 +176,7 @@ class Launch:
         listening = listen(config.server.host, config.server.port)
         self._show(f"omnicall {version()}, engine {config.engine.kind}")
         tls = tls_context(config, self._show)
-        folder = Path(tempfile.mkdtemp(prefix="omnicall-"))
+        folder = link_folder()
         front = Front(
             max_queue=config.calls.max_queue,
             max_per_remote=config.calls.max_per_remote,
@@ -220,7 +232,8 @@ class Launch:
     def _application(self, front: Front, lag: LoopLag) -> web.Application:
         config = self._config
         telemetry = Telemetry(front, version(), config.engine.kind, lag)
-        per_minute = config.auth.calls_per_minute
+        # Whoever is on this machine can load it without our help.
+        per_minute = config.auth.calls_per_minute if self._key else NO_LIMIT_PER_MINUTE
         auth = Authenticator(
             (ApiKey("access", self._key, "admin"),) if self._key else (),
             is_keyless=not self._key,

@@ -106,8 +106,9 @@ class Requests:
         items = self._conversation.items
         match event:
             case c.ItemDelete():
-                items.delete(event.item_id)
+                items.get(event.item_id)
                 self._send(p.DeleteItem(self._session, event.item_id))
+                items.delete(event.item_id)
                 self._emit(ev.ItemDeleted(item_id=event.item_id))
             case c.ItemRetrieve():
                 self._emit(ev.ItemRetrieved(item=items.get(event.item_id)))

@@ -101,7 +101,9 @@ class ActiveResponse:
 
     def cut(self, heard_samples: int, reason: CancelReason) -> None:
         """Ended early; what was not heard by then never happened."""
-        self.release(heard_samples)
+        if heard_samples:
+            # Not even the first word, due at sample 0, without a sample.
+            self.release(heard_samples)
         if self.is_audible:
             self._emit(ev.OutputBufferCleared(response_id=self.id))
         if self._modality == "audio":

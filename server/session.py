@@ -7,6 +7,7 @@ business of `server.conversation` and `server.requests`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from concurrent.futures import Executor
@@ -15,7 +16,7 @@ from typing import Any
 from aiortc import RTCRtpReceiver
 
 from engine import protocol as p
-from engine.client import EngineGone, Line, NoFreeSlot
+from engine.client import EngineClient, EngineGone, Line, NoFreeSlot
 from media.clock import Ticker
 from media.downlink import AudioDownlink
 from media.opus import OpusEncoder
@@ -38,6 +39,8 @@ from signaling.peer import Peer
 log = logging.getLogger(__name__)
 
 FLUSH_S = 0.1
+OPEN_TRIES = 5
+OPEN_RETRY_S = 0.2
 CAMERA_CHECK_S = 1.0
 CAMERA_OFF_S = 4.0
 REASONS = {
@@ -161,13 +164,7 @@ class Session:
         """Wait for an engine's slot and open the line to it."""
         address = await self._assigned
         try:
-            client = await self._links.get(address)
-            self._line = await client.open(
-                self.call_id,
-                engine_config(self._conversation.settings),
-                on_message=self._from_engine,
-                on_gone=self._engine_gone,
-            )
+            self._line = await self._open_line(await self._links.get(address))
         except (EngineGone, NoFreeSlot, ValueError) as error:
             log.warning("call %s gets no engine: %s", self.call_id, error)
             self.end("engine_full" if isinstance(error, NoFreeSlot) else "engine_gone")
@@ -177,6 +174,22 @@ class Session:
         while True:
             await asyncio.sleep(CAMERA_CHECK_S)
             self._notice_camera_off()
+
+    async def _open_line(self, client: EngineClient) -> Line:
+        """The slot may still be held by a call whose media worker just died: ask again."""
+        for attempt in itertools.count(1):
+            try:
+                return await client.open(
+                    self.call_id,
+                    engine_config(self._conversation.settings),
+                    on_message=self._from_engine,
+                    on_gone=self._engine_gone,
+                )
+            except NoFreeSlot:
+                if attempt == OPEN_TRIES:
+                    raise
+                await asyncio.sleep(OPEN_RETRY_S)
+        raise AssertionError("unreachable")
 
     def _notice_camera_off(self) -> None:
         """Tell the engine once when the pictures stop, so that it does not describe the past."""

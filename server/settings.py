@@ -124,7 +124,8 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if not variable.startswith(PREFIX):
             continue
         if variable not in names:
-            close = difflib.get_close_matches(variable, names, 1)
+            # Their common beginning makes all of them rather close.
+            close = difflib.get_close_matches(variable, names, 1, cutoff=0.8)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"environment: {variable} is not a setting{hint}")
         values[names[variable]] = checked(names[variable], value, variable)

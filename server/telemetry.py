@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ class Telemetry(Collector):
             "cpu_s": round(cpu_s, 2),
             "rss_bytes": rss_bytes,
             "loop_lag_ms": round(self._lag.take(), 2),
+            "tasks": len(asyncio.all_tasks()),
         }
         return [front, *map(self._process, self._front.supervisor.children.values())]
 
@@ -90,6 +92,7 @@ class Telemetry(Collector):
                 "cpu_s": round(usage.cpu_s, 2),
                 "rss_bytes": usage.rss_bytes,
                 "loop_lag_ms": round(usage.loop_lag_ms, 2),
+                "tasks": usage.tasks,
             }
         return row
 

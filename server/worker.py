@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -78,6 +79,9 @@ class Worker:
                 self._tasks = tasks
                 self._links = EngineLinks(self._name, tasks)
                 lag = tasks.create_task(self._lag.run(), name="lag")
+                gc.collect()
+                # What is loaded now stays: collections need not look at it again.
+                gc.freeze()
                 self._child.send(Ready(os.getpid()))
                 await self._child.stop.wait()
                 for session in self._sessions.values():
@@ -143,6 +147,9 @@ class Worker:
             if session is not None:
                 await session.close()
             self._sessions.pop(place.call_id, None)
+            if not self._sessions:
+                # A peer connection is a knot of cycles; nobody is kept waiting by untying it now.
+                gc.collect()
             self._child.send(CallEnded(place.call_id, reason, turns))
 
     def _refuse(self, place: PlaceCall, error: ProtocolError) -> None:
@@ -153,7 +160,9 @@ class Worker:
     async def _report(self, n: int) -> None:
         calls = [await session.stats() for session in tuple(self._sessions.values())]
         cpu_s, rss_bytes = process_usage()
-        self._child.send(WorkerStats(n, cpu_s, rss_bytes, self._lag.take(), calls))
+        self._child.send(
+            WorkerStats(n, cpu_s, rss_bytes, self._lag.take(), len(asyncio.all_tasks()), calls)
+        )
 
 
 def _tell(session: Session, message: AssignEngine | QueuePosition | HangUp) -> None:

@@ -20,8 +20,9 @@ import aioice.ice
 import aioice.stun
 import aioice.turn
 import msgspec
-from aioice import Candidate
+from aioice import Candidate, ConnectionClosed
 from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import ConnectionEvent
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
 
 logger = logging.getLogger(__name__)
@@ -110,10 +111,18 @@ class _ConnectionHooks:
         connection.get_component_candidates = self._gather
         connection.query_consent = self._keep_consent
         connection.data_received = self._data_received
+        self._aioice_get_event = connection.get_event
+        connection.get_event = self._get_event
 
     @property
     def pair(self) -> Any | None:
         return self.connection._nominated.get(1)
+
+    async def _get_event(self) -> ConnectionEvent:
+        # aioice returns None at once when closed, and aiortc asks again for ever, without ever
+        # giving the loop back: a connection that closes before its monitor runs freezes all.
+        event: ConnectionEvent | None = await self._aioice_get_event()
+        return event if event is not None else ConnectionClosed()
 
     def _data_received(self, data: bytes, component: int) -> None:
         # aioice's queue has no bound and is filled before anybody is authenticated.

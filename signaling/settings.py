@@ -22,7 +22,12 @@ MAX_ENGINE_OPTIONS = 32
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Modality = Literal["text", "audio"]
-Option = bool | int | float | Annotated[str, Meta(max_length=256)]
+Option = (
+    bool
+    | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    | float
+    | Annotated[str, Meta(max_length=256)]
+)
 
 
 class AudioFormat(msgspec.Struct, frozen=True):

@@ -1,1 +1,1 @@
-"""The pages served to browsers: plain ES modules and style sheets, no build step, no Python code."""
+"""The pages served to browsers: plain ES modules and style sheets, no build step."""

@@ -122,8 +122,10 @@ def find_intent(text: str) -> Intent | None:
     repeated = _find_repeat(text)
     if repeated is not None:
         return repeated
-    words = strip_politeness(normalise(text))
-    found = _find_in(words)
+    exact = normalise(text)
+    words = strip_politeness(exact)
+    # "can you see me" begins like a polite request but is none.
+    found = _find_in(exact) or _find_in(words)
     if found is not None and found.name != "greeting":
         return found
     # "hello, what time is it": the greeting is not the point.
@@ -136,7 +138,8 @@ def find_intent(text: str) -> Intent | None:
 
 def normalise(text: str) -> str:
     """Lower case, words and arithmetic signs only, single spaces."""
-    text = text.lower().replace("’", "'").replace("−", "-").replace(",", " ")
+    text = text.lower().replace("’", "'").replace("−", "-")
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
     text = re.sub(r"(?<=\d)\s*([+*/×÷x\-])\s*(?=\d)", r" \1 ", text)
     text = re.sub(r"\.(?!\d)", " ", _FILLER.sub(" ", text))
     text = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text)

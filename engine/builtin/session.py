@@ -88,6 +88,7 @@ class CascadeSession:
         self._epoch = 0
         self._units = 0
         self._only_listens = False
+        self._owes_answer = False
         self._is_closed = False
         self._start_task(self._listen(), "listen")
 
@@ -210,7 +211,7 @@ class CascadeSession:
             self._begin_reply(
                 "speech",
                 utterance=said.utterance,
-                transcript=transcript,
+                transcript=None if self._owes_answer and not transcript.text else transcript,
                 stages_ms=stages_ms,
                 ended_s=begun - said.endpoint_ms / 1000,
             )
@@ -225,11 +226,15 @@ class CascadeSession:
     async def _may_answer(self, said: Said, transcript: Transcript) -> bool:
         if not said.wants_answer or not self._config.turn_detection.create_response:
             return False
-        if not (transcript.text or transcript.error) and said.voiced_ms < MIN_ANSWERED_MS:
+        is_noise = not (transcript.text or transcript.error) and said.voiced_ms < MIN_ANSWERED_MS
+        if is_noise and not self._owes_answer:
             return False
         if self._config.turn_detection.interrupt_response:
-            # Who goes on speaking is answered when finished.
-            if self._ear.is_speaking or self._only_listens:
+            if self._ear.is_speaking:
+                # Who goes on speaking is answered when finished, even if it is only noise.
+                self._owes_answer = True
+                return False
+            if self._only_listens:
                 return False
             self._interrupt("superseded by a new response")
         elif self._reply is not None:
@@ -263,7 +268,9 @@ class CascadeSession:
         turn.stages_ms.update(stages_ms or {})
         reply = Reply(self._session, self._epoch, self._send, with_audio=with_audio)
         self._reply = reply
-        self._send(ResponseStarted(self._session, self._epoch, trigger, utterance))
+        self._owes_answer = False
+        modality: Modality = "audio" if with_audio else "text"
+        self._send(ResponseStarted(self._session, self._epoch, trigger, utterance, modality))
         begun_s = time.monotonic() if ended_s is None else ended_s
         self._answering = self._start_task(self._answer(turn, reply, begun_s), "answer")
 

@@ -27,11 +27,14 @@ FLAGS = (
     "--allow-loopback-in-peer-connection",
 )
 
+BLOCK = 16_384
+"""Large, because the page's own thread, which may be busy, moves the samples."""
+
 RECORDER = """
 () => {
   const context = new AudioContext({ sampleRate: 48000 });
   const merger = context.createChannelMerger(2);
-  const node = context.createScriptProcessor(4096, 2, 1);
+  const node = context.createScriptProcessor(16384, 2, 1);
   const chunks = [];
   node.onaudioprocess = ({ inputBuffer }) => {
     for (const channel of [0, 1]) {
@@ -54,8 +57,8 @@ RECORDER = """
 TAKE = """
 () => {
   const { chunks } = window.recording;
-  const bytes = new Uint8Array(chunks.length * 8192);
-  chunks.forEach((chunk, i) => bytes.set(new Uint8Array(chunk.buffer), i * 8192));
+  const bytes = new Uint8Array(chunks.length * 32768);
+  chunks.forEach((chunk, i) => bytes.set(new Uint8Array(chunk.buffer), i * 32768));
   let text = '';
   for (let i = 0; i < bytes.length; i += 32768) {
     text += String.fromCharCode(...bytes.subarray(i, i + 32768));
@@ -143,5 +146,5 @@ async def record(page: Page) -> float:
 async def recorded(page: Page) -> Recording:
     """What was recorded so far."""
     raw = np.frombuffer(base64.b64decode(await page.evaluate(TAKE)), np.int16)
-    blocks = (raw.reshape(-1, 2, 4096) / 32768).astype(np.float32)
+    blocks = (raw.reshape(-1, 2, BLOCK) / 32768).astype(np.float32)
     return Recording(blocks[:, 0].reshape(-1), blocks[:, 1].reshape(-1))

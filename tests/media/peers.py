@@ -1,5 +1,6 @@
 """Two real aiortc peers over loopback, and what they send."""
 
+import asyncio
 import fractions
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,8 +32,6 @@ class PacketTrack(MediaStreamTrack):
 
     def __init__(self, packets: list[bytes], ticker: Ticker) -> None:
         super().__init__()
-        import asyncio
-
         self._packets = packets
         self._tick = asyncio.Event()
         self._index = 0
@@ -62,8 +61,6 @@ class CameraTrack(VideoStreamTrack):
         self._index = 0
 
     async def recv(self) -> av.VideoFrame:
-        import asyncio
-
         await asyncio.sleep(1 / self._fps)
         width, height = self._sizes(self._index)
         rows = np.linspace(0, 200, height, dtype=np.uint8)[:, None, None]

@@ -4,6 +4,7 @@ import asyncio
 import fractions
 import time
 from collections.abc import Callable
+from typing import Any
 
 import av
 from aiortc import (
@@ -28,7 +29,7 @@ class SilentTrack(MediaStreamTrack):
         self._sent = 0
         self._started_at: float | None = None
 
-    async def recv(self) -> av.Packet:
+    async def recv(self) -> "av.Packet[Any]":
         if self._started_at is None:
             self._started_at = time.monotonic()
         await asyncio.sleep(max(0.0, self._started_at + self._sent * 0.02 - time.monotonic()))
@@ -109,7 +110,8 @@ class Client:
         """Stop talking without a word, as a dead phone does."""
         for sender in self.pc.getSenders():
             for protocol in sender.transport.transport._connection._protocols:
-                protocol.transport.sendto = lambda *args: None
+                transport: Any = protocol.transport
+                transport.sendto = lambda *args: None
 
     async def close(self) -> None:
         for task in self._consumers:
@@ -126,5 +128,5 @@ def without_candidates(sdp: str) -> str:
 
 async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
     async with asyncio.timeout(within_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  any condition, test only
             await asyncio.sleep(0.01)

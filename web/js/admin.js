@@ -75,7 +75,7 @@ const calls = new LiveTable(byId('calls'), [
   { title: 'Playout', text: (one) => (one.now.playout_ms === null ? '' : measure(one.now.playout_ms, 'ms')), isOptional: true, isNumber: true },
   { title: 'Underruns', text: (one) => (one.now.underruns === null ? '' : words(one.now.underruns)), isOptional: true, isNumber: true },
   { title: 'Video', text: (one) => measure(one.now.video_fps, 'fps', 1), isNumber: true },
-  { title: 'Latency', text: (one) => latencies(one.latency_ms), isOptional: true },
+  { title: 'Latency', text: (one) => latencies(one.latency_ms).join('; '), isOptional: true },
   { title: 'More', text: (one) => extras(one, KNOWN_CALL), isOptional: true },
   { title: 'End', build: (one) => hangupButton(String(one.call_id)) },
 ], (one) => String(one.call_id), 'Nobody is calling.');
@@ -94,7 +94,7 @@ const engines = new LiveTable(byId('engines'), [
     tone: (one) => (one.slots && one.slots_used >= one.slots ? 'warn' : '') },
   { title: 'Units', text: (one) => words(one.units?.count), isNumber: true },
   { title: 'Unit time', text: (one) => percentiles(one.units), isNumber: true },
-  { title: 'Latencies', text: (one) => latencies(one.latency_ms) || '–' },
+  { title: 'Latencies', text: (one) => latencies(one.latency_ms).join('\n') || '–' },
   { title: 'More', text: (one) => extras(one, ['name', 'kind', 'slots', 'slots_used', 'units', 'latency_ms']), isOptional: true },
 ], (one) => String(one.name), 'No engine was reported.');
 
@@ -104,16 +104,15 @@ function percentiles(units) {
   return known.map(([name, value]) => `${name.replace('_ms', '')} ${measure(value, 'ms', 1)}`).join(', ') || '–';
 }
 
-/** @param {any} stages each a time or percentiles, in ms */
+/** @param {any} stages each a time or percentiles, in ms @returns {string[]} */
 function latencies(stages) {
-  const text = Object.entries(stages ?? {}).map(([stage, values]) => {
+  return Object.entries(stages ?? {}).map(([stage, values]) => {
     const name = stage.replaceAll('_', ' ');
     if (!values || typeof values !== 'object') return `${name} ${measure(values, 'ms')}`;
     // A count may stand beside the percentiles.
     const parts = Object.entries(values).map(([key, value]) => `${key} ${measure(value, key.startsWith('p') ? 'ms' : '')}`.trim());
     return `${name}: ${parts.join(', ')}`;
   });
-  return text.join('; ');
 }
 
 /** @param {string} callId */

@@ -43,7 +43,7 @@ export class Call extends EventTarget {
    * @param {MediaStreamTrack|null} options.microphone null places a call that only listens
    * @param {MediaStreamTrack|null} options.camera null: may come later, without renegotiation
    * @param {boolean} options.video whether to offer a video line at all
-   * @param {Object} [options.session] session settings for the server
+   * @param {Record<string, any>} [options.session] session settings for the server
    */
   constructor({ iceServers, microphone, camera, video, session }) {
     super();

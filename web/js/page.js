@@ -9,7 +9,7 @@ import { FiguresView } from './figures.js';
 import { listenToKeys } from './keyboard.js';
 import { readKey, saveKey, takeKeyFromAddress } from './key.js';
 import { Notice } from './notice.js';
-import { hintOf, wordsOf } from './phase.js';
+import { hintOf, isTalking, wordsOf } from './phase.js';
 import { deviceLost, deviceProblem, endingProblem, serverAway } from './problems.js';
 import { Selectors } from './selectors.js';
 import { Refusal, getInfo } from './server.js';
@@ -30,6 +30,9 @@ let epilogue = '';
 function render() {
   const { phase, isInCall } = conversation;
   const state = byId('state');
+  // Turns of the talk are heard anyway; a screen reader would talk over both sides.
+  const isTurnOfTalk = isTalking(phase) && isTalking(state.dataset.state);
+  state.setAttribute('aria-live', isTurnOfTalk ? 'off' : 'polite');
   document.body.dataset.phase = phase;
   state.dataset.state = phase;
   setText(state, wordsOf(phase, conversation.talk));

@@ -70,3 +70,8 @@ function roundedWait(seconds) {
 export function isInCall(phase) {
   return phase !== 'idle' && phase !== 'ended';
 }
+
+/** @param {string} phase @returns {boolean} whether the two sides are taking turns */
+export function isTalking(phase) {
+  return ['listening', 'hearing', 'thinking', 'speaking', 'interrupted'].includes(phase);
+}

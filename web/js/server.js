@@ -113,7 +113,7 @@ async function readJson(response) {
 
 /**
  * @param {string} sdp the offer
- * @param {Object} session session settings
+ * @param {Record<string, any>} session session settings
  * @returns {Promise<{sdp: string, path: string}>} the answer, and the call's own path ('' if none was given)
  */
 export async function postOffer(sdp, session) {

@@ -1,0 +1,165 @@
+"""A caller without a browser: a real aiortc peer that speaks from a file and hears the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+import numpy as np
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.mediastreams import MediaStreamError
+from av import AudioFrame
+
+from tests.speech import DATA, read_wav, resample
+
+RATE = 48_000
+FRAME = RATE // 50
+
+
+class Voice(MediaStreamTrack):
+    """Says what is in the queue, silence otherwise, 20 ms at a time on an absolute clock."""
+
+    kind = "audio"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pcm = np.zeros(0, np.int16)
+        self._pts = 0
+        self._start: float | None = None
+
+    def say(self, name: str) -> None:
+        """Append an utterance of tests/engine/data."""
+        rate, samples = read_wav(DATA / f"{name}.wav")
+        pcm = (resample(samples, rate, RATE) * 32767).astype(np.int16)
+        self._pcm = np.concatenate([self._pcm, pcm])
+
+    async def recv(self) -> AudioFrame:
+        if self.readyState != "live":
+            raise MediaStreamError
+        loop = asyncio.get_running_loop()
+        if self._start is None:
+            self._start = loop.time()
+        await asyncio.sleep(max(0.0, self._start + self._pts / RATE - loop.time()))
+        piece, self._pcm = self._pcm[:FRAME], self._pcm[FRAME:]
+        frame = AudioFrame(format="s16", layout="mono", samples=FRAME)
+        frame.planes[0].update(np.pad(piece, (0, FRAME - len(piece))).tobytes())
+        frame.sample_rate = RATE
+        frame.pts = self._pts
+        self._pts += FRAME
+        return frame
+
+
+class Caller:
+    """A call in a `with` block; `events` are the server's, in order."""
+
+    def __init__(self, url: str, *, session: dict[str, Any] | None = None) -> None:
+        self.url = url.rstrip("/")
+        self.voice = Voice()
+        self.events: list[dict[str, Any]] = []
+        self.heard_samples = 0
+        self.loud_samples = 0
+        self.location = ""
+        self._session = session
+        self._changed = asyncio.Event()
+        self._consumers: list[asyncio.Task[None]] = []
+        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.channel = self.pc.createDataChannel("oai-events")
+        self.channel.on("message", self._message)
+        self.pc.on("track", self._track)
+        self.pc.on("connectionstatechange", self._changed.set)
+
+    async def __aenter__(self) -> Caller:
+        self.pc.addTrack(self.voice)
+        await self.pc.setLocalDescription(await self.pc.createOffer())
+        async with aiohttp.ClientSession() as http:
+            if self._session is None:
+                headers = {"Content-Type": "application/sdp"}
+                body: Any = self.pc.localDescription.sdp
+            else:
+                headers = {}
+                body = aiohttp.FormData()
+                body.add_field("sdp", self.pc.localDescription.sdp, content_type="application/sdp")
+                body.add_field(
+                    "session", json.dumps(self._session), content_type="application/json"
+                )
+            path = f"{self.url}/v1/realtime/calls"
+            async with http.post(path, data=body, headers=headers) as answer:
+                text = await answer.text()
+                assert answer.status == 201, (answer.status, text)
+                self.location = answer.headers["Location"]
+        await self.pc.setRemoteDescription(RTCSessionDescription(text, "answer"))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._consumers:
+            task.cancel()
+        await asyncio.gather(*self._consumers, return_exceptions=True)
+        self.voice.stop()
+        await self.pc.close()
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send a client event."""
+        self.channel.send(json.dumps({"type": kind, **fields}))
+
+    def type(self, text: str) -> None:
+        """Send a typed message and ask for the answer."""
+        content = [{"type": "input_text", "text": text}]
+        self.send(
+            "conversation.item.create",
+            item={"type": "message", "role": "user", "content": content},
+        )
+        self.send("response.create")
+
+    async def hears(self, kind: str, *, count: int = 1, timeout_s: float = 15.0) -> dict[str, Any]:
+        """Wait for the `count`th event of a type."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                found = [event for event in self.events if event["type"] == kind]
+                if len(found) >= count:
+                    return found[count - 1]
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def is_over(self, timeout_s: float = 10.0) -> None:
+        """Wait until the peer connection is closed or failed."""
+        async with asyncio.timeout(timeout_s):
+            while self.pc.connectionState not in ("closed", "failed"):
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def hang_up(self) -> int:
+        """The status of POST .../hangup."""
+        async with aiohttp.ClientSession() as http:
+            async with http.post(f"{self.url}{self.location}/hangup") as answer:
+                return answer.status
+
+    def _message(self, text: str) -> None:
+        self.events.append(json.loads(text))
+        self._changed.set()
+
+    def _track(self, track: MediaStreamTrack) -> None:
+        self._consumers.append(asyncio.ensure_future(self._consume(track)))
+
+    async def _consume(self, track: MediaStreamTrack) -> None:
+        while True:
+            try:
+                frame = await track.recv()
+            except MediaStreamError:
+                return
+            assert isinstance(frame, AudioFrame)
+            self.heard_samples += frame.samples
+            if int(np.abs(frame.to_ndarray()).max()) > 1000:
+                self.loud_samples += frame.samples

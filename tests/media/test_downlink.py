@@ -1,0 +1,130 @@
+"""The outbound track: one packet a tick, continuous pts, exact cuts, silence, errors, FEC."""
+
+import asyncio
+from typing import Any
+
+import av
+import pytest
+from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcrtpsender import RTCRtpSender
+
+from media import hooks
+from media.clock import Ticker
+from media.downlink import AudioDownlink
+from media.hooks import Transmission
+from media.opus import SILENT_PACKET, OpusDecoder, has_fec
+from media.playout import Playout
+from tests.media.peers import speech
+from tests.media.test_clock import FakeTimers
+
+
+class Quiet:
+    def started(self, epoch: int) -> None: ...
+
+    def progressed(self, epoch: int, samples: int) -> None: ...
+
+    def drained(self, epoch: int) -> None: ...
+
+
+class Line:
+    """A downlink on virtual ticks."""
+
+    def __init__(self, listener: Any = None) -> None:
+        self.timers = FakeTimers()
+        self.ticker = Ticker(phases=1, timers=self.timers)
+        self.playout = Playout(listener=listener or Quiet())
+        self.errors: list[Exception] = []
+        self.track = AudioDownlink(self.playout, self.ticker, on_error=self.errors.append)
+
+    async def packets(self, count: int) -> list["av.Packet[Any]"]:
+        packets = []
+        for _ in range(count):
+            waiting = asyncio.ensure_future(self.track.recv())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            self.timers.run_to(self.timers.now + 0.02001)
+            packets.append(await waiting)
+        return packets
+
+
+async def test_idle_track_sends_constant_silence_with_continuous_pts() -> None:
+    line = Line()
+    packets = await line.packets(5)
+    assert [bytes(p) for p in packets] == [SILENT_PACKET] * 5
+    assert [p.pts for p in packets] == [0, 960, 1920, 2880, 3840]
+    assert {p.time_base.denominator for p in packets} == {48_000}
+    assert line.track.stats()["silentPacketsSent"] == 5
+
+
+async def test_speech_is_encoded_and_silence_follows_its_end() -> None:
+    line = Line()
+    await line.packets(2)
+    line.playout.push(1, speech(0.2, 24_000))
+    line.playout.finish(1)
+    packets = await line.packets(14)
+    payloads = [bytes(p) for p in packets]
+    assert all(p != SILENT_PACKET for p in payloads[:11])
+    assert payloads[11:] == [SILENT_PACKET] * 3
+    assert [p.pts for p in packets] == [960 * i for i in range(2, 16)]
+    decoder = OpusDecoder()
+    assert {len(decoder.decode(p)) for p in payloads} == {640}
+
+
+async def test_a_cut_is_heard_in_the_next_packet() -> None:
+    line = Line()
+    line.playout.push(1, speech(2.0, 24_000))
+    await line.packets(10)
+    assert line.playout.clear() == (1, 10 * 480 + 120)
+    payloads = [bytes(p) for p in await line.packets(4)]
+    assert payloads[2:] == [SILENT_PACKET] * 2
+
+
+async def test_a_missed_tick_is_made_up_once_and_never_in_a_burst() -> None:
+    line = Line()
+    await line.packets(3)
+    line.timers.run_to(line.timers.now + 0.2)
+    await asyncio.wait_for(line.track.recv(), 1)
+    assert line.track.stats()["missedTicks"] >= 8
+    await line.packets(1)
+
+
+async def test_failing_listener_ends_the_track_with_a_report() -> None:
+    class Failing(Quiet):
+        def progressed(self, epoch: int, samples: int) -> None:
+            raise KeyError("listener")
+
+    line = Line(Failing())
+    line.playout.push(1, speech(0.1, 24_000))
+    with pytest.raises(MediaStreamError):
+        await line.packets(1)
+    assert [type(e) for e in line.errors] == [KeyError]
+    assert line.track.readyState == "ended"
+    assert line.ticker.num_subscribers == 0
+
+
+async def test_stop_ends_a_waiting_recv() -> None:
+    line = Line()
+    waiting = asyncio.ensure_future(line.track.recv())
+    await asyncio.sleep(0)
+    line.track.stop()
+    with pytest.raises(MediaStreamError):
+        await waiting
+    with pytest.raises(MediaStreamError):
+        await line.track.recv()
+    assert line.errors == []
+
+
+async def test_fec_follows_the_reported_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported = [Transmission(0, 0)]
+    monkeypatch.setattr(hooks, "transmission", lambda sender: reported[0])
+    line = Line()
+    line.track.bind(RTCRtpSender.__new__(RTCRtpSender))
+    line.playout.push(1, speech(8.0, 24_000))
+    assert not any(has_fec(bytes(p)) for p in await line.packets(100))
+    reported[0] = Transmission(100, 9000, 7, 0.07, 0.05)
+    assert any(has_fec(bytes(p)) for p in await line.packets(100))
+    assert line.track.stats()["fecPercent"] == 7
+    assert line.track.stats()["roundTripTime"] == 0.05
+    reported[0] = Transmission(200, 18_000, 7, 0.0, 0.05)
+    await line.packets(100)
+    assert line.track.stats()["fecPercent"] == 5

@@ -1,0 +1,148 @@
+"""Client events: what each becomes, and the error that each mistake gets."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from signaling import client_events as ev
+from signaling.errors import ProtocolError
+
+
+def parse(**event: Any) -> ev.ClientEvent:
+    return ev.parse_client_event(json.dumps(event))
+
+
+def item(**item: Any) -> dict[str, Any]:
+    return {"type": "conversation.item.create", "item": item}
+
+
+def message(*content: Any, role: str = "user") -> dict[str, Any]:
+    return item(type="message", role=role, content=list(content))
+
+
+JPEG = "data:image/jpeg;base64," + base64.b64encode(b"\xff\xd8jpeg").decode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"type": "conversation.item.delete", "item_id": "i"}, ev.ItemDelete("i")),
+        ({"type": "conversation.item.retrieve", "item_id": "i"}, ev.ItemRetrieve("i")),
+        (
+            {
+                "type": "conversation.item.truncate",
+                "item_id": "i",
+                "content_index": 0,
+                "audio_end_ms": 5,
+            },
+            ev.ItemTruncate("i", 5),
+        ),
+        ({"type": "response.create"}, ev.ResponseCreate()),
+        ({"type": "response.create", "response": None}, ev.ResponseCreate()),
+        ({"type": "response.cancel", "event_id": "e"}, ev.ResponseCancel(event_id="e")),
+        ({"type": "input_audio_buffer.commit"}, ev.InputBufferCommit()),
+        ({"type": "input_audio_buffer.clear"}, ev.InputBufferClear()),
+        ({"type": "output_audio_buffer.clear", "new": 1}, ev.OutputBufferClear()),
+        (
+            message({"type": "input_text", "text": "hi"}),
+            ev.ItemCreate(ev.Message("user", (ev.TextPart("hi"),))),
+        ),
+        (
+            message({"type": "input_image", "image_url": JPEG}),
+            ev.ItemCreate(ev.Message("user", (ev.ImagePart("image/jpeg", b"\xff\xd8jpeg"),))),
+        ),
+        (
+            message({"type": "output_audio", "transcript": "yes"}, role="assistant"),
+            ev.ItemCreate(ev.Message("assistant", (ev.TextPart("yes"),))),
+        ),
+        (
+            item(type="function_call_output", call_id="c", output="4", id="i"),
+            ev.ItemCreate(ev.FunctionCallOutput("c", "4", "i")),
+        ),
+    ],
+)
+def test_event_is_parsed(raw: dict[str, Any], expected: ev.ClientEvent) -> None:
+    assert parse(**raw) == expected
+
+
+def test_session_update_keeps_its_partial_object() -> None:
+    event = parse(type="session.update", session={"tracing": None}, event_id="e")
+    assert event == ev.SessionUpdate({"tracing": None}, "e")
+
+
+def test_response_options() -> None:
+    event = parse(type="response.create", response={"instructions": "x", "conversation": "none"})
+    assert isinstance(event, ev.ResponseCreate) and event.response is not None
+    assert (event.response.instructions, event.response.conversation) == ("x", "none")
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "param", "says"),
+    [
+        ({}, "missing_required_parameter", "type", "required"),
+        ({"type": "session.nope"}, "unknown_event", "type", "session.update"),
+        ({"type": 5}, "unknown_event", "type", "allowed"),
+        ({"type": "input_audio_buffer.append", "audio": ""}, "unsupported_event", "type", "track"),
+        ({"type": "session.update"}, "missing_required_parameter", "session", "required"),
+        ({"type": "session.update", "session": 1}, "invalid_value", "session", "object"),
+        (
+            {"type": "session.update", "session": {"audio": {"output": {"speed": 9}}}},
+            "invalid_value",
+            "session.audio.output.speed",
+            "1.5",
+        ),
+        ({"type": "conversation.item.delete"}, "missing_required_parameter", "item_id", "required"),
+        (
+            {"type": "conversation.item.truncate", "item_id": "i", "audio_end_ms": -1},
+            "invalid_value",
+            "audio_end_ms",
+            ">= 0",
+        ),
+        (item(type="nope"), "invalid_value", "item.type", "function_call_output"),
+        (message(role="user"), "invalid_value", "item.content", "length"),
+        (message({}, role="bot"), "invalid_value", "item.role", "assistant"),
+        (message({"type": "input_text"}), "missing_required_parameter", "item.content.0.text", ""),
+        (
+            message({"type": "input_text", "text": "x" * 40_000}),
+            "invalid_value",
+            "item.content.0.text",
+            "32768",
+        ),
+        (message({"type": "input_audio"}), "invalid_value", "item.content.0.type", "microphone"),
+        (message({"type": "output_text"}), "invalid_value", "item.content.0.type", "input_text"),
+        (
+            message({"type": "input_image", "image_url": "https://example.com/a.png"}),
+            "invalid_value",
+            "item.content.0.image_url",
+            "data URL",
+        ),
+        (
+            message({"type": "input_image", "image_url": "data:image/png;base64,###"}),
+            "invalid_value",
+            "item.content.0.image_url",
+            "base64",
+        ),
+        (message({"type": "input_image"}), "invalid_value", "item.content.0.image_url", "data URL"),
+    ],
+)
+def test_mistakes_are_named(raw: dict[str, Any], code: str, param: str, says: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse(**raw, event_id="mine")
+    error = caught.value
+    assert (error.code, error.param, error.event_id) == (code, param, "mine")
+    assert says in error.message
+
+
+@pytest.mark.parametrize("text", ["", "x", "[]", "3", "[" * 100_000, '{"type": "\ud800"}', "null"])
+def test_garbage_is_an_error_and_no_crash(text: str) -> None:
+    with pytest.raises(ProtocolError):
+        ev.parse_client_event(text)
+
+
+def test_event_id_of_a_wrong_type_is_named() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse(type="response.cancel", event_id=5)
+    assert caught.value.param == "event_id"
+    assert caught.value.event_id is None

@@ -1,0 +1,170 @@
+"""Addresses and ports of media, and that every hook into aioice is really called."""
+
+import asyncio
+import socket
+import time
+
+import aioice.ice
+import pytest
+from aiortc import RTCPeerConnection, RTCSessionDescription
+
+from signaling.answer import prepare_offer
+from signaling.ice import (
+    MAX_BACKLOG_BYTES,
+    MAX_QUEUED_DATAGRAMS,
+    IceSettings,
+    Wire,
+    configuration,
+    host_addresses,
+)
+from signaling.peer import Peer
+from tests.signaling.offers import CHROMIUM_OFFER
+from tests.signaling.rtc import Client, Recorder, SilentTrack, until
+
+Patch = pytest.MonkeyPatch
+
+
+def hosts(monkeypatch: Patch, *addresses: str) -> None:
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: [*addresses])
+
+
+def test_addresses(monkeypatch: Patch) -> None:
+    hosts(monkeypatch, "192.0.2.2", "10.1.2.3", "fd00::2")
+    assert host_addresses(IceSettings()) == ["192.0.2.2", "10.1.2.3", "fd00::2"]
+    assert host_addresses(IceSettings(addresses=("10.0.0.0/8",))) == ["10.1.2.3"]
+    assert host_addresses(IceSettings(addresses=("fd00::2",), loopback="also")) == [
+        "fd00::2",
+        "127.0.0.1",
+    ]
+    assert host_addresses(IceSettings(loopback="only")) == ["127.0.0.1"]
+    hosts(monkeypatch)
+    assert host_addresses(IceSettings()) == ["127.0.0.1"]
+    assert host_addresses(IceSettings(loopback="never")) == []
+
+
+def test_no_stun_server_by_default() -> None:
+    assert configuration(IceSettings()).iceServers == []
+    servers = configuration(
+        IceSettings(stun_url="stun:s.example", turn_url="turn:t.example", turn_username="u")
+    ).iceServers
+    assert [s.urls for s in servers or []] == ["stun:s.example", "turn:t.example"]
+
+
+async def candidates(settings: IceSettings) -> list[list[str]]:
+    peer = Peer("rtc_test", settings, Recorder())
+    answer = await peer.answer(CHROMIUM_OFFER, downlink=SilentTrack())
+    await peer.close()
+    first = answer.split("m=video")[0].splitlines()
+    return [line.split() for line in first if line.startswith("a=candidate:")]
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_port_range_is_kept_and_exhaustion_is_an_error() -> None:
+    port = free_port()
+    settings = IceSettings(loopback="only", port_range=(port, port))
+    assert [c[5] for c in await candidates(settings)] == [str(port)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", port))
+        with pytest.raises(OSError, match="no address and port"):
+            await candidates(settings)
+
+
+async def test_public_address_is_offered_with_the_local_port() -> None:
+    found = await candidates(IceSettings(loopback="only", public_addresses=("203.0.113.9", "::9")))
+    (_, _, _, _, host, port, _, kind), public = found
+    assert (host, kind) == ("127.0.0.1", "host")
+    assert public[4:] == ["203.0.113.9", port, "typ", "srflx", "raddr", "127.0.0.1", "rport", port]
+
+
+async def test_a_dead_stun_server_costs_only_its_timeout() -> None:
+    settings = IceSettings(
+        loopback="only", stun_url=f"stun:127.0.0.1:{free_port()}", gather_timeout_s=0.1
+    )
+    started_at = time.monotonic()
+    assert len(await candidates(settings)) == 1
+    assert time.monotonic() - started_at < 1.0
+
+
+async def connection() -> tuple[RTCPeerConnection, Wire]:
+    pc = RTCPeerConnection(configuration(IceSettings()))
+    offer = prepare_offer(CHROMIUM_OFFER).text
+    await pc.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
+    wire = Wire(pc, IceSettings(loopback="only"), time.monotonic)
+    await pc.setLocalDescription()
+    return pc, wire
+
+
+async def test_datagrams_before_dtls_are_bounded() -> None:
+    pc, wire = await connection()
+    (hooks,) = wire._hooks.values()
+    protocol = hooks.connection._protocols[0]
+    for _ in range(MAX_QUEUED_DATAGRAMS + 10):
+        protocol.datagram_received(b"\x80garbage", ("127.0.0.1", 1))
+    assert hooks.connection._queue.qsize() == MAX_QUEUED_DATAGRAMS
+    assert wire.datagrams == MAX_QUEUED_DATAGRAMS + 10
+    assert wire.datagrams_dropped == 10
+    await pc.close()
+
+
+async def test_ignoring_the_sctp_window_is_seen() -> None:
+    pc, wire = await connection()
+    assert not wire.is_flooded()
+    assert pc.sctp is not None
+    pc.sctp._advertised_rwnd -= 1024 * 1024 + MAX_BACKLOG_BYTES + 1
+    assert wire.is_flooded()
+    await pc.close()
+
+
+async def test_abort_closes_the_sockets_and_does_not_freeze_the_loop() -> None:
+    # Closing right after is the case in which aiortc's monitor would spin (see _get_event).
+    pc, wire = await connection()
+    (hooks,) = wire._hooks.values()
+    transport = hooks.connection._protocols[0].transport
+    wire.abort()
+    assert transport.is_closing()
+    await asyncio.wait_for(pc.close(), 2)
+
+
+@pytest.mark.loopback
+async def test_loopback_only_host_connects(monkeypatch: Patch) -> None:
+    hosts(monkeypatch, "127.0.0.1")
+    listener = Recorder()
+    peer, client = Peer("rtc_test", IceSettings(loopback="only"), listener), Client()
+    await client.call(peer)
+    await until(lambda: "channel_open" in listener.told)
+    await client.close()
+    await peer.close()
+
+
+@pytest.mark.loopback
+async def test_consent_is_asked_and_its_round_trip_measured() -> None:
+    listener = Recorder()
+    peer, client = Peer("rtc_test", IceSettings(consent_interval_s=0.05), listener), Client()
+    await client.call(peer)
+    await until(lambda: peer.is_connected)
+    await asyncio.sleep(0.3)
+    pair = next(s for s in (await peer.stats()).values() if s["type"] == "candidate-pair")
+    assert pair["responsesReceived"] >= 2
+    assert 0 < pair["currentRoundTripTime"] < 0.5
+    await client.close()
+    await peer.close()
+
+
+@pytest.mark.loopback
+async def test_without_consent_the_connection_ends() -> None:
+    listener = Recorder()
+    settings = IceSettings(consent_interval_s=0.05, consent_expiry_s=0.5)
+    peer, client = Peer("rtc_test", settings, listener), Client()
+    await client.call(peer)
+    await until(lambda: peer.is_connected)
+    client.vanish()
+    await until(lambda: bool(listener.reasons), 2.9)
+    assert listener.reasons[0] in ("failed", "closed")
+    await client.close()
+    await peer.close()

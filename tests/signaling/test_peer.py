@@ -1,0 +1,326 @@
+"""The life of a peer: answered, connected, heard, lost, closed; nothing is left behind."""
+
+import asyncio
+import gc
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import aiortc
+import av
+import pytest
+from aiortc import RTCRtpReceiver
+
+from signaling import peer as peer_module
+from signaling.errors import ProtocolError
+from signaling.ice import IceSettings
+from signaling.peer import Peer
+from tests.signaling.offers import CHROMIUM_OFFER, only, second_audio, with_codecs, without
+from tests.signaling.rtc import Client, Recorder, SilentTrack, until, without_candidates
+
+SETTINGS = IceSettings()
+
+
+def make(listener: Recorder | None = None, **kwargs: Any) -> tuple[Peer, Recorder]:
+    listener = listener or Recorder()
+    return Peer("rtc_test", SETTINGS, listener, **kwargs), listener
+
+
+def sockets() -> int:
+    found = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found += str(entry.readlink()).startswith("socket:")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def resources() -> tuple[int, int, int]:
+    gc.collect()
+    return sockets(), threading.active_count(), len(asyncio.all_tasks())
+
+
+@pytest.mark.parametrize(
+    ("offer", "audio", "video"),
+    [
+        (CHROMIUM_OFFER, True, True),
+        (only("audio"), True, False),
+        (only("video"), False, True),
+        (only("video", "application"), False, True),
+        (second_audio(), True, True),
+        (CHROMIUM_OFFER.replace("m=video 9", "m=video 0"), True, False),
+        (with_codecs("PCMU/8000", "VP8/90000"), False, True),
+        (CHROMIUM_OFFER.replace("a=setup:actpass", "a=setup:active"), True, True),
+        (CHROMIUM_OFFER.replace("a=sendrecv", "a=recvonly"), False, False),
+    ],
+)
+async def test_offer_is_answered(offer: str, audio: bool, video: bool) -> None:
+    peer, listener = make()
+    seen: list[tuple[RTCRtpReceiver | None, RTCRtpReceiver | None]] = []
+    answer = await peer.answer(
+        offer, downlink=SilentTrack(), on_receivers=lambda a, v: seen.append((a, v))
+    )
+    assert answer.count("\r\nm=") == offer.count("\r\nm=")
+    assert seen == [(peer.audio_receiver, peer.video_receiver)]
+    assert [r is not None for r in seen[0]] == [audio, video]
+    await peer.close()
+    assert listener.reasons == ["hangup"]
+
+
+@pytest.mark.parametrize(
+    ("offer", "status"),
+    [
+        ("", 400),
+        ("hello", 400),
+        (without("ice-pwd"), 400),
+        (CHROMIUM_OFFER.replace("a=rtcp:9 IN IP4 0.0.0.0", "a=rtcp:x"), 400),
+        (CHROMIUM_OFFER.replace("a=extmap:1 ", "a=extmap:x "), 400),
+        (with_codecs("PCMU/8000", "AV1/90000"), 406),
+        ("v=0\r\n" + "x" * 1_000_000, 413),
+    ],
+)
+async def test_bad_offer_is_refused_and_leaves_nothing(offer: str, status: int) -> None:
+    before = resources()
+    peer, listener = make()
+    downlink = SilentTrack()
+    with pytest.raises(ProtocolError) as caught:
+        await peer.answer(offer, downlink=downlink)
+    assert (caught.value.status, caught.value.param) == (status, "sdp")
+    assert listener.reasons == ["no_answer"]
+    assert downlink.readyState == "ended"
+    await until(lambda: resources() == before, 1.0)
+
+
+async def test_a_failing_hook_leaves_nothing() -> None:
+    before = resources()
+    peer, _ = make()
+
+    def fail(audio: object, video: object) -> None:
+        raise LookupError("bug")
+
+    with pytest.raises(LookupError):
+        await peer.answer(CHROMIUM_OFFER, downlink=SilentTrack(), on_receivers=fail)
+    await until(lambda: resources() == before, 1.0)
+
+
+async def test_fifty_peers_that_never_connect_leave_nothing() -> None:
+    before = resources()
+    now = [0.0]
+    pairs = [make(clock=lambda: now[0]) for _ in range(50)]
+    for peer, _ in pairs:
+        await peer.answer(CHROMIUM_OFFER, downlink=SilentTrack())
+    assert sockets() >= before[0] + 50
+    now[0] = 14.9
+    await asyncio.sleep(0.6)
+    assert not any(listener.reasons for _, listener in pairs)
+    now[0] = 15.1
+    await until(lambda: all(listener.reasons for _, listener in pairs))
+    for peer, listener in pairs:
+        await peer.close()
+        assert listener.reasons == ["connect_timeout"]
+    await until(lambda: resources() == before, 2.0)
+
+
+async def test_close_is_idempotent_and_ends_a_stuck_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peer_module, "CLOSE_TIMEOUT_S", 0.1)
+    before = sockets()
+    peer, listener = make()
+    await peer.answer(CHROMIUM_OFFER, downlink=SilentTrack())
+    assert peer._pc is not None
+    really_close = peer._pc.close
+
+    async def hang() -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(peer._pc, "close", hang)
+    await asyncio.gather(peer.close("bye"), peer.close(), peer.close())
+    assert listener.reasons == ["bye"]
+    await asyncio.sleep(0.05)
+    assert sockets() == before
+    await really_close()
+
+
+async def test_a_failing_listener_ends_its_own_peer_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(text: str) -> None:
+        raise KeyError("bug")
+
+    peer, listener = make(Recorder(on_message=fail))
+    peer._message("{}")
+    peer._message("{}")
+    assert listener.reasons == ["internal_error"]
+    assert caplog.text.count("Traceback") == 1
+
+
+def end_of_candidates_without_any(sdp: str) -> str:
+    return without_candidates(sdp).replace("a=ice-ufrag", "a=end-of-candidates\r\na=ice-ufrag")
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize(
+    "edit", [str, without_candidates, end_of_candidates_without_any], ids=lambda e: e.__name__
+)
+@pytest.mark.parametrize(("audio", "video"), [(1, 0), (2, 1)])
+async def test_connects_and_echoes(edit: Any, audio: int, video: int) -> None:
+    peer, listener = make()
+    listener.on_message = lambda text: None if peer.send(f"echo {text}") else None
+    client = Client(audio=audio, video=video)
+    assert peer.send("early") is False
+    await client.call(peer, edit)
+    assert peer.send("waits") is True
+    await until(lambda: "channel_open" in listener.told)
+    assert listener.told == ["connected", "channel_open"]
+    assert client.channel is not None
+    client.channel.send("hello")
+    await until(lambda: "echo hello" in client.received)
+    assert client.received[0] == "waits"
+    await client.close()
+    await until(lambda: bool(listener.reasons), 1.0)
+    assert listener.reasons == ["closed"]
+    await peer.close()
+    assert listener.reasons == ["closed"]
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("is_hooked", [True, False])
+async def test_receiver_hook_gets_packets_and_an_unhooked_receiver_none(is_hooked: bool) -> None:
+    packets: list[Any] = []
+
+    def attach(audio: RTCRtpReceiver | None, video: RTCRtpReceiver | None) -> None:
+        async def handle(packet: Any, arrival_time_ms: int) -> None:
+            packets.append(packet)
+
+        vars(audio)["_handle_rtp_packet"] = handle
+
+    peer, listener = make()
+    client = Client()
+    on_receivers = attach if is_hooked else None
+    offer = await client.offer()
+    answer = await peer.answer(offer, downlink=SilentTrack(), on_receivers=on_receivers)
+    await client.accept(answer)
+    await until(lambda: "connected" in listener.told)
+    await asyncio.sleep(0.5)
+    assert bool(packets) is is_hooked
+    assert peer.audio_receiver is not None
+    track: Any = peer.audio_receiver.track
+    assert track._queue.qsize() == 0
+    await client.close()
+    await peer.close()
+
+
+@pytest.mark.loopback
+async def test_a_vanished_client_is_noticed_within_four_seconds() -> None:
+    peer, listener = make()
+    client = Client()
+    await client.call(peer)
+    await until(lambda: "channel_open" in listener.told)
+    await asyncio.sleep(0.5)
+    vanished_at = time.monotonic()
+    client.vanish()
+    await until(lambda: bool(listener.reasons), 6.0)
+    assert listener.reasons == ["vanished"]
+    assert listener.gone_at - vanished_at < 4.0
+    await peer.close()
+    await client.close()
+
+
+@pytest.mark.loopback
+async def test_a_client_that_only_listens_is_not_taken_for_gone() -> None:
+    peer, listener = make()
+    client = Client(audio=0)
+    client.pc.addTransceiver("audio", direction="recvonly")
+    await client.call(peer)
+    await until(lambda: peer.is_connected)
+    await asyncio.sleep(4.0)
+    assert listener.reasons == []
+    await client.close()
+    await peer.close()
+
+
+@pytest.mark.loopback
+async def test_an_exception_in_the_downlink_ends_the_call_with_a_reason() -> None:
+    class Broken(SilentTrack):
+        async def recv(self) -> "av.Packet[Any]":
+            raise ZeroDivisionError
+
+    peer, listener = make()
+    client = Client()
+    await client.accept(await peer.answer(await client.offer(), downlink=Broken()))
+    await until(lambda: bool(listener.reasons), 3.0)
+    assert listener.reasons == ["downlink_failed"]
+    await peer.close()
+    await client.close()
+
+
+@pytest.mark.loopback
+async def test_a_flood_is_refused_and_the_channel_stays_open() -> None:
+    peer, listener = make()
+    client = Client()
+    await client.call(peer)
+    await until(lambda: "channel_open" in listener.told)
+    assert client.channel is not None
+    for _ in range(2000):
+        client.channel.send('{"type": "response.cancel"}')
+    await until(lambda: peer.channel.messages_received == 2000, 10.0)
+    assert len(listener.messages) < 1500
+    assert 1 <= len(listener.errors) <= 10
+    assert listener.reasons == []
+    await asyncio.sleep(0.5)
+    client.channel.send("after")
+    await until(lambda: "after" in listener.messages)
+    await client.close()
+    await peer.close()
+
+
+@pytest.mark.loopback
+async def test_twenty_calls_leave_nothing_behind() -> None:
+    async def call() -> None:
+        peer, listener = make()
+        client = Client(video=1)
+        await client.call(peer)
+        await until(lambda: "channel_open" in listener.told)
+        await peer.close()
+        await client.close()
+
+    await call()
+    before = resources()
+    for _ in range(20):
+        await call()
+    await until(lambda: resources() == before, 2.0)
+    gc.collect()
+    # The last one may still be referenced by the loop's bookkeeping.
+    assert sum(isinstance(o, aiortc.RTCPeerConnection) for o in gc.get_objects()) <= 2
+
+
+@pytest.mark.loopback
+async def test_stats_have_w3c_names_and_units() -> None:
+    peer, listener = make()
+    client = Client()
+    await client.call(peer)
+    await until(lambda: "channel_open" in listener.told)
+    peer.send("x")
+
+    async def by_type() -> dict[str, dict[str, Any]]:
+        return {s["type"]: s for s in (await peer.stats()).values()}
+
+    # A consent check each second, receiver reports every 0.5 to 1.5 s.
+    await asyncio.sleep(3.0)
+    stats = await by_type()
+    assert stats["outbound-rtp"]["packetsSent"] > 20
+    assert 0 <= stats["remote-inbound-rtp"]["fractionLost"] <= 1
+    assert 0 <= stats["remote-inbound-rtp"]["jitter"] < 0.5
+    assert 0 < stats["remote-inbound-rtp"]["roundTripTime"] < 1
+    assert 0 < stats["candidate-pair"]["currentRoundTripTime"] < 1
+    assert stats["candidate-pair"]["bytesReceived"] == stats["transport"]["bytesReceived"] > 0
+    assert stats["transport"]["selectedCandidatePairId"] == stats["candidate-pair"]["id"]
+    assert stats["local-candidate"]["candidateType"] == "host"
+    assert stats["data-channel"]["messagesSent"] == 1
+    assert abs(stats["transport"]["timestamp"] / 1000 - time.time()) < 5
+    await client.close()
+    await peer.close()
+    assert (await peer.stats()) is not None

@@ -1,0 +1,161 @@
+"""Who may import whom, and what each process never loads.
+
+The directions are those of the design: run.py -> server -> signaling, media and the torch-free part
+of engine; signaling, media and engine do not know each other.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("server", "signaling", "media", "engine", "web")
+OPEN_TO_SERVER = {
+    f"engine.{name}" for name in ("protocol", "link", "client", "config", "child", "logs")
+}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import anywhere in a file, of `from x import y` both forms."""
+    tree = ast.parse(path.read_text(), str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            assert node.module is not None
+            yield node.lineno, node.module
+            for alias in node.names:
+                if (ROOT / node.module.replace(".", "/") / f"{alias.name}.py").is_file():
+                    yield node.lineno, f"{node.module}.{alias.name}"
+
+
+def offences(package: str, forbidden: tuple[str, ...]) -> list[str]:
+    """Imports of `package` from one of `forbidden` (dotted prefixes)."""
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules(package)
+        for line, name in imported(path)
+        if any(name == prefix or name.startswith(prefix + ".") for prefix in forbidden)
+    ]
+
+
+def test_the_walk_finds_what_it_looks_for() -> None:
+    """A test that finds no import at all would always pass."""
+    assert offences("server", ("engine.protocol",)) and offences("server", ("signaling",))
+    assert offences("engine", ("engine.host",)) and len(modules("engine")) > 20
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("signaling", ("server", "media", "engine", "web", "run")),
+        ("media", ("server", "signaling", "engine", "web", "run")),
+        ("engine", ("server", "signaling", "media", "web", "run")),
+        ("server", ("run",)),
+    ],
+)
+def test_package_does_not_import(package: str, forbidden: tuple[str, ...]) -> None:
+    assert offences(package, forbidden) == []
+
+
+def test_server_imports_only_the_light_part_of_engine() -> None:
+    light = {"engine", *OPEN_TO_SERVER}
+    bad = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in [*modules("server"), ROOT / "run.py"]
+        for line, name in imported(path)
+        if name.partition(".")[0] == "engine" and name not in light
+    ]
+    assert bad == []
+
+
+def test_light_part_of_engine_imports_nothing_heavy() -> None:
+    for name in sorted(OPEN_TO_SERVER):
+        path = ROOT / (name.replace(".", "/") + ".py")
+        ours = {n for _, n in imported(path) if n.partition(".")[0] == "engine"}
+        assert ours <= OPEN_TO_SERVER, name
+        assert not {n for _, n in imported(path)} & {"torch", "numpy", "aiortc", "av"}, name
+
+
+def test_nobody_but_the_process_starts_engines() -> None:
+    """`engine.process` alone knows the host and the engines there are."""
+    own = ("engine.process", "engine.host", "engine.builtin", "engine.echo")
+    offenders = [
+        offence
+        for offence in offences("engine", own)
+        if not offence.startswith(("engine/process.py", "engine/builtin/", "engine/echo.py"))
+    ]
+    assert offenders == []
+
+
+def test_no_package_of_ours_hides_a_package_that_we_use() -> None:
+    for package in PACKAGES:
+        assert package not in sys.stdlib_module_names
+
+
+# ---------------------------------------------------------------- what real processes load
+
+LOADED = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+from engine.config import EngineConfig
+if "engine.process" in sys.argv:
+    from engine.process import build
+    for kind in ("echo", "builtin"):
+        build(EngineConfig(kind=kind))
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def loaded(*names: str) -> set[str]:
+    """Every module of a fresh process that imports these."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *names],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+HEAVY = ("torch", "transformers", "onnxruntime", "tensorflow")
+
+
+def test_front_loads_no_torch_no_engine_and_no_media() -> None:
+    modules = loaded("run")
+    assert "server.front" in modules and "aiohttp" in modules
+    assert not modules & {*HEAVY, "engine.process", "engine.host", "server.worker"}
+    assert not {name for name in modules if name.startswith(("engine.builtin", "media"))}
+    # The front touches no media: neither peer connections nor codecs.
+    assert not modules & {"aiortc", "av", "numpy", "cv2", "pocketsphinx"}
+
+
+def test_media_worker_loads_no_torch_and_no_engine() -> None:
+    modules = loaded("server.worker")
+    assert "aiortc" in modules and "server.session" in modules
+    assert not modules & {*HEAVY, "engine.process", "engine.host", "cv2", "pocketsphinx"}
+    assert not modules & {"aiohttp.web", "server.front", "server.app", "server.supervisor"}
+    assert not {name for name in modules if name.startswith("engine.builtin")}
+
+
+def test_engine_loads_no_peer_connections() -> None:
+    modules = loaded("engine.process")
+    assert "engine.host" in modules and "engine.builtin.engine" in modules
+    assert not modules & {*HEAVY, "aiortc", "aioice", "av", "aiohttp.web"}
+    assert not {name for name in modules if name.startswith(("server", "signaling", "media."))}
