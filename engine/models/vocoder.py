@@ -25,7 +25,7 @@ NOISE_SEED = 1
 DELAY_FRAMES = 8
 """Mel frames that the stream lags behind what it was given, until its end."""
 HISTORY_FRAMES = 31
-"""Frames before the new ones that the causal filter is given again; its layers reach 23 back."""
+"""Frames before the new ones that the causal filter is given again; its layers reach 22 back."""
 
 
 @dataclass
