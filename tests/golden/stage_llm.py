@@ -1,4 +1,4 @@
-"""The full-duplex session: language model, decisions and window, from stored embeddings."""
+"""The full-duplex session: language model, decisions and window, from stored and own embeddings."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from engine.tokens import Tokens
 from engine.window import WindowSettings
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT, RecordingRows, compare_top, load_llm
+from tests.golden.own_inputs import own_embeddings
 from tests.golden.report import Report
 
 REPEATS = ("duplex", "duplex_tts_reset")
@@ -29,6 +30,7 @@ def compare(golden: GoldenSet, report: Report, batch: int) -> None:
     model = load_llm(golden)
     Replay(golden, report, model, 1, "stored").run()
     Replay(golden, report, model, 1, "deferred", defer=True).run()
+    Replay(golden, report, model, 1, "own", embeddings=own_embeddings(golden)).run()
     if batch > 1:
         Replay(golden, report, model, batch, "batch").run()
 
@@ -116,7 +118,7 @@ class Replay:
         """`embeddings`: replacements of stored ones by key, e.g. our own encoders' output."""
         self.golden, self.report, self.kind, self.defer = golden, report, kind, defer
         self.units, self.tokens = golden.units, golden.tokens
-        self.embeddings = embeddings or {}
+        self.embeddings = dict(embeddings or {})
         longest = max(u["kv_after_generate"] for u in self.units) + 64
         self.rows = RecordingRows(model, count, longest)
         self.duplex = DuplexRows(self.rows, self.tokens, observe=self._observe)

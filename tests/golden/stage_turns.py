@@ -1,4 +1,4 @@
-"""Chat and half duplex: prefills and chunked replies, from stored embeddings."""
+"""Chat and half duplex: prefills and chunked replies, from stored and own embeddings."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from engine.turn_rows import TurnRows
 from engine.turnbased import ReplyChunk, ReplySettings, TurnSession
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT, RecordingRows, compare_top, load_llm
+from tests.golden.own_inputs import own_embeddings
 from tests.golden.report import Report
 
 STREAM_CODES = 25
@@ -24,8 +25,10 @@ def compare(golden: GoldenSet, report: Report, batch: int) -> None:
     """Replay every conversation alone, then all of them together, `batch` times each."""
     model = load_llm(golden)
     scripts = [*_chats(golden), *_half_duplex(golden)]
+    own = own_embeddings(golden)
     for script in scripts:
         Replay(golden, report, model, [script], "stored").run()
+        Replay(golden, report, model, [script], "own", own).run()
     if batch > 1:
         together = [script for script in scripts for _ in range(batch)]
         Replay(golden, report, model, together, "batch").run()
@@ -79,9 +82,17 @@ class Replay:
     """Conversations side by side, the later ones some steps behind."""
 
     def __init__(
-        self, golden: GoldenSet, report: Report, model: Qwen3, scripts: list[Script], kind: str
+        self,
+        golden: GoldenSet,
+        report: Report,
+        model: Qwen3,
+        scripts: list[Script],
+        kind: str,
+        embeddings: dict[str, Tensor] | None = None,
     ) -> None:
+        """`embeddings`: our own encoders' output by key, instead of what is stored."""
         self.golden, self.report, self.kind = golden, report, kind
+        self.embeddings = embeddings
         self.players = [Player(script, 2 * index) for index, script in enumerate(scripts)]
         lengths = [
             value
@@ -129,7 +140,7 @@ class Replay:
         self._equal(action, key, self.rows.length(slot))
 
     def _inputs(self, action: Action) -> Tensor:
-        """Compare the prompt's embeddings with ours and return the stored ones."""
+        """Compare the prompt's embeddings with ours; returns those that the replay is to use."""
         key = action.name.replace(".", "/", 1)
         trace = self._trace(action)
         embeds = self.rows.embed([trace["input_ids"]]).clone()
@@ -141,10 +152,13 @@ class Replay:
             names = [name for name in names if name.endswith(".embed")]
             names.sort(key=lambda name: int("".join(filter(str.isdigit, name.split(".")[-2]))))
             for (start, end), name in zip(bounds, names, strict=True):
-                embeds[start:end] = self.golden.tensor(name)
+                source = self.golden.tensor if self.embeddings is None else self.embeddings.get
+                part = source(name)
+                assert part is not None, f"no {name} of our own"
+                embeds[start:end] = part
         stored = self.golden.tensor(f"{key}.inputs_embeds")
         self.report.add(f"{key}.inputs_embeds", embeds, stored, kind=self.kind)
-        return stored
+        return stored if self.embeddings is None else embeds
 
     def _open(self, slot: int, player: Player) -> None:
         action, trace = player.action, self._trace(player.action)
