@@ -96,7 +96,7 @@ def test_a_long_turn_forgets_the_prompt_or_the_oldest_speech_as_asked(flow: Flow
     mels = {}
     for trim in ("reference", "prompt"):
         state = flow.new_state(1, len(voice.mel))
-        state.open(0, len(voice.mel), trim)  # type: ignore[arg-type]
+        state.open(0, len(voice.mel), trim)
         speaker = flow.speaker(voice.speaker[None])
         flow([Window(0, [*voice.codes, *voice.codes[:3]])], speaker, state, voice.mel[None])
         mels[trim] = [flow([window(0, 1)], speaker, state)[0].mel for _ in range(4)]
