@@ -111,9 +111,9 @@ class MiniCpmoEngine:
         self._scheduler.post(Opening(talk))
         return MiniCpmoSession(self._scheduler, slot)
 
-    @property
-    def oldest_pending_ms(self) -> float:
-        return self._scheduler.oldest_pending_ms if self._scheduler is not None else 0.0
+    def pending_ms(self) -> float:
+        """The most sound of a session that waits for its unit."""
+        return self._scheduler.pending_ms() if self._scheduler is not None else 0.0
 
     async def close(self) -> None:
         if self._scheduler is not None:

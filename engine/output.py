@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
@@ -22,6 +23,8 @@ from engine.protocol import (
 )
 
 PIECE_SAMPLES = OUTPUT_HZ // 2
+AHEAD_SAMPLES = (MAX_AHEAD_MS - 1_000) * OUTPUT_HZ // 1000
+"""Sound that may be under way: a report is up to 200 ms old, a piece half a second long."""
 
 Status = Literal["completed", "cancelled", "failed", "incomplete"]
 
@@ -42,6 +45,8 @@ class Output:
         self._is_playing = False
         self._marks: list[tuple[int, int]] = []
         """(samples, tokens) after each piece of the newest epoch."""
+        self._waiting: deque[AudioOut | TextOut | ResponseDone] = deque()
+        """Made, but too far ahead of what was heard."""
 
     @property
     def is_speaking(self) -> bool:
@@ -49,14 +54,9 @@ class Output:
         return self.is_open or self._is_playing
 
     @property
-    def ahead_ms(self) -> float:
-        """Sound sent beyond what was heard."""
-        return (self.samples - self._heard) * 1000 / OUTPUT_HZ if self._is_playing else 0.0
-
-    @property
     def is_full(self) -> bool:
-        """No more may be sent before more was heard."""
-        return self.ahead_ms > MAX_AHEAD_MS - 1_000
+        """There is enough to play; making more can wait."""
+        return self._is_playing and self.samples - self._heard > AHEAD_SAMPLES
 
     @property
     def heard_tokens(self) -> int:
@@ -84,34 +84,35 @@ class Output:
     ) -> None:
         """Words and the sound that goes with them."""
         if text or last:
-            self._send(TextOut(self._session, self.epoch, self.samples, text, last))
+            self._waiting.append(TextOut(self._session, self.epoch, self.samples, text, last))
         for start in range(0, max(len(pcm), int(last)), PIECE_SAMPLES):
             piece = pcm[start : start + PIECE_SAMPLES]
             is_end = last and start + PIECE_SAMPLES >= len(pcm)
-            self._send(AudioOut(self._session, self.epoch, self.samples, piece.tobytes(), is_end))
+            sound = AudioOut(self._session, self.epoch, self.samples, piece.tobytes(), is_end)
+            self._waiting.append(sound)
             self.samples += len(piece)
         self._is_playing = self._is_playing or len(pcm) > 0
         self.tokens += tokens
         self._marks.append((self.samples, self.tokens))
+        self._pump()
 
     def finish(self, status: Status, reason: str = "", *, input_tokens: int = 0) -> None:
         """All of the response is out, or it ends early."""
         if self.is_open:
             self.is_open = False
-            self._send(
+            self._waiting.append(
                 ResponseDone(self._session, self.epoch, status, reason, input_tokens, self.tokens)
             )
+            self._pump()
 
     def interrupt(self) -> None:
         """Barge-in: nothing more of this epoch is to be heard."""
         self._send(Interrupt(self._session, self.epoch))
-        self.finish("cancelled", "turn_detected")
-        self._is_playing = False
+        self._drop("turn_detected")
 
     def cancel(self) -> None:
         """The client has cut the playback itself."""
-        self.finish("cancelled", "client_cancelled")
-        self._is_playing = False
+        self._drop("client_cancelled")
 
     def heard(self, message: Heard) -> None:
         """A report of the playout."""
@@ -120,3 +121,19 @@ class Output:
         self._heard = max(self._heard, message.samples)
         if message.final:
             self._is_playing = False
+        self._pump()
+
+    def _drop(self, reason: str) -> None:
+        ended = any(isinstance(message, ResponseDone) for message in self._waiting)
+        self._waiting.clear()
+        self.is_open = self.is_open or ended
+        self._is_playing = False
+        self.finish("cancelled", reason)
+
+    def _pump(self) -> None:
+        """Send what is due: sound only so far ahead of what was heard, the rest in its order."""
+        while self._waiting:
+            message = self._waiting[0]
+            if isinstance(message, AudioOut) and message.pts - self._heard > AHEAD_SAMPLES:
+                return
+            self._send(self._waiting.popleft())

@@ -92,8 +92,7 @@ class Scheduler:
         self._inbox.append(order)
         self._wake.set()
 
-    @property
-    def oldest_pending_ms(self) -> float:
+    def pending_ms(self) -> float:
         """The longest that a session's sound waits for its unit."""
         return max((s.hearing.pending_ms for s in tuple(self._sessions.values())), default=0)
 
