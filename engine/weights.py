@@ -141,7 +141,8 @@ class Checkpoint:
             module,
             stored.keys(),
             lambda key: self.tensor(prefix + key),
-            where=f"{self.path}: {prefix}",
+            where=str(self.path),
+            prefix=prefix,
             device=device,
             dtype=dtype,
             optional=optional,
@@ -191,6 +192,7 @@ def load_tensors(
     read: Callable[[str], Tensor],
     *,
     where: str,
+    prefix: str = "",
     device: torch.device | str,
     dtype: torch.dtype,
     optional: Sequence[str] = (),
@@ -198,7 +200,10 @@ def load_tensors(
     rename: Callable[[str], str] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Fill `module` with `read(name)`; see `Checkpoint.load`. `names` are all that are stored."""
+    """Fill `module` with `read(name)`; see `Checkpoint.load`. `names` are all that are stored.
+
+    `where` and `prefix` only serve the messages.
+    """
     available = set(names)
     wanted = {key: rename(key) if rename else key for key in module.state_dict(keep_vars=True)}
     missing = sorted(
@@ -208,8 +213,8 @@ def load_tensors(
     )
     extra = sorted(name for name in available - set(wanted.values()) if not _matches(name, ignore))
     problems = [
-        *([f"missing {_some(missing)}"] if missing else []),
-        *([f"unexpected {_some(extra)}"] if extra else []),
+        *([f"missing {_some(missing, prefix)}"] if missing else []),
+        *([f"unexpected {_some(extra, prefix)}"] if extra else []),
     ]
     if problems:
         raise CheckpointError(f"{where}: {'; '.join(problems)}")
@@ -218,10 +223,10 @@ def load_tensors(
             if name not in available:
                 continue
             source = read(name)
-            _put(module, key, source, f"{where}{name}", torch.device(device), dtype)
+            _put(module, key, source, f"{where}: {prefix}{name}", torch.device(device), dtype)
             if progress is not None:
                 progress(name, source.numel() * source.element_size())
-    _finish(module, where)
+    _finish(module, where, prefix)
 
 
 def load_state(
@@ -240,7 +245,7 @@ def load_state(
         module,
         state.keys(),
         state.__getitem__,
-        where=f"{where}: ",
+        where=where,
         device=device,
         dtype=dtype,
         optional=optional,
@@ -273,7 +278,7 @@ def _put(
         setattr(owner, leaf, value)
 
 
-def _finish(module: nn.Module, where: str) -> None:
+def _finish(module: nn.Module, where: str, prefix: str) -> None:
     for part in module.modules():
         finish = getattr(part, "finish_loading", None)
         if finish is not None:
@@ -284,7 +289,7 @@ def _finish(module: nn.Module, where: str) -> None:
         if tensor.is_meta
     ]
     if hollow:
-        raise CheckpointError(f"{where}: no values for {_some(hollow)}")
+        raise CheckpointError(f"{where}: no values for {_some(hollow, prefix)}")
     module.requires_grad_(False)
     module.eval()
 
@@ -293,6 +298,6 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _some(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(names[:most])
+def _some(names: Sequence[str], prefix: str = "", most: int = 12) -> str:
+    shown = ", ".join(prefix + name for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

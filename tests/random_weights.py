@@ -54,7 +54,8 @@ def random_weights(
         module,
         shapes,
         lambda name: draw(prefix + name, shapes[name], seed, device),
-        where=prefix,
+        where="random weights",
+        prefix=prefix,
         device=device,
         dtype=dtype,
     )

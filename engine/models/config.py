@@ -339,17 +339,13 @@ class OmniConfig:
 
 
 def _read_resampler(top: _Reader, llm: LlmConfig, vision: VisionConfig) -> ResamplerConfig:
-    # The released resampler has heads of 128 whatever the width of the LLM is.
-    head_dim = 128
-    if llm.hidden_size % head_dim:
-        raise ConfigError(
-            f"config.json: hidden_size {llm.hidden_size} is not a multiple of the resampler's "
-            f"head width {head_dim}"
-        )
+    # As many heads of about 128 as fit; no file says it.
+    heads = max(llm.hidden_size // 128, 1)
+    _check_heads("config.json: hidden_size as the resampler's", llm.hidden_size, heads)
     return ResamplerConfig(
         num_queries=top.integer("query_num", 64),
         embed_dim=llm.hidden_size,
-        num_heads=llm.hidden_size // head_dim,
+        num_heads=heads,
         kv_dim=vision.hidden_size,
     )
 

@@ -17,21 +17,27 @@ from engine.models.siglip import Grid, PatchBatch
 LAYER_NORM_EPS = 1e-6
 
 
-@lru_cache(maxsize=64)
-def _axis_table(count: int, width: int) -> Tensor:
+@lru_cache(maxsize=256)
+def _axis_table(count: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Sines and cosines [count, width] of positions 0 to count - 1."""
     half = width // 2
     # float32 throughout, like the original: at large positions the difference is visible.
     omega = 1.0 / 10_000 ** (torch.arange(half, dtype=torch.float32) / half)
     angles = torch.arange(count, dtype=torch.float32)[:, None] * omega
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).to(device, dtype)
 
 
-def grid_table(grid: Grid, width: int) -> Tensor:
+def grid_table(
+    grid: Grid,
+    width: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Positions [rows * columns, width] of a picture's patches: column half first, then row."""
     rows, columns = grid
-    across = _axis_table(columns, width // 2).expand(rows, -1, -1)
-    down = _axis_table(rows, width // 2)[:, None].expand(-1, columns, -1)
+    where = torch.device(device)
+    across = _axis_table(columns, width // 2, where, dtype).expand(rows, -1, -1)
+    down = _axis_table(rows, width // 2, where, dtype)[:, None].expand(-1, columns, -1)
     return torch.cat([across, down], dim=2).flatten(0, 1)
 
 
@@ -82,7 +88,8 @@ class Resampler(nn.Module):
         hidden = self.ln_kv(self.kv_proj(vision))
         places = hidden.new_zeros(hidden.shape)
         for row, grid in enumerate(batch.grids):
-            places[row, : grid[0] * grid[1]] = grid_table(grid, hidden.shape[2]).to(hidden)
+            table = grid_table(grid, hidden.shape[2], hidden.device, hidden.dtype)
+            places[row, : grid[0] * grid[1]] = table
         mixed = self.attn(self.ln_q(self.query), hidden + places, hidden, batch.real(hidden.device))
         # Multiplied from the right: the matrix is not stored transposed like a linear layer's.
         out: Tensor = self.ln_post(mixed) @ self.proj
