@@ -41,7 +41,7 @@ class DuplexRows:
     ) -> None:
         self.rows = rows
         self.sessions: dict[int, DuplexSession] = {}
-        self._observe = observe
+        self.observe = observe
         self._newest: dict[int, Fed] = {}
         self._ids = DuplexIds(tokens.chunk_eos, tokens.turn_eos, tokens.listen, tokens.im_end)
         self._forbidden = forbidden_mask(
@@ -120,8 +120,8 @@ class DuplexRows:
         if not deciding:
             return {}
         logits = torch.stack([self._newest[slot].logits for slot in deciding])
-        if self._observe is not None:
-            logits = self._observe(deciding, logits)
+        if self.observe is not None:
+            logits = self.observe(deciding, logits)
         rows = [self.sessions[slot].row for slot in deciding]
         chosen = sample_duplex(logits, rows, self._ids, self._forbidden)
         feeds = []

@@ -92,10 +92,11 @@ class MiniCpmoEngine:
         folder: Path = locate(self._folder)
         model: OmniModel = load(folder, device=wanted.device, steps=wanted.flow_steps, show=show)
         limit = min(wanted.max_context, model.config.llm.max_position_embeddings)
-        runner = Runner(model, self._slots, limit)
         show("preparing voices")
-        self._shelf = VoiceShelf(runner, wanted.voice)
-        for line in self._shelf.remarks:
+        shelf = self._shelf = VoiceShelf(model, wanted.voice)
+        runner = Runner(model, self._slots, limit, max_prompt=shelf.longest_prompt)
+        shelf.place(model, runner)
+        for line in shelf.remarks:
             show(line)
         self._scheduler = Scheduler(runner, self._shelf, limit)
 

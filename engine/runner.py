@@ -41,7 +41,11 @@ class Seen:
 class Runner:
     """Owns every cache. A slot is used by one session at a time and cleared by `clear`."""
 
-    def __init__(self, model: OmniModel, num_slots: int, max_context: int) -> None:
+    def __init__(
+        self, model: OmniModel, num_slots: int, max_context: int, *, max_prompt: int
+    ) -> None:
+        """`max_context`: positions of the language model that a slot holds; `max_prompt`: mel
+        frames of the longest voice prompt."""
         self.model = model
         rows = LlmRows(model.llm, num_slots, max_context)
         self.duplex = DuplexRows(rows, model.tokens)
@@ -49,7 +53,9 @@ class Runner:
         self.mels = MelStreams(model.mel, num_slots)
         self.audio_kv = model.whisper.make_cache(num_slots)
         self.codes = SpeechCodes(model.speech, num_slots)
-        self.streams = SpeechStreams(model.token2wav, num_slots) if model.token2wav else None
+        self.streams = (
+            SpeechStreams(model.token2wav, num_slots, max_prompt) if model.token2wav else None
+        )
         self.stage_ms: dict[str, float] = {}
         """Time spent in each stage since `take_times`."""
 
