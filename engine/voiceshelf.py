@@ -62,7 +62,7 @@ class VoiceShelf:
             embeddings = None
             if name in self._recordings:
                 # The language model hears the recording, too: it speaks in that manner.
-                sound = read_recording(self._recordings[name].read_bytes()).at(LISTEN_HZ).mean(0)
+                sound = read_recording(self._recordings[name].read_bytes()).at(LISTEN_HZ)
                 embeddings = runner.hear_whole([sound], in_blocks=True)[0]
             self._known[name] = Voiced(model.token2wav.base(features), embeddings)
 
