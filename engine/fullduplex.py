@@ -32,6 +32,7 @@ class _Mind:
         self.queue = ChunkQueue()
         self.draws = Draws(session.seed ^ SPEECH_SEED)
         self.is_running = False
+        self.has_new_settings = False
         self.started = 0.0
 
 
@@ -56,10 +57,9 @@ class FullDuplex:
         self._minds[slot] = _Mind(session)
 
     def configure(self, session: Session) -> None:
-        """Take new settings, as soon as no unit is under way."""
-        mind = self._minds[session.slot]
-        if not mind.is_running:
-            self._runner.duplex.sessions[session.slot].configure(session.duplex_settings())
+        """Take new settings from the next unit on; raises `ValueError` for bad ones."""
+        session.duplex_settings()
+        self._minds[session.slot].has_new_settings = True
 
     def close(self, slot: int) -> None:
         self._minds.pop(slot, None)
@@ -95,6 +95,10 @@ class FullDuplex:
                 continue
             fresh = mind.session.hearing.take_unit(UNIT_SAMPLES)
             if fresh is not None:
+                if mind.has_new_settings:
+                    mind.has_new_settings = False
+                    talk = self._runner.duplex.sessions[slot]
+                    talk.configure(mind.session.duplex_settings())
                 mind.queue.push(fresh)
                 chunk = mind.queue.take()
                 if chunk is not None:

@@ -161,8 +161,7 @@ class Scheduler:
         before = self._mode(session)
         anew = session.reconfigure(message.config)
         if not anew:
-            if isinstance(before, FullDuplex):
-                before.configure(session)
+            before.configure(session)
             return
         session.output.cancel()
         before.close(session.slot)

@@ -73,6 +73,12 @@ class TurnTaking:
         self._minds[session.slot] = _Mind(session)
         self._system(session)
 
+    def configure(self, session: Session) -> None:
+        """Take new settings from the next reply on; raises `ValueError` for bad ones."""
+        session.reply_settings()
+        context = self._runner.turns.sessions[session.slot].context
+        context.policy = session.config.context_policy
+
     def close(self, slot: int) -> None:
         self._minds.pop(slot, None)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,7 +85,8 @@ def voiced(seconds: float) -> np.ndarray:
     at_s = np.arange(int(seconds * SECOND)) / SECOND
     buzz = sum(np.sin(2 * np.pi * 140 * k * at_s) / k for k in range(1, 20))
     swell = 0.6 + 0.4 * np.sin(2 * np.pi * 4 * at_s)
-    return (6000 * buzz * swell / np.abs(buzz).max()).astype(np.int16)
+    pcm: np.ndarray = (6000 * buzz * swell / np.abs(buzz).max()).astype(np.int16)
+    return pcm
 
 
 def config(**changes: Any) -> p.SessionConfig:
@@ -173,9 +175,7 @@ async def test_context_limit_is_announced_and_kept(engine: MiniCpmoEngine, polic
     for _ in range(60):
         before = len(talk.all(p.UnitDone))
         talk.quiet(1.0)
-        await talk.when(
-            lambda n=before: talk.all(p.UnitDone)[n:] or talk.all(p.SessionEnded)  # type: ignore[misc]
-        )
+        await talk.when(partial(_units_or_end, talk, before))
         if talk.all(p.SessionEnded):
             break
     warnings = [w for w in talk.all(p.SessionWarning) if w.code == "context_near_limit"]
@@ -189,6 +189,10 @@ async def test_context_limit_is_announced_and_kept(engine: MiniCpmoEngine, polic
         assert not talk.all(p.SessionEnded)
         assert len(talk.all(p.UnitDone)) == 60
     await talk.session.close()
+
+
+def _units_or_end(talk: Talk, since: int) -> list[p.Message]:
+    return [*talk.all(p.UnitDone)[since:], *talk.all(p.SessionEnded)]
 
 
 async def test_modes_switch_within_a_session(engine: MiniCpmoEngine) -> None:
