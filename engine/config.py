@@ -43,6 +43,23 @@ class BuiltinConfig(Struct, frozen=True, forbid_unknown_fields=True):
     chat: ChatEndpoint = ChatEndpoint()
 
 
+class MiniCpmoConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The native MiniCPM-o 4.5 engine."""
+
+    device: Annotated[
+        Literal["auto", "cuda", "cpu"], Meta(description="auto: the GPU if there is one.")
+    ] = "auto"
+    max_context: Annotated[
+        int, Meta(ge=256, le=40_960, description="Positions a session may remember.")
+    ] = 8192
+    voice: Annotated[
+        str, Meta(description="Default voice: a name or a recording's path; empty: the first.")
+    ] = ""
+    flow_steps: Annotated[
+        int, Meta(ge=1, le=16, description="Steps of the speech flow: more is finer and slower.")
+    ] = 5
+
+
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """One engine process. No field of it changes while the process lives."""
 
@@ -55,5 +72,6 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     slots: Annotated[int, Meta(ge=1, le=1024)] = 8
     model: str = ""
     builtin: BuiltinConfig = BuiltinConfig()
+    minicpmo: MiniCpmoConfig = MiniCpmoConfig()
     log_level: LogLevel = "info"
     log_file: str = ""

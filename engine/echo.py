@@ -49,6 +49,10 @@ class EchoEngine:
         parts = Parts(EchoRecogniser(), EchoAnswerer(), self._eyes, has_voice=_any_voice)
         return CascadeSession(session, config, send, parts)
 
+    def pending_ms(self) -> float:
+        """Sound is taken as it comes, so none ever waits."""
+        return 0.0
+
     async def close(self) -> None:
         self._eyes.shutdown(wait=False, cancel_futures=True)
 

@@ -52,6 +52,7 @@ class Host:
         self._engine = engine
         self.slots = Slots(slots)
         self.stages = Stages()
+        self.dropped_ms = 0
         self._open: dict[tuple[bytes, str], _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._names: dict[bytes, str] = {}
@@ -140,6 +141,7 @@ class Host:
     def _send(self, peer: bytes, message: FromEngine) -> None:
         if isinstance(message, UnitDone):
             self.stages.add(message.stages_ms)
+            self.dropped_ms += message.dropped_ms
         if isinstance(message, SessionEnded):
             self._end(peer, message.session, message)
         elif not self._listener.send(peer, message):

@@ -64,6 +64,9 @@ class Engine(Protocol):
     def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> EngineSession:
         """Begin a conversation in row `slot`; raise `EngineError` if `config` cannot be served."""
 
+    def pending_ms(self) -> float:
+        """The most sound of a session that waits to be heard by the engine."""
+
     async def close(self) -> None: ...
 
 

@@ -36,12 +36,17 @@ def build(config: EngineConfig) -> Engine:
 
             return BuiltinEngine(config.builtin)
         case "minicpmo":
-            raise EngineError(
-                "the minicpmo engine is not part of this version; use --engine builtin or echo"
-            )
+            try:
+                from engine.minicpmo import MiniCpmoEngine
+            except ImportError as error:
+                raise EngineError(
+                    f"the minicpmo engine needs more packages ({error.name} is missing): "
+                    "pip install 'omnicall[minicpmo]'"
+                ) from error
+            return MiniCpmoEngine(config.model, config.slots, config.minicpmo)
 
 
-async def _report(child: Child, host: Host, lag: LoopLag) -> None:
+async def _report(child: Child, engine: Engine, host: Host, lag: LoopLag) -> None:
     while True:
         await asyncio.sleep(STATS_INTERVAL_S)
         cpu_s, rss_bytes = process_usage()
@@ -49,8 +54,8 @@ async def _report(child: Child, host: Host, lag: LoopLag) -> None:
             EngineStats(
                 slots=host.slots.count,
                 slots_used=host.slots.used,
-                oldest_pending_ms=0.0,
-                dropped_ms=0,
+                oldest_pending_ms=engine.pending_ms(),
+                dropped_ms=host.dropped_ms,
                 units=host.stages.units,
                 stages_ms=host.stages.summary(),
                 cpu_s=cpu_s,
@@ -61,13 +66,13 @@ async def _report(child: Child, host: Host, lag: LoopLag) -> None:
         )
 
 
-async def _serve(child: Child, host: Host) -> None:
+async def _serve(child: Child, engine: Engine, host: Host) -> None:
     lag = LoopLag()
     async with asyncio.TaskGroup() as tasks:
         background = [
             tasks.create_task(host.run(), name="sweep"),
             tasks.create_task(lag.run(), name="lag"),
-            tasks.create_task(_report(child, host, lag), name="report"),
+            tasks.create_task(_report(child, engine, host, lag), name="report"),
         ]
         await child.stop.wait()
         for task in background:
@@ -97,7 +102,7 @@ async def run(config: EngineConfig) -> int:
     welcome = engine.welcome(config.slots)
     child.send(Ready(os.getpid(), host.endpoint, welcome, round(build_ms, 1)))
     try:
-        await _serve(child, host)
+        await _serve(child, engine, host)
     finally:
         await host.close()
         await engine.close()

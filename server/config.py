@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from engine.config import BuiltinConfig, EngineKind, LogLevel
+from engine.config import BuiltinConfig, EngineKind, LogLevel, MiniCpmoConfig
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -132,6 +132,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     auth: AuthConfig = AuthConfig()
     engine: EnginesConfig = EnginesConfig()
     builtin: BuiltinConfig = BuiltinConfig()
+    minicpmo: MiniCpmoConfig = MiniCpmoConfig()
     media: MediaConfig = MediaConfig()
     calls: CallsConfig = CallsConfig()
     log: LogConfig = LogConfig()

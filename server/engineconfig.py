@@ -51,6 +51,7 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
         modalities=settings.output_modalities,
         turn_detection=turns,
         sampling=Sampling(max_output_tokens=limit if isinstance(limit, int) else None),
+        context_policy="end" if settings.truncation == "disabled" else "slide",
         max_image_slices=DETAIL_SLICES[settings.video.detail],
         options=dict(settings.engine),
     )

@@ -118,6 +118,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
                     slots=config.engine.slots,
                     model=config.engine.model,
                     builtin=config.builtin,
+                    minicpmo=config.minicpmo,
                     log_level=config.log.level,
                     log_file=config.log.file,
                 )

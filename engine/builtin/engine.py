@@ -82,6 +82,10 @@ class BuiltinEngine:
         )
         return CascadeSession(session, config, send, parts)
 
+    def pending_ms(self) -> float:
+        """Sound is taken as it comes, so none ever waits."""
+        return 0.0
+
     async def close(self) -> None:
         await self._recognisers.close()
         if self._chat is not None:

@@ -71,6 +71,9 @@ class FakeEngine:
         self.sessions[session] = FakeSession(session, slot, config, send)
         return self.sessions[session]
 
+    def pending_ms(self) -> float:
+        return 0.0
+
     async def close(self) -> None:
         self.is_closed = True
 

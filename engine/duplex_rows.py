@@ -1,0 +1,183 @@
+"""Full-duplex sessions over one language model: whatever they need next goes in one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.duplex import DuplexSession, Phase, UnitResult
+from engine.llm_rows import Fed, Feed, LlmRows, Piece
+from engine.sampling import DuplexIds, forbidden_mask, sample_duplex
+from engine.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class UnitInput:
+    """What one slot's unit brings."""
+
+    slot: int
+    audio: Tensor | None
+    """[T, C], None in a unit of pictures only."""
+    pictures: Sequence[Sequence[Tensor]] = ()
+    """Per picture its embeddings [T, C]: the whole one, then its slices."""
+    force_listen: bool = False
+
+
+class DuplexRows:
+    """Drives sessions by slot. A unit: `prefill`, `step` until all are done, `finalize`.
+
+    `observe` sees the slots and raw logits [B, V] of every sampling step and may replace them; it
+    is for replays.
+    """
+
+    def __init__(
+        self,
+        rows: LlmRows,
+        tokens: Tokens,
+        observe: Callable[[list[int], Tensor], Tensor] | None = None,
+    ) -> None:
+        self.rows = rows
+        self.sessions: dict[int, DuplexSession] = {}
+        self.observe = observe
+        self._newest: dict[int, Fed] = {}
+        self._ids = DuplexIds(tokens.chunk_eos, tokens.turn_eos, tokens.listen, tokens.im_end)
+        self._forbidden = forbidden_mask(
+            tokens.duplex_forbidden, rows.model.config.vocab_size, rows.model.device
+        )
+
+    # ------------------------------------------------------------------ sessions
+
+    def open(self, slot: int, session: DuplexSession) -> None:
+        """Put a session on an empty slot."""
+        assert slot not in self.sessions, f"slot {slot} is taken"
+        self.sessions[slot] = session
+        self.rows.reset(slot)
+
+    def close(self, slot: int) -> None:
+        """Forget a session and clear its rows."""
+        del self.sessions[slot]
+        self._newest.pop(slot, None)
+        self.rows.reset(slot)
+
+    def prepare(
+        self, messages: dict[int, tuple[Sequence[int], Tensor | None, Sequence[int]]]
+    ) -> None:
+        """Start conversations anew: by slot the ids before the voice, its embeddings, the rest."""
+        feeds = []
+        for slot, (prefix, voice, suffix) in messages.items():
+            pieces = self.sessions[slot].prepare(prefix, voice, suffix)
+            self.rows.reset(slot)
+            self._newest.pop(slot, None)
+            feeds.append(Feed(slot, pieces))
+        self.rows.append(feeds)
+        self._check(messages)
+
+    # ------------------------------------------------------------------ units
+
+    def prefill(self, inputs: Sequence[UnitInput]) -> dict[int, UnitResult]:
+        """Feed units in one forward; returns the results of those that were told to listen.
+
+        Raises `ContextFull` of the first slot without room, before anything is fed; ask `room`.
+        """
+        for unit in inputs:
+            self.room(unit)
+        feeds = []
+        for unit in inputs:
+            session = self.sessions[unit.slot]
+            pieces = session.begin(unit.pictures, unit.audio, force_listen=unit.force_listen)
+            feeds.append(Feed(unit.slot, pieces))
+        forced = [f for f in feeds if self.sessions[f.slot].phase is Phase.DONE]
+        if len(forced) == len(feeds):
+            self.rows.append(feeds)
+        else:
+            for feed, fed in zip(feeds, self.rows.feed(feeds), strict=True):
+                self._newest[feed.slot] = fed
+        self._check(feed.slot for feed in feeds)
+        return self._take([feed.slot for feed in forced])
+
+    def room(self, unit: UnitInput) -> None:
+        """Make room for a unit; raises `ContextFull` where there is none or policy forbids it."""
+        session = self.sessions[unit.slot]
+        if session.lacking(unit.pictures, unit.audio) <= 0:
+            return
+        self.finalize([unit.slot], defer=False)
+        lacking = session.lacking(unit.pictures, unit.audio)
+        slide = session.make_room(lacking) if lacking > 0 else None
+        if slide is not None:
+            self.rows.apply(unit.slot, slide)
+        self._check([unit.slot])
+
+    def step(self, slots: Iterable[int] | None = None) -> dict[int, UnitResult]:
+        """Decide one token for every session under way (of `slots`) and feed it in one forward.
+
+        Returns the units that are over with this step.
+        """
+        eligible = self.sessions if slots is None else set(slots)
+        deciding = [s for s in sorted(eligible) if self.sessions[s].needs_decision]
+        if not deciding:
+            return {}
+        logits = torch.stack([self._newest[slot].logits for slot in deciding])
+        if self.observe is not None:
+            logits = self.observe(deciding, logits)
+        rows = [self.sessions[slot].row for slot in deciding]
+        chosen = sample_duplex(logits, rows, self._ids, self._forbidden)
+        feeds = []
+        for slot, token in zip(deciding, chosen, strict=True):
+            to_feed = self.sessions[slot].decide(token)
+            if to_feed is not None:
+                feeds.append(Feed(slot, [[to_feed]]))
+        if feeds:
+            for feed, fed in zip(feeds, self.rows.feed(feeds), strict=True):
+                self._newest[feed.slot] = fed
+                self.sessions[feed.slot].fed(fed.hidden)
+        self._check(deciding)
+        return self._take(deciding)
+
+    def is_deciding(self, slot: int) -> bool:
+        return self.sessions[slot].needs_decision
+
+    def interrupt(self, slots: Iterable[int]) -> dict[int, UnitResult]:
+        """Barge-in: the units under way become listens, with their turns closed in the cache."""
+        ended = [slot for slot in slots if self.sessions[slot].needs_decision]
+        closing = {slot: self.sessions[slot].interrupt() for slot in ended}
+        self._append({slot: [ids] for slot, ids in closing.items() if ids})
+        self._check(ended)
+        return self._take(ended)
+
+    def finalize(self, slots: Iterable[int], *, defer: bool = True) -> None:
+        """Close finished units and move their windows.
+
+        With `defer` the two closing rows wait for the next unit's prefill wherever no window is
+        about to move.
+        """
+        closing = [s for s in slots if not defer or self.sessions[s].must_close]
+        ends = {slot: self.sessions[slot].close_unit() for slot in closing}
+        self._append({slot: [tail] for slot, (tail, _) in ends.items() if tail})
+        for slot, (_, slide) in ends.items():
+            if slide is not None:
+                self.rows.apply(slot, slide)
+        self._check(closing)
+
+    def newest(self, slot: int) -> Fed:
+        """State and raw logits at the slot's last position that had any."""
+        return self._newest[slot]
+
+    # ------------------------------------------------------------------
+
+    def _append(self, pieces: dict[int, list[Piece]]) -> None:
+        if pieces:
+            self.rows.append([Feed(slot, parts) for slot, parts in pieces.items()])
+
+    def _take(self, slots: Iterable[int]) -> dict[int, UnitResult]:
+        done = [slot for slot in slots if self.sessions[slot].phase is Phase.DONE]
+        for slot in done:
+            self._newest.pop(slot, None)
+        return {slot: self.sessions[slot].take_result() for slot in done}
+
+    def _check(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            ours, cached = self.sessions[slot].length, self.rows.length(slot)
+            assert ours == cached, f"slot {slot}: session counts {ours}, cache holds {cached}"

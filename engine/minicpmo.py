@@ -1,0 +1,121 @@
+"""The native engine: MiniCPM-o 4.5 behind the protocol that every engine speaks."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from pathlib import Path
+
+from engine.config import MiniCpmoConfig
+from engine.interface import EngineError, EngineSession, Progress, Send, SessionMessage
+from engine.model import OmniModel, load
+from engine.models.config import ConfigError
+from engine.protocol import FromEngine, SessionConfig, Welcome
+from engine.runner import Runner
+from engine.scheduler import Closing, Opening, Scheduler
+from engine.session import Session
+from engine.voiceshelf import VoiceShelf
+from engine.weights import CheckpointError, locate
+
+CLOSE_TIMEOUT_S = 10.0
+UNIT_MS = 1_000
+
+
+class MiniCpmoSession:
+    """The loop's end of a session: hands its messages to the model's thread."""
+
+    def __init__(self, scheduler: Scheduler, slot: int) -> None:
+        self._scheduler = scheduler
+        self._slot = slot
+
+    def handle(self, message: SessionMessage) -> None:
+        self._scheduler.post((self._slot, message))
+
+    async def close(self) -> None:
+        """Return when the slot is clear."""
+        loop = asyncio.get_running_loop()
+        cleared = asyncio.Event()
+
+        def done() -> None:
+            loop.call_soon_threadsafe(cleared.set)
+
+        self._scheduler.post(Closing(self._slot, done))
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await cleared.wait()
+
+
+class MiniCpmoEngine:
+    """Implements `engine.interface.Engine`."""
+
+    def __init__(self, folder: str, slots: int, config: MiniCpmoConfig) -> None:
+        self._folder = folder
+        self._slots = slots
+        self._config = config
+        self._scheduler: Scheduler | None = None
+        self._shelf: VoiceShelf | None = None
+
+    def welcome(self, slots: int) -> Welcome:
+        shelf = self._shelf
+        names = shelf.names() if shelf is not None else ()
+        spoken = "It speaks and understands English and Chinese."
+        if not names:
+            spoken = "It has no prepared voice here, so it answers in text."
+        return Welcome(
+            version=1,
+            kind="minicpmo",
+            label="MiniCPM-o 4.5",
+            description=f"Listens, looks and speaks at the same time. {spoken}",
+            slots=slots,
+            modes=("full_duplex", "half_duplex", "turn_based"),
+            languages=("en", "zh"),
+            voices=tuple(names),
+            video=True,
+            unit_ms=UNIT_MS,
+        )
+
+    async def start(self, progress: Progress) -> None:
+        """Load, warm up, start the model's thread; raises `EngineError`."""
+        loop = asyncio.get_running_loop()
+
+        def show(text: str) -> None:
+            loop.call_soon_threadsafe(progress, text)
+
+        try:
+            await asyncio.to_thread(self._load, show)
+        except (CheckpointError, ConfigError, ValueError) as error:
+            raise EngineError(str(error)) from error
+        assert self._scheduler is not None
+        self._scheduler.start()
+
+    def _load(self, show: Progress) -> None:
+        wanted = self._config
+        folder: Path = locate(self._folder)
+        model: OmniModel = load(folder, device=wanted.device, steps=wanted.flow_steps, show=show)
+        limit = min(wanted.max_context, model.config.llm.max_position_embeddings)
+        show("preparing voices")
+        shelf = self._shelf = VoiceShelf(model, wanted.voice)
+        runner = Runner(model, self._slots, limit, max_prompt=shelf.longest_prompt)
+        shelf.place(model, runner)
+        for line in shelf.remarks:
+            show(line)
+        self._scheduler = Scheduler(runner, self._shelf, limit)
+
+    def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> EngineSession:
+        """Begin a session; bad settings end it with a reason."""
+        assert self._scheduler is not None, "start() comes first"
+        loop = asyncio.get_running_loop()
+
+        def post(message: FromEngine) -> None:
+            loop.call_soon_threadsafe(send, message)
+
+        talk = Session(session, slot, config, secrets.randbits(48), post)
+        self._scheduler.post(Opening(talk))
+        return MiniCpmoSession(self._scheduler, slot)
+
+    def pending_ms(self) -> float:
+        """The most sound of a session that waits for its unit."""
+        return self._scheduler.pending_ms() if self._scheduler is not None else 0.0
+
+    async def close(self) -> None:
+        if self._scheduler is not None:
+            await asyncio.to_thread(self._scheduler.stop)

@@ -1,0 +1,128 @@
+"""Layers that both vocoder generations are built of: convolutions, residual blocks, the STFT.
+
+Source: HiFTNet (arXiv 2309.09493), CosyVoice 2 and 3 inference code. Weight norms are folded.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SNAKE_EPS = 1e-9
+MAX_MAGNITUDE = 100.0
+
+
+class PaddedConv(nn.Conv1d):
+    """A convolution that zero-pads its input: to the left if causal, else on both sides."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, causal: bool, dilation: int = 1
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, dilation=dilation)
+        span = (kernel - 1) * dilation
+        self.pads = (span, 0) if causal else (span // 2, span - span // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, self.pads))
+
+
+class Snake(nn.Module):
+    """x + sin(alpha x)^2 / alpha (arXiv 2006.08195)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        alpha = self.alpha[:, None]
+        return x + (x * alpha).sin().square() / (alpha + SNAKE_EPS)
+
+
+class ResBlock(nn.Module):
+    """Residual pairs of a dilated and a plain convolution."""
+
+    def __init__(
+        self, channels: int, kernel: int, dilations: tuple[int, ...], *, causal: bool
+    ) -> None:
+        super().__init__()
+
+        def conv(dilation: int) -> PaddedConv:
+            return PaddedConv(channels, channels, kernel, causal=causal, dilation=dilation)
+
+        self.convs1 = nn.ModuleList(conv(dilation) for dilation in dilations)
+        self.convs2 = nn.ModuleList(conv(1) for _ in dilations)
+        self.activations1 = nn.ModuleList(Snake(channels) for _ in dilations)
+        self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
+        for first, dilated, second, plain in parts:
+            x = x + plain(second(dilated(first(x))))
+        return x
+
+
+class Upsampler(nn.Conv1d):
+    """The causal generation's: repeat each sample, then a convolution that looks back."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, rate: int) -> None:
+        super().__init__(inputs, outputs, kernel)
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.repeat_interleave(self.rate, dim=-1)
+        return super().forward(F.pad(x, (self.kernel_size[0] - 1, 0)))
+
+
+class Downsampler(nn.Conv1d):
+    """The causal generation's strided convolution, padded on the left only."""
+
+    def __init__(self, inputs: int, outputs: int, rate: int) -> None:
+        kernel = 2 * rate if rate > 1 else 1
+        super().__init__(inputs, outputs, kernel, stride=rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (self.stride[0] - 1, 0)))
+
+
+class Spectrum:
+    """Short-time Fourier transform and its inverse, periodic Hann window, centred."""
+
+    def __init__(self, size: int, hop: int) -> None:
+        self.size, self.hop = size, hop
+
+    def _window(self, like: Tensor) -> Tensor:
+        return torch.hann_window(self.size, dtype=like.dtype, device=like.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, N] -> real and imaginary parts [B, size + 2, N/hop + 1]."""
+        spectrum = torch.stft(
+            x, self.size, self.hop, self.size, self._window(x), return_complex=True
+        )
+        return torch.cat([spectrum.real, spectrum.imag], dim=1)
+
+    def inverse(self, magnitude: Tensor, phase: Tensor) -> Tensor:
+        """magnitude, phase [B, size/2 + 1, M] -> samples [B, (M - 1) * hop]."""
+        magnitude = magnitude.clamp(max=MAX_MAGNITUDE)
+        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        return torch.istft(spectrum, self.size, self.hop, self.size, self._window(magnitude))
+
+
+class Classifier(nn.Linear):
+    """F0 in Hz from features [B, C, T]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).squeeze(-1).abs()
+
+
+class SourceMix(nn.Module):
+    """Mixes the harmonics of a source to one signal."""
+
+    def __init__(self, harmonics: int) -> None:
+        super().__init__()
+        self.l_linear = nn.Linear(harmonics, 1)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        """waves [B, N, harmonics] -> [B, N]."""
+        out: Tensor = self.l_linear(waves).tanh().squeeze(-1)
+        return out

@@ -1,0 +1,255 @@
+"""The thread that owns the model: takes messages, runs what is due, step by step, for all slots."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from engine.fullduplex import FullDuplex
+from engine.interface import SessionMessage
+from engine.protocol import (
+    AudioIn,
+    CancelResponse,
+    ClearAudio,
+    CommitAudio,
+    CreateResponse,
+    DeleteItem,
+    ForceListen,
+    Heard,
+    ImageIn,
+    ItemIn,
+    SessionEnded,
+    UpdateSession,
+)
+from engine.runner import Runner
+from engine.session import Session
+from engine.turntaking import Asked, TurnTaking
+from engine.voiceshelf import VoiceShelf
+
+log = logging.getLogger(__name__)
+
+IDLE_WAIT_S = 0.05
+MAX_INBOX = 20_000
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A session to begin."""
+
+    session: Session
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A session to end; `done` is called when its slot is clear."""
+
+    slot: int
+    done: Callable[[], None]
+
+
+Order = tuple[int, SessionMessage] | Opening | Closing
+
+
+class Scheduler:
+    """Owns the sessions and the runner. `post` may be called from any thread, the rest is its own.
+
+    A bug in one session's messages ends that session; one in a batch ends the sessions in it, with
+    their rows cleared; the others go on.
+    """
+
+    def __init__(self, runner: Runner, shelf: VoiceShelf, max_context: int) -> None:
+        self._runner = runner
+        self._shelf = shelf
+        self._duplex = FullDuplex(runner, max_context)
+        self._turns = TurnTaking(runner, max_context)
+        self._sessions: dict[int, Session] = {}
+        self._inbox: deque[Order] = deque()
+        self._wake = threading.Event()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self.refused_messages = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the step under way and end; blocks until then."""
+        self._is_stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    def post(self, order: Order) -> None:
+        """Hand over a message. Sound beyond `MAX_INBOX` messages is refused and counted."""
+        if len(self._inbox) >= MAX_INBOX and isinstance(order, tuple):
+            self.refused_messages += 1
+            return
+        self._inbox.append(order)
+        self._wake.set()
+
+    def pending_ms(self) -> float:
+        """The longest that a session's sound waits for its unit."""
+        return max((s.hearing.pending_ms for s in tuple(self._sessions.values())), default=0)
+
+    # ------------------------------------------------------------------ the loop
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            self._wake.clear()
+            self._drain()
+            try:
+                busy = self._duplex.advance() | self._turns.advance()
+            except Exception:  # noqa: BLE001 - the boundary: what a batch left behind is unknown
+                log.exception("a step failed; its sessions end")
+                self._fail_all()
+                continue
+            if not busy and not self._inbox:
+                self._wake.wait(IDLE_WAIT_S)
+
+    def _drain(self) -> None:
+        while self._inbox:
+            order = self._inbox.popleft()
+            match order:
+                case Opening():
+                    self._guard(order.session, partial(self._open, order.session))
+                case Closing():
+                    self._close(order.slot)
+                    order.done()
+                case (slot, message):
+                    session = self._sessions.get(slot)
+                    if session is not None and session.id == message.session:
+                        self._guard(session, partial(self._take, session, message))
+
+    def _guard(self, session: Session, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug ends this session only
+            log.exception("session %s failed", session.id)
+            told = str(error) if isinstance(error, ValueError) else "internal error of the engine"
+            self._close(session.slot)
+            session.send(SessionEnded(session.id, "failed", told))
+
+    def _fail_all(self) -> None:
+        for slot, session in tuple(self._sessions.items()):
+            self._close(slot)
+            session.send(SessionEnded(session.id, "failed", "internal error of the engine"))
+
+    # ------------------------------------------------------------------ sessions
+
+    def _open(self, session: Session) -> None:
+        self._sessions[session.slot] = session
+        session.voice = self._shelf.get(session.config.voice)
+        if session.voice.base is not None:
+            self._runner.set_voice(session.slot, session.voice.base)
+        self._mode(session).open(session)
+
+    def _close(self, slot: int) -> None:
+        if self._sessions.pop(slot, None) is not None:
+            self._duplex.close(slot)
+            self._turns.close(slot)
+            self._runner.clear(slot)
+
+    def _mode(self, session: Session) -> FullDuplex | TurnTaking:
+        return self._duplex if session.config.mode == "full_duplex" else self._turns
+
+    def _switch(self, session: Session, message: UpdateSession) -> None:
+        before = self._mode(session)
+        anew = session.reconfigure(message.config)
+        if not anew:
+            before.configure(session)
+            return
+        session.output.cancel()
+        before.close(session.slot)
+        self._runner.leave(session.slot)
+        session.voice = self._shelf.get(session.config.voice)
+        if session.voice.base is not None:
+            self._runner.set_voice(session.slot, session.voice.base)
+        self._mode(session).open(session)
+        session.warn("context_restarted", "these settings begin a new conversation")
+
+    # ------------------------------------------------------------------ messages
+
+    def _take(self, session: Session, message: SessionMessage) -> None:
+        match message:
+            case AudioIn():
+                self._hear(session, message)
+            case ImageIn():
+                session.see(message)
+            case Heard():
+                session.output.heard(message)
+            case ItemIn():
+                session.items.append(message)
+            case UpdateSession():
+                self._switch(session, message)
+            case DeleteItem():
+                session.forget_item(message.item)
+            case _:
+                self._command(session, message)
+
+    def _command(
+        self,
+        session: Session,
+        message: CommitAudio | ClearAudio | CreateResponse | CancelResponse | ForceListen,
+    ) -> None:
+        match message:
+            case CommitAudio() | CreateResponse():
+                self._respond(session, message)
+            case ClearAudio():
+                session.hearing.clear()
+            case CancelResponse():
+                self._silence(session, by_client=True)
+            case ForceListen():
+                session.forced_listen = message.on
+                if message.on and session.output.is_speaking:
+                    self._silence(session, by_client=False)
+
+    def _hear(self, session: Session, message: AudioIn) -> None:
+        config = session.config
+        for event in session.hearing.push(
+            message.pts,
+            message.pcm,
+            for_units=config.mode == "full_duplex",
+            strict=session.output.is_speaking,
+        ):
+            if event == "began":
+                if session.output.is_speaking and config.turn_detection.interrupt_response:
+                    self._silence(session, by_client=False)
+            elif isinstance(event, torch.Tensor) and config.mode == "half_duplex":
+                session.hearing.clear()
+                asked = Asked(event, session.hearing.utterances, picture=session.take_picture())
+                asked.items = list(session.items)
+                session.items.clear()
+                if config.turn_detection.create_response:
+                    self._turns.ask(session, asked)
+
+    def _respond(self, session: Session, message: CommitAudio | CreateResponse) -> None:
+        if session.config.mode == "full_duplex":
+            session.items.clear()
+            session.warn(
+                "mode",
+                "in full duplex the model decides itself when to speak; for typed messages and "
+                "push to talk set turn_detection to null",
+            )
+            return
+        if isinstance(message, CommitAudio):
+            session.committed = session.hearing.commit()
+            return
+        if session.output.is_speaking:
+            self._silence(session, by_client=False)
+        asked = Asked(session.committed, picture=session.take_picture(), items=list(session.items))
+        session.committed = None
+        session.items.clear()
+        self._turns.ask(session, asked)
+
+    def _silence(self, session: Session, *, by_client: bool) -> None:
+        """Cut what is being said, in the playback and in the model."""
+        if by_client:
+            session.output.cancel()
+        else:
+            session.output.interrupt()
+        self._mode(session).interrupt(session)

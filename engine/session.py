@@ -1,0 +1,223 @@
+"""One conversation of the native engine, outside the tensors. Owned by the scheduler's thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.duplex import DuplexSettings
+from engine.hearing import Hearing
+from engine.output import Output
+from engine.protocol import (
+    FromEngine,
+    ImageIn,
+    ItemIn,
+    SessionConfig,
+    SessionEnded,
+    SessionWarning,
+    UnitDone,
+)
+from engine.sampling import DuplexSampling, TurnSampling
+from engine.token2wav import VoiceBase
+from engine.turnbased import ReplySettings
+from engine.window import ContextWarning, WindowSettings
+
+MAX_ITEMS = 64
+DEFAULT_REPLY_TOKENS = 256
+
+OPTIONS = {
+    "force_listen_count": int,
+    "listen_bias": float,
+    "window": str,
+    "thinking": bool,
+    "language": str,
+}
+"""Options that this engine knows, beside the settings that every engine has."""
+
+
+class Voiced:
+    """The voice of a session: how it sounds, and what the language model hears of it."""
+
+    def __init__(self, base: VoiceBase | None, embeddings: Tensor | None) -> None:
+        self.base = base
+        self.embeddings = embeddings
+
+
+class Session:
+    """What was asked and said; which thoughts run in the slot is for the modes to know."""
+
+    def __init__(
+        self,
+        session: str,
+        slot: int,
+        config: SessionConfig,
+        seed: int,
+        send: Callable[[FromEngine], None],
+    ) -> None:
+        self.id = session
+        self.slot = slot
+        self.config = config
+        self.seed = config.sampling.seed if config.sampling.seed is not None else seed
+        self.send = send
+        self.output = Output(session, send)
+        self.hearing = Hearing(session, config.turn_detection, send)
+        self.picture: Tensor | None = None
+        """[height, width, 3] uint8, the newest; None while the camera is off."""
+        self.is_picture_new = False
+        self.items: deque[ItemIn] = deque(maxlen=MAX_ITEMS)
+        """Typed items that no turn has taken yet."""
+        self.committed: Tensor | None = None
+        """Sound [N] that the user handed over by push to talk."""
+        self.forced_listen = False
+        """The client wants no answers for now."""
+        self.interrupted = False
+        """The user spoke over the answer: the unit that is due only listens."""
+        self.units = 0
+        self.is_over = False
+        self.voice = Voiced(None, None)
+        self._warn_unknown()
+
+    @property
+    def speaks(self) -> bool:
+        return "audio" in self.config.modalities and self.voice.base is not None
+
+    def option(self, name: str, default: Any) -> Any:
+        """An option of the right type, else the default."""
+        value = self.config.options.get(name, default)
+        kind = OPTIONS[name]
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        return value if isinstance(value, kind) else default
+
+    def reconfigure(self, config: SessionConfig) -> bool:
+        """Take new settings; whether the conversation has to start anew for them."""
+        anew = config.mode != self.config.mode or config.instructions != self.config.instructions
+        self.config = config
+        self.hearing.configure(config.turn_detection)
+        self._warn_unknown()
+        return anew
+
+    def see(self, image: ImageIn) -> None:
+        """The newest picture wins; an empty one says that the camera is off."""
+        if not image.rgb:
+            self.picture = None
+            return
+        if len(image.rgb) != image.width * image.height * 3:
+            self.warn("bad_picture", f"a picture of {len(image.rgb)} bytes does not fit its size")
+            return
+        flat = torch.frombuffer(bytearray(image.rgb), dtype=torch.uint8)
+        self.picture = flat.view(image.height, image.width, 3)
+        self.is_picture_new = True
+
+    def take_picture(self) -> Tensor | None:
+        """The newest picture, once."""
+        picture = self.picture if self.is_picture_new else None
+        self.is_picture_new = False
+        return picture
+
+    def forget_item(self, item_id: str) -> None:
+        """Drop a typed item that no turn has taken yet."""
+        kept = [item for item in self.items if item.item != item_id]
+        if len(kept) == len(self.items):
+            self.warn("item_kept", "the model has already read this item")
+        self.items = deque(kept, maxlen=MAX_ITEMS)
+
+    # ------------------------------------------------------------------ settings
+
+    def duplex_settings(self) -> DuplexSettings:
+        """The session's settings for full duplex; raises `ValueError` by name."""
+        wanted = self.config.sampling
+        chosen: dict[str, Any] = {
+            "temperature": wanted.temperature,
+            "top_k": wanted.top_k,
+            "top_p": wanted.top_p,
+            "repetition_penalty": wanted.repetition_penalty,
+            "length_penalty": wanted.length_penalty,
+        }
+        sampling = replace(
+            DuplexSampling(greedy=wanted.greedy, listen_bias=self.option("listen_bias", 0.0)),
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+        settings = DuplexSettings(
+            sampling=sampling,
+            context_policy=self.config.context_policy,
+            window=WindowSettings(self.option("window", "off")),
+        )
+        return replace(
+            settings,
+            force_listen_count=self.option("force_listen_count", settings.force_listen_count),
+        )
+
+    def reply_settings(self) -> ReplySettings:
+        """The session's settings for a reply in half duplex and turn-based mode."""
+        wanted = self.config.sampling
+        chosen: dict[str, Any] = {
+            "temperature": wanted.temperature,
+            "top_k": wanted.top_k,
+            "top_p": wanted.top_p,
+            "repetition_penalty": wanted.repetition_penalty,
+            "length_penalty": wanted.length_penalty,
+        }
+        sampling = replace(
+            TurnSampling(greedy=wanted.greedy),
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+        return ReplySettings(
+            sampling=sampling,
+            max_new_tokens=wanted.max_output_tokens or DEFAULT_REPLY_TOKENS,
+            speech=self.speaks,
+            thinking=self.option("thinking", False),
+            skip_special=True,
+        )
+
+    # ------------------------------------------------------------------ to the client
+
+    def warn(self, code: str, message: str, used: int = 0, limit: int = 0) -> None:
+        self.send(SessionWarning(self.id, code, message, used, limit))
+
+    def warn_context(self, warning: ContextWarning | None) -> None:
+        if warning is not None:
+            share = 100 * warning.used // max(1, warning.limit)
+            what = "older parts will be forgotten"
+            if self.config.context_policy == "end":
+                what = "the call will end"
+            self.warn(
+                "context_near_limit",
+                f"{share} % of what the model can remember is used; beyond it {what}",
+                warning.used,
+                warning.limit,
+            )
+
+    def unit_done(self, *, speaks: bool, stages_ms: dict[str, float], kv_tokens: int) -> None:
+        """Tell the figures of a unit or a turn."""
+        self.units += 1
+        decision = "speak" if speaks else "listen"
+        dropped_ms, self.hearing.dropped_ms = self.hearing.dropped_ms, 0
+        self.send(
+            UnitDone(
+                self.id,
+                self.units,
+                "speak" if decision == "speak" else "listen",
+                stages_ms,
+                kv_tokens,
+                dropped_ms,
+            )
+        )
+
+    def end(self, message: str) -> None:
+        """The context is full and must not slide."""
+        if not self.is_over:
+            self.is_over = True
+            self.output.finish("incomplete", message)
+            self.send(SessionEnded(self.id, "context_limit", message))
+
+    def _warn_unknown(self) -> None:
+        for name in self.config.options:
+            if name not in OPTIONS:
+                known = ", ".join(OPTIONS)
+                self.warn("unknown_option", f"engine option {name!r} is not one of {known}")

@@ -1,0 +1,145 @@
+"""Half-duplex and chat sessions over one language model: replies advance together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.llm_rows import Fed, Feed, LlmRows, Piece
+from engine.sampling import forbidden_mask, sample_turn
+from engine.tokens import Tokens
+from engine.turnbased import CHUNK_TOKENS, ReplyChunk, ReplySettings, Snapshot, TurnSession
+from engine.window import Slide
+
+
+class TurnRows:
+    """Drives sessions by slot: `add`, `open_replies`, then `step` until every reply is over.
+
+    `observe` sees the slots and raw logits [B, V] of every sampling step and may replace them; it
+    is for replays.
+    """
+
+    def __init__(
+        self,
+        rows: LlmRows,
+        tokens: Tokens,
+        observe: Callable[[list[int], Tensor], Tensor] | None = None,
+    ) -> None:
+        self.rows = rows
+        self.sessions: dict[int, TurnSession] = {}
+        self._observe = observe
+        self._newest: dict[int, Fed] = {}
+        self._terminators = tokens.half_duplex_terminators
+        self._forbidden = forbidden_mask(
+            tokens.half_duplex_forbidden, rows.model.config.vocab_size, rows.model.device
+        )
+
+    def open(self, slot: int, session: TurnSession) -> None:
+        """Put a session on an empty slot."""
+        assert slot not in self.sessions, f"slot {slot} is taken"
+        self.sessions[slot] = session
+        self.rows.reset(slot)
+
+    def close(self, slot: int) -> None:
+        """Forget a session and clear its rows."""
+        del self.sessions[slot]
+        self._newest.pop(slot, None)
+        self.rows.reset(slot)
+
+    def reset(self, slot: int) -> None:
+        """Empty a session's cache, e.g. to put a whole conversation in anew."""
+        self.sessions[slot].reset()
+        self._newest.pop(slot, None)
+        self.rows.reset(slot)
+
+    def add(self, messages: dict[int, Sequence[Piece]], *, protect: bool = False) -> None:
+        """Feed messages in one forward; `protect` marks system messages.
+
+        Raises `ContextFull` of the first slot without room, before anything is fed.
+        """
+        feeds = [Feed(slot, pieces) for slot, pieces in messages.items()]
+        for feed in feeds:
+            self._apply(feed.slot, self.sessions[feed.slot].begin_turn())
+            self._apply(feed.slot, self.sessions[feed.slot].make_room(len(feed)))
+        self.rows.append(feeds)
+        for feed in feeds:
+            session = self.sessions[feed.slot]
+            closing = len(session.closing_ids) if _closes_reply(session, feed) else 0
+            session.add_message(len(feed), closing=closing, protect=protect)
+        self._check(messages)
+
+    def open_replies(self, settings: dict[int, ReplySettings]) -> None:
+        """Close the users' messages and open answers, in one forward."""
+        for slot, chosen in settings.items():
+            # The opening, every chunk, and the next message's closing of the reply.
+            longest = 3 * CHUNK_TOKENS + chosen.max_new_tokens
+            self._apply(slot, self.sessions[slot].make_room(longest))
+        feeds = [Feed(s, [self.sessions[s].open_reply(chosen)]) for s, chosen in settings.items()]
+        for feed, fed in zip(feeds, self.rows.feed(feeds), strict=True):
+            self._newest[feed.slot] = fed
+        self._check(settings)
+
+    def step(self, slots: Iterable[int] | None = None) -> dict[int, ReplyChunk]:
+        """Decide one token for every reply under way (of `slots`) and feed it in one forward.
+
+        Returns the chunks that became complete with this step.
+        """
+        eligible = self.sessions if slots is None else set(slots)
+        replying = [s for s in sorted(eligible) if self.sessions[s].is_replying]
+        if not replying:
+            return {}
+        logits = torch.stack([self._newest[slot].logits for slot in replying])
+        if self._observe is not None:
+            logits = self._observe(replying, logits)
+        rows = [self.sessions[slot].sampling_row(self._forbidden) for slot in replying]
+        chosen = sample_turn(logits, rows, self._terminators)
+        chunks: dict[int, ReplyChunk] = {}
+        feeds = []
+        for slot, token in zip(replying, chosen, strict=True):
+            session = self.sessions[slot]
+            chunk = session.decide(token)
+            if chunk is not None:
+                chunks[slot] = chunk
+            if session.waiting is not None:
+                feeds.append(Feed(slot, [[session.waiting]]))
+        if feeds:
+            for feed, fed in zip(feeds, self.rows.feed(feeds), strict=True):
+                self._newest[feed.slot] = fed
+                chunk = self.sessions[feed.slot].fed(fed.hidden)
+                if chunk is not None:
+                    chunks[feed.slot] = chunk
+        self._check(replying)
+        return chunks
+
+    def cancel(self, slot: int, keep: int | None = None) -> None:
+        """Break a reply off, or shorten one that ended, to the `keep` tokens that were heard."""
+        self.rows.truncate(slot, self.sessions[slot].cancel(keep))
+        self._newest.pop(slot, None)
+        self._check([slot])
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        """Go back to before a reply that was only tried."""
+        self.rows.truncate(slot, self.sessions[slot].restore(snapshot))
+        self._newest.pop(slot, None)
+        self._check([slot])
+
+    def newest(self, slot: int) -> Fed:
+        """State and raw logits at the slot's last position that had any."""
+        return self._newest[slot]
+
+    def _apply(self, slot: int, slide: Slide | None) -> None:
+        if slide is not None:
+            self.rows.apply(slot, slide)
+
+    def _check(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            ours, cached = self.sessions[slot].length, self.rows.length(slot)
+            assert ours == cached, f"slot {slot}: session counts {ours}, cache holds {cached}"
+
+
+def _closes_reply(session: TurnSession, feed: Feed) -> bool:
+    """The message begins with the ids that end the reply before; they belong to that turn."""
+    first, closing = feed.pieces[0], session.closing_ids
+    return not isinstance(first, Tensor) and tuple(first[: len(closing)]) == closing

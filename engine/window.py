@@ -1,0 +1,229 @@
+"""What leaves a session's cache, and when: sliding windows, and the limit of the context.
+
+Pure bookkeeping over lengths. What it decides, a `Cut` or a `Rebuild`, `LlmRows.apply` carries out.
+Source: MiniCPM-o 4.5 inference code (duplex windows "basic" and "context").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+WindowMode = Literal["off", "basic", "context"]
+ContextPolicy = Literal["slide", "end"]
+
+WARN_AT = (0.8, 0.9, 0.95)
+"""Shares of the context limit at which a session is warned, once each."""
+
+
+class ContextFull(Exception):
+    """The session's context has reached its limit and nothing (more) may be dropped."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Remove `count` positions from `start`; what follows slides left, keys re-rotated."""
+
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Compute `ids` anew behind the first `keep` positions, then append what began at `resume`."""
+
+    keep: int
+    ids: tuple[int, ...]
+    resume: int
+
+
+Slide = Cut | Rebuild
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One unit (duplex) or turn (half duplex) in the cache."""
+
+    length: int
+    """Positions in the cache."""
+    ids: tuple[int, ...] = ()
+    """Spoken ids."""
+    is_listen: bool = True
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """When a duplex session forgets."""
+
+    mode: WindowMode = "off"
+    high: int = 4000
+    """Basic: positions above which the oldest units go ..."""
+    low: int = 3500
+    """... until at most these are left."""
+    max_units: int = 24
+    """Context: units kept verbatim; of older ones only what was spoken stays."""
+    max_previous: int = 500
+    """Context: ids kept of what was spoken before."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("off", "basic", "context"):
+            raise ValueError(f"window mode {self.mode!r}")
+        if not 0 < self.low <= self.high:
+            raise ValueError(f"window low {self.low}, high {self.high}")
+        if self.max_units < 1 or self.max_previous < 1:
+            raise ValueError(f"window of {self.max_units} units, {self.max_previous} ids before")
+
+
+@dataclass
+class DuplexWindow:
+    """One session's units and what is protected in front of them."""
+
+    settings: WindowSettings
+    prefix_len: int
+    """Positions in front of the suffix: system text and voice."""
+    suffix_ids: tuple[int, ...]
+    marker_ids: tuple[int, ...] = ()
+    """Ids that introduce what was spoken before, in context mode."""
+    special_ids: frozenset[int] = frozenset()
+    entries: list[Entry] = field(default_factory=list)
+    previous: list[int] = field(default_factory=list)
+    """The marker and the spoken ids of dropped units."""
+    dropped_entries: int = 0
+    dropped_tokens: int = 0
+
+    @property
+    def protected(self) -> int:
+        """Positions at the start that no slide removes."""
+        return self.prefix_len + len(self.previous) + len(self.suffix_ids)
+
+    @property
+    def length(self) -> int:
+        return self.protected + sum(entry.length for entry in self.entries)
+
+    def is_due(self, coming: int) -> bool:
+        """Whether registering a unit of `coming` positions makes the window move."""
+        if self.settings.mode == "basic":
+            return self.length + coming > self.settings.high
+        if self.settings.mode == "context":
+            return len(self.entries) + 1 > self.settings.max_units
+        return False
+
+    def register(self, entry: Entry) -> None:
+        assert entry.length > 0, f"a unit of {entry.length} positions"
+        self.entries.append(entry)
+
+    def slide(self) -> Slide | None:
+        """What to do after a unit was registered, already entered in these books."""
+        settings = self.settings
+        if settings.mode == "basic" and self.length > settings.high:
+            return self._drop(self._oldest(self.length - settings.low))
+        if settings.mode == "context" and len(self.entries) > settings.max_units:
+            return self._drop(len(self.entries) - settings.max_units)
+        return None
+
+    def make_room(self, positions: int) -> Slide | None:
+        """Drop the oldest units so that at least `positions` are freed; raises `ContextFull`."""
+        count = self._oldest(positions)
+        if sum(entry.length for entry in self.entries[:count]) < positions:
+            raise ContextFull(f"{positions} positions are needed, {self.protected} are protected")
+        return self._drop(count, remember=False)
+
+    def _oldest(self, positions: int) -> int:
+        """How many of the oldest units hold at least `positions`, or all of them."""
+        freed = 0
+        for count, entry in enumerate(self.entries):
+            if freed >= positions:
+                return count
+            freed += entry.length
+        return len(self.entries)
+
+    def _drop(self, count: int, remember: bool = True) -> Slide | None:
+        if count == 0:
+            return None
+        gone, self.entries = self.entries[:count], self.entries[count:]
+        start, positions = self.protected, sum(entry.length for entry in gone)
+        self.dropped_entries += count
+        self.dropped_tokens += positions
+        if remember and self.settings.mode == "context" and self._remember(gone):
+            ids = (*self.previous, *self.suffix_ids)
+            return Rebuild(self.prefix_len, ids, start + positions)
+        return Cut(start, positions)
+
+    def _remember(self, gone: Iterable[Entry]) -> bool:
+        """Take over what was spoken in units that go; returns whether anything was."""
+        spoken = [
+            token
+            for entry in gone
+            if not entry.is_listen
+            for token in entry.ids
+            if token not in self.special_ids
+        ]
+        if not spoken:
+            return False
+        content = [*self.previous[len(self.marker_ids) :], *spoken]
+        self.previous = [*self.marker_ids, *content[-self.settings.max_previous :]]
+        return True
+
+
+@dataclass
+class TurnWindow:
+    """Half duplex: whole turns go, oldest first, once the cache is above `high`."""
+
+    high: int = 8000
+    low: int = 6000
+    protected: int = 0
+    """Positions of the system message."""
+    entries: list[Entry] = field(default_factory=list)
+
+    def slide(self, keep_last: int = 1) -> Slide | None:
+        """What to do now, already entered in these books; the last turns always stay."""
+        length = self.protected + sum(entry.length for entry in self.entries)
+        if length <= self.high:
+            return None
+        return self._drop(length - self.low, keep_last)
+
+    def make_room(self, positions: int, keep_last: int = 1) -> Slide | None:
+        """Drop the oldest turns so that at least `positions` are freed; raises `ContextFull`."""
+        cut = self._drop(positions, keep_last)
+        if cut is None or cut.count < positions:
+            raise ContextFull(f"{positions} positions are needed")
+        return cut
+
+    def _drop(self, positions: int, keep_last: int) -> Cut | None:
+        freed = 0
+        while freed < positions and len(self.entries) > keep_last:
+            freed += self.entries.pop(0).length
+        return Cut(self.protected, freed) if freed else None
+
+
+@dataclass(frozen=True)
+class ContextWarning:
+    """The context is filling up."""
+
+    used: int
+    limit: int
+
+
+@dataclass
+class ContextLimit:
+    """Positions a session may use, and what happens when they are used up."""
+
+    limit: int
+    policy: ContextPolicy = "slide"
+    thresholds: Sequence[float] = WARN_AT
+    _passed: int = 0
+
+    def check(self, used: int) -> ContextWarning | None:
+        """A warning when `used` has passed a further threshold; shrinking re-arms them."""
+        passed = sum(used >= share * self.limit for share in self.thresholds)
+        warn = passed > self._passed
+        self._passed = passed
+        return ContextWarning(used, self.limit) if warn else None
+
+    def lacking(self, used: int, coming: int) -> int:
+        """Positions missing for `coming` more; raises `ContextFull` where the session must end."""
+        lacking = used + coming - self.limit
+        if lacking > 0 and self.policy == "end":
+            raise ContextFull(f"{used} of {self.limit} positions are used, {coming} more come")
+        return max(0, lacking)

@@ -1,0 +1,105 @@
+"""A full call with the native engine in a real Chromium: a tiny random model, so the sound is
+noise and the words are none, but the flow is that of the real one.
+
+Guards: it speaks aloud; it is silenced by speech and by the button; it listens; modes switch within
+the call; the context limit is announced, then ends the call with a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.chrome import browse, call, event, events, record, recorded
+from tests.serving import Serving
+from tests.speech import BROWSER_HZ, microphone, stretches
+
+torch = pytest.importorskip("torch", reason="the native engine needs torch: the test extra has it")
+
+UPDATE = "(session) => window.omnicall.call.send({ type: 'session.update', session })"
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    from tests.tiny_checkpoint import write_checkpoint
+
+    folder = write_checkpoint(tmp_path_factory.mktemp("tiny"), seed=3)
+    options = ("--engine", "minicpmo", "--model", str(folder))
+    with Serving(
+        *options, "--set", "minicpmo.device=cpu", "--set", "minicpmo.max_context=700"
+    ) as s:
+        yield s
+
+
+async def wait_for(page: Any, condition: str, timeout_ms: float = 30_000) -> None:
+    await page.wait_for_function(f"() => {condition}", timeout=timeout_ms)
+
+
+async def test_it_speaks_is_interrupted_and_goes_on(native: Serving, tmp_path: Path) -> None:
+    said = [(3.0 + 4 * i, "what_time") for i in range(12)]
+    mic = microphone(tmp_path / "mic.wav", said, 60)
+    async with browse(native.url, mic) as page:
+        await call(page)
+        await record(page)
+        await event(page, "output_audio_buffer.started", timeout_ms=40_000)
+        # Whoever speaks over it silences it.
+        await event(page, "output_audio_buffer.cleared", timeout_ms=40_000)
+        log = await events(page)
+        cancelled = [e for e in log if e["type"] == "response.done"][-1]["response"]
+        assert cancelled["status"] == "cancelled"
+        await event(page, "output_audio_buffer.started", count=2, timeout_ms=40_000)
+        sound = await recorded(page)
+        _, stats = await asyncio.to_thread(native.get, "/api/stats")
+    assert stretches(sound.assistant, BROWSER_HZ), "nothing was heard"
+    stages = stats["engines"][0]["latency_ms"]
+    assert {"hear", "prefill", "decode", "codes", "wave", "unit"} <= set(stages)
+    units = [e["metrics"] for e in log if e["type"] == "metrics"]
+    assert units and all(unit["kv_tokens"] > 0 for unit in units)
+
+
+async def test_modes_switch_within_the_call(native: Serving, tmp_path: Path) -> None:
+    mic = microphone(tmp_path / "mic.wav", [(14.0, "what_time"), (20.0, "what_time")], 60)
+    async with browse(native.url, mic) as page:
+        await call(page)
+        turn_based = {"audio": {"input": {"turn_detection": None}}, "max_output_tokens": 12}
+        await page.evaluate(UPDATE, turn_based)
+        await event(page, "session.updated")
+        await page.fill("#text", "hello there")
+        await page.press("#text", "Enter")
+        await wait_for(
+            page,
+            "window.omnicall.events.some(e => e.type === 'conversation.item.done'"
+            " && e.item.role === 'assistant')",
+        )
+        half_duplex = {"audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
+        await page.evaluate(UPDATE, half_duplex)
+        await event(page, "input_audio_buffer.committed", timeout_ms=40_000)
+        before = len([e for e in await events(page) if e["type"] == "response.created"])
+        await event(page, "response.created", count=before, timeout_ms=40_000)
+        await page.evaluate(
+            UPDATE, {"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}
+        )
+        metrics = len([e for e in await events(page) if e["type"] == "metrics"])
+        await event(page, "metrics", count=metrics + 2, timeout_ms=40_000)
+        warnings = [e["code"] for e in await events(page) if e["type"] == "session.warning"]
+    assert warnings.count("context_restarted") == 3
+    assert before >= 1
+
+
+async def test_context_limit_is_announced_before_it_ends_the_call(
+    native: Serving, tmp_path: Path
+) -> None:
+    mic = microphone(tmp_path / "mic.wav", [], 90)
+    async with browse(native.url, mic) as page:
+        await call(page)
+        await page.evaluate(UPDATE, {"truncation": "disabled"})
+        await event(page, "session.warning", timeout_ms=90_000)
+        await event(page, "session.ended", timeout_ms=90_000)
+        log = await events(page)
+    kinds = [e.get("code") or e.get("reason") for e in log if e["type"].startswith("session.")]
+    assert "context_near_limit" in kinds
+    assert kinds.index("context_near_limit") < kinds.index("context_limit")

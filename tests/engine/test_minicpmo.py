@@ -1,0 +1,275 @@
+"""The native engine behind its interface, with a tiny random model on the CPU: the flow is real.
+
+Guards: units come out second by second with their figures; the first units only listen; barge-in
+and forced listening silence the model and leave it able to go on; modes switch in a session; the
+context limit is announced before it is reached and then ends or slides; a session's words and
+sound do not depend on who else is served; what cannot be served is refused by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from engine import protocol as p
+from engine.config import MiniCpmoConfig
+from engine.interface import EngineError, EngineSession
+from engine.minicpmo import MiniCpmoEngine
+
+Wanted = TypeVar("Wanted", bound=p.Message)
+
+SECOND = 16_000
+RECENT_TOKENS = {"force_listen_count": 0}
+WAIT_S = 30.0
+
+
+class Talk:
+    """A session and all that its engine said."""
+
+    def __init__(self, engine: MiniCpmoEngine, name: str, slot: int, config: p.SessionConfig):
+        self.name = name
+        self.said: list[p.FromEngine] = []
+        self._pts = 0
+        self._changed = asyncio.Event()
+        self.session: EngineSession = engine.open(name, slot, config, self._take)
+
+    def _take(self, message: p.FromEngine) -> None:
+        self.said.append(message)
+        self._changed.set()
+        if isinstance(message, p.AudioOut):
+            # Played at once.
+            heard = message.pts + len(message.pcm) // 2
+            self.session.handle(p.Heard(self.name, message.epoch, heard, final=message.last))
+
+    def all(self, kind: type[Wanted]) -> list[Wanted]:
+        return [message for message in self.said if isinstance(message, kind)]
+
+    async def until(self, kind: type[Wanted], count: int = 1) -> Wanted:
+        """Wait for the `count`th message of a kind."""
+        return (await self.when(lambda: self.all(kind)[count - 1 :]))[0]
+
+    async def when(self, found: Callable[[], list[Wanted]]) -> list[Wanted]:
+        async with asyncio.timeout(WAIT_S):
+            while not (result := found()):
+                self._changed.clear()
+                await self._changed.wait()
+        return result
+
+    def hear(self, samples: np.ndarray) -> None:
+        """16 kHz sound, int16."""
+        for start in range(0, len(samples), 320):
+            piece = samples[start : start + 320]
+            self.session.handle(p.AudioIn(self.name, self._pts, piece.tobytes()))
+            self._pts += len(piece)
+
+    def quiet(self, seconds: float) -> None:
+        self.hear(np.zeros(int(seconds * SECOND), np.int16))
+
+    async def units(self, count: int) -> list[p.UnitDone]:
+        """Let `count` more seconds of silence pass, one by one."""
+        done = len(self.all(p.UnitDone))
+        for index in range(count):
+            self.quiet(1.0)
+            await self.until(p.UnitDone, done + index + 1)
+        return self.all(p.UnitDone)[done:]
+
+
+def voiced(seconds: float) -> np.ndarray:
+    """What a voice detector takes for speech: a buzz with the bands of a vowel."""
+    at_s = np.arange(int(seconds * SECOND)) / SECOND
+    buzz = sum(np.sin(2 * np.pi * 140 * k * at_s) / k for k in range(1, 20))
+    swell = 0.6 + 0.4 * np.sin(2 * np.pi * 4 * at_s)
+    pcm: np.ndarray = (6000 * buzz * swell / np.abs(buzz).max()).astype(np.int16)
+    return pcm
+
+
+def config(**changes: Any) -> p.SessionConfig:
+    """A session that may speak from its first unit on, with a seed."""
+    options = RECENT_TOKENS | changes.pop("options", {})
+    sampling = changes.pop("sampling", p.Sampling(seed=7))
+    return p.SessionConfig(options=options, sampling=sampling, **changes)
+
+
+@pytest.fixture
+async def engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
+    made = MiniCpmoEngine(str(tiny_checkpoint), 4, MiniCpmoConfig(device="cpu", max_context=400))
+    await made.start(lambda text: None)
+    yield made
+    await made.close()
+
+
+async def test_units_come_second_by_second_with_their_figures(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config())
+    units = await talk.units(4)
+    assert [unit.unit for unit in units] == [1, 2, 3, 4]
+    lengths = [unit.kv_tokens for unit in units]
+    assert lengths == sorted(lengths) and lengths[0] > 10
+    assert all({"hear", "prefill", "unit"} <= set(unit.stages_ms) for unit in units)
+    await talk.session.close()
+
+
+async def test_first_units_only_listen(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config(options={"force_listen_count": 3}))
+    units = await talk.units(3)
+    assert [unit.decision for unit in units] == ["listen"] * 3
+    assert not talk.all(p.AudioOut)
+    await talk.session.close()
+
+
+async def speaking(talk: Talk) -> p.AudioOut:
+    """Let units pass until the random model speaks; its first sound."""
+    for _ in range(12):
+        await talk.units(1)
+        if talk.all(p.AudioOut):
+            return talk.all(p.AudioOut)[0]
+    pytest.fail("the random model never spoke")
+
+
+async def test_answer_is_told_in_order(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config())
+    first = await speaking(talk)
+    await talk.units(3)
+    own = [m for m in talk.said if getattr(m, "epoch", 0) == first.epoch]
+    assert isinstance(own[0], p.ResponseStarted)
+    sounds = [m for m in own if isinstance(m, p.AudioOut)]
+    ends = [m.pts + len(m.pcm) // 2 for m in sounds]
+    assert [m.pts for m in sounds] == [0, *ends[:-1]]
+    await talk.session.close()
+
+
+async def test_speaking_over_the_answer_silences_it(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config())
+    await speaking(talk)
+    started = talk.all(p.ResponseStarted)[-1]
+    # Nothing of it was heard to its end yet, so it counts as playing.
+    talk.hear(voiced(0.6))
+    cut = await talk.until(p.Interrupt)
+    assert cut.epoch == started.epoch
+    done = await talk.until(p.ResponseDone)
+    assert (done.status, done.reason) == ("cancelled", "turn_detected")
+    talk.quiet(0.4)
+    unit = (await talk.units(1))[-1]
+    assert unit.kv_tokens > 0
+    await talk.units(2)
+    await talk.session.close()
+
+
+async def test_forced_listening_is_obeyed_until_released(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config())
+    talk.session.handle(p.ForceListen("one", True))
+    assert {unit.decision for unit in await talk.units(3)} == {"listen"}
+    talk.session.handle(p.ForceListen("one", False))
+    await speaking(talk)
+    await talk.session.close()
+
+
+@pytest.mark.parametrize("policy", ["end", "slide"])
+async def test_context_limit_is_announced_and_kept(engine: MiniCpmoEngine, policy: Any) -> None:
+    talk = Talk(engine, "one", 0, config(context_policy=policy))
+    for _ in range(60):
+        before = len(talk.all(p.UnitDone))
+        talk.quiet(1.0)
+        await talk.when(partial(_units_or_end, talk, before))
+        if talk.all(p.SessionEnded):
+            break
+    warnings = [w for w in talk.all(p.SessionWarning) if w.code == "context_near_limit"]
+    assert warnings and warnings[0].limit == 400
+    assert max(unit.kv_tokens for unit in talk.all(p.UnitDone)) <= 400
+    if policy == "end":
+        ended = talk.all(p.SessionEnded)[0]
+        assert ended.reason == "context_limit"
+        assert talk.said.index(warnings[0]) < talk.said.index(ended)
+    else:
+        assert not talk.all(p.SessionEnded)
+        assert len(talk.all(p.UnitDone)) == 60
+    await talk.session.close()
+
+
+def _units_or_end(talk: Talk, since: int) -> list[p.Message]:
+    return [*talk.all(p.UnitDone)[since:], *talk.all(p.SessionEnded)]
+
+
+async def test_modes_switch_within_a_session(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config())
+    await talk.units(2)
+    short = p.Sampling(seed=7, max_output_tokens=10)
+    talk.session.handle(p.UpdateSession("one", config(mode="turn_based", sampling=short)))
+    text = p.TextPart("hello there")
+    talk.session.handle(p.ItemIn("one", "i1", "user", (text,)))
+    talk.session.handle(p.CreateResponse("one"))
+    typed = await talk.when(
+        lambda: [m for m in talk.all(p.ResponseStarted) if m.trigger == "request"]
+    )
+    done = await talk.when(
+        lambda: [m for m in talk.all(p.ResponseDone) if m.epoch == typed[0].epoch]
+    )
+    assert done[0].status in ("completed", "incomplete")
+    talk.session.handle(p.UpdateSession("one", config(mode="half_duplex", sampling=short)))
+    talk.hear(voiced(0.8))
+    talk.quiet(0.8)
+    spoken = await talk.when(
+        lambda: [m for m in talk.all(p.ResponseStarted) if m.trigger == "speech"]
+    )
+    assert spoken[0].utterance == talk.all(p.SpeechStopped)[-1].utterance
+    talk.session.handle(p.UpdateSession("one", config()))
+    await talk.units(2)
+    restarts = [w for w in talk.all(p.SessionWarning) if w.code == "context_restarted"]
+    assert len(restarts) == 3
+    await talk.session.close()
+
+
+async def test_neighbours_change_nothing(engine: MiniCpmoEngine) -> None:
+    async def alone(slot: int) -> list[tuple[str, Any]]:
+        talk = Talk(engine, f"s{slot}", slot, config())
+        await talk.units(6)
+        await talk.session.close()
+        return _content(talk)
+
+    expected = await alone(0)
+    talks = [
+        Talk(engine, f"n{slot}", slot, config(sampling=p.Sampling(seed=7 if slot == 2 else slot)))
+        for slot in range(4)
+    ]
+    await asyncio.gather(*(talk.units(6) for talk in talks))
+    for talk in talks:
+        await talk.session.close()
+    assert _content(talks[2]) == expected
+    assert await alone(0) == expected, "a slot that was used before is as good as new"
+
+
+def _content(talk: Talk) -> list[tuple[str, Any]]:
+    texts = [("text", (m.epoch, m.pts, m.text)) for m in talk.all(p.TextOut)]
+    # Sums over the batch may differ in the last bit, and with it a sample by one step.
+    sounds = [("sound", (m.epoch, m.pts, len(m.pcm))) for m in talk.all(p.AudioOut)]
+    return texts + sounds
+
+
+async def test_settings_that_cannot_be_end_the_session_by_name(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config(options={"window": "sideways"}))
+    ended = await talk.until(p.SessionEnded)
+    assert ended.reason == "failed" and "sideways" in ended.message
+    other = Talk(engine, "two", 1, config(options={"colour": "red"}))
+    warning = await other.until(p.SessionWarning)
+    assert warning.code == "unknown_option" and "colour" in warning.message
+    await talk.session.close()
+    await other.session.close()
+
+
+async def test_missing_checkpoint_says_how_to_get_it(tmp_path: Path) -> None:
+    engine = MiniCpmoEngine(str(tmp_path / "nothing"), 1, MiniCpmoConfig(device="cpu"))
+    with pytest.raises(EngineError, match="not a folder"):
+        await engine.start(lambda text: None)
+    await engine.close()
+
+
+async def test_unknown_default_voice_is_refused(tiny_checkpoint: Path) -> None:
+    engine = MiniCpmoEngine(str(tiny_checkpoint), 1, MiniCpmoConfig(device="cpu", voice="nobody"))
+    with pytest.raises(EngineError, match="nobody"):
+        await engine.start(lambda text: None)
+    await engine.close()

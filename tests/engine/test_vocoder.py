@@ -1,0 +1,122 @@
+"""Both vocoder generations: detection, streaming against one piece, batches against single rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.layers.weight_norm import NEW, OLD
+from engine.models.config import ConfigError
+from engine.models.hift import Hift
+from engine.models.vocoder import Push, Vocoder, load_vocoder, make_noise
+from engine.models.vocoder_config import VocoderConfig
+from engine.weights import CheckpointError
+from tests.speech_assets import random_hift, released_state
+
+
+def make(causal: bool) -> Vocoder:
+    torch.set_num_threads(1)
+    config = VocoderConfig.tiny(causal=causal)
+    return Vocoder(random_hift(config), make_noise(config))
+
+
+def mel(frames: int, seed: int = 0) -> Tensor:
+    return torch.randn(80, frames, generator=torch.Generator().manual_seed(seed)) - 3
+
+
+def play(vocoder: Vocoder, frames: Tensor, cuts: list[int]) -> Tensor:
+    stream, waves, start = vocoder.open(), [], 0
+    for index, count in enumerate(cuts):
+        last = index == len(cuts) - 1
+        [sound] = vocoder.push([Push(stream, frames[:, start : start + count], last)])
+        waves.append(sound.wave)
+        start += count
+    assert start == frames.shape[1]
+    return torch.cat(waves)
+
+
+def test_the_causal_stream_is_the_same_however_it_is_cut() -> None:
+    vocoder, frames = make(True), mel(150)
+    whole = play(vocoder, frames, [150])
+    for cuts in ([50, 50, 50], [16] * 9 + [6], [2, 2, 10, 36, 100], [10, 60, 80]):
+        streamed = play(vocoder, frames, cuts)
+        assert torch.allclose(streamed[3840:], whole, atol=1e-5), cuts
+        assert not streamed[:3840].any()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_counts_of_samples_are_those_of_the_schedule(causal: bool) -> None:
+    vocoder = make(causal)
+    stream = vocoder.open()
+    lengths = []
+    for count, last in ((50, False), (50, False), (24, False), (6, True)):
+        lengths += [len(vocoder.push([Push(stream, mel(count), last)])[0].wave)]
+    assert lengths == [24_000, 24_000, 11_520, 6_720]
+    with pytest.raises(ValueError, match="ended"):
+        vocoder.push([Push(stream, mel(6))])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_rows_of_a_batch_equal_the_same_rows_alone(causal: bool) -> None:
+    vocoder = make(causal)
+    streams = [vocoder.open() for _ in range(8)]
+    alone = [vocoder.open() for _ in range(8)]
+    for turn in range(4):
+        rows = [row for row in range(8) if (row + turn) % 3]
+        counts = {row: 50 if row % 2 else 10 + 2 * ((row + turn) % 4) for row in rows}
+        given = {row: mel(counts[row], 10 * turn + row) for row in rows}
+        last = {row: turn == 3 and row % 2 == 0 for row in rows}
+        together = vocoder.push([Push(streams[r], given[r], last[r]) for r in rows])
+        for row, sound in zip(rows, together, strict=True):
+            [single] = vocoder.push([Push(alone[row], given[row], last[row])])
+            assert torch.allclose(sound.f0, single.f0, atol=5e-5)
+            # The last bits of F0 are summed up in the phase.
+            assert torch.allclose(sound.wave, single.wave, atol=1e-5), (turn, row)
+
+
+def test_the_original_fades_from_one_call_to_the_next() -> None:
+    vocoder, frames = make(False), mel(66)
+    stream = vocoder.open()
+    first = vocoder.push([Push(stream, frames[:, :50])])[0].wave
+    tail = stream.speech.clone()
+    second = vocoder.push([Push(stream, frames[:, 50:], True)])[0].wave
+    assert len(first) == 24_000 and len(second) == 24 * 480
+    fade = torch.hamming_window(7680, periodic=False)
+    # Where the fade begins only the old sound is heard.
+    assert abs(float(second[0] - tail[0] * fade[3840])) < 0.1
+
+
+def test_the_generation_is_told_by_a_kernel_and_both_namings_are_read() -> None:
+    for causal in (True, False):
+        hift = random_hift(VocoderConfig.tiny(causal=causal))
+        new, old = (load_vocoder(released_state(hift, names)) for names in (NEW, OLD))
+        assert new.config == VocoderConfig.tiny(causal=causal)
+        for name, tensor in new.hift.state_dict().items():
+            assert torch.equal(tensor, old.hift.state_dict()[name])
+            assert torch.allclose(tensor.float(), hift.state_dict()[name].float(), atol=1e-6), name
+
+
+def test_a_generator_prefix_is_dropped_and_what_does_not_fit_is_named() -> None:
+    state = released_state(random_hift(VocoderConfig.tiny()))
+    load_vocoder({f"generator.{name}": tensor for name, tensor in state.items()})
+    bad = dict(state)
+    del bad["conv_post.bias"]
+    with pytest.raises(CheckpointError, match="conv_post.bias"):
+        load_vocoder(bad)
+    bad = state | {"conv_pre.parametrizations.weight.original1": torch.randn(16, 80, 3)}
+    with pytest.raises(ConfigError, match="kernel 3"):
+        load_vocoder(bad)
+
+
+def test_the_full_sizes_have_the_released_number_of_weights() -> None:
+    for causal, millions in ((False, 20.82), (True, 20.78)):
+        with torch.device("meta"):
+            hift = Hift(VocoderConfig.full(causal=causal))
+        gains = sum(
+            tensor.shape[0]
+            for name, tensor in hift.state_dict().items()
+            if name.endswith("weight") and tensor.dim() == 3 and "source_downs" not in name
+        )
+        count = sum(p.numel() for p in hift.parameters()) + gains
+        assert round(count / 1e6, 2) == millions

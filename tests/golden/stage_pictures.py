@@ -1,0 +1,145 @@
+"""Replay of scaling and slicing, of the vision tower and of the resampler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.layers.images import cut, grid_of, patch_batch, strip
+from engine.models.resampler import Resampler
+from engine.models.siglip import PatchBatch, VisionTower, pad_patches
+from engine.weights import empty
+from tests.golden.golden_set import GoldenSet
+from tests.golden.report import TENSOR, Report
+from tests.golden.stage_prompts import chat_slices, input_name
+
+PIXEL = 1.0
+"""Steps of 8 bits that another bicubic filter may differ by."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Pictures that were encoded together."""
+
+    prefix: str
+    """Of the tensors' keys, e.g. `duplex/u00.`."""
+    trace_key: str
+    pictures: list[str]
+    max_slices: int
+    stored: list[dict[str, Any]]
+
+
+def load_vision(golden: GoldenSet) -> tuple[VisionTower, Resampler]:
+    config = golden.config
+    tower = empty(lambda: VisionTower(config.vision))
+    resampler = empty(lambda: Resampler(config.resampler))
+    with golden.checkpoint() as checkpoint:
+        checkpoint.load(tower, "vpm.", device="cpu", dtype=torch.float32)
+        checkpoint.load(resampler, "resampler.", device="cpu", dtype=torch.float32)
+    return tower, resampler
+
+
+def compare(golden: GoldenSet, report: Report, batch: int) -> None:
+    """Compare pictures scene by scene, then all of the set `batch` times in one padded batch."""
+    tower, resampler = load_vision(golden)
+    patch = golden.config.picture.patch_size
+    keys: list[str] = []
+    images: list[Tensor] = []
+    for scene in scenes(golden):
+        own, counts = _own_images(golden, scene)
+        names = [f"{scene.prefix}image{place}" for place in range(len(own))]
+        facts = {
+            "grids": [list(grid_of(image, patch)) for image in own],
+            "names": [name.rpartition(".")[2] for name in names],
+            "per_image": counts,
+        }
+        for key, value in facts.items():
+            stored = [item for entry in scene.stored for item in entry[key]]
+            report.equal(f"{scene.trace_key}.images.{key}", value, stored, "own")
+        for key, image in zip(names, own, strict=True):
+            stored_image = golden.tensor(f"{key}.resized")
+            report.add_absolute(f"{key}.resized", image, stored_image, PIXEL, "own")
+            report.equal(f"{key}.grid", grid_of(image, patch), golden.tensor(f"{key}.grid"), "own")
+        stored_images = [golden.tensor(f"{key}.resized") for key in names]
+        _encode(golden, report, (tower, resampler), names, patch_batch(own, _config(golden)), "own")
+        stored_batch = patch_batch(stored_images, _config(golden))
+        _encode(golden, report, (tower, resampler), names, stored_batch, "stored")
+        _resample_stored(golden, report, resampler, names, stored_batch)
+        keys += names
+        images += stored_images
+    if images:
+        everything = patch_batch(images * batch, _config(golden))
+        _encode(golden, report, (tower, resampler), keys * batch, everything, "batch")
+
+
+def scenes(golden: GoldenSet) -> Iterator[Scene]:
+    """Yield the pictures of each duplex unit and of each prompt."""
+    for unit in golden.trace.get("duplex", {}).get("units", []):
+        if unit["inputs"]["images"]:
+            name = f"duplex/u{unit['unit']:02d}."
+            key = f"trace/duplex.u{unit['unit']:02d}"
+            pictures, slices = unit["inputs"]["images"], unit["inputs"]["max_slice_nums"]
+            yield Scene(name, key, pictures, slices, unit["images"])
+    for name, chat in golden.trace.get("chat", {}).items():
+        content = [part for message in chat["messages"] for part in message["content"]]
+        pictures = _pictures(golden, content)
+        if pictures:
+            slices = chat_slices(golden, chat)
+            key = f"trace/chat.{name}"
+            yield Scene(f"chat/{name}.", key, pictures, slices, chat["images"])
+    for name, part in golden.trace.get("half_duplex", {}).items():
+        pictures = _pictures(golden, part.get("content", []))
+        if pictures:
+            slices = int(part.get("max_slice_nums") or 1)
+            key = f"trace/half_duplex.{name}"
+            yield Scene(f"half_duplex/{name}.", key, pictures, slices, part["images"])
+
+
+def _config(golden: GoldenSet) -> Any:
+    return golden.config.picture
+
+
+def _pictures(golden: GoldenSet, content: list[str]) -> list[str]:
+    names = [name for name in map(input_name, content) if name is not None]
+    return [name for name in names if golden.tensor(f"inputs/{name}").ndim == 3]
+
+
+def _own_images(golden: GoldenSet, scene: Scene) -> tuple[list[Tensor], list[int]]:
+    cuts = [
+        cut(golden.picture(name), golden.config.picture, scene.max_slices).images
+        for name in scene.pictures
+    ]
+    return [image for images in cuts for image in images], [len(images) for images in cuts]
+
+
+def _encode(
+    golden: GoldenSet,
+    report: Report,
+    models: tuple[VisionTower, Resampler],
+    keys: list[str],
+    batch: PatchBatch,
+    kind: str,
+) -> None:
+    tower, resampler = models
+    vision = tower(batch)
+    embedded = resampler(vision, batch)
+    for row, (key, count) in enumerate(zip(keys, batch.counts, strict=True)):
+        report.add(f"{key}.vit", vision[row, :count], golden.tensor(f"{key}.vit"), TENSOR, kind)
+        report.add(f"{key}.embed", embedded[row], golden.tensor(f"{key}.embed"), TENSOR, kind)
+        if f"{key}.pixel_values" in golden:
+            pixels = strip(batch.patches[row, :count], golden.config.picture.patch_size)
+            stored = golden.tensor(f"{key}.pixel_values")
+            report.add(f"{key}.pixel_values", pixels, stored, TENSOR, kind)
+
+
+def _resample_stored(
+    golden: GoldenSet, report: Report, resampler: Resampler, keys: list[str], batch: PatchBatch
+) -> None:
+    stored = pad_patches([golden.tensor(f"{key}.vit") for key in keys], batch.grids)
+    embedded = resampler(stored.patches, batch)
+    for key, ours in zip(keys, embedded, strict=True):
+        report.add(f"{key}.embed", ours, golden.tensor(f"{key}.embed"), TENSOR, "stored vit")
