@@ -109,7 +109,14 @@ class Hearing:
     def _stopped(self, pts: int) -> None:
         self._send(SpeechStopped(self._session, self.utterances, pts))
         self._send(
-            InputTranscript(self._session, self.utterances, "", final=True, error=NOT_TRANSCRIBED)
+            InputTranscript(
+                self._session,
+                self.utterances,
+                "",
+                final=True,
+                error=NOT_TRANSCRIBED,
+                code="not_transcribed",
+            )
         )
 
 

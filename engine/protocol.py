@@ -269,6 +269,8 @@ class InputTranscript(Message, frozen=True):
     final: bool
     error: str = ""
     """Why there is no transcript; the text is then empty."""
+    code: Literal["failed", "not_transcribed"] = "failed"
+    """With an error: whether writing it down failed, or is not something this engine does."""
 
 
 class ResponseStarted(Message, frozen=True):

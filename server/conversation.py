@@ -165,7 +165,7 @@ class Conversation:
             return
         self._commit(utterance)
         if message.error:
-            error = {"type": "transcription_error", "code": "failed", "message": message.error}
+            error = {"type": "transcription_error", "code": message.code, "message": message.error}
             self._emit(ev.TranscriptionFailed(item_id=item_id, error=error))
             return
         if item_id in self.items:

@@ -13,7 +13,7 @@ const MAX_SILENCED = 50;
  * @property {string} id
  * @property {'user'|'assistant'|'note'} role
  * @property {string} text
- * @property {'growing'|'done'|'cut'|'failed'} status `cut`: the answer was interrupted, `text` is what was heard
+ * @property {'growing'|'done'|'cut'|'failed'|'unwritten'} status `cut`: the answer was interrupted, `text` is what was heard
  * @property {boolean} typed
  * @property {boolean} [echoed] the server has confirmed this typed message
  * @property {string} [responseId]
@@ -72,7 +72,11 @@ export class Captions extends EventTarget {
         this.#onTranscript(this.#row(event.item_id, 'user'), event.transcript);
         break;
       case 'conversation.item.input_audio_transcription.failed':
-        this.#close(this.#row(event.item_id, 'user'), 'failed');
+        // An engine that hears without writing down has not failed.
+        this.#close(
+          this.#row(event.item_id, 'user'),
+          event.error?.code === 'not_transcribed' ? 'unwritten' : 'failed',
+        );
         break;
       case 'response.output_item.added':
         if (event.item?.type === 'message') this.#row(event.item.id, 'assistant', event.response_id);
@@ -183,7 +187,7 @@ export class Captions extends EventTarget {
     this.#emit('changed', { row, appended });
   }
 
-  /** @param {Caption|null} row @param {'done'|'cut'|'failed'} status */
+  /** @param {Caption|null} row @param {'done'|'cut'|'failed'|'unwritten'} status */
   #close(row, status) {
     if (!row) return;
     row.status = status;

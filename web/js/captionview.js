@@ -83,6 +83,7 @@ function markOf(caption) {
     const after = caption.heard_ms ? ` after ${(caption.heard_ms / 1000).toFixed(1)} s` : '';
     return `— interrupted${after}`;
   }
+  if (caption.status === 'unwritten') return '(spoken)';
   if (caption.status === 'failed') return caption.text ? '— not finished' : '(not understood)';
   return '';
 }
