@@ -94,7 +94,7 @@ class Runner:
         """Each slot's next chunk of sound [N] -> its embeddings [T, C]."""
         if not chunks:
             return {}
-        with self.timed("hear"):
+        with self.timed("encode"):
             slots = list(chunks)
             is_first = [self.mels.calls(slot) == 0 for slot in slots]
             mel, counts = self.mels.push(slots, [chunks[slot] for slot in slots])
@@ -105,7 +105,7 @@ class Runner:
     @torch.inference_mode()
     def hear_whole(self, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
         """Whole recordings [N], 16 kHz -> embeddings [T, C] of each."""
-        with self.timed("hear"):
+        with self.timed("encode"):
             parts = [pieces(sound) for sound in sounds]
             flat = [piece for group in parts for piece in group]
             mel, counts = self.model.mel.whole(flat)
@@ -125,7 +125,7 @@ class Runner:
         """Pictures [height, width, 3] uint8 with their most slices, as one batch."""
         if not pictures:
             return []
-        with self.timed("look"):
+        with self.timed("encode"):
             config = self.model.config.picture
             parts: list[Pieces] = [cut(rgb, config, most) for rgb, most in pictures]
             images = [image for part in parts for image in part.images]
@@ -144,9 +144,9 @@ class Runner:
         """One duplex second of speech for each slot."""
         if not batch or self.streams is None:
             return [np.zeros(0, np.int16) for _ in batch]
-        with self.timed("codes"):
+        with self.timed("tts"):
             codes = self.codes.duplex(batch)
-        with self.timed("wave"):
+        with self.timed("vocoder"):
             sounds = self.streams.unit(
                 [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
             )
@@ -156,9 +156,9 @@ class Runner:
         """A group of tokens of turn-based replies as speech, as far as it goes."""
         if not batch or self.streams is None:
             return [np.zeros(0, np.int16) for _ in batch]
-        with self.timed("codes"):
+        with self.timed("tts"):
             codes = self.codes.group(batch)
-        with self.timed("wave"):
+        with self.timed("vocoder"):
             sounds = self.streams.group(
                 [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -246,8 +247,6 @@ class TurnTaking:
 
 def decode_picture(data: bytes) -> Tensor:
     """A JPEG, PNG or WebP file as [height, width, 3] uint8; raises `ValueError`."""
-    import io
-
     try:
         with av.open(io.BytesIO(data), mode="r") as container:
             frame = next(container.decode(video=0))

@@ -92,6 +92,8 @@ class CallStats(Struct, frozen=True):
     """webrtc-stats objects."""
     latency_ms: dict[str, float]
     """Of the newest turn, for example `first_audio` after the end of speech."""
+    kv_tokens: int = 0
+    """What the model remembers of this call."""
 
 
 class WorkerStats(Message, frozen=True):

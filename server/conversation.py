@@ -60,6 +60,7 @@ class Conversation:
         self.items = Items()
         self.turns = 0
         self.latency_ms: dict[str, float] = {}
+        self.kv_tokens = 0
         self._emit = emit
         self._to_engine = to_engine
         self._clock = clock
@@ -103,6 +104,7 @@ class Conversation:
                 self._hear_speech(message)
             case p.UnitDone():
                 self.latency_ms |= message.stages_ms
+                self.kv_tokens = message.kv_tokens
                 figures: dict[str, Any] = {f"{k}_ms": v for k, v in message.stages_ms.items()}
                 figures |= {"unit": message.unit, "kv_tokens": message.kv_tokens}
                 self._emit(ev.Metrics(metrics=figures))

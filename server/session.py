@@ -329,6 +329,7 @@ class Session:
             turns=self.turns,
             stats=rows,
             latency_ms=dict(self._conversation.latency_ms),
+            kv_tokens=self._conversation.kv_tokens,
         )
 
     def _state(self) -> str:

@@ -56,7 +56,7 @@ async def test_it_speaks_is_interrupted_and_goes_on(native: Serving, tmp_path: P
         _, stats = await asyncio.to_thread(native.get, "/api/stats")
     assert stretches(sound.assistant, BROWSER_HZ), "nothing was heard"
     stages = stats["engines"][0]["latency_ms"]
-    assert {"hear", "prefill", "decode", "codes", "wave", "unit"} <= set(stages)
+    assert {"encode", "prefill", "decode", "tts", "vocoder", "unit"} <= set(stages)
     units = [e["metrics"] for e in log if e["type"] == "metrics"]
     assert units and all(unit["kv_tokens"] > 0 for unit in units)
 

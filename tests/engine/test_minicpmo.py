@@ -110,7 +110,7 @@ async def test_units_come_second_by_second_with_their_figures(engine: MiniCpmoEn
     assert [unit.unit for unit in units] == [1, 2, 3, 4]
     lengths = [unit.kv_tokens for unit in units]
     assert lengths == sorted(lengths) and lengths[0] > 10
-    assert all({"hear", "prefill", "unit"} <= set(unit.stages_ms) for unit in units)
+    assert all({"encode", "prefill", "unit"} <= set(unit.stages_ms) for unit in units)
     await talk.session.close()
 
 
