@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.builtin.vad import Offset, Onset, Segmenter, Voice
 from engine.protocol import (
     INPUT_HZ,
     FromEngine,
@@ -17,6 +16,7 @@ from engine.protocol import (
     SpeechStopped,
     TurnDetection,
 )
+from engine.vad import Offset, Onset, Segmenter, Voice
 
 MAX_PENDING_S = 4
 """Sound for units that may wait: beyond it the engine is too slow, and the oldest is dropped."""

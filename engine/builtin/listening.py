@@ -5,7 +5,6 @@ from __future__ import annotations
 from msgspec import Struct
 
 from engine.builtin.parts import Recogniser, Utterance
-from engine.builtin.vad import Event, Offset, Onset, Segmenter, Voice
 from engine.interface import Send
 from engine.protocol import (
     INPUT_HZ,
@@ -14,6 +13,7 @@ from engine.protocol import (
     SpeechStarted,
     SpeechStopped,
 )
+from engine.vad import Event, Offset, Onset, Segmenter, Voice
 
 
 class Began(Struct, frozen=True):

@@ -21,7 +21,6 @@ import numpy as np
 import psutil
 
 from engine.builtin.engine import BuiltinEngine
-from engine.builtin.vad import rms_db
 from engine.config import BuiltinConfig
 from engine.protocol import (
     AudioIn,
@@ -36,6 +35,7 @@ from engine.protocol import (
     SpeechStopped,
     UnitDone,
 )
+from engine.vad import rms_db
 
 DATA = Path(__file__).parents[1] / "engine" / "data"
 FILES = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.builtin.vad import (
+from engine.protocol import TurnDetection
+from engine.vad import (
     FRAME,
     MAX_UTTERANCE_MS,
     Event,
@@ -16,7 +17,6 @@ from engine.builtin.vad import (
     mode_of,
     rms_db,
 )
-from engine.protocol import TurnDetection
 from tests.engine.builtin_rig import hiss, speech
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.builtin.vad import rms_db
 from engine.echo import NOT_TRANSCRIBED, EchoEngine, to_output_rate
 from engine.protocol import (
     AudioOut,
@@ -26,6 +25,7 @@ from engine.protocol import (
     TextPart,
     UpdateSession,
 )
+from engine.vad import rms_db
 from tests.engine.builtin_rig import SESSION, Caller, say, speech
 
 

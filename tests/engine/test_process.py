@@ -187,7 +187,7 @@ async def test_engine_that_cannot_be_built_says_why_and_exits(tmp_path: Path) ->
     await parent.start()
     assert await parent.exit_code() == EXIT_FATAL
     await until(lambda: parent.said(Fatal))
-    assert "minicpmo" in parent.said(Fatal)[0].reason
+    assert "/nowhere is not a folder" in parent.said(Fatal)[0].reason
     assert parent.said(Ready) == [] and b"Traceback" not in parent.stderr
     await parent.close()
 

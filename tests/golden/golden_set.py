@@ -63,6 +63,26 @@ class GoldenSet:
         tensor: Tensor = self._files[stem].get_tensor(name)
         return tensor
 
+    def fact(self, key: str) -> Any:
+        """Return a fact of the trace by its name, `trace/PART.NAME...`; None if there is none."""
+        part, *names = key.removeprefix("trace/").split(".")
+        found: Any = self.trace.get(part)
+        for name in names:
+            if not isinstance(found, dict):
+                return None
+            if name not in found and "units" in found:
+                units = {f"u{unit['unit']:02d}": unit for unit in found["units"]}
+                found = units.get(name)
+            else:
+                found = found.get(name)
+        return found
+
+    def stores_the_same(self, key: str, other: str) -> bool:
+        """Whether two names stand for equal stored values."""
+        if key.startswith("trace/"):
+            return self.fact(key) is not None and self.fact(key) == self.fact(other)
+        return key in self and other in self and torch.equal(self.tensor(key), self.tensor(other))
+
     def sound(self, name: str) -> Tensor:
         """Return an input sound as float32 [N] in [-1, 1), 16 kHz; `name` as in the trace."""
         return self.tensor(f"inputs/{name}").to(torch.float32) / PCM_SCALE

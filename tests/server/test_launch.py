@@ -151,7 +151,7 @@ def test_engine_that_cannot_start_is_one_clear_line_and_leaves_nothing(tmp_path:
     )
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert line.startswith("omnicall: engine-0: the minicpmo engine")
+    assert line.startswith("omnicall: engine-0: ") and "config.json" in line
     assert list(tmp_path.glob("omnicall-*")) == []
 
 
