@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.link import Dialer
-from engine.protocol import Fatal, Message, Ping, Pong, Progress, Shutdown, ToChild
+from engine.protocol import Message, Ping, Pong
+from engine.supervision import Fatal, Progress, Shutdown, ToChild
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from engine.config import EngineConfig
 from engine.host import Host
 from engine.interface import Engine, EngineError
 from engine.logs import log_to
-from engine.protocol import EngineStats, Ready, WorkerGone
+from engine.supervision import EngineStats, Ready, WorkerGone
 
 log = logging.getLogger(__name__)
 

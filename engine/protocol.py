@@ -1,4 +1,4 @@
-"""What media workers and engines tell each other, and a child process its supervisor.
+"""What media workers and engines tell each other.
 
 Every message is a frozen msgspec struct, encoded as MessagePack with its name as the tag. PCM is
 int16 little endian, mono: 16 kHz towards the engine, 24 kHz from it. `pts` counts samples of that
@@ -392,66 +392,3 @@ FromEngine = (
     | SessionEnded
     | Pong
 )
-
-# ------------------------------------------------------------------ child process <-> supervisor
-
-
-class Progress(Message, frozen=True):
-    """What a starting child is busy with, for the terminal."""
-
-    text: str
-
-
-class Ready(Message, frozen=True):
-    """Sent once after warm-up; a child that does not send it in time is killed."""
-
-    pid: int
-    endpoint: str = ""
-    """Where an engine listens for media workers."""
-    welcome: Welcome | None = None
-    build_ms: float = 0.0
-
-
-class Quantiles(Struct, frozen=True):
-    count: int
-    p50: float
-    p95: float
-    p99: float
-
-
-class EngineStats(Message, frozen=True):
-    """Once a second from an engine to its supervisor."""
-
-    slots: int
-    slots_used: int
-    oldest_pending_ms: float
-    dropped_ms: int
-    units: int
-    stages_ms: dict[str, Quantiles]
-    cpu_s: float
-    rss_bytes: int
-    loop_lag_ms: float
-    tasks: int = 0
-    """Tasks of the event loop; one that only grows is a leak."""
-
-
-class Fatal(Message, frozen=True):
-    """Precedes an exit that no restart is likely to mend by itself; the reason is for people."""
-
-    reason: str
-
-
-class Shutdown(Message, frozen=True):
-    """Tell the sessions and exit within `grace_s`."""
-
-    grace_s: float
-
-
-class WorkerGone(Message, frozen=True):
-    """To an engine: the media worker that said `Hello` with this name is dead, its sessions too."""
-
-    name: str
-
-
-ToChild = Ping | Shutdown | WorkerGone
-FromChild = Hello | Progress | Ready | Pong | EngineStats | Fatal

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from engine.protocol import FromChild, Message, Ping, Shutdown
+from engine.protocol import Message, Ping
+from engine.supervision import FromChild, Shutdown
 from signaling.settings import SessionSettings
 
 

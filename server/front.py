@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from engine.protocol import EngineStats, WorkerGone
+from engine.supervision import EngineStats, WorkerGone
 from server.broker import Broker, Waiting
 from server.control import (
     AssignEngine,

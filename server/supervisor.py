@@ -19,7 +19,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from engine.link import Listener
-from engine.protocol import Fatal, Hello, Message, Ping, Pong, Progress, Ready, Shutdown
+from engine.protocol import Hello, Message, Ping, Pong
+from engine.supervision import Fatal, Progress, Ready, Shutdown
 
 log = logging.getLogger(__name__)
 

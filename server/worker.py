@@ -15,7 +15,7 @@ import uvloop
 
 from engine.child import Child, LoopLag, die_with_parent, process_usage
 from engine.logs import log_to
-from engine.protocol import Ready
+from engine.supervision import Ready
 from media.clock import Ticker
 from server.config import Config, MediaConfig
 from server.control import (

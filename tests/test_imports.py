@@ -18,7 +18,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("server", "signaling", "media", "engine", "web")
 OPEN_TO_SERVER = {
-    f"engine.{name}" for name in ("protocol", "link", "client", "config", "child", "logs")
+    f"engine.{name}"
+    for name in ("protocol", "supervision", "link", "client", "config", "child", "logs")
 }
 
 

@@ -35,6 +35,8 @@ FINISH_TIMEOUT_S = 15.0
 READ_BYTES = 65_536
 MAX_PER_KEPT = 4
 """Recognisers are forked on demand up to this multiple of those kept; beyond, utterances wait."""
+EXTRA_IDLE_S = 30.0
+"""How long one that was forked on demand is kept without work; a fork takes up to 100 ms."""
 SHORT_LIFE_S = 1.0
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
@@ -131,6 +133,7 @@ class RecogniserLink:
         self.utterance: SpokenUtterance | None = None
         self.pid = 0
         self.started_s = asyncio.get_running_loop().time()
+        self.idle_since_s = self.started_s
         self._writer: asyncio.StreamWriter | None = None
 
     @property
@@ -233,7 +236,14 @@ class RecogniserPool:
         if link.pid and self._waiting:
             self._attach(self._waiting.popleft(), link)
         elif link.pid and len(self._links) > self._kept:
-            # Forked on demand, and the demand is over.
+            loop = asyncio.get_running_loop()
+            link.idle_since_s = loop.time()
+            loop.call_later(EXTRA_IDLE_S, self._retire, link, link.idle_since_s)
+
+    def _retire(self, link: RecogniserLink, idle_since_s: float) -> None:
+        """End one more than are kept, if it had no work since."""
+        is_idle = link.is_free and link.idle_since_s == idle_since_s
+        if is_idle and link in self._links and len(self._links) > self._kept:
             self._links.discard(link)
             link.close()
 

@@ -39,11 +39,13 @@ def is_gone(pid: int) -> bool:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def shared_pool() -> AsyncIterator[RecogniserPool]:
     pool = RecogniserPool(2)
-    await pool.start(lambda text: None)
-    await until(lambda: len(pool.pids) == 2)
-    yield pool
-    pids = pool.pids
-    await pool.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "EXTRA_IDLE_S", 0.05)
+        await pool.start(lambda text: None)
+        await until(lambda: len(pool.pids) == 2)
+        yield pool
+        pids = pool.pids
+        await pool.close()
     await until(lambda: all(is_gone(pid) for pid in pids))
 
 

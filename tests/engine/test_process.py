@@ -28,22 +28,17 @@ from engine.protocol import (
     INPUT_HZ,
     AudioIn,
     CreateResponse,
-    EngineStats,
-    Fatal,
-    FromChild,
     Hello,
     ItemIn,
     Ping,
     Pong,
-    Progress,
-    Ready,
     ResponseDone,
     SessionConfig,
     SessionEnded,
-    Shutdown,
     TextOut,
     TextPart,
 )
+from engine.supervision import EngineStats, Fatal, FromChild, Progress, Ready, Shutdown
 from tests.waiting import until
 
 pytestmark = pytest.mark.loopback

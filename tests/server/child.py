@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.child import Child, die_with_parent
-from engine.protocol import EngineStats, FromChild, Ready
+from engine.supervision import EngineStats, FromChild, Ready
 
 
 def stats(slots: int) -> EngineStats:
@@ -68,7 +68,7 @@ def main() -> None:
 
 PARENT = """
 import asyncio, json, os, sys
-from engine.protocol import FromChild
+from engine.supervision import (FromChild)
 from server.supervisor import Observer
 from tests.server.child import supervisor
 

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from engine.protocol import EngineStats, Message, Quantiles, Ready
+from engine.protocol import Message
+from engine.supervision import EngineStats, Quantiles, Ready
 from server.control import (
     CallEnded,
     CallPlaced,

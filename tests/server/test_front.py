@@ -11,7 +11,7 @@ import asyncio
 
 import pytest
 
-from engine.protocol import WorkerGone
+from engine.supervision import WorkerGone
 from server import front as module
 from server.control import (
     AssignEngine,

@@ -20,7 +20,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 
 from engine.host import Host
 from engine.link import Listener, encode
-from engine.protocol import Hello, Ping, Pong, Ready, Refused, Shutdown
+from engine.protocol import Hello, Ping, Pong, Refused
+from engine.supervision import Ready, Shutdown
 from server.config import CallsConfig, Config, LogConfig, MediaConfig
 from server.control import (
     AssignEngine,
