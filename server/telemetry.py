@@ -115,6 +115,10 @@ class Telemetry(Collector):
         rows = []
         for name, stats in self._front.engine_stats.items():
             latencies = {stage: msgspec.to_builtins(q) for stage, q in stats.stages_ms.items()}
+            units: dict[str, Any] = {"count": stats.units}
+            if "unit" in stats.stages_ms:
+                whole = stats.stages_ms["unit"]
+                units |= {"p50_ms": whole.p50, "p99_ms": whole.p99}
             rows.append(
                 {
                     "name": name,
@@ -123,7 +127,7 @@ class Telemetry(Collector):
                     "slots_used": stats.slots_used,
                     "oldest_pending_ms": stats.oldest_pending_ms,
                     "dropped_ms": stats.dropped_ms,
-                    "units": {"count": stats.units},
+                    "units": units,
                     "latency_ms": latencies,
                 }
             )
