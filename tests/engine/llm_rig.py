@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import cast
 
@@ -46,8 +47,8 @@ class WordTokens:
         return SPECIALS.index(name) + 1
 
     def encode(self, text: str) -> list[int]:
-        """One id per line end, 39 for everything else that is not empty."""
-        return [38 if part == "" else 39 for part in text.split("\n")]
+        """38 for a line end, 39 for everything up to the next one."""
+        return [38 if part == "\n" else 39 for part in re.findall(r"\n|[^\n]+", text)]
 
     def bytes_of(self, ids: Sequence[int], *, skip_special: bool = False) -> bytes:
         spelled = b""

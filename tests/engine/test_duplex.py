@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.duplex import DuplexSession, DuplexSettings, Phase, UnitResult
 from engine.duplex_rows import DuplexRows, UnitInput
-from engine.llm_rows import Feed, LlmRows
+from engine.llm_rows import Feed, LlmRows, Piece
 from engine.sampling import DuplexSampling
 from engine.window import ContextFull, WindowSettings
 from tests.engine.llm_rig import (
@@ -257,7 +257,7 @@ def test_an_interruption_leaves_the_cache_as_if_the_turn_had_ended(steps: int) -
     assert stage.duplex.interrupt([0]) == {}, "between units there is nothing to break off"
 
     fresh = LlmRows(stage.rows.model, 1, 128)
-    pieces = [
+    pieces: list[Piece] = [
         PREFIX,
         rows_of(4, 90),
         SUFFIX,
@@ -267,7 +267,7 @@ def test_an_interruption_leaves_the_cache_as_if_the_turn_had_ended(steps: int) -
     ]
     fresh.append([Feed(0, pieces)])
     assert fresh.length(0) == stage.rows.length(0)
-    following = [[UNIT], rows_of(10, 8)]
+    following: list[Piece] = [[UNIT], rows_of(10, 8)]
     expected = fresh.feed([Feed(0, following)])[0]
     stage.duplex.prefill([UnitInput(0, rows_of(10, 8))])
     assert torch.allclose(stage.duplex.newest(0).hidden, expected.hidden, atol=1e-5)
@@ -290,7 +290,9 @@ def test_preparing_again_forgets_everything_but_the_random_numbers() -> None:
 def test_a_deferred_unit_end_gives_the_same_states() -> None:
     now, later = Stage(GREEDY), Stage(GREEDY)
     for script in ([SP, A, CE], [SP, B, TE, CE], [LI]):
-        results = [stage.unit(script, defer=defer) for stage, defer in ((now, 0), (later, 1))]
+        results = [
+            stage.unit(script, defer=defer) for stage, defer in ((now, False), (later, True))
+        ]
         assert results[0].text == results[1].text
         for first, second in zip(results[0].spoken, results[1].spoken, strict=True):
             assert first.hidden is not None and second.hidden is not None
