@@ -53,6 +53,7 @@ def duplex_settings(golden: GoldenSet) -> DuplexSettings:
     return DuplexSettings(
         sampling=sampling,
         force_listen_count=trace.get("force_listen_count", 0),
+        max_tokens=values.get("max_new_speak_tokens_per_chunk") or DuplexSettings.max_tokens,
         window=window_settings(trace.get("window", {})),
         parity=True,
     )
@@ -232,7 +233,8 @@ class Replay:
         # A deferred end of the unit before stands in front.
         skip = len(self.rows.fed[slot]) - (result.kv_length - turn.length_before)
         chosen = [step["chosen"] for step in unit["steps"]]
-        if unit["inputs"].get("force_listen") and not session.chosen:
+        if not session.chosen:
+            # A listen by force was sampled by nobody; a trace may list it or not.
             chosen = [token for token in chosen if token != self.tokens.listen]
         facts = {
             "kv_before": turn.length_before,

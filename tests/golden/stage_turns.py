@@ -101,7 +101,8 @@ class Replay:
             for key, value in self._trace(action).items()
             if key.startswith("kv_after")
         ]
-        longest = max(lengths) + 512
+        tried = [self._trace(a).get("max_new_tokens", 0) for script in scripts for a in script]
+        longest = max(lengths) + max(tried) + 64
         self.rows = RecordingRows(model, len(scripts), longest)
         self.turns = TurnRows(self.rows, golden.tokens, observe=self._observe)
         for slot in range(len(scripts)):
@@ -257,7 +258,7 @@ def _spoken_pieces(texts: list[str], codes: list[int]) -> list[str]:
     """Texts as the stored speech carries them: each with the first sound that is yielded after."""
     pieces: list[str] = []
     carried, buffered = "", STREAM_AHEAD
-    for text, count in zip(texts, codes, strict=True):
+    for text, count in zip(texts, codes, strict=False):
         carried += text
         buffered += count
         while buffered >= STREAM_CODES + STREAM_AHEAD:
