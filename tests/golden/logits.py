@@ -68,7 +68,8 @@ def compare_top(
     """
     values, ids = stored[0], stored[1].long()
     if logits.shape[0] != ids.shape[0]:
-        report.add(f"{key}_values", logits.new_zeros(logits.shape[0], ids.shape[1]), values)
+        empty_rows = logits.new_zeros(logits.shape[0], ids.shape[1])
+        report.add(f"{key}_values", empty_rows, values, kind=kind)
         return
     at_stored = logits.gather(1, ids)
     report.add(f"{key}_values", at_stored, values, kind=kind)
