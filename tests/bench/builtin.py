@@ -183,7 +183,6 @@ async def run(utterances: int, sessions: int) -> dict[str, object]:
     result: dict[str, object] = {
         "sessions": sessions,
         "start_ms": round(start_ms, 1),
-        "imports_ms": round(IMPORTS_MS, 1),
         "load_average": os.getloadavg()[0],
         "end_of_speech_to_ms": {
             name: quantiles([v for answer in answers for v in answer[name]]) for name in answers[0]
@@ -204,9 +203,6 @@ async def run(utterances: int, sessions: int) -> dict[str, object]:
         await line.close()
     await engine.close()
     return result
-
-
-IMPORTS_MS = (time.time() - psutil.Process().create_time()) * 1000
 
 
 def main() -> int:
