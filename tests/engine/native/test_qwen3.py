@@ -8,7 +8,7 @@ import torch
 import engine.llm_rows
 from engine.llm_rows import Fed, Feed, LlmRows
 from engine.models.config import LlmConfig
-from tests.engine.llm_rig import ids_of, llm_config, rows_of, tiny_llm, tiny_rows
+from tests.engine.native.llm_rig import ids_of, llm_config, rows_of, tiny_llm, tiny_rows
 
 TOLERANCE = 1e-5
 

@@ -14,7 +14,7 @@ from engine.duplex_rows import DuplexRows, UnitInput
 from engine.llm_rows import Feed, LlmRows, Piece
 from engine.sampling import DuplexSampling
 from engine.window import ContextFull, WindowSettings
-from tests.engine.llm_rig import (
+from tests.engine.native.llm_rig import (
     COMMA,
     HELLO,
     SPECIALS,

@@ -16,7 +16,7 @@ from engine.window import (
     TurnWindow,
     WindowSettings,
 )
-from tests.engine.llm_rig import ids_of, rows_of, tiny_llm
+from tests.engine.native.llm_rig import ids_of, rows_of, tiny_llm
 
 SPECIAL = frozenset({9})
 

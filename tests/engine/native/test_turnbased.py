@@ -13,7 +13,7 @@ from engine.sampling import TurnSampling
 from engine.turn_rows import TurnRows
 from engine.turnbased import ReplyChunk, ReplySettings, TurnSession
 from engine.window import ContextFull, ContextPolicy, TurnWindow
-from tests.engine.llm_rig import (
+from tests.engine.native.llm_rig import (
     HALF,
     HELLO,
     LETTER,

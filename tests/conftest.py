@@ -1,0 +1,11 @@
+"""What the whole run tells of itself."""
+
+from __future__ import annotations
+
+import importlib.util
+
+
+def pytest_report_header() -> str | None:
+    if importlib.util.find_spec("torch") is None:
+        return "torch is missing: the native engine is not tested (pip install torch==2.13.0)"
+    return None
