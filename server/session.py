@@ -55,6 +55,7 @@ REASONS = {
     "engine_failed": "The engine failed in this call; call again.",
     "internal_error": "Something in the server failed; call again.",
 }
+FAILURES = ("engine_gone", "engine_full", "engine_failed", "media_failed", "internal_error")
 PEER_IS_GONE = frozenset({"closed", "vanished", "connect_timeout", "failed"})
 ENGINE_REASONS = {
     "goodbye": "goodbye",
@@ -138,6 +139,9 @@ class Session:
                     serving.cancel()
         except TimeoutError:
             reason = "max_duration"
+        except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only, and says so
+            log.exception("call %s failed", self.call_id)
+            reason = "internal_error"
         await self._tell_end(reason)
         return reason
 
@@ -202,7 +206,7 @@ class Session:
         if reason in PEER_IS_GONE or not self._peer.is_connected:
             return
         message = REASONS.get(reason, reason)
-        if reason in ("engine_gone", "engine_full", "engine_failed", "media_failed"):
+        if reason in FAILURES:
             self._emit(ev.error(message, code=reason, type="server_error"))
         self._emit(ev.SessionEnded(reason=reason, message=message))
         # Closing at once would overtake the event.
