@@ -11,6 +11,7 @@ from signaling.errors import NoFreeSlot
 
 RECENT_CALLS = 20
 ASSUMED_CALL_S = 120.0
+ENGINE_START_S = 5.0
 
 
 class Waiting(NamedTuple):
@@ -112,5 +113,7 @@ class Broker:
         return Waiting(self._queue[position - 1], position, self._eta_s(position))
 
     def _eta_s(self, position: int) -> float:
+        if not self._engines:
+            return ENGINE_START_S
         mean_s = sum(self._recent_s) / len(self._recent_s) if self._recent_s else ASSUMED_CALL_S
         return math.ceil(mean_s * position / max(1, self.slots))

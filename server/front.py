@@ -127,14 +127,19 @@ class Front(Observer):
             return False
         return self.supervisor.send(call.worker, HangUp(call_id, reason))
 
+    def is_open(self, call_id: str) -> bool:
+        """Whether there is such a call."""
+        return call_id in self.calls
+
     def _choose_worker(self) -> Supervised:
-        if not self.is_ready:
-            raise NoFreeSlot(2.0, "The server is starting.")
         workers = [
             child
             for child in self.supervisor.children.values()
             if child.spec.role == "worker" and child.state == "ready"
         ]
+        if not workers or self._is_draining:
+            raise NoFreeSlot(2.0, "The server is starting or stopping.")
+        # Without an engine the call waits in the queue: one that died is back in a moment.
         load = {child.spec.name: 0 for child in workers}
         for call in self.calls.values():
             load[call.worker.spec.name] = load.get(call.worker.spec.name, 0) + 1

@@ -55,6 +55,9 @@ class Desk(Protocol):
     async def hang_up(self, call_id: str, reason: str) -> bool:
         """End a call; False if there is none of this id."""
 
+    def is_open(self, call_id: str) -> bool:
+        """Whether there is a call of this id."""
+
 
 class _Expiry(msgspec.Struct):
     anchor: Literal["created_at"] = "created_at"
@@ -72,7 +75,7 @@ def add_routes(app: web.Application, desk: Desk, auth: Authenticator) -> None:
     call_path = CALLS_PATH + "/{call_id}"
     routes: list[tuple[str, dict[str, Endpoint]]] = [
         (CALLS_PATH, {hdrs.METH_POST: api.place}),
-        (call_path, {hdrs.METH_DELETE: api.delete}),
+        (call_path, {hdrs.METH_GET: api.get, hdrs.METH_DELETE: api.delete}),
         (call_path + "/hangup", {hdrs.METH_POST: api.hang_up}),
         (SECRETS_PATH, {hdrs.METH_POST: api.create_secret}),
     ]
@@ -122,6 +125,13 @@ class _Api:
             content_type="application/sdp",
             headers={hdrs.LOCATION: f"{CALLS_PATH}/{placed.call_id}"},
         )
+
+    async def get(self, request: web.Request) -> web.Response:
+        """Whether the call is still there, for a client whose media stopped; by its id alone."""
+        call_id = request.match_info["call_id"]
+        if not self._desk.is_open(call_id):
+            raise ProtocolError("There is no such call.", code="call_not_found", status=404)
+        return web.json_response({"id": call_id, "object": "realtime.call"})
 
     async def hang_up(self, request: web.Request) -> web.Response:
         # Without a key: the id itself is the capability, and a pagehide beacon has no headers.

@@ -251,7 +251,7 @@ async def test_bad_post_is_an_error_in_openais_shape(
 
 
 async def test_starting_server_is_503_with_retry_after(paper: PaperFront, start: Start) -> None:
-    paper.down("engine-0")
+    paper.down("worker-0")
     client = await start()
     response = await client.post(CALLS, data=CHROMIUM_OFFER, headers=SDP)
     assert response.status == 503 and response.headers["Retry-After"] == "2"

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from server.broker import ASSUMED_CALL_S, Broker, Waiting
+from server.broker import ASSUMED_CALL_S, ENGINE_START_S, Broker, Waiting
 from server.control import EngineAddress
 from signaling.errors import NoFreeSlot
 
@@ -155,7 +155,7 @@ def test_engine_that_comes_back_serves_the_queue() -> None:
 
 def test_without_engines_calls_wait() -> None:
     b = Broker(2)
-    assert b.request("a") == Waiting("a", 1, ASSUMED_CALL_S)
+    assert b.request("a") == Waiting("a", 1, ENGINE_START_S)
 
 
 def test_no_slot_is_ever_leased_twice() -> None:

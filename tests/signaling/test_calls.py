@@ -43,6 +43,9 @@ class FakeDesk:
         self.hung_up.append(call_id)
         return call_id == "rtc_abc"
 
+    def is_open(self, call_id: str) -> bool:
+        return call_id == "rtc_abc"
+
 
 @pytest.fixture
 def desk() -> FakeDesk:
@@ -200,6 +203,13 @@ async def test_hang_up_needs_no_key_and_knows_its_calls(start: Start) -> None:
     response = await client.post("/v1/realtime/calls/rtc_other/hangup")
     assert response.status == 404
     assert (await response.json())["error"]["code"] == "call_not_found"
+
+
+async def test_open_call_is_told_from_one_that_is_over(start: Start) -> None:
+    client = await start()
+    response = await client.get("/v1/realtime/calls/rtc_abc")
+    assert response.status == 200 and (await response.json())["id"] == "rtc_abc"
+    assert (await client.get("/v1/realtime/calls/rtc_gone")).status == 404
 
 
 async def test_other_methods_are_405(start: Start) -> None:

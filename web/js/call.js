@@ -5,7 +5,7 @@
  * and, last and once, `ended` {Ending}.
  */
 
-import { Refusal, postHangup, postOffer } from './server.js';
+import { Refusal, isCallOpen, postHangup, postOffer } from './server.js';
 
 /** The model looks at two pictures a second; more would only cost the phone's battery and the server's decoder. */
 const VIDEO_ENCODING = { maxFramerate: 2, maxBitrate: 300_000 };
@@ -149,6 +149,8 @@ export class Call extends EventTarget {
     } else if (state === 'disconnected') {
       this.#become('reconnecting');
       this.#after('disconnected', DISCONNECTED_GRACE_MS, () => this.#end({ kind: 'lost' }));
+      // A server that knows nothing of this call any more will not bring it back.
+      isCallOpen(this.#path).then((open) => open || this.#end({ kind: 'lost' }));
     } else if (state === 'failed') {
       this.#end({ kind: this.#wasConnected ? 'lost' : 'no_path' });
     }

@@ -144,3 +144,18 @@ export function postHangup(path) {
     navigator.sendBeacon?.(url);
   }
 }
+
+/**
+ * Whether the server still has a call. True also when the server cannot be asked: the network may
+ * be what is gone, and that may come back.
+ * @param {string} path the call's path
+ * @returns {Promise<boolean>}
+ */
+export async function isCallOpen(path) {
+  try {
+    const answer = await fetch(path, { headers: authHeaders(), cache: 'no-store' });
+    return answer.status !== 404;
+  } catch {
+    return true;
+  }
+}

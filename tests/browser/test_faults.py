@@ -1,0 +1,29 @@
+"""What the caller in a browser is told when a process of the server dies in the call."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.browser.chrome import browse, call
+from tests.serving import Serving
+from tests.speech import microphone
+
+
+@pytest.mark.parametrize(("role", "within_ms"), [("engine", 3_000), ("worker", 9_500)])
+async def test_dead_process_is_told_and_a_new_call_works(
+    tmp_path: Path, role: str, within_ms: int
+) -> None:
+    mic = microphone(tmp_path / "mic.wav", [], 60)
+    with Serving("--engine", "echo") as serving:
+        async with browse(serving.url, mic) as page:
+            await call(page)
+            os.kill(serving.process(role)["pid"], signal.SIGKILL)
+            await page.wait_for_selector("#error:visible", timeout=within_ms)
+            kind = await page.get_attribute("#error", "data-kind")
+            assert kind in ("ended_engine_gone", "lost", "lost_away"), kind
+            await page.click("#error [data-action=call]")
+            await page.wait_for_function("() => window.omnicall.state === 'listening'")
