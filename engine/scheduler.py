@@ -87,6 +87,8 @@ class Scheduler:
     def post(self, order: Order) -> None:
         """Hand over a message. Sound beyond `MAX_INBOX` messages is refused and counted."""
         if len(self._inbox) >= MAX_INBOX and isinstance(order, tuple):
+            if not self.refused_messages:
+                log.warning("the model does not keep up: messages are refused")
             self.refused_messages += 1
             return
         self._inbox.append(order)

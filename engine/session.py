@@ -132,16 +132,9 @@ class Session:
     def duplex_settings(self) -> DuplexSettings:
         """The session's settings for full duplex; raises `ValueError` by name."""
         wanted = self.config.sampling
-        chosen: dict[str, Any] = {
-            "temperature": wanted.temperature,
-            "top_k": wanted.top_k,
-            "top_p": wanted.top_p,
-            "repetition_penalty": wanted.repetition_penalty,
-            "length_penalty": wanted.length_penalty,
-        }
         sampling = replace(
             DuplexSampling(greedy=wanted.greedy, listen_bias=self.option("listen_bias", 0.0)),
-            **{name: value for name, value in chosen.items() if value is not None},
+            **self._chosen_sampling(),
         )
         settings = DuplexSettings(
             sampling=sampling,
@@ -153,19 +146,24 @@ class Session:
             force_listen_count=self.option("force_listen_count", settings.force_listen_count),
         )
 
-    def reply_settings(self) -> ReplySettings:
-        """The session's settings for a reply in half duplex and turn-based mode."""
+    def _chosen_sampling(self) -> dict[str, Any]:
+        """What the client set of the parameters that all modes have."""
         wanted = self.config.sampling
-        chosen: dict[str, Any] = {
+        chosen = {
             "temperature": wanted.temperature,
             "top_k": wanted.top_k,
             "top_p": wanted.top_p,
             "repetition_penalty": wanted.repetition_penalty,
             "length_penalty": wanted.length_penalty,
         }
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def reply_settings(self) -> ReplySettings:
+        """The session's settings for a reply in half duplex and turn-based mode."""
+        wanted = self.config.sampling
         sampling = replace(
             TurnSampling(greedy=wanted.greedy),
-            **{name: value for name, value in chosen.items() if value is not None},
+            **self._chosen_sampling(),
         )
         return ReplySettings(
             sampling=sampling,
@@ -196,13 +194,12 @@ class Session:
     def unit_done(self, *, speaks: bool, stages_ms: dict[str, float], kv_tokens: int) -> None:
         """Tell the figures of a unit or a turn."""
         self.units += 1
-        decision = "speak" if speaks else "listen"
         dropped_ms, self.hearing.dropped_ms = self.hearing.dropped_ms, 0
         self.send(
             UnitDone(
                 self.id,
                 self.units,
-                "speak" if decision == "speak" else "listen",
+                "speak" if speaks else "listen",
                 stages_ms,
                 kv_tokens,
                 dropped_ms,

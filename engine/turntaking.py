@@ -50,7 +50,6 @@ class _Mind:
         self.asked: deque[Asked] = deque(maxlen=MAX_WAITING_TURNS)
         self.images = 0
         self.started = 0.0
-        self.waits_for_speech: list[ReplyChunk] = []
 
 
 class TurnTaking:
@@ -92,8 +91,6 @@ class TurnTaking:
 
     def interrupt(self, session: Session) -> None:
         """Break the reply off; the conversation keeps what of it was heard."""
-        mind = self._minds[session.slot]
-        mind.waits_for_speech.clear()
         if self._runner.turns.sessions[session.slot].is_replying:
             self._runner.turns.cancel(session.slot, session.output.heard_tokens)
         self._runner.hush(session.slot)
@@ -162,7 +159,7 @@ class TurnTaking:
         with runner.timed("prefill"):
             runner.turns.add({session.slot: prompt.weave(images, sounds)})
             runner.turns.open_replies({session.slot: session.reply_settings()})
-        runner.hush(session.slot) if session.speaks else None
+        runner.hush(session.slot)
         session.output.begin(
             "speech" if asked.utterance else "request",
             utterance=asked.utterance,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -250,7 +250,3 @@ def render(config: Config) -> str:
 def _toml(value: Any) -> str:
     # JSON's texts, numbers, booleans and flat lists are valid TOML.
     return msgspec.json.encode(value).decode()
-
-
-def main_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    return parser().parse_args(argv)

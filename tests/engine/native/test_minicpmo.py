@@ -25,7 +25,7 @@ from engine.minicpmo import MiniCpmoEngine
 Wanted = TypeVar("Wanted", bound=p.Message)
 
 SECOND = 16_000
-RECENT_TOKENS = {"force_listen_count": 0}
+SPEAK_AT_ONCE = {"force_listen_count": 0}
 WAIT_S = 30.0
 
 
@@ -91,7 +91,7 @@ def voiced(seconds: float) -> np.ndarray:
 
 def config(**changes: Any) -> p.SessionConfig:
     """A session that may speak from its first unit on, with a seed."""
-    options = RECENT_TOKENS | changes.pop("options", {})
+    options = SPEAK_AT_ONCE | changes.pop("options", {})
     sampling = changes.pop("sampling", p.Sampling(seed=7))
     return p.SessionConfig(options=options, sampling=sampling, **changes)
 
