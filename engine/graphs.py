@@ -1,0 +1,113 @@
+"""CUDA graphs: functions over tensors of fixed shapes, captured once per shape and replayed.
+
+A kernel launch costs a slow CPU 15 us, a forward has hundreds; a replay launches them all for the
+price of one call. On a CPU, and for shapes that were not captured, the function simply runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+"""Rows that batches are padded to."""
+
+_capture_lock = threading.Lock()
+"""Only one thread may capture at a time."""
+
+
+def padded_size(count: int, sizes: Sequence[int] = BATCH_SIZES) -> int:
+    """The smallest of `sizes` (ascending) that holds `count`; beyond the last, its multiples."""
+    place = bisect_left(sizes, count)
+    if place < len(sizes):
+        return sizes[place]
+    return -(-count // sizes[-1]) * sizes[-1]
+
+
+def sizes_up_to(most: int, sizes: Sequence[int] = BATCH_SIZES) -> list[int]:
+    """The padded sizes that batches of 1 to `most` rows can have."""
+    return sorted({padded_size(count, sizes) for count in range(1, most + 1)})
+
+
+@dataclass
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor, ...]
+    result: Any
+
+
+class GraphPool:
+    """The graphs of one thread. Their memory is shared: one of them runs at a time.
+
+    Within `capturing()` a key that is new is captured, outside it runs without a graph. Capturing
+    calls the function more than once, so it is done with rows that belong to no session.
+    """
+
+    def __init__(self, device: torch.device | str, *, enabled: bool = True) -> None:
+        self.device = torch.device(device)
+        self.enabled = enabled and self.device.type == "cuda"
+        self.misses = 0
+        """Runs without a graph since the start, where graphs are enabled."""
+        self._captured: dict[Hashable, _Captured] = {}
+        self._memory = torch.cuda.graph_pool_handle() if self.enabled else None
+        self._is_capturing = False
+
+    def __len__(self) -> int:
+        return len(self._captured)
+
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Capture what runs in the block."""
+        self._is_capturing = True
+        try:
+            yield
+        finally:
+            self._is_capturing = False
+
+    def run(self, key: Hashable, function: Callable[..., T], *inputs: Tensor) -> T:
+        """`function(*inputs)`, by its graph.
+
+        `inputs` may lie on the host or on the device and are copied into the graph's own; shapes
+        and types belong to the key. The function waits for nothing, decides nothing by values and
+        changes state only in place. Its result is overwritten by the next run with this key.
+        """
+        if not self.enabled:
+            return function(*(tensor.to(self.device) for tensor in inputs))
+        captured = self._captured.get(key)
+        if captured is None:
+            if not self._is_capturing:
+                self.misses += 1
+                return function(*(t.to(self.device, non_blocking=True) for t in inputs))
+            captured = self._captured[key] = self._capture(function, inputs)
+        for own, given in zip(captured.inputs, inputs, strict=True):
+            assert own.shape == given.shape and own.dtype == given.dtype, (
+                f"{key}: {given.dtype} {tuple(given.shape)}, captured {tuple(own.shape)}"
+            )
+            own.copy_(given, non_blocking=True)
+        captured.graph.replay()
+        result: T = captured.result
+        return result
+
+    def _capture(self, function: Callable[..., T], inputs: Sequence[Tensor]) -> _Captured:
+        own = tuple(t.to(self.device, copy=True) for t in inputs)
+        with _capture_lock:
+            current = torch.cuda.current_stream(self.device)
+            side = torch.cuda.Stream(self.device)
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                function(*own)
+            current.wait_stream(side)
+            torch.cuda.synchronize(self.device)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+                result = function(*own)
+        return _Captured(graph, own, result)
