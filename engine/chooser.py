@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from engine.choosing import GRAPH_TOP_K, MAX_RECENT, TIE_SLACK
+from engine.choosing import GRAPH_TOP_K, MAX_RECENT, MAX_WINDOW, TIE_SLACK
 from engine.graphs import padded_size, sizes_up_to
 from engine.llm_rows import LlmRows
 from engine.sampling import RowTensors, SamplingSettings
@@ -29,7 +29,7 @@ class Chooser:
     def takes(settings: SamplingSettings) -> bool:
         """Whether a fixed number of candidates and of recent ids is enough for these settings."""
         few = settings.takes_best or 0 < settings.top_k <= GRAPH_TOP_K
-        return few and settings.repetition_window <= MAX_RECENT - TIE_SLACK
+        return few and settings.repetition_window <= MAX_WINDOW
 
     @torch.inference_mode()
     def __call__(self, slots: Sequence[int], tensors: RowTensors) -> list[int]:
@@ -53,6 +53,8 @@ class Chooser:
     def warm_up(self) -> None:
         """Capture the graphs of all sizes."""
         rows = self._rows
+        if not rows.graphs.enabled:
+            return
         with rows.graphs.capturing():
             for size in sizes_up_to(rows.kv.num_slots):
                 index = torch.full((size,), rows.kv.num_slots, dtype=torch.int64)

@@ -14,8 +14,10 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-MAX_RECENT = 512
-"""Ids under the repetition penalty of rows in a graph."""
+MAX_WINDOW = 512
+"""Longest repetition window of rows in a graph."""
+MAX_RECENT = MAX_WINDOW + 16
+"""Ids under the repetition penalty of such rows: a reply's chunk comes on top of the window."""
 GRAPH_TOP_K = 128
 TIE_SLACK = 32
 """Candidates beyond top-k, for logits equal to the last one kept."""

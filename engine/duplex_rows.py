@@ -135,8 +135,8 @@ class DuplexRows:
 
     def _decide(self, slots: list[int]) -> list[int]:
         rows = [self.sessions[slot].row for slot in slots]
+        forced = self.force(slots) if self.force is not None else ()
         if self.observe is None and all(Chooser.takes(row.settings) for row in rows):
-            forced = self.force(slots) if self.force is not None else ()
             vocab = self.rows.model.config.vocab_size
             chosen = self._chooser(slots, duplex_tensors(rows, vocab, MAX_RECENT, forced))
             record(rows, chosen, self._ids)
@@ -144,7 +144,7 @@ class DuplexRows:
         logits = torch.stack([fed.logits for fed in self.rows.newest(slots)])
         if self.observe is not None:
             logits = self.observe(slots, logits)
-        return sample_duplex(logits, rows, self._ids, self._forbidden)
+        return sample_duplex(logits, rows, self._ids, self._forbidden, forced)
 
     def _choose(self, logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor:
         return choose_duplex(logits, numbers, recent, self._ids, self._forbidden, limit)

@@ -65,7 +65,7 @@ class LlmRows:
     ) -> None:
         self.model = model
         self.kv = model.make_cache(num_slots, max_len)
-        self.graphs = graphs or GraphPool(model.device, enabled=False)
+        self.graphs = GraphPool(model.device, enabled=False) if graphs is None else graphs
         config = model.config
         self.hidden = torch.zeros(
             num_slots + 1, config.hidden_size, device=model.device, dtype=model.dtype
@@ -231,6 +231,8 @@ class LlmRows:
     @torch.inference_mode()
     def warm_up(self, show: Callable[[str], None]) -> None:
         """Capture the graphs of all sizes, with tokens that are kept nowhere."""
+        if not self.graphs.enabled:
+            return
         device = self.model.device
         with self.graphs.capturing():
             show("language model, steps")

@@ -7,7 +7,7 @@ does not depend on which others are in the batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.duplex_rows import DuplexRows
+from engine.graphs import GraphPool
 from engine.layers.images import Pieces, cut, patch_batch
 from engine.layers.logmel import MelStreams, pieces
 from engine.llm_rows import LlmRows
@@ -47,7 +48,8 @@ class Runner:
         """`max_context`: positions of the language model that a slot holds; `max_prompt`: mel
         frames of the longest voice prompt."""
         self.model = model
-        rows = LlmRows(model.llm, num_slots, max_context)
+        self.graphs = GraphPool(model.device)
+        rows = LlmRows(model.llm, num_slots, max_context, self.graphs)
         self.duplex = DuplexRows(rows, model.tokens)
         self.turns = TurnRows(rows, model.tokens)
         self.mels = MelStreams(model.mel, num_slots)
@@ -58,6 +60,13 @@ class Runner:
         )
         self.stage_ms: dict[str, float] = {}
         """Time spent in each stage since `take_times`."""
+
+    def warm_up(self, show: Callable[[str], None]) -> None:
+        """Capture every graph; tells how far it is."""
+        self.duplex.rows.warm_up(show)
+        show("choosing tokens")
+        self.duplex.warm_up()
+        self.turns.warm_up()
 
     # ------------------------------------------------------------------ slots
 

@@ -210,7 +210,11 @@ def duplex_logits(
 
 
 def sample_duplex(
-    logits: Tensor, rows: Sequence[DuplexRow], ids: DuplexIds, forbidden: Tensor
+    logits: Tensor,
+    rows: Sequence[DuplexRow],
+    ids: DuplexIds,
+    forbidden: Tensor,
+    forced: Sequence[int] = (),
 ) -> list[int]:
     """One id per row of raw logits [B, V]; appends to each row's `generated`.
 
@@ -219,7 +223,7 @@ def sample_duplex(
     """
     _check_batch(logits, rows)
     x = logits.float()
-    tensors = duplex_tensors(rows, x.shape[1])
+    tensors = duplex_tensors(rows, x.shape[1], forced=forced)
     numbers, recent = tensors.numbers.to(x.device), tensors.recent.to(x.device)
     limit = _limit(duplex_scores(x, numbers, recent, ids, forbidden), numbers)
     chosen: list[int] = choose_duplex(x, numbers, recent, ids, forbidden, limit).tolist()

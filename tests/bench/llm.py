@@ -11,36 +11,79 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from engine.graphs import GraphPool
 from engine.llm_rows import Feed, LlmRows
-from engine.models.config import LlmConfig, OmniConfig
+from engine.models.config import LlmConfig
 from engine.models.qwen3 import Qwen3
 from engine.weights import empty
 from tests.bench.gpu import arithmetic, bandwidth, memory_gib, synchronize, timed_ms
 from tests.random_weights import random_weights
-from tests.tiny_checkpoint import full_size_config, tiny_config
+from tests.tiny_checkpoint import full_size_config, tiny_config, write_small_files
 
 UNIT_TOKENS = 79
 """Of one omni second."""
 
 
+CHECKED_LAYERS = 4
+
+
 def config_of(size: str) -> LlmConfig:
-    ids = {"<|tts_pad|>": 300}
-    made = full_size_config() if size == "full" else tiny_config(ids)
-    return OmniConfig.from_dict(made).llm
+    with tempfile.TemporaryDirectory() as name:
+        make = full_size_config if size == "full" else tiny_config
+        return write_small_files(Path(name), make).llm
 
 
-def build(size: str, device: str) -> Qwen3:
-    config = config_of(size)
+def build(config: LlmConfig, device: str, dtype: torch.dtype) -> Qwen3:
     model = empty(lambda: Qwen3(config))
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     random_weights(model, 0, device=device, dtype=dtype)
     return model.requires_grad_(False).eval()
+
+
+def relative(ours: Tensor, other: Tensor) -> float:
+    return float((ours.float() - other.float()).norm() / other.float().norm())
+
+
+def errors(config: LlmConfig, device: str) -> dict[str, float]:
+    """A few layers in bfloat16 by graphs and without them, against float32; ragged rows."""
+    few = replace(config, num_layers=min(CHECKED_LAYERS, config.num_layers))
+    kinds = {"graphs": torch.bfloat16, "no graphs": torch.bfloat16, "float32": torch.float32}
+    outcomes: dict[str, list[Tensor]] = {}
+    for kind, dtype in kinds.items():
+        model = build(few, device, dtype)
+        rows = LlmRows(model, 9, 1024, GraphPool(model.device, enabled=kind == "graphs"))
+        rows.warm_up(lambda text: None)
+        outcome = []
+        generator = torch.Generator().manual_seed(5)
+        for turn in range(4):
+            feeds = []
+            for slot in (3, 0, 8, 5):
+                count = int(torch.randint(1, 60, (1,), generator=generator))
+                ids = torch.randint(0, few.vocab_size, (count,), generator=generator).tolist()
+                feeds.append(Feed(slot, [ids]))
+            if turn == 2:
+                feeds[1] = Feed(0, [torch.randint(0, 200, (700,), generator=generator).tolist()])
+            outcome += [fed.logits for fed in rows.feed(feeds)]
+            rows.step({8: 7, 3: 9, 0: 11})
+            outcome += [fed.logits for fed in rows.newest([8, 3, 0])]
+        outcomes[kind] = outcome
+        del model, rows
+    exact = outcomes["float32"]
+    return {
+        f"{kind}, worst of {len(exact)} rows": max(
+            relative(ours, other) for ours, other in zip(outcome, exact, strict=True)
+        )
+        for kind, outcome in outcomes.items()
+        if kind != "float32"
+    }
 
 
 class Bench:
@@ -101,10 +144,12 @@ def main() -> int:
     options = parser.parse_args()
     counts = [int(part) for part in options.rows.split(",")]
     contexts = [int(part) for part in options.contexts.split(",")]
-    model = build(options.size, options.device)
-    result: dict[str, Any] = {"device": str(model.device)}
+    config = config_of(options.size)
+    result: dict[str, Any] = {"errors": errors(config, options.device)}
+    on_cuda = options.device.startswith("cuda")
+    model = build(config, options.device, torch.bfloat16 if on_cuda else torch.float32)
     for graphs in (True, False) if options.eager else (True,):
-        bench = Bench(model, max(counts), max(contexts) + 512, graphs=graphs)
+        bench = Bench(model, max(counts), max(contexts) + 600, graphs=graphs)
         synchronize(model.device)
         started = time.perf_counter()
         if graphs:
@@ -121,7 +166,7 @@ def main() -> int:
                 for c in contexts
                 for n in counts
             },
-            "prompt 512": bench.prefill(1, 512, 2048),
+            "prompt 512": bench.prefill(1, 512, max(contexts) - 1),
             "misses": bench.rows.graphs.misses,
         }
         del bench
