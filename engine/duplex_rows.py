@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.chooser import Chooser
 from engine.choosing import MAX_RECENT, DuplexIds, choose_duplex
 from engine.duplex import DuplexSession, Phase, UnitResult
-from engine.llm_rows import Fed, Feed, LlmRows, Piece
+from engine.llm_rows import LONG_ROW, MAX_FORWARD_TOKENS, Fed, Feed, LlmRows, Piece, cut
 from engine.sampling import duplex_tensors, forbidden_mask, record, sample_duplex
 from engine.tokens import Tokens
 
@@ -69,13 +69,26 @@ class DuplexRows:
         self, messages: dict[int, tuple[Sequence[int], Tensor | None, Sequence[int]]]
     ) -> None:
         """Start conversations anew: by slot the ids before the voice, its embeddings, the rest."""
-        feeds = []
-        for slot, (prefix, voice, suffix) in messages.items():
-            pieces = self.sessions[slot].prepare(prefix, voice, suffix)
-            self.rows.reset(slot)
-            feeds.append(Feed(slot, pieces))
-        self.rows.append(feeds)
-        self._check(messages)
+        for slot, message in messages.items():
+            for _ in self.prepare_slowly(slot, *message, most=MAX_FORWARD_TOKENS):
+                pass
+
+    def prepare_slowly(
+        self,
+        slot: int,
+        prefix: Sequence[int],
+        voice: Tensor | None,
+        suffix: Sequence[int],
+        *,
+        most: int = LONG_ROW,
+    ) -> Iterator[None]:
+        """Start a conversation anew, piece by piece: at most `most` positions for each step."""
+        pieces = self.sessions[slot].prepare(prefix, voice, suffix)
+        self.rows.reset(slot)
+        for feed in cut(Feed(slot, pieces), most):
+            self.rows.append([feed])
+            yield
+        self._check([slot])
 
     # ------------------------------------------------------------------ units
 

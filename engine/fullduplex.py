@@ -3,44 +3,66 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from engine.duplex import DuplexSession, UnitResult
 from engine.duplex_rows import UnitInput
 from engine.layers.logmel import ChunkQueue
 from engine.prompts import DUPLEX_SYSTEM
-from engine.runner import Pcm, Runner
+from engine.runner import Runner
 from engine.sampling import Draws
 from engine.session import Session
+from engine.speaker import NO_SOUND, Pcm
 from engine.speech_codes import Speak
+from engine.timing import Stages, totals
+from engine.voicelane import Say, Spoken, VoiceLane
 from engine.window import ContextFull
 
 UNIT_SAMPLES = 16_000
 SPEECH_SEED = 0x5EED
-NO_SOUND = np.zeros(0, np.int16)
+
+
+@dataclass(eq=False)
+class _Utterance:
+    """A unit that is decided and being spoken."""
+
+    slot: int
+    mind: _Mind
+    result: UnitResult
+    generation: int
+    is_told: bool = False
+    """A part of its sound is out, and with it its text."""
 
 
 class _Mind:
     """What full duplex keeps of a session beside its rows."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, prompt: Iterator[None]) -> None:
         self.session = session
         self.queue = ChunkQueue()
         self.draws = Draws(session.seed ^ SPEECH_SEED)
+        self.prompt: Iterator[None] | None = prompt
+        """What is left to read of the system message."""
         self.is_running = False
         self.has_new_settings = False
-        self.started = 0.0
+        self.generation = 0
+        """Counts interruptions: what was said before the newest one is not to be heard."""
+        self.speaking: deque[_Utterance] = deque()
+        self.due = 0.0
+        """When the unit under way was complete."""
+        self.stages: Stages = []
 
 
 class FullDuplex:
     """Drives the full-duplex sessions of a runner. `advance` does one step for all of them."""
 
-    def __init__(self, runner: Runner, max_context: int) -> None:
+    def __init__(self, runner: Runner, lane: VoiceLane, max_context: int) -> None:
         self._runner = runner
+        self._lane = lane
         self._max_context = max_context
         self._minds: dict[int, _Mind] = {}
 
@@ -51,10 +73,11 @@ class FullDuplex:
         talk = DuplexSession(self._runner.model.tokens, settings, session.seed, self._max_context)
         self._runner.duplex.open(slot, talk)
         text = session.config.instructions or DUPLEX_SYSTEM
-        self._runner.duplex.prepare(
-            {slot: (prompts.duplex_prefix(text), session.voice.embeddings, prompts.duplex_suffix())}
-        )
-        self._minds[slot] = _Mind(session)
+        message = prompts.duplex_prefix(text), session.voice.embeddings, prompts.duplex_suffix()
+        # The first piece now, so that what does not fit is refused at once.
+        prompt = self._runner.duplex.prepare_slowly(slot, *message)
+        self._minds[slot] = _Mind(session, prompt)
+        next(prompt, None)
 
     def configure(self, session: Session) -> None:
         """Take new settings from the next unit on; raises `ValueError` for bad ones."""
@@ -74,40 +97,47 @@ class FullDuplex:
             self._apply(self._runner.duplex.interrupt([session.slot]))
         else:
             session.interrupted = True
-        self._runner.hush(session.slot)
+        self._hush(mind)
+
+    def _hush(self, mind: _Mind) -> None:
+        mind.generation += 1
+        self._lane.hush(mind.session.slot)
+
+    def is_busy(self) -> bool:
+        """Whether a unit is being decided."""
+        return any(mind.is_running for mind in self._minds.values())
 
     def advance(self) -> bool:
         """Start what is due, decide one token for all under way; whether anything was done."""
+        prepared = self._prepare()
         started = self._begin()
         running = [slot for slot, mind in self._minds.items() if mind.is_running]
         if running:
-            with self._runner.timed("decode"):
+            with self._runner.timed("decode") as timer:
                 results = self._runner.duplex.step(running)
+            for slot in running:
+                self._minds[slot].stages.append(("decode", timer))
             self._apply(results)
-        return started or bool(running)
+        return prepared or started or bool(running)
+
+    def _prepare(self) -> bool:
+        """Read a piece of one newcomer's system message."""
+        for mind in self._minds.values():
+            if mind.prompt is not None:
+                if next(mind.prompt, self) is self:
+                    mind.prompt = None
+                return True
+        return False
 
     # ------------------------------------------------------------------ a unit's start
 
     def _begin(self) -> bool:
-        due: dict[int, Tensor] = {}
-        for slot, mind in self._minds.items():
-            if mind.is_running or mind.session.is_over:
-                continue
-            fresh = mind.session.hearing.take_unit(UNIT_SAMPLES)
-            if fresh is not None:
-                if mind.has_new_settings:
-                    mind.has_new_settings = False
-                    talk = self._runner.duplex.sessions[slot]
-                    talk.configure(mind.session.duplex_settings())
-                mind.queue.push(fresh)
-                chunk = mind.queue.take()
-                if chunk is not None:
-                    due[slot] = chunk
-                    mind.started = time.perf_counter()
+        due = self._due()
         if not due:
             return False
-        heard = self._runner.hear(due)
-        seen = self._look(due)
+        with self._runner.timed("encode") as encode:
+            heard = self._runner.hear(due)
+            seen = self._look(due)
         inputs = self._with_room(
             [
                 UnitInput(slot, heard[slot], seen.get(slot, ()), self._must_listen(slot))
@@ -117,10 +147,32 @@ class FullDuplex:
         if inputs:
             for unit in inputs:
                 self._minds[unit.slot].is_running = True
-            with self._runner.timed("prefill"):
+            with self._runner.timed("prefill") as prefill:
                 forced = self._runner.duplex.prefill(inputs)
+            for unit in inputs:
+                self._minds[unit.slot].stages = [("encode", encode), ("prefill", prefill)]
             self._apply(forced)
         return True
+
+    def _due(self) -> dict[int, Tensor]:
+        """The sound of every unit that can start."""
+        due: dict[int, Tensor] = {}
+        for slot, mind in self._minds.items():
+            if mind.is_running or mind.session.is_over or mind.prompt is not None:
+                continue
+            fresh = mind.session.hearing.take_unit(UNIT_SAMPLES)
+            if fresh is None:
+                continue
+            mind.due = mind.session.hearing.complete_since
+            if mind.has_new_settings:
+                mind.has_new_settings = False
+                talk = self._runner.duplex.sessions[slot]
+                talk.configure(mind.session.duplex_settings())
+            mind.queue.push(fresh)
+            chunk = mind.queue.take()
+            if chunk is not None:
+                due[slot] = chunk
+        return due
 
     def _look(self, slots: Iterable[int]) -> dict[int, list[tuple[Tensor, ...]]]:
         asked = []
@@ -152,61 +204,94 @@ class FullDuplex:
     # ------------------------------------------------------------------ a unit's end
 
     def _apply(self, results: dict[int, UnitResult]) -> None:
-        """Say what was decided, close the units."""
+        """Have said what was decided, close the units."""
         if not results:
             return
-        speaking: list[tuple[int, UnitResult]] = []
         for slot, result in results.items():
             mind = self._minds[slot]
             mind.is_running = False
             if result.is_cut:
-                self._runner.hush(slot)
+                self._hush(mind)
+                if mind.session.output.is_open:
+                    mind.session.output.interrupt()
             if result.wants_speech and mind.session.speaks:
-                speaking.append((slot, result))
-        sounds = self._runner.say_unit([self._speak(slot, result) for slot, result in speaking])
-        pcm = {slot: sound for (slot, _), sound in zip(speaking, sounds, strict=True)}
-        times = self._runner.take_times()
-        for slot, result in results.items():
-            self._tell(self._minds[slot], result, pcm.get(slot), times)
+                self._say(mind, result)
+            else:
+                self._tell(mind, result, None)
+                self._done(mind, result, spoke=bool(result.text), stages=mind.stages)
+            mind.session.warn_context(result.warning)
         self._runner.duplex.finalize(list(results))
 
-    def _speak(self, slot: int, result: UnitResult) -> Speak:
-        model = self._runner.model
-        ids = torch.tensor([token.id for token in result.spoken], dtype=torch.long)
-        states = [token.hidden for token in result.spoken if token.hidden is not None]
-        width = model.config.llm.hidden_size
-        hidden = torch.stack(states) if states else torch.zeros(0, width, dtype=model.dtype)
-        if result.is_turn_start:
-            self._runner.hush(slot)
-        return Speak(
-            slot,
-            ids.to(model.device),
-            hidden.to(model.device),
-            self._minds[slot].draws,
-            ends=result.end_of_turn,
+    def _say(self, mind: _Mind, result: UnitResult) -> None:
+        slot = mind.session.slot
+        if not mind.speaking:
+            # A user who speaks now speaks over the answer.
+            self._open(mind, result)
+        utterance = _Utterance(slot, mind, result, mind.generation)
+        mind.speaking.append(utterance)
+        speak, ready = self._runner.speech(
+            [token.id for token in result.spoken],
+            [token.hidden for token in result.spoken if token.hidden is not None],
+        )
+        self._lane.say(
+            Say(
+                Speak(slot, *speak, mind.draws, ends=result.end_of_turn),
+                is_unit=True,
+                owner=utterance,
+                ready=ready,
+                starts=result.is_turn_start,
+            )
         )
 
+    def spoken(self, spoken: Spoken) -> None:
+        """The voice lane has made sound of a unit, or a part of it."""
+        utterance: _Utterance = spoken.say.owner
+        mind, result = utterance.mind, utterance.result
+        is_current = utterance.generation == mind.generation
+        if self._minds.get(utterance.slot) is not mind:
+            return
+        if is_current:
+            self._tell(mind, result, spoken.pcm, again=utterance.is_told, more=not spoken.is_last)
+            utterance.is_told = True
+        if spoken.is_last:
+            mind.speaking.remove(utterance)
+            self._done(mind, result, spoke=True, stages=[*mind.stages, *spoken.stages])
+
+    def _open(self, mind: _Mind, result: UnitResult) -> None:
+        output = mind.session.output
+        if result.is_turn_start and output.is_open:
+            output.finish("completed")
+        if not output.is_open:
+            output.begin("proactive", modality="audio" if mind.session.speaks else "text")
+
     def _tell(
-        self, mind: _Mind, result: UnitResult, pcm: Pcm | None, times: dict[str, float]
+        self,
+        mind: _Mind,
+        result: UnitResult,
+        pcm: Pcm | None,
+        *,
+        again: bool = False,
+        more: bool = False,
     ) -> None:
-        session = mind.session
-        output = session.output
-        if result.is_cut and output.is_open:
-            output.interrupt()
-        speaks = result.wants_speech or bool(result.text)
-        if speaks:
-            if result.is_turn_start and output.is_open:
-                output.finish("completed")
-            if not output.is_open:
-                output.begin("proactive", modality="audio" if session.speaks else "text")
-            silence = NO_SOUND if pcm is None else pcm
-            output.say(result.text, silence, tokens=result.num_tokens, last=result.end_of_turn)
-            if result.end_of_turn:
-                output.finish("completed", input_tokens=result.kv_length)
-        total_ms = (time.perf_counter() - mind.started) * 1000
-        session.unit_done(
-            speaks=speaks,
-            stages_ms=times | {"unit": round(total_ms, 2)},
+        """Send what is said: the text with the first part of the sound."""
+        if not result.wants_speech and not result.text:
+            return
+        output = mind.session.output
+        if not again:
+            self._open(mind, result)
+        output.say(
+            "" if again else result.text,
+            NO_SOUND if pcm is None else pcm,
+            tokens=0 if again else result.num_tokens,
+            last=result.end_of_turn and not more,
+        )
+        if result.end_of_turn and not more:
+            output.finish("completed", input_tokens=result.kv_length)
+
+    def _done(self, mind: _Mind, result: UnitResult, *, spoke: bool, stages: Stages) -> None:
+        total_ms = (time.monotonic() - mind.due) * 1000
+        mind.session.unit_done(
+            speaks=spoke,
+            stages_ms=totals(stages) | {"unit": round(total_ms, 2)},
             kv_tokens=result.kv_length,
         )
-        session.warn_context(result.warning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -18,7 +19,7 @@ from engine.protocol import (
 )
 from engine.vad import Offset, Onset, Segmenter, Voice
 
-MAX_PENDING_S = 4
+MAX_PENDING_S = 2
 """Sound for units that may wait: beyond it the engine is too slow, and the oldest is dropped."""
 MAX_UTTERANCE_S = 30
 NOT_TRANSCRIBED = "the model hears speech without writing it down"
@@ -34,6 +35,9 @@ class Hearing:
         self._send = send
         self._segmenter = Segmenter(detection)
         self._pending = bytearray()
+        self._arrived = 0.0
+        self.complete_since = 0.0
+        """When the last of the newest unit's sound came, on the monotonic clock."""
         self._utterance = bytearray()
         self._by_hand = bytearray()
         self.utterances = 0
@@ -84,6 +88,8 @@ class Hearing:
             return None
         chunk = samples(self._pending[:size])
         del self._pending[:size]
+        behind_s = len(self._pending) / (2 * INPUT_HZ)
+        self.complete_since = self._arrived - behind_s
         return chunk
 
     def commit(self) -> Tensor:
@@ -99,6 +105,7 @@ class Hearing:
 
     def _keep(self, pcm: bytes) -> None:
         self._pending += pcm
+        self._arrived = time.monotonic()
         excess = len(self._pending) - 2 * INPUT_HZ * MAX_PENDING_S
         if excess > 0:
             # A whole second at once: the model then misses a unit, not bits of several.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -51,6 +51,22 @@ class Fed:
     """[C], after the final norm."""
     logits: Tensor
     """[V], raw, float32."""
+
+
+def cut(feed: Feed, most: int) -> Iterator[Feed]:
+    """A long feed as several of at most `most` positions."""
+    pieces: list[Piece] = []
+    room = most
+    for piece in feed.pieces:
+        while len(piece) > room:
+            pieces.append(piece[:room])
+            piece = piece[room:]
+            yield Feed(feed.slot, pieces)
+            pieces, room = [], most
+        pieces.append(piece)
+        room -= len(piece)
+    if any(len(piece) for piece in pieces):
+        yield Feed(feed.slot, pieces)
 
 
 class LlmRows:

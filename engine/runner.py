@@ -149,48 +149,30 @@ class Runner:
 
     # ------------------------------------------------------------------ out
 
-    def say_unit(self, batch: Sequence[Speak]) -> list[Pcm]:
-        """One duplex second of speech for each slot."""
-        if not batch or self.streams is None:
-            return [np.zeros(0, np.int16) for _ in batch]
-        with self.timed("tts"):
-            codes = self.codes.duplex(batch)
-        with self.timed("vocoder"):
-            sounds = self.streams.unit(
-                [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
-            )
-            return [to_pcm(sound) for sound in sounds]
-
-    def say_group(self, batch: Sequence[Speak]) -> list[Pcm]:
-        """A group of tokens of turn-based replies as speech, as far as it goes."""
-        if not batch or self.streams is None:
-            return [np.zeros(0, np.int16) for _ in batch]
-        with self.timed("tts"):
-            codes = self.codes.group(batch)
-        with self.timed("vocoder"):
-            sounds = self.streams.group(
-                [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
-            )
-            return [to_pcm(sound) for sound in sounds]
+    @torch.inference_mode()
+    def speech(
+        self, ids: Sequence[int], states: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, Tensor], torch.cuda.Event | None]:
+        """Spoken ids [T] and their states [T, C] for another stream, and when they are there."""
+        device, width = self.model.device, self.model.config.llm.hidden_size
+        given = torch.tensor(list(ids), dtype=torch.long).to(device)
+        hidden = (
+            torch.stack(list(states))
+            if states
+            else torch.zeros(0, width, dtype=self.model.dtype, device=device)
+        )
+        if device.type != "cuda":
+            return (given, hidden), None
+        ready = torch.cuda.Event()
+        ready.record()
+        return (given, hidden), ready
 
     # ------------------------------------------------------------------ figures
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self.model.device.type == "cuda":
-                torch.cuda.synchronize(self.model.device)
-            took_ms = (time.perf_counter() - started) * 1000
-            self.stage_ms[stage] = self.stage_ms.get(stage, 0.0) + took_ms
-
-    def take_times(self) -> dict[str, float]:
-        """The stages' times since the last call, in ms."""
-        times, self.stage_ms = self.stage_ms, {}
-        return {stage: round(ms, 2) for stage, ms in times.items()}
+    def timed(self, stage: str) -> AbstractContextManager[Timer]:
+        """Time the block's work on the device."""
+        del stage
+        return timed(self.model.device)
 
 
 def _frames(mel_frames: int) -> int:

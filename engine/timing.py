@@ -1,0 +1,58 @@
+"""How long stages take on the device, without waiting for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Timer:
+    """One stretch of work; on CUDA between two marks in the stream, read when both are passed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_cuda = device.type == "cuda"
+        self._begin: torch.cuda.Event | None = None
+        self._end: torch.cuda.Event | None = None
+        self._ms = 0.0
+        self._started = time.perf_counter()
+        if self._is_cuda:
+            self._begin = torch.cuda.Event(enable_timing=True)
+            self._end = torch.cuda.Event(enable_timing=True)
+            self._begin.record()
+
+    def stop(self) -> None:
+        self._ms = (time.perf_counter() - self._started) * 1000
+        if self._end is not None:
+            self._end.record()
+
+    @property
+    def ms(self) -> float:
+        """Time on the device; the host's where the device is not there yet."""
+        if self._begin is None or self._end is None or not self._end.query():
+            return self._ms
+        return float(self._begin.elapsed_time(self._end))
+
+
+@contextmanager
+def timed(device: torch.device) -> Iterator[Timer]:
+    """Time the block's work in the current stream."""
+    timer = Timer(device)
+    try:
+        yield timer
+    finally:
+        timer.stop()
+
+
+Stages = list[tuple[str, Timer]]
+"""What a unit or a turn went through."""
+
+
+def totals(stages: Iterable[tuple[str, Timer]]) -> dict[str, float]:
+    """Milliseconds of each stage, added up."""
+    found: dict[str, float] = {}
+    for name, timer in stages:
+        found[name] = found.get(name, 0.0) + timer.ms
+    return {name: round(ms, 2) for name, ms in found.items()}
