@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from signaling import client_events as ev
+from signaling import client_items as items
 from signaling.errors import ProtocolError
 
 
@@ -47,19 +48,21 @@ JPEG = "data:image/jpeg;base64," + base64.b64encode(b"\xff\xd8jpeg").decode()
         ({"type": "output_audio_buffer.clear", "new": 1}, ev.OutputBufferClear()),
         (
             message({"type": "input_text", "text": "hi"}),
-            ev.ItemCreate(ev.Message("user", (ev.TextPart("hi"),))),
+            items.ItemCreate(items.Message("user", (items.TextPart("hi"),))),
         ),
         (
             message({"type": "input_image", "image_url": JPEG}),
-            ev.ItemCreate(ev.Message("user", (ev.ImagePart("image/jpeg", b"\xff\xd8jpeg"),))),
+            items.ItemCreate(
+                items.Message("user", (items.ImagePart("image/jpeg", b"\xff\xd8jpeg"),))
+            ),
         ),
         (
             message({"type": "output_audio", "transcript": "yes"}, role="assistant"),
-            ev.ItemCreate(ev.Message("assistant", (ev.TextPart("yes"),))),
+            items.ItemCreate(items.Message("assistant", (items.TextPart("yes"),))),
         ),
         (
             item(type="function_call_output", call_id="c", output="4", id="i"),
-            ev.ItemCreate(ev.FunctionCallOutput("c", "4", "i")),
+            items.ItemCreate(items.FunctionCallOutput("c", "4", "i")),
         ),
     ],
 )
@@ -110,7 +113,12 @@ def test_response_options() -> None:
             "item.content.0.text",
             "32768",
         ),
-        (message({"type": "input_audio"}), "invalid_value", "item.content.0.type", "microphone"),
+        (
+            message({"type": "input_audio"}),
+            "missing_required_parameter",
+            "item.content.0.audio",
+            "",
+        ),
         (message({"type": "output_text"}), "invalid_value", "item.content.0.type", "input_text"),
         (
             message({"type": "input_image", "image_url": "https://example.com/a.png"}),
