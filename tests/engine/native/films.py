@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -46,9 +47,9 @@ def film(
     return file.getvalue()
 
 
-def _tones(stream: object, seconds: float) -> list[object]:
+def _tones(stream: Any, seconds: float) -> list[Any]:
     """A tone of 300 Hz and 200 more in each second."""
-    packets: list[object] = []
+    packets: list[Any] = []
     at = np.arange(round(seconds * RATE))
     wave = 0.3 * np.sin(2 * np.pi * (300 + 200 * (at // RATE)) * at / RATE)
     stereo = np.repeat(wave[np.newaxis], 2, axis=0).astype(np.float32)
@@ -57,6 +58,6 @@ def _tones(stream: object, seconds: float) -> list[object]:
         frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="stereo")
         frame.sample_rate, frame.pts = RATE, start
         frame.time_base = Fraction(1, RATE)
-        packets += stream.encode(frame)  # type: ignore[attr-defined]
-    packets += stream.encode()  # type: ignore[attr-defined]
+        packets += stream.encode(frame)
+    packets += stream.encode()
     return packets

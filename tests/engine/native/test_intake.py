@@ -16,7 +16,8 @@ import pytest
 from engine import intake as module
 from engine import protocol as p
 from engine.intake import Intake
-from engine.readitem import ModelMessage, ReadItem
+from engine.interface import SessionMessage
+from engine.readitem import ModelMessage, ReadItem, read_item
 from tests.waiting import until
 
 VIDEO = p.ItemIn("s", "video", "user", (p.VideoPart(b"a file"),))
@@ -32,20 +33,19 @@ class Desk:
         self.told: list[p.FromEngine] = []
         self.may_read = threading.Event()
         self.error: Exception | None = None
-        self._read = module.read_item
         monkeypatch.setattr(module, "read_item", self.read)
         self._threads = ThreadPoolExecutor(1)
         self.intake = Intake("s", self.posted.append, self.told.append, self._threads)
 
     def read(self, item: p.ItemIn, keep_going: object = None) -> ReadItem:
         if item.item == "text":
-            return self._read(item)
+            return read_item(item)
         assert self.may_read.wait(5)
         if self.error is not None:
             raise self.error
         return ReadItem("s", item.item, "user", ())
 
-    def push(self, *messages: module.SessionMessage) -> None:
+    def push(self, *messages: SessionMessage) -> None:
         for message in messages:
             self.intake.push(message)
 
