@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import wave
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+from av import CodecContext, VideoFrame
 from playwright.async_api import FilePayload, Page
 
 from tests.browser.chrome import browse, event
@@ -36,11 +38,26 @@ async def test_video_is_uploaded_and_declined_by_the_builtin_engine(server: Serv
         assert await parts(page) == ["input_video", "input_text"]
         warning = await event(page, "session.warning")
         assert warning["code"] == "not_supported"
+        created = await event(page, "session.created")
+        assert created["session"]["audio"]["input"]["turn_detection"] is None
         done = await event(page, "response.output_audio_transcript.done")
         assert "videos" in done["transcript"]
         captions = str(await page.evaluate("() => window.omnicall.captions()"))
         assert "what happens? [film.mp4]" in captions and "cannot take in videos" in captions
         await page.wait_for_selector("#attached", state="hidden")
+
+
+async def test_picture_is_sent_without_a_word(server: Serving) -> None:
+    frame = VideoFrame.from_ndarray(np.full((64, 64, 3), 200, np.uint8), format="rgb24")
+    png = CodecContext.create("png", "w")
+    png.width, png.height, png.pix_fmt = 64, 64, "rgb24"
+    png.time_base = Fraction(1, 1)
+    [packet] = png.encode(frame) or png.encode()
+    async with browse(server.url) as page:
+        await send(page, "wall.png", "image/png", bytes(packet))
+        assert await parts(page) == ["input_image"]
+        done = await event(page, "response.output_audio_transcript.done")
+        assert "white" in done["transcript"], done
 
 
 async def test_recording_is_decoded_by_the_browser(server: Serving) -> None:

@@ -82,6 +82,8 @@ export class Conversation extends EventTarget {
       microphone: listenOnly ? null : this.devices.microphone,
       camera: this.devices.camera,
       video: this.info?.engine?.video ?? true,
+      // Who is not heard takes turns: there is no speech whose end could be found.
+      session: listenOnly ? { audio: { input: { turn_detection: null } } } : undefined,
     });
     this.#bind(this.call);
     this.call.place();
