@@ -11,16 +11,19 @@ from typing import NamedTuple
 
 from engine.interface import Engine, EngineError, EngineSession, SessionMessage
 from engine.link import Listener
+from engine.pieces import Joiner
 from engine.protocol import (
     CloseSession,
     FromEngine,
     Hello,
+    ItemPiece,
     OpenSession,
     Ping,
     Pong,
     SessionEnded,
     SessionOpened,
     SessionRefused,
+    SessionWarning,
     ToEngine,
     UnitDone,
 )
@@ -36,6 +39,7 @@ SWEEP_INTERVAL_S = 1.0
 class _Open(NamedTuple):
     session: EngineSession
     slot: int
+    joiner: Joiner
 
 
 class Host:
@@ -103,6 +107,8 @@ class Host:
                 self._listener.send(peer, Pong(message.n))
             case Hello():
                 self._welcome(peer, message)
+            case ItemPiece():
+                self._join(peer, message)
             case _:
                 self._handle(peer, message)
 
@@ -124,8 +130,22 @@ class Host:
             log.exception("opening session %s failed", session)
             self.slots.release(slot)
             return SessionRefused(session, "failed", "internal error of the engine")
-        self._open[peer, session] = _Open(opened, slot)
+        self._open[peer, session] = _Open(opened, slot, Joiner())
         return SessionOpened(session, slot)
+
+    def _join(self, peer: bytes, piece: ItemPiece) -> None:
+        entry = self._open.get((peer, piece.session))
+        if entry is None:
+            return
+        try:
+            item = entry.joiner.push(piece)
+        except ValueError as error:
+            log.warning("session %s: %s", piece.session, error)
+            told = SessionWarning(piece.session, "bad_item", f"An item was lost: {error}.")
+            self._send(peer, told)
+            return
+        if item is not None:
+            self._handle(peer, item)
 
     def _handle(self, peer: bytes, message: SessionMessage) -> None:
         entry = self._open.get((peer, message.session))

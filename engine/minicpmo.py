@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from engine.config import MiniCpmoConfig
+from engine.intake import Intake
 from engine.interface import EngineError, EngineSession, Progress, Send, SessionMessage
 from engine.model import OmniModel, load
 from engine.models.config import ConfigError
@@ -19,20 +21,28 @@ from engine.weights import CheckpointError, locate
 
 CLOSE_TIMEOUT_S = 10.0
 UNIT_MS = 1_000
+READING_THREADS = 2
+"""Files that are decoded at once, over all sessions."""
 
 
 class MiniCpmoSession:
     """The loop's end of a session: hands its messages to the model's thread."""
 
-    def __init__(self, scheduler: Scheduler, slot: int) -> None:
+    def __init__(
+        self, scheduler: Scheduler, session: str, slot: int, send: Send, threads: Executor
+    ) -> None:
         self._scheduler = scheduler
         self._slot = slot
+        self._intake = Intake(
+            session, lambda message: scheduler.post((slot, message)), send, threads
+        )
 
     def handle(self, message: SessionMessage) -> None:
-        self._scheduler.post((self._slot, message))
+        self._intake.push(message)
 
     async def close(self) -> None:
         """Return when the slot is clear."""
+        self._intake.close()
         loop = asyncio.get_running_loop()
         cleared = asyncio.Event()
 
@@ -53,6 +63,7 @@ class MiniCpmoEngine:
         self._config = config
         self._scheduler: Scheduler | None = None
         self._shelf: VoiceShelf | None = None
+        self._threads = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="files")
 
     def welcome(self, slots: int) -> Welcome:
         shelf = self._shelf
@@ -111,12 +122,13 @@ class MiniCpmoEngine:
 
         talk = Session(session, slot, config, secrets.randbits(48), post)
         self._scheduler.post(Opening(talk))
-        return MiniCpmoSession(self._scheduler, slot)
+        return MiniCpmoSession(self._scheduler, session, slot, send, self._threads)
 
     def pending_ms(self) -> float:
         """The most sound of a session that waits for its unit."""
         return self._scheduler.pending_ms() if self._scheduler is not None else 0.0
 
     async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._scheduler is not None:
             await asyncio.to_thread(self._scheduler.stop)

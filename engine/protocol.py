@@ -21,7 +21,13 @@ OUTPUT_HZ = 24_000
 MAX_AUDIO_BYTES = 2 * INPUT_HZ
 MAX_OUTPUT_BYTES = 4 * OUTPUT_HZ
 MAX_IMAGE_BYTES = 8 * 1024 * 1024
+MAX_CLIP_BYTES = 2 * OUTPUT_HZ * 60
+MAX_VIDEO_BYTES = 28 * 1024 * 1024
 MAX_TEXT_CHARS = 65_536
+MAX_ITEM_PARTS = 32
+MAX_ITEM_BYTES = 32 * 1024 * 1024
+"""Of an encoded `ItemIn`."""
+MAX_PIECE_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = MAX_IMAGE_BYTES + 65_536
 
 SessionId = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -134,13 +140,38 @@ class ImagePart(Struct, frozen=True, tag="image"):
     """An encoded JPEG, PNG or WebP file."""
 
 
+class AudioPart(Struct, frozen=True, tag="audio"):
+    pcm: Annotated[bytes, Meta(max_length=MAX_CLIP_BYTES)]
+    """A recording: 24 kHz, as clients send it, not yet at the model's rate."""
+
+
+class VideoPart(Struct, frozen=True, tag="video"):
+    data: Annotated[bytes, Meta(max_length=MAX_VIDEO_BYTES)]
+    """An encoded MP4, QuickTime, WebM or Matroska file."""
+
+
+ItemPart = TextPart | ImagePart | AudioPart | VideoPart
+
+
 class ItemIn(Message, frozen=True):
     """Add an item to the conversation; it is answered only when `CreateResponse` follows."""
 
     session: SessionId
     item: Annotated[str, Meta(max_length=128)]
     role: Literal["user", "assistant", "system"]
-    parts: tuple[TextPart | ImagePart, ...]
+    parts: Annotated[tuple[ItemPart, ...], Meta(max_length=MAX_ITEM_PARTS)]
+
+
+class ItemPiece(Message, frozen=True):
+    """A part of an encoded `ItemIn` too large for one message, in order.
+
+    A `first` one begins anew, so that an item left off in the middle does no harm.
+    """
+
+    session: SessionId
+    data: Annotated[bytes, Meta(max_length=MAX_PIECE_BYTES)]
+    first: bool
+    last: bool
 
 
 class DeleteItem(Message, frozen=True):
@@ -363,6 +394,7 @@ ToEngine = (
     | AudioIn
     | ImageIn
     | ItemIn
+    | ItemPiece
     | DeleteItem
     | CommitAudio
     | ClearAudio

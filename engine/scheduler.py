@@ -12,7 +12,6 @@ from functools import partial
 import torch
 
 from engine.fullduplex import FullDuplex
-from engine.interface import SessionMessage
 from engine.protocol import (
     AudioIn,
     CancelResponse,
@@ -23,13 +22,14 @@ from engine.protocol import (
     ForceListen,
     Heard,
     ImageIn,
-    ItemIn,
     SessionEnded,
     UpdateSession,
 )
+from engine.readitem import ModelMessage, ReadItem
 from engine.runner import Runner
 from engine.session import Session
-from engine.turntaking import Asked, TurnTaking
+from engine.turntaking import TurnTaking
+from engine.usermessage import Asked
 from engine.voiceshelf import VoiceShelf
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Closing:
     done: Callable[[], None]
 
 
-Order = tuple[int, SessionMessage] | Opening | Closing
+Order = tuple[int, ModelMessage] | Opening | Closing
 
 
 class Scheduler:
@@ -176,7 +176,7 @@ class Scheduler:
 
     # ------------------------------------------------------------------ messages
 
-    def _take(self, session: Session, message: SessionMessage) -> None:
+    def _take(self, session: Session, message: ModelMessage) -> None:
         match message:
             case AudioIn():
                 self._hear(session, message)
@@ -184,8 +184,8 @@ class Scheduler:
                 session.see(message)
             case Heard():
                 session.output.heard(message)
-            case ItemIn():
-                session.items.append(message)
+            case ReadItem():
+                session.add_item(message)
             case UpdateSession():
                 self._switch(session, message)
             case DeleteItem():

@@ -16,18 +16,20 @@ from engine.output import Output
 from engine.protocol import (
     FromEngine,
     ImageIn,
-    ItemIn,
     SessionConfig,
     SessionEnded,
     SessionWarning,
     UnitDone,
 )
+from engine.readitem import ReadItem
 from engine.sampling import DuplexSampling, TurnSampling
 from engine.token2wav import VoiceBase
 from engine.turnbased import ReplySettings
 from engine.window import ContextWarning, WindowSettings
 
 MAX_ITEMS = 64
+MAX_ITEM_BYTES = 512 * 1024 * 1024
+"""Of decoded pictures and sound that wait for a turn: more than two minutes of video."""
 DEFAULT_REPLY_TOKENS = 256
 
 OPTIONS = {
@@ -69,7 +71,7 @@ class Session:
         self.picture: Tensor | None = None
         """[height, width, 3] uint8, the newest; None while the camera is off."""
         self.is_picture_new = False
-        self.items: deque[ItemIn] = deque(maxlen=MAX_ITEMS)
+        self.items: deque[ReadItem] = deque(maxlen=MAX_ITEMS)
         """Typed items that no turn has taken yet."""
         self.committed: Tensor | None = None
         """Sound [N] that the user handed over by push to talk."""
@@ -119,6 +121,14 @@ class Session:
         picture = self.picture if self.is_picture_new else None
         self.is_picture_new = False
         return picture
+
+    def add_item(self, item: ReadItem) -> None:
+        """Keep an item for the next turn."""
+        size = item.num_bytes
+        if size and sum(kept.num_bytes for kept in self.items) + size > MAX_ITEM_BYTES:
+            self.warn("too_much_media", "too many pictures wait for an answer; this was left out")
+            return
+        self.items.append(item)
 
     def forget_item(self, item_id: str) -> None:
         """Drop a typed item that no turn has taken yet."""

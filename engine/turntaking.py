@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Generator
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.prompts import VOICE_PROMPTS, Message, Part, Picture, PromptError, Sound
-from engine.protocol import ImagePart, ItemIn, TextPart
-from engine.runner import Runner, Seen
+from engine.runner import Runner
 from engine.sampling import Draws
 from engine.session import Session
 from engine.speech_codes import Speak
-from engine.turnbased import ReplyChunk, TurnSession
+from engine.turnbased import CHUNK_TOKENS, ReplyChunk, TurnSession
+from engine.usermessage import Asked, encode_turn
 from engine.window import ContextFull
 
-MIN_SOUND_SAMPLES = 16_560
-"""A shorter message is filled up with silence on the left, as the model was trained."""
 SPEECH_SEED = 0x5EED
 NO_SOUND = np.zeros(0, np.int16)
 MAX_WAITING_TURNS = 4
-TURN_SLICES = 9
-"""Most slices of a picture in a typed message."""
+ROOM_FOR_REPLY = 3 * CHUNK_TOKENS
+"""Positions that a reply needs beside its tokens."""
 DEFAULT_SYSTEM = "You are a helpful assistant."
-
-
-@dataclass
-class Asked:
-    """A turn of the user that wants an answer."""
-
-    sound: Tensor | None = None
-    """[N], 16 kHz."""
-    utterance: int = 0
-    items: list[ItemIn] = field(default_factory=list)
-    picture: Tensor | None = None
-    answer: bool = True
 
 
 class _Mind:
@@ -48,6 +32,8 @@ class _Mind:
         self.session = session
         self.draws = Draws(session.seed ^ SPEECH_SEED)
         self.asked: deque[Asked] = deque(maxlen=MAX_WAITING_TURNS)
+        self.taking: Generator[None, None, None] | None = None
+        """The turn that is being read, batch by batch."""
         self.images = 0
         self.started = 0.0
 
@@ -96,7 +82,7 @@ class TurnTaking:
         self._runner.hush(session.slot)
 
     def advance(self) -> bool:
-        """Take one waiting turn of each session, decide one token for every reply under way."""
+        """Read on in one waiting turn of each session, decide one token for every reply."""
         took = self._take_turns()
         running = [slot for slot in self._minds if self._may_go_on(slot)]
         if running:
@@ -128,23 +114,34 @@ class TurnTaking:
     def _take_turns(self) -> bool:
         took = False
         for slot, mind in tuple(self._minds.items()):
-            if not mind.asked or mind.session.is_over or mind.session.forced_listen:
+            if mind.session.is_over or mind.session.forced_listen:
                 continue
-            if self._runner.turns.sessions[slot].is_replying:
-                continue
+            if mind.taking is None:
+                if not mind.asked or self._runner.turns.sessions[slot].is_replying:
+                    continue
+                mind.taking = self._take(mind, mind.asked.popleft())
             took = True
-            try:
-                self._take(mind, mind.asked.popleft())
-            except ContextFull:
-                mind.session.end("the model cannot remember more")
-            except (PromptError, ValueError) as error:
-                mind.session.warn("bad_message", str(error))
+            self._go_on(mind, mind.taking)
         return took
 
-    def _take(self, mind: _Mind, asked: Asked) -> None:
+    def _go_on(self, mind: _Mind, taking: Generator[None, None, None]) -> None:
+        try:
+            next(taking)
+            return
+        except StopIteration:
+            pass
+        except ContextFull:
+            mind.session.end("the model cannot remember more")
+        except (PromptError, ValueError) as error:
+            mind.session.warn("bad_message", str(error))
+        mind.taking = None
+
+    def _take(self, mind: _Mind, asked: Asked) -> Generator[None, None, None]:
+        """Encode a turn, with a yield between batches; then open the reply."""
         session, runner = mind.session, self._runner
         mind.started = time.perf_counter()
-        message, images, sounds = self._message(session, asked)
+        encoded = yield from encode_turn(runner, session, asked)
+        message = encoded.message
         if not message.parts:
             session.warn("empty_message", "there is nothing to answer yet")
             return
@@ -155,10 +152,12 @@ class TurnTaking:
             image_ids=session.config.mode == "turn_based",
             first_image=mind.images,
         )
+        settings = session.reply_settings()
+        self._check_room(talk, len(prompt), settings.max_new_tokens)
         mind.images += sum(isinstance(part, Picture) for part in message.parts)
         with runner.timed("prefill"):
-            runner.turns.add({session.slot: prompt.weave(images, sounds)})
-            runner.turns.open_replies({session.slot: session.reply_settings()})
+            runner.turns.add({session.slot: prompt.weave(encoded.images, encoded.sounds)})
+            runner.turns.open_replies({session.slot: settings})
         runner.hush(session.slot)
         session.output.begin(
             "speech" if asked.utterance else "request",
@@ -166,35 +165,14 @@ class TurnTaking:
             modality="audio" if session.speaks else "text",
         )
 
-    def _message(
-        self, session: Session, asked: Asked
-    ) -> tuple[Message, list[Tensor], list[Tensor]]:
-        """The user's message with the embeddings of its pictures and sounds, in order."""
-        pictures: list[tuple[Tensor, int]] = []
-        order: list[str | int] = []
-        if asked.picture is not None:
-            order.append(len(pictures))
-            pictures.append((asked.picture, session.config.max_image_slices))
-        for item in asked.items:
-            for part in item.parts:
-                if isinstance(part, TextPart):
-                    order.append(part.text)
-                elif isinstance(part, ImagePart):
-                    order.append(len(pictures))
-                    pictures.append((decode_picture(part.data), TURN_SLICES))
-        seen: list[Seen] = self._runner.look(pictures)
-        parts: list[Part] = [
-            piece if isinstance(piece, str) else Picture(seen[piece].columns, seen[piece].rows)
-            for piece in order
-        ]
-        images = [image for piece in seen for image in piece.images]
-        sounds: list[Tensor] = []
-        if asked.sound is not None and len(asked.sound):
-            lacking = max(0, MIN_SOUND_SAMPLES - len(asked.sound))
-            whole = torch.nn.functional.pad(asked.sound, (lacking, 0))
-            sounds = self._runner.hear_whole([whole], in_blocks=False)
-            parts.append(Sound(len(sounds[0])))
-        return Message("user", tuple(parts)), images, sounds
+    def _check_room(self, talk: TurnSession, message: int, reply: int) -> None:
+        """Raise `PromptError` if the message would not fit even into an empty conversation."""
+        room = self._max_context - talk.window.protected - reply - ROOM_FOR_REPLY
+        if message > room:
+            raise PromptError(
+                f"the message takes {message} of the model's positions, {room} are free for one: "
+                "send a shorter one"
+            )
 
     # ------------------------------------------------------------------ out
 
@@ -240,14 +218,3 @@ class TurnTaking:
             self._minds[slot].draws,
             ends=chunk.is_last,
         )
-
-
-def decode_picture(data: bytes) -> Tensor:
-    """A JPEG, PNG or WebP file as [height, width, 3] uint8; raises `ValueError`."""
-    try:
-        with av.open(io.BytesIO(data), mode="r") as container:
-            frame = next(container.decode(video=0))
-    except (av.error.FFmpegError, StopIteration, IndexError) as error:
-        raise ValueError(f"the picture cannot be read: {error}") from None
-    rgb: np.ndarray = frame.to_ndarray(format="rgb24")
-    return torch.from_numpy(np.ascontiguousarray(rgb))

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from engine.protocol import Message, Ping
+from engine.protocol import ItemPiece, Message, Ping
 from engine.supervision import FromChild, Shutdown
+from signaling.server_events import MessageItem
 from signaling.settings import SessionSettings
 
 
@@ -49,6 +50,24 @@ class HangUp(Message, frozen=True):
     reason: str
 
 
+class PassPiece(Message, frozen=True):
+    """For the call's engine: a piece of an item that an `AddItem` will complete."""
+
+    call_id: str
+    piece: ItemPiece
+
+
+class AddItem(Message, frozen=True):
+    """Put an item into the call's conversation; answered by `ItemAdded` or `ItemRefused`."""
+
+    call_id: str
+    item: MessageItem
+    """As events tell it, without the files."""
+    last: ItemPiece
+    """It makes the engine take the item."""
+    previous_item_id: str | None = None
+
+
 class EngineDown(Message, frozen=True):
     """This engine process is dead: end its sessions without waiting for a timeout."""
 
@@ -69,6 +88,22 @@ class CallRefused(Message, frozen=True):
     """The offer cannot be served; the fields are those of `signaling.errors.ProtocolError`."""
 
     call_id: str
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+
+
+class ItemAdded(Message, frozen=True):
+    call_id: str
+    item_id: str
+
+
+class ItemRefused(Message, frozen=True):
+    """The fields are those of `signaling.errors.ProtocolError`."""
+
+    call_id: str
+    item_id: str
     status: int
     code: str
     message: str
@@ -109,9 +144,18 @@ class WorkerStats(Message, frozen=True):
 
 
 ToWorker = (
-    PlaceCall | AssignEngine | QueuePosition | HangUp | EngineDown | GetStats | Ping | Shutdown
+    PlaceCall
+    | AssignEngine
+    | QueuePosition
+    | PassPiece
+    | AddItem
+    | HangUp
+    | EngineDown
+    | GetStats
+    | Ping
+    | Shutdown
 )
-FromWorker = CallPlaced | CallRefused | CallEnded | WorkerStats
+FromWorker = CallPlaced | CallRefused | ItemAdded | ItemRefused | CallEnded | WorkerStats
 Inbound = FromChild | FromWorker
 
 

@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from engine.supervision import EngineStats, WorkerGone
@@ -20,13 +21,18 @@ from server.control import (
     EngineDown,
     GetStats,
     HangUp,
+    ItemAdded,
+    ItemRefused,
     PlaceCall,
     QueuePosition,
     WorkerStats,
 )
 from server.supervisor import Observer, Supervised, Supervisor
+from server.uploads import Uploads, call_not_found
 from signaling.calls import PlacedCall
+from signaling.client_items import ItemCreate
 from signaling.errors import NoFreeSlot, ProtocolError
+from signaling.server_events import MessageItem
 from signaling.settings import SessionSettings
 
 log = logging.getLogger(__name__)
@@ -63,6 +69,7 @@ class Front(Observer):
         self.worker_stats: dict[str, WorkerStats] = {}
         self.ended: dict[str, int] = {}
         self.placed_total = 0
+        self._uploads = Uploads()
         self._max_per_remote = max_per_remote
         self._show = show
         self._clock = clock
@@ -131,6 +138,16 @@ class Front(Observer):
         """Whether there is such a call."""
         return call_id in self.calls
 
+    async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
+        """Put an item into a call's conversation; it as its events tell it.
+
+        Raises `ProtocolError`, `TimeoutError` when the worker does not answer.
+        """
+        call = self.calls.get(call_id)
+        if call is None:
+            raise call_not_found()
+        return await self._uploads.add(call_id, create, partial(self.supervisor.send, call.worker))
+
     def _choose_worker(self) -> Supervised:
         workers = [
             child
@@ -193,6 +210,8 @@ class Front(Observer):
                     message.message, code=message.code, param=message.param, status=message.status
                 )
                 self._answered(message.call_id, error)
+            case ItemAdded() | ItemRefused():
+                self._uploads.answered(message)
             case CallEnded():
                 self._over(message.call_id, message.reason)
             case EngineStats():
@@ -216,6 +235,7 @@ class Front(Observer):
         call = self.calls.pop(call_id, None)
         if call is None:
             return
+        self._uploads.over(call_id)
         if not call.placed.done():
             call.placed.set_exception(TimeoutError("the media worker is gone"))
         self.ended[reason] = self.ended.get(reason, 0) + 1

@@ -8,8 +8,10 @@ from engine import protocol as p
 from server.conversation import Conversation
 from server.engineconfig import engine_config
 from server.responses import Emit
+from server.useritems import as_message, as_shown, for_engine
 from signaling import client_events as c
 from signaling import server_events as ev
+from signaling.client_items import ItemCreate
 from signaling.errors import ProtocolError
 from signaling.events import error_event, parse_client_event
 
@@ -42,7 +44,7 @@ class Requests:
         match event:
             case c.SessionUpdate():
                 self._update(event)
-            case c.ItemCreate():
+            case ItemCreate():
                 self._create_item(event)
             case c.ItemDelete() | c.ItemRetrieve() | c.ItemTruncate():
                 self._about_item(event)
@@ -74,33 +76,28 @@ class Requests:
             ev.SessionUpdated(session=conversation.settings.to_session(conversation.session_id))
         )
 
-    def _create_item(self, event: c.ItemCreate) -> None:
-        item = event.item
-        if not isinstance(item, c.Message):
+    def _create_item(self, event: ItemCreate) -> None:
+        message = as_message(event)
+        item_id = message.id or ev.new_id("item")
+        self.add_item(
+            as_shown(item_id, message),
+            event.previous_item_id,
+            for_engine(self._session, item_id, message),
+        )
+
+    def add_item(
+        self, shown: ev.MessageItem, previous_item_id: str | None, carrier: p.Message
+    ) -> None:
+        """Put an item into the conversation, in the engine by `carrier`; raises `ProtocolError`."""
+        items = self._conversation.items
+        if shown.id in items:
             raise ProtocolError(
-                "item.type: this engine calls no functions; allowed: message.",
-                code="unsupported_item",
-                param="item.type",
+                f"item.id: there is an item {shown.id!r} already.",
+                code="duplicate",
+                param="item.id",
             )
-        item_id = item.id or ev.new_id("item")
-        if item_id in self._conversation.items:
-            raise ProtocolError(
-                f"item.id: there is an item {item_id!r} already.", code="duplicate", param="item.id"
-            )
-        parts = tuple(
-            p.TextPart(part.text) if isinstance(part, c.TextPart) else p.ImagePart(part.data)
-            for part in item.parts
-        )
-        self._send(p.ItemIn(self._session, item_id, item.role, parts))
-        shown = ev.MessageItem(
-            id=item_id,
-            role=item.role,
-            status="completed",
-            content=tuple(_shown(part, item.role) for part in item.parts),
-        )
-        self._conversation.add_item(
-            shown, event.previous_item_id or self._conversation.items.last_id
-        )
+        self._send(carrier)
+        self._conversation.add_item(shown, previous_item_id or items.last_id)
 
     def _about_item(self, event: c.ItemDelete | c.ItemRetrieve | c.ItemTruncate) -> None:
         items = self._conversation.items
@@ -148,12 +145,3 @@ class Requests:
         if active is not None:
             self._to_engine(p.CancelResponse(self._session, active.epoch))
             self._conversation.cut(active.epoch, "client_cancelled")
-
-
-def _shown(part: c.TextPart | c.ImagePart, role: str) -> ev.Part:
-    if isinstance(part, c.ImagePart):
-        # The picture itself is not sent back: it may be megabytes.
-        return ev.Part(type="input_image")
-    if role == "assistant":
-        return ev.Part(type="output_text", text=part.text)
-    return ev.Part(type="input_text", text=part.text)

@@ -25,7 +25,7 @@ from media.playout import Playout
 from media.uplink import AudioUplink, UnsupportedCodec
 from media.video import VideoUplink
 from server.config import Config
-from server.control import CallStats, EngineAddress, PlaceCall
+from server.control import AddItem, CallStats, EngineAddress, PlaceCall
 from server.conversation import Conversation
 from server.engineconfig import engine_config, mode_of
 from server.enginelinks import EngineLinks
@@ -107,6 +107,7 @@ class Session:
         )
         self._audio: AudioUplink | None = None
         self._video: VideoUplink | None = None
+        self._is_piece_lost = False
         self._last_pts = 0
         self._last_picture_at: float | None = None
         self._unsubscribes: list[Any] = []
@@ -221,6 +222,21 @@ class Session:
     def queued(self, position: int, eta_s: float) -> None:
         self._place_in_queue = (position, eta_s)
         self._emit(ev.SessionQueued(position=position, eta_s=eta_s))
+
+    def pass_piece(self, piece: p.ItemPiece) -> None:
+        """Hand the engine a piece of an item; a lost one is told when the item is complete."""
+        is_lost = not self._to_engine(piece)
+        self._is_piece_lost = is_lost or (self._is_piece_lost and not piece.first)
+
+    def add_item(self, message: AddItem) -> None:
+        """Put an uploaded item into the conversation; raises `ProtocolError`."""
+        if self._is_piece_lost and not message.last.first:
+            raise ProtocolError(
+                "No engine serves this session yet, or it does not keep up; try again.",
+                code="engine_unavailable",
+                type="server_error",
+            )
+        self._requests.add_item(message.item, message.previous_item_id, message.last)
 
     # ------------------------------------------------------------------ signaling.PeerListener
 

@@ -19,6 +19,7 @@ from engine.supervision import Ready
 from media.clock import Ticker
 from server.config import Config, MediaConfig
 from server.control import (
+    AddItem,
     AssignEngine,
     CallEnded,
     CallPlaced,
@@ -26,6 +27,9 @@ from server.control import (
     EngineDown,
     GetStats,
     HangUp,
+    ItemAdded,
+    ItemRefused,
+    PassPiece,
     PlaceCall,
     QueuePosition,
     ToWorker,
@@ -112,10 +116,25 @@ class Worker:
             case EngineDown():
                 assert self._links is not None
                 self._links.lost(message.endpoint, message.reason)
-            case AssignEngine() | QueuePosition() | HangUp():
+            case AddItem():
+                self._child.send(self._add_item(message))
+            case AssignEngine() | QueuePosition() | PassPiece() | HangUp():
                 session = self._sessions.get(message.call_id)
                 if session is not None:
                     _tell(session, message)
+
+    def _add_item(self, message: AddItem) -> ItemAdded | ItemRefused:
+        call_id, item_id = message.call_id, message.item.id
+        session = self._sessions.get(call_id)
+        if session is None:
+            gone = "There is no such call."
+            return ItemRefused(call_id, item_id, 404, "call_not_found", gone)
+        try:
+            session.add_item(message)
+        except ProtocolError as error:
+            status = 503 if error.type == "server_error" else error.status
+            return ItemRefused(call_id, item_id, status, error.code, error.message, error.param)
+        return ItemAdded(call_id, item_id)
 
     async def _call(self, place: PlaceCall) -> None:
         """One call from its offer to its end; whatever happens, the front hears of the end."""
@@ -165,12 +184,14 @@ class Worker:
         )
 
 
-def _tell(session: Session, message: AssignEngine | QueuePosition | HangUp) -> None:
+def _tell(session: Session, message: AssignEngine | QueuePosition | PassPiece | HangUp) -> None:
     match message:
         case AssignEngine():
             session.assign(message.engine)
         case QueuePosition():
             session.queued(message.position, message.eta_s)
+        case PassPiece():
+            session.pass_piece(message.piece)
         case HangUp():
             session.end(message.reason)
 

@@ -4,11 +4,11 @@ OpenAI API reference, "Realtime / Create call", "Hang up call", "Create client s
 """
 
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
-from aiohttp import BodyPartReader, hdrs, web
+from aiohttp import hdrs, web
 from msgspec import Meta
 
 from signaling.auth import (
@@ -19,20 +19,21 @@ from signaling.auth import (
     Principal,
     require,
 )
+from signaling.bodies import MAX_SESSION_BYTES, decode_json, read_bounded, read_offer
+from signaling.client_items import ItemCreate
 from signaling.cors import add_cors, preflight
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.fields import convert
 from signaling.httperrors import busy_response, error_response, json_error
-from signaling.sdp import MAX_OFFER_BYTES, check_offer
-from signaling.server_events import new_id
+from signaling.sdp import check_offer
+from signaling.server_events import MessageItem, new_id
 from signaling.settings import SessionSettings
+from signaling.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
 CALLS_PATH = "/v1/realtime/calls"
 SECRETS_PATH = "/v1/realtime/client_secrets"
-MAX_SESSION_BYTES = 512 * 1024
-MAX_PARTS = 16
 
 Endpoint = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -58,6 +59,12 @@ class Desk(Protocol):
     def is_open(self, call_id: str) -> bool:
         """Whether there is a call of this id."""
 
+    async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
+        """Put an item into a call's conversation; it as its events tell it.
+
+        Raises ProtocolError, TimeoutError.
+        """
+
 
 class _Expiry(msgspec.Struct):
     anchor: Literal["created_at"] = "created_at"
@@ -77,6 +84,7 @@ def add_routes(app: web.Application, desk: Desk, auth: Authenticator) -> None:
         (CALLS_PATH, {hdrs.METH_POST: api.place}),
         (call_path, {hdrs.METH_GET: api.get, hdrs.METH_DELETE: api.delete}),
         (call_path + "/hangup", {hdrs.METH_POST: api.hang_up}),
+        (call_path + "/items", {hdrs.METH_POST: Uploads(desk).add}),
         (SECRETS_PATH, {hdrs.METH_POST: api.create_secret}),
     ]
     for path, endpoints in routes:
@@ -113,7 +121,7 @@ class _Api:
     async def place(self, request: web.Request) -> web.Response:
         principal = require(request)
         self._auth.admit_call(request, principal)
-        sdp, update = await _read_offer(request)
+        sdp, update = await read_offer(request)
         session = _session(principal, update, request.query.get("model"))
         check_offer(sdp)
         placed = await self._desk.place(
@@ -152,8 +160,8 @@ class _Api:
             raise ProtocolError(
                 "A client secret cannot create another one.", code="forbidden", status=403
             )
-        body = await _read_bounded(request.content.iter_any(), MAX_SESSION_BYTES)
-        wanted = convert(_decode_json(body or b"{}", "body"), _SecretRequest)
+        body = await read_bounded(request.content.iter_any(), MAX_SESSION_BYTES)
+        wanted = convert(decode_json(body or b"{}", "body"), _SecretRequest)
         session = SessionSettings().merge(wanted.session or {})
         lifetime_s = (wanted.expires_after or _Expiry()).seconds
         value, expires_at = self._auth.secrets.issue(lifetime_s, session, principal.key_id)
@@ -184,87 +192,6 @@ def _session(principal: Principal, update: dict[str, Any], model: str | None) ->
     if model and "model" not in update:
         update = {**update, "model": model[:256]}
     return session.merge(update)
-
-
-async def _read_offer(request: web.Request) -> tuple[str, dict[str, Any]]:
-    """Return the offer and the partial session of a POST. Raises ProtocolError 400, 413, 415."""
-    if request.content_type == "application/sdp":
-        body = await _read_bounded(request.content.iter_any(), MAX_OFFER_BYTES)
-        return _text(body), {}
-    if request.content_type == "multipart/form-data":
-        return await _read_form(request)
-    raise ProtocolError(
-        f"Content-Type {request.content_type!r} is not taken: send application/sdp, or "
-        "multipart/form-data with sdp and session.",
-        code="unsupported_media_type",
-        status=415,
-    )
-
-
-async def _read_form(request: web.Request) -> tuple[str, dict[str, Any]]:
-    fields: dict[str, bytes] = {}
-    limits = {"sdp": MAX_OFFER_BYTES, "session": MAX_SESSION_BYTES}
-    try:
-        reader = await request.multipart()
-        for _ in range(MAX_PARTS):
-            part = await reader.next()
-            if part is None:
-                break
-            if not isinstance(part, BodyPartReader):
-                raise ValueError("nested multipart")
-            name = part.name or ""
-            if name in limits and name not in fields:
-                fields[name] = await _read_bounded(_chunks(part), limits[name], name)
-            else:
-                await _read_bounded(_chunks(part), MAX_SESSION_BYTES, name)
-    except (ValueError, AssertionError) as error:
-        raise ProtocolError(
-            f"The multipart body is malformed ({error}).", code="invalid_multipart"
-        ) from None
-    if "sdp" not in fields:
-        raise ProtocolError(
-            "sdp: this field is required.", code="missing_required_parameter", param="sdp"
-        )
-    update = _decode_json(fields.get("session") or b"{}", "session")
-    if not isinstance(update, dict):
-        raise ProtocolError("session: a JSON object is expected.", param="session")
-    return _text(fields["sdp"]), update
-
-
-async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
-    # Iterating the part itself would read all of it at once.
-    while not part.at_eof():
-        yield await part.read_chunk()
-
-
-async def _read_bounded(
-    chunks: AsyncIterable[bytes], limit: int, param: str | None = "sdp"
-) -> bytes:
-    """Join the chunks of a body or a part; past `limit` bytes nothing more is read (413)."""
-    body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > limit:
-            raise ProtocolError(
-                f"At most {limit} bytes are allowed.", code="too_large", param=param, status=413
-            )
-    return bytes(body)
-
-
-def _text(body: bytes) -> str:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        raise ProtocolError("The offer is not UTF-8 text.", param="sdp") from None
-
-
-def _decode_json(body: bytes, param: str) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise ProtocolError(
-            f"{param}: this is not JSON: {error}.", code="invalid_json", param=param
-        ) from None
 
 
 def _dumps(value: Any) -> str:

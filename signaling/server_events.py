@@ -27,12 +27,19 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A content part. In items: input_text, input_audio, output_text, output_audio; in
-    response.content_part.* text or audio.
+    """A content part. In items: input_text, input_audio, input_image, input_video (ours),
+    output_text, output_audio; in response.content_part.* text or audio.
     """
 
     type: Literal[
-        "input_text", "input_audio", "input_image", "output_text", "output_audio", "text", "audio"
+        "input_text",
+        "input_audio",
+        "input_image",
+        "input_video",
+        "output_text",
+        "output_audio",
+        "text",
+        "audio",
     ]
     text: str | UnsetType = UNSET
     transcript: str | None | UnsetType = UNSET

@@ -146,6 +146,13 @@ class Caller:
             async with http.post(f"{self.url}{self.location}/hangup") as answer:
                 return answer.status
 
+    async def upload(self, *content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """The status and the body of POST .../items with a user's message."""
+        item = {"type": "message", "role": "user", "content": list(content)}
+        async with aiohttp.ClientSession() as http:
+            async with http.post(f"{self.url}{self.location}/items", json=item) as answer:
+                return answer.status, await answer.json()
+
     def _message(self, text: str) -> None:
         self.events.append(json.loads(text))
         self._changed.set()

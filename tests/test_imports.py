@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("server", "signaling", "media", "engine", "web")
 OPEN_TO_SERVER = {
     f"engine.{name}"
-    for name in ("protocol", "supervision", "link", "client", "config", "child", "logs")
+    for name in ("protocol", "supervision", "link", "client", "config", "child", "logs", "pieces")
 }
 
 

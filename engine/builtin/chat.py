@@ -203,7 +203,11 @@ class ChatResponder:
             text for text in (STYLE, turn.config.instructions, turn.instructions) if text
         )
         messages: list[dict[str, Any]] = [{"role": "system", "content": system}]
-        messages += [_message(item) for item in turn.conversation.items if item.text or item.images]
+        messages += [
+            _message(item)
+            for item in turn.conversation.items
+            if item.text or item.images or item.unread
+        ]
         picture = await turn.camera.jpeg() if self._endpoint.send_picture else None
         if picture is not None:
             users = [message for message in messages if message["role"] == "user"]
@@ -213,11 +217,16 @@ class ChatResponder:
 
 
 def _message(item: Item) -> dict[str, Any]:
+    text = item.text
+    if item.unread:
+        text = (
+            f"{text}\n[A file was attached that did not reach you: {item.unread} cannot.]".strip()
+        )
     if not item.images:
-        return {"role": item.role, "content": item.text}
+        return {"role": item.role, "content": text}
     return {
         "role": item.role,
-        "content": _as_parts(item.text) + [_image_part(image) for image in item.images],
+        "content": _as_parts(text) + [_image_part(image) for image in item.images],
     }
 
 

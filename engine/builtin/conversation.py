@@ -15,12 +15,21 @@ MAX_CHARS = 24_000
 class Item:
     """One entry. The text of an answer is cut when it turns out that less of it was heard."""
 
-    def __init__(self, ident: str, role: Role, text: str, images: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self,
+        ident: str,
+        role: Role,
+        text: str,
+        images: Sequence[bytes] = (),
+        unread: str = "",
+    ) -> None:
         self.ident = ident
         self.role = role
         self.text = text
         self.images = tuple(images)
         """Encoded JPEG, PNG or WebP files."""
+        self.unread = unread
+        """What of the message cannot be taken in here, for people: "videos", "recordings"."""
 
 
 class Conversation:

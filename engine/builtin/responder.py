@@ -69,6 +69,10 @@ class RuleResponder:
         if not asked:
             yield HELLO if turn.conversation.last("user") is None else await self._repeat_turn(turn)
             return
+        unread = next((item.unread for item in reversed(asked) if item.unread), "")
+        if unread:
+            yield f"Sorry, I cannot take in {unread}. I can only tell a little of single pictures."
+            return
         if asked[-1].images:
             yield await self._look_at_file(turn, asked[-1].images[-1])
             return

@@ -25,6 +25,7 @@ from engine.builtin.settings import Settings
 from engine.interface import Send, SessionMessage
 from engine.protocol import (
     AudioIn,
+    AudioPart,
     CancelResponse,
     ClearAudio,
     CommitAudio,
@@ -47,6 +48,7 @@ from engine.protocol import (
     TextPart,
     UnitDone,
     UpdateSession,
+    VideoPart,
 )
 
 MAX_JOBS = 16
@@ -161,7 +163,11 @@ class CascadeSession:
     def _on_item(self, message: ItemIn) -> None:
         text = "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
         images = [part.data for part in message.parts if isinstance(part, ImagePart)]
-        self._conversation.add(Item(message.item, message.role, text, images))
+        unread = _unread(message)
+        if unread:
+            told = f"this engine cannot take in {unread}: only the rest of the message counts"
+            self._warn("not_supported", told)
+        self._conversation.add(Item(message.item, message.role, text, images, unread))
         if message.role == "user":
             self._committed = None
 
@@ -390,3 +396,10 @@ class CascadeSession:
         logger.error("session %s failed", self._session, exc_info=error)
         self._send(SessionEnded(self._session, "failed", "an internal error ended the session"))
         self._is_closed = True
+
+
+def _unread(message: ItemIn) -> str:
+    """What of a message no cascade can take in, for people; empty if there is nothing."""
+    if any(isinstance(part, VideoPart) for part in message.parts):
+        return "videos"
+    return "recordings" if any(isinstance(part, AudioPart) for part in message.parts) else ""

@@ -23,6 +23,7 @@ from engine.builtin.synthesiser import Synthesiser
 from engine.config import ChatEndpoint
 from engine.protocol import (
     AudioOut,
+    AudioPart,
     CancelResponse,
     CreateResponse,
     ImageIn,
@@ -143,6 +144,16 @@ def ask(caller: Caller, text: str = "hi", *pictures: bytes) -> None:
 
 def shown(caller: Caller, epoch: int = 1) -> str:
     return "".join(text.text for text in caller.all(TextOut) if text.epoch == epoch)
+
+
+async def test_model_is_told_of_a_recording_that_it_does_not_get(model: FakeModel) -> None:
+    async with conversation(model) as caller:
+        parts = (AudioPart(bytes(4800)), TextPart("what was that?"))
+        caller.session.handle(ItemIn(SESSION, "item", "user", parts))
+        caller.session.handle(CreateResponse(SESSION))
+        await caller.wait(ResponseDone)
+    content = model.requests[0]["messages"][-1]["content"]
+    assert content.startswith("what was that?") and "recordings cannot" in content
 
 
 async def test_an_answer_is_streamed_and_spoken(model: FakeModel) -> None:

@@ -24,9 +24,11 @@ from engine.protocol import (
     ResponseDone,
     SessionConfig,
     SessionEnded,
+    SessionWarning,
     TextOut,
     TextPart,
     UnitDone,
+    VideoPart,
 )
 from tests.engine.builtin_rig import SESSION, Caller, say
 
@@ -114,6 +116,16 @@ async def test_a_story_told_to_its_end_takes_20_to_35_seconds(caller: Caller) ->
     await caller.wait(ResponseDone)
     samples = sum(len(message.pcm) // 2 for message in caller.all(AudioOut))
     assert 20 < samples / 24_000 < 35
+
+
+async def test_video_is_honestly_declined(caller: Caller) -> None:
+    parts = (VideoPart(b"a film"), TextPart("what happens?"))
+    caller.session.handle(ItemIn(SESSION, "i", "user", parts))
+    caller.session.handle(CreateResponse(SESSION))
+    await caller.wait(ResponseDone)
+    [warning] = caller.all(SessionWarning)
+    assert warning.code == "not_supported" and "videos" in warning.message
+    assert "cannot take in videos" in answer(caller)
 
 
 async def test_goodbye_ends_the_call(caller: Caller) -> None:

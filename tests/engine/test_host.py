@@ -20,6 +20,7 @@ from engine import host as host_module
 from engine import link
 from engine.host import PEER_SILENCE_S, Host
 from engine.interface import Engine
+from engine.pieces import cut
 from engine.protocol import (
     VERSION,
     AudioIn,
@@ -27,6 +28,8 @@ from engine.protocol import (
     CloseSession,
     FromEngine,
     Hello,
+    ItemIn,
+    ItemPiece,
     OpenSession,
     Ping,
     Pong,
@@ -35,9 +38,11 @@ from engine.protocol import (
     SessionEnded,
     SessionOpened,
     SessionRefused,
+    SessionWarning,
     TextOut,
     UnitDone,
     UpdateSession,
+    VideoPart,
 )
 from tests.engine.fakes import FakeEngine, item, welcome
 from tests.engine.rawpeer import RawPeer, dealer
@@ -154,6 +159,23 @@ async def test_messages_reach_their_session_in_order_and_no_other(setup: Setup) 
     await until(lambda: setup.engine.sessions["b"].heard)
     assert setup.engine.sessions["a"].heard == told
     assert setup.engine.sessions["b"].heard == [item("b", "last")]
+
+
+async def test_item_in_pieces_reaches_its_session_whole(setup: Setup) -> None:
+    raw = await setup.dial()
+    await setup.open(raw, "one")
+    large = ItemIn("one", "film", "user", (VideoPart(bytes(700_000)),))
+    pieces = cut(large)
+    assert len(pieces) == 3
+    raw.say(pieces[1])
+    told = await receive(raw)
+    assert isinstance(told, SessionWarning) and told.code == "bad_item"
+    for piece in pieces:
+        raw.say(piece)
+    raw.say(ItemPiece("nobody", b"", True, True))
+    heard = setup.engine.sessions["one"].heard
+    await until(lambda: heard)
+    assert heard == [large]
 
 
 async def test_failing_session_ends_alone(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:

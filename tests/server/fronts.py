@@ -9,6 +9,7 @@ from typing import Any
 from engine.protocol import Message
 from engine.supervision import EngineStats, Quantiles, Ready
 from server.control import (
+    AddItem,
     CallEnded,
     CallPlaced,
     CallStats,
@@ -22,7 +23,7 @@ from server.supervisor import ChildSpec, Supervised, Supervisor
 from signaling.calls import PlacedCall
 from signaling.settings import SessionSettings
 from tests.engine.fakes import welcome
-from tests.waiting import Clock
+from tests.waiting import Clock, until
 
 ANSWER = "v=0\r\nanswer\r\n"
 
@@ -157,6 +158,12 @@ class PaperFront:
 
     def hung_up(self) -> list[tuple[str, str]]:
         return [(m.call_id, m.reason) for _, m in self.supervisor.of(HangUp)]
+
+    async def added(self) -> AddItem:
+        """The next item that a worker is asked to add, all of its pieces passed."""
+        await until(lambda: self.supervisor.of(AddItem))
+        asked: list[AddItem] = [message for _, message in self.supervisor.of(AddItem)]
+        return asked[-1]
 
     def stats_asked(self) -> list[int]:
         return [message.n for _, message in self.supervisor.of(GetStats)]

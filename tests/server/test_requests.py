@@ -14,6 +14,9 @@ import pytest
 
 from engine import protocol as p
 from media.playout import FADE_SAMPLES
+from server.useritems import as_shown, for_engine
+from signaling import server_events as ev
+from signaling.client_items import Message, VideoPart, parse_upload
 from tests.server.talk import SESSION, Talk, samples
 from tests.server.test_conversation import BEGIN_EVENTS, CLOSING_EVENTS, DELTA
 
@@ -67,6 +70,34 @@ def test_picture_reaches_the_engine_and_is_not_sent_back() -> None:
     assert talk.sent(p.ItemIn)[0].parts == (p.TextPart("look"), p.ImagePart(jpeg))
     shown = talk.one("conversation.item.added")["item"]["content"]
     assert shown == [{"type": "input_text", "text": "look"}, {"type": "input_image"}]
+
+
+def test_video_and_sound_reach_the_engine_and_are_not_sent_back() -> None:
+    talk = Talk()
+    video = "data:video/mp4;base64," + base64.b64encode(b"a film").decode()
+    pcm = bytes(4800)
+    content = [
+        {"type": "input_audio", "audio": base64.b64encode(pcm).decode(), "transcript": "hum"},
+        {"type": "input_text", "text": "and"},
+    ]
+    talk.ask(text_item() | {"item": {"type": "message", "role": "user", "content": content}})
+    assert talk.sent(p.ItemIn)[0].parts == (p.AudioPart(pcm), p.TextPart("and"))
+    shown = talk.one("conversation.item.added")["item"]["content"]
+    assert shown[0] == {"type": "input_audio", "transcript": "hum"}
+    # Ours, unknown to OpenAI's types.
+    message = Message("user", (VideoPart("video/mp4", b"a film"),))
+    assert for_engine("s", "i", message).parts == (p.VideoPart(b"a film"),)
+    assert as_shown("i", message).content == (ev.Part(type="input_video"),)
+    parsed = parse_upload(
+        json.dumps(
+            {
+                "type": "message",
+                "role": "user",
+                "content": [{"type": "input_video", "video_url": video}],
+            }
+        ).encode()
+    )
+    assert parsed.item == message
 
 
 def test_assistant_item_is_shown_as_output() -> None:
@@ -308,7 +339,7 @@ BAD_EVENTS: list[tuple[Any, str | None]] = [
     ({"type": "conversation.item.create", "item": {"type": "message"}}, "item.role"),
     (text_item(role="robot"), "item.role"),
     (text_item(content=[]), "item.content"),
-    (text_item(content=[{"type": "input_audio", "audio": ""}]), "item.content.0.type"),
+    (text_item(content=[{"type": "input_audio", "audio": ""}]), "item.content.0.audio"),
     (text_item(content=[{"type": "input_text"}]), "item.content.0.text"),
     (text_item(content=[{"type": "input_image", "image_url": "http://x/y.png"}]), *(
         "item.content.0.image_url",)),

@@ -11,9 +11,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from signaling import uploads
 from signaling.auth import ApiKey, Authenticator, EphemeralSecrets, Limits, install, require
 from signaling.calls import PlacedCall, add_routes
+from signaling.client_items import ItemCreate, Message
 from signaling.errors import NoFreeSlot
+from signaling.server_events import MessageItem
 from signaling.settings import SessionSettings
 from tests.signaling.offers import CHROMIUM_OFFER
 
@@ -28,6 +31,9 @@ class FakeDesk:
     def __init__(self) -> None:
         self.placed: list[tuple[str, SessionSettings, str | None]] = []
         self.hung_up: list[str] = []
+        self.added: list[tuple[str, ItemCreate]] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self.error: Exception | None = None
 
     async def place(
@@ -45,6 +51,14 @@ class FakeDesk:
 
     def is_open(self, call_id: str) -> bool:
         return call_id == "rtc_abc"
+
+    async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
+        if self.error is not None:
+            raise self.error
+        await self.may_answer.wait()
+        assert isinstance(create.item, Message)
+        self.added.append((call_id, create))
+        return MessageItem(id=create.item.id or "item_1", role="user", status="completed")
 
 
 @pytest.fixture
@@ -340,3 +354,95 @@ async def test_preflight_of_the_agents_sdk(start: Start) -> None:
         headers={**SDP, **KEY, "Origin": "https://app.example"},
     )
     assert "Location" in placed.headers["Access-Control-Expose-Headers"]
+
+
+# ---------------------------------------------------------------- items
+
+ITEMS = "/v1/realtime/calls/rtc_abc/items"
+HELLO = {
+    "type": "message",
+    "role": "user",
+    "content": [{"type": "input_text", "text": "hello"}],
+}
+
+
+async def test_item_is_added_without_a_key_and_its_id_is_told(start: Start, desk: FakeDesk) -> None:
+    client = await start(with_keys())
+    response = await client.post(ITEMS, json=HELLO | {"id": "mine"})
+    assert response.status == 200
+    body = await response.json()
+    assert (body["id"], body["type"], body["object"]) == ("mine", "message", "realtime.item")
+    assert [call_id for call_id, _ in desk.added] == ["rtc_abc"]
+
+
+async def test_item_for_no_call_is_404_and_never_read(start: Start, desk: FakeDesk) -> None:
+    client = await start()
+    response = await client.post("/v1/realtime/calls/rtc_other/items", json=HELLO)
+    assert response.status == 404
+    assert (await response.json())["error"]["code"] == "call_not_found"
+    assert desk.added == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        (b"{", 400, "invalid_json", None),
+        (b"{}", 400, "missing_required_parameter", "item.type"),
+        (b'{"type": "message", "role": "user"}', 400, "missing_required_parameter", "item.content"),
+    ],
+)
+async def test_bad_item_is_an_error_that_names_the_field(
+    start: Start, desk: FakeDesk, body: bytes, status: int, code: str, param: str | None
+) -> None:
+    client = await start()
+    response = await client.post(ITEMS, data=body)
+    error = (await response.json())["error"]
+    assert (response.status, error["code"], error["param"]) == (status, code, param)
+    assert desk.added == []
+
+
+@pytest.mark.parametrize("has_length", [True, False])
+async def test_item_beyond_the_limit_is_413(
+    start: Start, monkeypatch: pytest.MonkeyPatch, has_length: bool
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_BODY_BYTES", 10_000)
+    client = await start()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(11):
+            yield b" " * 1000
+
+    response = await client.post(ITEMS, data=b" " * 11_000 if has_length else chunks())
+    error = (await response.json())["error"]
+    assert (response.status, error["code"], error["param"]) == (413, "too_large", "item")
+
+
+async def test_body_that_never_ends_is_408(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "READ_TIMEOUT_S", 0.05)
+    client = await start()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(1)
+
+    response = await client.post(ITEMS, data=slow())
+    assert response.status == 408
+
+
+async def test_uploads_are_one_per_call_and_few_in_all(
+    start: Start, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await start()
+    desk.may_answer.clear()
+    first = asyncio.create_task(client.post(ITEMS, json=HELLO))
+    await asyncio.sleep(0.1)
+    second = await client.post(ITEMS, json=HELLO)
+    assert second.status == 409
+    assert (await second.json())["error"]["code"] == "upload_in_progress"
+    monkeypatch.setattr(desk, "is_open", lambda call_id: True)
+    monkeypatch.setattr(uploads, "MAX_UPLOADS", 1)
+    third = await client.post("/v1/realtime/calls/rtc_b/items", json=HELLO)
+    assert third.status == 429
+    desk.may_answer.set()
+    assert (await first).status == 200
+    assert (await client.post(ITEMS, json=HELLO)).status == 200

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from signaling import client_events as ev
+from signaling import client_items as items
 from signaling.errors import ProtocolError
 
 
@@ -22,6 +23,11 @@ def message(*content: Any, role: str = "user") -> dict[str, Any]:
     return item(type="message", role=role, content=list(content))
 
 
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+MP4 = "data:video/mp4;base64," + encoded(b"a film")
 JPEG = "data:image/jpeg;base64," + base64.b64encode(b"\xff\xd8jpeg").decode()
 
 
@@ -47,19 +53,38 @@ JPEG = "data:image/jpeg;base64," + base64.b64encode(b"\xff\xd8jpeg").decode()
         ({"type": "output_audio_buffer.clear", "new": 1}, ev.OutputBufferClear()),
         (
             message({"type": "input_text", "text": "hi"}),
-            ev.ItemCreate(ev.Message("user", (ev.TextPart("hi"),))),
+            items.ItemCreate(items.Message("user", (items.TextPart("hi"),))),
         ),
         (
             message({"type": "input_image", "image_url": JPEG}),
-            ev.ItemCreate(ev.Message("user", (ev.ImagePart("image/jpeg", b"\xff\xd8jpeg"),))),
+            items.ItemCreate(
+                items.Message("user", (items.ImagePart("image/jpeg", b"\xff\xd8jpeg"),))
+            ),
+        ),
+        (
+            message({"type": "input_video", "video_url": MP4}),
+            items.ItemCreate(items.Message("user", (items.VideoPart("video/mp4", b"a film"),))),
+        ),
+        (
+            message(
+                {
+                    "type": "input_video",
+                    "video_url": "data:video/webm;codecs=vp8;base64," + encoded(b"recorded"),
+                }
+            ),
+            items.ItemCreate(items.Message("user", (items.VideoPart("video/webm", b"recorded"),))),
+        ),
+        (
+            message({"type": "input_audio", "audio": encoded(bytes(4800)), "transcript": "hi"}),
+            items.ItemCreate(items.Message("user", (items.AudioPart(bytes(4800), "hi"),))),
         ),
         (
             message({"type": "output_audio", "transcript": "yes"}, role="assistant"),
-            ev.ItemCreate(ev.Message("assistant", (ev.TextPart("yes"),))),
+            items.ItemCreate(items.Message("assistant", (items.TextPart("yes"),))),
         ),
         (
             item(type="function_call_output", call_id="c", output="4", id="i"),
-            ev.ItemCreate(ev.FunctionCallOutput("c", "4", "i")),
+            items.ItemCreate(items.FunctionCallOutput("c", "4", "i")),
         ),
     ],
 )
@@ -110,7 +135,12 @@ def test_response_options() -> None:
             "item.content.0.text",
             "32768",
         ),
-        (message({"type": "input_audio"}), "invalid_value", "item.content.0.type", "microphone"),
+        (
+            message({"type": "input_audio"}),
+            "missing_required_parameter",
+            "item.content.0.audio",
+            "",
+        ),
         (message({"type": "output_text"}), "invalid_value", "item.content.0.type", "input_text"),
         (
             message({"type": "input_image", "image_url": "https://example.com/a.png"}),
@@ -125,6 +155,49 @@ def test_response_options() -> None:
             "base64",
         ),
         (message({"type": "input_image"}), "invalid_value", "item.content.0.image_url", "data URL"),
+        (message({"type": "input_video"}), "invalid_value", "item.content.0.video_url", "data URL"),
+        (
+            message({"type": "input_video", "video_url": "https://example.com/a.mp4"}),
+            "invalid_value",
+            "item.content.0.video_url",
+            "video/mp4",
+        ),
+        (
+            message({"type": "input_video", "video_url": JPEG}),
+            "invalid_value",
+            "item.content.0.video_url",
+            "video/webm",
+        ),
+        (
+            message({"type": "input_video", "video_url": "data:video/mp4;base64,"}),
+            "invalid_value",
+            "item.content.0.video_url",
+            "empty",
+        ),
+        (
+            message({"type": "input_audio", "audio": encoded(bytes(4801))}),
+            "invalid_value",
+            "item.content.0.audio",
+            "16-bit",
+        ),
+        (
+            message({"type": "input_audio", "audio": encoded(bytes(100))}),
+            "invalid_value",
+            "item.content.0.audio",
+            "100 ms",
+        ),
+        (
+            message({"type": "input_audio", "audio": encoded(bytes(48_000 * 61))}),
+            "invalid_value",
+            "item.content.0.audio",
+            "length",
+        ),
+        (
+            message({"type": "input_video", "video_url": MP4}, role="system"),
+            "invalid_value",
+            "item.content.0.type",
+            "input_text",
+        ),
     ],
 )
 def test_mistakes_are_named(raw: dict[str, Any], code: str, param: str, says: str) -> None:
@@ -146,3 +219,26 @@ def test_event_id_of_a_wrong_type_is_named() -> None:
         parse(type="response.cancel", event_id=5)
     assert caught.value.param == "event_id"
     assert caught.value.event_id is None
+
+
+def test_video_is_bounded_and_the_field_named() -> None:
+    url = "data:video/mp4;base64," + "A" * items.MAX_VIDEO_CHARS
+    body = json.dumps(message({"type": "input_video", "video_url": url})["item"]).encode()
+    with pytest.raises(ProtocolError) as caught:
+        items.parse_upload(body)
+    assert caught.value.param is not None and caught.value.param.endswith("video_url")
+    assert str(items.MAX_VIDEO_CHARS) in caught.value.message
+
+
+def test_largest_video_is_taken() -> None:
+    data = bytes(items.MAX_VIDEO_BYTES)
+    url = "data:video/mp4;base64," + encoded(data)
+    body = json.dumps(message({"type": "input_video", "video_url": url})["item"]).encode()
+    create = items.parse_upload(body)
+    assert create.item == items.Message("user", (items.VideoPart("video/mp4", data),))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"3", b"{}", b"\xff", b"[" * 100_000])
+def test_upload_that_is_no_item_is_an_error(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        items.parse_upload(body)

@@ -5,7 +5,7 @@
  * and, last and once, `ended` {Ending}.
  */
 
-import { Refusal, isCallOpen, postHangup, postOffer } from './server.js';
+import { Refusal, isCallOpen, postHangup, postItem, postOffer } from './server.js';
 
 /** The model looks at two pictures a second; more would only cost the phone's battery and the server's decoder. */
 const VIDEO_ENCODING = { maxFramerate: 2, maxBitrate: 300_000 };
@@ -36,6 +36,11 @@ export class Call extends EventTarget {
   /** @type {Map<string, number>} */ #timers = new Map();
   #path = '';
   #wasConnected = false;
+  /** @type {(isThere: boolean) => void} */ #settle = () => {};
+  /** Whether there is a session to talk to; settled when it began, or when the call ended before. */
+  hasSession = new Promise((/** @type {(isThere: boolean) => void} */ resolve) => {
+    this.#settle = resolve;
+  });
 
   /**
    * @param {Object} options
@@ -131,6 +136,7 @@ export class Call extends EventTarget {
       return;
     }
     if (typeof event?.type !== 'string') return;
+    if (event.type === 'session.created') this.#settle(true);
     this.#emit('message', event);
     if (event.type === 'session.ended') {
       this.#end({ kind: 'server', reason: String(event.reason ?? ''), message: String(event.message ?? '') });
@@ -177,11 +183,26 @@ export class Call extends EventTarget {
    * @returns {string} the item's id
    */
   write(text) {
-    const id = `item_${randomHex(12)}`;
+    const id = newItemId();
     const content = [{ type: 'input_text', text }];
     this.send({ type: 'conversation.item.create', item: { id, type: 'message', role: 'user', content } });
     this.send({ type: 'response.create' });
     return id;
+  }
+
+  /**
+   * Says something with a file, in writing or without a word.
+   * @param {string} id of the item
+   * @param {Record<string, any>} part
+   * @param {string} text
+   * @param {(fraction: number) => void} onProgress
+   * @returns {Promise<void>} when the server has it; raises `Refusal`
+   */
+  async upload(id, part, text, onProgress) {
+    if (!(await this.hasSession)) throw new Refusal('away', 'The call is over.');
+    const content = text ? [part, { type: 'input_text', text }] : [part];
+    await postItem(this.#path, { id, type: 'message', role: 'user', content }, onProgress);
+    this.send({ type: 'response.create' });
   }
 
   /** Stops the answer now: first what is already on its way to the ear, then what is still being made. */
@@ -223,6 +244,7 @@ export class Call extends EventTarget {
     for (const name of [...this.#timers.keys()]) this.#cancel(name);
     this.#unsent.length = 0;
     this.#become('ended');
+    this.#settle(false);
     if (ending.kind !== 'server') this.#tellServer();
     this.#channel?.close();
     this.#pc?.close();
@@ -262,6 +284,11 @@ export class Call extends EventTarget {
     clearTimeout(this.#timers.get(name));
     this.#timers.delete(name);
   }
+}
+
+/** @returns {string} */
+export function newItemId() {
+  return `item_${randomHex(12)}`;
 }
 
 /** @param {number} bytes `crypto.randomUUID` is missing on plain-HTTP pages */

@@ -6,12 +6,14 @@
  * `trouble` {DeviceTrouble}, `lost` {kind} (a device in use went away), `ended` {ending, length_s}.
  */
 
-import { Call } from './call.js';
+import { AttachmentTrouble, partOf } from './attachment.js';
+import { Call, newItemId } from './call.js';
 import { Captions } from './captions.js';
 import { EventLog } from './debug.js';
 import { DeviceTrouble, Devices } from './devices.js';
 import { Meter, wakeAudio } from './meters.js';
 import { isInCall, phaseOf } from './phase.js';
+import { Refusal } from './server.js';
 import { Stats } from './stats.js';
 import { Talk } from './talk.js';
 import { keepScreenOn, letScreenSleep } from './wakelock.js';
@@ -80,6 +82,8 @@ export class Conversation extends EventTarget {
       microphone: listenOnly ? null : this.devices.microphone,
       camera: this.devices.camera,
       video: this.info?.engine?.video ?? true,
+      // Who is not heard takes turns: there is no speech whose end could be found.
+      session: listenOnly ? { audio: { input: { turn_detection: null } } } : undefined,
     });
     this.#bind(this.call);
     this.call.place();
@@ -114,6 +118,31 @@ export class Conversation extends EventTarget {
     if (!this.call) return;
     this.captions.typed(this.call.write(text), text);
     this.talk.asked(performance.now());
+  }
+
+  /**
+   * Sends a file, and what is written about it.
+   * @param {File} file @param {string} text @param {(fraction: number) => void} onProgress
+   * @returns {Promise<boolean>} whether the server has it; if not, a note says why
+   */
+  async show(file, text, onProgress) {
+    onProgress(0);
+    try {
+      const part = await partOf(file);
+      await this.place({ listenOnly: true });
+      const { call } = this;
+      if (!call) return false;
+      const id = newItemId();
+      this.captions.typed(id, text ? `${text} [${file.name}]` : `[${file.name}]`);
+      await call.upload(id, part, text, onProgress);
+    } catch (error) {
+      const isOurs = error instanceof AttachmentTrouble || error instanceof Refusal;
+      const reason = (isOurs && error.message) || 'The server cannot be reached.';
+      this.captions.note(`Error: ${file.name} was not sent. ${reason}`);
+      return false;
+    }
+    this.talk.asked(performance.now());
+    return true;
   }
 
   interrupt() {

@@ -1,5 +1,6 @@
 /** The call page: shows a conversation and binds the document's controls to it. */
 
+import { AttachView } from './attachview.js';
 import { CaptionView, transcriptOf } from './captionview.js';
 import { Conversation } from './conversation.js';
 import { expose } from './debug.js';
@@ -20,6 +21,7 @@ const COPIED_MS = 1500;
 const conversation = new Conversation(byId('remote-audio'));
 const notice = new Notice(byId('error'));
 const figures = new FiguresView();
+const attach = new AttachView();
 const selectors = new Selectors(conversation.devices, conversation.audio, useChoice);
 let searchTimer = 0;
 /** What is said under the state once a call is over. */
@@ -41,7 +43,7 @@ function render() {
   byId('clock').hidden = !conversation.connected_s;
   showOnly(byId('call'), byId('hangup'), isInCall);
   byId('interrupt').disabled = !conversation.canInterrupt;
-  byId('send').disabled = !byId('text').value.trim();
+  byId('send').disabled = attach.isBusy || !(byId('text').value.trim() || attach.file);
   byId('copy').disabled = conversation.captions.list().length === 0;
   renderMute(now.listenOnly);
   renderCamera();
@@ -196,16 +198,26 @@ function useChoice(kind) {
 }
 
 /** @param {Event} event */
-function onWrite(event) {
+async function onWrite(event) {
   event.preventDefault();
   const box = byId('text');
   const text = box.value.trim();
+  const { file } = attach;
   // While the browser asks for the microphone there is no call yet that could carry it.
-  if (!text || conversation.isAsking || (!conversation.isInCall && needsKey())) return;
+  if (!(text || file) || attach.isBusy || conversation.isAsking || (!conversation.isInCall && needsKey())) return;
   box.value = '';
   notice.hide();
-  conversation.write(text);
-  render();
+  if (!file) {
+    conversation.write(text);
+    render();
+    return;
+  }
+  const isSent = await conversation.show(file, text, (fraction) => {
+    attach.progress(fraction);
+    render();
+  });
+  if (!isSent && !box.value) box.value = text;
+  attach.done(isSent);
 }
 
 async function copyTranscript() {
@@ -230,6 +242,7 @@ function bindControls() {
   byId('copy').addEventListener('click', copyTranscript);
   byId('write').addEventListener('submit', onWrite);
   byId('text').addEventListener('input', render);
+  attach.addEventListener('change', render);
   byId('key-form').addEventListener('submit', (/** @type {Event} */ event) => {
     event.preventDefault();
     saveKey(byId('key').value);

@@ -4,6 +4,8 @@ import { authHeaders } from './key.js';
 
 const INFO_TIMEOUT_MS = 5000;
 const CALL_TIMEOUT_MS = 20000;
+/** As long as the server waits for the body, and a little. */
+const ITEM_TIMEOUT_MS = 130_000;
 
 /** @typedef {'key'|'busy'|'rejected'|'fault'|'away'} RefusalKind */
 
@@ -129,6 +131,34 @@ export async function postOffer(sdp, session) {
   } catch {
     throw new Refusal('away', '');
   }
+}
+
+/**
+ * Puts an item into a call's conversation. Over HTTP, because a file does not fit a message of the data channel.
+ * @param {string} path the call's path
+ * @param {Record<string, any>} item
+ * @param {(fraction: number) => void} onProgress of the body
+ * @returns {Promise<void>}
+ */
+export function postItem(path, item, onProgress) {
+  // fetch() tells nothing of how far a body is.
+  const request = new XMLHttpRequest();
+  request.open('POST', `${path}/items`);
+  request.timeout = ITEM_TIMEOUT_MS;
+  for (const [name, value] of Object.entries({ ...authHeaders(), 'Content-Type': 'application/json' })) {
+    request.setRequestHeader(name, value);
+  }
+  request.upload.addEventListener('progress', ({ loaded, total }) => onProgress(total ? loaded / total : 0));
+  return new Promise((resolve, reject) => {
+    request.addEventListener('error', () => reject(new Refusal('away', '')));
+    request.addEventListener('timeout', () => reject(new Refusal('away', 'The server did not answer in time.')));
+    request.addEventListener('load', async () => {
+      const { status } = request;
+      if (status >= 200 && status < 300) resolve();
+      else reject(await refusalOf(new Response(request.responseText, { status: status < 200 ? 500 : status })));
+    });
+    request.send(JSON.stringify(item));
+  });
 }
 
 /**

@@ -1,0 +1,237 @@
+"""Items that clients put into a conversation: message parts, parsed, decoded and bounded.
+
+The parts are those of OpenAI Realtime GA, and `input_video`, an extension in the same style. Front
+(uploads) and media worker (data channel).
+"""
+
+import base64
+import binascii
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from signaling.errors import ProtocolError
+from signaling.fields import convert
+
+MAX_TEXT_CHARS = 32 * 1024
+MAX_IMAGE_CHARS = 8 * 1024 * 1024
+MAX_VIDEO_BYTES = 28 * 1024 * 1024
+"""What remains of an upload when its base64 is decoded."""
+MAX_VIDEO_CHARS = MAX_VIDEO_BYTES // 3 * 4 + 256
+AUDIO_HZ = 24_000
+MIN_AUDIO_MS = 100
+MAX_AUDIO_S = 60
+MAX_AUDIO_CHARS = MAX_AUDIO_S * AUDIO_HZ * 2 // 3 * 4 + 4
+MAX_PARTS = 32
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
+VIDEO_TYPES = ("video/mp4", "video/webm", "video/quicktime", "video/x-matroska")
+
+Id = Annotated[str, Meta(min_length=1, max_length=128)]
+EventId = Annotated[str, Meta(max_length=512)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+
+# Recorders name their codecs in the type: video/webm;codecs=vp8.
+_DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]{1,64})(?:;[a-z]+=[\w\", .-]{1,64})?;base64,")
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    """input_text, output_text, or the transcript of an output_audio part."""
+
+    text: str
+
+
+class ImagePart(msgspec.Struct, frozen=True):
+    """A decoded input_image."""
+
+    media_type: str
+    data: bytes
+    detail: str = "auto"
+
+
+class AudioPart(msgspec.Struct, frozen=True):
+    """A decoded input_audio: PCM16 little endian, mono, `AUDIO_HZ`."""
+
+    pcm: bytes
+    transcript: str | None = None
+
+
+class VideoPart(msgspec.Struct, frozen=True):
+    """A decoded input_video: the whole file."""
+
+    media_type: str
+    data: bytes
+
+
+Part = TextPart | ImagePart | AudioPart | VideoPart
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: Literal["user", "assistant", "system"]
+    parts: tuple[Part, ...]
+    id: str | None = None
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    call_id: str
+    name: str
+    arguments: str
+    id: str | None = None
+
+
+class FunctionCallOutput(msgspec.Struct, frozen=True):
+    call_id: str
+    output: str
+    id: str | None = None
+
+
+class ItemCreate(msgspec.Struct, frozen=True):
+    item: Message | FunctionCall | FunctionCallOutput
+    previous_item_id: str | None = None
+    event_id: str | None = None
+
+
+class _RawPart(msgspec.Struct):
+    type: str
+    text: Text | None = None
+    transcript: Text | None = None
+    image_url: Annotated[str, Meta(max_length=MAX_IMAGE_CHARS)] | None = None
+    detail: Literal["low", "auto", "high"] | None = None
+    audio: Annotated[str, Meta(max_length=MAX_AUDIO_CHARS)] | None = None
+    video_url: Annotated[str, Meta(max_length=MAX_VIDEO_CHARS)] | None = None
+
+
+class _RawMessage(msgspec.Struct, tag_field="type", tag="message"):
+    role: Literal["user", "assistant", "system"]
+    content: Annotated[list[_RawPart], Meta(min_length=1, max_length=MAX_PARTS)]
+    id: Id | None = None
+
+
+class _RawCall(msgspec.Struct, tag_field="type", tag="function_call"):
+    call_id: Id
+    name: Id
+    arguments: Text
+    id: Id | None = None
+
+
+class _RawOutput(msgspec.Struct, tag_field="type", tag="function_call_output"):
+    call_id: Id
+    output: Text
+    id: Id | None = None
+
+
+class _RawItemCreate(msgspec.Struct):
+    item: _RawMessage | _RawCall | _RawOutput
+    previous_item_id: Id | None = None
+    event_id: EventId | None = None
+
+
+def parse_upload(body: bytes) -> ItemCreate:
+    """Parse the JSON of an item by itself; raises ProtocolError, whose fields begin with `item`.
+
+    Megabytes take a tenth of a second: not for an event loop.
+    """
+    try:
+        item = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise ProtocolError(f"The item is not JSON: {error}.", code="invalid_json") from None
+    return parse_item_create({"item": item})
+
+
+def parse_item_create(raw: dict[str, Any]) -> ItemCreate:
+    """Parse the members of a conversation.item.create; raises ProtocolError."""
+    return _item_create(convert(raw, _RawItemCreate))
+
+
+def _item_create(raw: _RawItemCreate) -> ItemCreate:
+    item: Message | FunctionCall | FunctionCallOutput
+    if isinstance(raw.item, _RawMessage):
+        message = raw.item
+        parts = tuple(
+            _part(part, message.role, f"item.content.{index}")
+            for index, part in enumerate(message.content)
+        )
+        item = Message(role=message.role, parts=parts, id=message.id)
+    elif isinstance(raw.item, _RawCall):
+        call = raw.item
+        item = FunctionCall(call.call_id, call.name, call.arguments, call.id)
+    else:
+        item = FunctionCallOutput(raw.item.call_id, raw.item.output, raw.item.id)
+    return ItemCreate(item=item, previous_item_id=raw.previous_item_id, event_id=raw.event_id)
+
+
+_PART_TYPES = {
+    "user": ("input_text", "input_image", "input_audio", "input_video"),
+    "system": ("input_text",),
+    "assistant": ("output_text", "output_audio", "text"),
+}
+
+
+def _part(part: _RawPart, role: str, where: str) -> Part:
+    allowed = _PART_TYPES[role]
+    if part.type not in allowed:
+        names = ", ".join(f'"{name}"' for name in allowed)
+        raise ProtocolError(
+            f'{where}.type: "{part.type[:64]}" is not for role "{role}"; allowed: {names}.',
+            param=f"{where}.type",
+        )
+    match part.type:
+        case "input_image":
+            where = f"{where}.image_url"
+            return ImagePart(*_file(part.image_url, IMAGE_TYPES, where), part.detail or "auto")
+        case "input_video":
+            return VideoPart(*_file(part.video_url, VIDEO_TYPES, f"{where}.video_url"))
+        case "input_audio":
+            return AudioPart(_pcm(part.audio, f"{where}.audio"), part.transcript)
+    field = "transcript" if part.type == "output_audio" else "text"
+    text = part.transcript if field == "transcript" else part.text
+    if text is None:
+        raise _missing(f"{where}.{field}")
+    return TextPart(text)
+
+
+def _file(url: str | None, types: tuple[str, ...], where: str) -> tuple[str, bytes]:
+    """The media type and the bytes of a data URL."""
+    match = _DATA_URL.match(url or "")
+    if url is None or match is None or match[1] not in types:
+        raise ProtocolError(
+            f"{where}: a data URL data:<type>;base64,... is expected, type one of "
+            f"{', '.join(types)}; nothing is fetched from the network.",
+            param=where,
+        )
+    data = _decoded(url[match.end() :], where)
+    if not data:
+        raise ProtocolError(f"{where}: the file is empty.", param=where)
+    return match[1], data
+
+
+def _pcm(text: str | None, where: str) -> bytes:
+    if text is None:
+        raise _missing(where)
+    pcm = _decoded(text, where)
+    if len(pcm) % 2:
+        raise ProtocolError(
+            f"{where}: {len(pcm)} bytes are no whole number of 16-bit samples.", param=where
+        )
+    ms = len(pcm) * 1000 // (2 * AUDIO_HZ)
+    if not MIN_AUDIO_MS <= ms <= MAX_AUDIO_S * 1000:
+        raise ProtocolError(
+            f"{where}: from {MIN_AUDIO_MS} ms to {MAX_AUDIO_S} s of 16-bit PCM at {AUDIO_HZ} Hz, "
+            f"mono, are taken, got {ms} ms.",
+            param=where,
+        )
+    return pcm
+
+
+def _decoded(text: str, where: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ProtocolError(f"{where}: the base64 is invalid ({error}).", param=where) from None
+
+
+def _missing(where: str) -> ProtocolError:
+    return ProtocolError(
+        f"{where}: this field is required.", code="missing_required_parameter", param=where
+    )
