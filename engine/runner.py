@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.duplex_rows import DuplexRows
+from engine.ears import Ears
+from engine.graphs import GraphPool
 from engine.layers.images import Pieces, cut, patch_batch
-from engine.layers.logmel import MelStreams, pieces
+from engine.layers.logmel import pieces
+from engine.layers.mel_streams import MelStreams
 from engine.llm_rows import LlmRows
 from engine.model import OmniModel
 from engine.speech_codes import Speak, SpeechCodes
@@ -52,6 +55,8 @@ class Runner:
         self.turns = TurnRows(rows, model.tokens)
         self.mels = MelStreams(model.mel, num_slots)
         self.audio_kv = model.whisper.make_cache(num_slots)
+        self.graphs = GraphPool(model.device)
+        self.ears = Ears(self.mels, model.whisper, model.projector, self.audio_kv, self.graphs)
         self.codes = SpeechCodes(model.speech, num_slots)
         self.streams = (
             SpeechStreams(model.token2wav, num_slots, max_prompt) if model.token2wav else None
@@ -95,12 +100,7 @@ class Runner:
         if not chunks:
             return {}
         with self.timed("encode"):
-            slots = list(chunks)
-            is_first = [self.mels.calls(slot) == 0 for slot in slots]
-            mel, counts = self.mels.push(slots, [chunks[slot] for slot in slots])
-            hidden = self.model.whisper.stream(mel, counts, self.audio_kv, slots, is_first)
-            embeds = self.model.projector(hidden)
-        return dict(zip(slots, embeds, strict=True))
+            return self.ears.hear(chunks)
 
     @torch.inference_mode()
     def hear_whole(self, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
