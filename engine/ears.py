@@ -53,10 +53,12 @@ class Ears:
 
     @torch.inference_mode()
     def warm_up(self, rows: int, show: Callable[[str], None]) -> None:
-        """Run once for each padded size of batches up to `rows`; no slot notices."""
-        for size in sizes_up_to(rows):
-            show(f"warming up ears for {size}")
-            self._run({}, size)
+        """Make the graphs of calls with up to `rows` slots; no slot notices."""
+        sizes = sizes_up_to(rows)
+        with self.graphs.capturing():
+            for size in sizes if self.graphs.enabled else sizes[:1]:
+                show(f"warming up ears for {size}")
+                self._run({}, size)
 
     def _run(self, chunks: dict[int, Tensor], rows: int) -> Tensor:
         samples = self._staging.take((rows, FIRST_CHUNK), torch.float32)

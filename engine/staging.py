@@ -21,7 +21,7 @@ class Staging:
         self._is_pinned = device.type == "cuda"
         self._buffer = self._allocate(num_bytes)
         self._used = 0
-        self._read = torch.cuda.Event() if self._is_pinned else None
+        self._read = torch.cuda.Event() if self._is_pinned else None  # type: ignore[no-untyped-call]
 
     def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A tensor to fill; nobody else gets its memory before its copy to the device is done.

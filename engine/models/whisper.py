@@ -88,8 +88,8 @@ class _Layer(nn.Module):
 
     def whole(self, x: Tensor, visible: Tensor | None) -> Tensor:
         attention = self.self_attn
-        projected = attention.project(self.self_attn_layer_norm(x))
-        return self.feed_forward(x + attention.mix(*projected, visible))
+        query, keys, values = attention.project(self.self_attn_layer_norm(x))
+        return self.feed_forward(x + attention.mix(query, keys, values, visible))
 
     def cached(self, x: Tensor, rows: _Rows, layer: int) -> Tensor:
         attention, cache = self.self_attn, rows.cache
@@ -288,7 +288,7 @@ class AudioProjector(nn.Module):
         """Average each `pool_step` frames: [B, T, C] -> [B, T // pool_step, C]."""
         count = projected.shape[1] // self.pool_step
         whole = projected[:, : count * self.pool_step]
-        return whole.unflatten(1, (count, self.pool_step)).mean(2)
+        return whole.reshape(whole.shape[0], count, self.pool_step, -1).mean(2)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, T, C] -> [B, T // pool_step, width of the LLM]."""
