@@ -79,7 +79,10 @@ class Eyes:
 
     @torch.inference_mode()
     def look(self, pictures: Sequence[tuple[Tensor, int]]) -> list[Seen]:
-        """Pictures [height, width, 3] uint8, each with its most slices; the caller owns what it gets."""
+        """Pictures [height, width, 3] uint8, each with its most slices.
+
+        The results are the caller's own.
+        """
         plans = [
             plan_slices((picture.shape[1], picture.shape[0]), self.config, most)
             for picture, most in pictures

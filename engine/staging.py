@@ -47,4 +47,4 @@ class Staging:
 
     def _allocate(self, num_bytes: int) -> Tensor:
         size = num_bytes if self._is_pinned else 0
-        return torch.empty(size, dtype=torch.uint8, pin_memory=self._is_pinned)
+        return torch.zeros(size, dtype=torch.uint8, pin_memory=self._is_pinned)

@@ -50,14 +50,12 @@ def _rounded(sums: Tensor) -> Tensor:
     return sums.add_(0.5).floor_().clamp_(0, 255)
 
 
-def _cubic(x: float) -> float:
+def _cubic(x: Tensor) -> Tensor:
     """Keys' kernel with a = -0.5."""
-    x, a = abs(x), -0.5
-    if x < 1.0:
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    if x < 2.0:
-        return (((x - 5) * x + 8) * x - 4) * a
-    return 0.0
+    x, a = x.abs(), -0.5
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x < 1.0, near, torch.where(x < 2.0, far, 0.0))
 
 
 @lru_cache(maxsize=256)
@@ -67,20 +65,19 @@ def taps(source: int, target: int) -> tuple[Tensor, Tensor]:
     stretch = max(ratio, 1.0)
     support = BICUBIC_SUPPORT * stretch
     inverse = 1.0 / stretch
-    most = math.ceil(support) * 2 + 1
-    places = torch.zeros(most, target, dtype=torch.long)
-    weights = torch.zeros(most, target, dtype=torch.int32)
-    for column in range(target):
-        center = (column + 0.5) * ratio
-        first = max(int(center - support + 0.5), 0)
-        count = min(int(center + support + 0.5), source) - first
-        values = [_cubic((tap + first - center + 0.5) * inverse) for tap in range(count)]
-        total = sum(values)
-        for tap, value in enumerate(values):
-            fixed = value / total * (1 << COEFFICIENT_BITS)
-            places[tap, column] = first + tap
-            weights[tap, column] = int(fixed - 0.5 if fixed < 0 else fixed + 0.5)
-    return places, weights
+    center = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio
+    first = (center - support + 0.5).trunc().clamp_min(0)
+    end = (center + support + 0.5).trunc().clamp_max(source)
+    places = torch.arange(math.ceil(support) * 2 + 1)[:, None] + first
+    is_tap = places < end
+    values = _cubic((places - center + 0.5) * inverse).where(is_tap, 0.0)
+    total = torch.zeros_like(center)
+    for row in values:
+        # One after the other: another order of the sum would round differently from Pillow's.
+        total += row
+    fixed = values / total * (1 << COEFFICIENT_BITS)
+    weights = (fixed + torch.where(fixed < 0, -0.5, 0.5)).trunc()
+    return places.where(is_tap, 0.0).long(), weights.to(torch.int32)
 
 
 def _matrix(source: int, target: int, device: torch.device) -> Tensor:
