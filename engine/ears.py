@@ -57,7 +57,7 @@ class Ears:
         sizes = sizes_up_to(rows)
         with self.graphs.capturing():
             for size in sizes if self.graphs.enabled else sizes[:1]:
-                show(f"warming up ears for {size}")
+                show(f"ears, {size} sessions")
                 self._run({}, size)
 
     def _run(self, chunks: dict[int, Tensor], rows: int) -> Tensor:

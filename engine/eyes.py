@@ -26,6 +26,8 @@ from engine.staging import Staging
 BATCHES = (16, 8, 4, 2, 1)
 """Images of one forward. Others are made up of these: two small ones cost less than padding."""
 
+IMAGES_AT_ONCE = max(BATCHES)
+
 LENGTH_STEP = 64
 """Patches of a forward's rows are padded to a multiple."""
 
@@ -138,7 +140,7 @@ class Eyes:
         with self.graphs.capturing():
             for length in self.lengths if self.graphs.enabled else self.lengths[:1]:
                 for size in sizes if self.graphs.enabled else sizes[:1]:
-                    show(f"warming up eyes for {size} x {length}")
+                    show(f"eyes, {size} images of {length} patches")
                     patches = torch.zeros(size, length, values, dtype=torch.uint8)
                     nothing = torch.zeros(size, 3, length, dtype=torch.long)
                     nothing[:, 0] = -1

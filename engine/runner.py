@@ -7,7 +7,7 @@ does not depend on which others are in the batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.duplex_rows import DuplexRows
 from engine.ears import Ears
-from engine.eyes import Eyes
+from engine.eyes import IMAGES_AT_ONCE, Eyes
 from engine.eyes import Seen as Seen
 from engine.graphs import GraphPool
 from engine.layers.logmel import pieces
@@ -40,12 +40,12 @@ class Runner:
         """`max_context`: positions of the language model that a slot holds; `max_prompt`: mel
         frames of the longest voice prompt."""
         self.model = model
-        rows = LlmRows(model.llm, num_slots, max_context)
+        self.graphs = GraphPool(model.device)
+        rows = LlmRows(model.llm, num_slots, max_context, self.graphs)
         self.duplex = DuplexRows(rows, model.tokens)
         self.turns = TurnRows(rows, model.tokens)
         self.mels = MelStreams(model.mel, num_slots)
         self.audio_kv = model.whisper.make_cache(num_slots)
-        self.graphs = GraphPool(model.device)
         self.ears = Ears(self.mels, model.whisper, model.projector, self.audio_kv, self.graphs)
         self.eyes = Eyes(model.vision, model.resampler, model.config.picture, self.graphs)
         self.codes = SpeechCodes(model.speech, num_slots)
@@ -54,6 +54,15 @@ class Runner:
         )
         self.stage_ms: dict[str, float] = {}
         """Time spent in each stage since `take_times`."""
+
+    def warm_up(self, show: Callable[[str], None]) -> None:
+        """Capture every graph; tells how far it is."""
+        self.duplex.rows.warm_up(show)
+        show("choosing tokens")
+        self.duplex.warm_up()
+        self.turns.warm_up()
+        self.ears.warm_up(self.mels.num_slots, show)
+        self.eyes.warm_up(IMAGES_AT_ONCE, show)
 
     # ------------------------------------------------------------------ slots
 

@@ -1,18 +1,19 @@
-"""Linear layers over the same input as one product, while each keeps its name."""
+"""Linear layers with biases over the same input as one product, while each keeps its name."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from engine.layers.linear import pack
 
-def pack(*layers: nn.Linear) -> tuple[Tensor, Tensor]:
-    """One weight [sum of outputs, inputs] and bias for all layers, to be called once loaded.
 
-    The layers' own parameters become views of them, so that nothing is held twice. A layer without
-    a bias gets zeros there.
+def pack_biased(*layers: nn.Linear) -> tuple[Tensor, Tensor]:
+    """One weight [sum of rows, C] and bias for all layers; the layers' own become views of them.
+
+    A layer without a bias gets zeros there.
     """
-    weight = torch.cat([layer.weight.detach() for layer in layers])
+    weight = pack(*layers)
     biases = [
         layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
         for layer in layers
@@ -20,9 +21,8 @@ def pack(*layers: nn.Linear) -> tuple[Tensor, Tensor]:
     bias = torch.cat(biases)
     start = 0
     for layer in layers:
-        own = slice(start, start + layer.out_features)
-        layer.weight = nn.Parameter(weight[own], requires_grad=False)
         if layer.bias is not None:
-            layer.bias = nn.Parameter(bias[own], requires_grad=False)
+            own = bias[start : start + layer.out_features]
+            layer.bias = nn.Parameter(own, requires_grad=False)
         start += layer.out_features
     return weight, bias

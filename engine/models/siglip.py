@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.layers.packing import pack
+from engine.layers.packing import pack_biased
 from engine.layers.varlen import VarlenLayout, varlen_attention
 from engine.models.config import VisionConfig
 
@@ -112,7 +112,7 @@ class _Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def finish_loading(self) -> None:
-        self.packed = pack(self.q_proj, self.k_proj, self.v_proj)
+        self.packed = pack_biased(self.q_proj, self.k_proj, self.v_proj)
 
     def forward(self, x: Tensor, layout: VarlenLayout) -> Tensor:
         """[B, L, C] -> [B, L, C]"""

@@ -16,7 +16,7 @@ from engine.layers.norms import RMSNorm
 from engine.layers.rope import Rope
 from engine.layers.weight_norm import NEW, OLD, fold
 from engine.models.config import ConfigError, TtsConfig
-from engine.models.qwen3 import DecoderLayer
+from engine.models.qwen3 import DecoderLayer, run_layers
 from engine.weights import Checkpoint, empty
 
 UNUSED = ("projector_spk.*", "model.embed_tokens.weight")
@@ -149,11 +149,8 @@ class SpeechDecoder(nn.Module):
 
     def forward(self, x: Tensor, kv: SlotKV, plan: KvPlan) -> Tensor:
         """Hidden states [N, C] after the final norm of the plan's tokens x [N, C]."""
-        turn = self.rope(plan.token_position)
-        for index, layer in enumerate(self.model.layers):
-            x = layer(x, turn, kv, index, plan)
-        out: Tensor = self.model.norm(x)
-        return out
+        rates = self.rope.frequencies(self.device)
+        return run_layers(self.model.layers, self.model.norm, x, rates, kv, plan)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Raw scores of the codes, float32 [M, codes], of hidden states [M, C]."""

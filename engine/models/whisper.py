@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.kvcache import SlotKV
 from engine.layers.mel_streams import MARGIN, UNIT_FRAMES
-from engine.layers.packing import pack
+from engine.layers.packing import pack_biased
 from engine.layers.varlen import VarlenLayout, varlen_attention
 from engine.models.config import AudioConfig
 
@@ -47,7 +47,7 @@ class _Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def finish_loading(self) -> None:
-        self.packed = pack(self.q_proj, self.k_proj, self.v_proj)
+        self.packed = pack_biased(self.q_proj, self.k_proj, self.v_proj)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """[B, T, C] -> query, keys, values [B, T, H, D]."""

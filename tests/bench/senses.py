@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.eyes import Eyes
+from engine.eyes import IMAGES_AT_ONCE, Eyes
 from engine.graphs import GraphPool
 from engine.layers.images import cut, normalise, patch_batch, plan_slices
 from engine.models.config import OmniConfig
@@ -104,7 +104,7 @@ class Bench:
         """Seconds that making the graphs takes."""
         started = time.perf_counter()
         self.ears.warm_up(self.most, progress)
-        self.eyes.warm_up(16, progress)
+        self.eyes.warm_up(IMAGES_AT_ONCE, progress)
         synchronize(self.device)
         return round(time.perf_counter() - started, 2)
 
@@ -160,7 +160,7 @@ class Bench:
             "scale": clock(self.device, PICTURE_ROUNDS, lambda _: eyes.cut(rgb, plans)),
         }
         grid = eyes.cut(rgb[:1], plans[:1])[0][0].grid
-        batch = patch_batch([cut(x, config, 1).images[0] for x in rgb[:16]], config)
+        batch = patch_batch([cut(x, config, 1).images[0] for x in rgb[:IMAGES_AT_ONCE]], config)
         length = next(n for n in eyes.lengths if n >= grid[0] * grid[1])
         patches = torch.zeros(len(batch.grids), length, batch.patches.shape[2])
         patches[:, : batch.patches.shape[1]] = batch.patches

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from engine.layers.packing import pack
+from engine.layers.packing import pack_biased
 
 
 def test_packed_layers_share_memory_and_keep_their_names() -> None:
@@ -14,7 +14,9 @@ def test_packed_layers_share_memory_and_keep_their_names() -> None:
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         apart = torch.cat([layer(x) for layer in layers.values()], 1)
-        weight, bias = pack(*(layer for layer in layers.values() if isinstance(layer, nn.Linear)))
+        weight, bias = pack_biased(
+            *(layer for layer in layers.values() if isinstance(layer, nn.Linear))
+        )
         together = nn.functional.linear(x, weight, bias)
         again = torch.cat([layer(x) for layer in layers.values()], 1)
     torch.testing.assert_close(together, apart, atol=1e-6, rtol=0)
