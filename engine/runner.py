@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,9 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.duplex_rows import DuplexRows
+from engine.ears import Ears
+from engine.eyes import IMAGES_AT_ONCE, Eyes
+from engine.eyes import Seen as Seen
 from engine.graphs import GraphPool
-from engine.layers.images import Pieces, cut, patch_batch
-from engine.layers.logmel import MelStreams, pieces
+from engine.layers.logmel import pieces
+from engine.layers.mel_streams import MelStreams
 from engine.llm_rows import LlmRows
 from engine.model import OmniModel
 from engine.speech_codes import Speak, SpeechCodes
@@ -27,16 +29,6 @@ from engine.token2wav import Codes, SpeechStreams, VoiceBase, to_pcm
 from engine.turn_rows import TurnRows
 
 Pcm = NDArray[np.int16]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A picture as the language model gets it."""
-
-    images: tuple[Tensor, ...]
-    """[T, C] each: the whole picture first, then its slices."""
-    columns: int
-    rows: int
 
 
 class Runner:
@@ -54,6 +46,8 @@ class Runner:
         self.turns = TurnRows(rows, model.tokens)
         self.mels = MelStreams(model.mel, num_slots)
         self.audio_kv = model.whisper.make_cache(num_slots)
+        self.ears = Ears(self.mels, model.whisper, model.projector, self.audio_kv, self.graphs)
+        self.eyes = Eyes(model.vision, model.resampler, model.config.picture, self.graphs)
         self.codes = SpeechCodes(model.speech, num_slots)
         self.streams = (
             SpeechStreams(model.token2wav, num_slots, max_prompt) if model.token2wav else None
@@ -67,6 +61,8 @@ class Runner:
         show("choosing tokens")
         self.duplex.warm_up()
         self.turns.warm_up()
+        self.ears.warm_up(self.mels.num_slots, show)
+        self.eyes.warm_up(IMAGES_AT_ONCE, show)
 
     # ------------------------------------------------------------------ slots
 
@@ -104,12 +100,7 @@ class Runner:
         if not chunks:
             return {}
         with self.timed("encode"):
-            slots = list(chunks)
-            is_first = [self.mels.calls(slot) == 0 for slot in slots]
-            mel, counts = self.mels.push(slots, [chunks[slot] for slot in slots])
-            hidden = self.model.whisper.stream(mel, counts, self.audio_kv, slots, is_first)
-            embeds = self.model.projector(hidden)
-        return dict(zip(slots, embeds, strict=True))
+            return self.ears.hear(chunks)
 
     @torch.inference_mode()
     def hear_whole(self, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
@@ -135,17 +126,7 @@ class Runner:
         if not pictures:
             return []
         with self.timed("encode"):
-            config = self.model.config.picture
-            parts: list[Pieces] = [cut(rgb, config, most) for rgb, most in pictures]
-            images = [image for part in parts for image in part.images]
-            batch = patch_batch(images, config, self.model.device)
-            embeds = self.model.resampler(self.model.vision(batch), batch)
-        seen, done = [], 0
-        for part in parts:
-            group = tuple(embeds[done : done + len(part.images)])
-            seen.append(Seen(group, part.columns, part.rows))
-            done += len(part.images)
-        return seen
+            return self.eyes.look(pictures)
 
     # ------------------------------------------------------------------ out
 

@@ -1,8 +1,7 @@
-"""Pictures before the vision tower: sizes, slices, bicubic scaling, patches.
+"""Pictures before the vision tower: sizes, slices, patches.
 
-Pictures are uint8 [height, width, 3], RGB. Scaling gives Pillow's bicubic values bit for bit,
-because the model was trained on them. Source: LLaVA-UHD (arXiv 2403.11703), Pillow's resampling and
-the MiniCPM-o 4.5 inference code.
+Pictures are uint8 [height, width, 3], RGB. Source: LLaVA-UHD (arXiv 2403.11703) and the MiniCPM-o
+4.5 inference code.
 """
 
 from __future__ import annotations
@@ -10,21 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from engine.layers.scaling import Size, scale
 from engine.models.config import PictureConfig
 from engine.models.siglip import Grid, PatchBatch, pad_patches
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
-
-COEFFICIENT_BITS = 22
-"""Fixed-point digits of Pillow's coefficients for 8-bit pictures."""
-
-BICUBIC_SUPPORT = 2.0
 
 
 @dataclass(frozen=True)
@@ -72,16 +63,49 @@ def cut(picture: Tensor, config: PictureConfig, max_slices: int) -> Pieces:
     height, width, channels = picture.shape
     assert channels == 3 and picture.dtype == torch.uint8, f"{picture.dtype} {tuple(picture.shape)}"
     plan = plan_slices((width, height), config, max_slices)
-    images = [resize(picture, plan.source)]
+    planes = cut_planes(picture[None], plan)
+    images = tuple(image[0].permute(1, 2, 0).to(torch.uint8) for image in planes)
+    return Pieces(images, plan.columns, plan.rows)
+
+
+def cut_planes(pictures: Tensor, plan: SlicePlan) -> list[Tensor]:
+    """Scale and cut pictures of one size [G, height, width, 3] into the images of a plan.
+
+    Each image is [G, 3, height, width] of whole numbers in float64.
+    """
+    images = [scale(pictures, plan.source)]
     if plan.rows:
         across, down = plan.piece
-        refined = resize(picture, (across * plan.columns, down * plan.rows))
+        refined = scale(pictures, (across * plan.columns, down * plan.rows))
         images += [
-            refined[row * down : (row + 1) * down, column * across : (column + 1) * across]
-            for row in range(plan.rows)
+            strip.narrow(3, column * across, across)
+            for strip in torch.split(refined, down, 2)
             for column in range(plan.columns)
         ]
-    return Pieces(tuple(images), plan.columns, plan.rows)
+    return images
+
+
+def patches_of(planes: Tensor, patch: int) -> Tensor:
+    """[G, 3, height, width] -> [G, rows * columns, 3 * patch * patch] uint8, channel first."""
+    group, channels, height, width = planes.shape
+    rows, columns = height // patch, width // patch
+    blocks = planes.view(group, channels, rows, patch, columns, patch)
+    laid = blocks.permute(0, 2, 4, 1, 3, 5)
+    whole = laid.to(torch.uint8, memory_format=torch.contiguous_format)
+    return whole.view(group, rows * columns, -1)
+
+
+def normalise(patches: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Bytes [..., 3 * patch * patch] to float32, with `pixel_statistics`."""
+    return (patches.to(torch.float32) / 255.0 - mean) / std
+
+
+def pixel_statistics(config: PictureConfig, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each value of a patch."""
+    area = config.patch_size**2
+    mean = torch.tensor(config.mean, device=device).repeat_interleave(area)
+    std = torch.tensor(config.std, device=device).repeat_interleave(area)
+    return mean, std
 
 
 def grid_of(image: Tensor, patch: int) -> Grid:
@@ -101,11 +125,7 @@ def patch_batch(
     grids = [grid_of(image, config.patch_size) for image in images]
     raw = [_patches(image, config.patch_size) for image in images]
     batch = pad_patches(raw, grids)
-    bytes_ = batch.patches.to(device)
-    area = config.patch_size**2
-    mean = torch.tensor(config.mean, device=device).repeat_interleave(area)
-    std = torch.tensor(config.std, device=device).repeat_interleave(area)
-    values = (bytes_.to(torch.float32) / 255.0 - mean) / std
+    values = normalise(batch.patches.to(device), *pixel_statistics(config, device))
     return PatchBatch(values, batch.grids)
 
 
@@ -116,12 +136,7 @@ def strip(patches: Tensor, patch: int) -> Tensor:
 
 def resize(picture: Tensor, size: Size) -> Tensor:
     """Scale a picture with Pillow's antialiased bicubic filter."""
-    width, height = size
-    if picture.shape[1] != width:
-        picture = _resample(picture, 1, width)
-    if picture.shape[0] != height:
-        picture = _resample(picture, 0, height)
-    return picture
+    return scale(picture[None], size)[0].permute(1, 2, 0).to(torch.uint8)
 
 
 def _patches(image: Tensor, patch: int) -> Tensor:
@@ -162,49 +177,3 @@ def _slice_grid(size: Size, config: PictureConfig, max_slices: int) -> Size | No
             if error < least:
                 best, least = (columns, rows), error
     return best
-
-
-def _cubic(x: float) -> float:
-    """Keys' kernel with a = -0.5."""
-    x, a = abs(x), -0.5
-    if x < 1.0:
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    if x < 2.0:
-        return (((x - 5) * x + 8) * x - 4) * a
-    return 0.0
-
-
-@lru_cache(maxsize=64)
-def _taps(source: int, target: int) -> tuple[Tensor, Tensor]:
-    """Source positions and fixed-point weights [taps, target] of a scaling along one axis."""
-    scale = source / target
-    stretch = max(scale, 1.0)
-    support = BICUBIC_SUPPORT * stretch
-    inverse = 1.0 / stretch
-    most = math.ceil(support) * 2 + 1
-    places = torch.zeros(most, target, dtype=torch.long)
-    weights = torch.zeros(most, target, dtype=torch.int32)
-    for column in range(target):
-        center = (column + 0.5) * scale
-        first = max(int(center - support + 0.5), 0)
-        count = min(int(center + support + 0.5), source) - first
-        taps = [_cubic((tap + first - center + 0.5) * inverse) for tap in range(count)]
-        total = sum(taps)
-        for tap, weight in enumerate(taps):
-            fixed = weight / total * (1 << COEFFICIENT_BITS)
-            places[tap, column] = first + tap
-            weights[tap, column] = int(fixed - 0.5 if fixed < 0 else fixed + 0.5)
-    return places, weights
-
-
-def _resample(picture: Tensor, axis: int, target: int) -> Tensor:
-    places, weights = (taps.to(picture.device) for taps in _taps(picture.shape[axis], target))
-    shape = [1, 1, 1]
-    shape[axis] = target
-    total: Tensor | None = None
-    for place, weight in zip(places, weights, strict=True):
-        part = picture.index_select(axis, place).to(torch.int32).mul_(weight.view(shape))
-        total = part if total is None else total.add_(part)
-    assert total is not None
-    total += 1 << (COEFFICIENT_BITS - 1)
-    return (total >> COEFFICIENT_BITS).clamp_(0, 255).to(torch.uint8)

@@ -1,9 +1,6 @@
-"""Log-mel features of 16 kHz sound as Whisper takes them, for whole sounds and for streams.
+"""Log-mel features of 16 kHz sound as Whisper takes them, and the chunks that streams are cut into.
 
-A streamed chunk is normalised against the loudest frame of its session's last 20 to 30 seconds.
-`MelStreams` keeps a maximum per frame for that, and a second of samples, so that a chunk costs the
-same however long the session is. Source: Whisper feature extraction and the MiniCPM-o 4.5
-inference code (streaming windows and the sliding buffer).
+Source: Whisper feature extraction and the MiniCPM-o 4.5 inference code (streaming windows).
 """
 
 from __future__ import annotations
@@ -29,16 +26,6 @@ FIRST_CHUNK = 16_480
 CHUNK = 16_000
 FIRST_FILL = 16_560
 """A first chunk shorter than this is filled up with silence on the left."""
-
-CHUNK_FRAMES = 100
-MARGIN = 2
-"""Frames on each side that give the encoder's convolutions their context (20 ms)."""
-
-SLIDE_AT = PIECE_SAMPLES
-"""Samples in a stream's buffer that make it drop `SLIDE_BY` of its oldest."""
-SLIDE_BY = 10 * SAMPLE_HZ
-DYNAMIC_FROM = 5 * SAMPLE_HZ
-"""A shorter buffer is floored at -10, a longer one at 8 below its maximum."""
 
 FLOOR = 1e-10
 DYNAMIC_RANGE = 8.0
@@ -69,15 +56,32 @@ def mel_frames(num_samples: int) -> int:
     return -(-num_samples // HOP)
 
 
+def _fourier() -> Tensor:
+    """The windowed real Fourier transform [WINDOW, 2 * bins]: cosines, then sines. float64."""
+    num_bins = WINDOW // 2 + 1
+    turns = torch.arange(WINDOW)[:, None] * torch.arange(num_bins) % WINDOW
+    angles = turns.double() * (2 * math.pi / WINDOW)
+    # The original's window is float32.
+    window = torch.hann_window(WINDOW).double()[:, None]
+    return torch.cat([angles.cos(), angles.sin()], 1) * window
+
+
 class LogMel:
-    """The filters and the window on one device; no state."""
+    """The filters and the transform on one device; no state."""
 
     def __init__(self, num_mels: int = 80, device: torch.device | str = "cpu") -> None:
         self.num_mels = num_mels
         self.device = torch.device(device)
-        filters = slaney_filters(num_mels, WINDOW // 2 + 1, SAMPLE_HZ, SAMPLE_HZ / 2)
-        self._filters = filters.to(self.device, torch.float32)
-        self._window = torch.hann_window(WINDOW, device=self.device)
+        filters = slaney_filters(num_mels, WINDOW // 2 + 1, SAMPLE_HZ, SAMPLE_HZ / 2).float()
+        self._filters = filters.repeat(1, 2).t().to(self.device, torch.float64)
+        self._fourier = _fourier().to(self.device)
+
+    def windows(self, windows: Tensor) -> Tensor:
+        """log10 mel power [B, T, num_mels] of windows [B, T, 400]. Not floored, not scaled."""
+        # A product instead of an FFT: library plans have no place in CUDA graphs. It is small, and
+        # in float64 no global switch can take digits from it.
+        power = (windows.double() @ self._fourier).square() @ self._filters
+        return power.clamp_min(FLOOR).log10().float()
 
     def frames(self, samples: Tensor) -> Tensor:
         """log10 mel power [B, num_mels, T] of windows laid end to end from the first sample.
@@ -85,11 +89,7 @@ class LogMel:
         `samples` [B, N] float32; T = (N - 400) // 160 + 1. Not floored, not scaled.
         """
         assert samples.ndim == 2 and samples.shape[1] >= WINDOW, f"samples {tuple(samples.shape)}"
-        spectrum = torch.stft(
-            samples, WINDOW, HOP, window=self._window, center=False, return_complex=True
-        )
-        power = self._filters @ spectrum.abs().square()
-        return power.clamp_min(FLOOR).log10()
+        return self.windows(samples.unfold(1, WINDOW, HOP)).transpose(1, 2)
 
     def whole(self, sounds: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
         """Features of whole sounds of at most 30 s: [B, num_mels, T] and the frames of each row.
@@ -108,7 +108,7 @@ class LogMel:
             padded[row, : sound.shape[0]] = sound.to(self.device, torch.float32)
         edged = F.pad(padded[:, None], (EDGE, EDGE), mode="reflect")[:, 0]
         logs = self.frames(edged)[:, :, : length // HOP]
-        mel = _scale(logs, logs.amax((1, 2)) - DYNAMIC_RANGE)
+        mel = floored(logs, logs.amax((1, 2)) - DYNAMIC_RANGE)
         counts = [min(mel_frames(sound.shape[0]), length // HOP) for sound in sounds]
         mel = mel[:, :, : max(counts)]
         behind = torch.arange(mel.shape[2]) >= torch.tensor(counts)[:, None]
@@ -156,124 +156,6 @@ class ChunkQueue:
         return chunk
 
 
-class MelStreams:
-    """Streaming state of all slots: a second of samples and a maximum per frame for each.
-
-    Frames are numbered from the start of the stream: chunk n gives the frames from 100 n - 2 to
-    100 n + 101. S slots, B rows of one call.
-    """
-
-    _LEAD = MARGIN * HOP + EDGE
-    """Samples that the first frame of a chunk reaches before sample 16000 n."""
-    _KEPT = _LEAD + FIRST_CHUNK - CHUNK
-    """Samples of the chunk before that a chunk's frames need."""
-    _RING = 3_200
-    """More frames than a buffer ever holds."""
-    _OVERHANG = EDGE - HOP
-    """Samples that the last frame of a buffer of whole hops lacks at its right end."""
-    _SLIDE_FRAMES = SLIDE_BY // HOP
-
-    def __init__(self, mel: LogMel, num_slots: int) -> None:
-        self.mel = mel
-        self._tail = torch.zeros(num_slots, self._KEPT, device=mel.device)
-        self._loudest = torch.full((num_slots, self._RING), -math.inf, device=mel.device)
-        # A buffer that begins at a later multiple of 10 s is mirrored there, which changes its
-        # first two frames. At most two such places lie ahead of a buffer's start.
-        self._mirrored = torch.full((num_slots, 4, 2), -math.inf, device=mel.device)
-        self._calls = [0] * num_slots
-        self._base = [0] * num_slots
-
-    def calls(self, slot: int) -> int:
-        """Chunks that a slot's stream has taken."""
-        return self._calls[slot]
-
-    def buffered(self, slot: int) -> int:
-        """Samples of the sliding buffer that a slot's last chunk was normalised over."""
-        calls = self._calls[slot]
-        return FIRST_CHUNK + (calls - 1) * CHUNK - self._base[slot] * HOP if calls else 0
-
-    def is_dynamic(self, slot: int) -> bool:
-        """Whether a slot's last chunk was floored below the buffer's maximum."""
-        return self.buffered(slot) >= DYNAMIC_FROM
-
-    def reset(self, slots: Sequence[int]) -> None:
-        """Start these slots' streams anew."""
-        for slot in slots:
-            self._tail[slot].zero_()
-            self._loudest[slot].fill_(-math.inf)
-            self._mirrored[slot].fill_(-math.inf)
-            self._calls[slot] = self._base[slot] = 0
-
-    def push(self, slots: Sequence[int], chunks: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-        """Features of each slot's next chunk: [B, num_mels, T] and the frames of each row.
-
-        A slot's first chunk has 16480 samples and gives 102 frames, the others 16000 and 104; a
-        shorter row ends in zeros.
-        """
-        assert len(slots) == len(chunks) > 0, f"{len(slots)} slots, {len(chunks)} chunks"
-        assert len(set(slots)) == len(slots), f"a slot occurs twice in {list(slots)}"
-        index = torch.tensor(list(slots), device=self.mel.device)
-        span = self._span(slots, index, chunks)  # [B, 17000]
-        mirror = span[:, -1 - self._OVERHANG : -1].flip(1)
-        logs = self.mel.frames(torch.cat([span, mirror], 1))  # [B, num_mels, 105]
-        peaks = logs.amax(1)
-        self._record(slots, index, span, peaks[:, MARGIN:-1])
-        for slot in slots:
-            self._calls[slot] += 1
-            self._slide(slot)
-        # The last frame is not stable yet; it only counts towards the maximum.
-        loudest = torch.maximum(self._loudest[index].amax(1), peaks[:, -1])
-        dynamic = torch.tensor([self.is_dynamic(slot) for slot in slots], device=self.mel.device)
-        floor = torch.where(dynamic, loudest - DYNAMIC_RANGE, math.log10(FLOOR))
-        return self._align(slots, _scale(logs[:, :, :-1], floor))
-
-    def _span(self, slots: Sequence[int], index: Tensor, chunks: Sequence[Tensor]) -> Tensor:
-        """The samples [B, 17000] behind a chunk's frames; keeps what the next chunk needs."""
-        tails = self._tail[index]
-        rows: list[Tensor] = []
-        for slot, chunk, tail in zip(slots, chunks, tails, strict=True):
-            need = CHUNK if self._calls[slot] else FIRST_CHUNK
-            assert chunk.shape == (need,), f"slot {slot}: chunk {tuple(chunk.shape)}, not {need}"
-            fresh = chunk.to(self.mel.device, torch.float32)
-            if not self._calls[slot]:
-                tail = F.pad(fresh[1 : EDGE + 1].flip(0), (self._LEAD - EDGE, 0))
-            rows.append(torch.cat([tail, fresh]))
-        span = torch.stack(rows)
-        self._tail[index] = span[:, -self._KEPT :]
-        return span
-
-    def _record(self, slots: Sequence[int], index: Tensor, span: Tensor, peaks: Tensor) -> None:
-        """Enter the maxima [B, 102] of the frames from 100 n on."""
-        calls = [self._calls[slot] for slot in slots]
-        first = torch.tensor([call * CHUNK_FRAMES for call in calls], device=self.mel.device)
-        frames = first[:, None] + torch.arange(peaks.shape[1], device=self.mel.device)
-        self._loudest[index[:, None], frames % self._RING] = peaks
-        stride = SLIDE_BY // CHUNK
-        for row, (slot, call) in enumerate(zip(slots, calls, strict=True)):
-            if call and call % stride == 0:
-                start = span[row : row + 1, self._LEAD : self._LEAD + HOP + EDGE]
-                edged = F.pad(start[:, None], (EDGE, 0), mode="reflect")[:, 0]
-                self._mirrored[slot, call // stride % 4] = self.mel.frames(edged).amax((0, 1))
-
-    def _slide(self, slot: int) -> None:
-        if self.buffered(slot) < SLIDE_AT:
-            return
-        old = self._base[slot]
-        self._base[slot] = new = old + self._SLIDE_FRAMES
-        ring = torch.arange(old, new + 2, device=self.mel.device) % self._RING
-        self._loudest[slot, ring[:-2]] = -math.inf
-        self._loudest[slot, ring[-2:]] = self._mirrored[slot, new // self._SLIDE_FRAMES % 4]
-
-    def _align(self, slots: Sequence[int], mel: Tensor) -> tuple[Tensor, list[int]]:
-        """Shift rows of a first chunk left over the two frames that it does not have."""
-        first = [self._calls[slot] == 1 for slot in slots]
-        counts = [mel.shape[2] - MARGIN * is_first for is_first in first]
-        if any(first):
-            shifted = F.pad(mel[:, :, MARGIN:], (0, MARGIN))
-            mel = torch.where(torch.tensor(first, device=mel.device)[:, None, None], shifted, mel)
-        return mel[:, :, : max(counts)], counts
-
-
-def _scale(logs: Tensor, floor: Tensor) -> Tensor:
+def floored(logs: Tensor, floor: Tensor) -> Tensor:
     """Floor [B, num_mels, T] at [B] and bring it to Whisper's range."""
     return (torch.maximum(logs, floor[:, None, None]) + 4.0) / 4.0

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.packing import pack_biased
+from engine.layers.varlen import VarlenLayout, varlen_attention
 from engine.models.config import VisionConfig
 
 Grid = tuple[int, int]
@@ -32,12 +34,11 @@ class PatchBatch:
         """Patches of each picture."""
         return tuple(rows * columns for rows, columns in self.grids)
 
-    def real(self, device: torch.device) -> Tensor | None:
-        """[B, L] True for patches of the picture; None where nothing is padded."""
-        counts, longest = self.counts, self.patches.shape[1]
-        if min(counts) == longest:
-            return None
-        return torch.arange(longest, device=device) < torch.tensor(counts, device=device)[:, None]
+    def index(self, side: int) -> Tensor:
+        """`patch_index` of each picture, [B, 3, L]."""
+        length = self.patches.shape[1]
+        each = [patch_index(grid, side, length) for grid in self.grids]
+        return torch.stack(each).to(self.patches.device)
 
 
 def bucket_ids(grid: Grid, side: int) -> Tensor:
@@ -57,6 +58,28 @@ def bucket_ids(grid: Grid, side: int) -> Tensor:
     return (rows[:, None] * side + columns).flatten()
 
 
+def patch_index(grid: Grid, side: int, length: int) -> Tensor:
+    """Where each of `length` patches of a picture lies, [3, length].
+
+    Its row of the position table, then its row and its column of the picture. Behind the picture's
+    patches: -1, 0 and 0.
+    """
+    rows, columns = grid
+    count = rows * columns
+    assert count <= length, f"{rows} x {columns} patches, at most {length}"
+    index = torch.zeros(3, length, dtype=torch.long)
+    index[0] = -1
+    index[0, :count] = bucket_ids(grid, side)
+    index[1, :count] = torch.arange(rows).repeat_interleave(columns)
+    index[2, :count] = torch.arange(columns).repeat(rows)
+    return index
+
+
+def num_patches(index: Tensor) -> Tensor:
+    """[B] int32 patches of each picture of an index [B, 3, L]."""
+    return (index[:, 0] >= 0).sum(1, dtype=torch.int32)
+
+
 class _Embeddings(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -65,22 +88,21 @@ class _Embeddings(nn.Module):
         self.patch_embedding = nn.Conv2d(3, config.hidden_size, kernel_size=patch, stride=patch)
         self.position_embedding = nn.Embedding(config.side**2, config.hidden_size)
 
-    def forward(self, batch: PatchBatch) -> Tensor:
-        """-> [B, L, C]"""
+    def forward(self, patches: Tensor, index: Tensor) -> Tensor:
+        """[B, L, values] and their `patch_index` -> [B, L, C]"""
         weight = self.patch_embedding.weight
-        patches = batch.patches.to(weight.device, weight.dtype)
         assert patches.shape[2] == weight[0].numel(), (
             f"patches {tuple(patches.shape)}, the tower takes {weight[0].numel()} values each"
         )
-        embedded = F.linear(patches, weight.flatten(1), self.patch_embedding.bias)
-        ids = torch.zeros(patches.shape[:2], dtype=torch.long)
-        for row, grid in enumerate(batch.grids):
-            ids[row, : grid[0] * grid[1]] = bucket_ids(grid, self.side)
-        positions: Tensor = self.position_embedding(ids.to(weight.device))
+        embedded = F.linear(patches.to(weight.dtype), weight.flatten(1), self.patch_embedding.bias)
+        positions: Tensor = self.position_embedding(index[:, 0].clamp_min(0))
         return embedded + positions
 
 
 class _Attention(nn.Module):
+    packed: tuple[Tensor, Tensor]
+    """Weight and bias of query, key and value."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -89,14 +111,15 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        """[B, L, C] -> [B, L, C]; `visible` [B, 1, 1, L] True for real patches."""
-        query, keys, values = (
-            proj(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        out = F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
-        mixed: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+    def finish_loading(self) -> None:
+        self.packed = pack_biased(self.q_proj, self.k_proj, self.v_proj)
+
+    def forward(self, x: Tensor, layout: VarlenLayout) -> Tensor:
+        """[B, L, C] -> [B, L, C]"""
+        projected = F.linear(x, *self.packed).view(*x.shape[:2], 3, self.heads, -1)
+        query, keys, values = projected.unbind(2)
+        out = varlen_attention(query.flatten(0, 1), keys, values, layout, causal=False)
+        mixed: Tensor = self.out_proj(out.view_as(x))
         return mixed
 
 
@@ -120,8 +143,8 @@ class _Layer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = _Mlp(width, config.intermediate_size)
 
-    def forward(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x), visible)
+    def forward(self, x: Tensor, layout: VarlenLayout) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), layout)
         out: Tensor = x + self.mlp(self.layer_norm2(x))
         return out
 
@@ -147,11 +170,21 @@ class VisionTower(nn.Module):
 
     def forward(self, batch: PatchBatch) -> Tensor:
         """-> [B, L, C] after the last norm; what lies behind a picture's patches is meaningless."""
-        hidden = self.embeddings(batch)
-        real = batch.real(hidden.device)
-        visible = None if real is None else real[:, None, None]
+        weight = self.post_layernorm.weight
+        index = batch.index(self.config.side).to(weight.device)
+        return self.encode(batch.patches.to(weight.device), index)
+
+    def encode(self, patches: Tensor, index: Tensor) -> Tensor:
+        """The same from patches [B, L, values] and their `patch_index` [B, 3, L].
+
+        Waits for nothing on the device.
+        """
+        count, length = patches.shape[:2]
+        starts = torch.arange(count + 1, device=index.device, dtype=torch.int32) * length
+        layout = VarlenLayout(starts, starts, num_patches(index), length, length)
+        hidden = self.embeddings(patches, index)
         for layer in self.encoder.layers:
-            hidden = layer(hidden, visible)
+            hidden = layer(hidden, layout)
         out: Tensor = self.post_layernorm(hidden)
         return out
 

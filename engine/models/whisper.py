@@ -7,13 +7,16 @@ inside the chunk. Source: Whisper (arXiv 2212.04356) and the MiniCPM-o 4.5 infer
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kvcache import KvPlan, SlotKV
-from engine.layers.varlen import varlen_attention
+from engine.kvcache import SlotKV
+from engine.layers.mel_streams import MARGIN, UNIT_FRAMES
+from engine.layers.packing import pack_biased
+from engine.layers.varlen import VarlenLayout, varlen_attention
 from engine.models.config import AudioConfig
 
 LAYER_NORM_EPS = 1e-5
@@ -22,6 +25,8 @@ FRAME_HZ = 50
 
 CUT = 1
 """Encoder frames at each end of a chunk that only give the convolutions their context."""
+NEW_FRAMES = 50
+"""Encoder frames that a chunk adds to its stream."""
 
 
 def conv_frames(mel_frames: int) -> int:
@@ -30,6 +35,9 @@ def conv_frames(mel_frames: int) -> int:
 
 
 class _Attention(nn.Module):
+    packed: tuple[Tensor, Tensor]
+    """Weight and bias of query, key and value."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -38,14 +46,12 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def finish_loading(self) -> None:
+        self.packed = pack_biased(self.q_proj, self.k_proj, self.v_proj)
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """[B, T, C] -> query, keys, values [B, T, H, D]."""
-        shape = (*x.shape[:2], self.heads, -1)
-        return (
-            self.q_proj(x).view(shape),
-            self.k_proj(x).view(shape),
-            self.v_proj(x).view(shape),
-        )
+        return F.linear(x, *self.packed).view(*x.shape[:2], 3, self.heads, -1).unbind(2)
 
     def mix(self, query: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
         """Query [B, T, H, D] over keys and values [B, K, H, D] -> [B, T, C]."""
@@ -54,6 +60,16 @@ class _Attention(nn.Module):
         )
         mixed: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return mixed
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Where the new frames of a call's streams go, and what they see."""
+
+    cache: SlotKV
+    places: Tensor
+    """[B * 50] positions among those of all cache rows laid end to end."""
+    layout: VarlenLayout
 
 
 class _Layer(nn.Module):
@@ -72,17 +88,17 @@ class _Layer(nn.Module):
 
     def whole(self, x: Tensor, visible: Tensor | None) -> Tensor:
         attention = self.self_attn
-        projected = attention.project(self.self_attn_layer_norm(x))
-        return self.feed_forward(x + attention.mix(*projected, visible))
-
-    def cached(self, x: Tensor, cache: SlotKV, layer: int, plan: KvPlan) -> Tensor:
-        attention = self.self_attn
         query, keys, values = attention.project(self.self_attn_layer_norm(x))
-        place = plan.write.long()
-        cache.keys[layer].flatten(0, 1)[place] = keys.flatten(0, 1)
-        cache.values[layer].flatten(0, 1)[place] = values.flatten(0, 1)
+        return self.feed_forward(x + attention.mix(query, keys, values, visible))
+
+    def cached(self, x: Tensor, rows: _Rows, layer: int) -> Tensor:
+        attention, cache = self.self_attn, rows.cache
+        projected = attention.project(self.self_attn_layer_norm(x))
+        query, keys, values = (part.flatten(0, 1) for part in projected)
+        cache.keys[layer].flatten(0, 1)[rows.places] = keys
+        cache.values[layer].flatten(0, 1)[rows.places] = values
         mixed = varlen_attention(
-            query.flatten(0, 1), cache.keys[layer], cache.values[layer], plan.layout, causal=False
+            query, cache.keys[layer], cache.values[layer], rows.layout, causal=False
         )
         return self.feed_forward(x + attention.out_proj(mixed.view_as(x)))
 
@@ -137,7 +153,7 @@ class WhisperEncoder(nn.Module):
         Row b has `conv_frames(mel_lengths[b])` frames, what lies behind them is meaningless. In
         blocks, a frame sees its own block and all earlier ones, else everything.
         """
-        hidden = self._front(mel, mel_lengths)
+        hidden = self._whole_front(mel, mel_lengths)
         counts = [conv_frames(length) for length in mel_lengths]
         total = hidden.shape[1]
         if total > self.config.max_positions:
@@ -150,44 +166,82 @@ class WhisperEncoder(nn.Module):
         out: Tensor = self.layer_norm(hidden)
         return out
 
-    def resets(self, cache: SlotKV, slot: int, mel_length: int) -> bool:
+    def resets(self, cache: SlotKV, slot: int) -> bool:
         """Whether the slot's next chunk starts with an empty cache, as the table would overflow.
 
         Counts the frames at the chunk's ends too, although they are never cached.
         """
-        return cache.lengths[slot] + conv_frames(mel_length) >= self.config.max_positions
+        return cache.lengths[slot] + conv_frames(UNIT_FRAMES) >= self.config.max_positions
 
-    def stream(
-        self,
-        mel: Tensor,
-        mel_lengths: Sequence[int],
-        cache: SlotKV,
-        slots: Sequence[int],
-        is_first: Sequence[bool],
-    ) -> Tensor:
-        """Encode each slot's next chunk: log-mel [B, mels, F] -> [B, T, C] after the last norm.
+    def plan(self, cache: SlotKV, slots: Sequence[int], rows: int) -> list[list[int]]:
+        """What `frames` needs to know, [3][rows]: each row's slot, the frames that it has cached
+        and those that its new ones see. Rows behind the slots' see nothing and keep nothing."""
+        assert len(set(slots)) == len(slots), f"a slot occurs twice in {list(slots)}"
+        cached = [0 if self.resets(cache, slot) else cache.lengths[slot] for slot in slots]
+        padding = rows - len(slots)
+        return [
+            [*slots, *[0] * padding],
+            [*cached, *[cache.max_len] * padding],
+            [*(length + NEW_FRAMES for length in cached), *[0] * padding],
+        ]
 
-        `is_first` marks the first chunk of a stream, which has no margin on its left. All rows must
-        give the same number of frames T (50 for chunks of a second).
-        """
-        assert len(slots) == mel.shape[0] == len(is_first), (
-            f"{len(slots)} slots, {mel.shape[0]} rows, {len(is_first)} flags"
-        )
-        for slot, length in zip(slots, mel_lengths, strict=True):
-            if self.resets(cache, slot, length):
+    def advance(self, cache: SlotKV, slots: Sequence[int]) -> None:
+        """Count the frames of a call to `frames`."""
+        for slot in slots:
+            if self.resets(cache, slot):
                 cache.truncate(slot, 0)
-        hidden = self._trim(self._front(mel, mel_lengths), mel_lengths, is_first)  # [B, T, C]
-        counts = [hidden.shape[1]] * len(slots)
-        plan = cache.plan(slots, counts)
-        hidden = hidden + self.embed_positions(plan.positions).view_as(hidden)
+        cache.advance(slots, [NEW_FRAMES] * len(slots))
+
+    def frames(self, mel: Tensor, is_first: Tensor, cache: SlotKV, index: Tensor) -> Tensor:
+        """Encode each row's next chunk: log-mel [B, mels, 104] -> [B, 50, C] after the last norm.
+
+        `is_first` [B] marks first chunks, which have no margin on their left; `index` [3, B] is the
+        plan. Waits for nothing on the device.
+        """
+        slots, cached, used = index.unbind()
+        positions = cached[:, None] + torch.arange(NEW_FRAMES, device=index.device)
+        starts = slots * (cache.max_len + 1)
+        places = starts[:, None] + positions.clamp_max(cache.max_len)
+        rows = _Rows(cache, places.flatten(), self._layout(starts, used))
+        known = positions.clamp_max(self.config.max_positions - 1)
+        hidden = self._front(mel, is_first) + self.embed_positions(known)
         for place, layer in enumerate(self.layers):
             assert isinstance(layer, _Layer)
-            hidden = layer.cached(hidden, cache, place, plan)
-        cache.advance(slots, counts)
+            hidden = layer.cached(hidden, rows, place)
         out: Tensor = self.layer_norm(hidden)
         return out
 
-    def _front(self, mel: Tensor, mel_lengths: Sequence[int]) -> Tensor:
+    def stream(
+        self, mel: Tensor, cache: SlotKV, slots: Sequence[int], is_first: Sequence[bool]
+    ) -> Tensor:
+        """Plan, encode and count: `frames` of each slot's next chunk."""
+        assert len(slots) == mel.shape[0] == len(is_first), (
+            f"{len(slots)} slots, {mel.shape[0]} rows, {len(is_first)} flags"
+        )
+        index = torch.tensor(self.plan(cache, slots, len(slots)), device=self.device)
+        first = torch.tensor(list(is_first), device=self.device)
+        hidden = self.frames(mel, first, cache, index)
+        self.advance(cache, slots)
+        return hidden
+
+    def _layout(self, starts: Tensor, used: Tensor) -> VarlenLayout:
+        count = used.shape[0]
+        ends = torch.arange(count + 1, device=used.device, dtype=torch.int32) * NEW_FRAMES
+        keys = F.pad(starts, (0, 1)).int()
+        return VarlenLayout(ends, keys, used.int(), NEW_FRAMES, self.config.max_positions)
+
+    def _front(self, mel: Tensor, is_first: Tensor) -> Tensor:
+        """The convolutions of chunks of streams: [B, mels, 104] -> [B, 50, C]."""
+        assert mel.shape[1:] == (self.config.num_mel_bins, UNIT_FRAMES), f"{tuple(mel.shape)}"
+        # Before a first chunk both convolutions must see the padding that a sound's start has.
+        before = torch.arange(UNIT_FRAMES, device=mel.device) < MARGIN
+        absent = (is_first[:, None] & before)[:, None]
+        mel = mel.to(self.device, self.dtype).masked_fill(absent, 0.0)
+        hidden = F.gelu(self.conv1(mel)).masked_fill(absent, 0.0)
+        hidden = F.gelu(self.conv2(hidden))
+        return hidden[:, :, CUT : CUT + NEW_FRAMES].transpose(1, 2)
+
+    def _whole_front(self, mel: Tensor, mel_lengths: Sequence[int]) -> Tensor:
         """Two convolutions, the second halves the rate: [B, mels, F] -> [B, T, C]."""
         assert mel.ndim == 3 and mel.shape[1] == self.config.num_mel_bins, (
             f"log-mel {tuple(mel.shape)}, the encoder takes {self.config.num_mel_bins} bins"
@@ -201,19 +255,6 @@ class WhisperEncoder(nn.Module):
             first = first.masked_fill((frames >= lengths[:, None])[:, None], 0.0)
         second: Tensor = F.gelu(self.conv2(first)).transpose(1, 2)
         return second
-
-    def _trim(self, hidden: Tensor, mel_lengths: Sequence[int], is_first: Sequence[bool]) -> Tensor:
-        starts = [0 if first else CUT for first in is_first]
-        ends = [conv_frames(length) - CUT for length in mel_lengths]
-        counts = {end - start for start, end in zip(starts, ends, strict=True)}
-        assert len(counts) == 1, f"chunks of different lengths: {sorted(counts)} frames"
-        if len(set(starts)) == 1:
-            return hidden[:, starts[0] : ends[0]]
-        rows = [
-            hidden[row, start:end]
-            for row, (start, end) in enumerate(zip(starts, ends, strict=True))
-        ]
-        return torch.stack(rows)
 
     def _visible(self, counts: Sequence[int], total: int, block: int) -> Tensor | None:
         """[B, 1, T or 1, T] True where a query may look; None where it may look everywhere."""
@@ -245,8 +286,9 @@ class AudioProjector(nn.Module):
 
     def pool(self, projected: Tensor) -> Tensor:
         """Average each `pool_step` frames: [B, T, C] -> [B, T // pool_step, C]."""
-        pooled: Tensor = F.avg_pool1d(projected.transpose(1, 2), self.pool_step, self.pool_step)
-        return pooled.transpose(1, 2)
+        count = projected.shape[1] // self.pool_step
+        whole = projected[:, : count * self.pool_step]
+        return whole.reshape(whole.shape[0], count, self.pool_step, -1).mean(2)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, T, C] -> [B, T // pool_step, width of the LLM]."""

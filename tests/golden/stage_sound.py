@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.layers.logmel import FIRST_FILL, ChunkQueue, LogMel, MelStreams, pieces
+from engine.layers.logmel import FIRST_FILL, ChunkQueue, LogMel, pieces
+from engine.layers.mel_streams import UNIT_FRAMES, MelStreams
 from engine.models.whisper import AudioProjector, WhisperEncoder, conv_frames
 from engine.weights import empty
 from tests.golden.golden_set import GoldenSet
@@ -129,17 +130,14 @@ def _stream(golden: GoldenSet, report: Report, ears: Ears, batch: int) -> None:
         first = [streams.calls(slot) == 0 for slot in slots]
         mel, lengths = streams.push(slots, chunks)
         before = [cache.lengths[slot] for slot in slots]
-        reset = [
-            ears.encoder.resets(cache, slot, length)
-            for slot, length in zip(slots, lengths, strict=True)
-        ]
-        hidden = ears.encoder.stream(mel, lengths, cache, slots, first)
+        reset = [ears.encoder.resets(cache, slot) for slot in slots]
+        hidden = ears.encoder.stream(mel, cache, slots, first)
         projected = ears.projector.project(hidden)
         pooled = ears.projector.pool(projected)
         for row, (slot, unit) in enumerate(zip(slots, now, strict=True)):
             name = f"duplex/u{unit['unit']:02d}"
             ours = {
-                "mel": mel[row : row + 1, :, : lengths[row]],
+                "mel": mel[row : row + 1, :, -lengths[row] :],
                 "audio_enc": hidden[row : row + 1],
                 "audio_proj": projected[row : row + 1],
                 "audio_embed": pooled[row],
@@ -179,7 +177,8 @@ def _stream_stored(golden: GoldenSet, report: Report, ears: Ears) -> None:
         if f"{name}.mel" not in golden:
             continue
         mel = golden.tensor(f"{name}.mel")
-        hidden = ears.encoder.stream(mel, [mel.shape[2]], cache, [0], [first])
+        mel = F.pad(mel, (UNIT_FRAMES - mel.shape[2], 0))
+        hidden = ears.encoder.stream(mel, cache, [0], [first])
         first = False
         stored_hidden = golden.tensor(f"{name}.audio_enc")
         report.add(f"{name}.audio_enc", hidden, stored_hidden, TENSOR, "stored")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from engine.models.config import ResamplerConfig
-from engine.models.resampler import Resampler, grid_table
+from engine.models.resampler import Resampler, axis_table
 from engine.models.siglip import PatchBatch
 from engine.weights import empty
 from tests.random_weights import random_weights
@@ -25,6 +26,14 @@ def resampler() -> Resampler:
 
 def batch(grids: list[tuple[int, int]]) -> PatchBatch:
     return PatchBatch(torch.zeros(len(grids), max(r * c for r, c in grids), 1), tuple(grids))
+
+
+def grid_table(grid: tuple[int, int], width: int) -> Tensor:
+    """Positions [rows * columns, width] as the original makes them."""
+    rows, columns = grid
+    across = axis_table(columns, width // 2).expand(rows, -1, -1)
+    down = axis_table(rows, width // 2)[:, None].expand(-1, columns, -1)
+    return torch.cat([across, down], dim=2).flatten(0, 1)
 
 
 def test_positions_are_column_first() -> None:
