@@ -18,7 +18,7 @@ from engine.sampling import Draws
 from engine.session import Session
 from engine.speaker import NO_SOUND, Pcm
 from engine.speech_codes import Speak
-from engine.timing import Stages, totals
+from engine.timing import Stages, timed, totals
 from engine.voicelane import Say, Spoken, VoiceLane
 from engine.window import ContextFull
 
@@ -113,7 +113,7 @@ class FullDuplex:
         started = self._begin()
         running = [slot for slot, mind in self._minds.items() if mind.is_running]
         if running:
-            with self._runner.timed("decode") as timer:
+            with timed(self._runner.model.device) as timer:
                 results = self._runner.duplex.step(running)
             for slot in running:
                 self._minds[slot].stages.append(("decode", timer))
@@ -135,7 +135,7 @@ class FullDuplex:
         due = self._due()
         if not due:
             return False
-        with self._runner.timed("encode") as encode:
+        with timed(self._runner.model.device) as encode:
             heard = self._runner.hear(due)
             seen = self._look(due)
         inputs = self._with_room(
@@ -147,7 +147,7 @@ class FullDuplex:
         if inputs:
             for unit in inputs:
                 self._minds[unit.slot].is_running = True
-            with self._runner.timed("prefill") as prefill:
+            with timed(self._runner.model.device) as prefill:
                 forced = self._runner.duplex.prefill(inputs)
             for unit in inputs:
                 self._minds[unit.slot].stages = [("encode", encode), ("prefill", prefill)]

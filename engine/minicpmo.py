@@ -16,6 +16,7 @@ from engine.protocol import FromEngine, SessionConfig, Welcome
 from engine.runner import Runner
 from engine.scheduler import Closing, Opening, Scheduler
 from engine.session import Session
+from engine.speaker import Speaker
 from engine.voiceshelf import VoiceShelf
 from engine.weights import CheckpointError, locate
 
@@ -105,12 +106,13 @@ class MiniCpmoEngine:
         limit = min(wanted.max_context, model.config.llm.max_position_embeddings)
         show("preparing voices")
         shelf = self._shelf = VoiceShelf(model, wanted.voice)
-        runner = Runner(model, self._slots, limit, max_prompt=shelf.longest_prompt)
+        runner = Runner(model, self._slots, limit)
+        speaker = Speaker(model, self._slots, max_prompt=shelf.longest_prompt)
         shelf.place(model, runner)
-        runner.warm_up(lambda text: show(f"warming up: {text}"))
         for line in shelf.remarks:
             show(line)
-        self._scheduler = Scheduler(runner, self._shelf, limit)
+        self._scheduler = Scheduler(runner, speaker, self._shelf, limit)
+        self._scheduler.warm_up(lambda text: show(f"warming up: {text}"))
 
     def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> EngineSession:
         """Begin a session; bad settings end it with a reason."""

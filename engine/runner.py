@@ -1,4 +1,4 @@
-"""The tensors of all slots: what sessions hear, see, think and say, in batches.
+"""The tensors of all slots: what sessions hear, see and think, in batches. Speech: `Speaker`.
 
 Owned by the scheduler's thread. A method takes what several slots need at once; what a slot gets
 does not depend on which others are in the batch.
@@ -6,13 +6,9 @@ does not depend on which others are in the batch.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.duplex_rows import DuplexRows
@@ -24,21 +20,14 @@ from engine.layers.logmel import pieces
 from engine.layers.mel_streams import MelStreams
 from engine.llm_rows import LlmRows
 from engine.model import OmniModel
-from engine.speech_codes import Speak, SpeechCodes
-from engine.token2wav import Codes, SpeechStreams, VoiceBase, to_pcm
 from engine.turn_rows import TurnRows
-
-Pcm = NDArray[np.int16]
 
 
 class Runner:
-    """Owns every cache. A slot is used by one session at a time and cleared by `clear`."""
+    """Owns these caches. A slot is used by one session at a time and cleared by `clear`."""
 
-    def __init__(
-        self, model: OmniModel, num_slots: int, max_context: int, *, max_prompt: int
-    ) -> None:
-        """`max_context`: positions of the language model that a slot holds; `max_prompt`: mel
-        frames of the longest voice prompt."""
+    def __init__(self, model: OmniModel, num_slots: int, max_context: int) -> None:
+        """`max_context`: positions of the language model that a slot holds."""
         self.model = model
         self.graphs = GraphPool(model.device)
         rows = LlmRows(model.llm, num_slots, max_context, self.graphs)
@@ -48,12 +37,6 @@ class Runner:
         self.audio_kv = model.whisper.make_cache(num_slots)
         self.ears = Ears(self.mels, model.whisper, model.projector, self.audio_kv, self.graphs)
         self.eyes = Eyes(model.vision, model.resampler, model.config.picture, self.graphs)
-        self.codes = SpeechCodes(model.speech, num_slots)
-        self.streams = (
-            SpeechStreams(model.token2wav, num_slots, max_prompt) if model.token2wav else None
-        )
-        self.stage_ms: dict[str, float] = {}
-        """Time spent in each stage since `take_times`."""
 
     def warm_up(self, show: Callable[[str], None]) -> None:
         """Capture every graph; tells how far it is."""
@@ -67,30 +50,12 @@ class Runner:
     # ------------------------------------------------------------------ slots
 
     def clear(self, slot: int) -> None:
-        """Leave nothing of a session in the slot."""
-        self.leave(slot)
-        self.codes.clear(slot)
-        if self.streams is not None:
-            self.streams.clear(slot)
-
-    def leave(self, slot: int) -> None:
-        """End the conversation in the slot; the voice stays."""
+        """Leave nothing of a conversation in the slot."""
         for rows in (self.duplex, self.turns):
             if slot in rows.sessions:
                 rows.close(slot)
         self.mels.reset([slot])
         self.audio_kv.reset([slot])
-        self.codes.reset(slot)
-
-    def set_voice(self, slot: int, voice: VoiceBase) -> None:
-        if self.streams is not None:
-            self.streams.set_voice(slot, voice)
-
-    def hush(self, slot: int) -> None:
-        """Forget what the slot was about to say: turn end, interruption."""
-        self.codes.reset(slot)
-        if self.streams is not None:
-            self.streams.reset(slot)
 
     # ------------------------------------------------------------------ in
 
@@ -99,21 +64,19 @@ class Runner:
         """Each slot's next chunk of sound [N] -> its embeddings [T, C]."""
         if not chunks:
             return {}
-        with self.timed("encode"):
-            return self.ears.hear(chunks)
+        return self.ears.hear(chunks)
 
     @torch.inference_mode()
     def hear_whole(self, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
         """Whole recordings [N], 16 kHz -> embeddings [T, C] of each."""
-        with self.timed("encode"):
-            parts = [pieces(sound) for sound in sounds]
-            flat = [piece for group in parts for piece in group]
-            mel, counts = self.model.mel.whole(flat)
-            hidden = self.model.whisper.encode(mel, counts, in_blocks=in_blocks)
-            embeds = [
-                self.model.projector(hidden[row : row + 1, : _frames(count)])[0]
-                for row, count in enumerate(counts)
-            ]
+        parts = [pieces(sound) for sound in sounds]
+        flat = [piece for group in parts for piece in group]
+        mel, counts = self.model.mel.whole(flat)
+        hidden = self.model.whisper.encode(mel, counts, in_blocks=in_blocks)
+        embeds = [
+            self.model.projector(hidden[row : row + 1, : _frames(count)])[0]
+            for row, count in enumerate(counts)
+        ]
         out, done = [], 0
         for group in parts:
             out.append(torch.cat(embeds[done : done + len(group)]))
@@ -125,8 +88,7 @@ class Runner:
         """Pictures [height, width, 3] uint8 with their most slices, as one batch."""
         if not pictures:
             return []
-        with self.timed("encode"):
-            return self.eyes.look(pictures)
+        return self.eyes.look(pictures)
 
     # ------------------------------------------------------------------ out
 
@@ -144,16 +106,9 @@ class Runner:
         )
         if device.type != "cuda":
             return (given, hidden), None
-        ready = torch.cuda.Event()
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
         ready.record()
         return (given, hidden), ready
-
-    # ------------------------------------------------------------------ figures
-
-    def timed(self, stage: str) -> AbstractContextManager[Timer]:
-        """Time the block's work on the device."""
-        del stage
-        return timed(self.model.device)
 
 
 def _frames(mel_frames: int) -> int:

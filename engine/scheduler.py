@@ -28,8 +28,10 @@ from engine.protocol import (
 from engine.readitem import ModelMessage, ReadItem
 from engine.runner import Runner
 from engine.session import Session
+from engine.speaker import Speaker
 from engine.turntaking import TurnTaking
 from engine.usermessage import Asked
+from engine.voicelane import Spoken, VoiceLane
 from engine.voiceshelf import VoiceShelf
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class Closing:
     done: Callable[[], None]
 
 
-Order = tuple[int, ModelMessage] | Opening | Closing
+Order = tuple[int, ModelMessage] | Opening | Closing | Spoken
 
 
 class Scheduler:
@@ -63,11 +65,14 @@ class Scheduler:
     their rows cleared; the others go on.
     """
 
-    def __init__(self, runner: Runner, shelf: VoiceShelf, max_context: int) -> None:
+    def __init__(
+        self, runner: Runner, speaker: Speaker, shelf: VoiceShelf, max_context: int
+    ) -> None:
         self._runner = runner
+        self._lane = VoiceLane(speaker, self.post)
         self._shelf = shelf
-        self._duplex = FullDuplex(runner, max_context)
-        self._turns = TurnTaking(runner, max_context)
+        self._duplex = FullDuplex(runner, self._lane, max_context)
+        self._turns = TurnTaking(runner, self._lane, max_context)
         self._sessions: dict[int, Session] = {}
         self._inbox: deque[Order] = deque()
         self._wake = threading.Event()
@@ -75,7 +80,13 @@ class Scheduler:
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self.refused_messages = 0
 
+    def warm_up(self, show: Callable[[str], None]) -> None:
+        """Capture every graph; before `start`."""
+        self._runner.warm_up(show)
+        self._lane.warm_up(show)
+
     def start(self) -> None:
+        self._lane.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -83,6 +94,7 @@ class Scheduler:
         self._is_stopping = True
         self._wake.set()
         self._thread.join()
+        self._lane.stop()
 
     def post(self, order: Order) -> None:
         """Hand over a message. Sound beyond `MAX_INBOX` messages is refused and counted."""
@@ -122,10 +134,22 @@ class Scheduler:
                 case Closing():
                     self._close(order.slot)
                     order.done()
+                case Spoken():
+                    self._spoken(order)
                 case (slot, message):
                     session = self._sessions.get(slot)
                     if session is not None and session.id == message.session:
                         self._guard(session, partial(self._take, session, message))
+
+    def _spoken(self, spoken: Spoken) -> None:
+        session = self._sessions.get(spoken.say.speak.slot)
+        if session is None or spoken.say.owner.mind.session is not session:
+            return
+        if spoken.error is not None:
+            self._fail(session)
+            return
+        mode = self._duplex if spoken.say.is_unit else self._turns
+        self._guard(session, partial(mode.spoken, spoken))
 
     def _guard(self, session: Session, action: Callable[[], None]) -> None:
         try:
@@ -137,17 +161,23 @@ class Scheduler:
             session.send(SessionEnded(session.id, "failed", told))
 
     def _fail_all(self) -> None:
-        for slot, session in tuple(self._sessions.items()):
-            self._close(slot)
-            session.send(SessionEnded(session.id, "failed", "internal error of the engine"))
+        for session in tuple(self._sessions.values()):
+            self._fail(session)
+
+    def _fail(self, session: Session) -> None:
+        self._close(session.slot)
+        session.send(SessionEnded(session.id, "failed", "internal error of the engine"))
 
     # ------------------------------------------------------------------ sessions
 
     def _open(self, session: Session) -> None:
         self._sessions[session.slot] = session
+        self._begin(session)
+
+    def _begin(self, session: Session) -> None:
         session.voice = self._shelf.get(session.config.voice)
         if session.voice.base is not None:
-            self._runner.set_voice(session.slot, session.voice.base)
+            self._lane.set_voice(session.slot, session.voice.base)
         self._mode(session).open(session)
 
     def _close(self, slot: int) -> None:
@@ -155,6 +185,7 @@ class Scheduler:
             self._duplex.close(slot)
             self._turns.close(slot)
             self._runner.clear(slot)
+            self._lane.clear(slot)
 
     def _mode(self, session: Session) -> FullDuplex | TurnTaking:
         return self._duplex if session.config.mode == "full_duplex" else self._turns
@@ -167,11 +198,9 @@ class Scheduler:
             return
         session.output.cancel()
         before.close(session.slot)
-        self._runner.leave(session.slot)
-        session.voice = self._shelf.get(session.config.voice)
-        if session.voice.base is not None:
-            self._runner.set_voice(session.slot, session.voice.base)
-        self._mode(session).open(session)
+        self._runner.clear(session.slot)
+        self._lane.clear(session.slot)
+        self._begin(session)
         session.warn("context_restarted", "these settings begin a new conversation")
 
     # ------------------------------------------------------------------ messages

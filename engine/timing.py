@@ -9,6 +9,14 @@ from contextlib import contextmanager
 import torch
 
 
+def _mark() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def _is_passed(mark: torch.cuda.Event) -> bool:
+    return bool(mark.query())  # type: ignore[no-untyped-call]
+
+
 class Timer:
     """One stretch of work; on CUDA between two marks in the stream, read when both are passed."""
 
@@ -19,8 +27,7 @@ class Timer:
         self._ms = 0.0
         self._started = time.perf_counter()
         if self._is_cuda:
-            self._begin = torch.cuda.Event(enable_timing=True)
-            self._end = torch.cuda.Event(enable_timing=True)
+            self._begin, self._end = _mark(), _mark()
             self._begin.record()
 
     def stop(self) -> None:
@@ -31,7 +38,7 @@ class Timer:
     @property
     def ms(self) -> float:
         """Time on the device; the host's where the device is not there yet."""
-        if self._begin is None or self._end is None or not self._end.query():
+        if self._begin is None or self._end is None or not _is_passed(self._end):
             return self._ms
         return float(self._begin.elapsed_time(self._end))
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from engine.chooser import Chooser
 from engine.choosing import MAX_RECENT, choose_turn
-from engine.llm_rows import Fed, Feed, LlmRows, Piece
+from engine.llm_rows import LONG_ROW, Fed, Feed, LlmRows, Piece, cut
 from engine.sampling import forbidden_mask, sample_turn, turn_tensors
 from engine.tokens import Tokens
 from engine.turnbased import CHUNK_TOKENS, ReplyChunk, ReplySettings, Snapshot, TurnSession
@@ -69,6 +69,23 @@ class TurnRows:
             closing = len(session.closing_ids) if _closes_reply(session, feed) else 0
             session.add_message(len(feed), closing=closing, protect=protect)
         self._check(messages)
+
+    def add_slowly(
+        self, slot: int, pieces: Sequence[Piece], *, protect: bool = False, most: int = LONG_ROW
+    ) -> Iterator[None]:
+        """Feed a message piece by piece, at most `most` positions for each step.
+
+        Raises `ContextFull` in the first step if there is no room.
+        """
+        feed, session = Feed(slot, pieces), self.sessions[slot]
+        self._apply(slot, session.begin_turn())
+        self._apply(slot, session.make_room(len(feed)))
+        for part in cut(feed, most):
+            self.rows.append([part])
+            yield
+        closing = len(session.closing_ids) if _closes_reply(session, feed) else 0
+        session.add_message(len(feed), closing=closing, protect=protect)
+        self._check([slot])
 
     def open_replies(self, settings: dict[int, ReplySettings]) -> None:
         """Close the users' messages and open answers, in one forward."""

@@ -5,26 +5,38 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator
+from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from engine.prompts import VOICE_PROMPTS, Message, Part, Picture, PromptError, Sound
 from engine.runner import Runner
 from engine.sampling import Draws
 from engine.session import Session
+from engine.speaker import NO_SOUND, Pcm
 from engine.speech_codes import Speak
+from engine.timing import Stages, timed, totals
 from engine.turnbased import CHUNK_TOKENS, ReplyChunk, TurnSession
 from engine.usermessage import Asked, encode_turn
+from engine.voicelane import Say, Spoken, VoiceLane
 from engine.window import ContextFull
 
 SPEECH_SEED = 0x5EED
-NO_SOUND = np.zeros(0, np.int16)
 MAX_WAITING_TURNS = 4
 ROOM_FOR_REPLY = 3 * CHUNK_TOKENS
 """Positions that a reply needs beside its tokens."""
 DEFAULT_SYSTEM = "You are a helpful assistant."
+
+
+@dataclass(eq=False)
+class _Utterance:
+    """A chunk of a reply that is being spoken."""
+
+    slot: int
+    mind: _Mind
+    chunk: ReplyChunk
+    generation: int
+    kv_tokens: int
 
 
 class _Mind:
@@ -33,7 +45,11 @@ class _Mind:
         self.draws = Draws(session.seed ^ SPEECH_SEED)
         self.asked: deque[Asked] = deque(maxlen=MAX_WAITING_TURNS)
         self.taking: Generator[None, None, None] | None = None
-        """The turn that is being read, batch by batch."""
+        """The system message or the turn that is being read, batch by batch."""
+        self.generation = 0
+        """Counts interruptions and replies: sound of an older one is not to be heard."""
+        self.speaking: deque[_Utterance] = deque()
+        self.stages: Stages = []
         self.images = 0
         self.started = 0.0
 
@@ -41,8 +57,9 @@ class _Mind:
 class TurnTaking:
     """Drives the sessions of a runner that take turns. `advance` does one step for all."""
 
-    def __init__(self, runner: Runner, max_context: int) -> None:
+    def __init__(self, runner: Runner, lane: VoiceLane, max_context: int) -> None:
         self._runner = runner
+        self._lane = lane
         self._max_context = max_context
         self._minds: dict[int, _Mind] = {}
 
@@ -56,8 +73,11 @@ class TurnTaking:
             context_policy=session.config.context_policy,
         )
         self._runner.turns.open(session.slot, talk)
-        self._minds[session.slot] = _Mind(session)
-        self._system(session)
+        mind = self._minds[session.slot] = _Mind(session)
+        mind.taking = self._system(session)
+        # The first piece now, so that what does not fit is refused at once.
+        if next(mind.taking, self) is self:
+            mind.taking = None
 
     def configure(self, session: Session) -> None:
         """Take new settings from the next reply on; raises `ValueError` for bad ones."""
@@ -79,15 +99,21 @@ class TurnTaking:
         """Break the reply off; the conversation keeps what of it was heard."""
         if self._runner.turns.sessions[session.slot].is_replying:
             self._runner.turns.cancel(session.slot, session.output.heard_tokens)
-        self._runner.hush(session.slot)
+        self._hush(self._minds[session.slot])
+
+    def _hush(self, mind: _Mind) -> None:
+        mind.generation += 1
+        self._lane.hush(mind.session.slot)
 
     def advance(self) -> bool:
         """Read on in one waiting turn of each session, decide one token for every reply."""
         took = self._take_turns()
         running = [slot for slot in self._minds if self._may_go_on(slot)]
         if running:
-            with self._runner.timed("decode"):
+            with timed(self._runner.model.device) as timer:
                 chunks = self._runner.turns.step(running)
+            for slot in running:
+                self._minds[slot].stages.append(("decode", timer))
             self._say(chunks)
         return took or bool(running)
 
@@ -97,7 +123,7 @@ class TurnTaking:
 
     # ------------------------------------------------------------------ in
 
-    def _system(self, session: Session) -> None:
+    def _system(self, session: Session) -> Generator[None, None, None]:
         text = session.config.instructions or DEFAULT_SYSTEM
         parts: list[Part] = [text]
         sounds: list[Tensor] = []
@@ -109,7 +135,9 @@ class TurnTaking:
             sounds = [session.voice.embeddings]
             parts = [before, Sound(len(sounds[0])), session.config.instructions or after]
         prompt = self._runner.model.prompts.half_duplex(Message("system", tuple(parts)))
-        self._runner.turns.add({session.slot: prompt.weave([], sounds)}, protect=True)
+        yield from self._runner.turns.add_slowly(
+            session.slot, prompt.weave([], sounds), protect=True
+        )
 
     def _take_turns(self) -> bool:
         took = False
@@ -117,7 +145,8 @@ class TurnTaking:
             if mind.session.is_over or mind.session.forced_listen:
                 continue
             if mind.taking is None:
-                if not mind.asked or self._runner.turns.sessions[slot].is_replying:
+                is_replying = self._runner.turns.sessions[slot].is_replying
+                if not mind.asked or is_replying or mind.speaking:
                     continue
                 mind.taking = self._take(mind, mind.asked.popleft())
             took = True
@@ -139,8 +168,9 @@ class TurnTaking:
     def _take(self, mind: _Mind, asked: Asked) -> Generator[None, None, None]:
         """Encode a turn, with a yield between batches; then open the reply."""
         session, runner = mind.session, self._runner
-        mind.started = time.perf_counter()
-        encoded = yield from encode_turn(runner, session, asked)
+        mind.started, mind.stages = time.monotonic(), []
+        with timed(runner.model.device) as encode:
+            encoded = yield from encode_turn(runner, session, asked)
         message = encoded.message
         if not message.parts:
             session.warn("empty_message", "there is nothing to answer yet")
@@ -155,10 +185,12 @@ class TurnTaking:
         settings = session.reply_settings()
         self._check_room(talk, len(prompt), settings.max_new_tokens)
         mind.images += sum(isinstance(part, Picture) for part in message.parts)
-        with runner.timed("prefill"):
-            runner.turns.add({session.slot: prompt.weave(encoded.images, encoded.sounds)})
+        with timed(runner.model.device) as prefill:
+            pieces = prompt.weave(encoded.images, encoded.sounds)
+            yield from runner.turns.add_slowly(session.slot, pieces)
             runner.turns.open_replies({session.slot: settings})
-        runner.hush(session.slot)
+        mind.stages += [("encode", encode), ("prefill", prefill)]
+        self._hush(mind)
         session.output.begin(
             "speech" if asked.utterance else "request",
             utterance=asked.utterance,
@@ -177,44 +209,47 @@ class TurnTaking:
     # ------------------------------------------------------------------ out
 
     def _say(self, chunks: dict[int, ReplyChunk]) -> None:
-        if not chunks:
-            return
-        speaking = [slot for slot in chunks if self._minds[slot].session.speaks]
-        sounds = self._runner.say_group([self._speak(slot, chunks[slot]) for slot in speaking])
-        pcm = dict(zip(speaking, sounds, strict=True))
-        times: dict[str, float] | None = None
         for slot, chunk in chunks.items():
             mind = self._minds[slot]
-            session = mind.session
-            session.output.say(
-                chunk.text, pcm.get(slot, NO_SOUND), tokens=len(chunk.ids), last=chunk.is_last
-            )
-            session.warn_context(chunk.warning)
-            if not chunk.is_last:
-                continue
             kv_tokens = self._runner.turns.sessions[slot].length
-            session.output.finish(
-                "incomplete" if chunk.by_limit else "completed", input_tokens=kv_tokens
-            )
-            times = self._runner.take_times() if times is None else times
-            total_ms = (time.perf_counter() - mind.started) * 1000
-            session.unit_done(
-                speaks=True,
-                stages_ms=times | {"turn": round(total_ms, 2)},
-                kv_tokens=kv_tokens,
+            utterance = _Utterance(slot, mind, chunk, mind.generation, kv_tokens)
+            mind.speaking.append(utterance)
+            mind.session.warn_context(chunk.warning)
+            if not mind.session.speaks:
+                self._tell(utterance, NO_SOUND, [])
+                continue
+            speak, ready = self._runner.speech(chunk.ids, chunk.hidden)
+            self._lane.say(
+                Say(
+                    Speak(slot, *speak, mind.draws, ends=chunk.is_last),
+                    is_unit=False,
+                    owner=utterance,
+                    ready=ready,
+                )
             )
 
-    def _speak(self, slot: int, chunk: ReplyChunk) -> Speak:
-        model = self._runner.model
-        width = model.config.llm.hidden_size
-        hidden = (
-            torch.stack(chunk.hidden) if chunk.hidden else torch.zeros(0, width, dtype=model.dtype)
+    def spoken(self, spoken: Spoken) -> None:
+        """The voice lane has made sound of a chunk."""
+        utterance: _Utterance = spoken.say.owner
+        if self._minds.get(utterance.slot) is utterance.mind:
+            self._tell(utterance, spoken.pcm, spoken.stages)
+
+    def _tell(self, utterance: _Utterance, pcm: Pcm, stages: Stages) -> None:
+        mind, chunk = utterance.mind, utterance.chunk
+        mind.speaking.remove(utterance)
+        session, output = mind.session, mind.session.output
+        mind.stages += stages
+        if utterance.generation != mind.generation:
+            return
+        output.say(chunk.text, pcm, tokens=len(chunk.ids), last=chunk.is_last)
+        if not chunk.is_last:
+            return
+        output.finish(
+            "incomplete" if chunk.by_limit else "completed", input_tokens=utterance.kv_tokens
         )
-        ids = torch.tensor(chunk.ids, dtype=torch.long)
-        return Speak(
-            slot,
-            ids.to(model.device),
-            hidden.to(model.device),
-            self._minds[slot].draws,
-            ends=chunk.is_last,
+        total_ms = (time.monotonic() - mind.started) * 1000
+        session.unit_done(
+            speaks=True,
+            stages_ms=totals(mind.stages) | {"turn": round(total_ms, 2)},
+            kv_tokens=utterance.kv_tokens,
         )

@@ -26,7 +26,9 @@ from engine.fullduplex import UNIT_SAMPLES, FullDuplex
 from engine.model import OmniModel, load
 from engine.runner import Runner
 from engine.session import Session
+from engine.speaker import Speaker
 from engine.stages import quantiles
+from engine.voicelane import Spoken, VoiceLane
 from engine.voiceshelf import VoiceShelf
 from tests.tiny_checkpoint import full_size_model, write_checkpoint
 
@@ -78,12 +80,15 @@ class Bench:
 
     def __init__(self, model: OmniModel, sessions: int, max_context: int) -> None:
         shelf = VoiceShelf(model, "")
-        self.runner = Runner(model, sessions, max_context, max_prompt=shelf.longest_prompt)
+        self.runner = Runner(model, sessions, max_context)
+        speaker = Speaker(model, sessions, max_prompt=shelf.longest_prompt)
         shelf.place(model, self.runner)
+        self.lane = VoiceLane(speaker, self._spoken)
         started = time.perf_counter()
         self.runner.warm_up(lambda text: None)
+        self.lane.warm_up(lambda text: None)
         self.warm_up_s = time.perf_counter() - started
-        self.duplex = FullDuplex(self.runner, max_context)
+        self.duplex = FullDuplex(self.runner, self.lane, max_context)
         self.script = Script(model)
         self.runner.duplex.force = self.script.choose
         self.stages: dict[str, list[float]] = {}
@@ -98,7 +103,7 @@ class Bench:
             session = Session(f"s{slot}", slot, config, slot, self._take)
             session.voice = shelf.get("")
             if session.voice.base is not None:
-                self.runner.set_voice(slot, session.voice.base)
+                self.lane.set_voice(slot, session.voice.base)
             self.duplex.open(session)
             self.sessions.append(session)
 
@@ -115,10 +120,15 @@ class Bench:
             )
         self._started = time.perf_counter()
         self._heard.clear()
-        while self.duplex.advance():
+        while self.duplex.advance() | self.lane.step():
             pass
         _synchronize(self.runner.model.device)
         return (time.perf_counter() - self._started) * 1000
+
+    def _spoken(self, spoken: Spoken) -> None:
+        if spoken.error is not None:
+            raise spoken.error
+        self.duplex.spoken(spoken)
 
     def _take(self, message: p.FromEngine) -> None:
         if isinstance(message, p.UnitDone):
@@ -155,7 +165,7 @@ def measure(model: OmniModel, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "sessions": options.sessions,
         "warm_up_s": round(bench.warm_up_s, 1),
-        "graph_misses": bench.runner.graphs.misses,
+        "graph_misses": bench.runner.graphs.misses + bench.lane.speaker.graphs.misses,
         "units": options.units,
         "unit_ms": {kind: told(values) for kind, values in took.items() if values},
         "first_audio_ms": told(bench.first_audio_ms) if bench.first_audio_ms else {},

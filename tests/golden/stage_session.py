@@ -19,6 +19,7 @@ from engine.model import load
 from engine.models.tts_sampling import SpeechSampling
 from engine.runner import Runner
 from engine.sampling import Draws
+from engine.speaker import Speaker
 from engine.speech_codes import Speak
 from engine.token2wav import Codes, VoiceBase, load_token2wav, to_pcm
 from engine.voice import VoiceFeatures
@@ -67,7 +68,8 @@ class _Session:
         )
         longest = max(unit["kv_after_generate"] for unit in self.units) + 64
         voice = self._voice()
-        self.runner = Runner(model, count, longest, max_prompt=len(voice.mel))
+        self.runner = Runner(model, count, longest)
+        self.speaker = Speaker(model, count, max_prompt=len(voice.mel))
         self.runner.duplex.observe = self._force
         base = model.token2wav.base(voice)
         self.copies = [self._copy(slot, longest, base) for slot in range(count)]
@@ -84,7 +86,7 @@ class _Session:
         talk = RecordedSession(self.golden.tokens, duplex_settings(self.golden), slot, longest)
         talk.chosen = []
         self.runner.duplex.open(slot, talk)
-        self.runner.set_voice(slot, base)
+        self.speaker.set_voice(slot, base)
         return _Copy(slot, slot, talk, ChunkQueue(), Draws(slot), {})
 
     def run(self) -> None:
@@ -157,13 +159,13 @@ class _Session:
         for copy in self.copies:
             # As the reference: a forced listen restarts the waveform but not the code decoder.
             result = done.get(copy.slot)
-            if result is not None and result.is_cut and self.runner.streams is not None:
-                self.runner.streams.reset(copy.slot)
+            if result is not None and result.is_cut and self.speaker.streams is not None:
+                self.speaker.streams.reset(copy.slot)
         batch = [self._speak(copy, done[copy.slot]) for copy in speaking]
-        if not batch or self.runner.streams is None:
+        if not batch or self.speaker.streams is None:
             return
-        codes = self.runner.codes.duplex(batch)
-        sounds = self.runner.streams.unit(
+        codes = self.speaker.codes.duplex(batch)
+        sounds = self.speaker.streams.unit(
             [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
         )
         for copy, ours, sound in zip(speaking, codes, sounds, strict=True):

@@ -145,13 +145,15 @@ async def test_answer_is_told_in_order(engine: MiniCpmoEngine) -> None:
 
 async def test_speaking_over_the_answer_silences_it(engine: MiniCpmoEngine) -> None:
     talk = Talk(engine, "one", 0, config())
-    await speaking(talk)
+    while len(talk.all(p.ResponseDone)) == len(talk.all(p.ResponseStarted)):
+        await talk.units(1)
     started = talk.all(p.ResponseStarted)[-1]
-    # Nothing of it was heard to its end yet, so it counts as playing.
     talk.hear(voiced(0.6))
     cut = await talk.until(p.Interrupt)
     assert cut.epoch == started.epoch
-    done = await talk.until(p.ResponseDone)
+    done = (await talk.when(lambda: [m for m in talk.all(p.ResponseDone) if m.epoch == cut.epoch]))[
+        0
+    ]
     assert (done.status, done.reason) == ("cancelled", "turn_detected")
     talk.quiet(0.4)
     unit = (await talk.units(1))[-1]
