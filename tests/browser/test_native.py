@@ -2,7 +2,8 @@
 noise and the words are none, but the flow is that of the real one.
 
 Guards: it speaks aloud; it is silenced by speech and by the button; it listens; modes switch within
-the call; the context limit is announced, then ends the call with a reason.
+the call; an attached video is answered; the context limit is announced, then ends the call with a
+reason.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.async_api import FilePayload
 
 from tests.browser.chrome import browse, call, event, events, record, recorded
 from tests.serving import Serving
@@ -88,6 +90,21 @@ async def test_modes_switch_within_the_call(native: Serving, tmp_path: Path) -> 
         warnings = [e["code"] for e in await events(page) if e["type"] == "session.warning"]
     assert warnings.count("context_restarted") == 3
     assert before >= 1
+
+
+async def test_attached_video_is_answered(native: Serving) -> None:
+    from tests.engine.native.films import film
+
+    async with browse(native.url) as page:
+        data = FilePayload(name="film.mp4", mimeType="video/mp4", buffer=film(2.0))
+        await page.set_input_files("#file", data)
+        await page.fill("#text", "what happens?")
+        await page.click("#send")
+        added = await event(page, "conversation.item.added", timeout_ms=40_000)
+        assert [part["type"] for part in added["item"]["content"]] == ["input_video", "input_text"]
+        await event(page, "output_audio_buffer.started", timeout_ms=60_000)
+        await wait_for(page, "!document.getElementById('attached').checkVisibility()")
+        assert not [e for e in await events(page) if e["type"] == "session.warning"]
 
 
 async def test_context_limit_is_announced_before_it_ends_the_call(
