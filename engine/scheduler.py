@@ -68,7 +68,8 @@ class Scheduler:
     def __init__(
         self, runner: Runner, speaker: Speaker, shelf: VoiceShelf, max_context: int
     ) -> None:
-        self._runner = runner
+        self.runner = runner
+        self.speaker = speaker
         self._lane = VoiceLane(speaker, self.post)
         self._shelf = shelf
         self._duplex = FullDuplex(runner, self._lane, max_context)
@@ -82,8 +83,12 @@ class Scheduler:
 
     def warm_up(self, show: Callable[[str], None]) -> None:
         """Capture every graph; before `start`."""
-        self._runner.warm_up(show)
+        self.runner.warm_up(show)
         self._lane.warm_up(show)
+
+    def open_now(self, session: Session) -> None:
+        """Begin a session before `start`, in the caller's thread."""
+        self._open(session)
 
     def start(self) -> None:
         self._lane.start()
@@ -184,7 +189,7 @@ class Scheduler:
         if self._sessions.pop(slot, None) is not None:
             self._duplex.close(slot)
             self._turns.close(slot)
-            self._runner.clear(slot)
+            self.runner.clear(slot)
             self._lane.clear(slot)
 
     def _mode(self, session: Session) -> FullDuplex | TurnTaking:
@@ -198,7 +203,7 @@ class Scheduler:
             return
         session.output.cancel()
         before.close(session.slot)
-        self._runner.clear(session.slot)
+        self.runner.clear(session.slot)
         self._lane.clear(session.slot)
         self._begin(session)
         session.warn("context_restarted", "these settings begin a new conversation")

@@ -1,0 +1,226 @@
+"""The native engine under load, driven as production does: sound in real time, random phases.
+
+    python -m tests.bench.engine --sessions 1,8,32 --mode omni --speaking 1.0 --seconds 60 \
+        --context 8192 --filled --weights random --size full --device cuda --json
+
+Prints one JSON object: for each load the time from the end of a unit's sound until it is done and
+until its first sound, units that came late, stages beside what their bytes and operations need at
+least at the rates measured in the same run. `--compare sequential` runs units of one session after
+another without graphs and gives the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine import protocol as p
+from engine.model import OmniModel, load
+from engine.runner import Runner
+from engine.scheduler import Scheduler
+from engine.speaker import Speaker
+from engine.stages import quantiles
+from engine.voiceshelf import VoiceShelf
+from tests.bench.engine_floors import Floors
+from tests.bench.engine_load import LATE_MS, Call, Chat, Clock, Script, Waits, fill
+from tests.bench.gpu import memory_gib
+from tests.tiny_checkpoint import full_size_model, write_checkpoint
+
+WARM_UP_S = 4.0
+CHAT_TOKENS = 4000
+CHAT_REPLY = 64
+CHAT_PAUSE_S = 1.0
+
+
+def show(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def told(values: list[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    found = quantiles(values)
+    return {"count": found.count, "p50": found.p50, "p95": found.p95, "p99": found.p99}
+
+
+class Load:
+    """One load: so many sessions for so long."""
+
+    def __init__(self, model: OmniModel, options: argparse.Namespace, calls: int, chats: int):
+        self.options, self.waits = options, Waits()
+        total = calls + chats
+        shelf = VoiceShelf(model, "")
+        runner = Runner(model, total, options.context)
+        speaker = Speaker(
+            model,
+            total,
+            max_prompt=shelf.longest_prompt,
+            speech_context=options.speech_context,
+            first_codes=options.first_codes,
+        )
+        shelf.place(model, runner)
+        self.scheduler = Scheduler(runner, speaker, shelf, options.context)
+        started = time.perf_counter()
+        self.scheduler.warm_up(lambda text: None)
+        self.warm_up_s = time.perf_counter() - started
+        self.script = Script(model.tokens, total, options.speaking, options.seed)
+        runner.duplex.force = self.script.choose
+        self.callers: list[Call | Chat] = []
+        for slot in range(calls):
+            self._call(slot)
+        prompt = _prompt(model, min(CHAT_TOKENS, options.context // 2))
+        for slot in range(calls, total):
+            self._chat(slot, prompt)
+
+    def _call(self, slot: int) -> None:
+        call = Call(slot, self.script, self.waits, camera=self.options.mode in ("omni", "mixed"))
+        options: dict[str, str | int | float | bool] = {"force_listen_count": 0}
+        config = p.SessionConfig(options=options, sampling=p.Sampling(seed=slot))
+        self.scheduler.open_now(call.open(config))
+        self.script.talks[slot] = self.scheduler.runner.duplex.sessions[slot]
+        if self.options.filled:
+            spread = 1 - 0.5 * (slot * 37 % 100) / 100
+            fill(self.scheduler, slot, int(spread * self.options.context) - 100)
+        self.callers.append(call)
+
+    def _chat(self, slot: int, prompt: str) -> None:
+        chat = Chat(slot, prompt, self.waits, pause_s=CHAT_PAUSE_S)
+        config = p.SessionConfig(
+            mode="turn_based",
+            modalities=("text",),
+            sampling=p.Sampling(seed=slot, max_output_tokens=CHAT_REPLY),
+        )
+        self.scheduler.open_now(chat.open(config))
+        self.callers.append(chat)
+
+    def run(self) -> dict[str, Any]:
+        gc.collect()
+        gc.freeze()
+        clock = Clock(self.scheduler, self.callers, self.options.seed)
+        self.scheduler.start()
+        clock.start()
+        time.sleep(WARM_UP_S)
+        for caller in self.callers:
+            caller.is_measured = True
+        time.sleep(self.options.seconds)
+        clock.stop()
+        self.scheduler.stop()
+        gc.unfreeze()
+        return self._outcome(clock)
+
+    def _outcome(self, clock: Clock) -> dict[str, Any]:
+        waits = self.waits
+        done = waits.listen + waits.speak
+        runner, speaker = self.scheduler.runner, self.scheduler.speaker
+        return {
+            "warm_up_s": round(self.warm_up_s, 1),
+            "unit_ms": told(done),
+            "listening_unit_ms": told(waits.listen),
+            "speaking_unit_ms": told(waits.speak),
+            "first_sound_ms": told(waits.first_sound),
+            "sound_ms": told(waits.sound),
+            "chat_first_text_ms": told(waits.first_text),
+            "late_units": sum(ms > LATE_MS for ms in done),
+            "skipped_ms": waits.skipped_ms,
+            "failed": waits.failed[:3],
+            "stages_ms": {name: told(ms) for name, ms in sorted(waits.stages.items())},
+            "graph_misses": runner.graphs.misses + speaker.graphs.misses,
+            "clock_lag_ms": round(clock.worst_lag_ms, 1),
+            "longest_kv": max(runner.duplex.rows.kv.lengths),
+            "peak_device_gib": memory_gib(runner.model.device),
+        }
+
+
+def _prompt(model: OmniModel, tokens: int) -> str:
+    word = "hello there "
+    text = word * (tokens // len(model.tokens.encode(word)))
+    return text.strip()
+
+
+def _loads(options: argparse.Namespace) -> list[tuple[int, int]]:
+    counts = [int(part) for part in options.sessions.split(",")]
+    if options.mode == "chat":
+        return [(0, count) for count in counts]
+    chats = options.chats if options.mode == "mixed" else 0
+    return [(count, chats) for count in counts]
+
+
+def _model(options: argparse.Namespace, stack: ExitStack) -> OmniModel:
+    if options.weights != "random":
+        return load(Path(options.weights), device=options.device, show=show)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    if options.size == "full":
+        return full_size_model(folder / "full", options.device)
+    return load(write_checkpoint(folder / "tiny", seed=1), device=options.device, show=show)
+
+
+def sequential(model: OmniModel, options: argparse.Namespace) -> dict[str, Any]:
+    """The same units one after another, no graphs, no batches: ms each."""
+    from tests.bench.native import Bench
+
+    bench = Bench(model, 1, options.context, graphs=False)
+    took = [bench.second(index) for index in range(12)]
+    return {"unit_ms_mean": round(statistics.mean(took[4:]), 1)}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.bench.engine")
+    parser.add_argument("--sessions", default="1")
+    parser.add_argument("--mode", choices=("omni", "audio", "chat", "mixed"), default="omni")
+    parser.add_argument("--chats", type=int, default=2, help="typed conversations of mode mixed")
+    parser.add_argument("--speaking", type=float, default=1.0, help="share of units that speak")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--context", type=int, default=8192)
+    parser.add_argument("--filled", action="store_true", help="contexts are half full to full")
+    parser.add_argument("--speech-context", type=int, default=1024)
+    parser.add_argument("--first-codes", type=int, default=9)
+    parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
+    parser.add_argument("--weights", default="random", help="random, or a checkpoint folder")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--compare", choices=("sequential",))
+    parser.add_argument("--json", action="store_true", help="one line of JSON")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse()
+    with ExitStack() as stack:
+        started = time.perf_counter()
+        model = _model(options, stack)
+        floors = Floors(model)
+        result: dict[str, Any] = {
+            "build_s": round(time.perf_counter() - started, 1),
+            "mode": options.mode,
+            "speaking": options.speaking,
+            "rates": floors.rates(),
+            "loads": {},
+        }
+        for calls, chats in _loads(options):
+            show(f"{calls} calls, {chats} chats")
+            load_ = Load(model, options, calls, chats)
+            outcome = load_.run()
+            outcome["floors_ms"] = floors.beside(outcome)
+            result["loads"][f"{calls} calls, {chats} chats"] = outcome
+            del load_
+            gc.collect()
+            if model.device.type == "cuda":
+                torch.cuda.empty_cache()
+        if options.compare:
+            result["sequential"] = sequential(model, options)
+    print(json.dumps(result) if options.json else json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

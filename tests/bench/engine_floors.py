@@ -1,0 +1,70 @@
+"""What a unit's stages need at least: bytes over bandwidth, operations over arithmetic rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from engine.model import OmniModel
+from tests.bench.gpu import arithmetic, bandwidth
+
+UNIT_TOKENS = 81
+WORDS = 5
+CODES = 25
+FLOW_OPERATIONS = 1.68e10
+"""Of one Euler step for a second of speech; the encoder's and the vocoder's below."""
+ENCODER_OPERATIONS, VOCODER_OPERATIONS = 6.3e9, 3.55e10
+PATCHES = 1036
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+class Floors:
+    """Of one session's unit by itself: what batching shares is counted whole."""
+
+    def __init__(self, model: OmniModel) -> None:
+        self.bytes_per_s = bandwidth(model.device)
+        self.operations_per_s = arithmetic(model.device)
+        config = model.config
+        table = _bytes(model.llm.model.embed_tokens)
+        self._llm_bytes = _bytes(model.llm) - table
+        element = 2 if model.device.type == "cuda" else 4
+        llm = config.llm
+        self._position = 2 * llm.num_layers * llm.num_kv_heads * llm.head_dim * element
+        seeing = 2 * PATCHES * _bytes(model.vision) / element
+        hearing = 2 * 50 * _bytes(model.whisper) / element
+        self._encode = (seeing + hearing) / self.operations_per_s
+        tts = model.speech
+        self._tts_bytes = _bytes(tts.model) + _bytes(tts.head_code)
+        steps = model.token2wav.flow.steps if model.token2wav is not None else 0
+        speech = FLOW_OPERATIONS * steps + ENCODER_OPERATIONS + VOCODER_OPERATIONS
+        self._vocoder = speech / self.operations_per_s
+
+    def rates(self) -> dict[str, float]:
+        return {
+            "copy_tb_s": round(self.bytes_per_s / 1e12, 3),
+            "product_tflop_s": round(self.operations_per_s / 1e12, 1),
+        }
+
+    def beside(self, outcome: dict[str, Any]) -> dict[str, dict[str, float]]:
+        """Each stage's floor for one speaking unit, and measured p50 over it."""
+        read = self._llm_bytes / self.bytes_per_s
+        context = outcome["longest_kv"] * self._position / self.bytes_per_s
+        linear = 2 * UNIT_TOKENS * self._llm_bytes / 2 / self.operations_per_s
+        floors = {
+            "encode": self._encode,
+            "prefill": max(read, linear),
+            "decode": (WORDS + 2) * (read + context),
+            "tts": (CODES + 1) * self._tts_bytes / self.bytes_per_s,
+            "vocoder": self._vocoder,
+        }
+        found = {}
+        for name, floor in floors.items():
+            measured = outcome["stages_ms"].get(f"speak {name}", {}).get("p50")
+            found[name] = {"floor": round(floor * 1000, 2)}
+            if measured:
+                found[name] |= {"p50": measured, "ratio": round(measured / floor / 1000, 2)}
+        return found
