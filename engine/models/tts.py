@@ -6,17 +6,18 @@ Source: MiniCPM-o 4.5 inference code.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kvcache import KvPlan, SlotKV
-from engine.layers.attention import AttentionShape
+from engine.kvcache import SlotKV
 from engine.layers.norms import RMSNorm
 from engine.layers.rope import Rope
+from engine.layers.varlen import VarlenLayout, varlen_attention
 from engine.layers.weight_norm import NEW, OLD, fold
 from engine.models.config import ConfigError, TtsConfig
-from engine.models.qwen3 import DecoderLayer
 from engine.weights import Checkpoint, empty
 
 UNUSED = ("projector_spk.*", "model.embed_tokens.weight")
@@ -61,19 +62,93 @@ class Projector(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
+class TokenPlan:
+    """Where the N tokens of one forward go and what they see, all as tensors."""
+
+    positions: Tensor
+    """[N] of the rotary embedding."""
+    cells: Tensor
+    """[N] where their keys go, among the cache's positions laid end to end."""
+    layout: VarlenLayout
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TtsConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
+        self.head_dim = config.head_dim
+        inner, kv_inner = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_inner, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_inner, bias=False)
+        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
+
+    def finish_loading(self) -> None:
+        """One matrix for queries, keys and values."""
+        parts = [self.q_proj.weight, self.k_proj.weight, self.v_proj.weight]
+        self.weight = nn.Parameter(torch.cat([p.detach() for p in parts]), requires_grad=False)
+        del self.q_proj, self.k_proj, self.v_proj
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], kv: SlotKV, layer: int, plan: TokenPlan
+    ) -> Tensor:
+        heads, both = self.heads, self.heads + self.kv_heads
+        packed = F.linear(x, self.weight).view(len(x), both + self.kv_heads, self.head_dim)
+        turned = _rotate(packed[:, :both], *turn)
+        keys, values = kv.keys[layer], kv.values[layer]
+        keys.flatten(0, 1).index_copy_(0, plan.cells, turned[:, heads:])
+        values.flatten(0, 1).index_copy_(0, plan.cells, packed[:, both:])
+        mixed = varlen_attention(turned[:, :heads], keys, values, plan.layout, causal=True)
+        out: Tensor = self.o_proj(mixed.flatten(1))
+        return out
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rope.rotate` by tables over the whole head, sines signed: fewer kernels."""
+    wide = x.float()
+    return torch.addcmul(wide * cos, wide.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)
+
+
+class Mlp(nn.Module):
+    def __init__(self, size: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(size, inner, bias=False)
+        self.up_proj = nn.Linear(size, inner, bias=False)
+        self.down_proj = nn.Linear(inner, size, bias=False)
+
+    def finish_loading(self) -> None:
+        """One matrix for gate and up."""
+        parts = [self.gate_proj.weight, self.up_proj.weight]
+        self.weight = nn.Parameter(torch.cat([p.detach() for p in parts]), requires_grad=False)
+        del self.gate_proj, self.up_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = F.linear(x, self.weight).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(F.silu(gate) * up)
+        return out
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: TtsConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = Mlp(config.hidden_size, config.intermediate_size)
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], kv: SlotKV, layer: int, plan: TokenPlan
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), turn, kv, layer, plan)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
 class Llama(nn.Module):
     def __init__(self, config: TtsConfig) -> None:
         super().__init__()
-        shape = AttentionShape(
-            hidden_size=config.hidden_size,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-        )
-        self.layers = nn.ModuleList(
-            DecoderLayer(shape, config.intermediate_size, config.rms_norm_eps)
-            for _ in range(config.num_layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -100,6 +175,14 @@ class SpeechDecoder(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.emb_text.weight.device
+
+    def bytes_per_slot(self, max_len: int | None = None) -> int:
+        """Memory of one slot of `make_cache(..., max_len)`."""
+        config = self.config
+        most = config.max_position_embeddings
+        cells = min(max_len or most, most) + 1
+        size = config.num_kv_heads * config.head_dim * self.emb_text.weight.element_size()
+        return 2 * config.num_layers * cells * size
 
     def make_cache(self, num_slots: int, max_len: int | None = None) -> SlotKV:
         """A cache for `num_slots` turns of at most `max_len` condition rows and codes each."""
@@ -147,9 +230,22 @@ class SpeechDecoder(nn.Module):
         out: Tensor = self.emb_code[0](codes)
         return out
 
-    def forward(self, x: Tensor, kv: SlotKV, plan: KvPlan) -> Tensor:
-        """Hidden states [N, C] after the final norm of the plan's tokens x [N, C]."""
-        turn = self.rope(plan.token_position)
+    def condition_tokens(self, ids: Tensor, is_word: Tensor, hidden: Tensor) -> Tensor:
+        """Condition rows [N, C] of words and marks in one; `hidden` [N, llm_dim] counts at words.
+
+        Projected states have length 1.
+        """
+        rows: Tensor = self.emb_text(ids)
+        projected = F.normalize(self.projector_semantic(hidden), dim=-1)
+        return rows + projected.masked_fill(~is_word[:, None], 0)
+
+    def forward(self, x: Tensor, kv: SlotKV, plan: TokenPlan) -> Tensor:
+        """Hidden states [N, C] after the final norm of the plan's tokens x [N, C].
+
+        Writes their keys and values; counting them is the caller's (`SlotKV.advance`).
+        """
+        cos, sin = self.rope(plan.positions)
+        turn = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
         for index, layer in enumerate(self.model.layers):
             x = layer(x, turn, kv, index, plan)
         out: Tensor = self.model.norm(x)
