@@ -7,7 +7,7 @@ does not depend on which others are in the batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,15 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.duplex_rows import DuplexRows
+from engine.graphs import GraphPool
 from engine.layers.images import Pieces, cut, patch_batch
 from engine.layers.logmel import MelStreams, pieces
 from engine.llm_rows import LlmRows
 from engine.model import OmniModel
 from engine.speech_codes import Speak, SpeechCodes
-from engine.token2wav import Codes, SpeechStreams, VoiceBase, to_pcm
+from engine.speech_streams import Codes, SpeechStreams, to_pcm
+from engine.token2wav import VoiceBase
 from engine.turn_rows import TurnRows
 
 Pcm = NDArray[np.int16]
+
+Emit = Callable[[int, Pcm, bool], None]
+"""Takes the row of the batch, a part of its sound, and whether that is the unit's last."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,32 @@ class Runner:
     """Owns every cache. A slot is used by one session at a time and cleared by `clear`."""
 
     def __init__(
-        self, model: OmniModel, num_slots: int, max_context: int, *, max_prompt: int
+        self,
+        model: OmniModel,
+        num_slots: int,
+        max_context: int,
+        *,
+        max_prompt: int,
+        speech_length: int | None = None,
+        first_codes: int = 0,
     ) -> None:
         """`max_context`: positions of the language model that a slot holds; `max_prompt`: mel
-        frames of the longest voice prompt."""
+        frames of the longest voice prompt; `speech_length`: condition rows and codes of a turn
+        that the speech decoder holds, see `SpeechCodes`; `first_codes`: see `SpeechStreams`."""
         self.model = model
         rows = LlmRows(model.llm, num_slots, max_context)
         self.duplex = DuplexRows(rows, model.tokens)
         self.turns = TurnRows(rows, model.tokens)
         self.mels = MelStreams(model.mel, num_slots)
         self.audio_kv = model.whisper.make_cache(num_slots)
-        self.codes = SpeechCodes(model.speech, num_slots)
+        self.graphs = GraphPool(model.device)
+        self.codes = SpeechCodes(model.speech, num_slots, speech_length, self.graphs)
         self.streams = (
-            SpeechStreams(model.token2wav, num_slots, max_prompt) if model.token2wav else None
+            SpeechStreams(
+                model.token2wav, num_slots, max_prompt, graphs=self.graphs, first_codes=first_codes
+            )
+            if model.token2wav
+            else None
         )
         self.stage_ms: dict[str, float] = {}
         """Time spent in each stage since `take_times`."""
@@ -140,17 +158,43 @@ class Runner:
 
     # ------------------------------------------------------------------ out
 
-    def say_unit(self, batch: Sequence[Speak]) -> list[Pcm]:
-        """One duplex second of speech for each slot."""
+    def say_unit(self, batch: Sequence[Speak], emit: Emit | None = None) -> list[Pcm]:
+        """One duplex second of speech for each slot.
+
+        `emit` is called with each part of it as soon as it is there, and of a turn's first unit
+        then comes a short part ahead of the rest.
+        """
         if not batch or self.streams is None:
             return [np.zeros(0, np.int16) for _ in batch]
+        first_codes = self.streams.first_codes if emit is not None else 0
+        starts = [i for i, s in enumerate(batch) if self.codes.is_turn_start(s.slot)]
         with self.timed("tts"):
-            codes = self.codes.duplex(batch)
+            unit = self.codes.begin_unit(batch)
+            codes: list[list[int]] = [[] for _ in batch]
+            if first_codes and starts:
+                codes = unit.more(first_codes)
+        # Where the end code came this early there is nothing to hurry for.
+        ahead = [i for i in starts if 0 < first_codes == len(codes[i])]
+        early = {i: codes[i] for i in ahead}
+        parts: list[list[Pcm]] = [[] for _ in batch]
+        if emit is not None and early:
+            with self.timed("vocoder"):
+                given = [Codes(batch[i].slot, own) for i, own in early.items()]
+                for i, pcm in zip(early, to_pcm(self.streams.first_part(given)), strict=True):
+                    parts[i].append(pcm)
+                    emit(i, pcm, False)
+        with self.timed("tts"):
+            rest = unit.more()
         with self.timed("vocoder"):
-            sounds = self.streams.unit(
-                [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
-            )
-            return [to_pcm(sound) for sound in sounds]
+            left = [
+                Codes(speak.slot, more if i in early else [*codes[i], *more], speak.ends)
+                for i, (speak, more) in enumerate(zip(batch, rest, strict=True))
+            ]
+            for i, pcm in enumerate(to_pcm(self.streams.unit(left))):
+                parts[i].append(pcm)
+                if emit is not None:
+                    emit(i, pcm, True)
+        return [np.concatenate(own) if len(own) > 1 else own[0] for own in parts]
 
     def say_group(self, batch: Sequence[Speak]) -> list[Pcm]:
         """A group of tokens of turn-based replies as speech, as far as it goes."""
@@ -162,7 +206,7 @@ class Runner:
             sounds = self.streams.group(
                 [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
             )
-            return [to_pcm(sound) for sound in sounds]
+            return to_pcm(sounds)
 
     # ------------------------------------------------------------------ figures
 

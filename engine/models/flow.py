@@ -82,6 +82,12 @@ class Flow(nn.Module):
         with torch.no_grad():
             return FlowState(self.config, self.encoder, self.steps, slots, max_prompt)
 
+    def bytes_per_slot(self, max_prompt: int) -> int:
+        """Memory of one slot of `new_state(..., max_prompt)`."""
+        return FlowState.bytes_per_slot(
+            self.config, self.steps, max_prompt, self.encoder_proj.weight.element_size()
+        )
+
     def speaker(self, embedding: Tensor) -> Tensor:
         """Speaker embeddings [B, speaker_dim] -> what the estimator takes [B, mels]."""
         weight = self.spk_embed_affine_layer.weight

@@ -14,6 +14,11 @@ ALIGNMENT = 8
 """Cells of a row are a multiple of this: attention kernels want their masks so."""
 
 
+def aligned(cells: int) -> int:
+    """Cells of a row for `cells` and the one that takes what is not kept."""
+    return -(-(cells + 1) // ALIGNMENT) * ALIGNMENT
+
+
 class Cells:
     """Keys and values [layers, rows, cells, H, D]; the last cell takes what is not kept."""
 
@@ -21,7 +26,7 @@ class Cells:
         self, layers: int, rows: int, cells: int, heads: tuple[int, int], like: Tensor
     ) -> None:
         """`cells`: those in use at most and those behind them that a chunk may need."""
-        self.cells = -(-(cells + 1) // ALIGNMENT) * ALIGNMENT
+        self.cells = aligned(cells)
         shape = (layers, rows, self.cells, *heads)
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.models.dit import DitState
-from engine.models.flow_cells import CellRows, Cells, TailRows
+from engine.models.flow_cells import CellRows, Cells, TailRows, aligned
 from engine.models.flow_config import FlowConfig, Trim
 from engine.models.flow_encoder import FlowEncoder, RateState
 from engine.models.stream_cache import CacheOrder, Orders, keep_ends
@@ -108,6 +108,17 @@ class FlowState:
         self.speakers = like.new_zeros(rows, config.num_mels)
         self._tables = encoder.place_tables(self._low.cells, self._high.cells)
         self._orders: list[Orders | None] = [None] * slots
+
+    @staticmethod
+    def bytes_per_slot(config: FlowConfig, steps: int, max_prompt: int, item_size: int) -> int:
+        """Memory of one row, without making any."""
+        enc, dit, up = config.encoder, config.dit, config.encoder.upsample
+        cells = max_prompt + RECENT_FRAMES + up * MOST_FRESH
+        low, high, passes = aligned(cells // up), aligned(cells), steps * dit.depth
+        count = 2 * enc.size * (enc.num_blocks * low + enc.num_up_blocks * high)
+        count += 2 * 2 * passes * high * dit.num_heads * dit.head_dim
+        count += enc.size * (2 + 2 * up) + 2 * 2 * passes * 2 * dit.hidden_size + config.num_mels
+        return count * item_size
 
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self._tensors())

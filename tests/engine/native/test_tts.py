@@ -224,6 +224,12 @@ def test_the_cache_holds_what_was_kept_and_nothing_else() -> None:
         assert torch.allclose(ours[0, : len(feed)], wanted[0, : len(feed)], atol=1e-5)
 
 
+def test_memory_of_a_slot_is_known_beforehand() -> None:
+    decoder = make_decoder()
+    kv = decoder.make_cache(3, 100)
+    assert sum(t.nbytes for t in (*kv.keys, *kv.values)) == 3 * decoder.bytes_per_slot(100)
+
+
 def test_a_warmed_up_decoder_says_the_same() -> None:
     decoder = make_decoder()
     warm, cold = SpeechCodes(decoder, 3), SpeechCodes(decoder, 3)
