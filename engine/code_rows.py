@@ -27,8 +27,18 @@ PREFILL_WIDTH = 20
 """Condition rows of a row of the batch that prefills are padded to: a unit has 19 at most."""
 FORCED_LOGIT = 10_000.0
 
-FIELDS = ("slot", "length", "count", "is_real", "min_codes", "end_at", "greedy", "window", "top_k")
-FIELDS += ("spares_first",)
+FIELDS = (
+    "slot",
+    "length",
+    "count",
+    "is_real",
+    "min_codes",
+    "end_at",
+    "greedy",
+    "window",
+    "top_k",
+    "spares_first",
+)
 LENGTH = FIELDS.index("length")
 NEVER = 1 << 30
 
@@ -117,11 +127,12 @@ class CodeRows:
         floats = torch.from_numpy(table)
         if words is not None:
             self._place_words(words)
-            key = ("codes", "words", size, self._is_cut)
-            return self.graphs.run(key, self._start_with_words, integers, floats)
+            return self.graphs.run(
+                ("codes", "words", size, self._is_cut), self._start_with_words, integers, floats
+            )
         assert feed is not None
         total = sum(row.count for row in rows)
-        given = torch.zeros(size * width, feed[0].shape[1], dtype=feed[0].dtype).to(feed[0].device)
+        given = feed[0].new_zeros(size * width, feed[0].shape[1])
         given[:total] = torch.cat(list(feed))
         key = ("codes", "feed", size, self._is_cut, width)
         return self.graphs.run(key, self._start, integers, floats, given)
@@ -190,7 +201,7 @@ class CodeRows:
         word = integers[len(FIELDS) + MOST_RECENT :].view(3, -1)[0]
         is_word, index = word >= 0, word.clamp(min=0)
         mark = self.decoder.config.audio_bos_token_id
-        ids = torch.where(is_word, self._word_ids[index], mark)
+        ids = self._word_ids[index].masked_fill(~is_word, mark)
         feed = self.decoder.condition_tokens(ids, is_word, self._words[index])
         assert len(feed) == size * PREFILL_WIDTH
         return self._start(integers, floats, feed)
@@ -222,7 +233,7 @@ class CodeRows:
         size, most = self._size, self._cells - 1
         slot, length, _, is_real = self._fields[:4, :size]
         # Rows that go on behind their end may reach the row's end; the scratch place takes it.
-        write = torch.where(is_real > 0, length, most).clamp(max=most)
+        write = length.clamp(max=most).masked_fill(is_real == 0, most)
         layout = VarlenLayout(
             query_starts=self._arange[: size + 1],
             key_starts=self._key_starts(slot),
@@ -276,10 +287,10 @@ class CodeRows:
                 integers = self._pack([], size, PREFILL_WIDTH, marked=False)
                 floats = torch.ones(3 + COLUMNS, size, dtype=torch.float64)
                 if is_words:
-                    key = ("codes", "words", size, False)
+                    key: tuple[object, ...] = ("codes", "words", size, False)
                     self.graphs.run(key, self._start_with_words, integers, floats)
                 else:
                     feed = self._feed.new_zeros(size * PREFILL_WIDTH, self._feed.shape[1])
-                    feed_key = ("codes", "feed", size, True, PREFILL_WIDTH)
-                    self.graphs.run(feed_key, self._start, integers, floats, feed)
+                    key = ("codes", "feed", size, True, PREFILL_WIDTH)
+                    self.graphs.run(key, self._start, integers, floats, feed)
                 self.step()

@@ -97,7 +97,7 @@ class SpeechCodes:
             raise ConfigError(f"tts_config: attention_type {kind!r}; known are {ATTENTION_TYPES}")
         self.decoder = decoder
         self.kv: SlotKV = decoder.make_cache(num_slots, max_len)
-        self.graphs = graphs or GraphPool(decoder.device, enabled=False)
+        self.graphs = GraphPool(decoder.device, enabled=False) if graphs is None else graphs
         self._rows = CodeRows(decoder, self.kv, num_slots, self.graphs)
         self._turns = [_Turn() for _ in range(num_slots)]
 

@@ -89,7 +89,9 @@ class SpeechStreams:
 
     def warm_up(self, most_rows: int, show: Callable[[str], None]) -> None:
         """Run all usual shapes once, within `graphs.capturing()`: sessions then find graphs."""
-        graphs = self.graphs or GraphPool(self.model.vocoder.noise.device, enabled=False)
+        graphs = self.graphs
+        if graphs is None:
+            graphs = GraphPool(self.model.vocoder.noise.device, enabled=False)
         whole = 2 * WINDOW_CODES
         turns = [[(whole, False), (whole, False), (END_FRAMES, True)]]
         if self.first_codes:
@@ -204,9 +206,8 @@ class SpeechStreams:
         return torch.cat(parts) if parts else self.model.vocoder.noise.new_zeros(0)
 
     def _windows(self, windows: list[Window]) -> list[tuple[FlowChunk, Sound]]:
-        chunks = self.model.flow(
-            windows, self.flow_state, graphs=self.graphs, widths=self._widths if self.graphs else ()
-        )
+        widths = () if self.graphs is None else self._widths
+        chunks = self.model.flow(windows, self.flow_state, graphs=self.graphs, widths=widths)
         pushes = [Push(w.slot, c.mel, w.last) for w, c in zip(windows, chunks, strict=True)]
         sounds = self.model.vocoder.push(self.vocoder_state, pushes, self.graphs)
         return list(zip(chunks, sounds, strict=True))

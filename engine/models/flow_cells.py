@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ALIGNMENT = 8
+ALIGNMENT = 16
 """Cells of a row are a multiple of this: attention kernels want their masks so."""
 
 

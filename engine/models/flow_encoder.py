@@ -188,7 +188,8 @@ class FlowEncoder(nn.Module):
         tables = []
         for blocks, cells in ((self.encoders, low), (self.up_encoders, high)):
             distances = torch.arange(-cells, cells, device=self.after_norm.weight.device)
-            tables.append([block.self_attn.place_table(distances) for block in blocks])
+            layers = [part for part in blocks.modules() if isinstance(part, RelativeAttention)]
+            tables.append([layer.place_table(distances) for layer in layers])
         return tables[0], tables[1]
 
     def forward(self, x: Tensor, given: Tensor, low: RateState, high: RateState) -> Tensor:

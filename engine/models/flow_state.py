@@ -214,7 +214,7 @@ class FlowState:
         enc = self.config.encoder
         up = enc.upsample
         sizes = [len(HEADER), width + enc.lookahead, self._low.cells, self._high.cells]
-        parts = packed.long().split([*sizes, width, up * width, up * width], dim=1)
+        parts = torch.split(packed.long(), [*sizes, width, up * width, up * width], dim=1)
         header, codes, low_at, high_at, *targets = parts
         slots, given, fresh, low, high, estimator = header.unbind(1)
         frames = up * fresh
@@ -265,9 +265,12 @@ class FlowState:
     def _views(self, slot: int) -> list[Tensor]:
         """The slot's part of every cache: six of keys and values, then the tails."""
         views = [t[:, slot] for cells in (self._low, self._high) for t in cells.tensors]
-        views += [t.unflatten(1, (2, -1))[:, :, slot] for t in self._kv.tensors]
+        views += [
+            t.view(t.shape[0], 2, self.rows, *t.shape[2:])[:, :, slot] for t in self._kv.tensors
+        ]
         views += [self._low_tail[:, slot], self._high_tail[:, slot]]
-        return [*views, self._kv_tail.unflatten(1, (2, -1))[:, :, slot]]
+        tails = self._kv_tail.view(-1, 2, self.rows, *self._kv_tail.shape[2:])
+        return [*views, tails[:, :, slot]]
 
     def _tensors(self) -> tuple[Tensor, ...]:
         cells = (*self._low.tensors, *self._high.tensors, *self._kv.tensors)

@@ -137,7 +137,7 @@ class Spectrum:
     def _overlap(self, frames: Tensor) -> Tensor:
         """Sum frames [B, M, size] a hop apart: [B, (M - 1) * hop + size]."""
         count = self.size // self.hop
-        parts = frames.unflatten(-1, (count, self.hop))
+        parts = frames.reshape(*frames.shape[:2], count, self.hop)
         shifted = [F.pad(parts[:, :, i], (0, 0, i, count - 1 - i)) for i in range(count)]
         out: Tensor = torch.stack(shifted).sum(0).flatten(1)
         return out

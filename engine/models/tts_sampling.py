@@ -100,9 +100,9 @@ def _penalised(z: Tensor, rows: RowSampling, recent: Tensor, end_code: int) -> T
     counts = (recent >= 0) & (ages <= rows.window[:, None])
     times = ((recent[:, :, None] == recent[:, None]) & counts[:, None]).sum(-1)
     # The end code is never among them: what does not count points there and changes nothing.
-    index = torch.where(counts, recent, end_code)
+    index = recent.masked_fill(~counts, end_code)
     seen = z.gather(1, index)
-    factor = torch.where(counts, rows.penalty[:, None] ** times, 1.0)
+    factor = (rows.penalty[:, None] ** times).masked_fill(~counts, 1)
     return z.scatter(1, index, torch.where(seen < 0, seen * factor, seen / factor))
 
 
