@@ -91,7 +91,8 @@ class Flow(nn.Module):
     def speaker(self, embedding: Tensor) -> Tensor:
         """Speaker embeddings [B, speaker_dim] -> what the estimator takes [B, mels]."""
         weight = self.spk_embed_affine_layer.weight
-        out: Tensor = self.spk_embed_affine_layer(F.normalize(embedding.to(weight), dim=-1))
+        unit = F.normalize(embedding.to(weight.device, torch.float32), dim=-1)
+        out: Tensor = self.spk_embed_affine_layer(unit.to(weight))
         return out
 
     @torch.inference_mode()
