@@ -16,8 +16,9 @@ from engine.prompts import DUPLEX_SYSTEM
 from engine.runner import Runner
 from engine.sampling import Draws
 from engine.session import Session
-from engine.speaker import NO_SOUND, Pcm
+from engine.speaker import NO_SOUND
 from engine.speech_codes import Speak
+from engine.speech_streams import Pcm
 from engine.timing import Stages, timed, totals
 from engine.voicelane import Say, Spoken, VoiceLane
 from engine.window import ContextFull

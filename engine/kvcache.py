@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,32 @@ from engine.layers.varlen import VarlenLayout
 
 _MOVED_LAYERS = 6
 """Layers whose keys are moved at once: more need more memory in between, fewer more launches."""
+
+
+class TokenPlan(Protocol):
+    """What a layer has to know of the N tokens of a forward."""
+
+    @property
+    def positions(self) -> Tensor:
+        """[N] int32, of the rotation."""
+        ...
+
+    @property
+    def write(self) -> Tensor:
+        """[N] int32, where the keys go among all slots' positions laid end to end."""
+        ...
+
+    @property
+    def layout(self) -> VarlenLayout: ...
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A `TokenPlan` put together on the device."""
+
+    positions: Tensor
+    write: Tensor
+    layout: VarlenLayout
 
 
 @dataclass(frozen=True)

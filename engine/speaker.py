@@ -9,32 +9,53 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from engine.graphs import GraphPool
 from engine.model import OmniModel
 from engine.speech_codes import Speak, SpeechCodes
+from engine.speech_streams import Codes, Pcm, SpeechStreams, to_pcm
 from engine.timing import Stages, timed
-from engine.token2wav import Codes, SpeechStreams, VoiceBase, to_pcm
+from engine.token2wav import VoiceBase
 
-Pcm = NDArray[np.int16]
 NO_SOUND: Pcm = np.zeros(0, np.int16)
+
+Emit = Callable[[int, Pcm, bool], None]
+"""Called with the place in the batch, a part of its sound, and whether it is the last one."""
 
 
 class Speaker:
     """Owns the caches of code decoder, flow and vocoder."""
 
-    def __init__(self, model: OmniModel, num_slots: int, *, max_prompt: int) -> None:
-        """`max_prompt`: mel frames of the longest voice prompt."""
+    def __init__(
+        self,
+        model: OmniModel,
+        num_slots: int,
+        *,
+        max_prompt: int,
+        speech_context: int | None = None,
+        first_codes: int = 0,
+    ) -> None:
+        """`max_prompt`: mel frames of the longest voice prompt; `speech_context`: condition rows
+        and codes of a turn that the code decoder holds, see `SpeechCodes`; `first_codes`: of the
+        short first part of a turn, see `SpeechStreams`."""
         self.device = model.device
         self.graphs = GraphPool(model.device)
-        self.codes = SpeechCodes(model.speech, num_slots)
+        self.num_slots = num_slots
+        self.codes = SpeechCodes(model.speech, num_slots, speech_context, self.graphs)
         self.streams = (
-            SpeechStreams(model.token2wav, num_slots, max_prompt) if model.token2wav else None
+            SpeechStreams(
+                model.token2wav, num_slots, max_prompt, graphs=self.graphs, first_codes=first_codes
+            )
+            if model.token2wav
+            else None
         )
 
     def warm_up(self, show: Callable[[str], None]) -> None:
         """Capture every graph; tells how far it is."""
+        if self.streams is None:
+            return
+        self.codes.warm_up(self.num_slots, show)
+        self.streams.warm_up(self.num_slots, show)
 
     def set_voice(self, slot: int, voice: VoiceBase) -> None:
         if self.streams is not None:
@@ -53,33 +74,56 @@ class Speaker:
             self.streams.clear(slot)
 
     @torch.inference_mode()
-    def unit(self, batch: Sequence[Speak], stages: Stages) -> list[Pcm]:
-        """The speech of one full-duplex unit of each slot."""
+    def unit(self, batch: Sequence[Speak], stages: Stages, emit: Emit) -> None:
+        """The speech of one full-duplex unit of each slot, as soon as it is there.
+
+        A turn's first unit comes in two parts, a short one ahead of the rest.
+        """
         if self.streams is None:
-            return [NO_SOUND for _ in batch]
+            for place in range(len(batch)):
+                emit(place, NO_SOUND, True)
+            return
+        first = self.streams.first_codes
+        starts = [i for i, s in enumerate(batch) if self.codes.is_turn_start(s.slot)]
         with timed(self.device) as timer:
-            codes = self.codes.duplex(batch)
+            unit = self.codes.begin_unit(batch)
+            codes: list[list[int]] = [[] for _ in batch]
+            if first and starts:
+                codes = unit.more(first)
+        stages.append(("tts", timer))
+        # Where the end code came this early there is nothing to hurry for.
+        early = {i: codes[i] for i in starts if 0 < first == len(codes[i])}
+        if early:
+            with timed(self.device) as timer:
+                given = [Codes(batch[i].slot, own) for i, own in early.items()]
+                sounds = to_pcm(self.streams.first_part(given))
+            stages.append(("vocoder", timer))
+            for place, pcm in zip(early, sounds, strict=True):
+                emit(place, pcm, False)
+        with timed(self.device) as timer:
+            rest = unit.more()
         stages.append(("tts", timer))
         with timed(self.device) as timer:
-            sounds = self.streams.unit(_codes(batch, codes))
-            pcm = [to_pcm(sound) for sound in sounds]
+            left = [
+                Codes(speak.slot, more if i in early else [*codes[i], *more], speak.ends)
+                for i, (speak, more) in enumerate(zip(batch, rest, strict=True))
+            ]
+            sounds = to_pcm(self.streams.unit(left))
         stages.append(("vocoder", timer))
-        return pcm
+        for place, pcm in enumerate(sounds):
+            emit(place, pcm, True)
 
     @torch.inference_mode()
-    def group(self, batch: Sequence[Speak], stages: Stages) -> list[Pcm]:
+    def group(self, batch: Sequence[Speak], stages: Stages, emit: Emit) -> None:
         """A group of tokens of turn-based replies as speech, as far as it goes."""
-        if self.streams is None:
-            return [NO_SOUND for _ in batch]
-        with timed(self.device) as timer:
-            codes = self.codes.group(batch)
-        stages.append(("tts", timer))
-        with timed(self.device) as timer:
-            sounds = self.streams.group(_codes(batch, codes))
-            pcm = [to_pcm(sound) for sound in sounds]
-        stages.append(("vocoder", timer))
-        return pcm
-
-
-def _codes(batch: Sequence[Speak], codes: list[list[int]]) -> list[Codes]:
-    return [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
+        sounds = [NO_SOUND for _ in batch]
+        if self.streams is not None:
+            with timed(self.device) as timer:
+                codes = self.codes.group(batch)
+            stages.append(("tts", timer))
+            with timed(self.device) as timer:
+                given = [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
+                sounds = to_pcm(self.streams.group(given))
+            stages.append(("vocoder", timer))
+        for place, pcm in enumerate(sounds):
+            emit(place, pcm, True)

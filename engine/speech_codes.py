@@ -12,24 +12,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from engine.code_decoding import Decoding, Observe, Spoken
+from engine.code_rows import BLOCK, PREFILL_WIDTH, CodeRows, Row
+from engine.graphs import GraphPool
 from engine.kvcache import SlotKV
 from engine.models.config import ConfigError
 from engine.models.tts import SpeechDecoder
-from engine.models.tts_sampling import DUPLEX, TURN_BASED, Choice, SpeechSampling, choose, scores
+from engine.models.tts_sampling import DUPLEX, TURN_BASED, SpeechSampling
 from engine.sampling import Draws
 
-CODES_PER_UNIT = 25
+CODES_PER_UNIT = BLOCK
 """One second of speech: what a duplex unit gives in the middle of a turn, and at most."""
 MAX_GROUP_CODES = 500
 MIN_WHOLE_CODES = 50
 MAX_WHOLE_CODES = 2048
 
 ATTENTION_TYPES = ("full_attention", "sliding_window", "sliding_recompute", "reindex")
-
-FORCED_LOGIT = 10_000.0
-
-Observe = Callable[[list[int], Tensor, Tensor, Tensor], None]
-"""Called after each forward with the rows' indices, hidden states, raw scores and scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,31 +48,6 @@ class Speak:
 
 
 @dataclass
-class _Row:
-    """One row of a lock-step decode."""
-
-    slot: int
-    feed: Tensor
-    settings: SpeechSampling
-    draws: Draws
-    min_codes: int
-    max_codes: int
-    before: list[int] = field(default_factory=list)
-    """Earlier codes of the turn that the penalty sees."""
-    cut_first: bool = True
-    end_at: int | None = None
-    codes: list[int] = field(default_factory=list)
-
-    def choice(self) -> Choice:
-        return Choice(
-            self.settings,
-            [*self.before, *self.codes],
-            may_end=len(self.codes) >= self.min_codes,
-            is_first=not self.cut_first and not self.before and not self.codes,
-        )
-
-
-@dataclass
 class _Turn:
     """A turn-based reply being spoken, beside what its cache row holds."""
 
@@ -86,16 +59,56 @@ class _Turn:
     """Cache entries of the first group."""
 
 
+class Unit:
+    """One duplex unit of some slots while it is being spoken."""
+
+    def __init__(self, codes: SpeechCodes, batch: Sequence[Speak], decoding: Decoding) -> None:
+        self._codes, self._batch, self._decoding = codes, batch, decoding
+        self._left = CODES_PER_UNIT
+
+    def more(self, count: int = CODES_PER_UNIT) -> list[list[int]]:
+        """The next codes of each slot, at most `count`; the unit is over after 25 in all."""
+        count = min(count, self._left)
+        with torch.inference_mode():
+            found = self._decoding.more(count)
+            self._left -= count
+            if not self._left:
+                self._decoding.finish()
+                for speak in self._batch:
+                    if speak.ends:
+                        self._codes.reset(speak.slot)
+        return found
+
+
 class SpeechCodes:
     """The decoder's cache and the turns in it."""
 
-    def __init__(self, decoder: SpeechDecoder, num_slots: int, max_len: int | None = None) -> None:
+    def __init__(
+        self,
+        decoder: SpeechDecoder,
+        num_slots: int,
+        max_len: int | None = None,
+        graphs: GraphPool | None = None,
+    ) -> None:
+        """`max_len`: condition rows and codes of a turn that a slot holds, the model's most if
+        not given; a turn that outgrows them forgets its beginning."""
         kind = decoder.config.attention_type
         if kind not in ATTENTION_TYPES:
             raise ConfigError(f"tts_config: attention_type {kind!r}; known are {ATTENTION_TYPES}")
         self.decoder = decoder
         self.kv: SlotKV = decoder.make_cache(num_slots, max_len)
+        self.graphs = GraphPool(decoder.device, enabled=False) if graphs is None else graphs
+        self._rows = CodeRows(decoder, self.kv, num_slots, self.graphs)
         self._turns = [_Turn() for _ in range(num_slots)]
+
+    def warm_up(self, most_rows: int, show: Callable[[str], None]) -> None:
+        """Run all usual shapes once, within `graphs.capturing()`: sessions then find graphs."""
+        with torch.inference_mode(), self.graphs.capturing():
+            show(f"speech codes: graphs for up to {most_rows} rows")
+            self._rows.warm_up(most_rows)
+
+    def is_turn_start(self, slot: int) -> bool:
+        return self.kv.lengths[slot] == 0
 
     def reset(self, slot: int) -> None:
         """End the slot's turn, whatever it was: turn end, interruption, forced listening."""
@@ -107,35 +120,37 @@ class SpeechCodes:
         self.reset(slot)
         self.kv.reset([slot])
 
-    @torch.inference_mode()
     def duplex(self, batch: Sequence[Speak], observe: Observe | None = None) -> list[list[int]]:
         """Codes of one duplex unit for each slot: 25 in mid-turn, up to 25 in its first and last.
 
         Rows of a unit are its spoken tokens but the first decoded one, the end-of-turn token
         included; without any, the begin-of-audio row alone is spoken on.
         """
-        rows = []
+        return self.begin_unit(batch, observe).more()
+
+    @torch.inference_mode()
+    def begin_unit(self, batch: Sequence[Speak], observe: Observe | None = None) -> Unit:
+        """Begin what `duplex` does whole; take all codes before anything else is spoken."""
+        spoken = []
         for speak in batch:
-            # The duplex path normalises whatever the configuration says.
-            condition = self.decoder.condition(speak.ids, speak.hidden, normalize=True)
-            is_first = self.kv.lengths[speak.slot] == 0
-            self._make_room(speak.slot, len(condition) + CODES_PER_UNIT)
-            rows.append(
-                _Row(
-                    speak.slot,
-                    condition,
-                    speak.sampling or DUPLEX,
-                    speak.draws,
-                    min_codes=0 if is_first or speak.ends else CODES_PER_UNIT + 1,
-                    max_codes=CODES_PER_UNIT,
-                    end_at=speak.end_at,
-                )
+            is_first = self.is_turn_start(speak.slot)
+            count = len(speak.ids) + 1
+            self._make_room(speak.slot, count + CODES_PER_UNIT)
+            row = Row(
+                speak.slot,
+                speak.sampling or DUPLEX,
+                min_codes=0 if is_first or speak.ends else CODES_PER_UNIT + 1,
+                count=count,
+                end_at=speak.end_at,
             )
-        self._decode(rows, observe)
-        for speak in batch:
-            if speak.ends:
-                self.reset(speak.slot)
-        return [row.codes for row in rows]
+            spoken.append(Spoken(row, speak.draws, CODES_PER_UNIT))
+        decoding = Decoding(self._rows, spoken, observe, None)
+        if max(s.row.count for s in spoken) <= PREFILL_WIDTH:
+            decoding.begin(words=[(speak.ids, speak.hidden) for speak in batch])
+        else:
+            # The duplex path normalises whatever the configuration says.
+            decoding.begin([self.decoder.condition(s.ids, s.hidden, normalize=True) for s in batch])
+        return Unit(self, batch, decoding)
 
     @torch.inference_mode()
     def group(
@@ -150,7 +165,7 @@ class SpeechCodes:
         With `Speak.ends` the reply is over: the end-of-text row is appended, and the slot's turn
         is reset afterwards.
         """
-        rows = []
+        spoken, feeds = [], []
         for speak in batch:
             turn = self._turns[speak.slot]
             condition = self.decoder.condition(
@@ -163,29 +178,32 @@ class SpeechCodes:
             most = MAX_WHOLE_CODES if whole else MAX_GROUP_CODES
             self._make_room(speak.slot, min(len(feed) + most, self.kv.max_len))
             most = min(most, self.kv.max_len - self.kv.lengths[speak.slot] - len(feed))
-            rows.append(
-                _Row(
-                    speak.slot,
-                    feed,
-                    speak.sampling or TURN_BASED,
-                    speak.draws,
-                    min_codes=MIN_WHOLE_CODES if whole else 0,
-                    max_codes=most,
-                    before=list(turn.codes),
-                    cut_first=False,
-                    end_at=speak.end_at,
-                )
+            row = Row(
+                speak.slot,
+                speak.sampling or TURN_BASED,
+                min_codes=MIN_WHOLE_CODES if whole else 0,
+                count=len(feed),
+                recent=list(turn.codes),
+                spares_first=not turn.codes,
+                end_at=speak.end_at,
             )
+            spoken.append(Spoken(row, speak.draws, most))
+            feeds.append(feed)
             turn.condition = condition
-        self._decode(rows, observe, slide=self.decoder.config.attention_type == "sliding_window")
-        for speak, row in zip(batch, rows, strict=True):
+        config = self.decoder.config
+        slide = config.sliding_window_size if config.attention_type == "sliding_window" else None
+        decoding = Decoding(self._rows, spoken, observe, slide)
+        decoding.begin(feeds)
+        decoding.more(max(s.max_codes for s in spoken))
+        decoding.finish()
+        for speak, done in zip(batch, spoken, strict=True):
             turn = self._turns[speak.slot]
-            turn.codes += row.codes
-            turn.last_codes = row.codes
+            turn.codes += done.codes
+            turn.last_codes = done.codes
             turn.first_length = turn.first_length or self.kv.lengths[speak.slot]
             if speak.ends:
                 self.reset(speak.slot)
-        return [row.codes for row in rows]
+        return [done.codes for done in spoken]
 
     def _continue(self, slot: int, turn: _Turn, condition: Tensor) -> Tensor:
         """Prepare the cache for another group as the attention type wants; return what to feed."""
@@ -209,52 +227,3 @@ class SpeechCodes:
             # Half at once: cutting moves all that stays.
             drop = min(max(excess, self.kv.max_len // 2), self.kv.lengths[slot])
             self.kv.remove(slot, 0, drop, self.decoder.rope)
-
-    def _decode(
-        self, rows: list[_Row], observe: Observe | None = None, *, slide: bool = False
-    ) -> None:
-        """Run rows until each has ended. All codes they keep are in the cache, nothing else."""
-        decoder, end = self.decoder, self.decoder.end_code
-        alive = list(range(len(rows)))
-        while alive:
-            active = [rows[i] for i in alive]
-            slots, counts = [row.slot for row in active], [len(row.feed) for row in active]
-            plan = self.kv.plan(slots, counts)
-            hidden = decoder(torch.cat([row.feed for row in active]), self.kv, plan)[plan.last]
-            self.kv.advance(slots, counts)
-            if slide:
-                self._slide(slots)
-            full = [len(row.codes) >= row.max_codes for row in active]
-            if all(full) and observe is None:
-                return
-            raw = decoder.logits(hidden)
-            forced = raw.clone()
-            for place, row in enumerate(active):
-                if row.end_at == len(row.codes):
-                    forced[place, end] = FORCED_LOGIT
-            choices = [row.choice() for row in active]
-            z = scores(forced, choices, end)
-            if observe is not None:
-                observe(alive, hidden, raw, z)
-            draws = [
-                0.0 if done or row.settings.greedy else row.draws.next()
-                for row, done in zip(active, full, strict=True)
-            ]
-            codes = choose(z, choices, draws)
-            embedded = decoder.embed_codes(torch.tensor(codes, device=decoder.device))
-            going = []
-            for place, (index, code) in enumerate(zip(alive, codes, strict=True)):
-                if full[place] or code == end:
-                    continue
-                rows[index].codes.append(code)
-                rows[index].feed = embedded[place : place + 1]
-                going.append(index)
-            alive = going
-
-    def _slide(self, slots: Sequence[int]) -> None:
-        window = self.decoder.config.sliding_window_size
-        for slot in slots:
-            excess = self.kv.lengths[slot] - window
-            if excess > 0:
-                # Rotating the keys back equals positions that keep growing.
-                self.kv.remove(slot, 0, excess, self.decoder.rope)

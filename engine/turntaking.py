@@ -13,8 +13,9 @@ from engine.prompts import VOICE_PROMPTS, Message, Part, Picture, PromptError, S
 from engine.runner import Runner
 from engine.sampling import Draws
 from engine.session import Session
-from engine.speaker import NO_SOUND, Pcm
+from engine.speaker import NO_SOUND
 from engine.speech_codes import Speak
+from engine.speech_streams import Pcm
 from engine.timing import Stages, timed, totals
 from engine.turnbased import CHUNK_TOKENS, ReplyChunk, TurnSession
 from engine.usermessage import Asked, encode_turn

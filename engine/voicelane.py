@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from engine.speaker import NO_SOUND, Pcm, Speaker
+from engine.speaker import NO_SOUND, Speaker
 from engine.speech_codes import Speak
+from engine.speech_streams import Pcm
 from engine.timing import Stages
 from engine.token2wav import VoiceBase
 
@@ -169,20 +170,21 @@ class VoiceLane:
 
     def _say(self, batch: list[Say]) -> None:
         stages: Stages = []
+
+        def emit(place: int, pcm: Pcm, is_last: bool) -> None:
+            self.done(Spoken(batch[place], pcm, is_last, stages))
+
         try:
             for say in batch:
                 self._receive(say)
                 if say.starts:
                     self.speaker.hush(say.speak.slot)
             run = self.speaker.unit if batch[0].is_unit else self.speaker.group
-            sounds = run([say.speak for say in batch], stages)
+            run([say.speak for say in batch], stages, emit)
         except Exception as error:  # noqa: BLE001 - the boundary: the owners end their sessions
             log.exception("speaking failed")
             for say in batch:
                 self.done(Spoken(say, NO_SOUND, error=error))
-            return
-        for say, pcm in zip(batch, sounds, strict=True):
-            self.done(Spoken(say, pcm, stages=stages))
 
     def _receive(self, say: Say) -> None:
         """Make the tensors of another stream safe to use in this one."""

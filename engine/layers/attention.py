@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kvcache import KvPlan, SlotKV
+from engine.kvcache import SlotKV, TokenPlan
 from engine.layers.fused import turn_store
 from engine.layers.linear import pack
 from engine.layers.norms import RMSNorm
@@ -32,7 +32,7 @@ class AttentionShape:
 
 
 class CachedAttention(nn.Module):
-    """One layer's attention for the tokens of a `KvPlan`."""
+    """One layer's attention for the tokens of a `TokenPlan`."""
 
     def __init__(self, shape: AttentionShape) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class CachedAttention(nn.Module):
         """Lay the three input weights together; they become views of the whole."""
         self.packed = pack(self.q_proj, self.k_proj, self.v_proj)
 
-    def forward(self, x: Tensor, rates: Tensor, kv: SlotKV, layer: int, plan: KvPlan) -> Tensor:
+    def forward(self, x: Tensor, rates: Tensor, kv: SlotKV, layer: int, plan: TokenPlan) -> Tensor:
         """[N, C] -> [N, C]; appends to `kv`. `rates`: of the rotation, [D / 2]."""
         shape = self.shape
         weight = self.packed

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.varlen import VarlenLayout, varlen_attention
+from engine.models.flow_cells import CellRows, TailRows, convolve, packed_kernel
 from engine.models.flow_config import DitConfig
-from engine.models.flow_state import RowCaches, RowTails
 
 TIME_SCALE = 1000.0
 NORM_EPS = 1e-6
@@ -30,9 +31,15 @@ class TimeEmbedder(nn.Module):
         half = TIME_SIZE // 2
         rates = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / half))
         angles = TIME_SCALE * t.float()[:, None] * rates
-        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        out: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+        x = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        out: Tensor = _wide(self.mlp[2], F.silu(_wide(self.mlp[0], x)))
         return out
+
+
+def _wide(linear: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer in float32 whatever the type of its weights: for constants."""
+    assert isinstance(linear, nn.Linear)
+    return F.linear(x.float(), linear.weight.float(), linear.bias.float())
 
 
 class Attention(nn.Module):
@@ -47,16 +54,29 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(config.head_dim)
         self.proj = nn.Linear(inner, config.hidden_size)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+    def pack(self) -> None:
+        """Queries and keys of one matrix, with one norm."""
+        linears = (self.to_q, self.to_k)
+        self.weight = torch.cat([linear.weight.detach() for linear in linears])
+        self.bias = torch.cat([linear.bias.detach() for linear in linears])
+        norms = (self.q_norm, self.k_norm)
+        self.norm_weight = torch.stack([norm.weight.detach() for norm in norms])[:, None]
+        self.norm_bias = torch.stack([norm.bias.detach() for norm in norms])[:, None]
+        self.norm_eps = self.q_norm.eps
+        del self.to_q, self.to_k, self.q_norm, self.k_norm
 
-    def forward(self, x: Tensor, cache: RowCaches, layer: int) -> Tensor:
-        query = self.q_norm(self._heads(self.to_q(x)))  # [B, H, T, D]
-        key = self.k_norm(self._heads(self.to_k(x)))
-        key, value = cache.extend(layer, key, self._heads(self.to_v(x)))
-        mask = cache.key_mask[:, None, None]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, state: DitState, layer: int) -> Tensor:
+        rows, width, _ = x.shape
+        heads = (rows * width, self.num_heads, self.head_dim)
+        both = F.linear(x, self.weight, self.bias).view(heads[0], 2, *heads[1:])
+        normed = F.layer_norm(both, both.shape[-1:], eps=self.norm_eps)
+        query, key = torch.addcmul(self.norm_bias, normed, self.norm_weight).unbind(1)
+        state.cells.write(layer, key, self.to_v(x).view(heads))
+        store = state.cells.store
+        mixed = varlen_attention(
+            query, store.keys[layer], store.values[layer], state.layout, causal=False
+        )
+        out: Tensor = self.proj(mixed.reshape(rows, width, -1))
         return out
 
 
@@ -69,11 +89,18 @@ class ConvBlock(nn.Module):
             {"1": nn.Conv1d(size, size, 3), "3": nn.LayerNorm(size), "6": nn.Conv1d(size, size, 3)}
         )
 
-    def forward(self, x: Tensor, tails: RowTails, layer: int) -> Tensor:
-        x = self.block["1"](tails.extend(2 * layer, x.transpose(1, 2))).transpose(1, 2)
-        x = F.mish(self.block["3"](x)).transpose(1, 2)
-        out: Tensor = self.block["6"](tails.extend(2 * layer + 1, x)).transpose(1, 2)
-        return out
+    def pack(self) -> None:
+        """The convolutions as matrices."""
+        first, second = self.block["1"], self.block["6"]
+        assert isinstance(first, nn.Conv1d) and isinstance(second, nn.Conv1d)
+        self.kernels = [packed_kernel(conv.weight) for conv in (first, second)]
+        self.biases = [conv.bias for conv in (first, second)]
+        del self.block["1"], self.block["6"]
+
+    def forward(self, x: Tensor, tails: TailRows) -> Tensor:
+        x = convolve(tails.extend(x), self.kernels[0], self.biases[0])
+        x = F.mish(self.block["3"](x))
+        return convolve(tails.extend(x), self.kernels[1], self.biases[1])
 
 
 class Mlp(nn.Module):
@@ -88,7 +115,8 @@ class Mlp(nn.Module):
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
+    """A norm whose weight and bias are the modulation; `scale` has the 1 in it."""
+    return F.layer_norm(x, x.shape[-1:], scale, shift, NORM_EPS)
 
 
 class DitBlock(nn.Module):
@@ -101,19 +129,18 @@ class DitBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(size, 9 * size))
 
     def modulation(self, embedded: Tensor) -> Tensor:
-        """[K, size] -> [K, 9 * size]."""
-        out: Tensor = self.adaLN_modulation(embedded)
-        return out
+        """[K, size] -> [K, 3, 3, size]: shift, 1 + scale and gate of the three parts."""
+        vectors = _wide(self.adaLN_modulation[1], F.silu(embedded))
+        vectors = vectors.view(len(embedded), 3, 3, -1).clone()
+        vectors[:, :, 1] += 1
+        return vectors
 
-    def forward(
-        self, x: Tensor, modulation: Tensor, cache: RowCaches, tails: RowTails, layer: int
-    ) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, state: DitState, layer: int) -> Tensor:
         # The nine vectors come in the order attention, mlp, convolution; the parts do not.
-        attn, mlp, conv = (part.chunk(3) for part in modulation.chunk(3))
-        x = x + attn[2] * self.attn(_modulated(x, attn[0], attn[1]), cache, layer)
-        x = x + conv[2] * self.conv(_modulated(x, conv[0], conv[1]), tails, layer)
-        out: Tensor = x + mlp[2] * self.mlp(_modulated(x, mlp[0], mlp[1]))
-        return out
+        attn, mlp, conv = (part.unbind(0) for part in modulation.unbind(0))
+        x = torch.addcmul(x, self.attn(_modulated(x, *attn[:2]), state, layer), attn[2])
+        x = torch.addcmul(x, self.conv(_modulated(x, *conv[:2]), state.tails), conv[2])
+        return torch.addcmul(x, self.mlp(_modulated(x, *mlp[:2])), mlp[2])
 
 
 class FinalLayer(nn.Module):
@@ -135,31 +162,57 @@ class Dit(nn.Module):
         self.blocks = nn.ModuleList(DitBlock(config) for _ in range(config.depth))
         self.final_layer = FinalLayer(config)
 
-    def modulations(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What the times t [K] do to the layers: [K, depth, 9*size] and [K, 2*size].
-
-        With fixed steps these are constants, computed once.
-        """
+    def prepare(self, t: Tensor) -> None:
+        """Fix the times t [K] of the steps: what they do to the layers are then constants."""
         embedded = self.t_embedder(t)
+        dtype = self.in_proj.weight.dtype
         blocks = [block.modulation(embedded) for block in self.blocks]  # type: ignore[operator]
-        return torch.stack(blocks, dim=1), self.final_layer.adaLN_modulation(embedded)
+        self.vectors = torch.stack(blocks, dim=1).to(dtype)
+        """[K, depth, 3, 3, size]"""
+        last = _wide(self.final_layer.adaLN_modulation[1], F.silu(embedded))
+        last = last.view(len(t), 2, -1).clone()
+        last[:, 1] += 1
+        self.last_vectors = last.to(dtype)
+        """[K, 2, size]"""
+        for part in self.modules():
+            if isinstance(part, Attention | ConvBlock):
+                part.pack()
 
-    def forward(
-        self, x: Tensor, modulation: tuple[Tensor, Tensor], step: int, state: DitState
-    ) -> Tensor:
-        """x [B, T, in_channels] -> velocity [B, T, out_channels] at step `step`."""
-        x = self.in_proj(x)
+    def given(self, constant: Tensor) -> Tensor:
+        """What inputs that all steps share [B, T, c] add to a step's, with guidance.
+
+        They follow the state in the order of channels, those that lack are zero. Returns
+        [2, B, T, size]: with them and without them.
+        """
+        first = self.config.out_channels
+        weight = self.in_proj.weight[:, first : first + constant.shape[-1]]
+        with_them = F.linear(constant, weight, self.in_proj.bias)
+        return torch.stack([with_them, self.in_proj.bias.expand_as(with_them)])
+
+    def forward(self, x: Tensor, given: Tensor, step: int, state: DitState) -> Tensor:
+        """State x [B, T, out_channels] -> velocities [2, B, T, out_channels] at step `step`."""
+        weight = self.in_proj.weight[:, : self.config.out_channels]
+        hidden = (F.linear(x.to(weight.dtype), weight) + given).flatten(0, 1)
         depth = len(self.blocks)
         for i, block in enumerate(self.blocks):
-            layer = step * depth + i
-            x = block(x, modulation[0][step, i], state.cache, state.tails, layer)
-        shift, scale = modulation[1][step].chunk(2)
-        out: Tensor = self.final_layer.linear(_modulated(x, shift, scale))
-        return out
+            hidden = block(hidden, self.vectors[step, i], state, step * depth + i)
+        hidden = _modulated(hidden, *self.last_vectors[step].unbind(0))
+        out: Tensor = self.final_layer.linear(hidden)
+        return out.view(2, *x.shape)
 
 
 class DitState:
     """The rows' caches during one chunk; layer numbers run through the steps."""
 
-    def __init__(self, cache: RowCaches, tails: RowTails) -> None:
-        self.cache, self.tails = cache, tails
+    def __init__(self, cells: CellRows, tails: TailRows, used: Tensor) -> None:
+        """`used` [B] cells in use and valid new frames of each row."""
+        self.cells, self.tails = cells, tails
+        rows, width = len(used), cells.width
+        device = used.device
+        self.layout = VarlenLayout(
+            query_starts=torch.arange(rows + 1, dtype=torch.int32, device=device) * width,
+            key_starts=F.pad(cells.starts, (0, 1)).int(),
+            used=used.int(),
+            max_query=width,
+            max_keys=cells.store.cells,
+        )

@@ -7,33 +7,26 @@ the others. Source: CosyVoice 2 (arXiv 2412.10117), step-audio2 / MiniCPM-o 4.5 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.models.dit import Dit, DitState
+from engine.graphs import GraphPool, padded_size, sizes_up_to
+from engine.models.dit import Dit
 from engine.models.flow_config import FlowConfig
 from engine.models.flow_encoder import FlowEncoder
-from engine.models.flow_state import ChunkState, FlowState
+from engine.models.flow_state import Chunk, FlowState, Window
 
 NOISE_SEED = 0
 NOISE_FRAMES = 2048
 
 
 @dataclass(frozen=True)
-class Window:
-    """Codes of one row for one chunk: fresh ones and, unless `last`, the lookahead after them."""
-
-    slot: int
-    codes: list[int]
-    last: bool = False
-
-
-@dataclass(frozen=True)
 class FlowChunk:
-    """What one window became."""
+    """What one window became; overwritten by the next call that runs by a graph."""
 
     mu: Tensor
     """The encoder's output [T, mels]."""
@@ -76,37 +69,49 @@ class Flow(nn.Module):
         weight = self.encoder_proj.weight
         table = default_noise(self.config.num_mels) if noise is None else noise
         self.steps = steps
-        self.noise = table.T.to(weight)  # [T, mels]
+        self.noise = table.T.to(weight.device, torch.float32)  # [T, mels]
         times = 1 - torch.cos(torch.linspace(0, 1, steps + 1) * 0.5 * math.pi)
         self.gains = (times[1:] - times[:-1]).tolist()
         with torch.no_grad():
-            self.modulation = self.decoder.estimator.modulations(times[:-1].to(weight.device))
+            self.decoder.estimator.prepare(times[:-1].to(weight.device))
+            self.encoder.prepare()
         return self
 
     def new_state(self, slots: int, max_prompt: int) -> FlowState:
         """Caches for `slots` streams whose voice prompts have at most `max_prompt` mel frames."""
-        return FlowState(self.config, self.steps, slots, max_prompt, self.encoder_proj.weight)
+        with torch.no_grad():
+            return FlowState(self.config, self.encoder, self.steps, slots, max_prompt)
+
+    def bytes_per_slot(self, max_prompt: int) -> int:
+        """Memory of one slot of `new_state(..., max_prompt)`."""
+        return FlowState.bytes_per_slot(
+            self.config, self.steps, max_prompt, self.encoder_proj.weight.element_size()
+        )
 
     def speaker(self, embedding: Tensor) -> Tensor:
         """Speaker embeddings [B, speaker_dim] -> what the estimator takes [B, mels]."""
         weight = self.spk_embed_affine_layer.weight
-        out: Tensor = self.spk_embed_affine_layer(F.normalize(embedding.to(weight), dim=-1))
+        unit = F.normalize(embedding.to(weight.device, torch.float32), dim=-1)
+        out: Tensor = self.spk_embed_affine_layer(unit.to(weight))
         return out
 
     @torch.inference_mode()
     def forward(
         self,
         windows: list[Window],
-        speakers: Tensor,
         state: FlowState,
+        *,
         prompt: Tensor | None = None,
+        graphs: GraphPool | None = None,
+        widths: Sequence[int] = (),
     ) -> list[FlowChunk]:
-        """Turn one window of each of some slots into mel frames, going on with their caches.
+        """Turn one window each of some slots into mel frames, going on with their caches.
 
         Args:
             windows: of distinct slots.
-            speakers: [B, mels], from `speaker`.
             prompt: the known mel [B, T, mels] while a voice prompt is read, else None.
+            graphs: run by its graphs, padded to the least of `widths` (fresh codes, ascending)
+                that holds all windows.
         """
         ahead = self.config.encoder.lookahead
         fresh = [len(w.codes) - (0 if w.last else ahead) for w in windows]
@@ -115,45 +120,70 @@ class Flow(nn.Module):
         highest = max(max(w.codes) for w in windows)
         if highest >= self.config.vocab_size:
             raise ValueError(f"code {highest}; the flow knows 0 to {self.config.vocab_size - 1}")
-        chunk = state.begin([w.slot for w in windows], fresh)
-        mu = self.encode(windows, max(fresh), chunk)
-        mel = self.solve(mu, speakers, chunk, prompt)
+        width = next((w for w in widths if w >= max(fresh)), max(fresh))
+        rows = len(windows) if graphs is None else padded_size(len(windows))
+        packed, offsets = state.begin(windows, width, rows)
+        frames = [self.config.encoder.upsample * count for count in fresh]
+        last = max(start + count for start, count in zip(offsets, frames, strict=True))
+        if last > len(self.noise):
+            raise ValueError(f"noise for {last} frames is needed; the table has {len(self.noise)}")
+        if graphs is None:
+            mu, mel = self._run(packed.to(self.noise.device), state, width, prompt)
+        else:
+            mu, mel = self._by_graph(packed, state, width, graphs)
         return [
             FlowChunk(mu[i, :count], mel[i, :count].T, (start, start + count))
-            for i, (count, start) in enumerate(zip(chunk.frames, chunk.offsets, strict=True))
+            for i, (count, start) in enumerate(zip(frames, offsets, strict=True))
         ]
 
-    def encode(self, windows: list[Window], count: int, chunk: ChunkState) -> Tensor:
-        """The encoder's output [B, T, mels] for windows with at most `count` fresh codes."""
-        codes = torch.zeros(len(windows), count + self.config.encoder.lookahead, dtype=torch.long)
-        for row, window in enumerate(windows):
-            codes[row, : len(window.codes)] = torch.tensor(window.codes)
-        device = self.encoder_proj.weight.device
-        given = torch.tensor([len(w.codes) for w in windows], device=device)
-        embedded = self.input_embedding(codes.to(device))
-        out: Tensor = self.encoder_proj(self.encoder(embedded, given, chunk.low, chunk.high))
+    def warm_up(
+        self, state: FlowState, most_rows: int, graphs: GraphPool, widths: Sequence[int]
+    ) -> None:
+        """Run every shape of batches of up to `most_rows` rows, of no session."""
+        with torch.inference_mode():
+            for rows in sizes_up_to(most_rows):
+                for width in widths:
+                    packed, _ = state.begin([], width, rows)
+                    self._by_graph(packed, state, width, graphs)
+
+    def _by_graph(
+        self, packed: Tensor, state: FlowState, width: int, graphs: GraphPool
+    ) -> tuple[Tensor, Tensor]:
+        def run(given: Tensor) -> tuple[Tensor, Tensor]:
+            return self._run(given, state, width, None)
+
+        return graphs.run(("flow", len(packed), width), run, packed)
+
+    def _run(
+        self, packed: Tensor, state: FlowState, width: int, prompt: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        chunk = state.chunk(packed, width)
+        mu = self.encode(chunk)
+        mel = self.solve(mu, state.speakers.index_select(0, chunk.slots), chunk, prompt)
+        chunk.keep()
+        return mu, mel
+
+    def encode(self, chunk: Chunk) -> Tensor:
+        """The encoder's output [B, T, mels] for the chunk's codes."""
+        embedded = self.input_embedding(chunk.codes)
+        encoded = self.encoder(embedded, chunk.given, chunk.low, chunk.high)
+        out: Tensor = self.encoder_proj(encoded)
         return out
 
     def solve(
-        self, mu: Tensor, speakers: Tensor, chunk: ChunkState, prompt: Tensor | None
+        self, mu: Tensor, speakers: Tensor, chunk: Chunk, prompt: Tensor | None = None
     ) -> Tensor:
-        """Euler steps with classifier-free guidance; mu and the result [B, T, mels]."""
-        rows, count, _ = mu.shape
-        steps = torch.arange(count, device=mu.device)
-        starts = torch.tensor(chunk.offsets, device=mu.device)
-        last = int(max(o + f for o, f in zip(chunk.offsets, chunk.frames, strict=True)))
-        if last > len(self.noise):
-            raise ValueError(f"noise for {last} frames is needed; the table has {len(self.noise)}")
-        x = self.noise[(starts[:, None] + steps).clamp(max=len(self.noise) - 1)]
-        known = torch.zeros_like(mu) if prompt is None else prompt.to(mu)
-        assert known.shape == mu.shape, f"prompt mel {known.shape}, encoder {mu.shape}"
-        given = torch.cat([mu, speakers[:, None].expand(-1, count, -1), known], dim=-1)
-        given = torch.cat([given, torch.zeros_like(given)])
-        state = DitState(chunk.estimator, chunk.estimator_tails)
-        guidance = self.config.guidance
+        """Euler steps with classifier-free guidance, in float32; mu and the result [B, T, mels]."""
+        count = mu.shape[1]
+        frames = chunk.offsets[:, None] + torch.arange(count, device=mu.device)
+        x = self.noise[frames.clamp(max=len(self.noise) - 1)]
+        constant = [mu, speakers[:, None].expand(-1, count, -1)]
+        if prompt is not None:
+            assert prompt.shape == mu.shape, f"prompt mel {prompt.shape}, encoder {mu.shape}"
+            constant.append(prompt.to(mu))
+        estimator, guidance = self.decoder.estimator, self.config.guidance
+        given = estimator.given(torch.cat(constant, dim=-1))
         for step, gain in enumerate(self.gains):
-            inputs = torch.cat([torch.cat([x, x]), given], dim=-1)
-            velocity = self.decoder.estimator(inputs, self.modulation, step, state)
-            conditional, free = velocity.split(rows)
-            x = x + gain * ((1 + guidance) * conditional - guidance * free)
+            conditional, free = estimator(x, given, step, chunk.estimator)
+            x = x.add(conditional, alpha=gain * (1 + guidance)).sub(free, alpha=gain * guidance)
         return x

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.models.flow_cells import CellRows, TailRows, convolve, packed_kernel
 from engine.models.flow_config import EncoderConfig
-from engine.models.flow_state import RateState, RowCaches
 
 BLOCK_EPS = 1e-12
 """Of the norms inside the blocks; statistics are taken in float32."""
@@ -45,44 +45,67 @@ class RelativeAttention(nn.Module):
         self.pos_bias_u = nn.Parameter(torch.zeros(num_heads, self.head_dim))
         self.pos_bias_v = nn.Parameter(torch.zeros(num_heads, self.head_dim))
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+    def pack(self) -> None:
+        """Queries, keys and values of one matrix."""
+        linears = (self.linear_q, self.linear_k, self.linear_v)
+        self.weight = torch.cat([linear.weight.detach() for linear in linears])
+        self.bias = torch.cat([linear.bias.detach() for linear in linears])
+        del self.linear_q, self.linear_k, self.linear_v
 
-    def forward(self, x: Tensor, distance: Distances, cache: RowCaches, layer: int) -> Tensor:
-        query = self._heads(self.linear_q(x))  # [B, H, T, D]
-        key, value = cache.extend(
-            layer, self._heads(self.linear_k(x)), self._heads(self.linear_v(x))
-        )  # [B, H, S+T, D]
-        place = self.linear_pos(distance.encoding.to(x.dtype))
-        place = place.view(-1, self.num_heads, self.head_dim).transpose(0, 1)  # [H, R, D]
-        by_content = (query + self.pos_bias_u[:, None]) @ key.transpose(-1, -2)
-        by_place = (query + self.pos_bias_v[:, None]) @ place.transpose(-1, -2)  # [B, H, T, R]
-        index = distance.index[:, None].expand(-1, self.num_heads, -1, -1)
-        score = (by_content + by_place.gather(-1, index)) / math.sqrt(self.head_dim)
-        score = score.masked_fill(~cache.key_mask[:, None, None], -math.inf)
-        mixed = score.float().softmax(-1).to(x.dtype) @ value
+    def place_table(self, distances: Tensor) -> Tensor:
+        """What the keys' distances [R] are scored by [H, D, R]."""
+        encoding = relative_encoding(distances, self.num_heads * self.head_dim)
+        place = F.linear(encoding, self.linear_pos.weight.float())
+        table = place.view(-1, self.num_heads, self.head_dim).permute(1, 2, 0)
+        return table.to(self.linear_pos.weight.dtype).contiguous()
+
+    def forward(self, x: Tensor, rate: RateState, layer: int) -> Tensor:
+        rows, width, _ = x.shape
+        shape = (rows, width, 3, self.num_heads, self.head_dim)
+        query, key, value = F.linear(x, self.weight, self.bias).view(shape).unbind(2)
+        rate.cells.write(layer, key.flatten(0, 1), value.flatten(0, 1))
+        keys, values = rate.cells.gather(layer)  # [B, S, H, D]
+        placed = ((query + self.pos_bias_v) / math.sqrt(self.head_dim)).flatten(0, 1)
+        by_place = placed.transpose(0, 1) @ rate.table(layer)  # [H, B*T, R]
+        index = rate.index.expand(self.num_heads, -1, -1)
+        bias = by_place.gather(-1, index).view(self.num_heads, rows, width, -1).transpose(0, 1)
+        mixed = F.scaled_dot_product_attention(
+            (query + self.pos_bias_u).transpose(1, 2),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=bias.masked_fill(rate.hidden, -math.inf),
+        )
         out: Tensor = self.linear_out(mixed.transpose(1, 2).flatten(2))
         return out
 
 
-class Distances:
-    """Signed distances query - key of a ragged batch, and their encodings.
+class RateState:
+    """One rate of the encoder during a chunk: its caches and the distances between frames.
 
-    `index` [B, T, S+T] points into `encoding` [R, size], which covers what occurs.
+    New frames lie behind the cells in use, each in the cell whose number is its position.
     """
 
-    def __init__(self, cache: RowCaches, num_new: int, size: int) -> None:
-        new = torch.arange(num_new, device=cache.lengths.device)
-        query = cache.lengths[:, None] + new  # [B, T]
-        key = torch.cat([cache.positions, query], dim=1)  # [B, S+T]
-        furthest = cache.max_length + num_new
-        back = num_new - 1
-        # Cells outside the mask hold no position; clamping keeps their index inside the table.
-        index = (query[:, :, None] - key[:, None]).clamp(-back, furthest - 1)
-        self.index = index + back
-        self.encoding = relative_encoding(
-            torch.arange(-back, furthest, device=cache.lengths.device), size
-        )
+    def __init__(
+        self, cells: CellRows, tails: TailRows, positions: Tensor, new: Tensor, tables: list[Tensor]
+    ) -> None:
+        """`positions` [B, S] of the frames in the cells, `new` [B] valid new frames.
+
+        `tables`: of each layer, for the distances from -S to S - 1.
+        """
+        self.cells, self.tails, self._tables = cells, tails, tables
+        width, size = cells.width, cells.store.cells
+        device = positions.device
+        query = cells.lengths[:, None] + torch.arange(width, device=device)
+        self._first = size - (width - 1)
+        # What lies behind the used cells is hidden; clamping keeps its index inside the table.
+        index = (query[:, :, None] - positions[:, None]).clamp(min=1 - width) + (width - 1)
+        self.index = index.flatten(0, 1)[None]  # [1, B*T, S]
+        used = cells.lengths + new
+        self.hidden = (torch.arange(size, device=device) >= used[:, None])[:, None, None]
+
+    def table(self, layer: int) -> Tensor:
+        """For the distances that occur, from 1 - width on."""
+        return self._tables[layer][:, :, self._first :]
 
 
 class FeedForward(nn.Module):
@@ -104,8 +127,8 @@ class EncoderBlock(nn.Module):
         self.norm_mha = nn.LayerNorm(config.size, eps=BLOCK_EPS)
         self.norm_ff = nn.LayerNorm(config.size, eps=BLOCK_EPS)
 
-    def forward(self, x: Tensor, distance: Distances, cache: RowCaches, layer: int) -> Tensor:
-        x = x + self.self_attn(self.norm_mha(x), distance, cache, layer)
+    def forward(self, x: Tensor, rate: RateState, layer: int) -> Tensor:
+        x = x + self.self_attn(self.norm_mha(x), rate, layer)
         out: Tensor = x + self.feed_forward(self.norm_ff(x))
         return out
 
@@ -150,42 +173,47 @@ class FlowEncoder(nn.Module):
         self.up_encoders = nn.ModuleList(EncoderBlock(config) for _ in range(config.num_up_blocks))
         self.after_norm = nn.LayerNorm(config.size)
 
+    def prepare(self) -> None:
+        """Pack weights once after loading."""
+        for part in self.modules():
+            if isinstance(part, RelativeAttention):
+                part.pack()
+        look, up = self.pre_lookahead_layer, self.up_layer
+        convolutions = (look.conv1, look.conv2, up.conv)
+        self.kernels = [(packed_kernel(conv.weight), conv.bias) for conv in convolutions]
+        del look.conv1, look.conv2, up.conv
+
+    def place_tables(self, low: int, high: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Each layer's table for caches of `low` and `high` cells, see `RateState`."""
+        tables = []
+        for blocks, cells in ((self.encoders, low), (self.up_encoders, high)):
+            distances = torch.arange(-cells, cells, device=self.after_norm.weight.device)
+            layers = [part for part in blocks.modules() if isinstance(part, RelativeAttention)]
+            tables.append([layer.place_table(distances) for layer in layers])
+        return tables[0], tables[1]
+
     def forward(self, x: Tensor, given: Tensor, low: RateState, high: RateState) -> Tensor:
         """Encode one chunk of each row; the caches and convolution tails of the rows go on.
 
         Args:
             x: embedded codes [B, T + lookahead, size], anything beyond a row's codes.
             given: codes of each row [B]: fresh ones and, unless it is the end, the lookahead.
-            low, high: state at token and mel rate, `low.new` [B] fresh codes of each row.
+            low, high: state at token and mel rate.
 
-        Returns: [B, upsample * T, size], rows valid up to `upsample * low.new`.
+        Returns: [B, upsample * T, size], valid as far as the row has fresh codes.
         """
         count = x.shape[1] - self.config.lookahead
         x = self.embed(x)
         # Beyond the end of a turn the lookahead sees zeros, put after the embedding.
-        valid = torch.arange(x.shape[1], device=x.device) < given[:, None]
-        x = x.masked_fill(~valid[..., None], 0)
-        x = self._look_ahead(x, low, count)
-        x = _run(self.encoders, x, low)
-        x = self._upsample(x, high)
-        x = _run(self.up_encoders, self.up_embed(x), high)
+        beyond = torch.arange(x.shape[1], device=x.device) >= given[:, None]
+        x = x.masked_fill(beyond[..., None], 0)
+        y = F.leaky_relu(convolve(x, *self.kernels[0]), 0.01)
+        x = convolve(low.tails.extend(y), *self.kernels[1]) + x[:, :count]
+        for layer, block in enumerate(self.encoders):
+            x = block(x, low, layer)
+        doubled = x.unsqueeze(2).expand(-1, -1, self.config.upsample, -1).flatten(1, 2)
+        x = self.up_embed(convolve(high.tails.extend(doubled), *self.kernels[2]))
+        for layer, block in enumerate(self.up_encoders):
+            x = block(x, high, layer)
         out: Tensor = self.after_norm(x)
         return out
-
-    def _look_ahead(self, x: Tensor, state: RateState, count: int) -> Tensor:
-        layer = self.pre_lookahead_layer
-        y = F.leaky_relu(layer.conv1(x.transpose(1, 2)), 0.01)  # [B, C, T]
-        out: Tensor = layer.conv2(state.extend_tail(y)).transpose(1, 2) + x[:, :count]
-        return out
-
-    def _upsample(self, x: Tensor, state: RateState) -> Tensor:
-        doubled = x.transpose(1, 2).repeat_interleave(self.config.upsample, dim=-1)
-        out: Tensor = self.up_layer.conv(state.extend_tail(doubled)).transpose(1, 2)
-        return out
-
-
-def _run(blocks: nn.ModuleList, x: Tensor, state: RateState) -> Tensor:
-    distance = Distances(state.cache, x.shape[1], x.shape[2])
-    for layer, block in enumerate(blocks):
-        x = block(x, distance, state.cache, layer)
-    return x

@@ -1,111 +1,66 @@
 """The flow network's streaming state: attention cells and convolution tails of all slots.
 
-Every tensor has a row per slot. A chunk is prepared for some rows (`FlowState.begin`), which
-works out on the host where each frame goes; the network then reads and writes through views.
+Every tensor has a row per slot and a spare one, which batches are padded with. A chunk is prepared
+for some rows (`FlowState.begin`): the host works out where each frame goes and packs that into one
+tensor, which `FlowState.chunk` takes apart on the device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from engine.models.dit import DitState
+from engine.models.flow_cells import CellRows, Cells, TailRows, aligned
 from engine.models.flow_config import FlowConfig, Trim
-from engine.models.stream_cache import CacheOrder, keep_ends
+from engine.models.flow_encoder import FlowEncoder, RateState
+from engine.models.stream_cache import CacheOrder, Orders, keep_ends
 
 RECENT_FRAMES = 100
 """Mel frames (2 s) that trimming keeps beside as many frames as the voice prompt has."""
-
-
-class RowCaches:
-    """The attention cells of some rows during one chunk.
-
-    `lengths` [B] frames cached, `positions` [B, S] the place of each cell's frame in time,
-    `key_mask` [B, S+T] what a query may see: filled cells and the row's own new frames.
-    """
-
-    def __init__(
-        self, store: Tensor, rows: Tensor, orders: list[CacheOrder], new: list[int]
-    ) -> None:
-        # store: [layers, slots, 2, H, cells + 1, D]; the last cell takes what is not kept.
-        device = store.device
-        lengths = [len(order) for order in orders]
-        self.max_length, self._new = max(lengths), max(new)
-        self._store, self._rows = store, rows
-        spare = store.shape[4] - 1
-        cells = torch.full((len(orders), self._new), spare)
-        positions = torch.zeros(len(orders), self.max_length, dtype=torch.long)
-        for row, (order, count) in enumerate(zip(orders, new, strict=True)):
-            positions[row, : len(order)] = torch.tensor(order.positions(), dtype=torch.long)
-            placed = order.add(count)
-            cells[row, placed.frames] = torch.tensor(placed.cells, dtype=torch.long)
-        self._cells = cells.to(device)
-        self.positions = positions.to(device)
-        self.lengths = torch.tensor(lengths, device=device)
-        old = torch.arange(self.max_length, device=device) < self.lengths[:, None]
-        fresh = torch.arange(self._new, device=device) < torch.tensor(new, device=device)[:, None]
-        self.key_mask = torch.cat([old, fresh], dim=1)
-
-    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cached and new keys and values [B, H, S+T, D]; keep the new ones [B, H, T, D]."""
-        store = self._store[layer]
-        old = store[self._rows, :, :, : self.max_length].to(key.dtype)
-        new = torch.stack([key, value], dim=1)  # [B, 2, H, T, D]
-        store[self._rows[:, None], :, :, self._cells] = new.permute(0, 3, 1, 2, 4).to(store.dtype)
-        both = torch.cat([old, new], dim=3)
-        return both[:, 0], both[:, 1]
-
-    def doubled(self) -> RowCaches:
-        """The same for a batch [conditional rows | unconditional rows], slots laid out alike."""
-        twin = object.__new__(RowCaches)
-        twin.max_length, twin._new, twin._store = self.max_length, self._new, self._store
-        twin._rows = torch.cat([self._rows, self._rows + self._store.shape[1] // 2])
-        for name in ("_cells", "positions", "lengths", "key_mask"):
-            setattr(twin, name, torch.cat([getattr(self, name)] * 2))
-        return twin
-
-
-class RowTails:
-    """The last inputs of causal convolutions of some rows: what the next chunk is put behind."""
-
-    def __init__(self, store: Tensor, rows: Tensor, new: Tensor) -> None:
-        # store: [layers, slots, C, W]; new: [B] valid inputs of each row in this chunk
-        self._store, self._rows = store, rows
-        self._index = new[:, None] + torch.arange(store.shape[-1], device=store.device)  # [B, W]
-
-    def extend(self, layer: int, x: Tensor) -> Tensor:
-        """Put the tails before x [B, C, T] and keep the last valid columns for the next chunk."""
-        store = self._store[layer]
-        x = torch.cat([store[self._rows].to(x.dtype), x], dim=-1)
-        index = self._index[:, None].expand(-1, x.shape[1], -1)
-        store[self._rows] = x.gather(-1, index).to(store.dtype)
-        return x
+MOST_FRESH = 28
+"""Fresh codes of one window that there is room for behind full caches."""
+HEADER = ("slot", "given", "fresh", "low", "high", "estimator")
 
 
 @dataclass(frozen=True)
-class RateState:
-    """One rate of the encoder during a chunk."""
+class Window:
+    """Codes of one row for one chunk: fresh ones and, unless `last`, the lookahead after them."""
 
-    cache: RowCaches
-    tails: RowTails
-
-    def extend_tail(self, x: Tensor) -> Tensor:
-        return self.tails.extend(0, x)
+    slot: int
+    codes: list[int]
+    last: bool = False
 
 
 @dataclass(frozen=True)
-class ChunkState:
+class Chunk:
     """Everything a chunk of some rows reads and writes."""
 
+    slots: Tensor
+    codes: Tensor
+    """[B, width + lookahead], anything behind a row's own."""
+    given: Tensor
+    """[B] codes of each row."""
     low: RateState
     high: RateState
-    estimator: RowCaches
-    estimator_tails: RowTails
-    offsets: list[int]
-    """Frames in each row's estimator cache before the chunk: where its noise begins."""
-    frames: list[int]
-    """Mel frames each row gains."""
+    estimator: DitState
+    offsets: Tensor
+    """[B] frames in each row's estimator cache before the chunk: where its noise begins."""
+    targets: tuple[Tensor, Tensor, Tensor]
+    """[B, frames] cells where the new frames of the three caches stay."""
+
+    def keep(self) -> None:
+        """Enter the new frames into the caches; once, after all layers have run."""
+        low, high, estimator = self.targets
+        self.low.cells.keep(low)
+        self.high.cells.keep(high)
+        self.estimator.cells.keep(torch.cat([estimator, estimator]))
+        for tails in (self.low.tails, self.high.tails, self.estimator.tails):
+            tails.keep()
 
 
 @dataclass(frozen=True)
@@ -115,7 +70,9 @@ class FlowBase:
     frames: int
     """Mel frames of the prompt."""
     tensors: tuple[Tensor, ...]
-    orders: tuple[CacheOrder, CacheOrder, CacheOrder]
+    orders: Orders
+    speaker: Tensor
+    """[mels]"""
 
 
 class FlowState:
@@ -125,130 +82,196 @@ class FlowState:
     """
 
     def __init__(
-        self, config: FlowConfig, steps: int, slots: int, max_prompt: int, like: Tensor
+        self,
+        config: FlowConfig,
+        encoder: FlowEncoder,
+        steps: int,
+        slots: int,
+        max_prompt: int,
     ) -> None:
-        self.config, self.steps, self.max_prompt = config, steps, max_prompt
-        enc, dit = config.encoder, config.dit
-        if max_prompt % enc.upsample:
-            raise ValueError(f"{max_prompt} prompt frames are no multiple of {enc.upsample}")
-        cells = max_prompt + RECENT_FRAMES
-        head = enc.size // enc.num_heads
-        low = cells // enc.upsample
-        passes = steps * dit.depth
+        self.config, self.max_prompt = config, max_prompt
+        enc, dit, up = config.encoder, config.dit, config.encoder.upsample
+        if max_prompt % up:
+            raise ValueError(f"{max_prompt} prompt frames are no multiple of {up}")
+        like = encoder.after_norm.weight
+        cells = max_prompt + RECENT_FRAMES + up * MOST_FRESH
+        heads = (enc.num_heads, enc.size // enc.num_heads)
+        passes, rows = steps * dit.depth, slots + 1
+        self.slots, self.rows = slots, rows
+        self._low = Cells(enc.num_blocks, rows, cells // up, heads, like)
+        self._high = Cells(enc.num_up_blocks, rows, cells, heads, like)
+        # The rows of the unconditional branch follow those of the conditional one.
+        self._kv = Cells(passes, 2 * rows, cells, (dit.num_heads, dit.head_dim), like)
+        self._low_tail = like.new_zeros(1, rows, 2, enc.size)
+        self._high_tail = like.new_zeros(1, rows, 2 * up, enc.size)
+        self._kv_tail = like.new_zeros(2 * passes, 2 * rows, 2, dit.hidden_size)
+        self.speakers = like.new_zeros(rows, config.num_mels)
+        self._tables = encoder.place_tables(self._low.cells, self._high.cells)
+        self._orders: list[Orders | None] = [None] * slots
 
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=like.dtype, device=like.device)
-
-        self._low = zeros(enc.num_blocks, slots, 2, enc.num_heads, low + 1, head)
-        self._high = zeros(enc.num_up_blocks, slots, 2, enc.num_heads, cells + 1, head)
-        # The slots of the unconditional branch follow those of the conditional one.
-        self._kv = zeros(passes, 2 * slots, 2, dit.num_heads, cells + 1, dit.head_dim)
-        self._low_tail = zeros(1, slots, enc.size, 2)
-        self._high_tail = zeros(1, slots, enc.size, 2 * enc.upsample)
-        self._kv_tail = zeros(2 * passes, 2 * slots, dit.hidden_size, 2)
-        self._slots = slots
-        self._orders: list[tuple[CacheOrder, CacheOrder, CacheOrder] | None] = [None] * slots
+    @staticmethod
+    def bytes_per_slot(config: FlowConfig, steps: int, max_prompt: int, item_size: int) -> int:
+        """Memory of one row, without making any."""
+        enc, dit, up = config.encoder, config.dit, config.encoder.upsample
+        cells = max_prompt + RECENT_FRAMES + up * MOST_FRESH
+        low, high, passes = aligned(cells // up), aligned(cells), steps * dit.depth
+        count = 2 * enc.size * (enc.num_blocks * low + enc.num_up_blocks * high)
+        count += 2 * 2 * passes * high * dit.num_heads * dit.head_dim
+        count += enc.size * (2 + 2 * up) + 2 * 2 * passes * 2 * dit.hidden_size + config.num_mels
+        return count * item_size
 
     def nbytes(self) -> int:
-        return sum(t.nbytes for t in self._tensors())
+        return sum(tensor.nbytes for tensor in self._tensors())
 
     def cached(self, slot: int) -> tuple[int, int, int]:
         """Entries in the slot's caches: encoder at token rate, at mel rate, estimator."""
-        orders = self._orders[slot]
-        assert orders is not None, f"slot {slot} has no voice"
-        return len(orders[0]), len(orders[1]), len(orders[2])
+        low, high, estimator = self._order(slot).orders
+        return len(low), len(high), len(estimator)
 
-    def open(self, slot: int, prompt: int, trim: Trim = "reference") -> None:
-        """Empty a slot for a voice whose prompt has `prompt` mel frames."""
-        if prompt > self.max_prompt:
-            raise ValueError(f"a voice prompt of {prompt} frames; {self.max_prompt} fit")
+    # ------------------------------------------------------------------ slots
+
+    def open(self, slot: int, prompt: int, speaker: Tensor, trim: Trim = "reference") -> None:
+        """Empty a slot for a voice [mels] whose prompt has `prompt` mel frames."""
+        self._check_prompt(prompt)
         up = self.config.encoder.upsample
-        cells = self.max_prompt + RECENT_FRAMES
         low_keep = keep_ends(prompt // up, RECENT_FRAMES // up)
         keep = keep_ends(prompt, RECENT_FRAMES)
-        self._orders[slot] = (
-            CacheOrder(cells // up, low_keep),
-            CacheOrder(cells, keep),
-            CacheOrder(cells, keep, newest_first=trim == "reference"),
-        )
-        for tail in (self._low_tail, self._high_tail, self._kv_tail):
-            tail[:, slot] = 0
-        self._kv_tail[:, self._slots + slot] = 0
+        estimator = CacheOrder(keep, newest_first=trim == "reference")
+        self._orders[slot] = Orders((CacheOrder(low_keep), CacheOrder(keep), estimator))
+        for tensor in self._views(slot)[6:]:
+            tensor.zero_()
+        self.speakers[slot] = speaker
 
     def save(self, slot: int) -> FlowBase:
         """Copy a slot out, as it is after the voice prompt."""
-        orders = self._orders[slot]
-        assert orders is not None, f"slot {slot} has no voice"
-        pair = [slot, self._slots + slot]
-        return FlowBase(
-            len(orders[2]),
-            (
-                self._low[:, slot, :, :, : len(orders[0])].clone(),
-                self._high[:, slot, :, :, : len(orders[1])].clone(),
-                self._kv[:, pair, :, :, : len(orders[2])],
-                self._low_tail[:, slot].clone(),
-                self._high_tail[:, slot].clone(),
-                self._kv_tail[:, pair],
-            ),
-            (orders[0].copy(), orders[1].copy(), orders[2].copy()),
-        )
+        low, high, estimator = self.cached(slot)
+        counts = (low, low, high, high, estimator, estimator)
+        views = self._views(slot)
+        cut = [view[..., :count, :, :] for view, count in zip(views, counts, strict=False)]
+        tensors = tuple(view.clone() for view in (*cut, *views[6:]))
+        return FlowBase(estimator, tensors, self._order(slot), self.speakers[slot].clone())
 
     def load(self, slot: int, base: FlowBase) -> None:
         """Put a slot to the beginning of a turn with the voice of `base`."""
-        if base.frames > self.max_prompt:
-            raise ValueError(f"a voice prompt of {base.frames} frames; {self.max_prompt} fit")
-        pair = [slot, self._slots + slot]
-        low, high, kv, low_tail, high_tail, kv_tail = base.tensors
-        self._low[:, slot, :, :, : low.shape[3]] = low
-        self._high[:, slot, :, :, : high.shape[3]] = high
-        self._kv[:, pair, :, :, : kv.shape[4]] = kv
-        self._low_tail[:, slot] = low_tail
-        self._high_tail[:, slot] = high_tail
-        self._kv_tail[:, pair] = kv_tail
-        first, second, third = (order.fitted(self._cells(i)) for i, order in enumerate(base.orders))
-        self._orders[slot] = (first, second, third)
+        self._check_prompt(base.frames)
+        views = self._views(slot)
+        for view, tensor in zip(views[:6], base.tensors, strict=False):
+            view[..., : tensor.shape[-3], :, :] = tensor
+        for view, tensor in zip(views[6:], base.tensors[6:], strict=True):
+            view.copy_(tensor)
+        self.speakers[slot] = base.speaker
+        self._orders[slot] = base.orders
 
     def clear(self, slot: int) -> None:
         """Leave nothing of a session in the slot; it needs `load` before it is used again."""
-        for tensor in (self._low, self._high, self._low_tail, self._high_tail):
-            tensor[:, slot] = 0
-        for tensor in (self._kv, self._kv_tail):
-            tensor[:, [slot, self._slots + slot]] = 0
+        for view in self._views(slot):
+            view.zero_()
+        self.speakers[slot] = 0
         self._orders[slot] = None
 
-    def begin(self, slots: list[int], codes: list[int]) -> ChunkState:
-        """Enter `codes[i]` fresh codes for slot `slots[i]`; slots are distinct."""
-        assert len(set(slots)) == len(slots), f"a slot twice in {slots}"
-        up = self.config.encoder.upsample
-        device = self._kv.device
-        rows = torch.tensor(slots, device=device)
-        frames = [up * count for count in codes]
-        orders = []
-        for slot in slots:
-            order = self._orders[slot]
-            assert order is not None, f"slot {slot} has no voice"
-            orders.append(order)
-        offsets = [len(order[2]) for order in orders]
-        fresh = torch.tensor(codes, device=device)
-        tail_rows = torch.cat([rows, rows + self._slots])
-        return ChunkState(
+    # ------------------------------------------------------------------ chunks
+
+    def begin(
+        self, windows: Sequence[Window], width: int, rows: int = 0
+    ) -> tuple[Tensor, list[int]]:
+        """Enter one window each of distinct slots, padded to `width` fresh codes and `rows` rows.
+
+        Returns what `chunk` wants, on the host, and where each row's noise begins.
+        """
+        assert len({w.slot for w in windows}) == len(windows), "a slot occurs twice"
+        enc = self.config.encoder
+        up, ahead = enc.upsample, enc.lookahead
+        rows, trash = max(rows, len(windows)), (self._low.cells - 1, self._high.cells - 1)
+        header = np.zeros((rows, len(HEADER)), np.int32)
+        header[:, :3] = self.slots, width + ahead, width
+        codes = np.zeros((rows, width + ahead), np.int32)
+        low_at, high_at = (
+            np.tile(np.arange(cells.cells, dtype=np.int32), (rows, 1))
+            for cells in (self._low, self._high)
+        )
+        targets = [
+            np.full((rows, count), cell, np.int32)
+            for count, cell in ((width, trash[0]), (up * width, trash[1]), (up * width, trash[1]))
+        ]
+        for row, window in enumerate(windows):
+            fresh = len(window.codes) - (0 if window.last else ahead)
+            orders = self._order(window.slot)
+            low, high, estimator = orders.orders
+            self._check_room(len(low), width)
+            header[row] = window.slot, len(window.codes), fresh, len(low), len(high), len(estimator)
+            codes[row, : len(window.codes)] = window.codes
+            low_at[row, : len(low)] = low.positions
+            high_at[row, : len(high)] = high.positions
+            placed, self._orders[window.slot] = orders.add((fresh, up * fresh, up * fresh))
+            for target, cells in zip(targets, placed, strict=True):
+                own = target[row, : len(cells)]
+                np.copyto(own, cells, where=cells >= 0, casting="same_kind")
+        packed = np.concatenate([header, codes, low_at, high_at, *targets], axis=1)
+        return torch.from_numpy(packed), header[: len(windows), -1].tolist()
+
+    def chunk(self, packed: Tensor, width: int) -> Chunk:
+        """What `begin` packed, on the device; with fixed shapes and without waiting."""
+        enc = self.config.encoder
+        up = enc.upsample
+        sizes = [len(HEADER), width + enc.lookahead, self._low.cells, self._high.cells]
+        parts = torch.split(packed.long(), [*sizes, width, up * width, up * width], dim=1)
+        header, codes, low_at, high_at, *targets = parts
+        slots, given, fresh, low, high, estimator = header.unbind(1)
+        frames = up * fresh
+        doubled = torch.cat([slots, slots + self.rows])
+        lengths, news = torch.cat([estimator, estimator]), torch.cat([frames, frames])
+        return Chunk(
+            slots,
+            codes,
+            given,
             RateState(
-                RowCaches(self._low, rows, [o[0] for o in orders], codes),
-                RowTails(self._low_tail, rows, fresh),
+                CellRows(self._low, slots, low, width),
+                TailRows(self._low_tail, slots, fresh, width),
+                low_at,
+                fresh,
+                self._tables[0],
             ),
             RateState(
-                RowCaches(self._high, rows, [o[1] for o in orders], frames),
-                RowTails(self._high_tail, rows, up * fresh),
+                CellRows(self._high, slots, high, up * width),
+                TailRows(self._high_tail, slots, frames, up * width),
+                high_at,
+                frames,
+                self._tables[1],
             ),
-            RowCaches(self._kv, rows, [o[2] for o in orders], frames).doubled(),
-            RowTails(self._kv_tail, tail_rows, torch.cat([up * fresh, up * fresh])),
-            offsets,
-            frames,
+            DitState(
+                CellRows(self._kv, doubled, lengths, up * width),
+                TailRows(self._kv_tail, doubled, news, up * width),
+                lengths + news,
+            ),
+            estimator,
+            (targets[0], targets[1], targets[2]),
         )
 
-    def _cells(self, index: int) -> int:
-        return (self._low, self._high, self._kv)[index].shape[4] - 1
+    # ------------------------------------------------------------------ details
+
+    def _order(self, slot: int) -> Orders:
+        orders = self._orders[slot]
+        assert orders is not None, f"slot {slot} has no voice"
+        return orders
+
+    def _check_prompt(self, frames: int) -> None:
+        if frames > self.max_prompt:
+            raise ValueError(f"a voice prompt of {frames} frames; {self.max_prompt} fit")
+
+    def _check_room(self, used: int, width: int) -> None:
+        if used + width >= self._low.cells:
+            raise ValueError(f"{width} fresh codes; {self._low.cells - 1 - used} fit")
+
+    def _views(self, slot: int) -> list[Tensor]:
+        """The slot's part of every cache: six of keys and values, then the tails."""
+        views = [t[:, slot] for cells in (self._low, self._high) for t in cells.tensors]
+        views += [
+            t.view(t.shape[0], 2, self.rows, *t.shape[2:])[:, :, slot] for t in self._kv.tensors
+        ]
+        views += [self._low_tail[:, slot], self._high_tail[:, slot]]
+        tails = self._kv_tail.view(-1, 2, self.rows, *self._kv_tail.shape[2:])
+        return [*views, tails[:, :, slot]]
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        tails = (self._low_tail, self._high_tail, self._kv_tail)
-        return (self._low, self._high, self._kv, *tails)
+        cells = (*self._low.tensors, *self._high.tensors, *self._kv.tensors)
+        return (*cells, self._low_tail, self._high_tail, self._kv_tail, self.speakers)

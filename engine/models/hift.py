@@ -20,6 +20,7 @@ from engine.models.hift_layers import (
     SourceMix,
     Spectrum,
     Upsampler,
+    repeat,
 )
 from engine.models.vocoder_config import VocoderConfig
 
@@ -104,7 +105,7 @@ class Hift(nn.Module):
         """The excitation [B, N] of sines and noise [B, N, harmonics] and f0 [B, N / frame]."""
         config = self.config
         voiced = (f0 > config.voiced_hz).to(sines.dtype)
-        voiced = voiced.repeat_interleave(config.frame_samples, dim=1)[..., None]
+        voiced = repeat(voiced, config.frame_samples)[..., None]
         amplitude = config.sine_amplitude
         level = voiced * config.noise_std + (1 - voiced) * amplitude / 3
         out: Tensor = self.m_source(amplitude * sines * voiced + level * noise)
@@ -160,7 +161,7 @@ class Hift(nn.Module):
         cycles = torch.cumsum(self.increments(f0).double(), dim=1) * frame + carry[:, None]
         cycles = cycles % 1
         sines = (2 * math.pi * cycles).sin().to(f0.dtype)
-        return sines.repeat_interleave(frame, dim=1), cycles[:, -1]
+        return sines[:, :, None].expand(-1, -1, frame, -1).flatten(1, 2), cycles[:, -1]
 
 
 def _plain_down(inputs: int, outputs: int, rate: int) -> nn.Conv1d:

@@ -13,6 +13,11 @@ SNAKE_EPS = 1e-9
 MAX_MAGNITUDE = 100.0
 
 
+def repeat(x: Tensor, times: int) -> Tensor:
+    """Each of the last dimension's values `times` times."""
+    return x.unsqueeze(-1).expand(*x.shape, times).flatten(-2)
+
+
 class PaddedConv(nn.Conv1d):
     """A convolution that zero-pads its input: to the left if causal, else on both sides."""
 
@@ -36,7 +41,8 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         alpha = self.alpha[:, None]
-        return x + (x * alpha).sin().square() / (alpha + SNAKE_EPS)
+        wave = (x * alpha).sin()
+        return torch.addcmul(x, wave, wave / (alpha + SNAKE_EPS))
 
 
 class ResBlock(nn.Module):
@@ -70,7 +76,7 @@ class Upsampler(nn.Conv1d):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.repeat_interleave(self.rate, dim=-1)
+        x = repeat(x, self.rate)
         return super().forward(F.pad(x, (self.kernel_size[0] - 1, 0)))
 
 
@@ -86,26 +92,55 @@ class Downsampler(nn.Conv1d):
 
 
 class Spectrum:
-    """Short-time Fourier transform and its inverse, periodic Hann window, centred."""
+    """Short-time Fourier transform and its inverse, periodic Hann window, centred.
+
+    As products with small matrices: `torch.istft` waits for the device, and plans of an FFT
+    library may not outlive a captured graph.
+    """
 
     def __init__(self, size: int, hop: int) -> None:
+        assert size % hop == 0, f"size {size} is no multiple of hop {hop}"
         self.size, self.hop = size, hop
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
 
-    def _window(self, like: Tensor) -> Tensor:
-        return torch.hann_window(self.size, dtype=like.dtype, device=like.device)
+    def _matrices(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Analysis [size, size + 2], synthesis [size + 2, size] and the window squared [size]."""
+        key = (like.device, like.dtype)
+        if key not in self._tables:
+            wide = torch.float64
+            window = torch.hann_window(self.size, dtype=wide)
+            spectrum = torch.fft.rfft(torch.eye(self.size, dtype=wide))
+            analysis = window[:, None] * torch.cat([spectrum.real, spectrum.imag], dim=1)
+            unit = torch.eye(self.size // 2 + 1, dtype=wide)
+            zero = torch.zeros_like(unit)
+            bins = torch.cat([torch.complex(unit, zero), torch.complex(zero, unit)])
+            synthesis = torch.fft.irfft(bins, n=self.size) * window
+            tables = (analysis, synthesis, window.square())
+            self._tables[key] = tuple(t.to(like.device, like.dtype) for t in tables)  # type: ignore[assignment]
+        return self._tables[key]
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, N] -> real and imaginary parts [B, size + 2, N/hop + 1]."""
-        spectrum = torch.stft(
-            x, self.size, self.hop, self.size, self._window(x), return_complex=True
-        )
-        return torch.cat([spectrum.real, spectrum.imag], dim=1)
+        padded = F.pad(x, (self.size // 2, self.size // 2), mode="reflect")
+        return (padded.unfold(-1, self.size, self.hop) @ self._matrices(x)[0]).transpose(1, 2)
 
     def inverse(self, magnitude: Tensor, phase: Tensor) -> Tensor:
         """magnitude, phase [B, size/2 + 1, M] -> samples [B, (M - 1) * hop]."""
+        _, synthesis, squared = self._matrices(magnitude)
         magnitude = magnitude.clamp(max=MAX_MAGNITUDE)
-        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-        return torch.istft(spectrum, self.size, self.hop, self.size, self._window(magnitude))
+        parts = torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=1)
+        sound = self._overlap(parts.transpose(1, 2) @ synthesis)
+        weight = self._overlap(squared.expand(1, parts.shape[2], -1))
+        edge = self.size // 2
+        return (sound[:, edge:-edge]) / weight[:, edge:-edge]
+
+    def _overlap(self, frames: Tensor) -> Tensor:
+        """Sum frames [B, M, size] a hop apart: [B, (M - 1) * hop + size]."""
+        count = self.size // self.hop
+        parts = frames.reshape(*frames.shape[:2], count, self.hop)
+        shifted = [F.pad(parts[:, :, i], (0, 0, i, count - 1 - i)) for i in range(count)]
+        out: Tensor = torch.stack(shifted).sum(0).flatten(1)
+        return out
 
 
 class Classifier(nn.Linear):

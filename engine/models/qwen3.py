@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine.kvcache import KvPlan, SlotKV
+from engine.kvcache import KvPlan, SlotKV, TokenPlan
 from engine.layers.attention import AttentionShape, CachedAttention
 from engine.layers.fused import add_norm
 from engine.layers.linear import GatedMlp
@@ -34,7 +34,7 @@ class DecoderLayer(nn.Module):
         rates: Tensor,
         kv: SlotKV,
         layer: int,
-        plan: KvPlan,
+        plan: TokenPlan,
     ) -> tuple[Tensor, Tensor]:
         """The stream x [N, C] and what the layer before adds to it -> the same behind this one."""
         x, normed = add_norm(x, delta, self.input_layernorm)
@@ -45,7 +45,7 @@ class DecoderLayer(nn.Module):
 
 
 def run_layers(
-    layers: nn.ModuleList, norm: RMSNorm, x: Tensor, rates: Tensor, kv: SlotKV, plan: KvPlan
+    layers: nn.ModuleList, norm: RMSNorm, x: Tensor, rates: Tensor, kv: SlotKV, plan: TokenPlan
 ) -> Tensor:
     """All `DecoderLayer`s and the final norm: [N, C] -> [N, C]."""
     delta: Tensor | None = None

@@ -1,88 +1,97 @@
 """Which cell of a bounded attention cache holds which frame of a stream, for one session.
 
-A cache of a streaming attention layer is a row of cells. Frames are written once and never moved;
-when the limit is reached, a rule says which frames go and new ones take their cells. The same
-placement serves all layers and steps of a network, so that it is worked out once, on the host.
+A cache of a streaming attention layer is a row of cells; those in use are the first ones. Frames
+are written once and not moved: when the limit is reached, a rule says which frames go and new ones
+take their cells. The same placement serves all layers and steps of a network, so that it is worked
+out once, on the host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-Keep = Callable[[int], list[int]]
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+Keep = Callable[[int], Indices]
 """Given the number of frames in order, the indices of those that stay (ascending)."""
 
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the frames of a new block go: frame `frames[i]` of the block into cell `cells[i]`."""
-
-    frames: list[int]
-    cells: list[int]
+DROPPED = -1
 
 
 def keep_ends(first: int, last: int) -> Keep:
     """Keep the `first` frames of the order and the `last` ones; all while they fit."""
 
-    def keep(count: int) -> list[int]:
+    def keep(count: int) -> Indices:
         if count <= first + last:
-            return list(range(count))
-        return [*range(first), *range(count - last, count)]
+            return np.arange(count)
+        return np.concatenate([np.arange(first), np.arange(count - last, count)])
 
     return keep
 
 
 class CacheOrder:
-    """The frames of one session's cache in their order, each with its cell.
+    """The frames of one session's cache in their order, each with its cell; immutable.
 
     `newest_first` puts a new block before all older ones (ascending inside the block), as the
     reference's flow estimator does; otherwise blocks are appended.
     """
 
-    def __init__(self, capacity: int, keep: Keep, *, newest_first: bool = False) -> None:
-        self.capacity = capacity
+    def __init__(
+        self, keep: Keep, *, newest_first: bool = False, cells: Indices | None = None
+    ) -> None:
         self._keep = keep
         self._newest_first = newest_first
-        self._cells: list[int] = []
+        self._cells = np.zeros(0, np.int64) if cells is None else cells
+        self.positions = np.empty_like(self._cells)
+        """For each cell in use the place of its frame in the order."""
+        self.positions[self._cells] = np.arange(len(self._cells))
 
     def __len__(self) -> int:
         return len(self._cells)
 
-    def copy(self) -> CacheOrder:
-        return self.fitted(self.capacity)
+    def add(self, count: int) -> tuple[Indices, CacheOrder]:
+        """Enter `count` frames: the cell of each, or `DROPPED`, and the order that this gives."""
+        new = -1 - np.arange(count)
+        parts = [new, self._cells] if self._newest_first else [self._cells, new]
+        order = np.concatenate(parts)
+        kept = order[self._keep(len(order))]
+        is_new = kept < 0
+        free = np.ones(len(kept), np.bool_)
+        free[kept[~is_new]] = False
+        cells = np.flatnonzero(free)
+        placed = np.full(count, DROPPED)
+        placed[-1 - kept[is_new]] = cells
+        kept[is_new] = cells
+        return placed, CacheOrder(self._keep, newest_first=self._newest_first, cells=kept)
 
-    def fitted(self, capacity: int) -> CacheOrder:
-        """A copy for a cache of another size."""
-        if len(self) > capacity:
-            raise ValueError(f"{len(self)} frames do not fit into {capacity} cells")
-        twin = CacheOrder(capacity, self._keep, newest_first=self._newest_first)
-        twin._cells = list(self._cells)
-        return twin
 
-    def positions(self) -> list[int]:
-        """For each occupied cell, in the order of cells, the place of its frame in the order."""
-        places = [0] * len(self._cells)
-        for place, cell in enumerate(self._cells):
-            places[cell] = place
-        return places
+class Orders:
+    """The orders of caches that advance together; immutable, and what follows is remembered.
 
-    def add(self, count: int) -> Placement:
-        """Enter a block of `count` frames, drop what the rule drops, say what goes where."""
-        old = [(-1, cell) for cell in self._cells]
-        new = [(frame, -1) for frame in range(count)]
-        order = new + old if self._newest_first else old + new
-        kept = [order[i] for i in self._keep(len(order))]
-        if len(kept) > self.capacity:
-            raise ValueError(f"{len(kept)} frames do not fit into {self.capacity} cells")
-        used = {cell for _, cell in kept if cell >= 0}
-        free = (cell for cell in range(self.capacity) if cell not in used)
-        placement = Placement([], [])
-        self._cells = []
-        for frame, cell in kept:
-            if cell < 0:
-                cell = next(free)
-                placement.frames.append(frame)
-                placement.cells.append(cell)
-            self._cells.append(cell)
-        return placement
+    Sessions with the same voice go through the same orders, so that most are worked out once.
+    """
+
+    REMEMBERED_BLOCKS = 200
+    REMEMBERED_SIZES = 32
+
+    def __init__(self, orders: tuple[CacheOrder, ...], blocks: int = 0) -> None:
+        self.orders = orders
+        self._blocks = blocks
+        self._next: dict[tuple[int, ...], tuple[tuple[Indices, ...], Orders]] = {}
+
+    def add(self, counts: tuple[int, ...]) -> tuple[tuple[Indices, ...], Orders]:
+        """Enter a block of `counts[i]` frames in cache i, see `CacheOrder.add`."""
+        known = self._next.get(counts)
+        if known is not None:
+            return known
+        added = [order.add(count) for order, count in zip(self.orders, counts, strict=True)]
+        result = (
+            tuple(placed for placed, _ in added),
+            Orders(tuple(order for _, order in added), self._blocks + 1),
+        )
+        if self._blocks < self.REMEMBERED_BLOCKS and len(self._next) < self.REMEMBERED_SIZES:
+            self._next[counts] = result
+        return result

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kvcache import KvPlan, SlotKV
+from engine.kvcache import SlotKV, TokenPlan
 from engine.layers.attention import AttentionShape
 from engine.layers.norms import RMSNorm
 from engine.layers.rope import Rope
@@ -101,6 +101,14 @@ class SpeechDecoder(nn.Module):
     def device(self) -> torch.device:
         return self.emb_text.weight.device
 
+    def bytes_per_slot(self, max_len: int | None = None) -> int:
+        """Memory of one slot of `make_cache(..., max_len)`."""
+        config = self.config
+        most = config.max_position_embeddings
+        cells = min(max_len or most, most) + 1
+        size = config.num_kv_heads * config.head_dim * self.emb_text.weight.element_size()
+        return 2 * config.num_layers * cells * size
+
     def make_cache(self, num_slots: int, max_len: int | None = None) -> SlotKV:
         """A cache for `num_slots` turns of at most `max_len` condition rows and codes each."""
         config = self.config
@@ -147,8 +155,20 @@ class SpeechDecoder(nn.Module):
         out: Tensor = self.emb_code[0](codes)
         return out
 
-    def forward(self, x: Tensor, kv: SlotKV, plan: KvPlan) -> Tensor:
-        """Hidden states [N, C] after the final norm of the plan's tokens x [N, C]."""
+    def condition_tokens(self, ids: Tensor, is_word: Tensor, hidden: Tensor) -> Tensor:
+        """Condition rows [N, C] of words and marks in one; `hidden` [N, llm_dim] counts at words.
+
+        Projected states have length 1.
+        """
+        rows: Tensor = self.emb_text(ids)
+        projected = F.normalize(self.projector_semantic(hidden), dim=-1)
+        return rows + projected.masked_fill(~is_word[:, None], 0)
+
+    def forward(self, x: Tensor, kv: SlotKV, plan: TokenPlan) -> Tensor:
+        """Hidden states [N, C] after the final norm of the plan's tokens x [N, C].
+
+        Writes their keys and values; counting them is the caller's (`SlotKV.advance`).
+        """
         rates = self.rope.frequencies(self.device)
         return run_layers(self.model.layers, self.model.norm, x, rates, kv, plan)
 

@@ -6,7 +6,6 @@ both orders are kept: the decoder's lengths and prosody depend on them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,8 @@ from torch import Tensor
 
 MIN_CANDIDATES = 3
 """What top-p and top-k leave at least."""
+MOST_RECENT = 16
+"""The longest repetition window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class SpeechSampling:
                 f"speech temperature {self.temperature} and repetition penalty "
                 f"{self.repetition_penalty} must be above 0"
             )
+        if not 0 <= self.repetition_window <= MOST_RECENT:
+            raise ValueError(
+                f"speech repetition window {self.repetition_window}; {MOST_RECENT} at most"
+            )
         if not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(f"speech top_p {self.top_p}, top_k {self.top_k} are out of range")
 
@@ -43,82 +48,73 @@ DUPLEX = SpeechSampling()
 TURN_BASED = SpeechSampling(top_p=0.85, top_k=25)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What one row needs for its next code."""
+@dataclass(frozen=True)
+class RowSampling:
+    """Settings of B rows as tensors."""
 
-    settings: SpeechSampling
-    recent: Sequence[int]
-    """Codes under the repetition penalty; the window is cut here."""
-    may_end: bool = True
-    is_first: bool = False
-    """The first code of a turn is cut neither by top-p nor by top-k."""
-
-
-def scores(logits: Tensor, choices: Sequence[Choice], end_code: int) -> Tensor:
-    """Scores [B, V] that are sampled from, of raw ones [B, V] (float32)."""
-    assert logits.shape[0] == len(choices), f"{logits.shape[0]} rows, {len(choices)} choices"
-    device = logits.device
-    heat = torch.tensor([c.settings.temperature for c in choices], device=device)
-    z = _penalised(logits / heat[:, None], choices)
-    held = torch.tensor([not c.may_end for c in choices], device=device)
-    z[:, end_code] = z[:, end_code].masked_fill(held, -torch.inf)
-    if any(_is_cut(c) for c in choices):
-        z = _top_k(_top_p(z, choices), choices)
-    return z
+    temperature: Tensor
+    penalty: Tensor
+    window: Tensor
+    top_p: Tensor
+    top_k: Tensor
+    """As large as the vocabulary: off."""
+    greedy: Tensor
+    """bool"""
 
 
-def choose(z: Tensor, choices: Sequence[Choice], draws: Sequence[float]) -> list[int]:
-    """One code of each row: the best, or by inverse distribution at `draws[i]` in [0, 1).
+def scores(
+    logits: Tensor,
+    rows: RowSampling,
+    recent: Tensor,
+    *,
+    may_end: Tensor,
+    is_cut: Tensor | None,
+    end_code: int,
+) -> Tensor:
+    """Scores [B, V] that are sampled from, of raw ones [B, V] (float32).
+
+    Args:
+        recent: the last codes [B, MOST_RECENT], newest at the end, -1 before the first.
+        may_end: [B] False where the end code is out of reach.
+        is_cut: [B] rows that top-p and top-k act on; None: no row, and their sort is saved.
+    """
+    z = _penalised(logits / rows.temperature[:, None], rows, recent, end_code)
+    z[:, end_code] = z[:, end_code].masked_fill(~may_end, -torch.inf)
+    return z if is_cut is None else _cut(z, rows, is_cut)
+
+
+def choose(z: Tensor, greedy: Tensor, draws: Tensor) -> Tensor:
+    """One code of each row [B]: the best, or by inverse distribution at `draws` [B] in [0, 1).
 
     A draw of a row is used by that row only, whatever else is in the batch.
     """
-    best = z.argmax(dim=-1)
-    if not all(c.settings.greedy for c in choices):
-        cumulative = z.softmax(dim=-1).double().cumsum(dim=-1)
-        at = torch.tensor(list(draws), dtype=torch.float64, device=z.device)[:, None]
-        drawn = torch.searchsorted(cumulative, at * cumulative[:, -1:], right=True)[:, 0]
-        greedy = torch.tensor([c.settings.greedy for c in choices], device=z.device)
-        best = torch.where(greedy, best, drawn.clamp(max=z.shape[1] - 1))
-    codes: list[int] = best.tolist()
-    return codes
+    cumulative = z.softmax(dim=-1).double().cumsum(dim=-1)
+    at = draws[:, None] * cumulative[:, -1:]
+    drawn = torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=z.shape[1] - 1)
+    return torch.where(greedy, z.argmax(dim=-1), drawn)
 
 
-def _is_cut(choice: Choice) -> bool:
-    settings = choice.settings
-    return not choice.is_first and (settings.top_p < 1 or settings.top_k > 0)
-
-
-def _penalised(z: Tensor, choices: Sequence[Choice]) -> Tensor:
+def _penalised(z: Tensor, rows: RowSampling, recent: Tensor, end_code: int) -> Tensor:
     """Each occurrence of a code in the window costs once more; applied after temperature."""
-    counts = torch.zeros_like(z)
-    windows = [list(c.recent)[-c.settings.repetition_window :] for c in choices]
-    rows = [row for row, window in enumerate(windows) for _ in window]
-    codes = [code for window in windows for code in window]
-    if not codes:
-        return z.clone()
-    index = torch.tensor([rows, codes], device=z.device)
-    counts.index_put_((index[0], index[1]), torch.ones(len(codes), device=z.device), True)
-    base = torch.tensor([c.settings.repetition_penalty for c in choices], device=z.device)
-    factor = base[:, None] ** counts
-    return torch.where(z < 0, z * factor, z / factor)
+    ages = torch.arange(MOST_RECENT, 0, -1, device=z.device)
+    counts = (recent >= 0) & (ages <= rows.window[:, None])
+    times = ((recent[:, :, None] == recent[:, None]) & counts[:, None]).sum(-1)
+    # The end code is never among them: what does not count points there and changes nothing.
+    index = recent.masked_fill(~counts, end_code)
+    seen = z.gather(1, index)
+    factor = (rows.penalty[:, None] ** times).masked_fill(~counts, 1)
+    return z.scatter(1, index, torch.where(seen < 0, seen * factor, seen / factor))
 
 
-def _top_p(z: Tensor, choices: Sequence[Choice]) -> Tensor:
-    keep = torch.tensor([c.settings.top_p if _is_cut(c) else 1.0 for c in choices], device=z.device)
-    ordered, index = z.sort(dim=-1)
-    below = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - keep[:, None]
-    below[:, -MIN_CANDIDATES:] = False
-    below &= (keep < 1)[:, None]
-    return z.masked_fill(torch.zeros_like(below).scatter(1, index, below), -torch.inf)
-
-
-def _top_k(z: Tensor, choices: Sequence[Choice]) -> Tensor:
+def _cut(z: Tensor, rows: RowSampling, is_cut: Tensor) -> Tensor:
+    """Top-p and of what it leaves top-k; `MIN_CANDIDATES` stay in any case."""
     size = z.shape[1]
-    counts = [
-        max(c.settings.top_k, MIN_CANDIDATES) if _is_cut(c) and c.settings.top_k else size
-        for c in choices
-    ]
-    place = torch.tensor([min(count, size) - 1 for count in counts], device=z.device)
-    lowest = z.sort(dim=-1, descending=True).values.gather(1, place[:, None])
-    return z.masked_fill(z < lowest, -torch.inf)
+    ordered, index = z.sort(dim=-1)
+    below = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - rows.top_p[:, None]
+    below[:, -MIN_CANDIDATES:] = False
+    below &= (is_cut & (rows.top_p < 1))[:, None]
+    place = size - rows.top_k.clamp(min(MIN_CANDIDATES, size), size)
+    place = place.masked_fill(~is_cut, 0)[:, None]
+    lowest = ordered.gather(1, place).masked_fill(below.gather(1, place), -torch.inf)
+    dropped = torch.zeros_like(below).scatter(1, index, below)
+    return z.masked_fill(dropped | (z < lowest), -torch.inf)

@@ -36,7 +36,9 @@ class Script:
         silent = 0 if speaking >= 1 else round(TURN_UNITS * (1 - speaking) / max(speaking, 1e-9))
         self._cycle = TURN_UNITS + silent
         self._is_mute = speaking <= 0
-        self._offset = [random.Random(seed + slot).randrange(self._cycle) for slot in range(sessions)]
+        self._offset = [
+            random.Random(seed + slot).randrange(self._cycle) for slot in range(sessions)
+        ]
         self._place = [(-1, 0)] * sessions
         self.talks: dict[int, DuplexSession] = {}
 

@@ -78,12 +78,16 @@ class Script:
 class Bench:
     """Sessions over one runner, and when their messages came."""
 
-    def __init__(self, model: OmniModel, sessions: int, max_context: int) -> None:
+    def __init__(
+        self, model: OmniModel, sessions: int, max_context: int, *, graphs: bool = True
+    ) -> None:
         shelf = VoiceShelf(model, "")
         self.runner = Runner(model, sessions, max_context)
         speaker = Speaker(model, sessions, max_prompt=shelf.longest_prompt)
         shelf.place(model, self.runner)
         self.lane = VoiceLane(speaker, self._spoken)
+        self.runner.graphs.enabled &= graphs
+        speaker.graphs.enabled &= graphs
         started = time.perf_counter()
         self.runner.warm_up(lambda text: None)
         self.lane.warm_up(lambda text: None)

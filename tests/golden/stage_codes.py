@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.kvcache import SlotKV, Tokens
+from engine.layers.varlen import VarlenLayout
 from engine.models.tts import SpeechDecoder, load_speech_decoder
 from engine.models.tts_sampling import SpeechSampling
 from engine.sampling import Draws
@@ -148,12 +150,22 @@ def _forced(golden: GoldenSet, report: Report, decoder: SpeechDecoder, steps: li
         rows = golden.tensor(key) if key in golden else _condition(decoder, step)
         past = decoder.embed_codes(torch.tensor(codes, dtype=torch.long))
         feed = torch.cat([rows, past])
-        plan = kv.plan([0], [len(feed)])
+        plan = row_plan(kv, 0, len(feed))
         hidden = decoder(feed, kv, plan)[len(rows) - 1 :]
         kv.advance([0], [len(feed)])
         _compare_forwards(golden, report, step.key, (hidden, decoder.logits(hidden)), "stored")
         if step.ends:
             kv.truncate(0, 0)
+
+
+def row_plan(kv: SlotKV, slot: int, count: int) -> Tokens:
+    """A plan that appends `count` tokens to one row."""
+    start, cells = kv.lengths[slot], kv.keys[0].shape[1]
+    positions = torch.arange(start, start + count)
+    bounds = torch.tensor([[0, count], [slot * cells, 0]], dtype=torch.int32)
+    used = torch.tensor([start + count], dtype=torch.int32)
+    layout = VarlenLayout(bounds[0], bounds[1], used, count, cells)
+    return Tokens(positions.int(), (slot * cells + positions).int(), layout)
 
 
 def _nothing(decoder: SpeechDecoder) -> Tensor:

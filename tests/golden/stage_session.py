@@ -21,7 +21,8 @@ from engine.runner import Runner
 from engine.sampling import Draws
 from engine.speaker import Speaker
 from engine.speech_codes import Speak
-from engine.token2wav import Codes, VoiceBase, load_token2wav, to_pcm
+from engine.speech_streams import Codes, to_pcm
+from engine.token2wav import VoiceBase, load_token2wav
 from engine.voice import VoiceFeatures
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT
@@ -176,7 +177,7 @@ class _Session:
             self.report.equal(f"duplex/{name}.tts_codes", ours, stored, self.kind)
             if f"duplex/{name}.wave_i16" not in self.golden:
                 continue
-            wave = torch.from_numpy(to_pcm(sound)).float() / PCM_SCALE
+            wave = torch.from_numpy(to_pcm([sound])[0]).float() / PCM_SCALE
             meant = self.golden.tensor(f"duplex/{name}.wave_i16").float() / PCM_SCALE
             self.report.add(f"duplex/{name}.wave_i16", wave, meant, WAVE_FREE, self.kind)
 

@@ -9,16 +9,12 @@ import torch
 from torch import Tensor
 
 from engine.layers.melspec import whisper_log_mel
-from engine.models.flow import FlowChunk, Window
+from engine.models.flow import FlowChunk
+from engine.models.flow_state import FlowState, Window
 from engine.models.vocoder import Push, Sound
-from engine.token2wav import (
-    Codes,
-    SpeechStreams,
-    Token2Wav,
-    VoiceBase,
-    load_token2wav,
-    to_pcm,
-)
+from engine.models.vocoder_state import VocoderState
+from engine.speech_streams import Codes, SpeechStreams, to_pcm
+from engine.token2wav import Token2Wav, VoiceBase, load_token2wav
 from engine.voice import S3_MELS, S3_NAME, Preparer, Recording, VoiceFeatures, speaker_features
 from tests.golden.golden_set import PCM_SCALE, GoldenSet
 from tests.golden.original_vocoder import (
@@ -32,6 +28,8 @@ from tests.golden.report import Report
 from tests.golden.stage_codes import PARTS, units_of
 
 RATE = 16_000
+HELD, FREE = 0, 1
+"""Slots of the vocoder that is given the stored F0 and of the one with its own."""
 
 
 def compare(golden: GoldenSet, report: Report, batch: int) -> None:
@@ -98,9 +96,9 @@ def _prompt(
 ) -> None:
     flow = model.flow
     state = flow.new_state(1, len(voice.mel))
-    state.open(0, len(voice.mel))
+    state.open(0, len(voice.mel), flow.speaker(voice.speaker[None])[0])
     window = Window(0, [*voice.codes, *voice.codes[: flow.config.encoder.lookahead]])
-    chunk = flow([window], flow.speaker(voice.speaker[None]), state, voice.mel[None])[0]
+    chunk = flow([window], state, prompt=voice.mel[None])[0]
     report.add("voice/prompt_mu", chunk.mu, golden.tensor("voice/prompt_mu"), kind=kind)
     stored = golden.trace["set"].get("base_cache")
     if stored is not None:
@@ -183,42 +181,48 @@ class _Stored:
     def run(self, voice: VoiceBase) -> None:
         vocoder, state = self.model.vocoder, self.model.flow.new_state(1, voice.flow.frames)
         state.load(0, voice.flow)
-        held, free = vocoder.open(), vocoder.open()
+        sound_state = vocoder.new_state(2)
         keys = iter(_call_keys(self.session))
         for step in self._steps():
             if step.resets:
-                state.load(0, voice.flow)
-                held, free = vocoder.open(), vocoder.open()
+                self._restart(voice, state, sound_state)
             for call in step.calls or []:
                 key = next(keys)
                 window = Window(0, call["tokens"], call["last"])
-                mel = self._flow(key, window, voice, state)
+                mel = self._flow(key, window, state)
                 mel = self._stored(f"{key}.mel", mel)
                 f0 = self._stored(f"{key}.f0", None)
-                [sound] = vocoder.push([Push(held, mel, call["last"], f0)])
+                [sound] = vocoder.push(sound_state, [Push(HELD, mel, call["last"], f0)])
                 self._sound(key, sound, "stored f0", WAVE_HELD)
-                [sound] = vocoder.push([Push(free, mel, call["last"])])
+                [sound] = vocoder.push(sound_state, [Push(FREE, mel, call["last"])])
                 _compare_f0(self.golden, self.report, f"{key}.f0", sound.f0, ("stored", F0_LIMIT))
                 self._sound(key, sound, "stored mel", WAVE_FREE)
                 if call["last"]:
-                    state.load(0, voice.flow)
-                    held, free = vocoder.open(), vocoder.open()
+                    self._restart(voice, state, sound_state)
+
+    @staticmethod
+    def _restart(voice: VoiceBase, state: FlowState, sounds: VocoderState) -> None:
+        state.load(0, voice.flow)
+        for slot in (HELD, FREE):
+            sounds.open(slot)
 
     def _steps(self) -> list[Step]:
         if self.session.in_units:
             return self.session.steps
         return [Step(self.session.name, None, calls=self.session.calls)]
 
-    def _flow(self, key: str, window: Window, voice: VoiceBase, state: Any) -> Tensor:
+    def _flow(self, key: str, window: Window, state: FlowState) -> Tensor:
         flow = self.model.flow
         fresh = len(window.codes) - (0 if window.last else flow.config.encoder.lookahead)
-        chunk = state.begin([0], [fresh])
-        mu = flow.encode([window], fresh, chunk)
+        packed, _ = state.begin([window], fresh)
+        chunk = state.chunk(packed, fresh)
+        mu = flow.encode(chunk)
         if f"{key}.mu" in self.golden:
             stored = self.golden.tensor(f"{key}.mu")
             self.report.add(f"{key}.mu", mu[0], stored)
             mu = stored[None]
-        mel = flow.solve(mu, voice.speaker[None], chunk, None)[0].T
+        mel = flow.solve(mu, state.speakers[:1], chunk)[0].T
+        chunk.keep()
         if f"{key}.mel" in self.golden:
             self.report.add(f"{key}.mel", mel, self.golden.tensor(f"{key}.mel"))
         return mel
@@ -259,7 +263,7 @@ def _compare_pcm(
     level = stored.square().mean().sqrt().item()
     kind, tolerance = how
     step = 1 / level if level else 0.0
-    ours = torch.from_numpy(to_pcm(wave)).float()
+    ours = torch.from_numpy(to_pcm([wave])[0]).float()
     report.add(key, ours, stored, tolerance + step, kind)
 
 

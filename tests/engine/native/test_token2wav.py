@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.graphs import GraphPool
 from engine.models.flow_config import FlowConfig
 from engine.models.vocoder_config import VocoderConfig
-from engine.token2wav import Codes, SpeechStreams, Token2Wav, load_token2wav, read_pt, to_pcm
+from engine.speech_streams import Codes, SpeechStreams, to_pcm
+from engine.token2wav import Token2Wav, load_token2wav, read_pt
 from engine.weights import CheckpointError
 from tests.speech_assets import random_token2wav, random_voice, write_token2wav
 
@@ -98,9 +100,69 @@ def test_slots_of_a_batch_equal_the_same_slots_alone(model: Token2Wav) -> None:
             assert together.waiting(item.slot) == alone.waiting(item.slot)
 
 
+def parts(model: Token2Wav, slots: int = 1) -> SpeechStreams:
+    made = SpeechStreams(model, slots, 160, graphs=GraphPool("cpu"), first_codes=9)
+    for slot in range(slots):
+        made.set_voice(slot, model.base(random_voice(1.5 + 0.2 * slot, slot)))
+    return made
+
+
+def test_a_first_part_and_the_rest_are_a_whole_second(model: Token2Wav) -> None:
+    slot, own = parts(model), codes(25)
+    [first] = slot.first_part([Codes(0, own[:9])])
+    [rest] = slot.unit([Codes(0, own[9:])])
+    assert len(first) == 8_640 and len(first) + len(rest) == 24_000
+    assert first[3840:].any() and rest.any()
+    assert [len(slot.unit([Codes(0, codes(n), n < 25)])[0]) for n in (25, 12)] == [24_000, 18_240]
+
+
+def test_parts_are_one_stream_of_sound(model: Token2Wav) -> None:
+    """The same windows as a reply of the same codes: the seams are those of the vocoder."""
+    slot, other, own = parts(model), streams(model, 1), codes(50)
+    sound = [slot.first_part([Codes(0, own[:9])])[0], slot.unit([Codes(0, own[9:25])])[0]]
+    sound += slot.unit([Codes(0, own[25:])])
+    wanted = [other.unit([Codes(0, own[:9])])[0][24_000 - 8_640 :]]
+    for cut in (own[9:25], own[25:]):
+        wave = other.unit([Codes(0, cut)])[0]
+        wanted.append(wave[-960 * len(cut) :])
+    assert torch.allclose(torch.cat(sound), torch.cat(wanted), atol=2e-4)
+
+
+def test_after_a_first_part_silence_comes_behind_a_short_rest(model: Token2Wav) -> None:
+    slot, own = parts(model), codes(15)
+    slot.first_part([Codes(0, own[:9])])
+    [rest] = slot.unit([Codes(0, own[9:])])
+    assert len(rest) == 24_000 - 8_640
+    assert rest[:5_760].any() and not rest[5_760:].any()
+
+
+def test_a_first_part_is_forgotten_by_an_interruption(model: Token2Wav) -> None:
+    slot = parts(model)
+    slot.first_part([Codes(0, codes(9))])
+    slot.reset(0)
+    assert len(slot.unit([Codes(0, codes(25))])[0]) == 24_000
+
+
+def test_warm_streams_sound_as_plain_ones(model: Token2Wav) -> None:
+    plain, warm = streams(model, 3), parts(model, 3)
+    for slot in range(3):
+        warm.set_voice(slot, model.base(random_voice(1.5 + 0.2 * (slot % 3), slot)))
+    warm.warm_up(3, lambda line: None)
+    for unit, ends in enumerate((False, False, True)):
+        batch = [Codes(s, codes(25, 10 * unit + s), ends and s == 1) for s in (2, 0, 1)]
+        for one, two in zip(plain.unit(batch), warm.unit(batch), strict=True):
+            assert one.shape == two.shape and torch.allclose(one, two, atol=2e-4)
+
+
+def test_memory_of_a_slot_is_known_beforehand(model: Token2Wav) -> None:
+    made = SpeechStreams(model, 3, 160)
+    assert made.nbytes == 4 * model.bytes_per_slot(160)
+
+
 def test_pcm_is_rounded_towards_zero_and_limited() -> None:
     wave = torch.tensor([0.99999, -0.99999, 2.0, -2.0, 0.0])
-    assert to_pcm(wave).tolist() == [32766, -32766, 32767, -32767, 0]
+    one, two = to_pcm([wave[:2], wave[2:]])
+    assert one.tolist() == [32766, -32766] and two.tolist() == [32767, -32767, 0]
 
 
 @pytest.mark.parametrize("causal", [True, False])

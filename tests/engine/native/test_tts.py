@@ -10,9 +10,16 @@ import torch
 from engine.layers.weight_norm import OLD, fold, fold_all
 from engine.models.config import TtsConfig
 from engine.models.tts import SpeechDecoder
-from engine.models.tts_sampling import Choice, SpeechSampling, choose, scores
+from engine.models.tts_sampling import (
+    MOST_RECENT,
+    RowSampling,
+    SpeechSampling,
+    choose,
+    scores,
+)
 from engine.sampling import Draws
 from engine.speech_codes import Speak, SpeechCodes
+from tests.golden.stage_codes import row_plan
 
 CONFIG = TtsConfig(
     hidden_size=16,
@@ -40,7 +47,8 @@ GREEDY = SpeechSampling(greedy=True)
 def make_decoder(kind: str = "full_attention") -> SpeechDecoder:
     torch.manual_seed(3)
     decoder = SpeechDecoder(dataclasses.replace(CONFIG, attention_type=kind))
-    decoder.head_code[0].finish_loading()  # type: ignore[operator]
+    for part in decoder.modules():
+        getattr(part, "finish_loading", lambda: None)()
     return decoder.eval().requires_grad_(False)
 
 
@@ -128,29 +136,108 @@ def test_a_turn_longer_than_its_row_forgets_its_beginning() -> None:
         assert 0 < codes.kv.lengths[0] <= 80
 
 
+def rows_of(*settings: SpeechSampling) -> RowSampling:
+    return RowSampling(
+        torch.tensor([s.temperature for s in settings]),
+        torch.tensor([s.repetition_penalty for s in settings]),
+        torch.tensor([s.repetition_window for s in settings]),
+        torch.tensor([s.top_p for s in settings]),
+        torch.tensor([s.top_k or 1_000 for s in settings]),
+        torch.tensor([s.greedy for s in settings]),
+    )
+
+
+def recent(*codes: int) -> torch.Tensor:
+    return torch.tensor([[-1] * (MOST_RECENT - len(codes)) + list(codes)])
+
+
 def test_the_penalty_compounds_and_ends_with_its_window() -> None:
     raw = torch.tensor([[2.0, -2.0, 1.0, 0.5]])
-    settings = SpeechSampling(temperature=0.5, repetition_penalty=1.5, repetition_window=3)
-    z = scores(raw, [Choice(settings, [2, 0, 0, 1])], 3)
+    rows = rows_of(SpeechSampling(temperature=0.5, repetition_penalty=1.5, repetition_window=3))
+    may_end = torch.tensor([True])
+    z = scores(raw, rows, recent(2, 0, 0, 1), may_end=may_end, is_cut=None, end_code=3)
     assert torch.allclose(z, torch.tensor([[4 / 1.5**2, -4 * 1.5, 2.0, 1.0]]))
 
 
 def test_the_end_code_is_out_of_reach_until_it_is_allowed() -> None:
-    z = scores(torch.zeros(1, 4), [Choice(GREEDY, [], may_end=False)], 3)
-    assert z[0, 3] == -torch.inf
+    held = torch.tensor([False])
+    z = scores(torch.zeros(1, 4), rows_of(GREEDY), recent(), may_end=held, is_cut=None, end_code=3)
+    assert z[0, 3] == -torch.inf and z[0, :3].isfinite().all()
 
 
 def test_cuts_leave_three_candidates_and_spare_the_first_code() -> None:
     raw = torch.tensor([[9.0, 3.0, 2.0, 1.0, 0.0]]).expand(2, -1)
     settings = SpeechSampling(temperature=1.0, top_p=0.1, top_k=1)
-    z = scores(raw, [Choice(settings, []), Choice(settings, [], is_first=True)], 4)
+    z = scores(
+        raw,
+        rows_of(settings, settings),
+        recent().expand(2, -1),
+        may_end=torch.tensor([True, True]),
+        is_cut=torch.tensor([True, False]),
+        end_code=4,
+    )
     assert z.isfinite().sum(1).tolist() == [3, 5]
 
 
 def test_a_draw_picks_by_the_distribution() -> None:
     z = torch.tensor([[0.1, 0.6, 0.3]]).log().expand(4, -1)
-    sampled = SpeechSampling(temperature=1.0)
-    assert choose(z, [Choice(sampled, [])] * 4, [0.05, 0.2, 0.69, 0.999]) == [0, 1, 1, 2]
+    draws = torch.tensor([0.05, 0.2, 0.69, 0.999], dtype=torch.float64)
+    assert choose(z, torch.zeros(4, dtype=torch.bool), draws).tolist() == [0, 1, 1, 2]
+
+
+def test_a_unit_in_parts_is_the_same_unit() -> None:
+    decoder = make_decoder()
+    whole, parts = SpeechCodes(decoder, 3), SpeechCodes(decoder, 3)
+    for unit in range(3):
+        batch = [speak(s, 10 * unit + s, end_at=11 if s == 1 else None) for s in range(3)]
+        again = [dataclasses.replace(s, draws=Draws(s.draws.seed)) for s in batch]
+        wanted = whole.duplex(batch)
+        begun = parts.begin_unit(again)
+        first, rest = begun.more(9), begun.more()
+        assert [len(codes) for codes in first] == [min(9, len(w)) for w in wanted]
+        assert [one + two for one, two in zip(first, rest, strict=True)] == wanted
+        assert parts.kv.lengths == whole.kv.lengths
+        assert [s.draws.count for s in again] == [s.draws.count for s in batch]
+
+
+def test_padding_and_rows_that_ended_leave_other_slots_as_they_were() -> None:
+    codes = SpeechCodes(make_decoder(), 6)
+    codes.duplex([speak(s, s) for s in range(6)])
+    before = [t[[0, 2, 4, 5], : codes.kv.max_len].clone() for t in codes.kv.keys]
+    lengths = list(codes.kv.lengths)
+    codes.duplex([speak(3, 7, ends=True, end_at=2), speak(1, 8)])
+    for kept, now in zip(before, codes.kv.keys, strict=True):
+        assert torch.equal(kept, now[[0, 2, 4, 5], : codes.kv.max_len])
+    assert codes.kv.lengths == [lengths[0], lengths[1] + 5 + 25, lengths[2], 0, *lengths[4:]]
+
+
+def test_the_cache_holds_what_was_kept_and_nothing_else() -> None:
+    decoder = make_decoder()
+    codes, item = SpeechCodes(decoder, 1), speak(0, 3, end_at=6)
+    [unit] = codes.duplex([item])
+    condition = decoder.condition(item.ids, item.hidden, normalize=True)
+    feed = torch.cat([condition, decoder.embed_codes(torch.tensor(unit))])
+    assert codes.kv.lengths == [len(feed)] and 0 < len(unit) <= 6
+    kv = decoder.make_cache(1)
+    decoder(feed, kv, row_plan(kv, 0, len(feed)))
+    for ours, wanted in zip(codes.kv.keys, kv.keys, strict=True):
+        assert torch.allclose(ours[0, : len(feed)], wanted[0, : len(feed)], atol=1e-5)
+
+
+def test_memory_of_a_slot_is_known_beforehand() -> None:
+    decoder = make_decoder()
+    kv = decoder.make_cache(3, 100)
+    assert sum(t.nbytes for t in (*kv.keys, *kv.values)) == 3 * decoder.bytes_per_slot(100)
+
+
+def test_a_warmed_up_decoder_says_the_same() -> None:
+    decoder = make_decoder()
+    warm, cold = SpeechCodes(decoder, 3), SpeechCodes(decoder, 3)
+    warm.warm_up(3, lambda line: None)
+    for unit in range(2):
+        batch = [speak(s, 5 * unit + s) for s in (2, 0)]
+        again = [dataclasses.replace(s, draws=Draws(s.draws.seed)) for s in batch]
+        assert warm.duplex(batch) == cold.duplex(again)
 
 
 def test_projected_states_have_length_one_only_if_asked() -> None:

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.graphs import GraphPool
 from engine.layers.weight_norm import NEW, OLD
 from engine.models.config import ConfigError
 from engine.models.hift import Hift
+from engine.models.hift_layers import Spectrum
 from engine.models.vocoder import Push, Vocoder, load_vocoder, make_noise
 from engine.models.vocoder_config import VocoderConfig
 from engine.weights import CheckpointError
@@ -26,10 +28,10 @@ def mel(frames: int, seed: int = 0) -> Tensor:
 
 
 def play(vocoder: Vocoder, frames: Tensor, cuts: list[int]) -> Tensor:
-    stream, waves, start = vocoder.open(), [], 0
+    state, waves, start = vocoder.new_state(1), [], 0
     for index, count in enumerate(cuts):
         last = index == len(cuts) - 1
-        [sound] = vocoder.push([Push(stream, frames[:, start : start + count], last)])
+        [sound] = vocoder.push(state, [Push(0, frames[:, start : start + count], last)])
         waves.append(sound.wave)
         start += count
     assert start == frames.shape[1]
@@ -48,39 +50,66 @@ def test_the_causal_stream_is_the_same_however_it_is_cut() -> None:
 @pytest.mark.parametrize("causal", [True, False])
 def test_counts_of_samples_are_those_of_the_schedule(causal: bool) -> None:
     vocoder = make(causal)
-    stream = vocoder.open()
+    state = vocoder.new_state(1)
     lengths = []
     for count, last in ((50, False), (50, False), (24, False), (6, True)):
-        lengths += [len(vocoder.push([Push(stream, mel(count), last)])[0].wave)]
+        lengths += [len(vocoder.push(state, [Push(0, mel(count), last)])[0].wave)]
     assert lengths == [24_000, 24_000, 11_520, 6_720]
     with pytest.raises(ValueError, match="ended"):
-        vocoder.push([Push(stream, mel(6))])
+        vocoder.push(state, [Push(0, mel(6))])
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_rows_of_a_batch_equal_the_same_rows_alone(causal: bool) -> None:
     vocoder = make(causal)
-    streams = [vocoder.open() for _ in range(8)]
-    alone = [vocoder.open() for _ in range(8)]
+    state, alone = vocoder.new_state(8), vocoder.new_state(8)
     for turn in range(4):
         rows = [row for row in range(8) if (row + turn) % 3]
         counts = {row: 50 if row % 2 else 10 + 2 * ((row + turn) % 4) for row in rows}
         given = {row: mel(counts[row], 10 * turn + row) for row in rows}
         last = {row: turn == 3 and row % 2 == 0 for row in rows}
-        together = vocoder.push([Push(streams[r], given[r], last[r]) for r in rows])
+        together = vocoder.push(state, [Push(r, given[r], last[r]) for r in rows])
         for row, sound in zip(rows, together, strict=True):
-            [single] = vocoder.push([Push(alone[row], given[row], last[row])])
+            [single] = vocoder.push(alone, [Push(row, given[row], last[row])])
             assert torch.allclose(sound.f0, single.f0, atol=5e-5)
             # The last bits of F0 are summed up in the phase.
             assert torch.allclose(sound.wave, single.wave, atol=1e-5), (turn, row)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_graphs_shapes_change_no_row_and_touch_no_other_slot(causal: bool) -> None:
+    vocoder, graphs = make(causal), GraphPool("cpu")
+    plain, padded = vocoder.new_state(4), vocoder.new_state(4)
+    vocoder.warm_up(padded, 4, graphs, [[(50, False), (50, False), (6, True)], [(18, False)]])
+    vocoder.push(padded, [Push(1, mel(50))], graphs)
+    idle = [tensor[1].clone() for tensor in padded.tensors]
+    for turn, (frames, last) in enumerate([(50, False), (50, False), (50, False), (6, True)]):
+        pushes = [Push(slot, mel(frames, 9 * turn + slot), last) for slot in (3, 0, 2)]
+        one, two = vocoder.push(plain, pushes), vocoder.push(padded, pushes, graphs)
+        for a, b in zip(one, two, strict=True):
+            assert torch.allclose(a.wave, b.wave, atol=1e-5)
+    for before, now in zip(idle, padded.tensors, strict=True):
+        assert torch.equal(before, now[1])
+
+
+def test_the_small_transforms_are_those_of_torch() -> None:
+    spectrum = Spectrum(16, 4)
+    x = torch.randn(2, 400, generator=torch.Generator().manual_seed(1))
+    window = torch.hann_window(16)
+    wanted = torch.stft(x, 16, 4, 16, window, return_complex=True)
+    ours = spectrum.forward(x)
+    assert torch.allclose(ours, torch.cat([wanted.real, wanted.imag], dim=1), atol=1e-5)
+    magnitude, phase = wanted.abs(), torch.randn(wanted.shape)
+    back = torch.istft(torch.polar(magnitude, phase), 16, 4, 16, window)
+    assert torch.allclose(spectrum.inverse(magnitude, phase), back, atol=1e-5)
+
+
 def test_the_original_fades_from_one_call_to_the_next() -> None:
     vocoder, frames = make(False), mel(66)
-    stream = vocoder.open()
-    first = vocoder.push([Push(stream, frames[:, :50])])[0].wave
-    tail = stream.speech.clone()
-    second = vocoder.push([Push(stream, frames[:, 50:], True)])[0].wave
+    state = vocoder.new_state(1)
+    first = vocoder.push(state, [Push(0, frames[:, :50])])[0].wave
+    tail = state.speech[0].clone()
+    second = vocoder.push(state, [Push(0, frames[:, 50:], True)])[0].wave
     assert len(first) == 24_000 and len(second) == 24 * 480
     fade = torch.hamming_window(7680, periodic=False)
     # Where the fade begins only the old sound is heard.

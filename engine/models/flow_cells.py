@@ -1,0 +1,104 @@
+"""Tensors of streaming layers with a row per slot: attention cells and convolution tails.
+
+A chunk works on some of the rows. New keys are written behind the cells in use and attended there;
+those that stay are copied to their places when the chunk is done, for all layers at once.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ALIGNMENT = 16
+"""Cells of a row are a multiple of this: attention kernels want their masks so."""
+
+
+def aligned(cells: int) -> int:
+    """Cells of a row for `cells` and the one that takes what is not kept."""
+    return -(-(cells + 1) // ALIGNMENT) * ALIGNMENT
+
+
+class Cells:
+    """Keys and values [layers, rows, cells, H, D]; the last cell takes what is not kept."""
+
+    def __init__(
+        self, layers: int, rows: int, cells: int, heads: tuple[int, int], like: Tensor
+    ) -> None:
+        """`cells`: those in use at most and those behind them that a chunk may need."""
+        self.cells = aligned(cells)
+        shape = (layers, rows, self.cells, *heads)
+        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros_like(self.keys)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        return self.keys, self.values
+
+
+class CellRows:
+    """Some rows of `Cells` during one chunk of at most `width` new frames."""
+
+    def __init__(self, store: Cells, rows: Tensor, lengths: Tensor, width: int) -> None:
+        self.store, self.rows, self.lengths, self.width = store, rows, lengths, width
+        self.starts = rows * store.cells
+        steps = torch.arange(width, device=rows.device)
+        self._fresh = (self.starts[:, None] + lengths[:, None] + steps).flatten()
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values [B * width, H, D] of the new frames behind the cells in use."""
+        self.store.keys[layer].flatten(0, 1).index_copy_(0, self._fresh, keys)
+        self.store.values[layer].flatten(0, 1).index_copy_(0, self._fresh, values)
+
+    def gather(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, cells, H, D] of the rows."""
+        return (
+            self.store.keys[layer].index_select(0, self.rows),
+            self.store.values[layer].index_select(0, self.rows),
+        )
+
+    def keep(self, targets: Tensor) -> None:
+        """Copy the new frames to the cells `targets` [B, width] of their rows, in all layers."""
+        to = (self.starts[:, None] + targets).flatten()
+        for tensor in self.store.tensors:
+            flat = tensor.flatten(1, 2)
+            flat.index_copy_(1, to, flat.index_select(1, self._fresh))
+
+
+class TailRows:
+    """The last inputs of causal convolutions of some rows: what the next chunk is put behind."""
+
+    def __init__(self, store: Tensor, rows: Tensor, new: Tensor, width: int) -> None:
+        """`store` [layers, slots, W, C]; `new` [B] valid inputs of each row among `width`."""
+        self._store, self._rows = store, rows
+        self._old = store.index_select(1, rows)
+        self._new: list[Tensor] = []
+        size = store.shape[2]
+        steps = torch.arange(size, device=rows.device)
+        firsts = torch.arange(len(rows), device=rows.device) * (width + size) + new
+        self._last = (firsts[:, None] + steps).flatten()
+
+    def extend(self, x: Tensor) -> Tensor:
+        """Put the tails before x [B, width, C]; layers come in their order, each once."""
+        old = self._old[len(self._new)]
+        x = torch.cat([old.to(x.dtype), x], dim=1)
+        last = x.flatten(0, 1).index_select(0, self._last)
+        self._new.append(last.view(old.shape))
+        return x
+
+    def keep(self) -> None:
+        """Store the last valid inputs of all layers for the next chunk."""
+        self._store.index_copy_(1, self._rows, torch.stack(self._new).to(self._store.dtype))
+
+
+def packed_kernel(weight: Tensor) -> Tensor:
+    """A convolution's weight [out, in, K] as the matrix [out, K * in] of `convolve`."""
+    return weight.detach().transpose(1, 2).flatten(1).contiguous()
+
+
+def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution without padding as one product: x [B, T + K - 1, C] -> [B, T, out]."""
+    size = kernel.shape[1] // x.shape[2]
+    count = x.shape[1] - size + 1
+    columns = torch.cat([x[:, i : i + count] for i in range(size)], dim=-1)
+    return F.linear(columns, kernel, bias)
