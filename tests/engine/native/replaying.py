@@ -24,11 +24,11 @@ USERS = ("engine.models.tts", "engine.models.dit")
 """Modules whose attention is one kernel on a GPU, and a loop over values here."""
 
 
-class Recording(TorchDispatchMode):
+class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The operations of one run, with the tensors that they worked on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[tuple[Callable[[], Any], list[Tensor]]] = []
         self._is_paused = False
 
@@ -92,7 +92,7 @@ class ReplayingPool(GraphPool):
         recording.replay()
         self.replays += 1
         result = kept
-        return result  # type: ignore[no-any-return]
+        return result
 
 
 @contextmanager
