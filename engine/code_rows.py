@@ -224,7 +224,7 @@ class CodeRows:
             max_query=width,
             max_keys=self._cells,
         )
-        hidden = self.decoder(feed, self.kv, TokenPlan(positions, cells, layout))
+        hidden = self.decoder(feed, self.kv, TokenPlan(positions.int(), cells.int(), layout))
         length.add_(count)
         return self._draw(hidden.index_select(0, (ends - 1).clamp(min=0)))
 
@@ -240,7 +240,7 @@ class CodeRows:
             max_query=1,
             max_keys=self._cells,
         )
-        plan = TokenPlan(length, slot * self._cells + write, layout)
+        plan = TokenPlan(length.int(), (slot * self._cells + write).int(), layout)
         hidden = self.decoder(self._feed[:size], self.kv, plan)
         length.add_(1)
         return self._draw(hidden)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.chooser import Chooser
+from engine.choosing import MAX_RECENT, DuplexIds, choose_duplex
 from engine.duplex import DuplexSession, Phase, UnitResult
 from engine.llm_rows import Fed, Feed, LlmRows, Piece
-from engine.sampling import DuplexIds, forbidden_mask, sample_duplex
+from engine.sampling import duplex_tensors, forbidden_mask, record, sample_duplex
 from engine.tokens import Tokens
 
 
@@ -29,8 +31,9 @@ class UnitInput:
 class DuplexRows:
     """Drives sessions by slot. A unit: `prefill`, `step` until all are done, `finalize`.
 
-    `observe` sees the slots and raw logits [B, V] of every sampling step and may replace them; it
-    is for replays.
+    `observe` sees the slots and raw logits [B, V] of every sampling step and may replace them;
+    `force` gives the ids to choose by slot, -1 for a free choice. They are for replays and
+    benchmarks.
     """
 
     def __init__(
@@ -42,11 +45,12 @@ class DuplexRows:
         self.rows = rows
         self.sessions: dict[int, DuplexSession] = {}
         self.observe = observe
-        self._newest: dict[int, Fed] = {}
+        self.force: Callable[[list[int]], list[int]] | None = None
         self._ids = DuplexIds(tokens.chunk_eos, tokens.turn_eos, tokens.listen, tokens.im_end)
         self._forbidden = forbidden_mask(
             tokens.duplex_forbidden, rows.model.config.vocab_size, rows.model.device
         )
+        self._chooser = Chooser("choose duplex", rows, self._choose)
 
     # ------------------------------------------------------------------ sessions
 
@@ -59,7 +63,6 @@ class DuplexRows:
     def close(self, slot: int) -> None:
         """Forget a session and clear its rows."""
         del self.sessions[slot]
-        self._newest.pop(slot, None)
         self.rows.reset(slot)
 
     def prepare(
@@ -70,7 +73,6 @@ class DuplexRows:
         for slot, (prefix, voice, suffix) in messages.items():
             pieces = self.sessions[slot].prepare(prefix, voice, suffix)
             self.rows.reset(slot)
-            self._newest.pop(slot, None)
             feeds.append(Feed(slot, pieces))
         self.rows.append(feeds)
         self._check(messages)
@@ -93,8 +95,7 @@ class DuplexRows:
         if len(forced) == len(feeds):
             self.rows.append(feeds)
         else:
-            for feed, fed in zip(feeds, self.rows.feed(feeds), strict=True):
-                self._newest[feed.slot] = fed
+            self.rows.append(feeds, want_logits=True)
         self._check(feed.slot for feed in feeds)
         return self._take([feed.slot for feed in forced])
 
@@ -119,22 +120,37 @@ class DuplexRows:
         deciding = [s for s in sorted(eligible) if self.sessions[s].needs_decision]
         if not deciding:
             return {}
-        logits = torch.stack([self._newest[slot].logits for slot in deciding])
-        if self.observe is not None:
-            logits = self.observe(deciding, logits)
-        rows = [self.sessions[slot].row for slot in deciding]
-        chosen = sample_duplex(logits, rows, self._ids, self._forbidden)
-        feeds = []
+        chosen = self._decide(deciding)
+        feeding: dict[int, int] = {}
         for slot, token in zip(deciding, chosen, strict=True):
             to_feed = self.sessions[slot].decide(token)
             if to_feed is not None:
-                feeds.append(Feed(slot, [[to_feed]]))
-        if feeds:
-            for feed, fed in zip(feeds, self.rows.feed(feeds), strict=True):
-                self._newest[feed.slot] = fed
-                self.sessions[feed.slot].fed(fed.hidden)
+                feeding[slot] = to_feed
+        if feeding:
+            states = self.rows.step(feeding)
+            for slot, state in zip(feeding, states, strict=True):
+                self.sessions[slot].fed(state)
         self._check(deciding)
         return self._take(deciding)
+
+    def _decide(self, slots: list[int]) -> list[int]:
+        rows = [self.sessions[slot].row for slot in slots]
+        forced = self.force(slots) if self.force is not None else ()
+        if self.observe is None and all(Chooser.takes(row.settings) for row in rows):
+            vocab = self.rows.model.config.vocab_size
+            chosen = self._chooser(slots, duplex_tensors(rows, vocab, MAX_RECENT, forced))
+            record(rows, chosen, self._ids)
+            return chosen
+        logits = torch.stack([fed.logits for fed in self.rows.newest(slots)])
+        if self.observe is not None:
+            logits = self.observe(slots, logits)
+        return sample_duplex(logits, rows, self._ids, self._forbidden, forced)
+
+    def _choose(self, logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor:
+        return choose_duplex(logits, numbers, recent, self._ids, self._forbidden, limit)
+
+    def warm_up(self) -> None:
+        self._chooser.warm_up()
 
     def is_deciding(self, slot: int) -> bool:
         return self.sessions[slot].needs_decision
@@ -163,7 +179,7 @@ class DuplexRows:
 
     def newest(self, slot: int) -> Fed:
         """State and raw logits at the slot's last position that had any."""
-        return self._newest[slot]
+        return self.rows.newest([slot])[0]
 
     # ------------------------------------------------------------------
 
@@ -173,8 +189,6 @@ class DuplexRows:
 
     def _take(self, slots: Iterable[int]) -> dict[int, UnitResult]:
         done = [slot for slot in slots if self.sessions[slot].phase is Phase.DONE]
-        for slot in done:
-            self._newest.pop(slot, None)
         return {slot: self.sessions[slot].take_result() for slot in done}
 
     def _check(self, slots: Iterable[int]) -> None:

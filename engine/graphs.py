@@ -101,7 +101,7 @@ class GraphPool:
         own = tuple(t.to(self.device, copy=True) for t in inputs)
         with _capture_lock:
             current = torch.cuda.current_stream(self.device)
-            side = torch.cuda.Stream(self.device)
+            side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
             side.wait_stream(current)
             with torch.cuda.stream(side):
                 function(*own)

@@ -8,57 +8,78 @@ so that rows of different lengths and starts share one forward without padding i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.layers.rope import Rope, rotate
+from engine.layers.varlen import VarlenLayout
+
+_MOVED_LAYERS = 6
+"""Layers whose keys are moved at once: more need more memory in between, fewer more launches."""
 
 
 @dataclass(frozen=True)
 class KvPlan:
-    """Where the tokens of one forward go and what they see. B rows, N tokens, T the longest row."""
+    """Where the tokens of one forward go and what they see. N tokens of B rows, padded or not.
 
-    slots: Tensor
-    """[B] the slot of each row."""
-    span: tuple[int, int] | None
-    """First slot and end, if the rows are consecutive slots: their cache is then a view."""
-    token_slot: Tensor
-    """[N]"""
-    token_position: Tensor
-    """[N] RoPE position of each token, its index in the slot."""
-    token_write: Tensor
-    """[N] index written in the slot; differs from the position only for masked-out rows."""
-    token_row: Tensor
-    """[N] row of each token among the B."""
-    token_column: Tensor
-    """[N] place of each token within its row."""
-    visible: Tensor
-    """[B, 1, T, context] True where a query may look."""
-    last: Tensor
-    """[B] index among the N tokens of each row's last one."""
+    All of it is one int32 tensor, so that a graph gets it with one copy.
+    """
 
-    @property
-    def num_rows(self) -> int:
-        return int(self.visible.shape[0])
+    packed: Tensor
+    """[2 N + 5 B + 2]"""
+    num_tokens: int
+    num_rows: int
+    max_query: int
+    """At least the tokens of the longest row."""
+    max_keys: int
+    """At least the positions of the longest row."""
+
+    @staticmethod
+    def size(num_tokens: int, num_rows: int) -> int:
+        """Length of `packed`."""
+        return 2 * num_tokens + 5 * num_rows + 2
+
+    def _part(self, start: int, count: int) -> Tensor:
+        return self.packed[start : start + count]
 
     @property
-    def width(self) -> int:
-        return int(self.visible.shape[2])
+    def positions(self) -> Tensor:
+        """[N] RoPE position of each token, its index in the slot."""
+        return self._part(0, self.num_tokens)
 
     @property
-    def context(self) -> int:
-        return int(self.visible.shape[3])
+    def write(self) -> Tensor:
+        """[N] where its key goes, among all slots' positions laid end to end."""
+        return self._part(self.num_tokens, self.num_tokens)
 
     @property
-    def num_tokens(self) -> int:
-        return int(self.token_slot.shape[0])
+    def last(self) -> Tensor:
+        """[B] index among the N tokens of each row's last one."""
+        return self._part(2 * self.num_tokens, self.num_rows)
 
     @property
-    def is_dense(self) -> bool:
-        """All rows have the same number of tokens."""
-        return self.num_tokens == self.num_rows * self.width
+    def slots(self) -> Tensor:
+        """[B] slot of each row; those behind the last row have the number of slots."""
+        return self._part(2 * self.num_tokens + self.num_rows, self.num_rows)
+
+    @property
+    def layout(self) -> VarlenLayout:
+        """For `varlen_attention`."""
+        rows, start = self.num_rows, 2 * self.num_tokens + 2 * self.num_rows
+        return VarlenLayout(
+            query_starts=self._part(start, rows + 1),
+            key_starts=self._part(start + rows + 1, rows + 1),
+            used=self._part(start + 2 * rows + 2, rows),
+            max_query=self.max_query,
+            max_keys=self.max_keys,
+        )
+
+    def on(self, packed: Tensor) -> KvPlan:
+        """The same shapes over another tensor, e.g. a graph's input."""
+        return replace(self, packed=packed)
 
 
 class SlotKV:
@@ -79,96 +100,78 @@ class SlotKV:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (num_slots, max_len + 1, num_kv_heads, head_dim)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        shape = (num_layers, num_slots, max_len + 1, num_kv_heads, head_dim)
+        self._keys = torch.zeros(shape, device=device, dtype=dtype)
+        self._values = torch.zeros(shape, device=device, dtype=dtype)
+        self.keys = list(self._keys)
+        """[slots, max_len + 1, Hkv, D] of each layer."""
+        self.values = list(self._values)
         self.lengths = [0] * num_slots
         self.num_slots = num_slots
         self.max_len = max_len
         self.device = torch.device(device)
-        self._arange = torch.arange(max_len + 1, device=device)
-        self._slots = torch.arange(num_slots, device=device)
+
+    @property
+    def nbytes(self) -> int:
+        return self._keys.nbytes + self._values.nbytes
 
     # ------------------------------------------------------------------ plans
 
-    def plan(self, slots: Sequence[int], counts: Sequence[int]) -> KvPlan:
-        """A plan that appends `counts[i]` tokens to row `slots[i]`, each row once."""
+    def plan(
+        self,
+        slots: Sequence[int],
+        counts: Sequence[int],
+        *,
+        num_tokens: int | None = None,
+        num_rows: int | None = None,
+        max_query: int | None = None,
+    ) -> KvPlan:
+        """A plan that appends `counts[i]` tokens to row `slots[i]`, each row once.
+
+        With `num_tokens` and `num_rows` it is padded to these: the tokens and rows behind the real
+        ones keep nothing and see nothing. The plan lies on the host when it is padded.
+        """
+        self._check(slots, counts)
+        starts = np.array([self.lengths[slot] for slot in slots], np.int32)
+        sizes = np.array(counts, np.int32)
+        real, rows = int(sizes.sum()), len(counts)
+        padded = num_tokens is not None or num_rows is not None
+        plan = self.idle_plan(num_tokens or real, num_rows or rows, max_query or int(sizes.max()))
+        assert plan.num_tokens >= real and plan.num_rows >= rows, f"{real} tokens, {rows} rows"
+        width = self.max_len + 1
+        ends = sizes.cumsum(dtype=np.int32)
+        places = np.array(slots, np.int32)
+        positions = np.repeat(starts - ends + sizes, sizes) + np.arange(real, dtype=np.int32)
+        plan.positions.numpy()[:real] = positions
+        plan.write.numpy()[:real] = np.repeat(places * width, sizes) + positions
+        plan.last.numpy()[:rows] = ends - 1
+        plan.slots.numpy()[:rows] = places
+        layout = plan.layout
+        layout.query_starts.numpy()[1 : rows + 1] = ends
+        layout.query_starts.numpy()[rows + 1 :] = real
+        layout.key_starts.numpy()[:rows] = places * width
+        layout.used.numpy()[:rows] = starts + sizes
+        return plan if padded else plan.on(plan.packed.to(self.device))
+
+    def idle_plan(self, num_tokens: int, num_rows: int, max_query: int) -> KvPlan:
+        """A plan on the host of tokens that keep nothing and rows that see nothing."""
+        packed = torch.zeros(KvPlan.size(num_tokens, num_rows), dtype=torch.int32)
+        plan = KvPlan(packed, num_tokens, num_rows, max_query, self.max_len)
+        # A place of the first row that none looks at.
+        plan.write.fill_(self.max_len)
+        plan.slots.fill_(self.num_slots)
+        return plan
+
+    def _check(self, slots: Sequence[int], counts: Sequence[int]) -> None:
         assert len(slots) == len(counts) > 0, f"{len(slots)} slots but {len(counts)} counts"
         assert len(set(slots)) == len(slots), f"a slot occurs twice in {list(slots)}"
-        starts = [self.lengths[slot] for slot in slots]
-        for slot, start, count in zip(slots, starts, counts, strict=True):
+        for slot, count in zip(slots, counts, strict=True):
             assert count > 0, f"no tokens for slot {slot}"
-            if start + count > self.max_len:
+            if self.lengths[slot] + count > self.max_len:
                 raise OverflowError(
-                    f"slot {slot} holds {start} positions, {count} more exceed {self.max_len}"
+                    f"slot {slot} holds {self.lengths[slot]} positions, "
+                    f"{count} more exceed {self.max_len}"
                 )
-        width = max(counts)
-        context = max(start + count for start, count in zip(starts, counts, strict=True))
-        rows: list[int] = []
-        columns: list[int] = []
-        positions: list[int] = []
-        ends: list[int] = []
-        for row, (start, count) in enumerate(zip(starts, counts, strict=True)):
-            rows += [row] * count
-            columns += range(count)
-            positions += range(start, start + count)
-            ends.append(len(rows) - 1)
-        index = torch.tensor([rows, columns, positions], device=self.device)
-        start_of = torch.tensor(starts, device=self.device)
-        slot_of = torch.tensor(list(slots), device=self.device)
-        query = start_of[:, None] + self._arange[:width]  # [B, T]
-        return KvPlan(
-            slots=slot_of,
-            span=_span(slots),
-            token_slot=slot_of[index[0]],
-            token_position=index[2],
-            token_write=index[2],
-            token_row=index[0],
-            token_column=index[1],
-            visible=self._arange[None, None, None, :context] <= query[:, None, :, None],
-            last=torch.tensor(ends, device=self.device),
-        )
-
-    def decode_plan(self, active: Tensor, lengths: Tensor, context: int) -> KvPlan:
-        """A plan of one token for every slot, of the same shapes whatever `active` and `lengths`.
-
-        `active` [S] bool, `lengths` [S] int64 on this cache's device, `context` an upper bound of
-        the lengths plus one. Rows that are not active compute something and keep nothing.
-        """
-        assert active.shape == lengths.shape == (self.num_slots,), (
-            f"active {tuple(active.shape)}, lengths {tuple(lengths.shape)}, slots {self.num_slots}"
-        )
-        assert 0 < context <= self.max_len, f"context {context} of {self.max_len}"
-        slots = self._slots
-        return KvPlan(
-            slots=slots,
-            span=(0, self.num_slots),
-            token_slot=slots,
-            token_position=lengths,
-            token_write=torch.where(active, lengths, self.max_len),
-            token_row=slots,
-            token_column=torch.zeros_like(slots),
-            visible=self._arange[None, None, None, :context] <= lengths[:, None, None, None],
-            last=slots,
-        )
-
-    # ------------------------------------------------------------------ one layer of a forward
-
-    def append(self, layer: int, plan: KvPlan, keys: Tensor, values: Tensor) -> None:
-        """Write keys and values [N, H, D] of the plan's tokens."""
-        self.keys[layer][plan.token_slot, plan.token_write] = keys
-        self.values[layer][plan.token_slot, plan.token_write] = values
-
-    def rows(self, layer: int, plan: KvPlan) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, context, H, D] of the plan's rows."""
-        keys, values = self.keys[layer], self.values[layer]
-        if plan.span is not None:
-            first, end = plan.span
-            return keys[first:end, : plan.context], values[first:end, : plan.context]
-        return (
-            keys[:, : plan.context].index_select(0, plan.slots),
-            values[:, : plan.context].index_select(0, plan.slots),
-        )
 
     # ------------------------------------------------------------------ rows
 
@@ -187,8 +190,8 @@ class SlotKV:
         """Empty these rows. What they held is cleared too: rows of free slots hold nothing."""
         for slot in slots:
             self.lengths[slot] = 0
-            for tensor in (*self.keys, *self.values):
-                tensor[slot].zero_()
+            self._keys[:, slot].zero_()
+            self._values[:, slot].zero_()
 
     def move(self, slot: int, source: int, target: int, count: int, rope: Rope) -> None:
         """Copy positions [source, source+count) to `target`, keys rotated to their new positions.
@@ -201,10 +204,12 @@ class SlotKV:
             return
         shift = torch.tensor([target - source], device=self.device)
         cos, sin = rope(shift)
-        for keys, values in zip(self.keys, self.values, strict=True):
-            moved = keys[slot, source : source + count].clone()
-            keys[slot, target : target + count] = rotate(moved, cos, sin)
-            values[slot, target : target + count] = values[slot, source : source + count].clone()
+        old, new = slice(source, source + count), slice(target, target + count)
+        for start in range(0, len(self.keys), _MOVED_LAYERS):
+            layers = slice(start, start + _MOVED_LAYERS)
+            keys, values = self._keys[layers, slot], self._values[layers, slot]
+            keys[:, new] = rotate(keys[:, old], cos, sin)
+            values[:, new] = values[:, old].clone()
 
     def remove(self, slot: int, start: int, count: int, rope: Rope) -> None:
         """Cut positions [start, start+count) out; what follows slides left and is re-rotated."""
@@ -216,13 +221,6 @@ class SlotKV:
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of row `source` to `target`, e.g. a shared prefix."""
         assert length <= self.lengths[source], f"{length} of {self.lengths[source]}"
-        for tensor in (*self.keys, *self.values):
-            tensor[target, :length] = tensor[source, :length]
+        for tensor in (self._keys, self._values):
+            tensor[:, target, :length] = tensor[:, source, :length]
         self.lengths[target] = length
-
-
-def _span(slots: Sequence[int]) -> tuple[int, int] | None:
-    first = slots[0]
-    if list(slots) == list(range(first, first + len(slots))):
-        return first, first + len(slots)
-    return None

@@ -96,6 +96,7 @@ class MiniCpmoEngine:
         shelf = self._shelf = VoiceShelf(model, wanted.voice)
         runner = Runner(model, self._slots, limit, max_prompt=shelf.longest_prompt)
         shelf.place(model, runner)
+        runner.warm_up(lambda text: show(f"warming up: {text}"))
         for line in shelf.remarks:
             show(line)
         self._scheduler = Scheduler(runner, self._shelf, limit)

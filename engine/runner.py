@@ -60,12 +60,12 @@ class Runner:
         frames of the longest voice prompt; `speech_length`: condition rows and codes of a turn
         that the speech decoder holds, see `SpeechCodes`; `first_codes`: see `SpeechStreams`."""
         self.model = model
-        rows = LlmRows(model.llm, num_slots, max_context)
+        self.graphs = GraphPool(model.device)
+        rows = LlmRows(model.llm, num_slots, max_context, self.graphs)
         self.duplex = DuplexRows(rows, model.tokens)
         self.turns = TurnRows(rows, model.tokens)
         self.mels = MelStreams(model.mel, num_slots)
         self.audio_kv = model.whisper.make_cache(num_slots)
-        self.graphs = GraphPool(model.device)
         self.codes = SpeechCodes(model.speech, num_slots, speech_length, self.graphs)
         self.streams = (
             SpeechStreams(
@@ -76,6 +76,17 @@ class Runner:
         )
         self.stage_ms: dict[str, float] = {}
         """Time spent in each stage since `take_times`."""
+
+    def warm_up(self, show: Callable[[str], None]) -> None:
+        """Capture every graph; tells how far it is."""
+        self.duplex.rows.warm_up(show)
+        show("choosing tokens")
+        self.duplex.warm_up()
+        self.turns.warm_up()
+        if self.graphs.enabled:
+            self.codes.warm_up(self.codes.kv.num_slots, show)
+            if self.streams is not None:
+                self.streams.warm_up(self.codes.kv.num_slots, show)
 
     # ------------------------------------------------------------------ slots
 

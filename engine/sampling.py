@@ -1,21 +1,28 @@
-"""From logits to token ids, for a batch of rows with their own settings and random numbers.
+"""Settings, random numbers and history of rows that are sampled from; `engine.choosing` samples.
 
-Two orders of operations exist, one for full duplex and one for half duplex and chat; both follow
-the MiniCPM-o 4.5 inference code, in float32. Random numbers come from a counter-based generator
-per session, so that its draws do not depend on which other rows are in the batch.
+Random numbers come from a counter-based generator per session, so that its draws do not depend on
+which other rows are in the batch: a decision takes two of them in full duplex, one elsewhere.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-TIE_SLACK = 32
-"""Candidates sorted beyond top-k, for logits equal to the last one kept."""
+from engine.choosing import (
+    TIE_SLACK,
+    Column,
+    DuplexIds,
+    choose_duplex,
+    choose_turn,
+    duplex_scores,
+    turn_scores,
+)
 
 
 @dataclass
@@ -86,14 +93,7 @@ class TurnSampling:
         return self.greedy or self.temperature == 0
 
 
-@dataclass(frozen=True)
-class DuplexIds:
-    """The special ids that the duplex order needs."""
-
-    chunk_eos: int
-    turn_eos: int
-    listen: int
-    im_end: int
+SamplingSettings = DuplexSampling | TurnSampling
 
 
 @dataclass
@@ -125,6 +125,76 @@ def forbidden_mask(ids: Sequence[int], vocab_size: int, device: torch.device | s
     return mask
 
 
+# ------------------------------------------------------------------ rows as tensors
+
+
+@dataclass(frozen=True)
+class RowTensors:
+    """Rows as `engine.choosing` takes them, on the host."""
+
+    numbers: Tensor
+    """[B, len(Column)] float64"""
+    recent: Tensor
+    """[B, W] int32, the vocabulary's size where there is no id."""
+
+    @staticmethod
+    def idle(count: int) -> Tensor:
+        """Numbers of rows that belong to nobody."""
+        numbers = torch.zeros(count, len(Column), dtype=torch.float64)
+        numbers[:, Column.TAKES_BEST] = 1
+        numbers[:, [Column.REPETITION_PENALTY, Column.LENGTH_PENALTY]] = 1
+        numbers[:, [Column.LISTEN_TOP_K, Column.FORCED]] = -1
+        return numbers
+
+
+def duplex_tensors(
+    rows: Sequence[DuplexRow], vocab: int, width: int | None = None, forced: Sequence[int] = ()
+) -> RowTensors:
+    """Take each row's next two random numbers and lay everything out; `width` of `recent`."""
+    numbers = np.zeros((len(rows), len(Column)))
+    for place, row in enumerate(rows):
+        s = row.settings
+        numbers[place] = (
+            *(s.temperature, s.top_k, s.top_p, s.takes_best),
+            *(s.repetition_penalty, s.length_penalty, s.listen_prob_scale, s.listen_bias),
+            -1 if s.listen_top_k is None else s.listen_top_k,
+            *((0.0, 0.0) if s.takes_best else (row.draws.next(), row.draws.next())),
+            *(forced[place] if forced else -1, 1),
+        )
+    seen = [
+        row.generated[-row.settings.repetition_window :]
+        if row.settings.repetition_penalty != 1
+        else []
+        for row in rows
+    ]
+    return RowTensors(torch.from_numpy(numbers), _recent(seen, vocab, width))
+
+
+def turn_tensors(
+    rows: Sequence[TurnRow], vocab: int, width: int | None = None, forced: Sequence[int] = ()
+) -> RowTensors:
+    """Take each row's next random number and lay everything out; `width` of `recent`."""
+    numbers = np.zeros((len(rows), len(Column)))
+    for place, row in enumerate(rows):
+        s = row.settings
+        numbers[place] = (
+            *(s.temperature, s.top_k, s.top_p, s.takes_best),
+            *(s.repetition_penalty, s.length_penalty, 1, 0, -1, 0),
+            0.0 if s.takes_best else row.draws.next(),
+            *(forced[place] if forced else -1, row.forbidden is not None),
+        )
+    seen = [row.seen if row.settings.repetition_penalty != 1 else [] for row in rows]
+    return RowTensors(torch.from_numpy(numbers), _recent(seen, vocab, width))
+
+
+def _recent(seen: Sequence[Sequence[int]], vocab: int, width: int | None) -> Tensor:
+    recent = np.full((len(seen), width or max(1, *map(len, seen))), vocab, np.int32)
+    for place, ids in enumerate(seen):
+        kept = ids[-recent.shape[1] :]
+        recent[place, : len(kept)] = kept
+    return torch.from_numpy(recent)
+
+
 # ------------------------------------------------------------------ full duplex
 
 
@@ -133,23 +203,18 @@ def duplex_logits(
 ) -> Tensor:
     """Logits [B, V] after forbidden ids, penalties and biases, before the temperature."""
     _check_batch(logits, rows)
-    x = logits.float().masked_fill(forbidden, float("-inf"))
-    # Dividing raises negative logits: unlike in the turn-based modes the sign is not looked at.
-    place, factor = _places(
-        [(row.generated[-row.settings.repetition_window :], row.settings.repetition_penalty)
-         for row in rows],
-        x.device,
-    )  # fmt: skip
-    x[place] = x[place] / factor
-    settings = [row.settings for row in rows]
-    x[:, ids.turn_eos] = _by_sign(x[:, ids.turn_eos], [s.length_penalty for s in settings])
-    x[:, ids.im_end] *= x.new_tensor([s.listen_prob_scale for s in settings])
-    x[:, ids.listen] += x.new_tensor([s.listen_bias for s in settings])
-    return x
+    settled = [replace(row, draws=replace(row.draws)) for row in rows]
+    tensors = duplex_tensors(settled, logits.shape[1])
+    numbers, recent = tensors.numbers.to(logits.device), tensors.recent.to(logits.device)
+    return duplex_scores(logits.float(), numbers, recent, ids, forbidden)
 
 
 def sample_duplex(
-    logits: Tensor, rows: Sequence[DuplexRow], ids: DuplexIds, forbidden: Tensor
+    logits: Tensor,
+    rows: Sequence[DuplexRow],
+    ids: DuplexIds,
+    forbidden: Tensor,
+    forced: Sequence[int] = (),
 ) -> list[int]:
     """One id per row of raw logits [B, V]; appends to each row's `generated`.
 
@@ -157,47 +222,20 @@ def sample_duplex(
     recorded; afterwards it is among the `forbidden` [V].
     """
     _check_batch(logits, rows)
-    x = duplex_logits(logits, rows, ids, forbidden)
-    ends = _ends_chunk(logits.float(), rows, ids.chunk_eos)
-    ranks = _ranks(x, rows, ids.im_end)
-    chosen = _draw(
-        x,
-        [row.settings for row in rows],
-        [row.draws for row in rows],
-        [not end and rank is None for end, rank in zip(ends, ranks, strict=True)],
-        exact_k=False,
-    )
-    result = []
-    for row, end, early, token in zip(rows, ends, ranks, chosen, strict=True):
-        if end:
-            result.append(ids.chunk_eos)
-            continue
-        result.append(token if early is None else early)
-        row.generated.append(result[-1])
-    return result
+    x = logits.float()
+    tensors = duplex_tensors(rows, x.shape[1], forced=forced)
+    numbers, recent = tensors.numbers.to(x.device), tensors.recent.to(x.device)
+    limit = _limit(duplex_scores(x, numbers, recent, ids, forbidden), numbers)
+    chosen: list[int] = choose_duplex(x, numbers, recent, ids, forbidden, limit).tolist()
+    record(rows, chosen, ids)
+    return chosen
 
 
-def _ends_chunk(x: Tensor, rows: Sequence[DuplexRow], chunk_eos: int) -> list[bool]:
-    """Whether a draw from softmax(x) gives chunk_eos; the other outcomes need not be told apart."""
-    best = x.argmax(dim=-1) == chunk_eos
-    probability = torch.softmax(x, dim=-1)[:, chunk_eos]
-    pairs = torch.stack([best.float(), probability.float()], dim=1).tolist()
-    return [
-        bool(pair[0]) if row.settings.takes_best else row.draws.next() < pair[1]
-        for row, pair in zip(rows, pairs, strict=True)
-    ]
-
-
-def _ranks(x: Tensor, rows: Sequence[DuplexRow], im_end: int) -> list[int | None]:
-    """`im_end` for rows whose `listen_top_k` takes it outright."""
-    limits = [row.settings.listen_top_k for row in rows]
-    if all(limit is None for limit in limits):
-        return [None] * len(rows)
-    above = (x > x[:, im_end : im_end + 1]).sum(dim=-1).tolist()
-    return [
-        im_end if limit is not None and rank < limit else None
-        for limit, rank in zip(limits, above, strict=True)
-    ]
+def record(rows: Sequence[DuplexRow], chosen: Sequence[int], ids: DuplexIds) -> None:
+    """Remember what was chosen for the repetition penalty."""
+    for row, token in zip(rows, chosen, strict=True):
+        if token != ids.chunk_eos:
+            row.generated.append(token)
 
 
 # ------------------------------------------------------------------ half duplex and chat
@@ -206,107 +244,46 @@ def _ranks(x: Tensor, rows: Sequence[DuplexRow], im_end: int) -> list[int | None
 def turn_logits(logits: Tensor, rows: Sequence[TurnRow], terminators: Sequence[int]) -> Tensor:
     """Logits [B, V] after forbidden ids and penalties, before the temperature."""
     _check_batch(logits, rows)
-    x = logits.float().clone()
-    for index, row in enumerate(rows):
-        if row.forbidden is not None:
-            x[index].masked_fill_(row.forbidden, float("-inf"))
-    place, factor = _places([(row.seen, row.settings.repetition_penalty) for row in rows], x.device)
-    values = x[place]
-    x[place] = torch.where(values > 0, values / factor, values * factor)
-    penalties = [row.settings.length_penalty for row in rows]
-    for terminator in sorted(set(terminators)):
-        x[:, terminator] = _by_sign(x[:, terminator], penalties)
-    return x
+    settled = [replace(row, draws=replace(row.draws)) for row in rows]
+    tensors = turn_tensors(settled, logits.shape[1])
+    numbers, recent = tensors.numbers.to(logits.device), tensors.recent.to(logits.device)
+    return turn_scores(logits.float(), numbers, recent, terminators, _mask(rows, logits))
 
 
 def sample_turn(logits: Tensor, rows: Sequence[TurnRow], terminators: Sequence[int]) -> list[int]:
     """One id per row of raw logits [B, V]."""
-    x = turn_logits(logits, rows, terminators)
-    settings, draws = [row.settings for row in rows], [row.draws for row in rows]
-    return _draw(x, settings, draws, [True] * len(rows), exact_k=True)
+    _check_batch(logits, rows)
+    x, forbidden = logits.float(), _mask(rows, logits)
+    tensors = turn_tensors(rows, x.shape[1])
+    numbers, recent = tensors.numbers.to(x.device), tensors.recent.to(x.device)
+    limit = _limit(turn_scores(x, numbers, recent, terminators, forbidden), numbers)
+    chosen: list[int] = choose_turn(x, numbers, recent, terminators, forbidden, limit).tolist()
+    return chosen
+
+
+def _mask(rows: Sequence[TurnRow], logits: Tensor) -> Tensor:
+    """The forbidden ids [V]; rows that forbid anything forbid the same."""
+    for row in rows:
+        if row.forbidden is not None:
+            return row.forbidden
+    return torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
 
 
 # ------------------------------------------------------------------ shared
 
 
-def _draw(
-    x: Tensor,
-    settings: Sequence[DuplexSampling | TurnSampling],
-    draws: Sequence[Draws],
-    needed: Sequence[bool],
-    *,
-    exact_k: bool,
-) -> list[int]:
-    """Draw from x [B, V] after temperature, top-k and top-p; only `needed` rows use a number.
-
-    Top-k keeps everything equal to the k-th value, or with `exact_k` exactly k of it. Equal values
-    are ordered by id, so that a draw does not depend on how a device sorts.
-    """
-    best: list[int] = x.argmax(dim=-1).tolist()
-    drawing = [need and not s.takes_best for need, s in zip(needed, settings, strict=True)]
-    if not any(drawing):
-        return best
-    heat = x.new_tensor([1.0 if s.takes_best else s.temperature for s in settings])
-    values, ids, kept = _candidates(x / heat[:, None], [s.top_k for s in settings], exact_k)
-    values = values.masked_fill(~kept, float("-inf"))
-    sums = torch.softmax(values, dim=-1).cumsum(dim=-1)
-    before = torch.nn.functional.pad(sums[:, :-1], (1, 0))
-    limits = x.new_tensor([s.top_p for s in settings])
-    kept &= ~(before > limits[:, None])
-    weights = torch.softmax(values.masked_fill(~kept, float("-inf")), dim=-1).double()
-    sums = weights.cumsum(dim=-1)
-    numbers = [draw.next() if wanted else 0.0 for draw, wanted in zip(draws, drawing, strict=True)]
-    aims = sums.new_tensor(numbers)[:, None] * sums[:, -1:]
-    place = (sums <= aims).sum(dim=-1, keepdim=True).minimum(kept.sum(dim=-1, keepdim=True) - 1)
-    drawn = ids.gather(1, place)[:, 0].tolist()
-    return [
-        token if wanted else top for token, wanted, top in zip(drawn, drawing, best, strict=True)
-    ]
-
-
-def _candidates(x: Tensor, top_k: Sequence[int], exact_k: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of x [B, V] as values and ids [B, K], best first, and a mask of those kept."""
+def _limit(x: Tensor, numbers: Tensor) -> int:
+    """How many of the best of x [B, V] hold each row's top-k and what equals its last one."""
     vocab = x.shape[1]
-    sizes = [k if 0 < k < vocab else vocab for k in top_k]
-    limit = min(vocab, max(sizes) + TIE_SLACK)
-    last = torch.tensor(sizes, device=x.device)[:, None] - 1
-    while True:
-        values, ids = x.topk(limit, dim=-1)
-        floor = values.gather(1, last)
-        # Equal values beyond the last candidate would be lost.
-        if limit == vocab or not bool((values[:, -1:] >= floor).any()):
+    wanted = [k if 0 < k < vocab else vocab for k in numbers[:, Column.TOP_K].long().tolist()]
+    limit = min(vocab, max(wanted) + TIE_SLACK)
+    last = torch.tensor(wanted, device=x.device)[:, None] - 1
+    while limit < vocab:
+        values = x.topk(limit, dim=-1).values
+        if not bool((values[:, -1:] >= values.gather(1, last)).any()):
             break
         limit = min(vocab, 2 * limit)
-    ids, order = ids.sort(dim=-1)
-    values, order = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
-    ids = ids.gather(1, order)
-    if exact_k:
-        kept = torch.arange(limit, device=x.device)[None] <= last
-    else:
-        kept = values >= floor
-    return values, ids, kept & (values > float("-inf"))
-
-
-def _places(
-    penalties: Sequence[tuple[Sequence[int], float]], device: torch.device
-) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Index of each row's distinct ids into [B, V] and the row's penalty beside it."""
-    rows: list[int] = []
-    ids: list[int] = []
-    factors: list[float] = []
-    for row, (seen, penalty) in enumerate(penalties):
-        distinct = sorted(set(seen)) if penalty != 1 else []
-        rows += [row] * len(distinct)
-        ids += distinct
-        factors += [penalty] * len(distinct)
-    index = torch.tensor([rows, ids], dtype=torch.long, device=device)
-    return (index[0], index[1]), torch.tensor(factors, dtype=torch.float32, device=device)
-
-
-def _by_sign(x: Tensor, penalties: Sequence[float]) -> Tensor:
-    """Make x [B] less likely by each row's penalty: positive logits shrink, negative ones grow."""
-    factor = x.new_tensor(list(penalties))
-    return torch.where(x > 0, x / factor, x * factor)
+    return limit
 
 
 def _check_batch(logits: Tensor, rows: Sequence[object]) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from engine.chooser import Chooser
+from engine.choosing import MAX_RECENT, choose_turn
 from engine.llm_rows import Fed, Feed, LlmRows, Piece
-from engine.sampling import forbidden_mask, sample_turn
+from engine.sampling import forbidden_mask, sample_turn, turn_tensors
 from engine.tokens import Tokens
 from engine.turnbased import CHUNK_TOKENS, ReplyChunk, ReplySettings, Snapshot, TurnSession
 from engine.window import Slide
@@ -30,11 +32,11 @@ class TurnRows:
         self.rows = rows
         self.sessions: dict[int, TurnSession] = {}
         self._observe = observe
-        self._newest: dict[int, Fed] = {}
         self._terminators = tokens.half_duplex_terminators
         self._forbidden = forbidden_mask(
             tokens.half_duplex_forbidden, rows.model.config.vocab_size, rows.model.device
         )
+        self._chooser = Chooser("choose turn", rows, self._choose)
 
     def open(self, slot: int, session: TurnSession) -> None:
         """Put a session on an empty slot."""
@@ -45,13 +47,11 @@ class TurnRows:
     def close(self, slot: int) -> None:
         """Forget a session and clear its rows."""
         del self.sessions[slot]
-        self._newest.pop(slot, None)
         self.rows.reset(slot)
 
     def reset(self, slot: int) -> None:
         """Empty a session's cache, e.g. to put a whole conversation in anew."""
         self.sessions[slot].reset()
-        self._newest.pop(slot, None)
         self.rows.reset(slot)
 
     def add(self, messages: dict[int, Sequence[Piece]], *, protect: bool = False) -> None:
@@ -77,8 +77,7 @@ class TurnRows:
             longest = 3 * CHUNK_TOKENS + chosen.max_new_tokens
             self._apply(slot, self.sessions[slot].make_room(longest))
         feeds = [Feed(s, [self.sessions[s].open_reply(chosen)]) for s, chosen in settings.items()]
-        for feed, fed in zip(feeds, self.rows.feed(feeds), strict=True):
-            self._newest[feed.slot] = fed
+        self.rows.append(feeds, want_logits=True)
         self._check(settings)
 
     def step(self, slots: Iterable[int] | None = None) -> dict[int, ReplyChunk]:
@@ -90,44 +89,53 @@ class TurnRows:
         replying = [s for s in sorted(eligible) if self.sessions[s].is_replying]
         if not replying:
             return {}
-        logits = torch.stack([self._newest[slot].logits for slot in replying])
-        if self._observe is not None:
-            logits = self._observe(replying, logits)
-        rows = [self.sessions[slot].sampling_row(self._forbidden) for slot in replying]
-        chosen = sample_turn(logits, rows, self._terminators)
         chunks: dict[int, ReplyChunk] = {}
-        feeds = []
-        for slot, token in zip(replying, chosen, strict=True):
+        feeding: dict[int, int] = {}
+        for slot, token in zip(replying, self._decide(replying), strict=True):
             session = self.sessions[slot]
             chunk = session.decide(token)
             if chunk is not None:
                 chunks[slot] = chunk
             if session.waiting is not None:
-                feeds.append(Feed(slot, [[session.waiting]]))
-        if feeds:
-            for feed, fed in zip(feeds, self.rows.feed(feeds), strict=True):
-                self._newest[feed.slot] = fed
-                chunk = self.sessions[feed.slot].fed(fed.hidden)
+                feeding[slot] = session.waiting
+        if feeding:
+            states = self.rows.step(feeding)
+            for slot, state in zip(feeding, states, strict=True):
+                chunk = self.sessions[slot].fed(state)
                 if chunk is not None:
-                    chunks[feed.slot] = chunk
+                    chunks[slot] = chunk
         self._check(replying)
         return chunks
+
+    def _decide(self, slots: list[int]) -> list[int]:
+        rows = [self.sessions[slot].sampling_row(self._forbidden) for slot in slots]
+        if self._observe is None and all(Chooser.takes(row.settings) for row in rows):
+            vocab = self.rows.model.config.vocab_size
+            return self._chooser(slots, turn_tensors(rows, vocab, MAX_RECENT))
+        logits = torch.stack([fed.logits for fed in self.rows.newest(slots)])
+        if self._observe is not None:
+            logits = self._observe(slots, logits)
+        return sample_turn(logits, rows, self._terminators)
+
+    def _choose(self, logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor:
+        return choose_turn(logits, numbers, recent, self._terminators, self._forbidden, limit)
+
+    def warm_up(self) -> None:
+        self._chooser.warm_up()
 
     def cancel(self, slot: int, keep: int | None = None) -> None:
         """Break a reply off, or shorten one that ended, to the `keep` tokens that were heard."""
         self.rows.truncate(slot, self.sessions[slot].cancel(keep))
-        self._newest.pop(slot, None)
         self._check([slot])
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """Go back to before a reply that was only tried."""
         self.rows.truncate(slot, self.sessions[slot].restore(snapshot))
-        self._newest.pop(slot, None)
         self._check([slot])
 
     def newest(self, slot: int) -> Fed:
         """State and raw logits at the slot's last position that had any."""
-        return self._newest[slot]
+        return self.rows.newest([slot])[0]
 
     def _apply(self, slot: int, slide: Slide | None) -> None:
         if slide is not None:

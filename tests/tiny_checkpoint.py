@@ -171,7 +171,7 @@ def write_checkpoint(
 ) -> Path:
     """Write a whole tiny checkpoint, its speech parts and a prepared voice `default` included."""
     folder = Path(folder)
-    config = _write_small_files(folder, tiny_config)
+    config = write_small_files(folder, tiny_config)
     _write_weights(folder, _main_weights(config, seed), shards)
     _write_speech(
         folder, FlowConfig.tiny(), VocoderConfig.tiny(causal=causal), S3Config.tiny(), seed
@@ -187,15 +187,14 @@ def full_size_model(folder: str | Path, device: str, *, seed: int = 0) -> OmniMo
     """
     folder = Path(folder)
     if not (folder / "assets").is_dir():
-        _write_small_files(folder, full_size_config)
+        write_small_files(folder, full_size_config)
         _write_speech(folder, FlowConfig.full(), VocoderConfig.full(), S3Config.tiny(), seed)
     with mock.patch("engine.model.Checkpoint", RandomCheckpoint):
         return load(folder, device=device, show=lambda line: None)
 
 
-def _write_small_files(
-    folder: Path, make: Callable[[dict[str, int]], dict[str, Any]]
-) -> OmniConfig:
+def write_small_files(folder: Path, make: Callable[[dict[str, int]], dict[str, Any]]) -> OmniConfig:
+    """Write everything but the weights; `make` gives `config.json` for a tokenizer's ids."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = write_tokenizer(folder)
     config = make(ids)

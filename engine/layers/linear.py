@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from engine.layers.fused import silu_mul
 
 
 class GatedMlp(nn.Module):
@@ -14,7 +17,26 @@ class GatedMlp(nn.Module):
         self.gate_proj = nn.Linear(size, inner, bias=False)
         self.up_proj = nn.Linear(size, inner, bias=False)
         self.down_proj = nn.Linear(inner, size, bias=False)
+        self.packed: Tensor | None = None
+
+    def finish_loading(self) -> None:
+        """Lay the two input weights together; they become views of the whole."""
+        self.packed = pack(self.gate_proj, self.up_proj)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        weight = self.packed
+        if weight is None:
+            weight = torch.cat([self.gate_proj.weight, self.up_proj.weight])
+        out: Tensor = self.down_proj(silu_mul(F.linear(x, weight)))
         return out
+
+
+def pack(*layers: nn.Linear) -> Tensor:
+    """The weights of linear layers as one [sum of rows, C]; they become views of it."""
+    whole = torch.cat([layer.weight.detach() for layer in layers])
+    start = 0
+    for layer in layers:
+        rows = layer.weight.shape[0]
+        layer.weight = nn.Parameter(whole[start : start + rows], requires_grad=False)
+        start += rows
+    return whole

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.kvcache import KvPlan, SlotKV
 from engine.layers.attention import AttentionShape, CachedAttention
+from engine.layers.fused import add_norm
 from engine.layers.linear import GatedMlp
 from engine.layers.norms import RMSNorm
 from engine.layers.rope import Rope
@@ -27,12 +28,30 @@ class DecoderLayer(nn.Module):
         self.mlp = GatedMlp(shape.hidden_size, inner)
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], kv: SlotKV, layer: int, plan: KvPlan
-    ) -> Tensor:
-        """[N, C] -> [N, C]."""
-        x = x + self.self_attn(self.input_layernorm(x), turn, kv, layer, plan)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+        self,
+        x: Tensor,
+        delta: Tensor | None,
+        rates: Tensor,
+        kv: SlotKV,
+        layer: int,
+        plan: KvPlan,
+    ) -> tuple[Tensor, Tensor]:
+        """The stream x [N, C] and what the layer before adds to it -> the same behind this one."""
+        x, normed = add_norm(x, delta, self.input_layernorm)
+        x, normed = add_norm(
+            x, self.self_attn(normed, rates, kv, layer, plan), self.post_attention_layernorm
+        )
+        return x, self.mlp(normed)
+
+
+def run_layers(
+    layers: nn.ModuleList, norm: RMSNorm, x: Tensor, rates: Tensor, kv: SlotKV, plan: KvPlan
+) -> Tensor:
+    """All `DecoderLayer`s and the final norm: [N, C] -> [N, C]."""
+    delta: Tensor | None = None
+    for index, layer in enumerate(layers):
+        x, delta = layer(x, delta, rates, kv, index, plan)
+    return add_norm(x, delta, norm)[1]
 
 
 class Decoder(nn.Module):
@@ -110,12 +129,9 @@ class Qwen3(nn.Module):
             f"embeddings {tuple(embeds.shape)} for {plan.num_tokens} tokens "
             f"of width {self.config.hidden_size}"
         )
-        turn = self.rope(plan.token_position)
-        x = embeds
-        for index, layer in enumerate(self.model.layers):
-            x = layer(x, turn, kv, index, plan)
-        out: Tensor = self.model.norm(x)
-        return out
+        return run_layers(
+            self.model.layers, self.model.norm, embeds, self.rope.frequencies(self.device), kv, plan
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Raw logits [M, V] of hidden states [M, C]."""

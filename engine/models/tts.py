@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.kvcache import SlotKV
+from engine.layers.fused import add_norm, turn_store
+from engine.layers.linear import GatedMlp, pack
 from engine.layers.norms import RMSNorm
 from engine.layers.rope import Rope
 from engine.layers.varlen import VarlenLayout, varlen_attention
@@ -67,65 +69,35 @@ class TokenPlan:
     """Where the N tokens of one forward go and what they see, all as tensors."""
 
     positions: Tensor
-    """[N] of the rotary embedding."""
+    """[N] of the rotary embedding, int32."""
     cells: Tensor
-    """[N] where their keys go, among the cache's positions laid end to end."""
+    """[N] where their keys go, among the cache's positions laid end to end, int32."""
     layout: VarlenLayout
 
 
 class Attention(nn.Module):
     def __init__(self, config: TtsConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
-        self.head_dim = config.head_dim
-        inner, kv_inner = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.heads = config.num_heads
+        inner = config.num_heads * config.head_dim
+        kv_inner = config.num_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, inner, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, kv_inner, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, kv_inner, bias=False)
         self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
 
     def finish_loading(self) -> None:
-        """One matrix for queries, keys and values."""
-        parts = [self.q_proj.weight, self.k_proj.weight, self.v_proj.weight]
-        self.weight = nn.Parameter(torch.cat([p.detach() for p in parts]), requires_grad=False)
-        del self.q_proj, self.k_proj, self.v_proj
+        """Lay the three input weights together."""
+        self.packed = pack(self.q_proj, self.k_proj, self.v_proj)
 
-    def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], kv: SlotKV, layer: int, plan: TokenPlan
-    ) -> Tensor:
-        heads, both = self.heads, self.heads + self.kv_heads
-        packed = F.linear(x, self.weight).view(len(x), both + self.kv_heads, self.head_dim)
-        turned = _rotate(packed[:, :both], *turn)
+    def forward(self, x: Tensor, rates: Tensor, kv: SlotKV, layer: int, plan: TokenPlan) -> Tensor:
         keys, values = kv.keys[layer], kv.values[layer]
-        keys.flatten(0, 1).index_copy_(0, plan.cells, turned[:, heads:])
-        values.flatten(0, 1).index_copy_(0, plan.cells, packed[:, both:])
-        mixed = varlen_attention(turned[:, :heads], keys, values, plan.layout, causal=True)
+        packed = F.linear(x, self.packed)
+        query = turn_store(
+            packed, None, rates, plan.positions, plan.cells, keys, values, self.heads
+        )
+        mixed = varlen_attention(query, keys, values, plan.layout, causal=True)
         out: Tensor = self.o_proj(mixed.flatten(1))
-        return out
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`rope.rotate` by tables over the whole head, sines signed: fewer kernels."""
-    wide = x.float()
-    return torch.addcmul(wide * cos, wide.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)
-
-
-class Mlp(nn.Module):
-    def __init__(self, size: int, inner: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(size, inner, bias=False)
-        self.up_proj = nn.Linear(size, inner, bias=False)
-        self.down_proj = nn.Linear(inner, size, bias=False)
-
-    def finish_loading(self) -> None:
-        """One matrix for gate and up."""
-        parts = [self.gate_proj.weight, self.up_proj.weight]
-        self.weight = nn.Parameter(torch.cat([p.detach() for p in parts]), requires_grad=False)
-        del self.gate_proj, self.up_proj
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = F.linear(x, self.weight).chunk(2, dim=-1)
-        out: Tensor = self.down_proj(F.silu(gate) * up)
         return out
 
 
@@ -135,14 +107,22 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = Mlp(config.hidden_size, config.intermediate_size)
+        self.mlp = GatedMlp(config.hidden_size, config.intermediate_size)
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], kv: SlotKV, layer: int, plan: TokenPlan
-    ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), turn, kv, layer, plan)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+        self,
+        x: Tensor,
+        delta: Tensor | None,
+        rates: Tensor,
+        kv: SlotKV,
+        layer: int,
+        plan: TokenPlan,
+    ) -> tuple[Tensor, Tensor]:
+        """The stream x and what is still to be added to it, in and out."""
+        x, normed = add_norm(x, delta, self.input_layernorm)
+        attended = self.self_attn(normed, rates, kv, layer, plan)
+        x, normed = add_norm(x, attended, self.post_attention_layernorm)
+        return x, self.mlp(normed)
 
 
 class Llama(nn.Module):
@@ -244,11 +224,11 @@ class SpeechDecoder(nn.Module):
 
         Writes their keys and values; counting them is the caller's (`SlotKV.advance`).
         """
-        cos, sin = self.rope(plan.positions)
-        turn = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+        rates = self.rope.frequencies(self.device)
+        delta: Tensor | None = None
         for index, layer in enumerate(self.model.layers):
-            x = layer(x, turn, kv, index, plan)
-        out: Tensor = self.model.norm(x)
+            x, delta = layer(x, delta, rates, kv, index, plan)
+        _, out = add_norm(x, delta, self.model.norm)
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:

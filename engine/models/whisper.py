@@ -7,13 +7,13 @@ inside the chunk. Source: Whisper (arXiv 2212.04356) and the MiniCPM-o 4.5 infer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.kvcache import KvPlan, SlotKV
+from engine.layers.varlen import varlen_attention
 from engine.models.config import AudioConfig
 
 LAYER_NORM_EPS = 1e-5
@@ -78,9 +78,13 @@ class _Layer(nn.Module):
     def cached(self, x: Tensor, cache: SlotKV, layer: int, plan: KvPlan) -> Tensor:
         attention = self.self_attn
         query, keys, values = attention.project(self.self_attn_layer_norm(x))
-        cache.append(layer, plan, keys.flatten(0, 1), values.flatten(0, 1))
-        known = cache.rows(layer, plan)
-        return self.feed_forward(x + attention.mix(query, *known, plan.visible))
+        place = plan.write.long()
+        cache.keys[layer].flatten(0, 1)[place] = keys.flatten(0, 1)
+        cache.values[layer].flatten(0, 1)[place] = values.flatten(0, 1)
+        mixed = varlen_attention(
+            query.flatten(0, 1), cache.keys[layer], cache.values[layer], plan.layout, causal=False
+        )
+        return self.feed_forward(x + attention.out_proj(mixed.view_as(x)))
 
 
 class WhisperEncoder(nn.Module):
@@ -175,10 +179,7 @@ class WhisperEncoder(nn.Module):
         hidden = self._trim(self._front(mel, mel_lengths), mel_lengths, is_first)  # [B, T, C]
         counts = [hidden.shape[1]] * len(slots)
         plan = cache.plan(slots, counts)
-        seen = torch.tensor([cache.lengths[slot] + counts[0] for slot in slots], device=self.device)
-        keys = torch.arange(plan.context, device=self.device)
-        plan = replace(plan, visible=(keys < seen[:, None])[:, None, None])
-        hidden = hidden + self.embed_positions(plan.token_position).view_as(hidden)
+        hidden = hidden + self.embed_positions(plan.positions).view_as(hidden)
         for place, layer in enumerate(self.layers):
             assert isinstance(layer, _Layer)
             hidden = layer.cached(hidden, cache, place, plan)

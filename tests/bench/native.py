@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engine import protocol as p
 from engine.fullduplex import UNIT_SAMPLES, FullDuplex
@@ -33,7 +32,6 @@ from tests.tiny_checkpoint import full_size_model, write_checkpoint
 
 WORDS = 5
 PARTS = ("listen", "speak", "speak", "end of turn")
-FORCED_LOGIT = 10_000.0
 CAMERA = (640, 480)
 
 
@@ -58,13 +56,13 @@ class Script:
         self.unit += 1
         self._step.clear()
 
-    def choose(self, slots: list[int], logits: Tensor) -> Tensor:
-        logits = logits.clone()
-        for row, slot in enumerate(slots):
+    def choose(self, slots: list[int]) -> list[int]:
+        chosen = []
+        for slot in slots:
             step = self._step.get(slot, 0)
             self._step[slot] = step + 1
-            logits[row, self._id(step)] = FORCED_LOGIT
-        return logits
+            chosen.append(self._id(step))
+        return chosen
 
     def _id(self, step: int) -> int:
         tokens = self._tokens
@@ -82,9 +80,12 @@ class Bench:
         shelf = VoiceShelf(model, "")
         self.runner = Runner(model, sessions, max_context, max_prompt=shelf.longest_prompt)
         shelf.place(model, self.runner)
+        started = time.perf_counter()
+        self.runner.warm_up(lambda text: None)
+        self.warm_up_s = time.perf_counter() - started
         self.duplex = FullDuplex(self.runner, max_context)
         self.script = Script(model)
-        self.runner.duplex.observe = self.script.choose
+        self.runner.duplex.force = self.script.choose
         self.stages: dict[str, list[float]] = {}
         self.first_audio_ms: list[float] = []
         self._started = 0.0
@@ -153,6 +154,8 @@ def measure(model: OmniModel, options: argparse.Namespace) -> dict[str, Any]:
     late = sum(ms > 1000 for values in took.values() for ms in values)
     return {
         "sessions": options.sessions,
+        "warm_up_s": round(bench.warm_up_s, 1),
+        "graph_misses": bench.runner.graphs.misses,
         "units": options.units,
         "unit_ms": {kind: told(values) for kind, values in took.items() if values},
         "first_audio_ms": told(bench.first_audio_ms) if bench.first_audio_ms else {},

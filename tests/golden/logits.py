@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from engine.kvcache import KvPlan
 from engine.llm_rows import Feed, LlmRows
 from engine.models.qwen3 import Qwen3
 from engine.weights import empty
@@ -39,7 +40,7 @@ class RecordingRows(LlmRows):
     def forget(self, slot: int) -> None:
         self.fed[slot], self.states[slot] = [], []
 
-    def _run(self, feeds: Sequence[Feed]) -> Tensor:
+    def _run(self, feeds: Sequence[Feed], *, want_logits: bool) -> None:
         for feed in feeds:
             for piece in feed.pieces:
                 if isinstance(piece, Tensor):
@@ -47,16 +48,23 @@ class RecordingRows(LlmRows):
                     self.fed[feed.slot] += [row] * len(piece)
                 else:
                     self.fed[feed.slot] += piece
-        return super()._run(feeds)
+        super()._run(feeds, want_logits=want_logits)
 
-    def _forward(self, slots: list[int], rows: list[Tensor]) -> Tensor:
-        counts = [len(part) for part in rows]
-        plan = self.kv.plan(slots, counts)
-        hidden: Tensor = self.model(torch.cat(rows), self.kv, plan)
-        self.kv.advance(slots, counts)
-        for slot, states in zip(slots, torch.split(hidden, counts), strict=True):
-            self.states[slot] += states
-        return hidden[plan.last]
+    def step(self, tokens: Mapping[int, int]) -> Tensor:
+        for slot, token in tokens.items():
+            self.fed[slot].append(token)
+        return super().step(tokens)
+
+    def _forward(self, x: Tensor, packed: Tensor, *, want_logits: bool, plan: KvPlan) -> Tensor:
+        plan = plan.on(packed)
+        hidden: Tensor = self.model(x, self.kv, plan)
+        starts = plan.layout.query_starts.tolist()
+        for row, slot in enumerate(plan.slots.tolist()):
+            self.states[slot] += hidden[starts[row] : starts[row + 1]]
+        states = hidden[plan.last]
+        self.hidden[plan.slots.long()] = states
+        self.logits[plan.slots.long()] = self.model.logits(states)
+        return states
 
 
 def compare_top(

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.choosing import DuplexIds
 from engine.duplex import DuplexSession, DuplexSettings, UnitResult
 from engine.duplex_rows import DuplexRows, UnitInput
 from engine.models.qwen3 import Qwen3
-from engine.sampling import DuplexIds, DuplexSampling, duplex_logits, forbidden_mask
+from engine.sampling import DuplexSampling, duplex_logits, forbidden_mask
 from engine.tokens import Tokens
 from engine.window import WindowSettings
 from tests.golden.golden_set import GoldenSet

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.llm_rows import Feed
 from engine.models.qwen3 import Qwen3
 from engine.sampling import TurnSampling
 from engine.turn_rows import TurnRows
@@ -144,7 +145,7 @@ class Replay:
         """Compare the prompt's embeddings with ours; returns those that the replay is to use."""
         key = action.name.replace(".", "/", 1)
         trace = self._trace(action)
-        embeds = self.rows.embed([trace["input_ids"]]).clone()
+        embeds = self.rows.embed([Feed(0, [trace["input_ids"]])])
         for kind in ("image", "audio"):
             bounds = [
                 b for row in trace.get(f"{kind}_bound{'s' * (kind == 'audio')}", []) for b in row

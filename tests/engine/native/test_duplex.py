@@ -3,6 +3,7 @@ interruptions, deferred unit ends, the context limit, and independence of the ba
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -43,12 +44,17 @@ class Recording(LlmRows):
         super().__init__(tiny_llm(), slots, max_len)
         self.fed: dict[int, list[int | None]] = {slot: [] for slot in range(slots)}
 
-    def _run(self, feeds):  # type: ignore[no-untyped-def]
+    def _run(self, feeds: Sequence[Feed], *, want_logits: bool) -> None:
         for feed in feeds:
             for piece in feed.pieces:
                 rows = [None] * len(piece) if isinstance(piece, Tensor) else piece
                 self.fed[feed.slot] += rows
-        return super()._run(feeds)
+        super()._run(feeds, want_logits=want_logits)
+
+    def step(self, tokens: Mapping[int, int]) -> Tensor:
+        for slot, token in tokens.items():
+            self.fed[slot].append(token)
+        return super().step(tokens)
 
 
 class Stage:

@@ -20,36 +20,25 @@ def filled(lengths: list[int], max_len: int = 12) -> SlotKV:
 
 def test_plan_lays_ragged_rows_end_to_end_behind_what_is_cached() -> None:
     plan = filled([2, 0, 5]).plan([2, 0], [1, 3])
-    assert plan.token_slot.tolist() == [2, 0, 0, 0]
-    assert plan.token_position.tolist() == [5, 2, 3, 4]
-    assert plan.last.tolist() == [0, 3]
-    assert (plan.num_rows, plan.width, plan.context) == (2, 3, 6)
-    assert plan.visible[1, 0, 1].tolist() == [True, True, True, True, False, False]
-    assert not plan.is_dense
+    assert plan.positions.tolist() == [5, 2, 3, 4]
+    assert plan.write.tolist() == [2 * 13 + 5, 2, 3, 4]
+    assert (plan.last.tolist(), plan.slots.tolist()) == ([0, 3], [2, 0])
+    layout = plan.layout
+    assert layout.query_starts.tolist() == [0, 1, 4]
+    assert (layout.key_starts.tolist()[:2], layout.used.tolist()) == ([26, 0], [6, 5])
+    assert (plan.max_query, plan.max_keys) == (3, 12)
+
+
+def test_a_padded_plan_writes_its_padding_where_nobody_looks() -> None:
+    plan = filled([2, 0, 5]).plan([2], [2], num_tokens=4, num_rows=3, max_query=8)
+    assert plan.write.tolist() == [31, 32, 12, 12]
+    assert plan.layout.query_starts.tolist() == [0, 2, 2, 2]
+    assert (plan.layout.used.tolist(), plan.slots.tolist()) == ([7, 0, 0], [2, 3, 3])
 
 
 def test_plan_refuses_what_does_not_fit_and_names_the_slot() -> None:
     with pytest.raises(OverflowError, match="slot 1 holds 11 positions, 2 more exceed 12"):
         filled([0, 11]).plan([1], [2])
-
-
-def test_consecutive_slots_are_read_without_a_copy() -> None:
-    kv = filled([3, 3, 3])
-    keys, _ = kv.rows(0, kv.plan([1, 2], [1, 1]))
-    assert keys.data_ptr() == kv.keys[0][1].data_ptr()
-    copied, _ = kv.rows(0, kv.plan([2, 0], [1, 1]))
-    assert torch.equal(copied[1], kv.keys[0][0, :4])
-
-
-def test_masked_decode_writes_only_active_rows() -> None:
-    kv = filled([3, 12, 5])
-    before = kv.keys[0].clone()
-    plan = kv.decode_plan(torch.tensor([True, False, False]), torch.tensor(kv.lengths), 12)
-    fresh = torch.ones(3, 2, 4)
-    kv.append(0, plan, fresh, fresh)
-    assert torch.equal(kv.keys[0][0, 3], fresh[0])
-    before[0, 3] = fresh[0]
-    assert torch.equal(kv.keys[0][:, :12], before[:, :12])
 
 
 def test_remove_slides_left_and_rotates_keys_to_their_new_positions() -> None:

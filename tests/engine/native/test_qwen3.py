@@ -73,23 +73,37 @@ def test_a_row_among_eight_ragged_ones_equals_the_row_alone() -> None:
             assert close(fed, alone.feed([feed])[0])
 
 
-def test_masked_step_equals_feed_and_leaves_other_rows_alone() -> None:
+def test_a_step_of_some_slots_equals_feeds_and_leaves_other_rows_alone() -> None:
     model = tiny_llm()
-    static, plain = LlmRows(model, 4, 32), LlmRows(model, 4, 32)
-    for rows in (static, plain):
+    stepped, plain = LlmRows(model, 4, 32), LlmRows(model, 4, 32)
+    for rows in (stepped, plain):
         rows.append([Feed(slot, [ids_of(3 + slot, slot)]) for slot in range(4)])
-    active = torch.tensor([True, False, True, False])
-    lengths = torch.tensor(static.kv.lengths)
-    before = static.kv.keys[1][1, :32].clone()
-    hidden, logits = static.step(torch.tensor([9, 9, 8, 9]), active, lengths, context=32)
-    static.kv.advance([0, 2], [1, 1])
-    for slot, token in ((0, 9), (2, 8)):
+    before = stepped.kv.keys[1][1, :32].clone()
+    states = stepped.step({2: 8, 0: 9})
+    for state, (slot, token) in zip(states, ((2, 8), (0, 9)), strict=True):
         fed = plain.feed([Feed(slot, [[token]])])[0]
-        assert close(Fed(hidden[slot], logits[slot]), fed)
-    assert torch.equal(static.kv.keys[1][1, :32], before)
-    assert static.kv.lengths == plain.kv.lengths
-    again = [rows.feed([Feed(slot, [[5]]) for slot in range(4)]) for rows in (static, plain)]
+        assert close(Fed(state, stepped.newest([slot])[0].logits), fed)
+    assert torch.equal(stepped.kv.keys[1][1, :32], before)
+    assert stepped.kv.lengths == plain.kv.lengths
+    again = [rows.feed([Feed(slot, [[5]]) for slot in range(4)]) for rows in (stepped, plain)]
     assert all(close(ours, other) for ours, other in zip(*again, strict=True))
+
+
+def test_padded_plans_keep_nothing_of_their_padding_and_change_no_result() -> None:
+    model = tiny_llm()
+    padded, plain = LlmRows(model, 3, 32), LlmRows(model, 3, 32)
+    for rows in (padded, plain):
+        rows.append([Feed(slot, [ids_of(4 + slot, slot)]) for slot in range(3)])
+    before = [tensor[:, :32].clone() for tensor in (*padded.kv.keys, *padded.kv.values)]
+    plan = padded.kv.plan([2, 0], [3, 2], num_tokens=16, num_rows=5, max_query=8)
+    x = torch.cat([padded.embed([Feed(2, [[5, 6, 7]]), Feed(0, [[8, 9]])]), torch.ones(11, 24)])
+    padded._forward(x, plan.packed, want_logits=True, plan=plan)
+    padded.kv.advance([2, 0], [3, 2])
+    expected = plain.feed([Feed(2, [[5, 6, 7]]), Feed(0, [[8, 9]])])
+    for slot, fed in zip((2, 0), expected, strict=True):
+        assert close(padded.newest([slot])[0], fed)
+    for now, old in zip((*padded.kv.keys, *padded.kv.values), before, strict=True):
+        assert torch.equal(now[1, :32], old[1]) and torch.equal(now[0, 6:32], old[0, 6:])
 
 
 def test_long_feeds_are_cut_into_several_forwards(monkeypatch: pytest.MonkeyPatch) -> None:

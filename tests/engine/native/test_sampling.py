@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.choosing import DuplexIds
 from engine.sampling import (
     Draws,
-    DuplexIds,
     DuplexRow,
     DuplexSampling,
     TurnRow,

@@ -1,0 +1,258 @@
+"""Steps between the matrix products of a decoder layer, each as one kernel on CUDA in bfloat16.
+
+Written out in torch operations a layer has about sixty small kernels, which take longer than
+reading the weights does for a few rows. The kernels here are compiled by NVRTC, which comes with
+torch: no compiler is needed. They round where the torch operations round; those are used on other
+devices, for other types, and where NVRTC is not to be had.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.layers.norms import RMSNorm
+from engine.layers.rope import rotate
+
+log = logging.getLogger(__name__)
+
+_WARP = 32
+_NORM_THREADS = 256
+_HEADS_PER_BLOCK = 4
+_MUL_THREADS = 256
+
+_COMMON = r"""
+typedef unsigned short bf16;
+__device__ __forceinline__ float wide(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
+__device__ __forceinline__ bf16 narrow(float x) {
+    unsigned u = __float_as_uint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+    return (bf16)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+__device__ __forceinline__ float rounded(float x) { return wide(narrow(x)); }
+__device__ __forceinline__ float warp_sum(float x) {
+    for (int d = 16; d > 0; d >>= 1) x += __shfl_xor_sync(0xffffffffu, x, d);
+    return x;
+}
+"""
+
+_ADD_NORM = (
+    _COMMON
+    + r"""
+extern "C" __global__ void add_norm(const bf16* x, const bf16* delta, const bf16* weight,
+                                    bf16* sum, bf16* out, int size, double eps) {
+    __shared__ float parts[8];
+    long long base = (long long)blockIdx.x * size;
+    float total = 0.f;
+    for (int i = threadIdx.x; i < size; i += 256) {
+        float v = wide(x[base + i]);
+        if (delta) {
+            v = rounded(v + wide(delta[base + i]));
+            sum[base + i] = narrow(v);
+        }
+        total += v * v;
+    }
+    total = warp_sum(total);
+    if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = total;
+    __syncthreads();
+    total = 0.f;
+    for (int i = 0; i < 8; ++i) total += parts[i];
+    float scale = rsqrtf(total / size + (float)eps);
+    const bf16* from = delta ? sum : x;
+    for (int i = threadIdx.x; i < size; i += 256)
+        out[base + i] = narrow(rounded(wide(from[base + i]) * scale) * wide(weight[i]));
+}
+"""
+)
+
+_TURN_STORE = (
+    _COMMON
+    + r"""
+extern "C" __global__ void turn_store(const bf16* packed, const bf16* q_weight,
+                                      const bf16* k_weight, const float* rates,
+                                      const int* positions, const int* write, bf16* query,
+                                      bf16* keys, bf16* values, int num_heads, int kv_heads,
+                                      int head_dim, int normed, double eps) {
+    int lane = threadIdx.x, head = blockIdx.y * blockDim.y + threadIdx.y;
+    int all = num_heads + 2 * kv_heads;
+    if (head >= all) return;
+    long long token = blockIdx.x;
+    const bf16* from = packed + (token * all + head) * head_dim;
+    long long place = ((long long)write[token] * kv_heads) * head_dim;
+    if (head >= num_heads + kv_heads) {
+        bf16* to = values + place + (head - num_heads - kv_heads) * head_dim;
+        for (int i = lane; i < head_dim; i += 32) to[i] = from[i];
+        return;
+    }
+    bool is_key = head >= num_heads;
+    bf16* to = is_key ? keys + place + (head - num_heads) * head_dim
+                      : query + (token * num_heads + head) * head_dim;
+    const bf16* weight = is_key ? k_weight : q_weight;
+    int half = head_dim / 2;
+    float scale = 1.f;
+    if (normed) {
+        float total = 0.f;
+        for (int i = lane; i < head_dim; i += 32) { float v = wide(from[i]); total += v * v; }
+        scale = rsqrtf(warp_sum(total) / head_dim + (float)eps);
+    }
+    float position = (float)positions[token];
+    for (int i = lane; i < half; i += 32) {
+        float a = wide(from[i]), b = wide(from[i + half]), s, c;
+        if (normed) {
+            a = rounded(rounded(a * scale) * wide(weight[i]));
+            b = rounded(rounded(b * scale) * wide(weight[i + half]));
+        }
+        sincosf(position * rates[i], &s, &c);
+        to[i] = narrow(a * c - b * s);
+        to[i + half] = narrow(b * c + a * s);
+    }
+}
+"""
+)
+
+_SILU_MUL = (
+    _COMMON
+    + r"""
+extern "C" __global__ void silu_mul(const bf16* both, bf16* out, int inner, int total) {
+    long long at = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    if (at >= total) return;
+    long long row = at / inner, column = at - row * inner;
+    const uint4 gates = *(const uint4*)(both + row * 2 * inner + column);
+    const uint4 ups = *(const uint4*)(both + row * 2 * inner + inner + column);
+    const bf16 *g = (const bf16*)&gates, *u = (const bf16*)&ups;
+    uint4 result;
+    bf16* r = (bf16*)&result;
+    for (int i = 0; i < 8; ++i) {
+        float v = wide(g[i]);
+        r[i] = narrow(rounded(v / (1.f + __expf(-v))) * wide(u[i]));
+    }
+    *(uint4*)(out + at) = result;
+}
+"""
+)
+
+_SOURCES = {"add_norm": _ADD_NORM, "turn_store": _TURN_STORE, "silu_mul": _SILU_MUL}
+
+
+@cache
+def _kernel(name: str, device: int) -> Any | None:
+    """The compiled kernel, or None where this torch or GPU cannot have it."""
+    compile_kernel = getattr(torch.cuda, "_compile_kernel", None)
+    if compile_kernel is None or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    try:
+        with torch.cuda.device(device):
+            return compile_kernel(_SOURCES[name], name)
+    except (RuntimeError, OSError) as error:
+        log.warning("kernel %s cannot be compiled, slower operations are used: %s", name, error)
+        return None
+
+
+def _on_cuda(name: str, x: Tensor) -> Any | None:
+    if x.device.type != "cuda" or x.dtype != torch.bfloat16:
+        return None
+    return _kernel(name, x.device.index or 0)
+
+
+def add_norm(x: Tensor, delta: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
+    """`x + delta` (or x) and its norm, both [N, C]."""
+    kernel = _on_cuda("add_norm", x)
+    if kernel is None:
+        total = x if delta is None else x + delta
+        return total, norm(total)
+    assert x.is_contiguous() and (delta is None or delta.is_contiguous())
+    out = torch.empty_like(x)
+    total = x if delta is None else torch.empty_like(x)
+    arguments = [x, delta if delta is not None else 0, norm.weight, total, out, x.shape[1]]
+    if delta is None:
+        # An int argument is 32 bits wide; a null pointer takes 64.
+        arguments[1] = _null(x.device)
+    kernel((x.shape[0], 1, 1), (_NORM_THREADS, 1, 1), [*arguments, float(norm.eps)])
+    return total, out
+
+
+@cache
+def _null(device: torch.device) -> Tensor:
+    """A tensor without memory: its pointer is null."""
+    return torch.empty(0, device=device)
+
+
+def turn_store(
+    packed: Tensor,
+    norms: tuple[RMSNorm, RMSNorm] | None,
+    rates: Tensor,
+    positions: Tensor,
+    write: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    num_heads: int,
+) -> Tensor:
+    """Norm and rotate queries and keys, store keys and values; returns the queries [N, H, D].
+
+    Args:
+        packed: queries, keys and values [N, (H + 2 Hkv) * D].
+        norms: of query and key heads, if the model has them.
+        rates: of the rotation [D / 2], float32.
+        positions: [N] int32.
+        write: [N] int32, index among the cache's positions laid end to end.
+        keys, values: cache [S, L, Hkv, D].
+    """
+    kv_heads, head_dim = keys.shape[2:]
+    all_heads = num_heads + 2 * kv_heads
+    kernel = _on_cuda("turn_store", packed)
+    if kernel is None:
+        heads = packed.view(-1, all_heads, head_dim)
+        query, fresh, value = torch.split(heads, [num_heads, kv_heads, kv_heads], dim=1)
+        if norms is not None:
+            query, fresh = norms[0](query), norms[1](fresh)
+        angles = positions.float()[:, None, None] * rates
+        cos, sin = angles.cos(), angles.sin()
+        place = write.long()
+        keys.flatten(0, 1)[place] = rotate(fresh, cos, sin)
+        values.flatten(0, 1)[place] = value
+        return rotate(query, cos, sin)
+    assert packed.is_contiguous() and keys.is_contiguous() and values.is_contiguous()
+    count = packed.shape[0]
+    query = packed.new_empty(count, num_heads, head_dim)
+    q_norm, k_norm = norms or (None, None)
+    kernel(
+        (count, -(-all_heads // _HEADS_PER_BLOCK), 1),
+        (_WARP, _HEADS_PER_BLOCK, 1),
+        [
+            packed,
+            _null(packed.device) if q_norm is None else q_norm.weight,
+            _null(packed.device) if k_norm is None else k_norm.weight,
+            rates,
+            positions,
+            write,
+            query,
+            keys,
+            values,
+            num_heads,
+            kv_heads,
+            head_dim,
+            int(q_norm is not None),
+            float(q_norm.eps if q_norm is not None else 0.0),
+        ],
+    )
+    return query
+
+
+def silu_mul(both: Tensor) -> Tensor:
+    """silu(first half) * second half: [N, 2 I] -> [N, I]."""
+    count, inner = both.shape[0], both.shape[1] // 2
+    kernel = _on_cuda("silu_mul", both) if inner % 8 == 0 else None
+    if kernel is None:
+        gate, up = both.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    assert both.is_contiguous()
+    out = both.new_empty(count, inner)
+    # 32 bits at most: the argument is passed as an int.
+    blocks = -(-out.numel() // (8 * _MUL_THREADS))
+    kernel((blocks, 1, 1), (_MUL_THREADS, 1, 1), [both, out, inner, out.numel()])
+    return out
