@@ -41,6 +41,7 @@ WARM_UP_S = 4.0
 CHAT_TOKENS = 4000
 CHAT_REPLY = 64
 CHAT_PAUSE_S = 1.0
+SHOW_S = 5.0
 STUCK_S = 75.0
 """A load that takes this much longer than it should says where it stands and ends."""
 
@@ -118,8 +119,11 @@ class Load:
         time.sleep(WARM_UP_S)
         for caller in self.callers:
             caller.is_measured = True
-        time.sleep(self.options.seconds)
-        show("stopping")
+        until = time.monotonic() + self.options.seconds
+        while time.monotonic() < until:
+            time.sleep(min(SHOW_S, self.options.seconds))
+            done = self.waits.listen + self.waits.speak
+            show(f"  {len(done)} units, p99 {told(done).get('p99', 0):.0f} ms")
         clock.stop()
         self.scheduler.stop()
         gc.unfreeze()
