@@ -52,7 +52,10 @@ class GraphPool:
     calls the function more than once, so it is done with rows that belong to no session.
     """
 
-    def __init__(self, device: torch.device | str, *, enabled: bool = True) -> None:
+    def __init__(
+        self, device: torch.device | str, *, enabled: bool = True, urgent: bool = False
+    ) -> None:
+        """`urgent`: its kernels go before those of other graphs that run at the same time."""
         self.device = torch.device(device)
         self.enabled = enabled and self.device.type == "cuda"
         self.misses = 0
@@ -62,7 +65,7 @@ class GraphPool:
         # Matrix products keep semaphores in a workspace for each stream that they are captured in:
         # graphs of two threads must not share one, or they wait for each other for ever.
         self._stream = (
-            torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            torch.cuda.Stream(self.device, priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
             if self.enabled
             else None
         )
