@@ -190,7 +190,9 @@ class CodeRows:
         if not spoken:
             return
         count = sum(len(ids) for ids, _ in spoken)
-        self._word_ids[:count] = torch.cat([ids for ids, _ in spoken]).to(self._word_ids.device)
+        self._word_ids[:count] = torch.cat([ids for ids, _ in spoken]).to(
+            self._word_ids.device, non_blocking=True
+        )
         self._words[:count] = torch.cat([hidden for _, hidden in spoken]).to(self._words.device)
 
     # ------------------------------------------------------------------ what graphs capture

@@ -31,7 +31,7 @@ IMAGES_AT_ONCE = max(BATCHES)
 LENGTH_STEP = 64
 """Patches of a forward's rows are padded to a multiple."""
 
-STAGED_BYTES = 64 << 20
+STAGED_BYTES = 64 * 1024 * 1024
 GROUP_PIXELS = 1 << 23
 """Pictures of one size that are scaled together have at most so many pixels."""
 

@@ -26,9 +26,9 @@ from engine.window import ContextFull
 UNIT_SAMPLES = 16_000
 UNIT_MS = 1_000
 SPEECH_SEED = 0x5EED
-SESSIONS_A_START = 8
+SESSIONS_A_START = 4
 """For so many sessions one more unit is awaited before the units that are due are started."""
-LONGEST_WAIT_S = 0.15
+LONGEST_WAIT_S = 0.25
 """No unit waits longer for others."""
 
 

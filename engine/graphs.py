@@ -16,7 +16,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from engine.staging import Staging
+
 T = TypeVar("T")
+
+STAGED_BYTES = 32 * 1024 * 1024
+"""Of inputs on their way to the device, many times what one step needs."""
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 """Rows that batches are padded to."""
@@ -70,6 +75,7 @@ class GraphPool:
             else None
         )
         self._is_capturing = False
+        self._staging = Staging(self.device, STAGED_BYTES if self.enabled else 0)
 
     def __len__(self) -> int:
         return len(self._captured)
@@ -102,10 +108,17 @@ class GraphPool:
             assert own.shape == given.shape and own.dtype == given.dtype, (
                 f"{key}: {given.dtype} {tuple(given.shape)}, captured {tuple(own.shape)}"
             )
-            own.copy_(given, non_blocking=True)
+            own.copy_(self._staged(given), non_blocking=True)
+        self._staging.sent()
         captured.graph.replay()
         result: T = captured.result
         return result
+
+    def _staged(self, given: Tensor) -> Tensor:
+        """Where a copy can read from without that the host waits for all before it."""
+        if given.device.type != "cpu" or given.is_pinned():
+            return given
+        return self._staging.take(given.shape, given.dtype).copy_(given)
 
     def _capture(self, function: Callable[..., T], inputs: Sequence[Tensor]) -> _Captured:
         own = tuple(t.to(self.device, copy=True) for t in inputs)

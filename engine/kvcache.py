@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.layers.rope import Rope, rotate
+from engine.layers.fused import turn_rows
+from engine.layers.rope import Rope
 from engine.layers.varlen import VarlenLayout
 
 _MOVED_LAYERS = 6
@@ -229,13 +230,12 @@ class SlotKV:
         assert 0 <= target and target + count <= self.max_len, f"{target}+{count}"
         if count == 0 or source == target:
             return
-        shift = torch.tensor([target - source], device=self.device)
-        cos, sin = rope(shift)
+        rates = rope.frequencies(self.device)
         old, new = slice(source, source + count), slice(target, target + count)
         for start in range(0, len(self.keys), _MOVED_LAYERS):
             layers = slice(start, start + _MOVED_LAYERS)
             keys, values = self._keys[layers, slot], self._values[layers, slot]
-            keys[:, new] = rotate(keys[:, old], cos, sin)
+            keys[:, new] = turn_rows(keys[:, old], target - source, rates)
             values[:, new] = values[:, old].clone()
 
     def remove(self, slot: int, start: int, count: int, rope: Rope) -> None:

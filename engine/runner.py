@@ -96,9 +96,10 @@ class Runner:
     def speech(
         self, ids: Sequence[int], states: Sequence[Tensor]
     ) -> tuple[tuple[Tensor, Tensor], torch.cuda.Event | None]:
-        """Spoken ids [T] and their states [T, C] for another stream, and when they are there."""
+        """Spoken ids [T], on the host, and their states [T, C] for another stream, and when these
+        are there."""
         device, width = self.model.device, self.model.config.llm.hidden_size
-        given = torch.tensor(list(ids), dtype=torch.long).to(device)
+        given = torch.tensor(list(ids), dtype=torch.long)
         hidden = (
             torch.stack(list(states))
             if states

@@ -191,8 +191,7 @@ class VoiceLane:
         if self._stream is None or say.ready is None:
             return
         self._stream.wait_event(say.ready)
-        for tensor in (say.speak.ids, say.speak.hidden):
-            tensor.record_stream(self._stream)
+        say.speak.hidden.record_stream(self._stream)
 
     def _in_stream(self) -> AbstractContextManager[Any]:
         if self._stream is None:

@@ -159,6 +159,25 @@ extern "C" __global__ void silu_mul(const bf16* both, bf16* out, int inner, int 
 """
 )
 
+_TURN_ROWS = (
+    _COMMON
+    + r"""
+extern "C" __global__ void turn_rows(const bf16* x, const float* rates, bf16* out, int shift,
+                                     int heads, int layer_stride, int head_dim) {
+    int head = blockIdx.x * blockDim.y + threadIdx.y, half = head_dim / 2;
+    if (head >= heads) return;
+    const bf16* from = x + (long long)blockIdx.y * layer_stride + (long long)head * head_dim;
+    bf16* to = out + ((long long)blockIdx.y * heads + head) * head_dim;
+    for (int i = threadIdx.x; i < half; i += 32) {
+        float a = wide(from[i]), b = wide(from[i + half]), s, c;
+        sincosf((float)shift * rates[i], &s, &c);
+        to[i] = narrow(a * c - b * s);
+        to[i + half] = narrow(b * c + a * s);
+    }
+}
+"""
+)
+
 _SNAKE = r"""
 extern "C" __global__ void snake(const float* x, const float* alpha, float* out, int channels,
                                  int length, double eps) {
@@ -175,6 +194,7 @@ _SOURCES = {
     "snake": _SNAKE,
     "add_norm": _ADD_NORM,
     "turn_store": _TURN_STORE,
+    "turn_rows": _TURN_ROWS,
     "silu_mul": _SILU_MUL,
 }
 
@@ -282,6 +302,21 @@ def turn_store(
         ],
     )
     return query
+
+
+def turn_rows(keys: Tensor, shift: int, rates: Tensor) -> Tensor:
+    """Keys [layers, T, H, D], stored turned, turned on by `shift` positions; a new tensor."""
+    layers, count, heads, head_dim = keys.shape
+    is_laid_out = keys[0].is_contiguous() and keys.stride(0) < 2**31
+    kernel = _on_cuda("turn_rows", keys) if is_laid_out else None
+    if kernel is None:
+        angles = shift * rates[None, None]
+        return rotate(keys, angles.cos(), angles.sin())
+    out = keys.new_empty(keys.shape)
+    grid = (-(-count * heads // _HEADS_PER_BLOCK), layers, 1)
+    arguments = [keys, rates, out, shift, count * heads, keys.stride(0), head_dim]
+    kernel(grid, (_WARP, _HEADS_PER_BLOCK, 1), arguments)
+    return out
 
 
 def silu_mul(both: Tensor) -> Tensor:
