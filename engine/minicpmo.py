@@ -66,6 +66,10 @@ class MiniCpmoEngine:
         self._shelf: VoiceShelf | None = None
         self._threads = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="files")
 
+    @property
+    def slots(self) -> int:
+        return self._slots
+
     def welcome(self, slots: int) -> Welcome:
         shelf = self._shelf
         names = shelf.names() if shelf is not None else ()
