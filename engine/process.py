@@ -13,6 +13,7 @@ import uvloop
 
 from engine.child import Child, LoopLag, die_with_parent, process_usage
 from engine.config import EngineConfig
+from engine.gpus import see_only
 from engine.host import Host
 from engine.interface import Engine, EngineError
 from engine.logs import log_to
@@ -36,6 +37,8 @@ def build(config: EngineConfig) -> Engine:
 
             return BuiltinEngine(config.builtin, config.slots)
         case "minicpmo":
+            if config.gpu is not None and config.minicpmo.device != "cpu":
+                see_only(config.gpu)
             try:
                 from engine.minicpmo import MiniCpmoEngine
             except ImportError as error:

@@ -187,7 +187,7 @@ class Telemetry(Collector):
         yield from columns.values()
 
     def _engine_metrics(self) -> Iterator[Metric]:
-        columns = {
+        columns: dict[str, CounterMetricFamily | GaugeMetricFamily] = {
             "capacity": GaugeMetricFamily(
                 "omnicall_engine_capacity",
                 "Calls that an engine can serve at its present pace.",
