@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from engine.hearing import UNIT_BYTES, WARN_EVERY_S, Hearing
-from engine.protocol import INPUT_HZ, FromEngine, SessionWarning, TurnDetection
+from engine.protocol import INPUT_HZ, FromEngine, SessionConfig, SessionWarning, TurnDetection
+from engine.session import Session
 from tests.waiting import Clock
 
 PIECE = 320
@@ -132,3 +133,12 @@ def test_sound_that_waited_before_it_got_here_counts_from_when_it_came() -> None
     ear.hearing.push(0, bytes(UNIT_BYTES), for_units=True, strict=False, arrived=4.5)
     assert ear.hearing.take_unit(INPUT_HZ) is not None
     assert ear.hearing.complete_since == 4.5
+
+
+def test_sound_for_units_does_not_outlive_full_duplex() -> None:
+    session = Session("one", 0, SessionConfig(mode="full_duplex"), 1, lambda message: None)
+    session.hearing.push(0, bytes(UNIT_BYTES), for_units=True, strict=False)
+    session.reconfigure(SessionConfig(mode="full_duplex", instructions="Be brief."))
+    assert session.hearing.pending_ms == 1000
+    session.reconfigure(SessionConfig(mode="turn_based"))
+    assert session.hearing.pending_ms == 0
