@@ -161,7 +161,7 @@ def _forced(golden: GoldenSet, report: Report, decoder: SpeechDecoder, steps: li
 def row_plan(kv: SlotKV, slot: int, count: int) -> Tokens:
     """A plan that appends `count` tokens to one row."""
     start, cells = kv.lengths[slot], kv.keys[0].shape[1]
-    positions = torch.arange(start, start + count)
+    positions = torch.arange(start, start + count, dtype=torch.int32)
     bounds = torch.tensor([[0, count], [slot * cells, 0]], dtype=torch.int32)
     used = torch.tensor([start + count], dtype=torch.int32)
     layout = VarlenLayout(bounds[0], bounds[1], used, count, cells)
