@@ -52,6 +52,18 @@ class MiniCpmoConfig(Struct, frozen=True, forbid_unknown_fields=True):
     max_context: Annotated[
         int, Meta(ge=256, le=40_960, description="Positions a session may remember.")
     ] = 8192
+    speech_context: Annotated[
+        int,
+        Meta(ge=256, le=4096, description="Positions of a spoken turn; beyond it the oldest go."),
+    ] = 2048
+    first_chunk_codes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=19,
+            description="Codes of a turn's early first part, 5 to 19; 0: none, as published.",
+        ),
+    ] = 9
     voice: Annotated[
         str, Meta(description="Default voice: a name or a recording's path; empty: the first.")
     ] = ""
@@ -70,6 +82,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     control: str = ""
     """The supervisor's endpoint."""
     slots: Annotated[int, Meta(ge=1, le=1024)] = 8
+    gpu: Annotated[int, Meta(ge=0, le=63)] | None = None
+    """Which GPU the native engine takes, among those CUDA shows; None: the first."""
     model: str = ""
     builtin: BuiltinConfig = BuiltinConfig()
     minicpmo: MiniCpmoConfig = MiniCpmoConfig()

@@ -26,7 +26,8 @@ NOT_TRANSCRIBED = "the echo engine does not transcribe"
 class EchoEngine:
     """Implements `engine.interface.Engine`; owns nothing but a thread for pictures, never used."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="eyes")
 
     def welcome(self, slots: int) -> Welcome:

@@ -13,15 +13,20 @@ from engine.protocol import (
     INPUT_HZ,
     FromEngine,
     InputTranscript,
+    SessionWarning,
     SpeechStarted,
     SpeechStopped,
     TurnDetection,
 )
 from engine.vad import Offset, Onset, Segmenter, Voice
 
-MAX_PENDING_S = 2
-"""Sound for units that may wait: beyond it the engine is too slow, and the oldest is dropped."""
+UNIT_BYTES = 2 * INPUT_HZ
+"""A second of sound."""
+MAX_PENDING_BYTES = 2 * UNIT_BYTES
+"""Sound for units that may wait. Beyond it the engine is too slow and the oldest unit is skipped:
+what it hears next is then never more than one unit old."""
 MAX_UTTERANCE_S = 30
+WARN_EVERY_S = 10.0
 NOT_TRANSCRIBED = "the model hears speech without writing it down"
 
 
@@ -29,10 +34,16 @@ class Hearing:
     """Owned by one session. `units`: sound is kept for units; else for utterances."""
 
     def __init__(
-        self, session: str, detection: TurnDetection, send: Callable[[FromEngine], None]
+        self,
+        session: str,
+        detection: TurnDetection,
+        send: Callable[[FromEngine], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._send = send
+        self._clock = clock
         self._segmenter = Segmenter(detection)
         self._pending = bytearray()
         self._arrived = 0.0
@@ -42,6 +53,9 @@ class Hearing:
         self._by_hand = bytearray()
         self.utterances = 0
         self.dropped_ms = 0
+        """Sound that was skipped; whoever tells it sets it back."""
+        self._untold_ms = 0
+        self._warned = -WARN_EVERY_S
 
     @property
     def is_user_speaking(self) -> bool:
@@ -56,18 +70,29 @@ class Hearing:
     def waiting_s(self) -> float:
         """How long the oldest whole second of sound has been there."""
         behind_s = len(self._pending) / (2 * INPUT_HZ) - 1
-        return time.monotonic() - self._arrived + behind_s
+        return self._clock() - self._arrived + behind_s
 
     def configure(self, detection: TurnDetection) -> None:
         self._segmenter.configure(detection)
 
-    def push(self, pts: int, pcm: bytes, *, for_units: bool, strict: bool) -> list[str | Tensor]:
+    def push(
+        self,
+        pts: int,
+        pcm: bytes,
+        *,
+        for_units: bool,
+        strict: bool,
+        arrived: float | None = None,
+    ) -> list[str | Tensor]:
         """Take PCM; tells "began" at an onset and gives each utterance that ended [N].
 
-        `strict`: a false alarm would cut an answer.
+        `strict`: a false alarm would cut an answer. `arrived`: when it came, on the monotonic
+        clock, if it waited before it got here.
         """
+        # Half a sample would shift all that follows.
+        pcm = pcm[: len(pcm) & ~1]
         if for_units:
-            self._keep(pcm)
+            self._keep(pcm, self._clock() if arrived is None else arrived)
         else:
             self._by_hand += pcm
             del self._by_hand[: -2 * INPUT_HZ * MAX_UTTERANCE_S]
@@ -109,15 +134,29 @@ class Hearing:
         self._by_hand.clear()
         self._pending.clear()
 
-    def _keep(self, pcm: bytes) -> None:
+    def _keep(self, pcm: bytes, arrived: float) -> None:
         self._pending += pcm
-        self._arrived = time.monotonic()
-        excess = len(self._pending) - 2 * INPUT_HZ * MAX_PENDING_S
+        self._arrived = arrived
+        excess = len(self._pending) - MAX_PENDING_BYTES
         if excess > 0:
-            # A whole second at once: the model then misses a unit, not bits of several.
-            drop = max(excess, 2 * INPUT_HZ)
-            del self._pending[:drop]
-            self.dropped_ms += drop * 1000 // (2 * INPUT_HZ)
+            # Whole units: the model then misses a second, not bits of several.
+            units = -(-excess // UNIT_BYTES)
+            del self._pending[: units * UNIT_BYTES]
+            self.dropped_ms += units * 1000
+            self._untold_ms += units * 1000
+        now = self._clock()
+        if self._untold_ms and now - self._warned >= WARN_EVERY_S:
+            self._warn(now)
+
+    def _warn(self, now: float) -> None:
+        self._send(
+            SessionWarning(
+                self._session,
+                "audio_skipped",
+                f"the engine is overloaded: {self._untold_ms / 1000:g} s of sound were not heard",
+            )
+        )
+        self._untold_ms, self._warned = 0, now
 
     def _stopped(self, pts: int) -> None:
         self._send(SpeechStopped(self._session, self.utterances, pts))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from engine.headroom import Headroom
 from engine.interface import Engine, EngineError, EngineSession, SessionMessage
 from engine.link import Listener
 from engine.pieces import Joiner
@@ -56,6 +57,7 @@ class Host:
         self._engine = engine
         self.slots = Slots(slots)
         self.stages = Stages()
+        self.headroom = Headroom(slots, clock)
         self.dropped_ms = 0
         self._open: dict[tuple[bytes, str], _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -162,6 +164,8 @@ class Host:
         if isinstance(message, UnitDone):
             self.stages.add(message.stages_ms)
             self.dropped_ms += message.dropped_ms
+            if "unit" in message.stages_ms:
+                self.headroom.unit(message.stages_ms["unit"], message.dropped_ms)
         if isinstance(message, SessionEnded):
             self._end(peer, message.session, message)
         elif not self._listener.send(peer, message):

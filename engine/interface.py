@@ -56,6 +56,10 @@ class EngineSession(Protocol):
 class Engine(Protocol):
     """One per process. Slots are handed out by the process, which owns the free list."""
 
+    @property
+    def slots(self) -> int:
+        """Sessions that it serves at once: as many as configured, or fewer; final after `start`."""
+
     def welcome(self, slots: int) -> Welcome: ...
 
     async def start(self, progress: Progress) -> None:

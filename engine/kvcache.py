@@ -139,6 +139,13 @@ class SlotKV:
         self.max_len = max_len
         self.device = torch.device(device)
 
+    @staticmethod
+    def bytes_per_slot(
+        num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        """Memory of one row, without making any."""
+        return 2 * num_layers * (max_len + 1) * num_kv_heads * head_dim * dtype.itemsize
+
     @property
     def nbytes(self) -> int:
         return self._keys.nbytes + self._values.nbytes

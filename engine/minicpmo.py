@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+
 from engine.config import MiniCpmoConfig
 from engine.intake import Intake
 from engine.interface import EngineError, EngineSession, Progress, Send, SessionMessage
+from engine.memory import after_warm_up, free_bytes, plan, slot_bytes
 from engine.model import OmniModel, load
 from engine.models.config import ConfigError
 from engine.protocol import FromEngine, SessionConfig, Welcome
@@ -19,6 +23,8 @@ from engine.session import Session
 from engine.speaker import Speaker
 from engine.voiceshelf import VoiceShelf
 from engine.weights import CheckpointError, locate
+
+log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
 UNIT_MS = 1_000
@@ -66,6 +72,10 @@ class MiniCpmoEngine:
         self._shelf: VoiceShelf | None = None
         self._threads = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="files")
 
+    @property
+    def slots(self) -> int:
+        return self._slots
+
     def welcome(self, slots: int) -> Welcome:
         shelf = self._shelf
         names = shelf.names() if shelf is not None else ()
@@ -96,6 +106,12 @@ class MiniCpmoEngine:
             await asyncio.to_thread(self._load, show)
         except (CheckpointError, ConfigError, ValueError) as error:
             raise EngineError(str(error)) from error
+        except torch.OutOfMemoryError as error:
+            first = str(error).partition(". ")[0]
+            raise EngineError(
+                f"the GPU's memory is not enough to start ({first}): free some on this GPU, or set "
+                "engine.slots or minicpmo.max_context lower"
+            ) from error
         assert self._scheduler is not None
         self._scheduler.start()
 
@@ -106,13 +122,41 @@ class MiniCpmoEngine:
         limit = min(wanted.max_context, model.config.llm.max_position_embeddings)
         show("preparing voices")
         shelf = self._shelf = VoiceShelf(model, wanted.voice)
-        runner = Runner(model, self._slots, limit)
-        speaker = Speaker(model, self._slots, max_prompt=shelf.longest_prompt)
-        shelf.place(model, runner)
+        shelf.place(model)
         for line in shelf.remarks:
             show(line)
-        self._scheduler = Scheduler(runner, speaker, self._shelf, limit)
+        self._fit(model, limit, show)
+        runner = Runner(model, self._slots, limit)
+        speaker = Speaker(
+            model,
+            self._slots,
+            max_prompt=shelf.longest_prompt,
+            speech_context=wanted.speech_context,
+            first_codes=wanted.first_chunk_codes,
+        )
+        self._scheduler = Scheduler(runner, speaker, shelf, limit)
         self._scheduler.warm_up(lambda text: show(f"warming up: {text}"))
+        if model.device.type == "cuda":
+            left, is_enough = after_warm_up(model.device)
+            show(left)
+            if not is_enough:
+                log.warning(left)
+
+    def _fit(self, model: OmniModel, max_context: int, show: Progress) -> None:
+        """Offer as many slots as the GPU has memory for; raises `EngineError` if there is none."""
+        assert self._shelf is not None, "the voices come first"
+        free = free_bytes(model.device)
+        if free is None:
+            return
+        slot = slot_bytes(
+            model,
+            max_context=max_context,
+            speech_context=self._config.speech_context,
+            max_prompt=self._shelf.longest_prompt,
+        )
+        planned = plan(self._slots, free, slot, max_context)
+        show(str(planned))
+        self._slots = planned.slots
 
     def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> EngineSession:
         """Begin a session; bad settings end it with a reason."""

@@ -13,6 +13,7 @@ import uvloop
 
 from engine.child import Child, LoopLag, die_with_parent, process_usage
 from engine.config import EngineConfig
+from engine.gpus import see_only
 from engine.host import Host
 from engine.interface import Engine, EngineError
 from engine.logs import log_to
@@ -30,12 +31,14 @@ def build(config: EngineConfig) -> Engine:
         case "echo":
             from engine.echo import EchoEngine
 
-            return EchoEngine()
+            return EchoEngine(config.slots)
         case "builtin":
             from engine.builtin.engine import BuiltinEngine
 
-            return BuiltinEngine(config.builtin)
+            return BuiltinEngine(config.builtin, config.slots)
         case "minicpmo":
+            if config.gpu is not None and config.minicpmo.device != "cpu":
+                see_only(config.gpu)
             try:
                 from engine.minicpmo import MiniCpmoEngine
             except ImportError as error:
@@ -50,11 +53,16 @@ async def _report(child: Child, engine: Engine, host: Host, lag: LoopLag) -> Non
     while True:
         await asyncio.sleep(STATS_INTERVAL_S)
         cpu_s, rss_bytes = process_usage()
+        pending_ms = engine.pending_ms()
+        pace = host.headroom.pace(host.slots.used, pending_ms)
         child.send(
             EngineStats(
                 slots=host.slots.count,
                 slots_used=host.slots.used,
-                oldest_pending_ms=engine.pending_ms(),
+                capacity=pace.capacity,
+                unit_p99_ms=pace.unit_p99_ms,
+                late_share=pace.late_share,
+                oldest_pending_ms=pending_ms,
                 dropped_ms=host.dropped_ms,
                 units=host.stages.units,
                 stages_ms=host.stages.summary(),
@@ -96,10 +104,10 @@ async def run(config: EngineConfig) -> int:
         child.fatal(str(error))
         child.close()
         return EXIT_FATAL
-    host = Host(engine, config.endpoint, config.slots)
+    host = Host(engine, config.endpoint, engine.slots)
     hosts.append(host)
     build_ms = (time.monotonic() - started) * 1000
-    welcome = engine.welcome(config.slots)
+    welcome = engine.welcome(engine.slots)
     child.send(Ready(os.getpid(), host.endpoint, welcome, round(build_ms, 1)))
     try:
         await _serve(child, engine, host)

@@ -69,19 +69,7 @@ class Runner:
     @torch.inference_mode()
     def hear_whole(self, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
         """Whole recordings [N], 16 kHz -> embeddings [T, C] of each."""
-        parts = [pieces(sound) for sound in sounds]
-        flat = [piece for group in parts for piece in group]
-        mel, counts = self.model.mel.whole(flat)
-        hidden = self.model.whisper.encode(mel, counts, in_blocks=in_blocks)
-        embeds = [
-            self.model.projector(hidden[row : row + 1, : _frames(count)])[0]
-            for row, count in enumerate(counts)
-        ]
-        out, done = [], 0
-        for group in parts:
-            out.append(torch.cat(embeds[done : done + len(group)]))
-            done += len(group)
-        return out
+        return hear_whole(self.model, sounds, in_blocks=in_blocks)
 
     @torch.inference_mode()
     def look(self, pictures: Sequence[tuple[Tensor, int]]) -> list[Seen]:
@@ -110,6 +98,24 @@ class Runner:
         ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
         ready.record()
         return (given, hidden), ready
+
+
+@torch.inference_mode()
+def hear_whole(model: OmniModel, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
+    """Whole recordings [N], 16 kHz -> embeddings [T, C] of each."""
+    parts = [pieces(sound) for sound in sounds]
+    flat = [piece for group in parts for piece in group]
+    mel, counts = model.mel.whole(flat)
+    hidden = model.whisper.encode(mel, counts, in_blocks=in_blocks)
+    embeds = [
+        model.projector(hidden[row : row + 1, : _frames(count)])[0]
+        for row, count in enumerate(counts)
+    ]
+    out, done = [], 0
+    for group in parts:
+        out.append(torch.cat(embeds[done : done + len(group)]))
+        done += len(group)
+    return out
 
 
 def _frames(mel_frames: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ class Scheduler:
         self._duplex = FullDuplex(runner, self._lane, max_context)
         self._turns = TurnTaking(runner, self._lane, max_context)
         self._sessions: dict[int, Session] = {}
-        self._inbox: deque[Order] = deque()
+        self._inbox: deque[tuple[float, Order]] = deque()
+        """With when they came."""
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -113,7 +115,7 @@ class Scheduler:
                 log.warning("the model does not keep up: messages are refused")
             self.refused_messages += 1
             return
-        self._inbox.append(order)
+        self._inbox.append((time.monotonic(), order))
         self._wake.set()
 
     def pending_ms(self) -> float:
@@ -137,7 +139,7 @@ class Scheduler:
 
     def _drain(self) -> None:
         while self._inbox:
-            order = self._inbox.popleft()
+            came, order = self._inbox.popleft()
             match order:
                 case Opening():
                     self._guard(order.session, partial(self._open, order.session))
@@ -149,7 +151,7 @@ class Scheduler:
                 case (slot, message):
                     session = self._sessions.get(slot)
                     if session is not None and session.id == message.session:
-                        self._guard(session, partial(self._take, session, message))
+                        self._guard(session, partial(self._take, session, message, came))
 
     def _spoken(self, spoken: Spoken) -> None:
         session = self._sessions.get(spoken.say.speak.slot)
@@ -215,10 +217,10 @@ class Scheduler:
 
     # ------------------------------------------------------------------ messages
 
-    def _take(self, session: Session, message: ModelMessage) -> None:
+    def _take(self, session: Session, message: ModelMessage, came: float) -> None:
         match message:
             case AudioIn():
-                self._hear(session, message)
+                self._hear(session, message, came)
             case ImageIn():
                 session.see(message)
             case Heard():
@@ -249,13 +251,14 @@ class Scheduler:
                 if message.on and session.output.is_speaking:
                     self._silence(session, by_client=False)
 
-    def _hear(self, session: Session, message: AudioIn) -> None:
+    def _hear(self, session: Session, message: AudioIn, came: float) -> None:
         config = session.config
         for event in session.hearing.push(
             message.pts,
             message.pcm,
             for_units=config.mode == "full_duplex",
             strict=session.output.is_speaking,
+            arrived=came,
         ):
             if event == "began":
                 if session.output.is_speaking and config.turn_detection.interrupt_response:

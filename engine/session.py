@@ -98,8 +98,12 @@ class Session:
 
     def reconfigure(self, config: SessionConfig) -> bool:
         """Take new settings; whether the conversation has to start anew for them."""
-        anew = config.mode != self.config.mode or config.instructions != self.config.instructions
+        switches = config.mode != self.config.mode
+        anew = switches or config.instructions != self.config.instructions
         self.config = config
+        if switches:
+            # Sound that waits for a unit would wait for ever.
+            self.hearing.clear()
         self.hearing.configure(config.turn_detection)
         self._warn_unknown()
         return anew

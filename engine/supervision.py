@@ -35,6 +35,12 @@ class EngineStats(Message, frozen=True):
 
     slots: int
     slots_used: int
+    capacity: int
+    """Sessions that it can serve at its present pace, those there are included."""
+    unit_p99_ms: float
+    """Of the last seconds: from a unit's last sound to all that it led to."""
+    late_share: float
+    """Of the units of the last seconds, those that took longer than a unit lasts; 0 to 1."""
     oldest_pending_ms: float
     dropped_ms: int
     units: int

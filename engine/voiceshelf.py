@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.model import OmniModel
-from engine.runner import Runner
+from engine.runner import hear_whole
 from engine.session import Voiced
 from engine.voice import VoiceError, VoiceFeatures, read_recording
 
@@ -55,7 +55,7 @@ class VoiceShelf:
         """A voice by name; the default for "" and for a name that is not known."""
         return self._known.get(name) or self._known.get(self.default) or Voiced(None, None)
 
-    def place(self, model: OmniModel, runner: Runner) -> None:
+    def place(self, model: OmniModel) -> None:
         """Put every voice on the device."""
         for name, features in self._features.items():
             assert model.token2wav is not None, "voices without token2wav"
@@ -63,7 +63,7 @@ class VoiceShelf:
             if name in self._recordings:
                 # The language model hears the recording, too: it speaks in that manner.
                 sound = read_recording(self._recordings[name].read_bytes()).at(LISTEN_HZ)
-                embeddings = runner.hear_whole([sound], in_blocks=True)[0]
+                embeddings = hear_whole(model, [sound], in_blocks=True)[0]
             self._known[name] = Voiced(model.token2wav.base(features), embeddings)
 
     def _collect(self, model: OmniModel) -> None:

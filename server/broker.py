@@ -26,11 +26,14 @@ class _Engine:
     def __init__(self, address: EngineAddress, slots: int) -> None:
         self.address = address
         self.slots = slots
+        self.capacity = slots
+        """What it can serve at its present pace; never more than its slots."""
         self.leases: set[str] = set()
 
     @property
     def free(self) -> int:
-        return self.slots - len(self.leases)
+        """Calls that it may be given; negative when it has more than it can serve."""
+        return self.capacity - len(self.leases)
 
 
 class Broker:
@@ -45,6 +48,11 @@ class Broker:
     @property
     def slots(self) -> int:
         return sum(engine.slots for engine in self._engines.values())
+
+    @property
+    def capacity(self) -> int:
+        """Calls that all engines together can serve at their present pace."""
+        return sum(engine.capacity for engine in self._engines.values())
 
     @property
     def used(self) -> int:
@@ -91,6 +99,17 @@ class Broker:
     def engine_up(self, address: EngineAddress, slots: int) -> None:
         self._engines[address.name] = _Engine(address, slots)
 
+    def set_capacity(self, name: str, capacity: int) -> bool:
+        """An engine tells how many it can serve now; whether calls that wait can be given slots.
+
+        Whoever has a slot keeps it.
+        """
+        engine = self._engines.get(name)
+        if engine is None:
+            return False
+        engine.capacity = max(0, min(engine.slots, capacity))
+        return bool(self._queue) and engine.free > 0
+
     def engine_down(self, name: str) -> list[str]:
         """Forget an engine; the calls that held its slots."""
         engine = self._engines.pop(name, None)
@@ -116,4 +135,4 @@ class Broker:
         if not self._engines:
             return ENGINE_START_S
         mean_s = sum(self._recent_s) / len(self._recent_s) if self._recent_s else ASSUMED_CALL_S
-        return math.ceil(mean_s * position / max(1, self.slots))
+        return math.ceil(mean_s * position / max(1, self.capacity))

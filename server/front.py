@@ -216,6 +216,8 @@ class Front(Observer):
                 self._over(message.call_id, message.reason)
             case EngineStats():
                 self.engine_stats[child.spec.name] = message
+                if self.broker.set_capacity(child.spec.name, message.capacity):
+                    self._assign()
             case WorkerStats():
                 self.worker_stats[child.spec.name] = message
                 waiting = self._stats_waiting.pop(child.spec.name, None)

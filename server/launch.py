@@ -116,6 +116,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
                     endpoint=f"ipc://{folder}/{name}.{generation}",
                     control=control,
                     slots=config.engine.slots,
+                    gpu=index if config.engine.count > 1 else None,
                     model=config.engine.model,
                     builtin=config.builtin,
                     minicpmo=config.minicpmo,

@@ -49,7 +49,11 @@ class Telemetry(Collector):
                 "max": self._front.broker.max_queue,
                 "entries": [waiting._asdict() for waiting in self._front.broker.waiting()],
             },
-            "slots": {"total": self._front.broker.slots, "used": self._front.broker.used},
+            "slots": {
+                "total": self._front.broker.slots,
+                "used": self._front.broker.used,
+                "capacity": self._front.broker.capacity,
+            },
             "engines": self._engines(),
         }
 
@@ -125,6 +129,9 @@ class Telemetry(Collector):
                     "kind": self._kind,
                     "slots": stats.slots,
                     "slots_used": stats.slots_used,
+                    "capacity": stats.capacity,
+                    "unit_p99_ms": stats.unit_p99_ms,
+                    "late_share": stats.late_share,
                     "oldest_pending_ms": stats.oldest_pending_ms,
                     "dropped_ms": stats.dropped_ms,
                     "units": units,
@@ -154,6 +161,7 @@ class Telemetry(Collector):
         slots.add_metric(["free"], front.broker.slots - front.broker.used)
         yield slots
         yield from self._process_metrics()
+        yield from self._engine_metrics()
         yield self._latency_metric()
         yield from self._media_metrics()
 
@@ -176,6 +184,32 @@ class Telemetry(Collector):
             for column, metric in columns.items():
                 if column in row:
                     metric.add_metric([row["name"]], row[column])
+        yield from columns.values()
+
+    def _engine_metrics(self) -> Iterator[Metric]:
+        columns: dict[str, CounterMetricFamily | GaugeMetricFamily] = {
+            "capacity": GaugeMetricFamily(
+                "omnicall_engine_capacity",
+                "Calls that an engine can serve at its present pace.",
+                labels=["engine"],
+            ),
+            "unit_p99_ms": GaugeMetricFamily(
+                "omnicall_engine_unit_p99_ms",
+                "Time from a unit's last sound to its end, over the last 10 s.",
+                labels=["engine"],
+            ),
+            "late_share": GaugeMetricFamily(
+                "omnicall_engine_late_share",
+                "Share of the units of the last 10 s that took over a second.",
+                labels=["engine"],
+            ),
+            "dropped_ms": CounterMetricFamily(
+                "omnicall_engine_dropped_ms", "Sound that was skipped.", labels=["engine"]
+            ),
+        }
+        for engine in self._engines():
+            for column, metric in columns.items():
+                metric.add_metric([engine["name"]], engine[column])
         yield from columns.values()
 
     def _latency_metric(self) -> GaugeMetricFamily:

@@ -34,7 +34,8 @@ CHAT_DESCRIPTION = (
 class BuiltinEngine:
     """Owns the recogniser processes, the synthesiser and the thread that looks at pictures."""
 
-    def __init__(self, config: BuiltinConfig, clock: Clock = system_clock) -> None:
+    def __init__(self, config: BuiltinConfig, slots: int, clock: Clock = system_clock) -> None:
+        self.slots = slots
         self._config = config
         self._clock = clock
         self._recognisers = RecogniserPool(config.recognisers)

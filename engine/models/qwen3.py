@@ -98,6 +98,13 @@ class Qwen3(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
 
+    def bytes_per_slot(self, max_len: int) -> int:
+        """Memory of one slot of `make_cache(..., max_len)`."""
+        config = self.config
+        return SlotKV.bytes_per_slot(
+            config.num_layers, max_len, config.num_kv_heads, config.head_dim, self.dtype
+        )
+
     def make_cache(self, num_slots: int, max_len: int) -> SlotKV:
         """A cache for `num_slots` sessions of at most `max_len` positions each."""
         config = self.config

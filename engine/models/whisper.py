@@ -134,6 +134,14 @@ class WhisperEncoder(nn.Module):
         """Most log-mel frames of one row: the position table ends there."""
         return 2 * self.config.max_positions
 
+    def bytes_per_slot(self) -> int:
+        """Memory of one slot of `make_cache`."""
+        config = self.config
+        head_dim = config.hidden_size // config.num_heads
+        return SlotKV.bytes_per_slot(
+            config.num_layers, config.max_positions, config.num_heads, head_dim, self.dtype
+        )
+
     def make_cache(self, num_slots: int) -> SlotKV:
         """Cache rows for the streams of `num_slots` sessions; each holds the position table."""
         config = self.config

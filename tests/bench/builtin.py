@@ -163,7 +163,7 @@ def memory() -> dict[str, float]:
 
 
 async def run(utterances: int, sessions: int) -> dict[str, object]:
-    engine = BuiltinEngine(BuiltinConfig())
+    engine = BuiltinEngine(BuiltinConfig(), 1)
     begun = time.monotonic()
     await engine.start(lambda text: None)
     start_ms = (time.monotonic() - begun) * 1000

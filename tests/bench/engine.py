@@ -72,7 +72,7 @@ class Load:
             speech_context=options.speech_context,
             first_codes=options.first_codes,
         )
-        shelf.place(model, runner)
+        shelf.place(model)
         self.scheduler = Scheduler(runner, speaker, shelf, options.context)
         started = time.perf_counter()
         self.scheduler.warm_up(lambda text: None)

@@ -84,7 +84,7 @@ class Bench:
         shelf = VoiceShelf(model, "")
         self.runner = Runner(model, sessions, max_context)
         speaker = Speaker(model, sessions, max_prompt=shelf.longest_prompt)
-        shelf.place(model, self.runner)
+        shelf.place(model)
         self.lane = VoiceLane(speaker, self._spoken)
         self.runner.graphs.enabled &= graphs
         speaker.graphs.enabled &= graphs

@@ -53,6 +53,8 @@ class FakeSession:
 class FakeEngine:
     """Implements `engine.interface.Engine`; instructions `refuse` and `bug` are not served."""
 
+    slots = 2
+
     def __init__(self) -> None:
         self.sessions: dict[str, FakeSession] = {}
         self.is_closed = False

@@ -31,7 +31,7 @@ from tests.engine.builtin_rig import SESSION, Caller, say, speech
 
 @pytest.fixture
 async def caller() -> AsyncIterator[Caller]:
-    engine = EchoEngine()
+    engine = EchoEngine(2)
     begun = time.monotonic()
     await engine.start(lambda text: None)
     assert time.monotonic() - begun < 0.1
@@ -93,7 +93,7 @@ async def test_nothing_to_echo_is_said(caller: Caller) -> None:
 
 def test_it_needs_neither_recogniser_nor_synthesiser() -> None:
     program = (
-        "import sys, engine.echo; engine.echo.EchoEngine();"
+        "import sys, engine.echo; engine.echo.EchoEngine(2);"
         "print([m for m in ('pocketsphinx', 'espeakng_loader', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -349,6 +349,20 @@ async def test_units_are_counted_with_their_stages(setup: Setup) -> None:
     assert setup.host.stages.summary()["asr"].count == 2
 
 
+async def test_units_that_take_long_lower_the_capacity_turns_do_not(setup: Setup) -> None:
+    raw = await setup.dial()
+    await setup.open(raw, "a")
+    session = setup.engine.sessions["a"]
+    session.send(UnitDone("a", 1, "speak", {"turn": 4000.0}))
+    assert setup.host.headroom.pace(1, 0.0).capacity == 2
+    session.send(UnitDone("a", 2, "listen", {"unit": 1200.0}))
+    assert setup.host.headroom.pace(1, 0.0) == (1, 1200.0, 1.0)
+    setup.clock.now += 60
+    session.send(UnitDone("a", 3, "listen", {"unit": 100.0}, dropped_ms=1000))
+    pace = setup.host.headroom.pace(1, 0.0)
+    assert (pace.capacity, pace.unit_p99_ms, setup.host.dropped_ms) == (1, 100.0, 1000)
+
+
 async def test_log_names_the_media_worker_and_nothing_that_was_said(
     setup: Setup, caplog: pytest.LogCaptureFixture
 ) -> None:

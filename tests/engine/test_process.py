@@ -134,6 +134,7 @@ async def test_engine_answers_pings_and_reports_its_figures(parent: Parent) -> N
     assert parent.said(Pong) == [Pong(41)]
     stats: EngineStats = parent.said(EngineStats)[0]
     assert (stats.slots, stats.slots_used, stats.units) == (2, 0, 0)
+    assert (stats.capacity, stats.unit_p99_ms, stats.late_share) == (2, 0, 0)
     assert stats.rss_bytes > 10_000_000 and stats.cpu_s > 0
 
 

@@ -22,6 +22,9 @@ def stats(slots: int) -> EngineStats:
     return EngineStats(
         slots=slots,
         slots_used=0,
+        capacity=slots,
+        unit_p99_ms=0,
+        late_share=0,
         oldest_pending_ms=0,
         dropped_ms=0,
         units=0,

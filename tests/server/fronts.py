@@ -47,10 +47,13 @@ class PaperSupervisor(Supervisor):
         return [(name, message) for name, message in self.told if isinstance(message, kind)]
 
 
-def engine_stats(used: int = 1) -> EngineStats:
+def engine_stats(used: int = 1, *, capacity: int = 2) -> EngineStats:
     return EngineStats(
         slots=2,
         slots_used=used,
+        capacity=capacity,
+        unit_p99_ms=450.0,
+        late_share=0.02,
         oldest_pending_ms=3.0,
         dropped_ms=4,
         units=5,

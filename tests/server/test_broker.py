@@ -188,3 +188,38 @@ def test_no_slot_is_ever_leased_twice() -> None:
         assert [w.call_id for w in b.waiting()] == queued
         for name, slots in (("engine-0", 3), ("engine-1", 2)):
             assert list(held.values()).count(name) <= slots
+
+
+def test_calls_beyond_an_engines_capacity_wait_for_it_to_rise() -> None:
+    b = broker(4)
+    b.request("a")
+    assert not b.set_capacity("engine-0", 1), "nobody waits"
+    assert isinstance(b.request("b"), Waiting)
+    assert (b.slots, b.capacity, b.used) == (4, 1, 1)
+    assert b.assignments() == []
+    assert b.set_capacity("engine-0", 2)
+    assert b.assignments() == [("b", ONE)]
+
+
+def test_engine_over_its_capacity_keeps_its_calls_and_gets_none() -> None:
+    b = broker(3, 3)
+    for n in range(4):
+        b.request(f"c{n}")
+    b.set_capacity("engine-0", 1)
+    assert (b.used, b.capacity) == (4, 4)
+    assert [b.request("d"), b.request("e").__class__] == [TWO, Waiting]
+    b.release("c0")
+    b.release("c1")
+    assert b.engine_of("c2") and b.engine_of("c3")
+
+
+def test_capacity_is_never_more_than_the_slots_and_an_engine_that_is_back_has_all() -> None:
+    b = broker(2)
+    b.set_capacity("engine-0", 9)
+    assert b.capacity == 2
+    b.set_capacity("engine-0", 0)
+    assert b.capacity == 0 and isinstance(b.request("a"), Waiting)
+    assert not b.set_capacity("engine-7", 5)
+    b.engine_down("engine-0")
+    b.engine_up(ONE, 2)
+    assert b.assignments() == [("a", ONE)]

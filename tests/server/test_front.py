@@ -172,6 +172,18 @@ async def test_call_without_a_slot_waits_and_is_handed_the_next_one() -> None:
     assert paper.front.broker.used == 1
 
 
+async def test_engine_that_is_too_slow_lets_calls_wait_until_it_is_not() -> None:
+    paper = PaperFront(slots=4)
+    await paper.call()
+    paper.says("engine-0", engine_stats(1, capacity=1))
+    second = await paper.call()
+    assert not paper.supervisor.of(AssignEngine)
+    paper.says("engine-0", engine_stats(1, capacity=1))
+    assert paper.front.broker.used == 1
+    paper.says("engine-0", engine_stats(1, capacity=2))
+    assert [m.call_id for _, m in paper.supervisor.of(AssignEngine)] == [second]
+
+
 async def test_full_queue_is_no_free_slot() -> None:
     paper = PaperFront(slots=1, max_queue=1)
     await paper.call()

@@ -47,12 +47,13 @@ async def test_statistics_have_their_documented_shape(busy: PaperFront) -> None:
     stats = telemetry(busy).stats()
     assert stats["version"] == "1.2.3" and stats["ready"] is True
     assert stats["calls_placed"] == 4 and stats["calls_ended"] == {"vanished": 1}
-    assert stats["slots"] == {"total": 2, "used": 2}
+    assert stats["slots"] == {"total": 2, "used": 2, "capacity": 2}
     queue = stats["queue"]
     assert (queue["length"], queue["max"]) == (1, 2)
     assert set(queue["entries"][0]) == {"call_id", "position", "eta_s"}
     assert [engine["name"] for engine in stats["engines"]] == ["engine-0"]
     engine = stats["engines"][0]
+    assert (engine["capacity"], engine["unit_p99_ms"], engine["late_share"]) == (2, 450.0, 0.02)
     assert engine["kind"] == "fake" and engine["units"] == {"count": 5}
     assert engine["latency_ms"]["asr"] == {"count": 5, "p50": 10.0, "p95": 20.0, "p99": 30.0}
     assert msgspec.json.decode(msgspec.json.encode(stats)) == stats
@@ -107,6 +108,11 @@ async def test_metrics_can_be_parsed_and_say_the_same(busy: PaperFront) -> None:
     assert found[("omnicall_queue_length", ())] == 1
     assert found[("omnicall_engine_slots", (("state", "used"),))] == 2
     assert found[("omnicall_engine_slots", (("state", "free"),))] == 0
+    one = (("engine", "engine-0"),)
+    assert found[("omnicall_engine_capacity", one)] == 2
+    assert found[("omnicall_engine_unit_p99_ms", one)] == 450.0
+    assert found[("omnicall_engine_late_share", one)] == 0.02
+    assert found[("omnicall_engine_dropped_ms_total", one)] == 4
     labels = (("engine", "engine-0"), ("quantile", "p95"), ("stage", "asr"))
     assert found[("omnicall_engine_stage_ms", labels)] == 20.0
     engine = (("process", "engine-0"),)

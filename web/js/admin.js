@@ -92,10 +92,14 @@ const engines = new LiveTable(byId('engines'), [
   { title: 'Kind', text: (one) => words(one.kind) },
   { title: 'Slots', text: (one) => `${words(one.slots_used)} of ${words(one.slots)}`, isNumber: true,
     tone: (one) => (one.slots && one.slots_used >= one.slots ? 'warn' : '') },
+  { title: 'Capacity', text: (one) => words(one.capacity), isNumber: true,
+    tone: (one) => (one.capacity < one.slots ? 'warn' : '') },
+  { title: 'Lately', text: (one) => `p99 ${measure(one.unit_p99_ms, 'ms')}, ${measure(100 * one.late_share, '%', 1)} late`, isNumber: true,
+    tone: (one) => (one.late_share > 0 ? 'warn' : '') },
   { title: 'Units', text: (one) => words(one.units?.count), isNumber: true },
   { title: 'Unit time', text: (one) => percentiles(one.units), isNumber: true },
   { title: 'Latencies', text: (one) => latencies(one.latency_ms).join('\n') || '–' },
-  { title: 'More', text: (one) => extras(one, ['name', 'kind', 'slots', 'slots_used', 'units', 'latency_ms']), isOptional: true },
+  { title: 'More', text: (one) => extras(one, ['name', 'kind', 'slots', 'slots_used', 'capacity', 'unit_p99_ms', 'late_share', 'units', 'latency_ms']), isOptional: true },
 ], (one) => String(one.name), 'No engine was reported.');
 
 /** @param {any} units with `p50_ms` and the like */

@@ -21,6 +21,7 @@ from engine import protocol as p
 from engine.config import MiniCpmoConfig
 from engine.interface import EngineError, EngineSession
 from engine.minicpmo import MiniCpmoEngine
+from tests.waiting import until
 
 Wanted = TypeVar("Wanted", bound=p.Message)
 
@@ -111,6 +112,30 @@ async def test_units_come_second_by_second_with_their_figures(engine: MiniCpmoEn
     lengths = [unit.kv_tokens for unit in units]
     assert lengths == sorted(lengths) and lengths[0] > 10
     assert all({"encode", "prefill", "unit"} <= set(unit.stages_ms) for unit in units)
+    await talk.session.close()
+
+
+async def test_sound_that_comes_too_fast_is_skipped_by_units_and_told_once(
+    engine: MiniCpmoEngine,
+) -> None:
+    talk = Talk(engine, "one", 0, config())
+    await talk.units(1)
+    talk.quiet(20.0)
+    await talk.until(p.UnitDone, 3)
+    warning = await talk.until(p.SessionWarning)
+    assert warning.code == "audio_skipped"
+    assert engine.pending_ms() <= 2000
+    await talk.units(1)
+
+    def dropped_ms() -> int:
+        return sum(unit.dropped_ms for unit in talk.all(p.UnitDone))
+
+    def heard_ms() -> float:
+        return 1000 * len(talk.all(p.UnitDone)) + engine.pending_ms()
+
+    await until(lambda: dropped_ms() + heard_ms() == 22_000)
+    assert dropped_ms() > 0 and dropped_ms() % 1000 == 0
+    assert len(talk.all(p.SessionWarning)) == 1
     await talk.session.close()
 
 

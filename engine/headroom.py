@@ -1,0 +1,119 @@
+"""How many sessions an engine can serve at its present pace: the rule of admission."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from engine.stages import quantiles
+
+WINDOW_S = 10.0
+"""What is older does not count."""
+EASY_MS = 600.0
+"""Up to here every slot may be used."""
+HARD_MS = 900.0
+"""Beyond it nobody is added."""
+LATE_MS = 1_000.0
+"""A unit that takes longer delays the next one."""
+UNIT_MS = 1_000.0
+MARGIN_MS = 100.0
+"""So far below a threshold the figure must fall before more is admitted again, ..."""
+HOLD_S = 3.0
+"""... and so long it must stay there."""
+
+Level = Literal["easy", "tight", "full"]
+_LEVELS: tuple[Level, ...] = ("easy", "tight", "full")
+
+
+class Pace(NamedTuple):
+    """The figures of the last `WINDOW_S`."""
+
+    capacity: int
+    """Sessions that can be served now, those there are included."""
+    unit_p99_ms: float
+    """From the moment a unit's sound was complete until the unit was done."""
+    late_share: float
+    """Of all units, those over `LATE_MS`, 0 to 1."""
+
+
+class _Unit(NamedTuple):
+    at: float
+    ms: float
+    dropped_ms: int
+
+
+class Headroom:
+    """Owned by one engine process. `unit` is told of each unit, `pace` asked about once a second.
+
+    Worse figures count at once, better ones only after `HOLD_S` and by one level at a time. At
+    level "tight" one session is added in `WINDOW_S` at most: the figures of the one before must
+    be in.
+    """
+
+    def __init__(self, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slots = slots
+        self._clock = clock
+        self._units: deque[_Unit] = deque()
+        self._level: Level = "easy"
+        self._better_since: float | None = None
+        self._ceiling = slots
+        """Sessions at level "tight" at most, until `_ceiling_until`."""
+        self._ceiling_until = 0.0
+
+    def unit(self, ms: float, dropped_ms: int) -> None:
+        """A unit is done, `ms` after its sound was complete; before it `dropped_ms` were lost."""
+        self._units.append(_Unit(self._clock(), ms, dropped_ms))
+
+    def pace(self, sessions: int, pending_ms: float) -> Pace:
+        """`sessions`: those there are; `pending_ms`: the oldest sound that waits for its unit."""
+        now = self._clock()
+        while self._units and self._units[0].at < now - WINDOW_S:
+            self._units.popleft()
+        times = [unit.ms for unit in self._units]
+        p99_ms = quantiles(times).p99 if times else 0.0
+        late = sum(ms > LATE_MS for ms in times)
+        if sessions == 0:
+            # Nobody is there to measure with, and nobody to protect.
+            self._level, self._better_since = "easy", None
+        else:
+            has_dropped = any(unit.dropped_ms for unit in self._units)
+            # Up to a unit of sound always waits; what is beyond has not been begun in time.
+            self._judge(now, max(p99_ms, pending_ms - UNIT_MS), has_dropped)
+        share = round(late / len(times), 4) if times else 0.0
+        return Pace(self._capacity(now, sessions), round(p99_ms, 1), share)
+
+    def _judge(self, now: float, worst_ms: float, has_dropped: bool) -> None:
+        level = _level(worst_ms, has_dropped)
+        if _LEVELS.index(level) >= _LEVELS.index(self._level):
+            self._better_since = None
+            self._enter(level)
+            return
+        surely = _level(worst_ms + MARGIN_MS, has_dropped)
+        if _LEVELS.index(surely) >= _LEVELS.index(self._level):
+            self._better_since = None
+        elif self._better_since is None:
+            self._better_since = now
+        elif now - self._better_since >= HOLD_S:
+            self._better_since = now
+            self._enter(_LEVELS[_LEVELS.index(self._level) - 1])
+
+    def _enter(self, level: Level) -> None:
+        if level != self._level:
+            self._level, self._ceiling_until = level, 0.0
+
+    def _capacity(self, now: float, sessions: int) -> int:
+        if self._level == "easy":
+            return self._slots
+        if self._level == "full":
+            return min(self._slots, sessions)
+        if now >= self._ceiling_until:
+            self._ceiling, self._ceiling_until = sessions + 1, now + WINDOW_S
+        return max(sessions, min(self._slots, self._ceiling, sessions + 1))
+
+
+def _level(worst_ms: float, has_dropped: bool) -> Level:
+    if worst_ms > HARD_MS or has_dropped:
+        return "full"
+    return "tight" if worst_ms > EASY_MS else "easy"

@@ -1,0 +1,70 @@
+"""Each engine sees a GPU of its own; without one nothing changes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.config import EngineConfig
+from engine.gpus import VISIBLE, count_gpus, see_only
+from engine.interface import EngineError
+from server.config import Config, EnginesConfig
+from server.launch import specs
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "expected"),
+    [
+        (None, 0, "0"),
+        (None, 1, "1"),
+        ("2,5", 0, "2"),
+        ("2, 5", 1, "5"),
+        ("GPU-aa,GPU-bb", 1, "GPU-bb"),
+    ],
+)
+def test_engine_sees_the_gpu_of_its_number(visible: str | None, index: int, expected: str) -> None:
+    environment = {} if visible is None else {VISIBLE: visible}
+    see_only(index, environment, lambda: 2)
+    assert environment == {VISIBLE: expected}
+
+
+def test_more_engines_than_gpus_is_an_error() -> None:
+    environment: dict[str, str] = {}
+    with pytest.raises(EngineError, match=r"no GPU for engine 2: CUDA shows 2; set engine.count"):
+        see_only(2, environment, lambda: 2)
+    assert not environment
+
+
+def test_without_cuda_nothing_changes() -> None:
+    environment: dict[str, str] = {}
+    see_only(1, environment, lambda: 0)
+    assert not environment
+
+
+def test_machine_without_the_driver_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nothing/here")
+    assert count_gpus() == 0
+
+
+def test_counting_loads_nothing_into_this_process() -> None:
+    code = (
+        "import sys, engine.gpus as g; n = g.count_gpus(); "
+        "assert n >= 0 and 'torch' not in sys.modules and 'ctypes' not in sys.modules"
+    )
+    root = Path(__file__).resolve().parent.parent.parent
+    subprocess.run([sys.executable, "-c", code], cwd=root, env=dict(os.environ), check=True)
+
+
+def gpus(config: Config) -> list[int | None]:
+    engines = [spec for spec in specs(config, Path("/tmp/x")) if spec.role == "engine"]
+    return [msgspec.json.decode(spec.payload(1), type=EngineConfig).gpu for spec in engines]
+
+
+def test_several_engines_are_given_one_each_a_single_one_is_left_alone() -> None:
+    assert gpus(Config(engine=EnginesConfig(count=3))) == [0, 1, 2]
+    assert gpus(Config()) == [None]
