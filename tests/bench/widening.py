@@ -16,9 +16,9 @@ def widen(network: nn.Module) -> None:
         widen(child)
     for name, tensor in list(network.named_parameters(recurse=False)):
         setattr(network, name, nn.Parameter(tensor.detach().float(), requires_grad=False))
-    for name, tensor in list(network.named_buffers(recurse=False)):
-        if tensor.is_floating_point():
-            setattr(network, name, tensor.float())
+    for name, buffer in list(network.named_buffers(recurse=False)):
+        if buffer.is_floating_point():
+            setattr(network, name, buffer.float())
     finish = getattr(network, "finish_loading", None)
     # A code head has folded its weight norm and knows the folded weight only.
     if finish is not None and not isinstance(network, CodeHead):
