@@ -31,12 +31,12 @@ class Spoken:
     def is_done(self) -> bool:
         return self.ended or len(self.codes) >= self.max_codes
 
-    def peek(self) -> list[float]:
-        """The numbers that the next block of codes is drawn by."""
+    def peek(self, first: int = 0, count: int = COLUMNS) -> list[float]:
+        """Numbers that the next block of codes is drawn by, from the `first` on."""
         if self.is_done or self.row.settings.greedy:
-            return [0.0] * COLUMNS
-        ahead = Draws(self.draws.seed, self.draws.count)
-        return [ahead.next() for _ in range(COLUMNS)]
+            return [0.0] * count
+        ahead = Draws(self.draws.seed, self.draws.count + first)
+        return [ahead.next() for _ in range(count)]
 
     def take(self, codes: Sequence[int], end_code: int) -> None:
         """Take what was drawn, as far as it counts, and the numbers that it was drawn by."""
@@ -70,8 +70,10 @@ class Decoding:
         words: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         """Feed the condition, see `CodeRows.prefill`."""
-        draws = [s.peek() for s in self._spoken]
+        draws = [s.peek(0, 1) for s in self._spoken]
         forward = self._rows.prefill([s.row for s in self._spoken], draws, feed, words)
+        # Hashing takes the host as long as the prefill takes a GPU.
+        self._rows.put_draws([s.peek(1, COLUMNS - 1) for s in self._spoken], 1)
         self._after(forward, [s.row.count for s in self._spoken])
 
     def more(self, count: int) -> list[list[int]]:
@@ -88,7 +90,7 @@ class Decoding:
             if not lacking:
                 break
             if self._drawn == BLOCK:
-                self._rows.next_block([s.peek() for s in self._spoken])
+                self._rows.put_draws([s.peek() for s in self._spoken])
                 self._drawn = self._fetched = 0
             for _ in range(min(max(lacking), BLOCK - self._drawn, self._stride)):
                 self._advance()

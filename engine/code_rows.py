@@ -110,7 +110,7 @@ class CodeRows:
     ) -> Drawn:
         """Begin a batch and draw the first code of each row.
 
-        `draws[i]`: `COLUMNS` uniform numbers of row i. What is fed are embeddings [T, C]
+        `draws[i]`: uniform numbers of row i, `COLUMNS` at most. What is fed are embeddings [T, C]
         in `feed` or ids [T] and hidden states [T, llm_dim] in `words`, each followed by the
         begin-of-audio mark; of the latter `PREFILL_WIDTH` rows fit.
         """
@@ -123,7 +123,7 @@ class CodeRows:
         for place, (row, own) in enumerate(zip(rows, draws, strict=True)):
             settings = row.settings
             table[:3, place] = settings.temperature, settings.repetition_penalty, settings.top_p
-            table[3:, place] = own
+            table[3 : 3 + len(own), place] = own
         floats = torch.from_numpy(table)
         if words is not None:
             self._place_words(words)
@@ -141,12 +141,11 @@ class CodeRows:
         """Feed the code drawn last and draw the next."""
         return self.graphs.run(("codes", "step", self._size, self._is_cut), self._next)
 
-    def next_block(self, draws: Sequence[Sequence[float]]) -> None:
-        """Go on at the first column, with new draws of each row."""
-        table = np.zeros((COLUMNS, self._size))
-        table[:, : len(draws)] = np.array(draws).T
-        self._draws[:, : self._size] = torch.from_numpy(table).to(self._draws.device)
-        self._column.zero_()
+    def put_draws(self, draws: Sequence[Sequence[float]], column: int = 0) -> None:
+        """Give each row the draws of the columns from `column` on, and go on there."""
+        table = torch.from_numpy(np.ascontiguousarray(np.array(draws).T))
+        self._draws[column : column + len(table), : len(draws)].copy_(table, non_blocking=True)
+        self._column.fill_(column)
 
     def put_lengths(self, lengths: Sequence[int]) -> None:
         """Correct the rows' lengths after the cache was cut."""

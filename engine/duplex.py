@@ -26,6 +26,9 @@ from engine.window import (
     WindowSettings,
 )
 
+SLIDE_PARTS = 10
+"""Which part of the context is freed at once where it is full."""
+
 CONTEXT_MARKER = "\n\nprevious: "
 
 
@@ -303,7 +306,10 @@ class DuplexSession:
     def make_room(self, positions: int) -> Slide | None:
         """Drop the oldest units to free this many positions; raises `ContextFull`."""
         assert not self.tail, "the last unit is not closed"
-        slide = self.window.make_room(positions)
+        # Rather seldom and much: each time all that stays is moved.
+        share = self.context.limit // SLIDE_PARTS
+        spare = sum(entry.length for entry in self.window.entries[:-1])
+        slide = self.window.make_room(max(positions, min(share, spare)))
         self.length = self.window.length
         self.context.check(self.length)
         return slide

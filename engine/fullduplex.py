@@ -24,7 +24,12 @@ from engine.voicelane import Say, Spoken, VoiceLane
 from engine.window import ContextFull
 
 UNIT_SAMPLES = 16_000
+UNIT_MS = 1_000
 SPEECH_SEED = 0x5EED
+SESSIONS_A_START = 8
+"""For so many sessions one more unit is awaited before the units that are due are started."""
+LONGEST_WAIT_S = 0.15
+"""No unit waits longer for others."""
 
 
 @dataclass(eq=False)
@@ -35,6 +40,8 @@ class _Utterance:
     mind: _Mind
     result: UnitResult
     generation: int
+    due: float
+    stages: Stages
     is_told: bool = False
     """A part of its sound is out, and with it its text."""
 
@@ -56,6 +63,8 @@ class _Mind:
         self.due = 0.0
         """When the unit under way was complete."""
         self.stages: Stages = []
+        self.seen: tuple[Tensor, ...] | None = None
+        """The newest picture, encoded ahead of its unit."""
 
 
 class FullDuplex:
@@ -119,7 +128,7 @@ class FullDuplex:
             for slot in running:
                 self._minds[slot].stages.append(("decode", timer))
             self._apply(results)
-        return prepared or started or bool(running)
+        return prepared or started or bool(running) or self._look_ahead()
 
     def _prepare(self) -> bool:
         """Read a piece of one newcomer's system message."""
@@ -133,6 +142,8 @@ class FullDuplex:
     # ------------------------------------------------------------------ a unit's start
 
     def _begin(self) -> bool:
+        if not self._is_worth_starting():
+            return False
         due = self._due()
         if not due:
             return False
@@ -154,6 +165,21 @@ class FullDuplex:
                 self._minds[unit.slot].stages = [("encode", encode), ("prefill", prefill)]
             self._apply(forced)
         return True
+
+    def _is_worth_starting(self) -> bool:
+        """Whether to start what is due now: with many sessions a few units share a start.
+
+        Encoding and reading one unit costs nearly as much as a few, and holds up the others.
+        """
+        waiting = [
+            mind.session.hearing.waiting_s
+            for mind in self._minds.values()
+            if not mind.is_running and mind.session.hearing.pending_ms >= UNIT_MS
+        ]
+        few = max(1, len(self._minds) // SESSIONS_A_START)
+        return bool(waiting) and (
+            len(waiting) >= few or max(waiting) >= LONGEST_WAIT_S or not self.is_busy()
+        )
 
     def _due(self) -> dict[int, Tensor]:
         """The sound of every unit that can start."""
@@ -177,13 +203,27 @@ class FullDuplex:
 
     def _look(self, slots: Iterable[int]) -> dict[int, list[tuple[Tensor, ...]]]:
         asked = []
+        found: dict[int, list[tuple[Tensor, ...]]] = {}
         for slot in slots:
-            session = self._minds[slot].session
-            picture = session.take_picture()
+            mind = self._minds[slot]
+            picture = mind.session.take_picture()
             if picture is not None:
-                asked.append((slot, picture, session.config.max_image_slices))
+                asked.append((slot, picture, mind.session.config.max_image_slices))
+            elif mind.seen is not None:
+                found[slot] = [mind.seen]
+            mind.seen = None
         seen = self._runner.look([(picture, most) for _, picture, most in asked])
-        return {slot: [s.images] for (slot, _, _), s in zip(asked, seen, strict=True)}
+        return found | {slot: [s.images] for (slot, _, _), s in zip(asked, seen, strict=True)}
+
+    def _look_ahead(self) -> bool:
+        """Encode a picture before its unit is due, while there is nothing else to do."""
+        for mind in self._minds.values():
+            picture = mind.session.take_picture()
+            if picture is not None:
+                most = mind.session.config.max_image_slices
+                mind.seen = self._runner.look([(picture, most)])[0].images
+                return True
+        return False
 
     def _must_listen(self, slot: int) -> bool:
         session = self._minds[slot].session
@@ -219,7 +259,7 @@ class FullDuplex:
                 self._say(mind, result)
             else:
                 self._tell(mind, result, None)
-                self._done(mind, result, spoke=bool(result.text), stages=mind.stages)
+                self._done(mind, result, mind.due, spoke=bool(result.text), stages=mind.stages)
             mind.session.warn_context(result.warning)
         self._runner.duplex.finalize(list(results))
 
@@ -228,7 +268,7 @@ class FullDuplex:
         if not mind.speaking:
             # A user who speaks now speaks over the answer.
             self._open(mind, result)
-        utterance = _Utterance(slot, mind, result, mind.generation)
+        utterance = _Utterance(slot, mind, result, mind.generation, mind.due, mind.stages)
         mind.speaking.append(utterance)
         speak, ready = self._runner.speech(
             [token.id for token in result.spoken],
@@ -256,7 +296,8 @@ class FullDuplex:
             utterance.is_told = True
         if spoken.is_last:
             mind.speaking.remove(utterance)
-            self._done(mind, result, spoke=True, stages=[*mind.stages, *spoken.stages])
+            stages = [*utterance.stages, *spoken.stages]
+            self._done(mind, result, utterance.due, spoke=True, stages=stages)
 
     def _open(self, mind: _Mind, result: UnitResult) -> None:
         output = mind.session.output
@@ -289,8 +330,10 @@ class FullDuplex:
         if result.end_of_turn and not more:
             output.finish("completed", input_tokens=result.kv_length)
 
-    def _done(self, mind: _Mind, result: UnitResult, *, spoke: bool, stages: Stages) -> None:
-        total_ms = (time.monotonic() - mind.due) * 1000
+    def _done(
+        self, mind: _Mind, result: UnitResult, due: float, *, spoke: bool, stages: Stages
+    ) -> None:
+        total_ms = (time.monotonic() - due) * 1000
         mind.session.unit_done(
             speaks=spoke,
             stages_ms=totals(stages) | {"unit": round(total_ms, 2)},

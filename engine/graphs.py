@@ -52,13 +52,23 @@ class GraphPool:
     calls the function more than once, so it is done with rows that belong to no session.
     """
 
-    def __init__(self, device: torch.device | str, *, enabled: bool = True) -> None:
+    def __init__(
+        self, device: torch.device | str, *, enabled: bool = True, urgent: bool = False
+    ) -> None:
+        """`urgent`: its kernels go before those of other graphs that run at the same time."""
         self.device = torch.device(device)
         self.enabled = enabled and self.device.type == "cuda"
         self.misses = 0
         """Runs without a graph since the start, where graphs are enabled."""
         self._captured: dict[Hashable, _Captured] = {}
         self._memory = torch.cuda.graph_pool_handle() if self.enabled else None
+        # Matrix products keep semaphores in a workspace for each stream that they are captured in:
+        # graphs of two threads must not share one, or they wait for each other for ever.
+        self._stream = (
+            torch.cuda.Stream(self.device, priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
+            if self.enabled
+            else None
+        )
         self._is_capturing = False
 
     def __len__(self) -> int:
@@ -99,15 +109,17 @@ class GraphPool:
 
     def _capture(self, function: Callable[..., T], inputs: Sequence[Tensor]) -> _Captured:
         own = tuple(t.to(self.device, copy=True) for t in inputs)
+        assert self._stream is not None
         with _capture_lock:
             current = torch.cuda.current_stream(self.device)
-            side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
                 function(*own)
-            current.wait_stream(side)
+            current.wait_stream(self._stream)
             torch.cuda.synchronize(self.device)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 result = function(*own)
         return _Captured(graph, own, result)

@@ -52,6 +52,12 @@ class Hearing:
         """Sound that waits for its unit."""
         return len(self._pending) * 1000 // (2 * INPUT_HZ)
 
+    @property
+    def waiting_s(self) -> float:
+        """How long the oldest whole second of sound has been there."""
+        behind_s = len(self._pending) / (2 * INPUT_HZ) - 1
+        return time.monotonic() - self._arrived + behind_s
+
     def configure(self, detection: TurnDetection) -> None:
         self._segmenter.configure(detection)
 

@@ -39,7 +39,8 @@ class Speaker:
         and codes of a turn that the code decoder holds, see `SpeechCodes`; `first_codes`: of the
         short first part of a turn, see `SpeechStreams`."""
         self.device = model.device
-        self.graphs = GraphPool(model.device)
+        # Speech is short kernels, somebody waits for it, and it would starve behind long ones.
+        self.graphs = GraphPool(model.device, urgent=True)
         self.num_slots = num_slots
         self.codes = SpeechCodes(model.speech, num_slots, speech_context, self.graphs)
         self.streams = (

@@ -88,7 +88,7 @@ class VoiceLane:
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="voice", daemon=True)
         self._stream = (
-            torch.cuda.Stream(speaker.device)  # type: ignore[no-untyped-call]
+            torch.cuda.Stream(speaker.device, priority=-1)  # type: ignore[no-untyped-call]
             if speaker.device.type == "cuda"
             else None
         )

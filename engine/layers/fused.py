@@ -1,4 +1,4 @@
-"""Steps between the matrix products of a decoder layer, each as one kernel on CUDA in bfloat16.
+"""Steps between matrix products, each as one kernel on CUDA: a decoder layer's in bfloat16.
 
 Written out in torch operations a layer has about sixty small kernels, which take longer than
 reading the weights does for a few rows. The kernels here are compiled by NVRTC, which comes with
@@ -22,7 +22,7 @@ from engine.layers.rope import rotate
 log = logging.getLogger(__name__)
 
 _WARP = 32
-_NORM_THREADS = 256
+_MOST_THREADS = 1024
 _HEADS_PER_BLOCK = 4
 _MUL_THREADS = 256
 
@@ -44,28 +44,51 @@ __device__ __forceinline__ float warp_sum(float x) {
 _ADD_NORM = (
     _COMMON
     + r"""
+__device__ __forceinline__ void load(const bf16* from, float* to) {
+    const uint4 raw = *(const uint4*)from;
+    const bf16* parts = (const bf16*)&raw;
+    for (int i = 0; i < 8; ++i) to[i] = wide(parts[i]);
+}
+__device__ __forceinline__ void store(const float* from, bf16* to) {
+    uint4 raw;
+    bf16* parts = (bf16*)&raw;
+    for (int i = 0; i < 8; ++i) parts[i] = narrow(from[i]);
+    *(uint4*)to = raw;
+}
 extern "C" __global__ void add_norm(const bf16* x, const bf16* delta, const bf16* weight,
                                     bf16* sum, bf16* out, int size, double eps) {
-    __shared__ float parts[8];
+    __shared__ float parts[32];
     long long base = (long long)blockIdx.x * size;
-    float total = 0.f;
-    for (int i = threadIdx.x; i < size; i += 256) {
-        float v = wide(x[base + i]);
-        if (delta) {
-            v = rounded(v + wide(delta[base + i]));
-            sum[base + i] = narrow(v);
+    float kept[2][8], total = 0.f;
+    #pragma unroll
+    for (int v = 0; v < 2; ++v) {
+        int at = (threadIdx.x + v * blockDim.x) * 8;
+        if (at < size) {
+            load(x + base + at, kept[v]);
+            if (delta) {
+                float more[8];
+                load(delta + base + at, more);
+                for (int i = 0; i < 8; ++i) kept[v][i] = rounded(kept[v][i] + more[i]);
+                store(kept[v], sum + base + at);
+            }
+            for (int i = 0; i < 8; ++i) total += kept[v][i] * kept[v][i];
         }
-        total += v * v;
     }
     total = warp_sum(total);
     if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = total;
     __syncthreads();
-    total = 0.f;
-    for (int i = 0; i < 8; ++i) total += parts[i];
-    float scale = rsqrtf(total / size + (float)eps);
-    const bf16* from = delta ? sum : x;
-    for (int i = threadIdx.x; i < size; i += 256)
-        out[base + i] = narrow(rounded(wide(from[base + i]) * scale) * wide(weight[i]));
+    total = (threadIdx.x & 31) < (blockDim.x >> 5) ? parts[threadIdx.x & 31] : 0.f;
+    float scale = rsqrtf(warp_sum(total) / size + (float)eps);
+    #pragma unroll
+    for (int v = 0; v < 2; ++v) {
+        int at = (threadIdx.x + v * blockDim.x) * 8;
+        if (at < size) {
+            float factor[8];
+            load(weight + at, factor);
+            for (int i = 0; i < 8; ++i) kept[v][i] = rounded(kept[v][i] * scale) * factor[i];
+            store(kept[v], out + base + at);
+        }
+    }
 }
 """
 )
@@ -136,7 +159,24 @@ extern "C" __global__ void silu_mul(const bf16* both, bf16* out, int inner, int 
 """
 )
 
-_SOURCES = {"add_norm": _ADD_NORM, "turn_store": _TURN_STORE, "silu_mul": _SILU_MUL}
+_SNAKE = r"""
+extern "C" __global__ void snake(const float* x, const float* alpha, float* out, int channels,
+                                 int length, double eps) {
+    long long row = (long long)blockIdx.y * length;
+    float a = alpha[blockIdx.y % channels], scale = 1.f / (a + (float)eps);
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < length; i += gridDim.x * blockDim.x) {
+        float v = x[row + i], s = sinf(a * v);
+        out[row + i] = v + s * s * scale;
+    }
+}
+"""
+
+_SOURCES = {
+    "snake": _SNAKE,
+    "add_norm": _ADD_NORM,
+    "turn_store": _TURN_STORE,
+    "silu_mul": _SILU_MUL,
+}
 
 
 @cache
@@ -161,18 +201,19 @@ def _on_cuda(name: str, x: Tensor) -> Any | None:
 
 def add_norm(x: Tensor, delta: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
     """`x + delta` (or x) and its norm, both [N, C]."""
-    kernel = _on_cuda("add_norm", x)
+    size = x.shape[1]
+    threads = min(_MOST_THREADS, -(-size // (8 * _WARP)) * _WARP)
+    # A thread takes eight values at a time, and twice at most.
+    kernel = _on_cuda("add_norm", x) if size % 8 == 0 and size <= 16 * threads else None
     if kernel is None:
         total = x if delta is None else x + delta
         return total, norm(total)
     assert x.is_contiguous() and (delta is None or delta.is_contiguous())
     out = torch.empty_like(x)
     total = x if delta is None else torch.empty_like(x)
-    arguments = [x, delta if delta is not None else 0, norm.weight, total, out, x.shape[1]]
-    if delta is None:
-        # An int argument is 32 bits wide; a null pointer takes 64.
-        arguments[1] = _null(x.device)
-    kernel((x.shape[0], 1, 1), (_NORM_THREADS, 1, 1), [*arguments, float(norm.eps)])
+    more = _null(x.device) if delta is None else delta
+    arguments = [x, more, norm.weight, total, out, size, float(norm.eps)]
+    kernel((x.shape[0], 1, 1), (threads, 1, 1), arguments)
     return total, out
 
 
@@ -255,4 +296,20 @@ def silu_mul(both: Tensor) -> Tensor:
     # 32 bits at most: the argument is passed as an int.
     blocks = -(-out.numel() // (8 * _MUL_THREADS))
     kernel((blocks, 1, 1), (_MUL_THREADS, 1, 1), [both, out, inner, out.numel()])
+    return out
+
+
+def snake(x: Tensor, alpha: Tensor, eps: float) -> Tensor:
+    """x + sin(alpha x)^2 / (alpha + eps) of x [B, C, T] and alpha [C], float32."""
+    kernel = None
+    if x.device.type == "cuda" and x.dtype == torch.float32 and x.is_contiguous():
+        kernel = _kernel("snake", x.device.index or 0)
+    if kernel is None:
+        factor = alpha[:, None]
+        return x + (x * factor).sin().square() / (factor + eps)
+    out = torch.empty_like(x)
+    batch, channels, length = x.shape
+    blocks = -(-length // (4 * _MUL_THREADS))
+    arguments = [x, alpha, out, channels, length, float(eps)]
+    kernel((blocks, batch * channels, 1), (_MUL_THREADS, 1, 1), arguments)
     return out

@@ -12,6 +12,7 @@ another without graphs and gives the ratio.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import json
 import statistics
@@ -40,6 +41,9 @@ WARM_UP_S = 4.0
 CHAT_TOKENS = 4000
 CHAT_REPLY = 64
 CHAT_PAUSE_S = 1.0
+SHOW_S = 5.0
+STUCK_S = 75.0
+"""A load that takes this much longer than it should says where it stands and ends."""
 
 
 def show(text: str) -> None:
@@ -106,13 +110,20 @@ class Load:
     def run(self) -> dict[str, Any]:
         gc.collect()
         gc.freeze()
+        show(
+            f"warmed up in {self.warm_up_s:.1f} s, {memory_gib(self.scheduler.speaker.device)} GiB"
+        )
         clock = Clock(self.scheduler, self.callers, self.options.seed)
         self.scheduler.start()
         clock.start()
         time.sleep(WARM_UP_S)
         for caller in self.callers:
             caller.is_measured = True
-        time.sleep(self.options.seconds)
+        until = time.monotonic() + self.options.seconds
+        while time.monotonic() < until:
+            time.sleep(min(SHOW_S, self.options.seconds))
+            done = self.waits.listen + self.waits.speak
+            show(f"  {len(done)} units, p99 {told(done).get('p99', 0):.0f} ms")
         clock.stop()
         self.scheduler.stop()
         gc.unfreeze()
@@ -208,14 +219,17 @@ def main() -> int:
         }
         for calls, chats in _loads(options):
             show(f"{calls} calls, {chats} chats")
+            faulthandler.dump_traceback_later(options.seconds + STUCK_S, exit=True)
             load_ = Load(model, options, calls, chats)
             outcome = load_.run()
             outcome["floors_ms"] = floors.beside(outcome)
             result["loads"][f"{calls} calls, {chats} chats"] = outcome
+            show(json.dumps(outcome))
             del load_
             gc.collect()
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
+        faulthandler.cancel_dump_traceback_later()
         if options.compare:
             result["sequential"] = sequential(model, options)
     print(json.dumps(result) if options.json else json.dumps(result, indent=2))

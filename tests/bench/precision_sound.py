@@ -17,6 +17,7 @@ from engine.speech_streams import WINDOW_CODES, Codes, SpeechStreams
 from engine.token2wav import Token2Wav, load_token2wav
 from engine.voice import VoiceFeatures
 from tests.bench.errors import error
+from tests.bench.precision_llm import plain
 from tests.exactness import exact
 
 SPECTRUM = 1024
@@ -121,7 +122,7 @@ def measure(model: OmniModel, codes: list[list[list[int]]]) -> dict[str, Any]:
     engine = play(model.token2wav, voice, codes, pool)
     alone = play(model.token2wav, voice, [unit[:1] for unit in codes], GraphPool(model.device))
     mine = [part for part in engine if part.slot == 0]
-    with exact():
+    with exact(), plain(kernels=True, attention=False):
         wide = load_token2wav(
             model.folder / ASSETS, device=model.device, dtype=torch.float32, steps=flow.steps
         )

@@ -168,7 +168,7 @@ def _forced(golden: GoldenSet, report: Report, decoder: SpeechDecoder, steps: li
 def row_plan(kv: SlotKV, slot: int, count: int) -> Tokens:
     """A plan that appends `count` tokens to one row."""
     start, cells = kv.lengths[slot], kv.keys[0].shape[1]
-    positions = torch.arange(start, start + count, device=kv.device)
+    positions = torch.arange(start, start + count, dtype=torch.int32, device=kv.device)
     bounds = torch.tensor([[0, count], [slot * cells, 0]], dtype=torch.int32, device=kv.device)
     used = torch.tensor([start + count], dtype=torch.int32, device=kv.device)
     layout = VarlenLayout(bounds[0], bounds[1], used, count, cells)

@@ -74,7 +74,11 @@ def kernels() -> None:
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize(("count", "size"), [(1, 24), (3, 129), (7, 1000), (37, 4096), (5, 4097)])
+@pytest.mark.parametrize(
+    ("count", "size"),
+    # Odd ones and 16392 are left to torch; above 8192 a thread works twice.
+    [(1, 24), (3, 129), (2, 264), (7, 1000), (37, 4096), (5, 8200), (3, 16_384), (3, 16_392)],
+)
 @pytest.mark.parametrize("adds", [True, False])
 def test_add_norm(monkeypatch: pytest.MonkeyPatch, count: int, size: int, adds: bool) -> None:
     norm = RMSNorm(size, 1e-6).requires_grad_(False)
@@ -138,6 +142,17 @@ def test_silu_mul(monkeypatch: pytest.MonkeyPatch, count: int, inner: int) -> No
     ours = fused.silu_mul(both)
     monkeypatch.setattr(fused, "_kernel", lambda *_: None)
     assert_rounds_alike(ours, fused.silu_mul(both))
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("length", [1, 7, 1000, 1025, 24_001])
+@pytest.mark.parametrize(("batch", "channels"), [(1, 1), (2, 3), (5, 18)])
+def test_snake(monkeypatch: pytest.MonkeyPatch, batch: int, channels: int, length: int) -> None:
+    x = 3 * drawn(batch, channels, length, seed=13, dtype=torch.float32)
+    alpha = 0.1 + drawn(channels, seed=14, dtype=torch.float32).abs()
+    ours = fused.snake(x, alpha, 1e-9)
+    monkeypatch.setattr(fused, "_kernel", lambda *_: None)
+    torch.testing.assert_close(ours, fused.snake(x, alpha, 1e-9), rtol=1e-5, atol=1e-5)
 
 
 # ------------------------------------------------------------------ attention
