@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.models.config import OmniConfig
 from engine.tokens import Tokens
 from engine.weights import Checkpoint
+from tests.golden.place import Place
 
 PCM_SCALE = 32768.0
 
@@ -27,8 +28,9 @@ GIVEN_FIELDS = frozenset(
 class GoldenSet:
     """Tensors by `file/key`, e.g. `duplex/u01.mel`; trace facts by `trace/duplex.u01.text`."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, place: Place | None = None) -> None:
         self.path = Path(path)
+        self.place = place or Place()
         self.trace: dict[str, Any] = json.loads((self.path / "trace.json").read_text())
         self._files: dict[str, Any] = {}
         for file in sorted((self.path / "tensors").glob("*.safetensors")):
@@ -59,6 +61,11 @@ class GoldenSet:
         return stem in self._files and name in self._files[stem].keys()
 
     def tensor(self, key: str) -> Tensor:
+        """Return a stored tensor on the device, in the type that it is stored in."""
+        return self.host(key).to(self.place.device)
+
+    def host(self, key: str) -> Tensor:
+        """Return a stored tensor on the CPU."""
         stem, _, name = key.partition("/")
         tensor: Tensor = self._files[stem].get_tensor(name)
         return tensor
@@ -81,15 +88,15 @@ class GoldenSet:
         """Whether two names stand for equal stored values."""
         if key.startswith("trace/"):
             return self.fact(key) is not None and self.fact(key) == self.fact(other)
-        return key in self and other in self and torch.equal(self.tensor(key), self.tensor(other))
+        return key in self and other in self and torch.equal(self.host(key), self.host(other))
 
     def sound(self, name: str) -> Tensor:
         """Return an input sound as float32 [N] in [-1, 1), 16 kHz; `name` as in the trace."""
-        return self.tensor(f"inputs/{name}").to(torch.float32) / PCM_SCALE
+        return self.host(f"inputs/{name}").to(torch.float32) / PCM_SCALE
 
     def picture(self, name: str) -> Tensor:
         """Return an input picture, uint8 [height, width, 3]."""
-        return self.tensor(f"inputs/{name}")
+        return self.host(f"inputs/{name}")
 
     @property
     def units(self) -> list[dict[str, Any]]:

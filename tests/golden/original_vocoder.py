@@ -28,7 +28,7 @@ class OriginalVocoder:
     def __init__(self, golden: GoldenSet, report: Report) -> None:
         self.golden, self.report = golden, report
         file = golden.token2wav / "hift_original.pt"
-        self.hift = load_vocoder(read_pt(file), where=str(file)).hift
+        self.hift = load_vocoder(read_pt(file), device=golden.place.device, where=str(file)).hift
 
     def run(self, batch: int) -> None:
         past: dict[str, Tensor] = {}

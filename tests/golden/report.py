@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.golden.limits import Limits
+
 TENSOR = 1e-4
 """Relative RMS that float32 tensors may differ by."""
 
@@ -37,8 +39,9 @@ class Report:
     Several comparisons under one key and kind (rows of a batch) are one line, the worst one.
     """
 
-    def __init__(self, expected: Iterable[str] = ()) -> None:
+    def __init__(self, expected: Iterable[str] = (), limits: Limits | None = None) -> None:
         self.expected = list(expected)
+        self.limits = limits or Limits()
         self.lines: dict[tuple[str, str], Line] = {}
         self.givens: dict[str, str] = {}
 
@@ -53,7 +56,9 @@ class Report:
         """Compare a tensor; returns the relative RMS difference and the largest absolute one.
 
         The difference is relative to the stored values, or absolute where those are all zero.
+        The tolerance is the one for float32 on a CPU; `limits` makes it the one for this run.
         """
+        tolerance = self.limits.limit(key, tolerance)
         if tuple(ours.shape) != tuple(stored.shape):
             note = f"shape {list(ours.shape)}, stored {list(stored.shape)}"
             self._put(Line(key, kind, False, tolerance, float("inf"), float("inf"), note=note))
@@ -75,8 +80,8 @@ class Report:
         """Compare a tensor by its largest absolute difference."""
         relative, largest = self.add(key, ours, stored, float("inf"), kind)
         line = self.lines[key, kind]
-        line.tolerance = limit
-        line.passed = line.passed and largest <= limit
+        line.tolerance = self.limits.limit(key, limit)
+        line.passed = line.passed and largest <= line.tolerance
         line.note = line.note or "absolute"
         return relative
 

@@ -28,14 +28,17 @@ MARGIN_LIMIT = 1e-3
 
 def compare(golden: GoldenSet, report: Report, batch: int) -> None:
     """Each utterance with stored codes and conditions, then free runs, alone and side by side."""
+    place = golden.place
     with golden.checkpoint() as checkpoint:
         decoder = load_speech_decoder(
-            checkpoint, golden.config.tts, device="cpu", dtype=torch.float32
+            checkpoint, golden.config.tts, device=place.device, dtype=place.dtype
         )
     for part in PARTS:
         if part not in golden.trace:
             continue
         _forced(golden, report, decoder, duplex_steps(golden, part))
+        if place.is_narrow:
+            continue
         _Free(golden, report, decoder, duplex_steps(golden, part), 1, "own").run()
         if batch > 1:
             _Free(golden, report, decoder, duplex_steps(golden, part), batch, "batch").run()
@@ -44,6 +47,8 @@ def compare(golden: GoldenSet, report: Report, batch: int) -> None:
             continue
         steps = list(group_steps(golden, report, name))
         _forced(golden, report, decoder, steps)
+        if place.is_narrow:
+            continue
         _Free(golden, report, decoder, steps, 1, "own").run()
         if batch > 1:
             _Free(golden, report, decoder, steps, batch, "batch").run()
@@ -148,8 +153,10 @@ def _forced(golden: GoldenSet, report: Report, decoder: SpeechDecoder, steps: li
             continue
         codes, key = step.trace["codes"], f"{step.key}.tts_cond"
         rows = golden.tensor(key) if key in golden else _condition(decoder, step)
-        past = decoder.embed_codes(torch.tensor(codes, dtype=torch.long))
-        feed = torch.cat([rows, past])
+        if golden.place.is_narrow and key in golden:
+            report.add(key, _condition(decoder, step), rows, kind="own")
+        past = decoder.embed_codes(torch.tensor(codes, dtype=torch.long, device=kv.device))
+        feed = torch.cat([rows.to(past.dtype), past])
         plan = row_plan(kv, 0, len(feed))
         hidden = decoder(feed, kv, plan)[len(rows) - 1 :]
         kv.advance([0], [len(feed)])
@@ -161,9 +168,9 @@ def _forced(golden: GoldenSet, report: Report, decoder: SpeechDecoder, steps: li
 def row_plan(kv: SlotKV, slot: int, count: int) -> Tokens:
     """A plan that appends `count` tokens to one row."""
     start, cells = kv.lengths[slot], kv.keys[0].shape[1]
-    positions = torch.arange(start, start + count, dtype=torch.int32)
-    bounds = torch.tensor([[0, count], [slot * cells, 0]], dtype=torch.int32)
-    used = torch.tensor([start + count], dtype=torch.int32)
+    positions = torch.arange(start, start + count, dtype=torch.int32, device=kv.device)
+    bounds = torch.tensor([[0, count], [slot * cells, 0]], dtype=torch.int32, device=kv.device)
+    used = torch.tensor([start + count], dtype=torch.int32, device=kv.device)
     layout = VarlenLayout(bounds[0], bounds[1], used, count, cells)
     return Tokens(positions.int(), (slot * cells + positions).int(), layout)
 

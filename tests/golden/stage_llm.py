@@ -122,7 +122,7 @@ class Replay:
         self.units, self.tokens = golden.units, golden.tokens
         self.embeddings = dict(embeddings or {})
         longest = max(u["kv_after_generate"] for u in self.units) + 64
-        self.rows = RecordingRows(model, count, longest)
+        self.rows = RecordingRows(model, count, longest, golden.place.pool())
         self.duplex = DuplexRows(self.rows, self.tokens, observe=self._observe)
         settings = duplex_settings(golden)
         self.turns = []
@@ -221,7 +221,8 @@ class Replay:
             steps = turn.unit["steps"]
             place = len(turn.processed)
             turn.processed.append(processed[index])
-            forced = steps[place]["forced"] if place < len(steps) else None
+            which = "chosen" if self.golden.place.is_narrow else "forced"
+            forced = steps[place][which] if place < len(steps) else None
             if forced is not None:
                 logits[index, forced] = FORCED_LOGIT
         return logits
@@ -268,13 +269,13 @@ class Replay:
             report.add(f"{head}.hidden", states[: len(stored)], stored, kind=kind)
         if f"{head}.top_values" in golden:
             best = self._best(f"{head}.top")
-            logits = self.rows.model.logits(states[: len(best[1])])
+            logits = self.rows.model.logits(states[: len(best[1])]).float()
             compare_top(report, f"{head}.top", logits, best, kind)
         if f"{head}.proc_top_values" in golden:
             best = self._best(f"{head}.proc_top")
             processed = list(turn.processed)
             for state in states[len(processed) : len(best[1])]:
-                logits = self.rows.model.logits(state[None])
+                logits = self.rows.model.logits(state[None]).float()
                 processed += duplex_logits(logits, [turn.session.row], self.ids, self.forbidden)
             rows = torch.stack(processed) if processed else states.new_zeros(0, 1)
             compare_top(report, f"{head}.proc_top", rows, best, kind)

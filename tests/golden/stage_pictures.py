@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from engine.eyes import Eyes
 from engine.layers.images import cut, grid_of, patch_batch, strip
 from engine.models.resampler import Resampler
 from engine.models.siglip import PatchBatch, VisionTower, pad_patches
@@ -34,12 +34,12 @@ class Scene:
 
 
 def load_vision(golden: GoldenSet) -> tuple[VisionTower, Resampler]:
-    config = golden.config
+    config, place = golden.config, golden.place
     tower = empty(lambda: VisionTower(config.vision))
     resampler = empty(lambda: Resampler(config.resampler))
     with golden.checkpoint() as checkpoint:
-        checkpoint.load(tower, "vpm.", device="cpu", dtype=torch.float32)
-        checkpoint.load(resampler, "resampler.", device="cpu", dtype=torch.float32)
+        checkpoint.load(tower, "vpm.", device=place.device, dtype=place.dtype)
+        checkpoint.load(resampler, "resampler.", device=place.device, dtype=place.dtype)
     return tower, resampler
 
 
@@ -61,16 +61,18 @@ def compare(golden: GoldenSet, report: Report, batch: int) -> None:
             stored = [item for entry in scene.stored for item in entry[key]]
             report.equal(f"{scene.trace_key}.images.{key}", value, stored, "own")
         for key, image in zip(names, own, strict=True):
-            stored_image = golden.tensor(f"{key}.resized")
+            stored_image = golden.host(f"{key}.resized")
             report.add_absolute(f"{key}.resized", image, stored_image, PIXEL, "own")
             report.equal(f"{key}.grid", grid_of(image, patch), golden.tensor(f"{key}.grid"), "own")
-        stored_images = [golden.tensor(f"{key}.resized") for key in names]
+        stored_images = [golden.host(f"{key}.resized") for key in names]
         _encode(golden, report, (tower, resampler), names, patch_batch(own, _config(golden)), "own")
         stored_batch = patch_batch(stored_images, _config(golden))
         _encode(golden, report, (tower, resampler), names, stored_batch, "stored")
         _resample_stored(golden, report, resampler, names, stored_batch)
         keys += names
         images += stored_images
+    if images and golden.place.is_narrow:
+        _by_graphs(golden, report, tower, resampler)
     if images:
         everything = patch_batch(images * batch, _config(golden))
         _encode(golden, report, (tower, resampler), keys * batch, everything, "batch")
@@ -105,7 +107,7 @@ def _config(golden: GoldenSet) -> Any:
 
 def _pictures(golden: GoldenSet, content: list[str]) -> list[str]:
     names = [name for name in map(input_name, content) if name is not None]
-    return [name for name in names if golden.tensor(f"inputs/{name}").ndim == 3]
+    return [name for name in names if golden.host(f"inputs/{name}").ndim == 3]
 
 
 def _own_images(golden: GoldenSet, scene: Scene) -> tuple[list[Tensor], list[int]]:
@@ -140,6 +142,19 @@ def _resample_stored(
     golden: GoldenSet, report: Report, resampler: Resampler, keys: list[str], batch: PatchBatch
 ) -> None:
     stored = pad_patches([golden.tensor(f"{key}.vit") for key in keys], batch.grids)
-    embedded = resampler(stored.patches, batch)
+    embedded = resampler(stored.patches.to(golden.place.dtype), batch)
     for key, ours in zip(keys, embedded, strict=True):
         report.add(f"{key}.embed", ours, golden.tensor(f"{key}.embed"), TENSOR, "stored vit")
+
+
+def _by_graphs(golden: GoldenSet, report: Report, tower: VisionTower, resampler: Resampler) -> None:
+    """Our own pictures as the engine looks at them: scaled on the device, encoded by graphs."""
+    eyes = Eyes(tower, resampler, _config(golden), golden.place.pool())
+    counts = [sum(sum(entry["per_image"]) for entry in scene.stored) for scene in scenes(golden)]
+    eyes.warm_up(max(counts), lambda text: None)
+    for scene in scenes(golden):
+        given = [(golden.picture(name), scene.max_slices) for name in scene.pictures]
+        embeds = [image for seen in eyes.look(given) for image in seen.images]
+        for place, ours in enumerate(embeds):
+            key = f"{scene.prefix}image{place}.embed"
+            report.add(key, ours, golden.tensor(key), TENSOR, "graphs")

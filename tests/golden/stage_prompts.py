@@ -44,7 +44,7 @@ def message_parts(
         name = input_name(part)
         if name is None:
             parts.append(part)
-        elif golden.tensor(f"inputs/{name}").ndim == 3:
+        elif golden.host(f"inputs/{name}").ndim == 3:
             height, width = golden.picture(name).shape[:2]
             plan = plan_slices((width, height), golden.config.picture, max_slices)
             parts.append(Picture(plan.columns, plan.rows))

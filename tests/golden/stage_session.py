@@ -7,13 +7,16 @@ Run once alone, and `batch` times side by side, each one unit later than the one
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from engine.duplex import UnitResult
 from engine.duplex_rows import UnitInput
+from engine.graphs import GraphPool
 from engine.layers.logmel import ChunkQueue
 from engine.model import load
 from engine.models.tts_sampling import SpeechSampling
@@ -60,17 +63,26 @@ class _Session:
         self.trace = golden.trace["duplex"]
         self.units = golden.units
         steps = self.trace.get("token2wav_steps", 5)
-        model = load(golden.path, device="cpu", steps=steps, show=lambda text: None)
+        device = golden.place.device
+        with mock.patch("engine.model.best_device", lambda wanted: (device, torch.float32)):
+            model = load(golden.path, steps=steps, show=lambda text: None)
         model.token2wav = load_token2wav(
             golden.token2wav,
+            device=device,
+            dtype=torch.float32,
             steps=steps,
             noise=golden.tensor("voice/rand_noise"),
             vocoder_noise=golden.tensor("voice/vocoder_noise_table"),
         )
         longest = max(unit["kv_after_generate"] for unit in self.units) + 64
         voice = self._voice()
-        self.runner = Runner(model, count, longest)
-        self.speaker = Speaker(model, count, max_prompt=len(voice.mel))
+        eager = partial(GraphPool, enabled=False)
+        with (
+            mock.patch("engine.runner.GraphPool", eager),
+            mock.patch("engine.speaker.GraphPool", eager),
+        ):
+            self.runner = Runner(model, count, longest)
+            self.speaker = Speaker(model, count, max_prompt=len(voice.mel))
         self.runner.duplex.observe = self._force
         base = model.token2wav.base(voice)
         self.copies = [self._copy(slot, longest, base) for slot in range(count)]
@@ -111,7 +123,7 @@ class _Session:
         prefix, suffix = (tokens.encode(self.trace[name]) for name in ("prefix", "suffix"))
         voice: Tensor | None = None
         if any(feed["ids"] is None for feed in self.trace.get("prepare", {}).get("feeds", [])):
-            samples = self.golden.tensor("voice/prompt_wav_i16").float() / 32768
+            samples = self.golden.host("voice/prompt_wav_i16").float() / 32768
             voice = self.runner.hear_whole([samples], in_blocks=True)[0]
         message = (prefix, voice, suffix)
         self.runner.duplex.prepare(dict.fromkeys(range(len(self.copies)), message))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.ears import Ears as Hearing
 from engine.layers.logmel import FIRST_FILL, ChunkQueue, LogMel, pieces
 from engine.layers.mel_streams import UNIT_FRAMES, MelStreams
 from engine.models.whisper import AudioProjector, WhisperEncoder, conv_frames
@@ -29,13 +30,14 @@ class Ears:
 
 
 def load_ears(golden: GoldenSet) -> Ears:
-    config = golden.config
+    config, place = golden.config, golden.place
     encoder = empty(lambda: WhisperEncoder(config.audio))
     projector = empty(lambda: AudioProjector(config.audio, config.llm.hidden_size))
     with golden.checkpoint() as checkpoint:
-        checkpoint.load(encoder, "apm.", device="cpu", dtype=torch.float32)
-        checkpoint.load(projector, "audio_projection_layer.", device="cpu", dtype=torch.float32)
-    return Ears(LogMel(config.audio.num_mel_bins), encoder, projector)
+        checkpoint.load(encoder, "apm.", device=place.device, dtype=place.dtype)
+        prefix = "audio_projection_layer."
+        checkpoint.load(projector, prefix, device=place.device, dtype=place.dtype)
+    return Ears(LogMel(config.audio.num_mel_bins, place.device), encoder, projector)
 
 
 def compare(golden: GoldenSet, report: Report, batch: int) -> None:
@@ -55,6 +57,8 @@ def compare(golden: GoldenSet, report: Report, batch: int) -> None:
     if golden.trace.get("duplex", {}).get("units"):
         _stream(golden, report, ears, batch)
         _stream_stored(golden, report, ears)
+        if golden.place.is_narrow:
+            _by_graphs(golden, report, ears, batch)
 
 
 def _wholes(golden: GoldenSet) -> Iterator[tuple[str, str, list[Tensor], list[dict[str, Any]]]]:
@@ -79,7 +83,7 @@ def _wholes(golden: GoldenSet) -> Iterator[tuple[str, str, list[Tensor], list[di
 
 def _sounds(golden: GoldenSet, content: list[str]) -> list[Tensor]:
     names = [name for name in map(input_name, content) if name is not None]
-    return [golden.sound(name) for name in names if golden.tensor(f"inputs/{name}").ndim == 1]
+    return [golden.sound(name) for name in names if golden.host(f"inputs/{name}").ndim == 1]
 
 
 def _whole(
@@ -99,7 +103,7 @@ def _whole(
         report.add(f"{key}.enc", hidden[row, :frames], stored_row, TENSOR, "own")
         if row < stored_rows:
             report.add(f"{key}.enc", from_mel[row, :frames], stored_row, TENSOR, "stored")
-    for kind, source in (("own", hidden), ("stored", stored_hidden)):
+    for kind, source in (("own", hidden), ("stored", stored_hidden.to(hidden.dtype))):
         for start in range(0, source.shape[0], stored_rows):
             rows = [
                 ears.projector(source[start + row : start + row + 1])[0][: ears.projector.count(n)]
@@ -182,10 +186,31 @@ def _stream_stored(golden: GoldenSet, report: Report, ears: Ears) -> None:
         first = False
         stored_hidden = golden.tensor(f"{name}.audio_enc")
         report.add(f"{name}.audio_enc", hidden, stored_hidden, TENSOR, "stored")
-        projected = ears.projector.project(stored_hidden)
+        projected = ears.projector.project(stored_hidden.to(golden.place.dtype))
         if f"{name}.audio_proj" in golden:
             stored = golden.tensor(f"{name}.audio_proj")
             report.add(f"{name}.audio_proj", projected, stored, TENSOR, "stored")
         pooled = ears.projector.pool(projected)[0]
         stored = golden.tensor(f"{name}.audio_embed")
         report.add(f"{name}.audio_embed", pooled, stored, TENSOR, "stored")
+
+
+def _by_graphs(golden: GoldenSet, report: Report, ears: Ears, batch: int) -> None:
+    """The same stream as the engine runs it: from samples to embeddings in one graph."""
+    mels, cache = MelStreams(ears.mel, batch), ears.encoder.make_cache(batch)
+    hearing = Hearing(mels, ears.encoder, ears.projector, cache, golden.place.pool())
+    hearing.warm_up(batch, lambda text: None)
+    queues = [ChunkQueue() for _ in range(batch)]
+    for unit in golden.units:
+        sound = golden.unit_sound(unit)
+        if sound is None:
+            continue
+        chunks: dict[int, Tensor] = {}
+        for slot, queue in enumerate(queues):
+            queue.push(sound)
+            chunk = queue.take()
+            assert chunk is not None
+            chunks[slot] = chunk
+        key = f"duplex/u{unit['unit']:02d}.audio_embed"
+        for embeds in hearing.hear(chunks).values():
+            report.add(key, embeds, golden.tensor(key), TENSOR, "graphs")

@@ -104,7 +104,7 @@ class Replay:
         ]
         tried = [self._trace(a).get("max_new_tokens", 0) for script in scripts for a in script]
         longest = max(lengths) + max(tried) + 64
-        self.rows = RecordingRows(model, len(scripts), longest)
+        self.rows = RecordingRows(model, len(scripts), longest, golden.place.pool())
         self.turns = TurnRows(self.rows, golden.tokens, observe=self._observe)
         for slot in range(len(scripts)):
             self.turns.open(slot, TurnSession(golden.tokens, slot, longest))
@@ -190,12 +190,21 @@ class Replay:
         logits = logits.clone()
         for index, slot in enumerate(slots):
             player = self.players[slot]
-            steps = self._trace(player.action)["steps"]
-            forced = steps[player.steps]["forced"] if player.steps < len(steps) else None
+            forced = self._choice(player)
             player.steps += 1
             if forced is not None:
                 logits[index, forced] = FORCED_LOGIT
         return logits
+
+    def _choice(self, player: Player) -> int | None:
+        """What the next step of a reply has to choose; None: it is free."""
+        trace, place = self._trace(player.action), player.steps
+        if place >= len(trace["steps"]):
+            return None
+        forced: int | None = trace["steps"][place]["forced"]
+        if forced is None and self.golden.place.is_narrow and place < len(trace["generated"]):
+            forced = trace["generated"][place]
+        return forced
 
     def _compare_reply(self, slot: int, player: Player) -> None:
         action, trace, report, kind = (

@@ -36,6 +36,8 @@ def compare(golden: GoldenSet, report: Report, batch: int) -> None:
     """Voice, then each session window by window, then the vocoder of the other generation."""
     model = load_token2wav(
         golden.token2wav,
+        device=golden.place.device,
+        dtype=torch.float32,
         steps=golden.trace["duplex"].get("token2wav_steps", 5),
         noise=golden.tensor("voice/rand_noise"),
         vocoder_noise=golden.tensor("voice/vocoder_noise_table"),
@@ -63,7 +65,7 @@ def _voice(golden: GoldenSet, report: Report, model: Token2Wav) -> tuple[VoiceBa
         ("vocoder_noise_table", "drawn when the reference starts"),
     ):
         report.given(f"voice/{key}", why)
-    samples = golden.tensor("voice/prompt_wav_i16").float() / PCM_SCALE
+    samples = golden.host("voice/prompt_wav_i16").float() / PCM_SCALE
     preparer = Preparer(golden.token2wav)
     report.add(
         "voice/s3_log_mel", whisper_log_mel(samples, S3_MELS), golden.tensor("voice/s3_log_mel")
@@ -215,7 +217,7 @@ class _Stored:
         flow = self.model.flow
         fresh = len(window.codes) - (0 if window.last else flow.config.encoder.lookahead)
         packed, _ = state.begin([window], fresh)
-        chunk = state.chunk(packed, fresh)
+        chunk = state.chunk(packed.to(self.golden.place.device), fresh)
         mu = flow.encode(chunk)
         if f"{key}.mu" in self.golden:
             stored = self.golden.tensor(f"{key}.mu")

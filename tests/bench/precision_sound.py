@@ -1,0 +1,153 @@
+"""Flow and vocoder: their engine path beside float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.graphs import GraphPool
+from engine.model import ASSETS, OmniModel
+from engine.models.flow import FlowChunk
+from engine.models.flow_state import Window
+from engine.models.vocoder import Push, Sound, Vocoder
+from engine.speech_streams import WINDOW_CODES, Codes, SpeechStreams
+from engine.token2wav import Token2Wav, load_token2wav
+from engine.voice import VoiceFeatures
+from tests.bench.errors import error
+from tests.bench.precision_llm import plain
+from tests.exactness import exact
+
+SPECTRUM = 1024
+RANDOM_VOICE = 50
+"""Codes of a voice where the checkpoint has none that is prepared."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """One window of one row, on the host."""
+
+    slot: int
+    last: bool
+    mu: Tensor
+    mel: Tensor
+    f0: Tensor
+    wave: Tensor
+
+
+def voice_of(model: OmniModel) -> VoiceFeatures:
+    """A prepared voice of the checkpoint, or a random one."""
+    names = model.voices.names()
+    if names:
+        return model.voices.named(names[0])
+    assert model.token2wav is not None
+    config = model.token2wav.flow.config
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.randint(0, config.vocab_size, (RANDOM_VOICE,), generator=generator)
+    mel = torch.randn(2 * RANDOM_VOICE, config.num_mels, generator=generator) - 4.0
+    speaker = torch.randn(config.speaker_dim, generator=generator)
+    return VoiceFeatures(codes.tolist(), mel, speaker)
+
+
+def filled(codes: list[list[list[int]]], most: int) -> list[list[list[int]]]:
+    """Whole units, with random codes where a row ended early."""
+    generator = torch.Generator().manual_seed(2)
+    return [
+        [
+            own + torch.randint(0, most, (WINDOW_CODES - len(own),), generator=generator).tolist()
+            for own in unit
+        ]
+        for unit in codes
+    ]
+
+
+def play(
+    model: Token2Wav, voice: VoiceFeatures, codes: list[list[list[int]]], pool: GraphPool | None
+) -> list[Played]:
+    """Codes by unit and row as sound; the last unit ends the turns."""
+    rows = len(codes[0])
+    streams = SpeechStreams(model, rows, len(voice.mel), graphs=pool)
+    if pool is not None:
+        streams.warm_up(rows, lambda text: None)
+    base = model.base(voice)
+    for slot in range(rows):
+        streams.set_voice(slot, base)
+    played: list[Played] = []
+
+    def observe(window: Window, chunk: FlowChunk, sound: Sound) -> None:
+        values = (chunk.mu, chunk.mel, sound.f0, sound.wave)
+        kept = [value.detach().float().cpu().clone() for value in values]
+        played.append(Played(window.slot, window.last, *kept))
+
+    for place, unit in enumerate(codes):
+        ends = place == len(codes) - 1
+        streams.unit([Codes(slot, own, ends) for slot, own in enumerate(unit)], observe)
+    return played
+
+
+def sing(vocoder: Vocoder, played: list[Played], *, with_f0: bool) -> list[Tensor]:
+    """The vocoder by itself on the same mel frames, and F0 where asked for."""
+    state = vocoder.new_state(1 + max(part.slot for part in played))
+    device, waves = vocoder.noise.device, []
+    for part in played:
+        f0 = part.f0.to(device) if with_f0 else None
+        [sound] = vocoder.push(state, [Push(part.slot, part.mel.to(device), part.last, f0)])
+        waves.append(sound.wave.cpu())
+    return waves
+
+
+def spectra(waves: list[Tensor]) -> list[Tensor]:
+    """Magnitudes, which do not tell where in its phase a harmonic is."""
+    window = torch.hann_window(SPECTRUM)
+    return [
+        torch.stft(wave, SPECTRUM, window=window, return_complex=True).abs()
+        for wave in waves
+        if len(wave) >= SPECTRUM
+    ]
+
+
+def measure(model: OmniModel, codes: list[list[list[int]]]) -> dict[str, Any]:
+    """`codes`: by unit and row. The reference has the file's weights, not the flow's narrow ones.
+
+    The engine's vocoder is float32 too, but convolutions on CUDA are TF32 unless that is switched
+    off, which the engine leaves as it finds it.
+    """
+    if model.token2wav is None:
+        return {"skipped": "the checkpoint has no token2wav"}
+    flow, voice = model.token2wav.flow, voice_of(model)
+    codes = filled(codes, flow.config.vocab_size)
+    pool = GraphPool(model.device)
+    engine = play(model.token2wav, voice, codes, pool)
+    alone = play(model.token2wav, voice, [unit[:1] for unit in codes], GraphPool(model.device))
+    mine = [part for part in engine if part.slot == 0]
+    with exact(), plain(kernels=True, attention=False):
+        wide = load_token2wav(
+            model.folder / ASSETS, device=model.device, dtype=torch.float32, steps=flow.steps
+        )
+        reference = play(wide, voice, codes, None)
+        same_mel = sing(wide.vocoder, engine, with_f0=False)
+        # The earlier generation predicts F0 of a whole call, which is not what it is given here.
+        same_f0 = sing(wide.vocoder, engine, with_f0=True) if wide.vocoder.config.causal else None
+    waves = [part.wave for part in engine]
+    told: dict[str, Any] = {
+        "flow": str(flow.encoder_proj.weight.dtype).removeprefix("torch."),
+        "graph_misses": pool.misses,
+        "windows": len(engine),
+    }
+    for name in ("mu", "mel", "f0", "wave"):
+        left = [getattr(part, name) for part in engine]
+        told[f"{name} against float32"] = error(left, [getattr(p, name) for p in reference])
+    told["spectrum against float32"] = error(
+        spectra(waves), spectra([part.wave for part in reference])
+    )
+    told["wave of the same mel"] = error(waves, same_mel)
+    told["spectrum of the same mel"] = error(spectra(waves), spectra(same_mel))
+    if same_f0 is not None:
+        told["wave of the same mel and F0"] = error(waves, same_f0)
+    for name in ("mel", "wave"):
+        told[f"{name} of a row alone"] = error(
+            [getattr(part, name) for part in alone], [getattr(part, name) for part in mine]
+        )
+    return told
