@@ -135,6 +135,23 @@ def test_turn_store(
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("head_dim", [8, 24, 64, 130])
+@pytest.mark.parametrize(("layers", "count", "heads"), [(1, 1, 1), (3, 7, 2), (6, 101, 8)])
+@pytest.mark.parametrize("shift", [-1500, -1, 3])
+def test_turn_rows(
+    monkeypatch: pytest.MonkeyPatch, head_dim: int, layers: int, count: int, heads: int, shift: int
+) -> None:
+    # Rows of one slot of a cache: behind them lie others.
+    cache = drawn(layers, 2, count + 3, heads, head_dim, seed=15)
+    keys, before = cache[:, 1, 2 : 2 + count], cache.clone()
+    rates = 1e6 ** (-torch.arange(0, head_dim, 2, device="cuda").float() / head_dim)
+    ours = fused.turn_rows(keys, shift, rates)
+    monkeypatch.setattr(fused, "_kernel", lambda *_: None)
+    assert_rounds_alike(ours, fused.turn_rows(keys, shift, rates))
+    assert torch.equal(cache, before)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("count", [1, 3, 37])
 @pytest.mark.parametrize("inner", [8, 20, 24, 1000, 12_288])
 def test_silu_mul(monkeypatch: pytest.MonkeyPatch, count: int, inner: int) -> None:
