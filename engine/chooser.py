@@ -11,6 +11,7 @@ from engine.choosing import GRAPH_TOP_K, MAX_RECENT, MAX_WINDOW, TIE_SLACK
 from engine.graphs import padded_size, sizes_up_to
 from engine.llm_rows import LlmRows
 from engine.sampling import RowTensors, SamplingSettings
+from engine.staging import fetched
 
 Choose = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """Logits [B, V], numbers, recent, limit -> ids [B]; see `engine.choosing`."""
@@ -43,7 +44,7 @@ class Chooser:
         recent = torch.full((size, MAX_RECENT), self._rows.model.config.vocab_size).int()
         recent[:count] = tensors.recent
         chosen = self._rows.graphs.run((self._name, size), self._run, index, numbers, recent)
-        ids: list[int] = chosen[:count].tolist()
+        ids: list[int] = fetched(chosen)[:count].tolist()
         return ids
 
     def _run(self, index: Tensor, numbers: Tensor, recent: Tensor) -> Tensor:

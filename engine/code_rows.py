@@ -18,6 +18,7 @@ from engine.kvcache import SlotKV, Tokens
 from engine.layers.varlen import VarlenLayout
 from engine.models.tts import SpeechDecoder
 from engine.models.tts_sampling import MOST_RECENT, RowSampling, SpeechSampling, choose, scores
+from engine.staging import fetched
 
 BLOCK = 25
 """Codes between two looks at what was drawn; a unit's."""
@@ -144,7 +145,7 @@ class CodeRows:
     def put_draws(self, draws: Sequence[Sequence[float]], column: int = 0) -> None:
         """Give each row the draws of the columns from `column` on, and go on there."""
         table = torch.from_numpy(np.ascontiguousarray(np.array(draws).T))
-        self._draws[column : column + len(table), : len(draws)].copy_(table, non_blocking=True)
+        self._draws[column : column + len(table), : len(draws)].copy_(self.graphs.upload(table))
         self._column.fill_(column)
 
     def put_lengths(self, lengths: Sequence[int]) -> None:
@@ -153,7 +154,7 @@ class CodeRows:
 
     def fetch(self, rows: int, first: int, end: int) -> list[list[int]]:
         """The codes of columns `first` to `end` of each row; waits for the device."""
-        codes: list[list[int]] = self._codes[first:end, :rows].T.tolist()
+        codes: list[list[int]] = fetched(self._codes[first:end, :rows].contiguous()).T.tolist()
         return codes
 
     # ------------------------------------------------------------------ preparing
@@ -190,9 +191,7 @@ class CodeRows:
         if not spoken:
             return
         count = sum(len(ids) for ids, _ in spoken)
-        self._word_ids[:count] = torch.cat([ids for ids, _ in spoken]).to(
-            self._word_ids.device, non_blocking=True
-        )
+        self._word_ids[:count] = self.graphs.upload(torch.cat([ids for ids, _ in spoken]))
         self._words[:count] = torch.cat([hidden for _, hidden in spoken]).to(self._words.device)
 
     # ------------------------------------------------------------------ what graphs capture

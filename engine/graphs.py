@@ -114,6 +114,16 @@ class GraphPool:
         result: T = captured.result
         return result
 
+    def upload(self, given: Tensor) -> Tensor:
+        """A tensor of the host on the device, without waiting."""
+        if self.device.type != "cuda":
+            return given
+        if not self.enabled:
+            return given.to(self.device, non_blocking=True)
+        copied = self._staged(given).to(self.device, non_blocking=True)
+        self._staging.sent()
+        return copied
+
     def _staged(self, given: Tensor) -> Tensor:
         """Where a copy can read from without that the host waits for all before it."""
         if given.device.type != "cpu" or given.is_pinned():

@@ -77,9 +77,17 @@ class LlmRows:
     """
 
     def __init__(
-        self, model: Qwen3, num_slots: int, max_len: int, graphs: GraphPool | None = None
+        self,
+        model: Qwen3,
+        num_slots: int,
+        max_len: int,
+        graphs: GraphPool | None = None,
+        *,
+        sizes: Sequence[int] = PREFILL_SIZES,
     ) -> None:
+        """`sizes`: tokens that forwards by graph are padded to, ascending."""
         self.model = model
+        self._sizes = sizes
         self.kv = model.make_cache(num_slots, max_len)
         self.graphs = GraphPool(model.device, enabled=False) if graphs is None else graphs
         config = model.config
@@ -179,7 +187,7 @@ class LlmRows:
             self._prefill([slots[index] for index in active], sizes, x, want_logits)
 
     def _size(self, count: int) -> int:
-        return padded_size(count, PREFILL_SIZES) if self.graphs.enabled else count
+        return padded_size(count, self._sizes) if self.graphs.enabled else count
 
     @torch.inference_mode()
     def embed(self, feeds: Sequence[Feed], size: int | None = None) -> Tensor:
@@ -200,7 +208,7 @@ class LlmRows:
                 else:
                     ids += piece
         ids += [0] * ((size or len(ids)) - len(ids))
-        index = torch.tensor(ids + places, dtype=torch.int32).to(device, non_blocking=True)
+        index = self.graphs.upload(torch.tensor(ids + places, dtype=torch.int32))
         x = self.model.embed(index[: len(ids)])
         if media:
             given = torch.cat([rows.to(device=device, dtype=x.dtype) for rows in media])
@@ -261,7 +269,7 @@ class LlmRows:
                     torch.cat([plan.packed, ids]),
                 )
             rows = padded_size(self.kv.num_slots)
-            for size in PREFILL_SIZES:
+            for size in self._sizes:
                 show(f"language model, {size} tokens")
                 x = torch.zeros(
                     size, self.model.config.hidden_size, device=device, dtype=self.model.dtype

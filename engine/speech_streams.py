@@ -17,6 +17,7 @@ from engine.graphs import GraphPool
 from engine.models.flow import FlowChunk
 from engine.models.flow_state import Window
 from engine.models.vocoder import END_FRAMES, Push, Sound
+from engine.staging import fetched
 from engine.token2wav import Token2Wav, VoiceBase
 
 SILENCE_CODE = 4218
@@ -228,6 +229,8 @@ def to_pcm(sounds: Sequence[Tensor]) -> list[Pcm]:
     """int16 samples of sounds [N] in [-1, 1], rounded towards zero; fetched at once."""
     if not sounds:
         return []
-    whole = (torch.cat(list(sounds)).clamp(-1, 1) * 32767).to(torch.int16).cpu().numpy()
+    joined = (torch.cat(list(sounds)).clamp(-1, 1) * 32767).to(torch.int16)
+    # A copy, so that the memory of the fetch is free again.
+    whole = fetched(joined).numpy().copy()
     ends = np.cumsum([len(sound) for sound in sounds])
     return np.split(whole, ends[:-1])

@@ -71,3 +71,19 @@ class Staging:
             torch.cuda.Event()  # type: ignore[no-untyped-call]
             for _ in range(SEGMENTS if self._is_pinned else 0)
         ]
+
+
+def fetched(tensor: Tensor) -> Tensor:
+    """A copy on the host, once the device is there.
+
+    Through pinned memory: a copy to ordinary memory keeps the driver to itself while it waits, and
+    nobody else can launch anything.
+    """
+    if tensor.device.type != "cuda":
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+    done.synchronize()
+    return host

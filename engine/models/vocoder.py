@@ -142,7 +142,7 @@ class Vocoder:
         device, lacking = self.noise.device, padded_size(len(mels)) - len(mels)
         key = (len(mels) + lacking, *step.key())
         if graphs is None or step.f0 is not None or key not in state.warm:
-            index = torch.tensor(rows).to(device)
+            index = torch.tensor(rows).to(device, non_blocking=True)
             return self.generation.run(state, step, index[0], index[1], torch.stack(mels))
 
         def run(index: Tensor, mel: Tensor) -> Wave:

@@ -97,6 +97,7 @@ class Bench:
         self.runner.duplex.force = self.script.choose
         self.stages: dict[str, list[float]] = {}
         self.first_audio_ms: list[float] = []
+        self.is_finite = True
         self._started = 0.0
         self._heard: set[str] = set()
         config = p.SessionConfig(
@@ -127,6 +128,8 @@ class Bench:
         while self.duplex.advance() | self.lane.step():
             pass
         _synchronize(self.runner.model.device)
+        rows = self.runner.duplex.rows
+        self.is_finite &= all(bool(x[:-1].isfinite().all()) for x in (rows.hidden, rows.logits))
         return (time.perf_counter() - self._started) * 1000
 
     def _spoken(self, spoken: Spoken) -> None:
@@ -171,6 +174,7 @@ def measure(model: OmniModel, options: argparse.Namespace) -> dict[str, Any]:
         "warm_up_s": round(bench.warm_up_s, 1),
         "graph_misses": bench.runner.graphs.misses + bench.lane.speaker.graphs.misses,
         "units": options.units,
+        "all_finite": bench.is_finite,
         "unit_ms": {kind: told(values) for kind, values in took.items() if values},
         "first_audio_ms": told(bench.first_audio_ms) if bench.first_audio_ms else {},
         "stages_ms": {stage: told(values) for stage, values in sorted(bench.stages.items())},

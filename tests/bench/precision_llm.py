@@ -25,6 +25,8 @@ from tests.exactness import exact
 ROWS = 8
 PROMPT = 200
 STEPS = 64
+SIZES = (240, 1600)
+"""Tokens that prompts are padded to: of one row, of all."""
 
 PASSAGE = (
     "The ferry leaves the harbour at seven and crosses the bay in forty minutes. On the other side "
@@ -71,7 +73,7 @@ def follow(
 ) -> Trace:
     """Read the prompts, then feed `STEPS` tokens: the given ones, or the best at each place."""
     slots = range(len(prompts))
-    rows = LlmRows(model, len(prompts), max(map(len, prompts)) + STEPS, pool)
+    rows = LlmRows(model, len(prompts), max(map(len, prompts)) + STEPS, pool, sizes=SIZES)
     rows.warm_up(lambda text: None)
     trace = Trace()
 
