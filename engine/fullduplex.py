@@ -288,7 +288,7 @@ class FullDuplex:
         """The voice lane has made sound of a unit, or a part of it."""
         utterance: _Utterance = spoken.say.owner
         mind, result = utterance.mind, utterance.result
-        is_current = utterance.generation == mind.generation
+        is_current = utterance.generation == mind.generation and not mind.session.is_over
         if self._minds.get(utterance.slot) is not mind:
             return
         if is_current:

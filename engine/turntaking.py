@@ -240,7 +240,7 @@ class TurnTaking:
         mind.speaking.remove(utterance)
         session, output = mind.session, mind.session.output
         mind.stages += stages
-        if utterance.generation != mind.generation:
+        if utterance.generation != mind.generation or session.is_over:
             return
         output.say(chunk.text, pcm, tokens=len(chunk.ids), last=chunk.is_last)
         if not chunk.is_last:

@@ -45,7 +45,7 @@ class Say:
 
 @dataclass(frozen=True, eq=False)
 class Spoken:
-    """What became of a `Say`."""
+    """What became of a `Say`; every one is answered, also without sound where it was dropped."""
 
     say: Say
     pcm: Pcm
@@ -152,7 +152,9 @@ class VoiceLane:
                         break
                     batch[slot] = order
                 else:
-                    batch.pop(order.slot, None)
+                    dropped = batch.pop(order.slot, None)
+                    if dropped is not None:
+                        self.done(Spoken(dropped, NO_SOUND))
                     self._carry_out(order)
                 self._orders.popleft()
             if batch:
