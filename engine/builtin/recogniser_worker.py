@@ -126,12 +126,15 @@ class Recognising:
         self._last_partial = ""
 
     def run(self) -> None:
-        """Serve until the engine closes the socket."""
-        self._send(Up(os.getpid()))
-        unpacker = Unpacker()
-        while data := self._link.recv(RECEIVE_BYTES):
-            for body in unpacker.push(data):
-                self._take(to_recogniser.decode(body))
+        """Serve until the engine closes the socket, or is gone."""
+        try:
+            self._send(Up(os.getpid()))
+            unpacker = Unpacker()
+            while data := self._link.recv(RECEIVE_BYTES):
+                for body in unpacker.push(data):
+                    self._take(to_recogniser.decode(body))
+        except (BrokenPipeError, ConnectionResetError):
+            return
 
     def _take(self, message: ToRecogniser) -> None:
         try:

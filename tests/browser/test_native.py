@@ -104,7 +104,9 @@ async def test_attached_video_is_answered(native: Serving) -> None:
         assert [part["type"] for part in added["item"]["content"]] == ["input_video", "input_text"]
         await event(page, "output_audio_buffer.started", timeout_ms=60_000)
         await wait_for(page, "!document.getElementById('attached').checkVisibility()")
-        assert not [e for e in await events(page) if e["type"] == "session.warning"]
+        warnings = [e["code"] for e in await events(page) if e["type"] == "session.warning"]
+        # The answer may be long for so small a context.
+        assert set(warnings) <= {"context_near_limit"}
 
 
 async def test_context_limit_is_announced_before_it_ends_the_call(

@@ -175,8 +175,11 @@ async def test_connects_and_echoes(edit: Any, audio: int, video: int) -> None:
     assert peer.send("waits") is True
     await until(lambda: "channel_open" in listener.told)
     assert listener.told == ["connected", "channel_open"]
-    assert client.channel is not None
-    client.channel.send("hello")
+    channel = client.channel
+    assert channel is not None
+    # Our side may know of it a moment before the client does.
+    await until(lambda: channel.readyState == "open")
+    channel.send("hello")
     await until(lambda: "echo hello" in client.received)
     assert client.received[0] == "waits"
     await client.close()
