@@ -60,6 +60,15 @@ def _index(grid: Grid, side: int, length: int, device: torch.device) -> Tensor:
     return patch_index(grid, side, length).to(device)
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture on the device, scaled and cut: the whole one first, then its slices."""
+
+    images: tuple[Image, ...]
+    columns: int
+    rows: int
+
+
 class Eyes:
     """Seeing; no session's state."""
 
@@ -85,15 +94,27 @@ class Eyes:
 
         The results are the caller's own.
         """
+        return self.see(self.prepare(pictures))
+
+    @torch.inference_mode()
+    def prepare(self, pictures: Sequence[tuple[Tensor, int]]) -> list[Prepared]:
+        """Upload, scale and cut pictures, so that `see` has nothing to do on the host."""
         plans = [
             plan_slices((picture.shape[1], picture.shape[0]), self.config, most)
             for picture, most in pictures
         ]
         images = self.cut([picture for picture, _ in pictures], plans)
-        embeds = iter(self.encode([image for group in images for image in group]))
         return [
-            Seen(tuple(next(embeds) for _ in group), plan.columns, plan.rows)
+            Prepared(tuple(group), plan.columns, plan.rows)
             for plan, group in zip(plans, images, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def see(self, prepared: Sequence[Prepared]) -> list[Seen]:
+        """Encode pictures as one batch; the results are the caller's own."""
+        embeds = iter(self.encode([image for one in prepared for image in one.images]))
+        return [
+            Seen(tuple(next(embeds) for _ in one.images), one.columns, one.rows) for one in prepared
         ]
 
     def cut(self, pictures: Sequence[Tensor], plans: Sequence[SlicePlan]) -> list[list[Image]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.duplex import DuplexSession, UnitResult
 from engine.duplex_rows import UnitInput
+from engine.eyes import Prepared
 from engine.layers.logmel import ChunkQueue
 from engine.prompts import DUPLEX_SYSTEM
 from engine.runner import Runner
@@ -63,6 +64,8 @@ class _Mind:
         self.due = 0.0
         """When the unit under way was complete."""
         self.stages: Stages = []
+        self.prepared: Prepared | None = None
+        """The newest picture, on the device."""
         self.seen: tuple[Tensor, ...] | None = None
         """The newest picture, encoded ahead of its unit."""
 
@@ -99,6 +102,13 @@ class FullDuplex:
 
     def has(self, slot: int) -> bool:
         return slot in self._minds
+
+    def saw(self, session: Session) -> None:
+        """A picture has come, or the camera is off: the newest counts for the next unit."""
+        mind, picture = self._minds[session.slot], session.take_picture()
+        mind.prepared = mind.seen = None
+        if picture is not None:
+            mind.prepared = self._runner.prepare(picture, session.config.max_image_slices)
 
     def interrupt(self, session: Session) -> None:
         """Stop speaking: the unit under way or the next one becomes a listen."""
@@ -202,26 +212,26 @@ class FullDuplex:
         return due
 
     def _look(self, slots: Iterable[int]) -> dict[int, list[tuple[Tensor, ...]]]:
-        asked = []
         found: dict[int, list[tuple[Tensor, ...]]] = {}
+        asked: list[int] = []
+        prepared: list[Prepared] = []
         for slot in slots:
             mind = self._minds[slot]
-            picture = mind.session.take_picture()
-            if picture is not None:
-                asked.append((slot, picture, mind.session.config.max_image_slices))
+            if mind.prepared is not None:
+                asked.append(slot)
+                prepared.append(mind.prepared)
             elif mind.seen is not None:
                 found[slot] = [mind.seen]
-            mind.seen = None
-        seen = self._runner.look([(picture, most) for _, picture, most in asked])
-        return found | {slot: [s.images] for (slot, _, _), s in zip(asked, seen, strict=True)}
+            mind.prepared = mind.seen = None
+        seen = self._runner.see(prepared)
+        return found | {slot: [s.images] for slot, s in zip(asked, seen, strict=True)}
 
     def _look_ahead(self) -> bool:
         """Encode a picture before its unit is due, while there is nothing else to do."""
         for mind in self._minds.values():
-            picture = mind.session.take_picture()
-            if picture is not None:
-                most = mind.session.config.max_image_slices
-                mind.seen = self._runner.look([(picture, most)])[0].images
+            if mind.prepared is not None:
+                mind.seen = self._runner.see([mind.prepared])[0].images
+                mind.prepared = None
                 return True
         return False
 

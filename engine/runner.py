@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.duplex_rows import DuplexRows
 from engine.ears import Ears
-from engine.eyes import IMAGES_AT_ONCE, Eyes
+from engine.eyes import IMAGES_AT_ONCE, Eyes, Prepared
 from engine.eyes import Seen as Seen
 from engine.graphs import GraphPool
 from engine.layers.logmel import pieces
@@ -77,6 +77,14 @@ class Runner:
         if not pictures:
             return []
         return self.eyes.look(pictures)
+
+    def prepare(self, picture: Tensor, most: int) -> Prepared:
+        """Bring a picture [height, width, 3] uint8 to the device ahead of `see`."""
+        return self.eyes.prepare([(picture, most)])[0]
+
+    def see(self, prepared: Sequence[Prepared]) -> list[Seen]:
+        """Prepared pictures, as one batch."""
+        return self.eyes.see(prepared) if prepared else []
 
     # ------------------------------------------------------------------ out
 

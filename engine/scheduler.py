@@ -223,6 +223,8 @@ class Scheduler:
                 self._hear(session, message, came)
             case ImageIn():
                 session.see(message)
+                if session.config.mode == "full_duplex":
+                    self._duplex.saw(session)
             case Heard():
                 session.output.heard(message)
             case ReadItem():

@@ -120,6 +120,7 @@ class Bench:
         rgb = np.random.default_rng(index).bytes(width * height * 3)
         for session in self.sessions:
             session.see(p.ImageIn(session.id, 0, width, height, rgb))
+            self.duplex.saw(session)
             session.hearing.push(
                 index * UNIT_SAMPLES, sound.tobytes(), for_units=True, strict=False
             )

@@ -300,3 +300,36 @@ async def test_unknown_default_voice_is_refused(tiny_checkpoint: Path) -> None:
     with pytest.raises(EngineError, match="nobody"):
         await engine.start(lambda text: None)
     await engine.close()
+
+
+async def test_the_newest_picture_goes_into_the_next_unit(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config(options={"force_listen_count": 99}))
+    without = (await talk.units(2))[-1].kv_tokens
+    for shade in (0, 255):
+        picture = np.full((120, 160, 3), shade, np.uint8)
+        talk.session.handle(p.ImageIn("one", 0, 160, 120, picture.tobytes()))
+    seen = (await talk.units(1))[-1].kv_tokens - without
+    talk.session.handle(p.ImageIn("one", 0, 160, 120, picture.tobytes()))
+    talk.session.handle(p.ImageIn("one", 0, 0, 0, b""))
+    blind = (await talk.units(1))[-1].kv_tokens - without - seen
+    # A picture is 64 embeddings between two marks; with the camera off there is none.
+    assert seen - blind == 66
+    await talk.session.close()
+
+
+async def test_after_a_reply_was_cut_off_the_next_one_comes(engine: MiniCpmoEngine) -> None:
+    long = p.Sampling(seed=7, max_output_tokens=200)
+    talk = Talk(engine, "one", 0, config(mode="turn_based", sampling=long))
+    for count in (1, 2, 3):
+        item = p.ItemIn("one", f"i{count}", "user", (p.TextPart("tell me"),))
+        talk.session.handle(item)
+        talk.session.handle(p.CreateResponse("one"))
+        started = await talk.until(p.ResponseStarted, count)
+        assert started.epoch == count
+        if count < 3:
+            talk.session.handle(p.CancelResponse("one", count))
+            done = await talk.until(p.ResponseDone, count)
+            assert (done.epoch, done.status) == (count, "cancelled")
+    heard = await talk.when(lambda: [m for m in talk.all(p.AudioOut) if m.epoch == 3])
+    assert heard[0].pts == 0
+    await talk.session.close()
