@@ -151,6 +151,9 @@ class TurnSession:
             if closing and self.window.entries:
                 before = self.window.entries[-1]
                 self.window.entries[-1] = replace(before, length=before.length + closing)
+            else:
+                # The reply that they end was dropped to make room.
+                closing = 0
             self._turn_start, self.turn_open = self.length + closing, True
         self.length += count
 
@@ -164,9 +167,12 @@ class TurnSession:
         return self._slid(self.window.slide())
 
     def make_room(self, coming: int) -> Slide | None:
-        """What to drop so that `coming` rows fit; raises `ContextFull` where nothing may go."""
+        """What to drop so that `coming` rows fit; raises `ContextFull` where nothing may go.
+
+        Every turn but the open one may go: the user has asked something new.
+        """
         lacking = self.context.lacking(self.length, coming)
-        return self._slid(self.window.make_room(lacking)) if lacking else None
+        return self._slid(self.window.make_room(lacking, keep_last=0)) if lacking else None
 
     def _slid(self, slide: Slide | None) -> Slide | None:
         if slide is not None:

@@ -200,6 +200,18 @@ def test_room_is_made_before_anything_is_fed() -> None:
     assert ending.rows.length(0) == 20 + opening() + 1
 
 
+def test_a_long_message_may_push_out_even_the_turn_before_it() -> None:
+    stage = Stage(limit=120, window=TurnWindow(high=1000, low=900))
+    settings = replace(SETTINGS, max_new_tokens=10)
+    stage.turns.add({0: [ids_of(7, 9)]}, protect=True)
+    for seed in range(4):
+        stage.user(60, seed)
+        stage.reply([LETTER, END], settings)
+        window = stage.session.window
+        assert stage.rows.length(0) == stage.session.length <= 120
+        assert (window.protected, len(window.entries)) == (7, 0)
+
+
 # ------------------------------------------------------------------ undoing
 
 
