@@ -63,6 +63,7 @@ class TurnTaking:
         self._lane = lane
         self._max_context = max_context
         self._minds: dict[int, _Mind] = {}
+        self._last_read = -1
 
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
@@ -107,7 +108,7 @@ class TurnTaking:
         self._lane.hush(mind.session.slot)
 
     def advance(self) -> bool:
-        """Read on in one waiting turn of each session, decide one token for every reply."""
+        """Read on in one waiting turn, decide one token for every reply under way."""
         took = self._take_turns()
         running = [slot for slot in self._minds if self._may_go_on(slot)]
         if running:
@@ -141,18 +142,25 @@ class TurnTaking:
         )
 
     def _take_turns(self) -> bool:
-        took = False
-        for slot, mind in tuple(self._minds.items()):
-            if mind.session.is_over or mind.session.forced_listen:
-                continue
-            if mind.taking is None:
-                is_replying = self._runner.turns.sessions[slot].is_replying
-                if not mind.asked or is_replying or mind.speaking:
-                    continue
-                mind.taking = self._take(mind, mind.asked.popleft())
-            took = True
-            self._go_on(mind, mind.taking)
-        return took
+        """Read a piece of one session's turn: a step stays short however many ask at once."""
+        reading = [slot for slot, mind in self._minds.items() if self._has_to_read(mind)]
+        if not reading:
+            return False
+        slot = min(reading, key=lambda slot: (slot <= self._last_read, slot))
+        self._last_read = slot
+        mind = self._minds[slot]
+        if mind.taking is None:
+            mind.taking = self._take(mind, mind.asked.popleft())
+        self._go_on(mind, mind.taking)
+        return True
+
+    def _has_to_read(self, mind: _Mind) -> bool:
+        if mind.session.is_over or mind.session.forced_listen:
+            return False
+        if mind.taking is not None:
+            return True
+        is_replying = self._runner.turns.sessions[mind.session.slot].is_replying
+        return bool(mind.asked) and not is_replying and not mind.speaking
 
     def _go_on(self, mind: _Mind, taking: Generator[None, None, None]) -> None:
         try:
