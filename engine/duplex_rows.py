@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -129,20 +129,29 @@ class DuplexRows:
 
         Returns the units that are over with this step.
         """
-        eligible = self.sessions if slots is None else set(slots)
-        deciding = [s for s in sorted(eligible) if self.sessions[s].needs_decision]
+        deciding, feeding = self.choose(slots)
         if not deciding:
             return {}
-        chosen = self._decide(deciding)
+        return self.fed(deciding, dict(zip(feeding, self.rows.step(feeding), strict=True)))
+
+    def choose(self, slots: Iterable[int] | None = None) -> tuple[list[int], dict[int, int]]:
+        """The first half of a step: the slots that decided, and the ids to feed by slot."""
+        eligible = self.sessions if slots is None else set(slots)
+        deciding = [s for s in sorted(eligible) if self.sessions[s].needs_decision]
         feeding: dict[int, int] = {}
-        for slot, token in zip(deciding, chosen, strict=True):
+        if not deciding:
+            return deciding, feeding
+        for slot, token in zip(deciding, self._decide(deciding), strict=True):
             to_feed = self.sessions[slot].decide(token)
             if to_feed is not None:
                 feeding[slot] = to_feed
-        if feeding:
-            states = self.rows.step(feeding)
-            for slot, state in zip(feeding, states, strict=True):
-                self.sessions[slot].fed(state)
+        return deciding, feeding
+
+    def fed(self, deciding: Sequence[int], states: Mapping[int, Tensor]) -> dict[int, UnitResult]:
+        """The second half: `states` [C] by slot after feeding; the units that are over."""
+        for slot in deciding:
+            if slot in states:
+                self.sessions[slot].fed(states[slot])
         self._check(deciding)
         return self._take(deciding)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -20,7 +20,7 @@ from engine.session import Session
 from engine.speaker import NO_SOUND
 from engine.speech_codes import Speak
 from engine.speech_streams import Pcm
-from engine.timing import Stages, timed, totals
+from engine.timing import Stages, Timer, timed, totals
 from engine.voicelane import Say, Spoken, VoiceLane
 from engine.window import ContextFull
 
@@ -71,13 +71,18 @@ class _Mind:
 
 
 class FullDuplex:
-    """Drives the full-duplex sessions of a runner. `advance` does one step for all of them."""
+    """Drives the full-duplex sessions of a runner.
+
+    A step for all of them: `start`, `choose`, a forward of what was chosen, `fed`.
+    """
 
     def __init__(self, runner: Runner, lane: VoiceLane, max_context: int) -> None:
         self._runner = runner
         self._lane = lane
         self._max_context = max_context
         self._minds: dict[int, _Mind] = {}
+        self._deciding: list[int] = []
+        """Slots between `choose` and `fed`."""
 
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
@@ -128,17 +133,32 @@ class FullDuplex:
         return any(mind.is_running for mind in self._minds.values())
 
     def advance(self) -> bool:
-        """Start what is due, decide one token for all under way; whether anything was done."""
-        prepared = self._prepare()
-        started = self._begin()
+        """One step for all, by itself: `start`, `choose`, a forward, `fed`."""
+        started = self.start()
+        feeding = self.choose()
+        rows = self._runner.duplex.rows
+        with timed(self._runner.model.device) as timer:
+            states = dict(zip(feeding, rows.step(feeding), strict=True))
+        return self.fed(states, timer) or started or self.look_ahead()
+
+    def start(self) -> bool:
+        """Start what is due; whether anything was done."""
+        return self._prepare() | self._begin()
+
+    def choose(self) -> dict[int, int]:
+        """Decide one token for every unit under way; the ids to feed, by slot."""
         running = [slot for slot, mind in self._minds.items() if mind.is_running]
-        if running:
-            with timed(self._runner.model.device) as timer:
-                results = self._runner.duplex.step(running)
-            for slot in running:
-                self._minds[slot].stages.append(("decode", timer))
-            self._apply(results)
-        return prepared or started or bool(running) or self._look_ahead()
+        self._deciding, feeding = self._runner.duplex.choose(running)
+        return feeding
+
+    def fed(self, states: Mapping[int, Tensor], timer: Timer) -> bool:
+        """What was chosen is in the caches, with `states` [C] by slot; whether anything was."""
+        deciding, self._deciding = self._deciding, []
+        for slot in deciding:
+            self._minds[slot].stages.append(("decode", timer))
+        if deciding:
+            self._apply(self._runner.duplex.fed(deciding, states))
+        return bool(deciding)
 
     def _prepare(self) -> bool:
         """Read a piece of one newcomer's system message."""
@@ -226,7 +246,7 @@ class FullDuplex:
         seen = self._runner.see(prepared)
         return found | {slot: [s.images] for slot, s in zip(asked, seen, strict=True)}
 
-    def _look_ahead(self) -> bool:
+    def look_ahead(self) -> bool:
         """Encode a picture before its unit is due, while there is nothing else to do."""
         for mind in self._minds.values():
             if mind.prepared is not None:

@@ -128,6 +128,8 @@ class LlmRows:
 
         Fixed shapes for a padded number of rows: one graph.
         """
+        if not tokens:
+            return self.hidden[:0]
         slots, ids = list(tokens), list(tokens.values())
         size = padded_size(len(slots)) if self.graphs.enabled else len(slots)
         plan = self.kv.plan(slots, [1] * len(slots), num_tokens=size, num_rows=size, max_query=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +15,16 @@ from engine.sampling import forbidden_mask, sample_turn, turn_tensors
 from engine.tokens import Tokens
 from engine.turnbased import CHUNK_TOKENS, ReplyChunk, ReplySettings, Snapshot, TurnSession
 from engine.window import Slide
+
+
+@dataclass
+class ChosenTurns:
+    """What half a step decided."""
+
+    slots: list[int]
+    feeding: dict[int, int] = field(default_factory=dict)
+    """Ids to feed, by slot."""
+    chunks: dict[int, ReplyChunk] = field(default_factory=dict)
 
 
 class TurnRows:
@@ -102,26 +113,35 @@ class TurnRows:
 
         Returns the chunks that became complete with this step.
         """
-        eligible = self.sessions if slots is None else set(slots)
-        replying = [s for s in sorted(eligible) if self.sessions[s].is_replying]
-        if not replying:
+        chosen = self.choose(slots)
+        if not chosen.slots:
             return {}
-        chunks: dict[int, ReplyChunk] = {}
-        feeding: dict[int, int] = {}
-        for slot, token in zip(replying, self._decide(replying), strict=True):
+        states = self.rows.step(chosen.feeding)
+        return self.fed(chosen, dict(zip(chosen.feeding, states, strict=True)))
+
+    def choose(self, slots: Iterable[int] | None = None) -> ChosenTurns:
+        """The first half of a step: decide one token for every reply under way."""
+        eligible = self.sessions if slots is None else set(slots)
+        chosen = ChosenTurns([s for s in sorted(eligible) if self.sessions[s].is_replying])
+        if not chosen.slots:
+            return chosen
+        for slot, token in zip(chosen.slots, self._decide(chosen.slots), strict=True):
             session = self.sessions[slot]
             chunk = session.decide(token)
             if chunk is not None:
-                chunks[slot] = chunk
+                chosen.chunks[slot] = chunk
             if session.waiting is not None:
-                feeding[slot] = session.waiting
-        if feeding:
-            states = self.rows.step(feeding)
-            for slot, state in zip(feeding, states, strict=True):
-                chunk = self.sessions[slot].fed(state)
-                if chunk is not None:
-                    chunks[slot] = chunk
-        self._check(replying)
+                chosen.feeding[slot] = session.waiting
+        return chosen
+
+    def fed(self, chosen: ChosenTurns, states: Mapping[int, Tensor]) -> dict[int, ReplyChunk]:
+        """The second half: `states` [C] by slot after feeding; the chunks that are complete."""
+        chunks = dict(chosen.chunks)
+        for slot in chosen.feeding:
+            chunk = self.sessions[slot].fed(states[slot])
+            if chunk is not None:
+                chunks[slot] = chunk
+        self._check(chosen.slots)
         return chunks
 
     def _decide(self, slots: list[int]) -> list[int]:

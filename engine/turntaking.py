@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,7 +16,8 @@ from engine.session import Session
 from engine.speaker import NO_SOUND
 from engine.speech_codes import Speak
 from engine.speech_streams import Pcm
-from engine.timing import Stages, timed, totals
+from engine.timing import Stages, Timer, timed, totals
+from engine.turn_rows import ChosenTurns
 from engine.turnbased import CHUNK_TOKENS, ReplyChunk, TurnSession
 from engine.usermessage import Asked, encode_turn
 from engine.voicelane import Say, Spoken, VoiceLane
@@ -56,7 +57,10 @@ class _Mind:
 
 
 class TurnTaking:
-    """Drives the sessions of a runner that take turns. `advance` does one step for all."""
+    """Drives the sessions of a runner that take turns.
+
+    A step for all of them: `start`, `choose`, a forward of what was chosen, `fed`.
+    """
 
     def __init__(self, runner: Runner, lane: VoiceLane, max_context: int) -> None:
         self._runner = runner
@@ -64,6 +68,8 @@ class TurnTaking:
         self._max_context = max_context
         self._minds: dict[int, _Mind] = {}
         self._last_read = -1
+        self._chosen = ChosenTurns([])
+        """Between `choose` and `fed`."""
 
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
@@ -107,17 +113,24 @@ class TurnTaking:
         mind.generation += 1
         self._lane.hush(mind.session.slot)
 
-    def advance(self) -> bool:
-        """Read on in one waiting turn, decide one token for every reply under way."""
-        took = self._take_turns()
+    def start(self) -> bool:
+        """Read on in one waiting turn; whether there was one."""
+        return self._take_turns()
+
+    def choose(self) -> dict[int, int]:
+        """Decide one token for every reply under way; the ids to feed, by slot."""
         running = [slot for slot in self._minds if self._may_go_on(slot)]
-        if running:
-            with timed(self._runner.model.device) as timer:
-                chunks = self._runner.turns.step(running)
-            for slot in running:
-                self._minds[slot].stages.append(("decode", timer))
-            self._say(chunks)
-        return took or bool(running)
+        self._chosen = self._runner.turns.choose(running)
+        return self._chosen.feeding
+
+    def fed(self, states: Mapping[int, Tensor], timer: Timer) -> bool:
+        """What was chosen is in the caches, with `states` [C] by slot; whether anything was."""
+        chosen, self._chosen = self._chosen, ChosenTurns([])
+        for slot in chosen.slots:
+            self._minds[slot].stages.append(("decode", timer))
+        if chosen.slots:
+            self._say(self._runner.turns.fed(chosen, states))
+        return bool(chosen.slots)
 
     def _may_go_on(self, slot: int) -> bool:
         replying = self._runner.turns.sessions[slot].is_replying
