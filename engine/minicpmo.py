@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -135,7 +136,12 @@ class MiniCpmoEngine:
             first_codes=wanted.first_chunk_codes,
         )
         self._scheduler = Scheduler(runner, speaker, shelf, limit)
+        # The networks' objects live as long as the process: looking through them for garbage would
+        # hold up a step by a tenth of a second, and each graph's capture as well.
+        gc.collect()
+        gc.freeze()
         self._scheduler.warm_up(lambda text: show(f"warming up: {text}"))
+        gc.freeze()
         if model.device.type == "cuda":
             left, is_enough = after_warm_up(model.device)
             show(left)
