@@ -205,6 +205,24 @@ export class Call extends EventTarget {
     this.send({ type: 'response.create' });
   }
 
+  /** @param {Record<string, any>} session settings to change @returns {string} the event's id, which an error names */
+  update(session) {
+    const eventId = `event_${randomHex(12)}`;
+    this.send({ type: 'session.update', event_id: eventId, session: { type: 'realtime', ...session } });
+    return eventId;
+  }
+
+  /** Forgets what was heard and not yet answered. */
+  clearInput() {
+    this.send({ type: 'input_audio_buffer.clear' });
+  }
+
+  /** What was heard is a turn of the user, which wants an answer. */
+  commitInput() {
+    this.send({ type: 'input_audio_buffer.commit' });
+    this.send({ type: 'response.create' });
+  }
+
   /** Stops the answer now: first what is already on its way to the ear, then what is still being made. */
   interrupt() {
     this.send({ type: 'output_audio_buffer.clear' });

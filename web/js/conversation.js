@@ -12,7 +12,9 @@ import { Captions } from './captions.js';
 import { EventLog } from './debug.js';
 import { DeviceTrouble, Devices } from './devices.js';
 import { Meter, wakeAudio } from './meters.js';
-import { isInCall, phaseOf } from './phase.js';
+import { Mode, settingsOf } from './mode.js';
+import { isInCall, isTalking, phaseOf } from './phase.js';
+import { PushToTalk } from './pushtotalk.js';
 import { Refusal } from './server.js';
 import { Stats } from './stats.js';
 import { Talk } from './talk.js';
@@ -30,6 +32,8 @@ export class Conversation extends EventTarget {
   userMeter = new Meter();
   assistantMeter = new Meter();
   talk = new Talk();
+  mode = new Mode();
+  pushToTalk = new PushToTalk();
   /** @type {Call|null} */ call = null;
   /** @type {import('./server.js').Info|null} */ info = null;
   /** @type {Partial<import('./stats.js').Figures>} */ figures = {};
@@ -41,12 +45,17 @@ export class Conversation extends EventTarget {
   #attempt = 0;
   #connected_ms = 0;
   #figuresTimer = 0;
+  #lastMode = this.mode.now;
+  /** The answer was stopped before it began. */
+  #isUnwanted = false;
 
   /** @param {HTMLAudioElement} audio */
   constructor(audio) {
     super();
     this.audio = audio;
     this.#renewTalk();
+    this.mode.addEventListener('change', () => this.#onMode());
+    this.#bindPushToTalk();
     this.devices.addEventListener('list', () => this.#changed());
     this.devices.addEventListener('lost', (event) => this.#onLost(/** @type {CustomEvent} */ (event).detail.kind));
     this.#readLevels();
@@ -64,6 +73,15 @@ export class Conversation extends EventTarget {
     return Boolean(this.devices.camera);
   }
 
+  get isTurnBased() {
+    return this.mode.now === 'turn_based';
+  }
+
+  /** Whether the user has to push to talk, and would be heard. */
+  get canTalk() {
+    return this.isTurnBased && isTalking(this.phase) && !this.call?.listenOnly && Boolean(this.devices.microphone);
+  }
+
   get connected_s() {
     return this.#connected_ms ? (performance.now() - this.#connected_ms) / 1000 : 0;
   }
@@ -77,14 +95,16 @@ export class Conversation extends EventTarget {
     this.captions.clear();
     this.#renewTalk();
     this.wasInCall = true;
+    // Who is not heard takes turns: there is no speech whose end could be found.
+    const mode = listenOnly ? 'turn_based' : this.mode.chosen;
     this.call = new Call({
       iceServers: this.info?.ice_servers ?? [],
       microphone: listenOnly ? null : this.devices.microphone,
       camera: this.devices.camera,
       video: this.info?.engine?.video ?? true,
-      // Who is not heard takes turns: there is no speech whose end could be found.
-      session: listenOnly ? { audio: { input: { turn_detection: null } } } : undefined,
+      session: settingsOf(mode),
     });
+    this.mode.begin(mode);
     this.#bind(this.call);
     this.call.place();
     this.#changed();
@@ -117,7 +137,7 @@ export class Conversation extends EventTarget {
     await this.place({ listenOnly: true });
     if (!this.call) return;
     this.captions.typed(this.call.write(text), text);
-    this.talk.asked(performance.now());
+    this.#asked();
   }
 
   /**
@@ -141,12 +161,60 @@ export class Conversation extends EventTarget {
       this.captions.note(`Error: ${file.name} was not sent. ${reason}`);
       return false;
     }
-    this.talk.asked(performance.now());
+    this.#asked();
     return true;
   }
 
+  /** @param {import('./mode.js').ModeName} mode for this call, if there is one, and the next ones */
+  chooseMode(mode) {
+    const isNews = this.mode.asked ? mode !== this.mode.asked : mode !== this.mode.now;
+    this.mode.choose(mode, isNews ? this.call?.update(settingsOf(mode)) : undefined);
+  }
+
+  #onMode() {
+    if (this.mode.now !== this.#lastMode) {
+      this.#lastMode = this.mode.now;
+      this.pushToTalk.stop();
+      // Speech that began in another mode may never be told to have ended.
+      this.talk.held(false);
+      this.#openEar();
+    }
+    this.#changed();
+  }
+
+  #bindPushToTalk() {
+    const { pushToTalk } = this;
+    pushToTalk.addEventListener('begun', () => {
+      this.interrupt();
+      this.call?.clearInput();
+      this.talk.held(true);
+    });
+    pushToTalk.addEventListener('dropped', () => {
+      this.call?.clearInput();
+      this.talk.held(false);
+    });
+    pushToTalk.addEventListener('said', (event) => {
+      this.call?.commitInput();
+      this.talk.held(false);
+      this.#asked(/** @type {CustomEvent} */ (event).detail.released_ms);
+    });
+    pushToTalk.addEventListener('change', () => {
+      this.#openEar();
+      this.#changed();
+    });
+  }
+
+  /** @param {number} [at_ms] when the user had finished */
+  #asked(at_ms = performance.now()) {
+    this.#isUnwanted = false;
+    this.talk.asked(at_ms);
+  }
+
   interrupt() {
-    if (this.canInterrupt) this.call?.interrupt();
+    if (!this.canInterrupt) return;
+    // Only where nothing is answered unasked can the next answer be known to be the one that was stopped.
+    this.#isUnwanted = this.isTurnBased && !this.talk.isAnswering;
+    this.call?.interrupt();
   }
 
   get canInterrupt() {
@@ -156,15 +224,25 @@ export class Conversation extends EventTarget {
   /** @param {boolean} isMuted */
   mute(isMuted) {
     this.isMuted = isMuted;
-    if (this.devices.microphone) this.devices.microphone.enabled = !isMuted;
+    this.#openEar();
     this.#changed();
+  }
+
+  /** The microphone is sent while the user wants to be heard. */
+  #openEar() {
+    const { microphone } = this.devices;
+    if (microphone) microphone.enabled = this.#isHeard;
+  }
+
+  get #isHeard() {
+    return this.isTurnBased ? this.pushToTalk.isOpen : !this.isMuted;
   }
 
   /** Opens the chosen microphone and uses it from now on. */
   async openMicrophone() {
     return this.#use(async () => {
       const track = await this.devices.open('microphone');
-      track.enabled = !this.isMuted;
+      track.enabled = this.#isHeard;
       this.userMeter.attach(track);
       await this.call?.replaceMicrophone(track);
     });
@@ -252,7 +330,11 @@ export class Conversation extends EventTarget {
     const now_ms = performance.now();
     this.log.add(event);
     this.captions.apply(event);
-    this.talk.apply(event, now_ms);
+    this.mode.apply(event);
+    // An engine may tell where speech begins and ends also where the button decides it.
+    const isAside = this.isTurnBased && /^input_audio_buffer\.speech_/.test(event.type);
+    if (!isAside) this.talk.apply(event, now_ms);
+    if (event.type === 'response.created' && (this.#isUnwanted || this.pushToTalk.isOpen)) this.#decline();
     // Where levels cannot be read in time, the event is the best sign of the first sound.
     const isUnheard = document.hidden || !this.assistantMeter.isRunning;
     if (event.type === 'output_audio_buffer.started' && isUnheard) this.talk.heard(true, now_ms);
@@ -260,6 +342,11 @@ export class Conversation extends EventTarget {
     const error = event.type === 'error' ? event.error : event.response?.status_details?.error;
     // Stopping an answer that has just ended by itself is no news to anybody.
     if (error?.message && error.code !== 'response_cancel_not_active') this.captions.note(`Error: ${error.message}`);
+  }
+
+  #decline() {
+    this.#isUnwanted = false;
+    this.call?.interrupt();
   }
 
   /** @param {MediaStream} stream */
@@ -279,6 +366,8 @@ export class Conversation extends EventTarget {
     this.call = null;
     this.wasInCall = ending.kind !== 'refused';
     this.talk.stop();
+    this.pushToTalk.stop();
+    this.mode.end();
     this.captions.finish();
     this.devices.closeAll();
     this.audio.srcObject = null;

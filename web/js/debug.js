@@ -28,6 +28,10 @@ export function expose(talk) {
     get call() {
       return talk.call;
     },
+    /** What the server confirmed, or what the next call begins with. */
+    get mode() {
+      return talk.mode.now;
+    },
     get events() {
       return [...talk.log.list];
     },

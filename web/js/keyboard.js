@@ -2,6 +2,7 @@
 
 import { memory } from './dom.js';
 
+const TALK = ' ';
 const TYPING = 'input, textarea, select, [contenteditable="true"]';
 const ACTIVATING = 'button, a, summary, [role="button"]';
 
@@ -9,6 +10,8 @@ const ACTIVATING = 'button, a, summary, [role="button"]';
  * @param {Object} actions
  * @param {() => boolean} actions.call returns false when there was nothing to do
  * @param {() => void} actions.hangUp
+ * @param {() => boolean} actions.hold begins to talk; returns false when there is no need to push for it
+ * @param {() => void} actions.release
  * @param {() => void} actions.mute
  * @param {() => void} actions.camera
  * @param {() => void} actions.flip
@@ -29,7 +32,18 @@ export function listenToKeys(actions, toggle) {
     t: actions.write,
   };
 
+  let isHolding = false;
+
+  document.addEventListener('keyup', (event) => {
+    if (event.key !== TALK || !isHolding) return;
+    isHolding = false;
+    // Otherwise it would also press the button that has the focus.
+    event.preventDefault();
+    actions.release();
+  });
+
   document.addEventListener('keydown', (event) => {
+    if (event.key === TALK && event.repeat && isHolding) event.preventDefault();
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
     const target = event.target instanceof Element ? event.target : document.body;
     if (target.matches(TYPING)) {
@@ -40,6 +54,10 @@ export function listenToKeys(actions, toggle) {
     if (!toggle.checked) return;
     if (event.key === 'Escape') {
       actions.hangUp();
+    } else if (event.key === TALK && actions.hold()) {
+      // On any button: after a click one has the focus, and Enter presses it as well.
+      isHolding = true;
+      event.preventDefault();
     } else if (event.key === ' ' || event.key === 'Enter') {
       if (!target.matches(ACTIVATING) && actions.call()) event.preventDefault();
     } else if (letters[event.key.toLowerCase()]) {

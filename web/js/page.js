@@ -9,11 +9,13 @@ import { byId, clockText, setText } from './dom.js';
 import { FiguresView } from './figures.js';
 import { listenToKeys } from './keyboard.js';
 import { readKey, saveKey, takeKeyFromAddress } from './key.js';
+import { ModeView } from './modeview.js';
 import { Notice } from './notice.js';
 import { hintOf, isTalking, wordsOf } from './phase.js';
 import { deviceLost, deviceProblem, endingProblem, serverAway } from './problems.js';
 import { Selectors } from './selectors.js';
 import { Refusal, getInfo } from './server.js';
+import { bindTalkButton } from './talkbutton.js';
 
 const LOOK_FOR_SERVER_MS = 3000;
 const COPIED_MS = 1500;
@@ -22,6 +24,7 @@ const conversation = new Conversation(byId('remote-audio'));
 const notice = new Notice(byId('error'));
 const figures = new FiguresView();
 const attach = new AttachView();
+const modes = new ModeView((mode) => conversation.chooseMode(mode));
 const selectors = new Selectors(conversation.devices, conversation.audio, useChoice);
 let searchTimer = 0;
 /** What is said under the state once a call is over. */
@@ -37,15 +40,18 @@ function render() {
   state.setAttribute('aria-live', isTurnOfTalk ? 'off' : 'polite');
   document.body.dataset.phase = phase;
   state.dataset.state = phase;
-  setText(state, wordsOf(phase, conversation.talk));
-  const now = { talk: conversation.talk, isMuted: conversation.isMuted, listenOnly: Boolean(conversation.call?.listenOnly), hasCamera: conversation.hasCamera };
+  const { talk, isTurnBased, isMuted, hasCamera, pushToTalk } = conversation;
+  setText(state, wordsOf(phase, talk, isTurnBased));
+  const now = { talk, isTurnBased, isMuted, hasCamera, pushToTalk, listenOnly: Boolean(conversation.call?.listenOnly) };
   setText(byId('hint'), phase === 'ended' ? epilogue : hintOf(phase, now));
   byId('clock').hidden = !conversation.connected_s;
   showOnly(byId('call'), byId('hangup'), isInCall);
   byId('interrupt').disabled = !conversation.canInterrupt;
   byId('send').disabled = attach.isBusy || !(byId('text').value.trim() || attach.file);
   byId('copy').disabled = conversation.captions.list().length === 0;
+  modes.show(conversation.mode, now);
   renderMute(now.listenOnly);
+  renderTalk(now.listenOnly);
   renderCamera();
 }
 
@@ -64,6 +70,18 @@ function renderMute(listenOnly) {
   const label = listenOnly ? 'No mic' : conversation.isMuted ? 'Unmute' : 'Mute';
   dress(byId('mute'), label, isOff ? 'i-mic-off' : 'i-mic', conversation.isMuted);
   byId('mute').disabled = listenOnly;
+  // Who pushes to talk is not heard otherwise.
+  byId('mute').hidden = conversation.isTurnBased && !listenOnly;
+}
+
+/** @param {boolean} listenOnly */
+function renderTalk(listenOnly) {
+  const { isHeld } = conversation.pushToTalk;
+  const button = byId('push-to-talk');
+  button.hidden = !conversation.call || !conversation.isTurnBased || listenOnly;
+  button.disabled = !conversation.canTalk && !isHeld;
+  button.setAttribute('aria-pressed', String(isHeld));
+  setText(/** @type {Element} */ (button.querySelector('span')), isHeld ? 'Let go to send' : 'Hold to talk');
 }
 
 function renderCamera() {
@@ -92,7 +110,8 @@ function dress(button, label, icon, isPressed) {
 
 function showLevels() {
   if (document.hidden) return;
-  setLevel('level-user', conversation.isMuted ? 0 : conversation.userMeter.fraction);
+  setLevel('level-user', conversation.isMuted && !conversation.isTurnBased ? 0 : conversation.userMeter.fraction);
+  setLevel('push-to-talk', conversation.userMeter.fraction);
   setLevel('level-assistant', conversation.assistantMeter.fraction);
   setLevel('orb', conversation.phase === 'hearing' ? conversation.userMeter.fraction : conversation.assistantMeter.fraction);
 }
@@ -116,6 +135,7 @@ async function findServer() {
   }
   if (['away', 'lost_away'].includes(notice.shown?.kind ?? '')) notice.hide();
   const { engine, name, version } = conversation.info;
+  conversation.mode.support(engine?.modes);
   setText(byId('engine-label'), engine?.label ?? 'Engine');
   setText(byId('engine-text'), engine?.description ?? '');
   const languages = (engine?.languages ?? []).map(languageName).join(', ');
@@ -178,7 +198,7 @@ function place(listenOnly = false) {
 }
 
 function toggleMute() {
-  if (!byId('mute').disabled) conversation.mute(!conversation.isMuted);
+  if (!byId('mute').disabled && !byId('mute').hidden) conversation.mute(!conversation.isMuted);
 }
 
 function toggleCamera() {
@@ -238,6 +258,7 @@ function bindControls() {
   byId('camera-toggle').addEventListener('click', toggleCamera);
   byId('flip').addEventListener('click', flip);
   byId('interrupt').addEventListener('click', () => conversation.interrupt());
+  bindTalkButton(byId('push-to-talk'), conversation.pushToTalk, () => conversation.canTalk);
   byId('unblock').addEventListener('click', () => conversation.play());
   byId('copy').addEventListener('click', copyTranscript);
   byId('write').addEventListener('submit', onWrite);
@@ -258,6 +279,12 @@ function bindControls() {
   listenToKeys({
     call: () => place(),
     hangUp: () => conversation.hangUp(),
+    hold: () => {
+      const { canTalk } = conversation;
+      if (canTalk) conversation.pushToTalk.hold();
+      return canTalk;
+    },
+    release: () => conversation.pushToTalk.release(),
     mute: toggleMute,
     camera: toggleCamera,
     flip,

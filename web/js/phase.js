@@ -17,6 +17,8 @@ const WORDS = {
   ended: 'Call ended',
 };
 
+const YOUR_TURN = 'Your turn';
+
 /** @type {Partial<Record<Phase, string>>} */
 const HINTS = {
   idle: 'Press Call and speak, or write a message.',
@@ -41,23 +43,38 @@ export function phaseOf({ call, talk, isAsking, wasInCall }) {
   return talk.turn;
 }
 
-/** @param {Phase} phase @param {import('./talk.js').Talk} talk */
-export function wordsOf(phase, talk) {
+/** @param {Phase} phase @param {import('./talk.js').Talk} talk @param {boolean} isTurnBased */
+export function wordsOf(phase, talk, isTurnBased) {
+  // Nothing is listened to until the user takes the word.
+  if (phase === 'listening' && isTurnBased) return YOUR_TURN;
   if (phase !== 'queued' || !talk.queue.position) return WORDS[phase];
   return `${WORDS.queued}: place ${talk.queue.position}`;
 }
 
 /**
  * @param {Phase} phase
- * @param {{talk: import('./talk.js').Talk, isMuted: boolean, listenOnly: boolean, hasCamera: boolean}} now
+ * @param {Object} now
+ * @param {import('./talk.js').Talk} now.talk
+ * @param {boolean} now.isTurnBased
+ * @param {boolean} now.isMuted
+ * @param {boolean} now.listenOnly
+ * @param {boolean} now.hasCamera
+ * @param {import('./pushtotalk.js').PushToTalk} now.pushToTalk
  */
-export function hintOf(phase, { talk, isMuted, listenOnly, hasCamera }) {
+export function hintOf(phase, { talk, isTurnBased, isMuted, listenOnly, hasCamera, pushToTalk }) {
   if (phase === 'queued') return talk.queue.eta_s ? `About ${roundedWait(talk.queue.eta_s)}. The call starts by itself.` : 'The call starts by itself.';
   if (HINTS[phase]) return HINTS[phase];
   if (phase === 'connecting' || phase === 'ended') return '';
   if (listenOnly) return 'Without microphone: write, and hear the answer.';
+  if (isTurnBased) return pushToTalk.isHeld ? 'Let go to get the answer.' : turnHint(phase, pushToTalk.wasTooShort);
   if (isMuted) return 'You are muted.';
   return hasCamera && phase === 'listening' ? 'It can see your camera.' : '';
+}
+
+/** @param {Phase} phase @param {boolean} wasTooShort */
+function turnHint(phase, wasTooShort) {
+  if (phase !== 'listening') return '';
+  return wasTooShort ? 'Hold it for as long as you speak.' : 'Hold to talk, or write.';
 }
 
 /** @param {number} seconds */

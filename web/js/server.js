@@ -15,7 +15,7 @@ const ITEM_TIMEOUT_MS = 130_000;
  * @property {string} version
  * @property {boolean} auth_required
  * @property {RTCIceServer[]} ice_servers
- * @property {{kind: string, label: string, description: string, languages: string[], video: boolean}} engine
+ * @property {{kind: string, label: string, description: string, languages: string[], modes?: string[], video: boolean}} engine
  */
 
 export class Refusal extends Error {

@@ -17,6 +17,7 @@ export class Talk extends EventTarget {
   /** @type {number[]} */ #latencies_ms = [];
   #timer = 0;
   #userSpeaks = false;
+  #isHeld = false;
   #isAnswering = false;
   /** performance.now() at the end of the user's speech or message, 0 once answered. */
   #asked_ms = 0;
@@ -28,6 +29,11 @@ export class Talk extends EventTarget {
   /** @returns {Turn} */
   get turn() {
     return this.#turn;
+  }
+
+  /** A response is being made or played. */
+  get isAnswering() {
+    return this.#isAnswering || this.#turn === 'speaking';
   }
 
   /** @returns {{last_ms: number, p50_ms: number, count: number}|null} */
@@ -81,6 +87,11 @@ export class Talk extends EventTarget {
         break;
       case 'output_audio_buffer.cleared':
         this.#asked_ms = 0;
+        // Who holds the talk button has interrupted knowingly and wants to see that it hears.
+        if (this.#isHeld) {
+          this.#become('hearing');
+          break;
+        }
         this.#become('interrupted', true);
         this.#timer = window.setTimeout(() => this.#rest(), INTERRUPTED_MS);
         break;
@@ -89,6 +100,17 @@ export class Talk extends EventTarget {
         if (this.#turn === 'thinking') this.#rest();
         break;
       default:
+    }
+  }
+
+  /** The user takes the word by hand, or gives it back. @param {boolean} isHeld */
+  held(isHeld) {
+    this.#isHeld = this.#userSpeaks = isHeld;
+    if (isHeld) {
+      this.#asked_ms = 0;
+      this.#become('hearing');
+    } else if (this.#turn === 'hearing') {
+      this.#rest();
     }
   }
 
