@@ -2,8 +2,8 @@
 noise and the words are none, but the flow is that of the real one.
 
 Guards: it speaks aloud; it is silenced by speech and by the button; it listens; modes switch within
-the call; an attached video is answered; the context limit is announced, then ends the call with a
-reason.
+the call by the page's selector, each with a new conversation; push to talk is answered when let go;
+an attached video is answered; the context limit is announced, then ends the call with a reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import FilePayload
+from playwright.async_api import FilePayload, Page
 
 from tests.browser.chrome import browse, call, event, events, record, recorded
 from tests.serving import Serving
@@ -22,6 +22,7 @@ from tests.speech import BROWSER_HZ, microphone, stretches
 
 torch = pytest.importorskip("torch", reason="the native engine needs torch: the test extra has it")
 
+COMMITTED = "input_audio_buffer.committed"
 UPDATE = "(session) => window.omnicall.call.send({ type: 'session.update', session })"
 
 
@@ -63,33 +64,55 @@ async def test_it_speaks_is_interrupted_and_goes_on(native: Serving, tmp_path: P
     assert units and all(unit["kv_tokens"] > 0 for unit in units)
 
 
+async def choose(page: Page, mode: str, count: int) -> None:
+    """Press a mode of the page's selector until the `count`th change is confirmed and shown."""
+    await page.click(f"#mode-{mode}")
+    await event(page, "session.updated", count=count)
+    await page.wait_for_selector(f"#mode-{mode}[aria-pressed=true]")
+
+
 async def test_modes_switch_within_the_call(native: Serving, tmp_path: Path) -> None:
-    mic = microphone(tmp_path / "mic.wav", [(14.0, "what_time"), (20.0, "what_time")], 60)
+    mic = microphone(tmp_path / "mic.wav", [(4.0 + 4 * i, "what_time") for i in range(20)], 90)
     async with browse(native.url, mic) as page:
         await call(page)
-        turn_based = {"audio": {"input": {"turn_detection": None}}, "max_output_tokens": 12}
-        await page.evaluate(UPDATE, turn_based)
+        await page.evaluate(UPDATE, {"max_output_tokens": 12})
         await event(page, "session.updated")
+        await choose(page, "turn-based", 2)
         await page.fill("#text", "hello there")
         await page.press("#text", "Enter")
+        await event(page, "output_audio_buffer.started", timeout_ms=40_000)
+        await page.click("#interrupt:enabled")
         await wait_for(
             page,
             "window.omnicall.events.some(e => e.type === 'conversation.item.done'"
             " && e.item.role === 'assistant')",
         )
-        half_duplex = {"audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
-        await page.evaluate(UPDATE, half_duplex)
-        await event(page, "input_audio_buffer.committed", timeout_ms=40_000)
-        before = len([e for e in await events(page) if e["type"] == "response.created"])
-        await event(page, "response.created", count=before, timeout_ms=40_000)
-        await page.evaluate(
-            UPDATE, {"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}
-        )
+        before = await responses(page)
+        await page.focus("#hangup")
+        await page.keyboard.down(" ")
+        await event(page, "input_audio_buffer.cleared")
+        await asyncio.sleep(4)
+        assert await responses(page) == before
+        await page.keyboard.up(" ")
+        await event(page, "response.created", count=before + 1, timeout_ms=40_000)
+
+        await choose(page, "half-duplex", 3)
+        committed = len([e for e in await events(page) if e["type"] == COMMITTED])
+        before = await responses(page)
+        await event(page, COMMITTED, count=committed + 1, timeout_ms=40_000)
+        await event(page, "response.created", count=before + 1, timeout_ms=40_000)
+
+        await choose(page, "full-duplex", 4)
         metrics = len([e for e in await events(page) if e["type"] == "metrics"])
         await event(page, "metrics", count=metrics + 2, timeout_ms=40_000)
         warnings = [e["code"] for e in await events(page) if e["type"] == "session.warning"]
-    assert warnings.count("context_restarted") == 3
-    assert before >= 1
+        assert warnings.count("context_restarted") == 3
+        shown = await page.evaluate("() => window.omnicall.captions()")
+        assert str(shown).count("begin a new conversation") == 3
+
+
+async def responses(page: Page) -> int:
+    return len([e for e in await events(page) if e["type"] == "response.created"])
 
 
 async def test_attached_video_is_answered(native: Serving) -> None:
