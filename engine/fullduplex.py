@@ -43,6 +43,8 @@ class _Utterance:
     generation: int
     due: float
     stages: Stages
+    is_open: bool = False
+    """Its response was opened before it had a sound."""
     is_told: bool = False
     """A part of its sound is out, and with it its text."""
 
@@ -288,17 +290,20 @@ class FullDuplex:
             if result.wants_speech and mind.session.speaks:
                 self._say(mind, result)
             else:
-                self._tell(mind, result, None)
+                if result.wants_speech or result.text:
+                    self._open(mind, result)
+                    self._tell(mind, result, None)
                 self._done(mind, result, mind.due, spoke=bool(result.text), stages=mind.stages)
             mind.session.warn_context(result.warning)
         self._runner.duplex.finalize(list(results))
 
     def _say(self, mind: _Mind, result: UnitResult) -> None:
         slot = mind.session.slot
+        utterance = _Utterance(slot, mind, result, mind.generation, mind.due, mind.stages)
         if not mind.speaking:
             # A user who speaks now speaks over the answer.
             self._open(mind, result)
-        utterance = _Utterance(slot, mind, result, mind.generation, mind.due, mind.stages)
+            utterance.is_open = True
         mind.speaking.append(utterance)
         speak, ready = self._runner.speech(
             [token.id for token in result.spoken],
@@ -322,6 +327,9 @@ class FullDuplex:
         if self._minds.get(utterance.slot) is not mind:
             return
         if is_current:
+            if not utterance.is_open:
+                self._open(mind, result)
+                utterance.is_open = True
             self._tell(mind, result, spoken.pcm, again=utterance.is_told, more=not spoken.is_last)
             utterance.is_told = True
         if spoken.is_last:
@@ -346,11 +354,7 @@ class FullDuplex:
         more: bool = False,
     ) -> None:
         """Send what is said: the text with the first part of the sound."""
-        if not result.wants_speech and not result.text:
-            return
         output = mind.session.output
-        if not again:
-            self._open(mind, result)
         output.say(
             "" if again else result.text,
             NO_SOUND if pcm is None else pcm,

@@ -168,6 +168,17 @@ async def test_answer_is_told_in_order(engine: MiniCpmoEngine) -> None:
     await talk.session.close()
 
 
+async def test_no_response_is_empty(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config())
+    first = await speaking(talk)
+    assert first.epoch == 1 == len(talk.all(p.ResponseStarted))
+    await talk.units(6)
+    spoken = {m.epoch for m in talk.all(p.AudioOut)}
+    done = {m.epoch for m in talk.all(p.ResponseDone) if m.status == "completed"}
+    assert done <= spoken
+    await talk.session.close()
+
+
 async def test_speaking_over_the_answer_silences_it(engine: MiniCpmoEngine) -> None:
     talk = Talk(engine, "one", 0, config())
     while len(talk.all(p.ResponseDone)) == len(talk.all(p.ResponseStarted)):
