@@ -16,7 +16,7 @@ from engine.layers.logmel import ChunkQueue
 from engine.prompts import DUPLEX_SYSTEM
 from engine.runner import Runner
 from engine.sampling import Draws
-from engine.session import Session
+from engine.session import Session, SessionFailed
 from engine.speaker import NO_SOUND
 from engine.speech_codes import Speak
 from engine.speech_streams import Pcm
@@ -166,8 +166,11 @@ class FullDuplex:
         """Read a piece of one newcomer's system message."""
         for mind in self._minds.values():
             if mind.prompt is not None:
-                if next(mind.prompt, self) is self:
-                    mind.prompt = None
+                try:
+                    if next(mind.prompt, self) is self:
+                        mind.prompt = None
+                except Exception as error:
+                    raise SessionFailed(mind.session, error) from error
                 return True
         return False
 
@@ -252,7 +255,10 @@ class FullDuplex:
         """Encode a picture before its unit is due, while there is nothing else to do."""
         for mind in self._minds.values():
             if mind.prepared is not None:
-                mind.seen = self._runner.see([mind.prepared])[0].images
+                try:
+                    mind.seen = self._runner.see([mind.prepared])[0].images
+                except Exception as error:
+                    raise SessionFailed(mind.session, error) from error
                 mind.prepared = None
                 return True
         return False

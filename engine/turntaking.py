@@ -12,7 +12,7 @@ from torch import Tensor
 from engine.prompts import VOICE_PROMPTS, Message, Part, Picture, PromptError, Sound
 from engine.runner import Runner
 from engine.sampling import Draws
-from engine.session import Session
+from engine.session import Session, SessionFailed
 from engine.speaker import NO_SOUND
 from engine.speech_codes import Speak
 from engine.speech_streams import Pcm
@@ -185,6 +185,8 @@ class TurnTaking:
             mind.session.end("the model cannot remember more")
         except (PromptError, ValueError) as error:
             mind.session.warn("bad_message", str(error))
+        except Exception as error:
+            raise SessionFailed(mind.session, error) from error
         mind.taking = None
 
     def _take(self, mind: _Mind, asked: Asked) -> Generator[None, None, None]:
