@@ -13,7 +13,7 @@ from engine.duplex import DuplexSession, UnitResult
 from engine.duplex_rows import UnitInput
 from engine.eyes import Prepared
 from engine.layers.logmel import ChunkQueue
-from engine.prompts import DUPLEX_SYSTEM
+from engine.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.runner import Runner
 from engine.sampling import Draws
 from engine.session import Session, SessionFailed
@@ -94,6 +94,9 @@ class FullDuplex:
         self._runner.duplex.open(slot, talk)
         text = session.config.instructions or DUPLEX_SYSTEM
         message = prompts.duplex_prefix(text), session.voice.embeddings, prompts.duplex_suffix()
+        check_instructions(
+            sum(len(part) for part in message if part is not None), self._max_context
+        )
         # The first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         self._minds[slot] = _Mind(session, prompt)

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.prompts import VOICE_PROMPTS, Message, Part, Picture, PromptError, Sound
+from engine.prompts import (
+    VOICE_PROMPTS,
+    Message,
+    Part,
+    Picture,
+    PromptError,
+    Sound,
+    check_instructions,
+)
 from engine.runner import Runner
 from engine.sampling import Draws
 from engine.session import Session, SessionFailed
@@ -150,6 +158,7 @@ class TurnTaking:
             sounds = [session.voice.embeddings]
             parts = [before, Sound(len(sounds[0])), session.config.instructions or after]
         prompt = self._runner.model.prompts.half_duplex(Message("system", tuple(parts)))
+        check_instructions(len(prompt), self._max_context)
         yield from self._runner.turns.add_slowly(
             session.slot, prompt.weave([], sounds), protect=True
         )

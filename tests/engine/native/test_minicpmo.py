@@ -299,6 +299,16 @@ async def test_settings_that_cannot_be_end_the_session_by_name(engine: MiniCpmoE
     await other.session.close()
 
 
+@pytest.mark.parametrize("mode", ["full_duplex", "turn_based"])
+async def test_instructions_that_do_not_fit_are_refused(engine: MiniCpmoEngine, mode: Any) -> None:
+    # Fewer than one piece of a prompt, and more: neither is begun.
+    for slot, words in enumerate((450, 2000)):
+        talk = Talk(engine, f"s{slot}", slot, config(mode=mode, instructions="word " * words))
+        ended = await talk.until(p.SessionEnded)
+        assert ended.reason == "failed" and "instructions take" in ended.message
+        await talk.session.close()
+
+
 async def test_missing_checkpoint_says_how_to_get_it(tmp_path: Path) -> None:
     engine = MiniCpmoEngine(str(tmp_path / "nothing"), 1, MiniCpmoConfig(device="cpu"))
     with pytest.raises(EngineError, match="not a folder"):
