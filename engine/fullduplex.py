@@ -13,10 +13,10 @@ from engine.duplex import DuplexSession, UnitResult
 from engine.duplex_rows import UnitInput
 from engine.eyes import Prepared
 from engine.layers.logmel import ChunkQueue
-from engine.prompts import DUPLEX_SYSTEM
+from engine.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.runner import Runner
 from engine.sampling import Draws
-from engine.session import Session
+from engine.session import Session, SessionFailed
 from engine.speaker import NO_SOUND
 from engine.speech_codes import Speak
 from engine.speech_streams import Pcm
@@ -94,6 +94,9 @@ class FullDuplex:
         self._runner.duplex.open(slot, talk)
         text = session.config.instructions or DUPLEX_SYSTEM
         message = prompts.duplex_prefix(text), session.voice.embeddings, prompts.duplex_suffix()
+        check_instructions(
+            sum(len(part) for part in message if part is not None), self._max_context
+        )
         # The first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         self._minds[slot] = _Mind(session, prompt)
@@ -166,8 +169,11 @@ class FullDuplex:
         """Read a piece of one newcomer's system message."""
         for mind in self._minds.values():
             if mind.prompt is not None:
-                if next(mind.prompt, self) is self:
-                    mind.prompt = None
+                try:
+                    if next(mind.prompt, self) is self:
+                        mind.prompt = None
+                except Exception as error:
+                    raise SessionFailed(mind.session, error) from error
                 return True
         return False
 
@@ -252,7 +258,10 @@ class FullDuplex:
         """Encode a picture before its unit is due, while there is nothing else to do."""
         for mind in self._minds.values():
             if mind.prepared is not None:
-                mind.seen = self._runner.see([mind.prepared])[0].images
+                try:
+                    mind.seen = self._runner.see([mind.prepared])[0].images
+                except Exception as error:
+                    raise SessionFailed(mind.session, error) from error
                 mind.prepared = None
                 return True
         return False

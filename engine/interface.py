@@ -69,7 +69,11 @@ class Engine(Protocol):
         """Begin a conversation in row `slot`; raise `EngineError` if `config` cannot be served."""
 
     def pending_ms(self) -> float:
-        """The most sound of a session that waits to be heard by the engine."""
+        """The most sound of a session that waits to be heard by the engine.
+
+        Asked once a second; raises `EngineError` where no session can be served any more, which
+        ends the process: its supervisor starts a new one.
+        """
 
     async def close(self) -> None: ...
 

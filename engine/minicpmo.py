@@ -177,8 +177,12 @@ class MiniCpmoEngine:
         return MiniCpmoSession(self._scheduler, session, slot, send, self._threads)
 
     def pending_ms(self) -> float:
-        """The most sound of a session that waits for its unit."""
-        return self._scheduler.pending_ms() if self._scheduler is not None else 0.0
+        """The most sound of a session that waits for its unit; raises `EngineError` if broken."""
+        if self._scheduler is None:
+            return 0.0
+        if self._scheduler.is_broken:
+            raise EngineError("a thread of the engine has ended by an error, see its log")
+        return self._scheduler.pending_ms()
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

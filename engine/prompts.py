@@ -72,6 +72,14 @@ class PromptError(ValueError):
     """A prompt does not fit together or is too long; the client can mend it."""
 
 
+def check_instructions(taken: int, limit: int) -> None:
+    """Raise `PromptError` if a system message of `taken` positions leaves none for anything."""
+    if taken >= limit:
+        raise PromptError(
+            f"the instructions take {taken} of the model's {limit} positions: send shorter ones"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """The place of a picture in a message."""

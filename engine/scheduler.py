@@ -29,7 +29,7 @@ from engine.protocol import (
 )
 from engine.readitem import ModelMessage, ReadItem
 from engine.runner import Runner
-from engine.session import Session
+from engine.session import Session, SessionFailed
 from engine.speaker import Speaker
 from engine.timing import timed
 from engine.turntaking import TurnTaking
@@ -65,8 +65,9 @@ Order = tuple[int, ModelMessage] | Opening | Closing | Spoken
 class Scheduler:
     """Owns the sessions and the runner. `post` may be called from any thread, the rest is its own.
 
-    A bug in one session's messages ends that session; one in a batch ends the sessions in it, with
-    their rows cleared; the others go on.
+    A bug in what is done for one session ends that session; one in a step for several ends all
+    sessions, with their rows cleared. Where even that fails, as on a GPU after a fault, the thread
+    ends and `is_broken` says so: only a new process can help.
     """
 
     def __init__(
@@ -85,6 +86,12 @@ class Scheduler:
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self.refused_messages = 0
+        self._has_broken = False
+
+    @property
+    def is_broken(self) -> bool:
+        """One of the threads has ended by an error; nobody is served any more."""
+        return self._has_broken or self._lane.is_broken
 
     def warm_up(self, show: Callable[[str], None]) -> None:
         """Capture every graph; before `start`."""
@@ -126,11 +133,21 @@ class Scheduler:
     # ------------------------------------------------------------------ the loop
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:  # noqa: BLE001 - the boundary: whoever asks learns that it is broken
+            log.exception("the model's thread has ended")
+            self._has_broken = True
+
+    def _serve(self) -> None:
         while not self._is_stopping:
             self._wake.clear()
             self._drain()
             try:
                 busy = self._step()
+            except SessionFailed as failed:
+                self._end_failed(failed.session, failed.error)
+                continue
             except Exception:  # noqa: BLE001 - the boundary: what a batch left behind is unknown
                 log.exception("a step failed; its sessions end")
                 self._fail_all()
@@ -178,10 +195,13 @@ class Scheduler:
         try:
             action()
         except Exception as error:  # noqa: BLE001 - the boundary: a bug ends this session only
-            log.exception("session %s failed", session.id)
-            told = str(error) if isinstance(error, ValueError) else "internal error of the engine"
-            self._close(session.slot)
-            session.send(SessionEnded(session.id, "failed", told))
+            self._end_failed(session, error)
+
+    def _end_failed(self, session: Session, error: Exception) -> None:
+        log.error("session %s failed", session.id, exc_info=error)
+        told = str(error) if isinstance(error, ValueError) else "internal error of the engine"
+        self._close(session.slot)
+        session.send(SessionEnded(session.id, "failed", told))
 
     def _fail_all(self) -> None:
         for session in tuple(self._sessions.values()):

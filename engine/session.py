@@ -42,6 +42,15 @@ OPTIONS = {
 """Options that this engine knows, beside the settings that every engine has."""
 
 
+class SessionFailed(Exception):
+    """What was done for one session alone failed; the others are not touched."""
+
+    def __init__(self, session: Session, error: Exception) -> None:
+        super().__init__(f"session {session.id}: {error}")
+        self.session = session
+        self.error = error
+
+
 class Voiced:
     """The voice of a session: how it sounds, and what the language model hears of it."""
 

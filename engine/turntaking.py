@@ -9,10 +9,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.prompts import VOICE_PROMPTS, Message, Part, Picture, PromptError, Sound
+from engine.prompts import (
+    VOICE_PROMPTS,
+    Message,
+    Part,
+    Picture,
+    PromptError,
+    Sound,
+    check_instructions,
+)
 from engine.runner import Runner
 from engine.sampling import Draws
-from engine.session import Session
+from engine.session import Session, SessionFailed
 from engine.speaker import NO_SOUND
 from engine.speech_codes import Speak
 from engine.speech_streams import Pcm
@@ -150,6 +158,7 @@ class TurnTaking:
             sounds = [session.voice.embeddings]
             parts = [before, Sound(len(sounds[0])), session.config.instructions or after]
         prompt = self._runner.model.prompts.half_duplex(Message("system", tuple(parts)))
+        check_instructions(len(prompt), self._max_context)
         yield from self._runner.turns.add_slowly(
             session.slot, prompt.weave([], sounds), protect=True
         )
@@ -185,6 +194,8 @@ class TurnTaking:
             mind.session.end("the model cannot remember more")
         except (PromptError, ValueError) as error:
             mind.session.warn("bad_message", str(error))
+        except Exception as error:
+            raise SessionFailed(mind.session, error) from error
         mind.taking = None
 
     def _take(self, mind: _Mind, asked: Asked) -> Generator[None, None, None]:

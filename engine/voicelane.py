@@ -86,6 +86,8 @@ class VoiceLane:
         self._orders: deque[_Order] = deque()
         self._wake = threading.Event()
         self._is_stopping = False
+        self.is_broken = False
+        """The thread has ended by an error; nothing is said any more."""
         self._thread = threading.Thread(target=self._run, name="voice", daemon=True)
         self._stream = (
             torch.cuda.Stream(speaker.device, priority=-1)  # type: ignore[no-untyped-call]
@@ -132,10 +134,14 @@ class VoiceLane:
     # ------------------------------------------------------------------ the loop
 
     def _run(self) -> None:
-        while not self._is_stopping:
-            self._wake.clear()
-            if not self.step():
-                self._wake.wait(IDLE_WAIT_S)
+        try:
+            while not self._is_stopping:
+                self._wake.clear()
+                if not self.step():
+                    self._wake.wait(IDLE_WAIT_S)
+        except Exception:  # noqa: BLE001 - the boundary: whoever asks learns that it is broken
+            log.exception("the voice lane has ended")
+            self.is_broken = True
 
     def step(self) -> bool:
         """Carry out what waits, up to and including one batch; whether there was anything."""

@@ -299,6 +299,16 @@ async def test_settings_that_cannot_be_end_the_session_by_name(engine: MiniCpmoE
     await other.session.close()
 
 
+@pytest.mark.parametrize("mode", ["full_duplex", "turn_based"])
+async def test_instructions_that_do_not_fit_are_refused(engine: MiniCpmoEngine, mode: Any) -> None:
+    # Fewer than one piece of a prompt, and more: neither is begun.
+    for slot, words in enumerate((450, 2000)):
+        talk = Talk(engine, f"s{slot}", slot, config(mode=mode, instructions="word " * words))
+        ended = await talk.until(p.SessionEnded)
+        assert ended.reason == "failed" and "instructions take" in ended.message
+        await talk.session.close()
+
+
 async def test_missing_checkpoint_says_how_to_get_it(tmp_path: Path) -> None:
     engine = MiniCpmoEngine(str(tmp_path / "nothing"), 1, MiniCpmoConfig(device="cpu"))
     with pytest.raises(EngineError, match="not a folder"):
@@ -344,3 +354,44 @@ async def test_after_a_reply_was_cut_off_the_next_one_comes(engine: MiniCpmoEngi
     heard = await talk.when(lambda: [m for m in talk.all(p.AudioOut) if m.epoch == 3])
     assert heard[0].pts == 0
     await talk.session.close()
+
+
+async def test_what_fails_for_one_session_ends_only_that_one(
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = engine._scheduler
+    assert scheduler is not None
+    other = Talk(engine, "two", 1, config())
+    await other.units(1)
+
+    def broken(pictures: object) -> None:
+        raise RuntimeError("a strange picture")
+
+    monkeypatch.setattr(scheduler.runner, "look", broken)
+    talk = Talk(engine, "one", 0, config(mode="turn_based"))
+    black = np.zeros((28, 28, 3), np.uint8).tobytes()
+    talk.session.handle(p.ImageIn("one", 0, 28, 28, black))
+    talk.session.handle(p.CreateResponse("one"))
+    assert (await talk.until(p.SessionEnded)).reason == "failed"
+    await other.units(2)
+    assert not other.all(p.SessionEnded)
+    await talk.session.close()
+    await other.session.close()
+
+
+async def test_an_engine_that_cannot_go_on_says_so(
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = engine._scheduler
+    assert scheduler is not None
+
+    def broken(*given: object) -> None:
+        raise RuntimeError("the GPU has fallen off the bus")
+
+    monkeypatch.setattr(scheduler.runner, "hear", broken)
+    monkeypatch.setattr(scheduler.runner, "clear", broken)
+    talk = Talk(engine, "one", 0, config())
+    talk.quiet(1.0)
+    await until(lambda: scheduler.is_broken)
+    with pytest.raises(EngineError, match="ended by an error"):
+        engine.pending_ms()
