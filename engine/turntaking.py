@@ -113,9 +113,12 @@ class TurnTaking:
 
     def interrupt(self, session: Session) -> None:
         """Break the reply off; the conversation keeps what of it was heard."""
-        if self._runner.turns.sessions[session.slot].is_replying:
+        mind = self._minds[session.slot]
+        # A reply is thought to its end long before it is heard to its end. What a message that is
+        # being read follows stays as it is.
+        if self._runner.turns.sessions[session.slot].has_reply and mind.taking is None:
             self._runner.turns.cancel(session.slot, session.output.heard_tokens)
-        self._hush(self._minds[session.slot])
+        self._hush(mind)
 
     def _hush(self, mind: _Mind) -> None:
         mind.generation += 1
