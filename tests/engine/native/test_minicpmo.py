@@ -356,6 +356,19 @@ async def test_after_a_reply_was_cut_off_the_next_one_comes(engine: MiniCpmoEngi
     await talk.session.close()
 
 
+async def test_speech_waits_for_a_client_that_asks_itself(engine: MiniCpmoEngine) -> None:
+    short = p.Sampling(seed=7, max_output_tokens=10)
+    by_client = p.TurnDetection(create_response=False)
+    settings = config(mode="half_duplex", sampling=short, turn_detection=by_client)
+    talk = Talk(engine, "one", 0, settings)
+    talk.hear(voiced(0.8))
+    talk.quiet(0.8)
+    await talk.until(p.SpeechStopped)
+    talk.session.handle(p.CreateResponse("one"))
+    assert (await talk.until(p.ResponseStarted)).trigger == "request"
+    await talk.session.close()
+
+
 class Paused(Talk):
     """A client that has not played anything yet."""
 
