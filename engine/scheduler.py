@@ -278,7 +278,9 @@ class Scheduler:
             case ClearAudio():
                 session.hearing.clear()
             case CancelResponse():
-                self._silence(session, by_client=True)
+                # A response that has begun since is not meant.
+                if message.epoch >= session.output.epoch:
+                    self._silence(session, by_client=True)
             case ForceListen():
                 session.forced_listen = message.on
                 if message.on and session.output.is_speaking:

@@ -369,6 +369,19 @@ async def test_speech_waits_for_a_client_that_asks_itself(engine: MiniCpmoEngine
     await talk.session.close()
 
 
+async def test_a_cancellation_of_an_earlier_response_leaves_the_newest(
+    engine: MiniCpmoEngine,
+) -> None:
+    short = p.Sampling(seed=7, max_output_tokens=10)
+    talk = Talk(engine, "one", 0, config(mode="turn_based", sampling=short))
+    talk.session.handle(p.ItemIn("one", "i1", "user", (p.TextPart("tell me"),)))
+    talk.session.handle(p.CreateResponse("one"))
+    await talk.until(p.ResponseStarted)
+    talk.session.handle(p.CancelResponse("one", 0))
+    assert (await talk.until(p.ResponseDone)).status != "cancelled"
+    await talk.session.close()
+
+
 class Paused(Talk):
     """A client that has not played anything yet."""
 
