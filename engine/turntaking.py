@@ -104,12 +104,12 @@ class TurnTaking:
     def close(self, slot: int) -> None:
         self._minds.pop(slot, None)
 
-    def has(self, slot: int) -> bool:
-        return slot in self._minds
-
     def ask(self, session: Session, asked: Asked) -> None:
-        """Queue a turn of the user."""
-        self._minds[session.slot].asked.append(asked)
+        """Queue a turn of the user; the oldest goes where too many wait."""
+        waiting = self._minds[session.slot].asked
+        if len(waiting) == MAX_WAITING_TURNS:
+            session.warn("overloaded", "too many turns wait for an answer; one was dropped")
+        waiting.append(asked)
 
     def interrupt(self, session: Session) -> None:
         """Break the reply off; the conversation keeps what of it was heard."""

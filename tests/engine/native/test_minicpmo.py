@@ -382,6 +382,16 @@ async def test_a_cancellation_of_an_earlier_response_leaves_the_newest(
     await talk.session.close()
 
 
+async def test_turns_that_wait_in_vain_are_told(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config(mode="turn_based"))
+    talk.session.handle(p.ForceListen("one", True))
+    for count in range(5):
+        talk.session.handle(p.ItemIn("one", f"i{count}", "user", (p.TextPart("tell me"),)))
+        talk.session.handle(p.CreateResponse("one"))
+    assert (await talk.until(p.SessionWarning)).code == "overloaded"
+    await talk.session.close()
+
+
 class Paused(Talk):
     """A client that has not played anything yet."""
 
