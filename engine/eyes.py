@@ -181,10 +181,7 @@ class Eyes:
             return torch.stack(list(pictures))
         uploaded = torch.empty(shape, dtype=torch.uint8, device=self.device)
         for own, picture in zip(uploaded, pictures, strict=True):
-            staged = self._staging.take(picture.shape, torch.uint8)
-            staged.copy_(picture)
-            own.copy_(staged, non_blocking=True)
-            self._staging.sent()
+            self._staging.copy(own, picture)
         return uploaded
 
     def _run(self, images: Sequence[Image], length: int) -> Tensor:

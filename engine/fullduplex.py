@@ -110,9 +110,6 @@ class FullDuplex:
     def close(self, slot: int) -> None:
         self._minds.pop(slot, None)
 
-    def has(self, slot: int) -> bool:
-        return slot in self._minds
-
     def saw(self, session: Session) -> None:
         """A picture has come, or the camera is off: the newest counts for the next unit."""
         mind, picture = self._minds[session.slot], session.take_picture()
@@ -212,18 +209,22 @@ class FullDuplex:
         waiting = [
             mind.session.hearing.waiting_s
             for mind in self._minds.values()
-            if not mind.is_running and mind.session.hearing.pending_ms >= UNIT_MS
+            if mind.session.hearing.pending_ms >= UNIT_MS and self._can_begin(mind)
         ]
         few = max(1, len(self._minds) // SESSIONS_A_START)
         return bool(waiting) and (
             len(waiting) >= few or max(waiting) >= LONGEST_WAIT_S or not self.is_busy()
         )
 
+    def _can_begin(self, mind: _Mind) -> bool:
+        """Whether nothing but sound lacks for the next unit."""
+        return not (mind.is_running or mind.session.is_over or mind.prompt is not None)
+
     def _due(self) -> dict[int, Tensor]:
         """The sound of every unit that can start."""
         due: dict[int, Tensor] = {}
         for slot, mind in self._minds.items():
-            if mind.is_running or mind.session.is_over or mind.prompt is not None:
+            if not self._can_begin(mind):
                 continue
             fresh = mind.session.hearing.take_unit(UNIT_SAMPLES)
             if fresh is None:

@@ -121,6 +121,9 @@ class Output:
         self._heard = max(self._heard, message.samples)
         if message.final:
             self._is_playing = False
+            if not message.interrupted:
+                # Played to its last sample.
+                self._heard = max(self._heard, self.samples)
         self._pump()
 
     def _drop(self, reason: str) -> None:

@@ -278,7 +278,9 @@ class Scheduler:
             case ClearAudio():
                 session.hearing.clear()
             case CancelResponse():
-                self._silence(session, by_client=True)
+                # A response that has begun since is not meant.
+                if message.epoch >= session.output.epoch:
+                    self._silence(session, by_client=True)
             case ForceListen():
                 session.forced_listen = message.on
                 if message.on and session.output.is_speaking:
@@ -298,11 +300,14 @@ class Scheduler:
                     self._silence(session, by_client=False)
             elif isinstance(event, torch.Tensor) and config.mode == "half_duplex":
                 session.hearing.clear()
+                if not config.turn_detection.create_response:
+                    # The client asks for the answer itself.
+                    session.committed = event
+                    continue
                 asked = Asked(event, session.hearing.utterances, picture=session.take_picture())
                 asked.items = list(session.items)
                 session.items.clear()
-                if config.turn_detection.create_response:
-                    self._turns.ask(session, asked)
+                self._turns.ask(session, asked)
 
     def _respond(self, session: Session, message: CommitAudio | CreateResponse) -> None:
         if session.config.mode == "full_duplex":

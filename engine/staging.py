@@ -45,6 +45,13 @@ class Staging:
         self._touched.add(self._segment)
         return self._buffer[start : start + num_bytes].view(dtype).view(tuple(shape))
 
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy a tensor of the host to the device in parts, so that the buffer need not grow."""
+        rows = max(1, self._size // max(1, source[0].nbytes))
+        for to, part in zip(torch.split(target, rows), torch.split(source, rows), strict=True):
+            to.copy_(self.take(part.shape, part.dtype).copy_(part), non_blocking=True)
+            self.sent()
+
     def sent(self) -> None:
         """All that was taken has been given to the device's current stream."""
         for segment in self._touched:

@@ -135,6 +135,11 @@ class TurnSession:
     def is_replying(self) -> bool:
         return self._reply is not None and not self._reply.over
 
+    @property
+    def has_reply(self) -> bool:
+        """The newest turn is a reply, under way or over, which `cancel` may shorten."""
+        return self._reply is not None
+
     # ------------------------------------------------------------------ messages
 
     def add_message(self, count: int, *, closing: int = 0, protect: bool = False) -> None:

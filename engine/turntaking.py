@@ -104,18 +104,21 @@ class TurnTaking:
     def close(self, slot: int) -> None:
         self._minds.pop(slot, None)
 
-    def has(self, slot: int) -> bool:
-        return slot in self._minds
-
     def ask(self, session: Session, asked: Asked) -> None:
-        """Queue a turn of the user."""
-        self._minds[session.slot].asked.append(asked)
+        """Queue a turn of the user; the oldest goes where too many wait."""
+        waiting = self._minds[session.slot].asked
+        if len(waiting) == MAX_WAITING_TURNS:
+            session.warn("overloaded", "too many turns wait for an answer; one was dropped")
+        waiting.append(asked)
 
     def interrupt(self, session: Session) -> None:
         """Break the reply off; the conversation keeps what of it was heard."""
-        if self._runner.turns.sessions[session.slot].is_replying:
+        mind = self._minds[session.slot]
+        # A reply is thought to its end long before it is heard to its end. What a message that is
+        # being read follows stays as it is.
+        if self._runner.turns.sessions[session.slot].has_reply and mind.taking is None:
             self._runner.turns.cancel(session.slot, session.output.heard_tokens)
-        self._hush(self._minds[session.slot])
+        self._hush(mind)
 
     def _hush(self, mind: _Mind) -> None:
         mind.generation += 1

@@ -32,7 +32,6 @@ class Asked:
     utterance: int = 0
     items: list[ReadItem] = field(default_factory=list)
     picture: Tensor | None = None
-    answer: bool = True
 
 
 @dataclass(frozen=True)

@@ -129,11 +129,6 @@ class WhisperEncoder(nn.Module):
         """Frames of one block of `audio_chunk_length` seconds."""
         return int(self.config.chunk_length_s * FRAME_HZ)
 
-    @property
-    def longest_mel(self) -> int:
-        """Most log-mel frames of one row: the position table ends there."""
-        return 2 * self.config.max_positions
-
     def bytes_per_slot(self) -> int:
         """Memory of one slot of `make_cache`."""
         config = self.config

@@ -356,6 +356,65 @@ async def test_after_a_reply_was_cut_off_the_next_one_comes(engine: MiniCpmoEngi
     await talk.session.close()
 
 
+async def test_speech_waits_for_a_client_that_asks_itself(engine: MiniCpmoEngine) -> None:
+    short = p.Sampling(seed=7, max_output_tokens=10)
+    by_client = p.TurnDetection(create_response=False)
+    settings = config(mode="half_duplex", sampling=short, turn_detection=by_client)
+    talk = Talk(engine, "one", 0, settings)
+    talk.hear(voiced(0.8))
+    talk.quiet(0.8)
+    await talk.until(p.SpeechStopped)
+    talk.session.handle(p.CreateResponse("one"))
+    assert (await talk.until(p.ResponseStarted)).trigger == "request"
+    await talk.session.close()
+
+
+async def test_a_cancellation_of_an_earlier_response_leaves_the_newest(
+    engine: MiniCpmoEngine,
+) -> None:
+    short = p.Sampling(seed=7, max_output_tokens=10)
+    talk = Talk(engine, "one", 0, config(mode="turn_based", sampling=short))
+    talk.session.handle(p.ItemIn("one", "i1", "user", (p.TextPart("tell me"),)))
+    talk.session.handle(p.CreateResponse("one"))
+    await talk.until(p.ResponseStarted)
+    talk.session.handle(p.CancelResponse("one", 0))
+    assert (await talk.until(p.ResponseDone)).status != "cancelled"
+    await talk.session.close()
+
+
+async def test_turns_that_wait_in_vain_are_told(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, config(mode="turn_based"))
+    talk.session.handle(p.ForceListen("one", True))
+    for count in range(5):
+        talk.session.handle(p.ItemIn("one", f"i{count}", "user", (p.TextPart("tell me"),)))
+        talk.session.handle(p.CreateResponse("one"))
+    assert (await talk.until(p.SessionWarning)).code == "overloaded"
+    await talk.session.close()
+
+
+class Paused(Talk):
+    """A client that has not played anything yet."""
+
+    def _take(self, message: p.FromEngine) -> None:
+        self.said.append(message)
+        self._changed.set()
+
+
+async def test_what_was_not_heard_of_a_finished_reply_is_forgotten(engine: MiniCpmoEngine) -> None:
+    assert engine._scheduler is not None
+    turns = engine._scheduler.runner.turns
+    short = p.Sampling(seed=7, max_output_tokens=10)
+    talk = Paused(engine, "one", 0, config(mode="turn_based", sampling=short))
+    talk.session.handle(p.ItemIn("one", "i1", "user", (p.TextPart("tell me"),)))
+    talk.session.handle(p.CreateResponse("one"))
+    await talk.until(p.AudioOut)
+    await until(lambda: not turns.sessions[0].is_replying)
+    whole = turns.sessions[0].length
+    talk.session.handle(p.CancelResponse("one", 1))
+    await until(lambda: turns.sessions[0].length < whole)
+    await talk.session.close()
+
+
 async def test_what_fails_for_one_session_ends_only_that_one(
     engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,14 @@ def test_a_larger_tensor_makes_the_buffer_grow(staging: Staging) -> None:
     assert [kind for kind, _ in Mark.log].count("waited") == SEGMENTS
 
 
+def test_what_is_larger_is_copied_in_parts(staging: Staging) -> None:
+    source = torch.arange(9_000, dtype=torch.int16).view(90, 100)
+    target = torch.zeros_like(source)
+    staging.copy(target, source)
+    assert torch.equal(target, source)
+    assert Mark.made == SEGMENTS, "the buffer has grown"
+
+
 def test_on_a_cpu_nothing_is_staged() -> None:
     plain = Staging(torch.device("cpu"), 1 << 20)
     taken = plain.take((2, 2), torch.float32)
