@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,8 +13,9 @@ from engine.duplex import DuplexSession, UnitResult
 from engine.duplex_rows import UnitInput
 from engine.eyes import Prepared
 from engine.layers.logmel import ChunkQueue
+from engine.phases import PHASES, Phases
 from engine.prompts import DUPLEX_SYSTEM, check_instructions
-from engine.runner import Runner
+from engine.runner import Runner, Seen
 from engine.sampling import Draws
 from engine.session import Session, SessionFailed
 from engine.speaker import NO_SOUND
@@ -31,6 +32,14 @@ SESSIONS_A_START = 4
 """For so many sessions one more unit is awaited before the units that are due are started."""
 LONGEST_WAIT_S = 0.25
 """No unit waits longer for others."""
+GATHER_S = 0.04
+"""For so long a unit waits for others that will be complete by then: sound comes in pieces."""
+LOOKED_AHEAD = 8
+"""Pictures that are encoded ahead at once: a unit that becomes due meanwhile waits for them."""
+MOST_DRIFT_S = 0.08
+"""A session whose units end so far from their group's, on average, is put in its place again."""
+DRIFT_SHARE = 0.1
+"""Of the newest unit in that average: packets are late now and then, clocks run away slowly."""
 
 
 @dataclass(eq=False)
@@ -65,6 +74,8 @@ class _Mind:
         self.speaking: deque[_Utterance] = deque()
         self.due = 0.0
         """When the unit under way was complete."""
+        self.drift = 0.0
+        """Seconds that its units end behind their group's, on average."""
         self.stages: Stages = []
         self.prepared: Prepared | None = None
         """The newest picture, on the device."""
@@ -78,9 +89,12 @@ class FullDuplex:
     A step for all of them: `start`, `choose`, a forward of what was chosen, `fed`.
     """
 
-    def __init__(self, runner: Runner, lane: VoiceLane, max_context: int) -> None:
+    def __init__(
+        self, runner: Runner, lane: VoiceLane, max_context: int, *, phases: int = PHASES
+    ) -> None:
         self._runner = runner
         self._lane = lane
+        self._phases = Phases(phases)
         self._max_context = max_context
         self._minds: dict[int, _Mind] = {}
         self._deciding: list[int] = []
@@ -100,6 +114,7 @@ class FullDuplex:
         # The first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         self._minds[slot] = _Mind(session, prompt)
+        session.hearing.is_placed = False
         next(prompt, None)
 
     def configure(self, session: Session) -> None:
@@ -109,6 +124,20 @@ class FullDuplex:
 
     def close(self, slot: int) -> None:
         self._minds.pop(slot, None)
+        self._phases.leave(slot)
+
+    def hears(self, session: Session, count: int, arrived: float) -> None:
+        """Sound of `count` samples has come; the first of a session places its units."""
+        if not session.hearing.is_placed:
+            lacking = -(session.hearing.pending + count) % UNIT_SAMPLES
+            self._place(session, arrived + lacking / UNIT_SAMPLES)
+
+    def _place(self, session: Session, end: float) -> None:
+        """Put the ends of a session's units in their place; without it the next is at `end`."""
+        lead = self._phases.join(session.slot, end)
+        session.hearing.add_silence(round(lead * UNIT_SAMPLES))
+        session.hearing.is_placed = True
+        self._minds[session.slot].drift = 0.0
 
     def saw(self, session: Session) -> None:
         """A picture has come, or the camera is off: the newest counts for the next unit."""
@@ -211,9 +240,18 @@ class FullDuplex:
             for mind in self._minds.values()
             if mind.session.hearing.pending_ms >= UNIT_MS and self._can_begin(mind)
         ]
+        if not waiting or self._gathers(max(waiting)):
+            return False
         few = max(1, len(self._minds) // SESSIONS_A_START)
-        return bool(waiting) and (
-            len(waiting) >= few or max(waiting) >= LONGEST_WAIT_S or not self.is_busy()
+        return len(waiting) >= few or max(waiting) >= LONGEST_WAIT_S or not self.is_busy()
+
+    def _gathers(self, waited: float) -> bool:
+        """Whether units that will be complete in a moment are to start with those that wait."""
+        lacking_ms = (GATHER_S - waited) * 1000
+        return lacking_ms > 0 and any(
+            UNIT_MS - lacking_ms <= mind.session.hearing.pending_ms < UNIT_MS
+            and self._can_begin(mind)
+            for mind in self._minds.values()
         )
 
     def _can_begin(self, mind: _Mind) -> bool:
@@ -230,6 +268,7 @@ class FullDuplex:
             if fresh is None:
                 continue
             mind.due = mind.session.hearing.complete_since
+            self._watch(mind)
             if mind.has_new_settings:
                 mind.has_new_settings = False
                 talk = self._runner.duplex.sessions[slot]
@@ -239,6 +278,14 @@ class FullDuplex:
             if chunk is not None:
                 due[slot] = chunk
         return due
+
+    def _watch(self, mind: _Mind) -> None:
+        """Put a session in its place again whose sound has run away from it, while it is silent."""
+        hearing = mind.session.hearing
+        late = self._phases.late(mind.session.slot, mind.due)
+        mind.drift += DRIFT_SHARE * (late - mind.drift)
+        if abs(mind.drift) > MOST_DRIFT_S and not hearing.is_user_speaking:
+            self._place(mind.session, mind.due + 1)
 
     def _look(self, slots: Iterable[int]) -> dict[int, list[tuple[Tensor, ...]]]:
         found: dict[int, list[tuple[Tensor, ...]]] = {}
@@ -256,16 +303,21 @@ class FullDuplex:
         return found | {slot: [s.images] for slot, s in zip(asked, seen, strict=True)}
 
     def look_ahead(self) -> bool:
-        """Encode a picture before its unit is due, while there is nothing else to do."""
-        for mind in self._minds.values():
-            if mind.prepared is not None:
-                try:
-                    mind.seen = self._runner.see([mind.prepared])[0].images
-                except Exception as error:
-                    raise SessionFailed(mind.session, error) from error
-                mind.prepared = None
-                return True
-        return False
+        """Encode pictures before their units are due, while there is nothing else to do."""
+        waiting = [mind for mind in self._minds.values() if mind.prepared is not None]
+        now = waiting[:LOOKED_AHEAD]
+        for mind, seen in zip(now, self._see(now), strict=True):
+            mind.seen, mind.prepared = seen.images, None
+        return bool(now)
+
+    def _see(self, minds: Sequence[_Mind]) -> list[Seen]:
+        prepared = [mind.prepared for mind in minds if mind.prepared is not None]
+        try:
+            return self._runner.see(prepared)
+        except Exception as error:
+            if len(minds) > 1:
+                raise
+            raise SessionFailed(minds[0].session, error) from error
 
     def _must_listen(self, slot: int) -> bool:
         session = self._minds[slot].session

@@ -49,6 +49,10 @@ class Hearing:
         self._arrived = 0.0
         self.complete_since = 0.0
         """When the last of the newest unit's sound came, on the monotonic clock."""
+        self.is_placed = False
+        """Whether the ends of its units are where they shall be; whoever places them sets it."""
+        self.silence = 0
+        """Samples that `add_silence` has put between its sound."""
         self._utterance = bytearray()
         self._by_hand = bytearray()
         self.utterances = 0
@@ -62,9 +66,14 @@ class Hearing:
         return self._segmenter.is_speaking
 
     @property
+    def pending(self) -> int:
+        """Samples that wait for their unit."""
+        return len(self._pending) // 2
+
+    @property
     def pending_ms(self) -> int:
         """Sound that waits for its unit."""
-        return len(self._pending) * 1000 // (2 * INPUT_HZ)
+        return self.pending * 1000 // INPUT_HZ
 
     @property
     def waiting_s(self) -> float:
@@ -123,6 +132,11 @@ class Hearing:
         self.complete_since = self._arrived - behind_s
         return chunk
 
+    def add_silence(self, count: int) -> None:
+        """Put `count` samples of silence behind the sound for units."""
+        self._pending += bytes(2 * count)
+        self.silence += count
+
     def commit(self) -> Tensor:
         """Push to talk: everything since the last commit."""
         sound = samples(self._by_hand)
@@ -133,6 +147,7 @@ class Hearing:
         """Forget what was not yet used."""
         self._by_hand.clear()
         self._pending.clear()
+        self.is_placed = False
 
     def _keep(self, pcm: bytes, arrived: float) -> None:
         self._pending += pcm

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from engine.fullduplex import FullDuplex
+from engine.phases import PHASES
 from engine.protocol import (
     AudioIn,
     CancelResponse,
@@ -71,13 +72,20 @@ class Scheduler:
     """
 
     def __init__(
-        self, runner: Runner, speaker: Speaker, shelf: VoiceShelf, max_context: int
+        self,
+        runner: Runner,
+        speaker: Speaker,
+        shelf: VoiceShelf,
+        max_context: int,
+        *,
+        phases: int = PHASES,
     ) -> None:
+        """`phases`: groups whose units end together, see `Phases`."""
         self.runner = runner
         self.speaker = speaker
         self._lane = VoiceLane(speaker, self.post)
         self._shelf = shelf
-        self._duplex = FullDuplex(runner, self._lane, max_context)
+        self._duplex = FullDuplex(runner, self._lane, max_context, phases=phases)
         self._turns = TurnTaking(runner, self._lane, max_context)
         self._sessions: dict[int, Session] = {}
         self._inbox: deque[tuple[float, Order]] = deque()
@@ -288,6 +296,8 @@ class Scheduler:
 
     def _hear(self, session: Session, message: AudioIn, came: float) -> None:
         config = session.config
+        if config.mode == "full_duplex":
+            self._duplex.hears(session, len(message.pcm) // 2, came)
         for event in session.hearing.push(
             message.pts,
             message.pcm,

@@ -27,6 +27,7 @@ import torch
 
 from engine import protocol as p
 from engine.model import OmniModel, load
+from engine.phases import PHASES
 from engine.runner import Runner
 from engine.scheduler import Scheduler
 from engine.speaker import Speaker
@@ -35,6 +36,7 @@ from engine.voiceshelf import VoiceShelf
 from tests.bench.engine_floors import Floors
 from tests.bench.engine_load import LATE_MS, Call, Chat, Clock, Script, Waits, fill
 from tests.bench.gpu import memory_gib
+from tests.bench.kernels import traced
 from tests.tiny_checkpoint import full_size_model, write_checkpoint
 
 WARM_UP_S = 4.0
@@ -73,7 +75,7 @@ class Load:
             first_codes=options.first_codes,
         )
         shelf.place(model)
-        self.scheduler = Scheduler(runner, speaker, shelf, options.context)
+        self.scheduler = Scheduler(runner, speaker, shelf, options.context, phases=options.phases)
         started = time.perf_counter()
         self.scheduler.warm_up(lambda text: None)
         self.warm_up_s = time.perf_counter() - started
@@ -124,10 +126,14 @@ class Load:
             time.sleep(min(SHOW_S, self.options.seconds))
             done = self.waits.listen + self.waits.speak
             show(f"  {len(done)} units, p99 {told(done).get('p99', 0):.0f} ms")
+        for caller in self.callers:
+            caller.is_measured = False
+        seconds = self.options.profile
+        profile = {"profile": traced(seconds)} if seconds else {}
         clock.stop()
         self.scheduler.stop()
         gc.unfreeze()
-        return self._outcome(clock)
+        return self._outcome(clock) | profile
 
     def _outcome(self, clock: Clock) -> dict[str, Any]:
         waits = self.waits
@@ -194,11 +200,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=8192)
     parser.add_argument("--filled", action="store_true", help="contexts are half full to full")
     parser.add_argument("--speech-context", type=int, default=1024)
+    parser.add_argument("--phases", type=int, default=PHASES, help="0: units end where they may")
     parser.add_argument("--first-codes", type=int, default=9)
     parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
     parser.add_argument("--weights", default="random", help="random, or a checkpoint folder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--profile", type=float, default=0.0, help="trace the device for so many seconds more"
+    )
     parser.add_argument("--compare", choices=("sequential",))
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     return parser.parse_args()

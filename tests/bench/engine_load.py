@@ -93,8 +93,8 @@ class Call:
     def __init__(self, slot: int, script: Script, waits: Waits, *, camera: bool) -> None:
         self.slot, self.script, self.waits, self.camera = slot, script, waits, camera
         self.name = f"call-{slot}"
-        self.complete: list[float] = []
-        """When each unit's sound was there."""
+        self.came: list[float] = []
+        """When each 20 ms of sound were there."""
         self.session: Session | None = None
         self.is_measured = False
         self._posted = 0
@@ -111,16 +111,26 @@ class Call:
 
     def tick(self, scheduler: Scheduler) -> None:
         """20 ms more of sound, and a picture shortly before a unit is complete."""
+        assert self.session is not None
         start = self._posted % UNIT_SAMPLES
-        lead = UNIT_SAMPLES - int(PICTURE_LEAD_S * 16_000)
-        if self.camera and start == lead - lead % PIECE:
+        if self.camera and 0 <= self._until_end() - int(PICTURE_LEAD_S * 16_000) < PIECE:
             picture = p.ImageIn(self.name, self._posted, *CAMERA, self._rgb)
             scheduler.post((self.slot, picture))
         pcm = self._sound[2 * start : 2 * (start + PIECE)]
         self._posted += PIECE
-        if self._posted % UNIT_SAMPLES == 0:
-            self.complete.append(time.monotonic())
+        self.came.append(time.monotonic())
         scheduler.post((self.slot, p.AudioIn(self.name, self._posted - PIECE, pcm)))
+
+    def _until_end(self) -> int:
+        """Samples that the engine lacks for the next end of a unit."""
+        assert self.session is not None
+        return -(self._posted + self.session.hearing.silence) % UNIT_SAMPLES
+
+    def _waited_ms(self, unit: int, now: float) -> float:
+        """Since the last sound of a unit was there."""
+        assert self.session is not None
+        end = (unit + 1) * UNIT_SAMPLES - self.session.hearing.silence
+        return (now - self.came[max(0, -(-end // PIECE) - 1)]) * 1000
 
     def take(self, message: p.FromEngine) -> None:
         now = time.monotonic()
@@ -140,14 +150,14 @@ class Call:
         if unit == self._heard_unit or not self.is_measured:
             return
         self._heard_unit = unit
-        ms = (now - self.complete[unit + self._skipped]) * 1000
+        ms = self._waited_ms(unit + self._skipped, now)
         self.waits.sound.append(ms)
         if self.script.part(self.slot, unit) == "first":
             self.waits.first_sound.append(ms)
 
     def _unit(self, message: p.UnitDone, now: float) -> None:
         self._skipped += message.dropped_ms // 1000
-        ms = (now - self.complete[self._done + self._skipped]) * 1000
+        ms = self._waited_ms(self._done + self._skipped, now)
         self._done += 1
         if not self.is_measured:
             return
