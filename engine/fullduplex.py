@@ -38,6 +38,8 @@ LOOKED_AHEAD = 8
 """Pictures that are encoded ahead at once: a unit that becomes due meanwhile waits for them."""
 MOST_DRIFT_S = 0.08
 """A session whose units end so far from their group's, on average, is put in its place again."""
+MOST_JITTER_S = 0.3
+"""Of units a second apart; what comes faster or slower is no call in real time."""
 DRIFT_SHARE = 0.1
 """Of the newest unit in that average: packets are late now and then, clocks run away slowly."""
 
@@ -134,9 +136,11 @@ class FullDuplex:
 
     def _place(self, session: Session, end: float) -> None:
         """Put the ends of a session's units in their place; without it the next is at `end`."""
-        lead = self._phases.join(session.slot, end)
-        session.hearing.add_silence(round(lead * UNIT_SAMPLES))
         session.hearing.is_placed = True
+        # With a seed the same sound gives the same answers, whoever else is served.
+        if session.config.sampling.seed is None:
+            lead = self._phases.join(session.slot, end)
+            session.hearing.add_silence(round(lead * UNIT_SAMPLES))
         self._minds[session.slot].drift = 0.0
 
     def saw(self, session: Session) -> None:
@@ -165,16 +169,12 @@ class FullDuplex:
 
     def advance(self) -> bool:
         """One step for all, by itself: `start`, `choose`, a forward, `fed`."""
-        started = self.start()
+        started = self.start() or self.read_on() or self.look_ahead()
         feeding = self.choose()
         rows = self._runner.duplex.rows
         with timed(self._runner.model.device) as timer:
             states = dict(zip(feeding, rows.step(feeding), strict=True))
-        return self.fed(states, timer) or started or self.look_ahead()
-
-    def start(self) -> bool:
-        """Start what is due; whether anything was done."""
-        return self._prepare() | self._begin()
+        return self.fed(states, timer) or started
 
     def choose(self) -> dict[int, int]:
         """Decide one token for every unit under way; the ids to feed, by slot."""
@@ -191,8 +191,8 @@ class FullDuplex:
             self._apply(self._runner.duplex.fed(deciding, states))
         return bool(deciding)
 
-    def _prepare(self) -> bool:
-        """Read a piece of one newcomer's system message."""
+    def read_on(self) -> bool:
+        """Read a piece of one newcomer's system message; whether there was one."""
         for mind in self._minds.values():
             if mind.prompt is not None:
                 try:
@@ -205,7 +205,8 @@ class FullDuplex:
 
     # ------------------------------------------------------------------ a unit's start
 
-    def _begin(self) -> bool:
+    def start(self) -> bool:
+        """Start the units that are due; whether there were any."""
         if not self._is_worth_starting():
             return False
         due = self._due()
@@ -267,8 +268,8 @@ class FullDuplex:
             fresh = mind.session.hearing.take_unit(UNIT_SAMPLES)
             if fresh is None:
                 continue
-            mind.due = mind.session.hearing.complete_since
-            self._watch(mind)
+            before, mind.due = mind.due, mind.session.hearing.complete_since
+            self._watch(mind, before)
             if mind.has_new_settings:
                 mind.has_new_settings = False
                 talk = self._runner.duplex.sessions[slot]
@@ -279,9 +280,16 @@ class FullDuplex:
                 due[slot] = chunk
         return due
 
-    def _watch(self, mind: _Mind) -> None:
-        """Put a session in its place again whose sound has run away from it, while it is silent."""
+    def _watch(self, mind: _Mind, before: float) -> None:
+        """Put a session in its place again whose sound has run away from it, while it is silent.
+
+        `before`: when the unit before was complete.
+        """
         hearing = mind.session.hearing
+        if abs(mind.due - before - 1) > MOST_JITTER_S:
+            # Not in real time: there is no place to keep.
+            mind.drift = 0.0
+            return
         late = self._phases.late(mind.session.slot, mind.due)
         mind.drift += DRIFT_SHARE * (late - mind.drift)
         if abs(mind.drift) > MOST_DRIFT_S and not hearing.is_user_speaking:
@@ -342,9 +350,10 @@ class FullDuplex:
         """Have said what was decided, close the units."""
         if not results:
             return
+        for slot in results:
+            self._minds[slot].is_running = False
         for slot, result in results.items():
             mind = self._minds[slot]
-            mind.is_running = False
             if result.is_cut:
                 self._hush(mind)
                 if mind.session.output.is_open:
@@ -378,6 +387,7 @@ class FullDuplex:
                 owner=utterance,
                 ready=ready,
                 starts=result.is_turn_start,
+                others_follow=self.is_busy(),
             )
         )
 

@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 IDLE_WAIT_S = 0.05
 MAX_INBOX = 20_000
 SWITCH_INTERVAL_S = 0.0002
+PATIENCE_S = 0.2
+"""For so long prompts and messages are not read on while units are under way: a piece takes 20 ms
+and each of a unit's steps would wait for one."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Scheduler:
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._prepared = 0.0
+        """When `_prepare` had its turn last."""
         self.refused_messages = 0
         self._has_broken = False
 
@@ -165,13 +170,29 @@ class Scheduler:
 
     def _step(self) -> bool:
         """Start what is due, then a token for everybody in one forward; whether there was work."""
-        started = self._duplex.start() | self._turns.start()
+        started = self._duplex.start()
+        if not started:
+            started = self._prepare()
         feeding = self._duplex.choose() | self._turns.choose()
         rows = self.runner.duplex.rows
         with timed(self.runner.model.device) as timer:
             states = dict(zip(feeding, rows.step(feeding), strict=True))
         decided = self._duplex.fed(states, timer) | self._turns.fed(states, timer)
-        return started or decided or self._duplex.look_ahead()
+        return started or decided
+
+    def _prepare(self) -> bool:
+        """Do a piece of what no unit waits for: pictures ahead, newcomers' prompts, messages.
+
+        While units are under way it has to wait, but not for ever.
+        """
+        now = time.monotonic()
+        if not self._duplex.is_busy():
+            self._prepared = now
+            return self._duplex.look_ahead() or self._duplex.read_on() or self._turns.read_on()
+        if now - self._prepared < PATIENCE_S:
+            return False
+        self._prepared = now
+        return self._duplex.read_on() or self._turns.read_on()
 
     def _drain(self) -> None:
         while self._inbox:

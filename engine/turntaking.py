@@ -67,7 +67,7 @@ class _Mind:
 class TurnTaking:
     """Drives the sessions of a runner that take turns.
 
-    A step for all of them: `start`, `choose`, a forward of what was chosen, `fed`.
+    A step for all of them: `read_on`, `choose`, a forward of what was chosen, `fed`.
     """
 
     def __init__(self, runner: Runner, lane: VoiceLane, max_context: int) -> None:
@@ -124,9 +124,18 @@ class TurnTaking:
         mind.generation += 1
         self._lane.hush(mind.session.slot)
 
-    def start(self) -> bool:
-        """Read on in one waiting turn; whether there was one."""
-        return self._take_turns()
+    def read_on(self) -> bool:
+        """Read a piece of one session's turn, in turn; whether there was one."""
+        reading = [slot for slot, mind in self._minds.items() if self._has_to_read(mind)]
+        if not reading:
+            return False
+        slot = min(reading, key=lambda slot: (slot <= self._last_read, slot))
+        self._last_read = slot
+        mind = self._minds[slot]
+        if mind.taking is None:
+            mind.taking = self._take(mind, mind.asked.popleft())
+        self._go_on(mind, mind.taking)
+        return True
 
     def choose(self) -> dict[int, int]:
         """Decide one token for every reply under way; the ids to feed, by slot."""
@@ -165,19 +174,6 @@ class TurnTaking:
         yield from self._runner.turns.add_slowly(
             session.slot, prompt.weave([], sounds), protect=True
         )
-
-    def _take_turns(self) -> bool:
-        """Read a piece of one session's turn: a step stays short however many ask at once."""
-        reading = [slot for slot, mind in self._minds.items() if self._has_to_read(mind)]
-        if not reading:
-            return False
-        slot = min(reading, key=lambda slot: (slot <= self._last_read, slot))
-        self._last_read = slot
-        mind = self._minds[slot]
-        if mind.taking is None:
-            mind.taking = self._take(mind, mind.asked.popleft())
-        self._go_on(mind, mind.taking)
-        return True
 
     def _has_to_read(self, mind: _Mind) -> bool:
         if mind.session.is_over or mind.session.forced_listen:

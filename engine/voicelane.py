@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +27,8 @@ from engine.token2wav import VoiceBase
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
+GATHER_S = 0.025
+"""For so long a unit waits for others that are being decided: two steps of the language model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,9 @@ class Say:
     """Passed in the other stream when the tensors of `speak` are there."""
     starts: bool = False
     """First of a turn: what the slot was saying is forgotten before."""
+    others_follow: bool = False
+    """Other slots will say something in a moment: together costs little more than alone."""
+    given: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +143,19 @@ class VoiceLane:
         try:
             while not self._is_stopping:
                 self._wake.clear()
-                if not self.step():
-                    self._wake.wait(IDLE_WAIT_S)
+                wait_s = self._gathering_s() or (0.0 if self.step() else IDLE_WAIT_S)
+                if wait_s:
+                    self._wake.wait(wait_s)
         except Exception:  # noqa: BLE001 - the boundary: whoever asks learns that it is broken
             log.exception("the voice lane has ended")
             self.is_broken = True
+
+    def _gathering_s(self) -> float:
+        """How long to wait for more before what is there is said; 0: it is time."""
+        says = [order for order in tuple(self._orders) if isinstance(order, Say)]
+        if not says or not says[-1].others_follow:
+            return 0.0
+        return max(0.0, says[0].given + GATHER_S - time.monotonic())
 
     def step(self) -> bool:
         """Carry out what waits, up to and including one batch; whether there was anything."""

@@ -91,7 +91,7 @@ class Load:
     def _call(self, slot: int) -> None:
         call = Call(slot, self.script, self.waits, camera=self.options.mode in ("omni", "mixed"))
         options: dict[str, str | int | float | bool] = {"force_listen_count": 0}
-        config = p.SessionConfig(options=options, sampling=p.Sampling(seed=slot))
+        config = p.SessionConfig(options=options)
         self.scheduler.open_now(call.open(config))
         self.script.talks[slot] = self.scheduler.runner.duplex.sessions[slot]
         if self.options.filled:
@@ -128,14 +128,14 @@ class Load:
             show(f"  {len(done)} units, p99 {told(done).get('p99', 0):.0f} ms")
         for caller in self.callers:
             caller.is_measured = False
-        seconds = self.options.profile
+        lag_ms, seconds = clock.worst_lag_ms, self.options.profile
         profile = {"profile": traced(seconds)} if seconds else {}
         clock.stop()
         self.scheduler.stop()
         gc.unfreeze()
-        return self._outcome(clock) | profile
+        return self._outcome(lag_ms) | profile
 
-    def _outcome(self, clock: Clock) -> dict[str, Any]:
+    def _outcome(self, lag_ms: float) -> dict[str, Any]:
         waits = self.waits
         done = waits.listen + waits.speak
         runner, speaker = self.scheduler.runner, self.scheduler.speaker
@@ -152,7 +152,7 @@ class Load:
             "failed": waits.failed[:3],
             "stages_ms": {name: told(ms) for name, ms in sorted(waits.stages.items())},
             "graph_misses": runner.graphs.misses + speaker.graphs.misses,
-            "clock_lag_ms": round(clock.worst_lag_ms, 1),
+            "clock_lag_ms": round(lag_ms, 1),
             "longest_kv": max(runner.duplex.rows.kv.lengths),
             "peak_device_gib": memory_gib(runner.model.device),
         }

@@ -288,6 +288,25 @@ def _content(talk: Talk) -> list[tuple[str, Any]]:
     return texts + sounds
 
 
+async def test_of_two_callers_one_is_put_between_the_units_of_the_other(
+    engine: MiniCpmoEngine,
+) -> None:
+    unseeded = p.Sampling()
+    one = Talk(engine, "one", 0, config(sampling=unseeded))
+    other = Talk(engine, "other", 1, config(sampling=unseeded))
+    seeded = Talk(engine, "seeded", 2, config())
+    for talk in (one, other, seeded):
+        talk.quiet(0.7)
+    # Half a second of silence is in front of it.
+    await other.until(p.UnitDone)
+    assert not one.all(p.UnitDone) and not seeded.all(p.UnitDone)
+    for talk in (one, seeded):
+        talk.quiet(0.3)
+        await talk.until(p.UnitDone)
+    for talk in (one, other, seeded):
+        await talk.session.close()
+
+
 async def test_settings_that_cannot_be_end_the_session_by_name(engine: MiniCpmoEngine) -> None:
     talk = Talk(engine, "one", 0, config(options={"window": "sideways"}))
     ended = await talk.until(p.SessionEnded)

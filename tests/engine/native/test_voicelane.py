@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from engine.sampling import Draws
@@ -46,9 +47,17 @@ class Recorder(Speaker):
         self.told.append(("clear", slot))
 
 
-def say(slot: int, name: str = "", *, unit: bool = True, starts: bool = False) -> Say:
+def say(
+    slot: int,
+    name: str = "",
+    *,
+    unit: bool = True,
+    starts: bool = False,
+    others_follow: bool = False,
+) -> Say:
     speak = Speak(slot, torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), Draws(slot))
-    return Say(speak, is_unit=unit, owner=name or f"s{slot}", starts=starts)
+    owner = name or f"s{slot}"
+    return Say(speak, is_unit=unit, owner=owner, starts=starts, others_follow=others_follow)
 
 
 def lane() -> tuple[VoiceLane, Recorder, list[Spoken]]:
@@ -131,3 +140,22 @@ def test_its_thread_says_what_is_ordered_until_it_is_stopped() -> None:
     assert said.wait(WAIT_S)
     made.stop()
     assert speaker.told == [("unit", 4)]
+
+
+def test_its_thread_waits_a_moment_for_units_that_are_being_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.voicelane.GATHER_S", 1.0)
+    said = threading.Event()
+    speaker = Recorder()
+    made = VoiceLane(speaker, lambda spoken: said.set() if spoken.is_last else None)
+    made.start()
+    made.say(say(1, others_follow=True))
+    made.say(say(2))
+    assert said.wait(WAIT_S)
+    # Nobody comes: it is said all the same.
+    said.clear()
+    made.say(say(3, others_follow=True))
+    assert said.wait(WAIT_S)
+    made.stop()
+    assert speaker.told == [("unit", 1, 2), ("unit", 3)]
