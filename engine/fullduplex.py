@@ -167,6 +167,10 @@ class FullDuplex:
         """Whether a unit is being decided."""
         return any(mind.is_running for mind in self._minds.values())
 
+    def is_speaking(self) -> bool:
+        """Whether a unit that was decided is not spoken yet."""
+        return any(mind.speaking for mind in self._minds.values())
+
     def advance(self) -> bool:
         """One step for all, by itself: `start`, `choose`, a forward, `fed`."""
         started = self.start() or self.read_on() or self.look_ahead()

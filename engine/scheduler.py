@@ -43,9 +43,10 @@ log = logging.getLogger(__name__)
 IDLE_WAIT_S = 0.05
 MAX_INBOX = 20_000
 SWITCH_INTERVAL_S = 0.0002
-PATIENCE_S = 0.2
+PATIENCE_S = 0.3
 """For so long prompts and messages are not read on while units are under way: a piece takes 20 ms
-and each of a unit's steps would wait for one."""
+and fills the GPU, so that each step of a unit would wait for one and its speech take twice as long.
+"""
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,11 @@ class Scheduler:
 
     def _step(self) -> bool:
         """Start what is due, then a token for everybody in one forward; whether there was work."""
-        started = self._duplex.start()
-        if not started:
-            started = self._prepare()
-        feeding = self._duplex.choose() | self._turns.choose()
+        started = self._duplex.start() or self._prepare()
+        units = self._duplex.choose()
+        # Beside units under way a reply's token costs little; alone it would hold up their speech.
+        waits = self._duplex.is_speaking() and not self._duplex.is_busy()
+        feeding = units if waits else units | self._turns.choose()
         rows = self.runner.duplex.rows
         with timed(self.runner.model.device) as timer:
             states = dict(zip(feeding, rows.step(feeding), strict=True))
@@ -183,10 +185,10 @@ class Scheduler:
     def _prepare(self) -> bool:
         """Do a piece of what no unit waits for: pictures ahead, newcomers' prompts, messages.
 
-        While units are under way it has to wait, but not for ever.
+        While units are decided or spoken it has to wait, but not for ever.
         """
         now = time.monotonic()
-        if not self._duplex.is_busy():
+        if not (self._duplex.is_busy() or self._duplex.is_speaking()):
             self._prepared = now
             return self._duplex.look_ahead() or self._duplex.read_on() or self._turns.read_on()
         if now - self._prepared < PATIENCE_S:

@@ -24,7 +24,7 @@ from engine.protocol import (
 from engine.readitem import ReadItem
 from engine.sampling import DuplexSampling, TurnSampling
 from engine.token2wav import VoiceBase
-from engine.turnbased import ReplySettings
+from engine.turnbased import CHUNK_TOKENS, ReplySettings
 from engine.window import ContextWarning, WindowSettings
 
 MAX_ITEMS = 64
@@ -191,6 +191,7 @@ class Session:
         return ReplySettings(
             sampling=sampling,
             max_new_tokens=wanted.max_output_tokens or DEFAULT_REPLY_TOKENS,
+            chunk_tokens=CHUNK_TOKENS if self.speaks else 1,
             speech=self.speaks,
             thinking=self.option("thinking", False),
             skip_special=True,

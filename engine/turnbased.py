@@ -25,6 +25,8 @@ class ReplySettings:
     sampling: TurnSampling = TurnSampling()
     max_new_tokens: int = 256
     """Rounded up to whole chunks."""
+    chunk_tokens: int = CHUNK_TOKENS
+    """Speech is made of ten tokens at once; what is only read may come sooner."""
     speech: bool = True
     """The reply will be spoken: it opens with tts_bos, ids that cannot be said are forbidden."""
     thinking: bool = False
@@ -37,8 +39,9 @@ class ReplySettings:
     """At `max_new_tokens` feed and report the last token, too; the original loses it."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens = {self.max_new_tokens}")
+        for name in ("max_new_tokens", "chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,11 @@ class _Reply:
 
     @property
     def max_chunks(self) -> int:
-        return -(-self.settings.max_new_tokens // CHUNK_TOKENS)
+        return -(-self.settings.max_new_tokens // self.settings.chunk_tokens)
+
+    @property
+    def is_chunk_full(self) -> bool:
+        return len(self.chunk) >= self.settings.chunk_tokens + (self.chunks == 0)
 
 
 @dataclass(frozen=True)
@@ -227,8 +234,7 @@ class TurnSession:
             return self._finish(reply, by_limit=False)
         reply.chunk.append(token)
         reply.waiting = token
-        size = CHUNK_TOKENS + (reply.chunks == 0)
-        if len(reply.chunk) < size:
+        if not reply.is_chunk_full:
             return None
         if reply.chunks + 1 == reply.max_chunks:
             if reply.settings.finish_at_limit:
@@ -249,9 +255,7 @@ class TurnSession:
         reply.fed.append((reply.waiting, hidden))
         reply.waiting = None
         self.length += 1
-        if reply.chunks + 1 == reply.max_chunks and len(reply.chunk) >= CHUNK_TOKENS + (
-            reply.chunks == 0
-        ):
+        if reply.chunks + 1 == reply.max_chunks and reply.is_chunk_full:
             return self._finish(reply, by_limit=True)
         return None
 
