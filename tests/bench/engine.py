@@ -154,6 +154,7 @@ class Load:
             "graph_misses": runner.graphs.misses + speaker.graphs.misses,
             "clock_lag_ms": round(lag_ms, 1),
             "longest_kv": max(runner.duplex.rows.kv.lengths),
+            "mean_kv": round(statistics.mean(runner.duplex.rows.kv.lengths)),
             "peak_device_gib": memory_gib(runner.model.device),
         }
 
@@ -232,7 +233,8 @@ def main() -> int:
             faulthandler.dump_traceback_later(options.seconds + STUCK_S, exit=True)
             load_ = Load(model, options, calls, chats)
             outcome = load_.run()
-            outcome["floors_ms"] = floors.beside(outcome)
+            rows = -(-max(1, calls) // max(1, options.phases))
+            outcome["floors_ms"] = floors.beside(outcome, rows, options.speaking)
             result["loads"][f"{calls} calls, {chats} chats"] = outcome
             show(json.dumps(outcome))
             del load_

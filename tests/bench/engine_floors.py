@@ -23,7 +23,7 @@ def _bytes(module: nn.Module) -> int:
 
 
 class Floors:
-    """Of one session's unit by itself: what batching shares is counted whole."""
+    """Of a batch of units that end together: weights are read once for all of them."""
 
     def __init__(self, model: OmniModel) -> None:
         self.bytes_per_s = bandwidth(model.device)
@@ -42,6 +42,9 @@ class Floors:
         steps = model.token2wav.flow.steps if model.token2wav is not None else 0
         speech = FLOW_OPERATIONS * steps + ENCODER_OPERATIONS + VOCODER_OPERATIONS
         self._vocoder = speech / self.operations_per_s
+        self._flow_bytes = 0
+        if model.token2wav is not None:
+            self._flow_bytes = steps * _bytes(model.token2wav.flow.decoder)
 
     def rates(self) -> dict[str, float]:
         return {
@@ -49,19 +52,25 @@ class Floors:
             "product_tflop_s": round(self.operations_per_s / 1e12, 1),
         }
 
-    def beside(self, outcome: dict[str, Any]) -> dict[str, dict[str, float]]:
-        """Each stage's floor for one speaking unit, and measured p50 over it."""
+    def beside(
+        self, outcome: dict[str, Any], rows: int, speaking: float
+    ) -> dict[str, dict[str, float]]:
+        """Each stage's floor for `rows` units, a share of which speaks, and measured p50 over it.
+
+        Of pictures that were encoded ahead the measured time of `encode` has none.
+        """
         read = self._llm_bytes / self.bytes_per_s
-        context = outcome["longest_kv"] * self._position / self.bytes_per_s
+        context = outcome["mean_kv"] * self._position / self.bytes_per_s
         linear = 2 * UNIT_TOKENS * self._llm_bytes / 2 / self.operations_per_s
+        words = max(1.0, rows * speaking)
         floors = {
-            "encode": self._encode,
-            "prefill": max(read, linear),
-            "decode": (WORDS + 2) * (read + context),
+            "encode": rows * self._encode,
+            "prefill": max(read, rows * linear) + rows * context,
+            "decode": (WORDS + 2) * (read + words * context),
             "tts": (CODES + 1) * self._tts_bytes / self.bytes_per_s,
-            "vocoder": self._vocoder,
+            "vocoder": max(self._flow_bytes / self.bytes_per_s, words * self._vocoder),
         }
-        found = {}
+        found: dict[str, dict[str, float]] = {"rows": {"all": rows, "speaking": words}}
         for name, floor in floors.items():
             measured = outcome["stages_ms"].get(f"speak {name}", {}).get("p50")
             found[name] = {"floor": round(floor * 1000, 2)}
