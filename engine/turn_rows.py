@@ -13,7 +13,7 @@ from engine.choosing import MAX_RECENT, choose_turn
 from engine.llm_rows import LONG_ROW, Fed, Feed, LlmRows, Piece, cut
 from engine.sampling import forbidden_mask, sample_turn, turn_tensors
 from engine.tokens import Tokens
-from engine.turnbased import CHUNK_TOKENS, ReplyChunk, ReplySettings, Snapshot, TurnSession
+from engine.turnbased import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnSession
 from engine.window import Slide
 
 
@@ -163,11 +163,6 @@ class TurnRows:
     def cancel(self, slot: int, keep: int | None = None) -> None:
         """Break a reply off, or shorten one that ended, to the `keep` tokens that were heard."""
         self.rows.truncate(slot, self.sessions[slot].cancel(keep))
-        self._check([slot])
-
-    def restore(self, slot: int, snapshot: Snapshot) -> None:
-        """Go back to before a reply that was only tried."""
-        self.rows.truncate(slot, self.sessions[slot].restore(snapshot))
         self._check([slot])
 
     def newest(self, slot: int) -> Fed:

@@ -82,19 +82,6 @@ class _Reply:
         return -(-self.settings.max_new_tokens // CHUNK_TOKENS)
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """State to come back to after a reply that was only tried; the caller keeps it, used once."""
-
-    length: int
-    turn_start: int
-    has_replied: bool
-    turn_open: bool
-    turn_replied: bool
-    draws: Draws
-    window: TurnWindow
-
-
 class TurnSession:
     """State of one conversation: message rows, then `open_reply`, then tokens until it is over."""
 
@@ -294,30 +281,3 @@ class TurnSession:
     def _running(self) -> _Reply:
         assert self._reply is not None and not self._reply.over, "no reply is under way"
         return self._reply
-
-    # ------------------------------------------------------------------ speculation
-
-    def snapshot(self) -> Snapshot:
-        """What `restore` needs; take it before `open_reply`."""
-        assert not self.is_replying, "a snapshot during a reply"
-        return Snapshot(
-            self.length,
-            self._turn_start,
-            self.has_replied,
-            self.turn_open,
-            self._turn_replied,
-            replace(self.draws),
-            replace(self.window, entries=list(self.window.entries)),
-        )
-
-    def restore(self, snapshot: Snapshot) -> int:
-        """Undo everything since; returns the length to truncate the cache to."""
-        entries = snapshot.window.entries
-        assert entries == self.window.entries[: len(entries)], "the window moved since"
-        self.window = replace(snapshot.window, entries=list(entries))
-        self.length, self._turn_start = snapshot.length, snapshot.turn_start
-        self.has_replied, self.turn_open = snapshot.has_replied, snapshot.turn_open
-        self._turn_replied = snapshot.turn_replied
-        self.draws = replace(snapshot.draws)
-        self._reply = None
-        return self.length
