@@ -60,11 +60,6 @@ class TurnRows:
         del self.sessions[slot]
         self.rows.reset(slot)
 
-    def reset(self, slot: int) -> None:
-        """Empty a session's cache, e.g. to put a whole conversation in anew."""
-        self.sessions[slot].reset()
-        self.rows.reset(slot)
-
     def add(self, messages: dict[int, Sequence[Piece]], *, protect: bool = False) -> None:
         """Feed messages in one forward; `protect` marks system messages.
 

@@ -110,14 +110,6 @@ class TurnSession:
         self._turn_replied = False
         self._reply: _Reply | None = None
 
-    def reset(self) -> None:
-        """Forget the conversation; the random numbers go on."""
-        self.window = replace(self._window, protected=0, entries=[])
-        self.length = self._turn_start = 0
-        self.turn_open = self.has_replied = self._turn_replied = False
-        self._reply = None
-        self.context.check(0)
-
     @property
     def is_replying(self) -> bool:
         return self._reply is not None and not self._reply.over

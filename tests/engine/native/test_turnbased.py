@@ -212,7 +212,7 @@ def test_a_long_message_may_push_out_even_the_turn_before_it() -> None:
         assert (window.protected, len(window.entries)) == (7, 0)
 
 
-# ------------------------------------------------------------------ undoing
+# ------------------------------------------------------------------ cancelling
 
 
 def test_a_cancelled_reply_keeps_what_was_heard() -> None:
