@@ -31,7 +31,7 @@ from engine.readitem import ModelMessage, ReadItem
 from engine.runner import Runner
 from engine.session import Session, SessionFailed
 from engine.speaker import Speaker
-from engine.timing import timed
+from engine.step import step
 from engine.turntaking import TurnTaking
 from engine.usermessage import Asked
 from engine.voicelane import Spoken, VoiceLane
@@ -156,14 +156,8 @@ class Scheduler:
                 self._wake.wait(IDLE_WAIT_S)
 
     def _step(self) -> bool:
-        """Start what is due, then a token for everybody in one forward; whether there was work."""
-        started = self._duplex.start() | self._turns.start()
-        feeding = self._duplex.choose() | self._turns.choose()
-        rows = self.runner.duplex.rows
-        with timed(self.runner.model.device) as timer:
-            states = dict(zip(feeding, rows.step(feeding), strict=True))
-        decided = self._duplex.fed(states, timer) | self._turns.fed(states, timer)
-        return started or decided or self._duplex.look_ahead()
+        """A step for all sessions, or something ahead of its time; whether there was work."""
+        return step(self.runner, (self._duplex, self._turns)) or self._duplex.look_ahead()
 
     def _drain(self) -> None:
         while self._inbox:

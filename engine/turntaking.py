@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from engine.mouth import Mouth
 from engine.prompts import (
     VOICE_PROMPTS,
     Message,
@@ -19,19 +20,16 @@ from engine.prompts import (
     check_instructions,
 )
 from engine.runner import Runner
-from engine.sampling import Draws
 from engine.session import Session, SessionFailed
 from engine.speaker import NO_SOUND
-from engine.speech_codes import Speak
 from engine.speech_streams import Pcm
 from engine.timing import Stages, Timer, timed, totals
 from engine.turn_rows import ChosenTurns
 from engine.turnbased import CHUNK_TOKENS, ReplyChunk, TurnSession
 from engine.usermessage import Asked, encode_turn
-from engine.voicelane import Say, Spoken, VoiceLane
+from engine.voicelane import Spoken, VoiceLane
 from engine.window import ContextFull
 
-SPEECH_SEED = 0x5EED
 MAX_WAITING_TURNS = 4
 ROOM_FOR_REPLY = 3 * CHUNK_TOKENS
 """Positions that a reply needs beside its tokens."""
@@ -50,14 +48,12 @@ class _Utterance:
 
 
 class _Mind:
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, mouth: Mouth) -> None:
         self.session = session
-        self.draws = Draws(session.seed ^ SPEECH_SEED)
+        self.mouth = mouth
         self.asked: deque[Asked] = deque(maxlen=MAX_WAITING_TURNS)
         self.taking: Generator[None, None, None] | None = None
         """The system message or the turn that is being read, batch by batch."""
-        self.generation = 0
-        """Counts interruptions and replies: sound of an older one is not to be heard."""
         self.speaking: deque[_Utterance] = deque()
         self.stages: Stages = []
         self.images = 0
@@ -65,10 +61,7 @@ class _Mind:
 
 
 class TurnTaking:
-    """Drives the sessions of a runner that take turns.
-
-    A step for all of them: `start`, `choose`, a forward of what was chosen, `fed`.
-    """
+    """Drives the sessions of a runner that take turns; an `engine.step.Mode`."""
 
     def __init__(self, runner: Runner, lane: VoiceLane, max_context: int) -> None:
         self._runner = runner
@@ -89,7 +82,7 @@ class TurnTaking:
             context_policy=session.config.context_policy,
         )
         self._runner.turns.open(session.slot, talk)
-        mind = self._minds[session.slot] = _Mind(session)
+        mind = self._minds[session.slot] = _Mind(session, Mouth(self._runner, self._lane, session))
         mind.taking = self._system(session)
         # The first piece now, so that what does not fit is refused at once.
         if next(mind.taking, self) is self:
@@ -118,11 +111,7 @@ class TurnTaking:
         # being read follows stays as it is.
         if self._runner.turns.sessions[session.slot].has_reply and mind.taking is None:
             self._runner.turns.cancel(session.slot, session.output.heard_tokens)
-        self._hush(mind)
-
-    def _hush(self, mind: _Mind) -> None:
-        mind.generation += 1
-        self._lane.hush(mind.session.slot)
+        mind.mouth.hush()
 
     def start(self) -> bool:
         """Read on in one waiting turn; whether there was one."""
@@ -226,7 +215,7 @@ class TurnTaking:
             yield from runner.turns.add_slowly(session.slot, pieces)
             runner.turns.open_replies({session.slot: settings})
         mind.stages += [("encode", encode), ("prefill", prefill)]
-        self._hush(mind)
+        mind.mouth.hush()
         session.output.begin(
             "speech" if asked.utterance else "request",
             utterance=asked.utterance,
@@ -248,21 +237,13 @@ class TurnTaking:
         for slot, chunk in chunks.items():
             mind = self._minds[slot]
             kv_tokens = self._runner.turns.sessions[slot].length
-            utterance = _Utterance(slot, mind, chunk, mind.generation, kv_tokens)
+            utterance = _Utterance(slot, mind, chunk, mind.mouth.generation, kv_tokens)
             mind.speaking.append(utterance)
             mind.session.warn_context(chunk.warning)
             if not mind.session.speaks:
                 self._tell(utterance, NO_SOUND, [])
                 continue
-            speak, ready = self._runner.speech(chunk.ids, chunk.hidden)
-            self._lane.say(
-                Say(
-                    Speak(slot, *speak, mind.draws, ends=chunk.is_last),
-                    is_unit=False,
-                    owner=utterance,
-                    ready=ready,
-                )
-            )
+            mind.mouth.say(utterance, chunk.ids, chunk.hidden, is_unit=False, ends=chunk.is_last)
 
     def spoken(self, spoken: Spoken) -> None:
         """The voice lane has made sound of a chunk."""
@@ -275,7 +256,7 @@ class TurnTaking:
         mind.speaking.remove(utterance)
         session, output = mind.session, mind.session.output
         mind.stages += stages
-        if utterance.generation != mind.generation or session.is_over:
+        if utterance.generation != mind.mouth.generation or session.is_over:
             return
         output.say(chunk.text, pcm, tokens=len(chunk.ids), last=chunk.is_last)
         if not chunk.is_last:
