@@ -117,10 +117,14 @@ class Scheduler:
         self._lane.stop()
 
     def post(self, order: Order) -> None:
-        """Hand over a message. Sound beyond `MAX_INBOX` messages is refused and counted."""
-        if len(self._inbox) >= MAX_INBOX and isinstance(order, tuple):
+        """Hand over a message.
+
+        Beyond `MAX_INBOX` messages sound and pictures are refused and counted; nothing else is.
+        """
+        is_media = isinstance(order, tuple) and isinstance(order[1], AudioIn | ImageIn)
+        if is_media and len(self._inbox) >= MAX_INBOX:
             if not self.refused_messages:
-                log.warning("the model does not keep up: messages are refused")
+                log.warning("the model does not keep up: sound and pictures are refused")
             self.refused_messages += 1
             return
         self._inbox.append((time.monotonic(), order))
