@@ -285,27 +285,37 @@ class Scheduler:
                     self._silence(session, by_client=False)
 
     def _hear(self, session: Session, message: AudioIn, came: float) -> None:
-        config = session.config
+        mode = session.config.mode
         for event in session.hearing.push(
             message.pts,
             message.pcm,
-            for_units=config.mode == "full_duplex",
-            strict=session.output.is_speaking,
+            for_units=mode == "full_duplex",
+            strict=session.output.is_speaking or self._turns.is_asked(session.slot),
             arrived=came,
         ):
+            if mode == "turn_based":
+                # The client says where a turn ends and when an answer is cut.
+                continue
             if event == "began":
-                if session.output.is_speaking and config.turn_detection.interrupt_response:
-                    self._silence(session, by_client=False)
-            elif isinstance(event, torch.Tensor) and config.mode == "half_duplex":
-                session.hearing.clear()
-                if not config.turn_detection.create_response:
-                    # The client asks for the answer itself.
-                    session.committed = event
-                    continue
-                asked = Asked(event, session.hearing.utterances, picture=session.take_picture())
-                asked.items = list(session.items)
-                session.items.clear()
-                self._turns.ask(session, asked)
+                self._speaks_over(session)
+            elif isinstance(event, torch.Tensor) and mode == "half_duplex":
+                self._said(session, event)
+
+    def _speaks_over(self, session: Session) -> None:
+        """The user began to speak: an answer ends, also one that was about to begin."""
+        if not session.config.turn_detection.interrupt_response:
+            return
+        if session.output.is_speaking:
+            self._silence(session, by_client=False)
+        if self._turns.is_asked(session.slot):
+            self._turns.withdraw(session)
+
+    def _said(self, session: Session, sound: torch.Tensor) -> None:
+        """An utterance [N] has ended in half duplex."""
+        session.hearing.clear()
+        session.keep_speech(sound)
+        if session.config.turn_detection.create_response:
+            self._ask(session, Asked(utterance=session.hearing.utterances))
 
     def _respond(self, session: Session, message: CommitAudio | CreateResponse) -> None:
         if session.config.mode == "full_duplex":
@@ -317,12 +327,17 @@ class Scheduler:
             )
             return
         if isinstance(message, CommitAudio):
-            session.committed = session.hearing.commit()
+            session.commit()
             return
         if session.output.is_speaking:
             self._silence(session, by_client=False)
-        asked = Asked(session.committed, picture=session.take_picture(), items=list(session.items))
-        session.committed = None
+        instructions, modalities = message.instructions, message.modalities
+        self._ask(session, Asked(instructions=instructions, modalities=modalities))
+
+    def _ask(self, session: Session, asked: Asked) -> None:
+        """Have all that the user gave since the last response answered."""
+        asked.sound, asked.picture = session.take_speech(), session.take_picture()
+        asked.items = list(session.items)
         session.items.clear()
         self._turns.ask(session, asked)
 

@@ -67,8 +67,7 @@ class TurnRows:
         """
         feeds = [Feed(slot, pieces) for slot, pieces in messages.items()]
         for feed in feeds:
-            self._apply(feed.slot, self.sessions[feed.slot].begin_turn())
-            self._apply(feed.slot, self.sessions[feed.slot].make_room(len(feed)))
+            self._begin_turn(feed)
         self.rows.append(feeds)
         for feed in feeds:
             session = self.sessions[feed.slot]
@@ -84,14 +83,19 @@ class TurnRows:
         Raises `ContextFull` in the first step if there is no room.
         """
         feed, session = Feed(slot, pieces), self.sessions[slot]
-        self._apply(slot, session.begin_turn())
-        self._apply(slot, session.make_room(len(feed)))
+        self._begin_turn(feed)
         for part in cut(feed, most):
             self.rows.append([part])
             yield
         closing = len(session.closing_ids) if _closes_reply(session, feed) else 0
         session.add_message(len(feed), closing=closing, protect=protect)
         self._check([slot])
+
+    def _begin_turn(self, feed: Feed) -> None:
+        session = self.sessions[feed.slot]
+        self._apply(feed.slot, session.forget_aside())
+        self._apply(feed.slot, session.begin_turn())
+        self._apply(feed.slot, session.make_room(len(feed)))
 
     def open_replies(self, settings: dict[int, ReplySettings]) -> None:
         """Close the users' messages and open answers, in one forward."""

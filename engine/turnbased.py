@@ -12,7 +12,15 @@ from torch import Tensor
 
 from engine.sampling import Draws, TurnRow, TurnSampling
 from engine.tokens import TextStream, Tokens
-from engine.window import ContextLimit, ContextPolicy, ContextWarning, Entry, Slide, TurnWindow
+from engine.window import (
+    ContextLimit,
+    ContextPolicy,
+    ContextWarning,
+    Cut,
+    Entry,
+    Slide,
+    TurnWindow,
+)
 
 CHUNK_TOKENS = 10
 """Tokens of a chunk; the first has one more, since its last one is held back for its state."""
@@ -35,6 +43,9 @@ class ReplySettings:
     """Leave special tokens out of the text."""
     finish_at_limit: bool = True
     """At `max_new_tokens` feed and report the last token, too; the original loses it."""
+    aside: int = 0
+    """The newest positions of the user's message are for this reply only: the next message finds
+    them gone."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -77,6 +88,9 @@ class _Reply:
     chunks: int = 0
     over: bool = False
 
+    aside: int = 0
+    """Positions in front of the opening that go with this reply."""
+
     @property
     def max_chunks(self) -> int:
         return -(-self.settings.max_new_tokens // CHUNK_TOKENS)
@@ -98,8 +112,7 @@ class TurnSession:
         self._tokens = tokens
         self.draws = Draws(seed)
         self.context = ContextLimit(limit, context_policy)
-        self._window = window or TurnWindow()
-        self.window = replace(self._window, entries=[])
+        self.window = replace(window or TurnWindow(), entries=[])
         self.length = 0
         self.turn_open = False
         """Rows of the newest turn are in the cache and not yet among the window's entries."""
@@ -141,6 +154,18 @@ class TurnSession:
             self._turn_start, self.turn_open = self.length + closing, True
         self.length += count
 
+    def forget_aside(self) -> Slide | None:
+        """What to drop because it held for the reply before only; call it ahead of a message."""
+        assert not self.is_replying, "the reply still needs it"
+        reply = self._reply
+        if reply is None or not reply.aside:
+            return None
+        count, reply.aside = reply.aside, 0
+        reply.start -= count
+        self.length -= count
+        self.context.check(self.length)
+        return Cut(reply.start, count)
+
     def begin_turn(self) -> Slide | None:
         """Close the turn before, if a reply ended it; what the window then does to the cache."""
         if not self._turn_replied:
@@ -179,7 +204,8 @@ class TurnSession:
         if settings.tts_template or settings.speech:
             ids.append(tokens.tts_bos)
         stream = TextStream(tokens, skip_special=settings.skip_special)
-        self._reply = _Reply(settings, stream, self.length, len(ids))
+        assert settings.aside <= self.length - self._turn_start, f"{settings.aside} positions aside"
+        self._reply = _Reply(settings, stream, self.length, len(ids), aside=settings.aside)
         if not self.turn_open:
             self._turn_start, self.turn_open = self.length, True
         self.has_replied = self._turn_replied = True

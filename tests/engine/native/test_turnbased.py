@@ -1,4 +1,4 @@
-"""Half duplex and chat: chunk sizes, held-back tokens, whole characters, ends, windows, cancelling."""
+"""Half duplex and chat: chunk sizes, held-back tokens, whole characters, ends, windows, cuts."""
 
 from __future__ import annotations
 
