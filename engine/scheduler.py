@@ -129,6 +129,8 @@ class Scheduler:
             return
         self._inbox.append((time.monotonic(), order))
         self._wake.set()
+        if self._has_broken:
+            self._let_go()
 
     def pending_ms(self) -> float:
         """The longest that a session's sound waits for its unit."""
@@ -142,6 +144,14 @@ class Scheduler:
         except Exception:  # noqa: BLE001 - the boundary: whoever asks learns that it is broken
             log.exception("the model's thread has ended")
             self._has_broken = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nobody takes messages any more: whoever waits for a slot to be clear need not."""
+        while self._inbox:
+            _, order = self._inbox.popleft()
+            if isinstance(order, Closing):
+                order.done()
 
     def _serve(self) -> None:
         while not self._is_stopping:
