@@ -106,6 +106,8 @@ class EngineClient:
 
     async def connect(self, timeout_s: float = CONNECT_TIMEOUT_S) -> Welcome:
         """Dial and wait for `Welcome`. Raises `EngineGone` when refused or not answered in time."""
+        if self.is_gone:
+            raise EngineGone(self._gone_reason)
         self._welcome = asyncio.get_running_loop().create_future()
         self._dialer = Dialer(
             self.endpoint,
@@ -120,7 +122,7 @@ class EngineClient:
                 return await asyncio.shield(self._welcome)
         except TimeoutError:
             self.lost(f"no answer within {timeout_s:g} s")
-            raise EngineGone(self._gone_reason) from None
+            return await self._welcome
 
     async def run(self) -> None:
         """Ping until the engine is gone; returns then, never raises for it."""

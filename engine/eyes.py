@@ -96,13 +96,14 @@ class Eyes:
         """
         return self.see(self.prepare(pictures))
 
+    def plan(self, picture: Tensor, most: int) -> SlicePlan:
+        """Into which images a picture [height, width, 3] will be cut, with `most` slices."""
+        return plan_slices((picture.shape[1], picture.shape[0]), self.config, most)
+
     @torch.inference_mode()
     def prepare(self, pictures: Sequence[tuple[Tensor, int]]) -> list[Prepared]:
         """Upload, scale and cut pictures, so that `see` has nothing to do on the host."""
-        plans = [
-            plan_slices((picture.shape[1], picture.shape[0]), self.config, most)
-            for picture, most in pictures
-        ]
+        plans = [self.plan(picture, most) for picture, most in pictures]
         images = self.cut([picture for picture, _ in pictures], plans)
         return [
             Prepared(tuple(group), plan.columns, plan.rows)

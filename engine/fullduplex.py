@@ -13,21 +13,19 @@ from engine.duplex import DuplexSession, UnitResult
 from engine.duplex_rows import UnitInput
 from engine.eyes import Prepared
 from engine.layers.logmel import ChunkQueue
+from engine.mouth import Mouth
 from engine.phases import PHASES, Phases
 from engine.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.runner import Runner, Seen
-from engine.sampling import Draws
 from engine.session import Session, SessionFailed
 from engine.speaker import NO_SOUND
-from engine.speech_codes import Speak
 from engine.speech_streams import Pcm
 from engine.timing import Stages, Timer, timed, totals
-from engine.voicelane import Say, Spoken, VoiceLane
+from engine.voicelane import Spoken, VoiceLane
 from engine.window import ContextFull
 
 UNIT_SAMPLES = 16_000
 UNIT_MS = 1_000
-SPEECH_SEED = 0x5EED
 SESSIONS_A_START = 4
 """For so many sessions one more unit is awaited before the units that are due are started."""
 LONGEST_WAIT_S = 0.25
@@ -63,16 +61,14 @@ class _Utterance:
 class _Mind:
     """What full duplex keeps of a session beside its rows."""
 
-    def __init__(self, session: Session, prompt: Iterator[None]) -> None:
+    def __init__(self, session: Session, mouth: Mouth, prompt: Iterator[None]) -> None:
         self.session = session
+        self.mouth = mouth
         self.queue = ChunkQueue()
-        self.draws = Draws(session.seed ^ SPEECH_SEED)
         self.prompt: Iterator[None] | None = prompt
         """What is left to read of the system message."""
         self.is_running = False
         self.has_new_settings = False
-        self.generation = 0
-        """Counts interruptions: what was said before the newest one is not to be heard."""
         self.speaking: deque[_Utterance] = deque()
         self.due = 0.0
         """When the unit under way was complete."""
@@ -86,10 +82,7 @@ class _Mind:
 
 
 class FullDuplex:
-    """Drives the full-duplex sessions of a runner.
-
-    A step for all of them: `start`, `choose`, a forward of what was chosen, `fed`.
-    """
+    """Drives the full-duplex sessions of a runner; an `engine.step.Mode`."""
 
     def __init__(
         self, runner: Runner, lane: VoiceLane, max_context: int, *, phases: int = PHASES
@@ -115,7 +108,8 @@ class FullDuplex:
         )
         # The first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
-        self._minds[slot] = _Mind(session, prompt)
+        mouth = Mouth(self._runner, self._lane, session)
+        self._minds[slot] = _Mind(session, mouth, prompt)
         session.hearing.is_placed = False
         next(prompt, None)
 
@@ -125,7 +119,10 @@ class FullDuplex:
         self._minds[session.slot].has_new_settings = True
 
     def close(self, slot: int) -> None:
-        self._minds.pop(slot, None)
+        mind = self._minds.pop(slot, None)
+        if mind is not None:
+            # They know each other: without this their tensors would wait for the garbage collector.
+            mind.speaking.clear()
         self._phases.leave(slot)
 
     def hears(self, session: Session, count: int, arrived: float) -> None:
@@ -157,11 +154,7 @@ class FullDuplex:
             self._apply(self._runner.duplex.interrupt([session.slot]))
         else:
             session.interrupted = True
-        self._hush(mind)
-
-    def _hush(self, mind: _Mind) -> None:
-        mind.generation += 1
-        self._lane.hush(mind.session.slot)
+        mind.mouth.hush()
 
     def is_busy(self) -> bool:
         """Whether a unit is being decided."""
@@ -170,15 +163,6 @@ class FullDuplex:
     def is_speaking(self) -> bool:
         """Whether a unit that was decided is not spoken yet."""
         return any(mind.speaking for mind in self._minds.values())
-
-    def advance(self) -> bool:
-        """One step for all, by itself: `start`, `choose`, a forward, `fed`."""
-        started = self.start() or self.read_on() or self.look_ahead()
-        feeding = self.choose()
-        rows = self._runner.duplex.rows
-        with timed(self._runner.model.device) as timer:
-            states = dict(zip(feeding, rows.step(feeding), strict=True))
-        return self.fed(states, timer) or started
 
     def choose(self) -> dict[int, int]:
         """Decide one token for every unit under way; the ids to feed, by slot."""
@@ -359,7 +343,7 @@ class FullDuplex:
         for slot, result in results.items():
             mind = self._minds[slot]
             if result.is_cut:
-                self._hush(mind)
+                mind.mouth.hush()
                 if mind.session.output.is_open:
                     mind.session.output.interrupt()
             if result.wants_speech and mind.session.speaks:
@@ -374,32 +358,27 @@ class FullDuplex:
 
     def _say(self, mind: _Mind, result: UnitResult) -> None:
         slot = mind.session.slot
-        utterance = _Utterance(slot, mind, result, mind.generation, mind.due, mind.stages)
+        utterance = _Utterance(slot, mind, result, mind.mouth.generation, mind.due, mind.stages)
         if not mind.speaking:
             # A user who speaks now speaks over the answer.
             self._open(mind, result)
             utterance.is_open = True
         mind.speaking.append(utterance)
-        speak, ready = self._runner.speech(
+        mind.mouth.say(
+            utterance,
             [token.id for token in result.spoken],
             [token.hidden for token in result.spoken if token.hidden is not None],
-        )
-        self._lane.say(
-            Say(
-                Speak(slot, *speak, mind.draws, ends=result.end_of_turn),
-                is_unit=True,
-                owner=utterance,
-                ready=ready,
-                starts=result.is_turn_start,
-                others_follow=self.is_busy(),
-            )
+            is_unit=True,
+            ends=result.end_of_turn,
+            starts=result.is_turn_start,
+            others_follow=self.is_busy(),
         )
 
     def spoken(self, spoken: Spoken) -> None:
         """The voice lane has made sound of a unit, or a part of it."""
         utterance: _Utterance = spoken.say.owner
         mind, result = utterance.mind, utterance.result
-        is_current = utterance.generation == mind.generation and not mind.session.is_over
+        is_current = utterance.generation == mind.mouth.generation and not mind.session.is_over
         if self._minds.get(utterance.slot) is not mind:
             return
         if is_current:

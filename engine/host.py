@@ -85,11 +85,14 @@ class Host:
         for peer in [peer for peer, known in self._names.items() if known == name]:
             self._forget(peer, f"media worker {name} is gone")
 
-    async def close(self) -> None:
-        """Tell and close every session, then free the endpoint."""
+    async def close(self, failure: str = "") -> None:
+        """Tell and close every session, then free the endpoint. `failure`: why it must be."""
         for peer, session in tuple(self._open):
             self._end(peer, session)
-            self._listener.send(peer, SessionEnded(session, "shutdown", "the engine is stopping"))
+            told = SessionEnded(session, "shutdown", "the engine is stopping")
+            if failure:
+                told = SessionEnded(session, "failed", failure)
+            self._listener.send(peer, told)
         if self._closing:
             await asyncio.wait(self._closing)
         self._listener.close()

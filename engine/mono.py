@@ -42,7 +42,9 @@ class Mono:
 
 
 def from_recording(pcm: bytes) -> Tensor:
-    """int16 PCM of 24 kHz as float [N] of 16 kHz."""
+    """int16 PCM of 24 kHz as float [N] of 16 kHz; raises `ValueError` if there is none."""
+    if not pcm:
+        raise ValueError("the recording is empty")
     samples = np.frombuffer(pcm, np.int16).reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
     frame.sample_rate = OUTPUT_HZ

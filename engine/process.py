@@ -109,13 +109,18 @@ async def run(config: EngineConfig) -> int:
     build_ms = (time.monotonic() - started) * 1000
     welcome = engine.welcome(engine.slots)
     child.send(Ready(os.getpid(), host.endpoint, welcome, round(build_ms, 1)))
+    failure = ""
     try:
         await _serve(child, engine, host)
+    except* EngineError as failed:
+        failure = str(failed.exceptions[0])
+        log.error("no session can be served any more: %s", failure)
+        child.fatal(failure)
     finally:
-        await host.close()
+        await host.close(failure)
         await engine.close()
         child.close()
-    return 0
+    return EXIT_FATAL if failure else 0
 
 
 def main() -> None:

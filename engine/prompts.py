@@ -253,6 +253,13 @@ class PromptBuilder:
             text = f"<|tts_eos|><|im_end|>\n{text}" if answered else text
         return self._fill(text, message.parts, image_ids=image_ids, first_image=first_image)
 
+    def aside(self, instructions: str) -> list[int]:
+        """Instructions for one answer, between the user's open message and the answer's opening.
+
+        Without them the message is closed and the answer opened as if they had never been there.
+        """
+        return self._encode(f"<|im_end|>\n<|im_start|>system\n{self._safe(instructions, False)}")
+
     # ------------------------------------------------------------------ pieces
 
     def _render(self, messages: list[dict[str, str]], **flags: bool) -> str:

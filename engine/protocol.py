@@ -180,7 +180,11 @@ class DeleteItem(Message, frozen=True):
 
 
 class CommitAudio(Message, frozen=True):
-    """Turn-based push to talk: what was heard since the last commit is the user's turn."""
+    """Turn-based push to talk: what was heard since the last commit is the user's turn.
+
+    Answered by one final `InputTranscript`, by which the client gets the item of that turn. Where
+    turns are committed by hand, no utterances are told that the engine detects.
+    """
 
     session: SessionId
 
@@ -196,8 +200,9 @@ class CreateResponse(Message, frozen=True):
 
     session: SessionId
     instructions: Text = ""
+    """For this response only, beside the session's."""
     modalities: tuple[Modality, ...] = ()
-    """Empty: the session's."""
+    """Of this response; empty: the session's."""
 
 
 class CancelResponse(Message, frozen=True):

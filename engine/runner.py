@@ -16,7 +16,8 @@ from engine.ears import Ears
 from engine.eyes import IMAGES_AT_ONCE, Eyes, Prepared
 from engine.eyes import Seen as Seen
 from engine.graphs import GraphPool
-from engine.layers.logmel import pieces
+from engine.layers.images import SlicePlan
+from engine.layers.logmel import PIECE_SAMPLES, mel_frames, pieces
 from engine.layers.mel_streams import MelStreams
 from engine.llm_rows import LlmRows
 from engine.model import OmniModel
@@ -70,6 +71,18 @@ class Runner:
     def hear_whole(self, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
         """Whole recordings [N], 16 kHz -> embeddings [T, C] of each."""
         return hear_whole(self.model, sounds, in_blocks=in_blocks)
+
+    def count_sound(self, num_samples: int) -> int:
+        """How many embeddings `hear_whole` makes of a recording, 16 kHz."""
+        lengths = [
+            min(PIECE_SAMPLES, num_samples - start)
+            for start in range(0, num_samples, PIECE_SAMPLES)
+        ]
+        return sum(self.model.projector.count(mel_frames(length)) for length in lengths)
+
+    def plan_picture(self, picture: Tensor, most: int) -> SlicePlan:
+        """Into which images `look` cuts a picture [height, width, 3], with `most` slices."""
+        return self.eyes.plan(picture, most)
 
     @torch.inference_mode()
     def look(self, pictures: Sequence[tuple[Tensor, int]]) -> list[Seen]:

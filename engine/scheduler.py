@@ -32,7 +32,7 @@ from engine.readitem import ModelMessage, ReadItem
 from engine.runner import Runner
 from engine.session import Session, SessionFailed
 from engine.speaker import Speaker
-from engine.timing import timed
+from engine.step import step
 from engine.turntaking import TurnTaking
 from engine.usermessage import Asked
 from engine.voicelane import Spoken, VoiceLane
@@ -131,14 +131,20 @@ class Scheduler:
         self._lane.stop()
 
     def post(self, order: Order) -> None:
-        """Hand over a message. Sound beyond `MAX_INBOX` messages is refused and counted."""
-        if len(self._inbox) >= MAX_INBOX and isinstance(order, tuple):
+        """Hand over a message.
+
+        Beyond `MAX_INBOX` messages sound and pictures are refused and counted; nothing else is.
+        """
+        is_media = isinstance(order, tuple) and isinstance(order[1], AudioIn | ImageIn)
+        if is_media and len(self._inbox) >= MAX_INBOX:
             if not self.refused_messages:
-                log.warning("the model does not keep up: messages are refused")
+                log.warning("the model does not keep up: sound and pictures are refused")
             self.refused_messages += 1
             return
         self._inbox.append((time.monotonic(), order))
         self._wake.set()
+        if self._has_broken:
+            self._let_go()
 
     def pending_ms(self) -> float:
         """The longest that a session's sound waits for its unit."""
@@ -152,6 +158,14 @@ class Scheduler:
         except Exception:  # noqa: BLE001 - the boundary: whoever asks learns that it is broken
             log.exception("the model's thread has ended")
             self._has_broken = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nobody takes messages any more: whoever waits for a slot to be clear need not."""
+        while self._inbox:
+            _, order = self._inbox.popleft()
+            if isinstance(order, Closing):
+                order.done()
 
     def _serve(self) -> None:
         while not self._is_stopping:
@@ -172,14 +186,9 @@ class Scheduler:
     def _step(self) -> bool:
         """Start what is due, then a token for everybody in one forward; whether there was work."""
         started = self._duplex.start() or self._prepare()
-        units = self._duplex.choose()
         # Beside units under way a reply's token costs little; alone it would hold up their speech.
         waits = self._duplex.is_speaking() and not self._duplex.is_busy()
-        feeding = units if waits else units | self._turns.choose()
-        rows = self.runner.duplex.rows
-        with timed(self.runner.model.device) as timer:
-            states = dict(zip(feeding, rows.step(feeding), strict=True))
-        decided = self._duplex.fed(states, timer) | self._turns.fed(states, timer)
+        decided = step(self.runner, (self._duplex,) if waits else (self._duplex, self._turns))
         return started or decided
 
     def _prepare(self) -> bool:
@@ -318,29 +327,39 @@ class Scheduler:
                     self._silence(session, by_client=False)
 
     def _hear(self, session: Session, message: AudioIn, came: float) -> None:
-        config = session.config
-        if config.mode == "full_duplex":
+        mode = session.config.mode
+        if mode == "full_duplex":
             self._duplex.hears(session, len(message.pcm) // 2, came)
         for event in session.hearing.push(
             message.pts,
             message.pcm,
-            for_units=config.mode == "full_duplex",
-            strict=session.output.is_speaking,
+            for_units=mode == "full_duplex",
+            strict=session.output.is_speaking or self._turns.is_asked(session.slot),
             arrived=came,
         ):
+            if mode == "turn_based":
+                # The client says where a turn ends and when an answer is cut.
+                continue
             if event == "began":
-                if session.output.is_speaking and config.turn_detection.interrupt_response:
-                    self._silence(session, by_client=False)
-            elif isinstance(event, torch.Tensor) and config.mode == "half_duplex":
-                session.hearing.clear()
-                if not config.turn_detection.create_response:
-                    # The client asks for the answer itself.
-                    session.committed = event
-                    continue
-                asked = Asked(event, session.hearing.utterances, picture=session.take_picture())
-                asked.items = list(session.items)
-                session.items.clear()
-                self._turns.ask(session, asked)
+                self._speaks_over(session)
+            elif isinstance(event, torch.Tensor) and mode == "half_duplex":
+                self._said(session, event)
+
+    def _speaks_over(self, session: Session) -> None:
+        """The user began to speak: an answer ends, also one that was about to begin."""
+        if not session.config.turn_detection.interrupt_response:
+            return
+        if session.output.is_speaking:
+            self._silence(session, by_client=False)
+        if self._turns.is_asked(session.slot):
+            self._turns.withdraw(session)
+
+    def _said(self, session: Session, sound: torch.Tensor) -> None:
+        """An utterance [N] has ended in half duplex."""
+        session.hearing.clear()
+        session.keep_speech(sound)
+        if session.config.turn_detection.create_response:
+            self._ask(session, Asked(utterance=session.hearing.utterances))
 
     def _respond(self, session: Session, message: CommitAudio | CreateResponse) -> None:
         if session.config.mode == "full_duplex":
@@ -352,12 +371,17 @@ class Scheduler:
             )
             return
         if isinstance(message, CommitAudio):
-            session.committed = session.hearing.commit()
+            session.commit()
             return
         if session.output.is_speaking:
             self._silence(session, by_client=False)
-        asked = Asked(session.committed, picture=session.take_picture(), items=list(session.items))
-        session.committed = None
+        instructions, modalities = message.instructions, message.modalities
+        self._ask(session, Asked(instructions=instructions, modalities=modalities))
+
+    def _ask(self, session: Session, asked: Asked) -> None:
+        """Have all that the user gave since the last response answered."""
+        asked.sound, asked.picture = session.take_speech(), session.take_picture()
+        asked.items = list(session.items)
         session.items.clear()
         self._turns.ask(session, asked)
 

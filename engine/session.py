@@ -8,17 +8,23 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from engine.duplex import DuplexSettings
-from engine.hearing import Hearing
+from engine.hearing import NOT_TRANSCRIBED, Hearing
 from engine.output import Output
 from engine.protocol import (
+    INPUT_HZ,
     FromEngine,
     ImageIn,
+    InputTranscript,
+    Modality,
     SessionConfig,
     SessionEnded,
     SessionWarning,
+    SpeechStarted,
+    SpeechStopped,
     UnitDone,
 )
 from engine.readitem import ReadItem
@@ -30,7 +36,11 @@ from engine.window import ContextWarning, WindowSettings
 MAX_ITEMS = 64
 MAX_ITEM_BYTES = 512 * 1024 * 1024
 """Of decoded pictures and sound that wait for a turn: more than two minutes of video."""
+MAX_COMMITTED_SAMPLES = 120 * INPUT_HZ
 DEFAULT_REPLY_TOKENS = 256
+COMMITS_FROM = 1 << 31
+"""What is committed by hand has numbers above it, what the detector finds below."""
+NO_SOUND = "no sound came before this commit"
 
 OPTIONS = {
     "force_listen_count": int,
@@ -76,14 +86,17 @@ class Session:
         self.seed = config.sampling.seed if config.sampling.seed is not None else seed
         self.send = send
         self.output = Output(session, send)
-        self.hearing = Hearing(session, config.turn_detection, send)
+        self.hearing = Hearing(session, config.turn_detection, self._tell_speech)
         self.picture: Tensor | None = None
         """[height, width, 3] uint8, the newest; None while the camera is off."""
         self.is_picture_new = False
         self.items: deque[ReadItem] = deque(maxlen=MAX_ITEMS)
         """Typed items that no turn has taken yet."""
         self.committed: Tensor | None = None
-        """Sound [N] that the user handed over by push to talk."""
+        """What the user said [N] that no response has taken yet."""
+        self._commits = 0
+        self._announced = 0
+        """The newest utterance whose beginning was told."""
         self.forced_listen = False
         """The client wants no answers for now."""
         self.interrupted = False
@@ -95,7 +108,11 @@ class Session:
 
     @property
     def speaks(self) -> bool:
-        return "audio" in self.config.modalities and self.voice.base is not None
+        return self.can_speak(self.config.modalities)
+
+    def can_speak(self, modalities: tuple[Modality, ...]) -> bool:
+        """Whether what has these modalities has sound."""
+        return "audio" in modalities and self.voice.base is not None
 
     def option(self, name: str, default: Any) -> Any:
         """An option of the right type, else the default."""
@@ -143,6 +160,26 @@ class Session:
             return
         self.items.append(item)
 
+    def commit(self) -> None:
+        """Push to talk: all that was said since the last commit is one turn of the user."""
+        sound = self.hearing.commit()
+        self.keep_speech(sound)
+        self._commits += 1
+        told = InputTranscript(
+            self.id, COMMITS_FROM + self._commits, "", True, NOT_TRANSCRIBED, "not_transcribed"
+        )
+        self.send(told if len(sound) else structs.replace(told, error=NO_SOUND, code="failed"))
+
+    def keep_speech(self, sound: Tensor) -> None:
+        """Keep sound [N] until a response is asked for; of very much the oldest goes."""
+        kept = sound if self.committed is None else torch.cat([self.committed, sound])
+        self.committed = kept[-MAX_COMMITTED_SAMPLES:]
+
+    def take_speech(self) -> Tensor | None:
+        """What was kept, once."""
+        kept, self.committed = self.committed, None
+        return kept
+
     def forget_item(self, item_id: str) -> None:
         """Drop a typed item that no turn has taken yet."""
         kept = [item for item in self.items if item.item != item_id]
@@ -181,20 +218,28 @@ class Session:
         }
         return {name: value for name, value in chosen.items() if value is not None}
 
-    def reply_settings(self) -> ReplySettings:
-        """The session's settings for a reply in half duplex and turn-based mode."""
+    def reply_settings(
+        self, modalities: tuple[Modality, ...] = (), *, aside: int = 0
+    ) -> ReplySettings:
+        """The session's settings for a reply in half duplex and turn-based mode.
+
+        `modalities`, unless empty: of this reply. `aside`: positions of what holds for it only.
+        Raises `ValueError` by name.
+        """
         wanted = self.config.sampling
         sampling = replace(
             TurnSampling(greedy=wanted.greedy),
             **self._chosen_sampling(),
         )
+        speaks = self.can_speak(modalities or self.config.modalities)
         return ReplySettings(
             sampling=sampling,
             max_new_tokens=wanted.max_output_tokens or DEFAULT_REPLY_TOKENS,
-            chunk_tokens=CHUNK_TOKENS if self.speaks else 1,
-            speech=self.speaks,
+            chunk_tokens=CHUNK_TOKENS if speaks else 1,
+            speech=speaks,
             thinking=self.option("thinking", False),
             skip_special=True,
+            aside=aside,
         )
 
     # ------------------------------------------------------------------ to the client
@@ -214,6 +259,19 @@ class Session:
                 warning.used,
                 warning.limit,
             )
+
+    def _tell_speech(self, message: FromEngine) -> None:
+        """Pass on what was heard. Where the client commits turns, no detected ones are told.
+
+        One that was told to have begun ends for the client in any mode.
+        """
+        if isinstance(message, SpeechStarted | SpeechStopped | InputTranscript):
+            is_by_hand = self.config.mode == "turn_based"
+            if isinstance(message, SpeechStarted) and not is_by_hand:
+                self._announced = message.utterance
+            if is_by_hand and message.utterance != self._announced:
+                return
+        self.send(message)
 
     def unit_done(self, *, speaks: bool, stages_ms: dict[str, float], kv_tokens: int) -> None:
         """Tell the figures of a unit or a turn."""

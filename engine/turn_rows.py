@@ -13,7 +13,7 @@ from engine.choosing import MAX_RECENT, choose_turn
 from engine.llm_rows import LONG_ROW, Fed, Feed, LlmRows, Piece, cut
 from engine.sampling import forbidden_mask, sample_turn, turn_tensors
 from engine.tokens import Tokens
-from engine.turnbased import CHUNK_TOKENS, ReplyChunk, ReplySettings, Snapshot, TurnSession
+from engine.turnbased import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnSession
 from engine.window import Slide
 
 
@@ -60,11 +60,6 @@ class TurnRows:
         del self.sessions[slot]
         self.rows.reset(slot)
 
-    def reset(self, slot: int) -> None:
-        """Empty a session's cache, e.g. to put a whole conversation in anew."""
-        self.sessions[slot].reset()
-        self.rows.reset(slot)
-
     def add(self, messages: dict[int, Sequence[Piece]], *, protect: bool = False) -> None:
         """Feed messages in one forward; `protect` marks system messages.
 
@@ -72,8 +67,7 @@ class TurnRows:
         """
         feeds = [Feed(slot, pieces) for slot, pieces in messages.items()]
         for feed in feeds:
-            self._apply(feed.slot, self.sessions[feed.slot].begin_turn())
-            self._apply(feed.slot, self.sessions[feed.slot].make_room(len(feed)))
+            self._begin_turn(feed)
         self.rows.append(feeds)
         for feed in feeds:
             session = self.sessions[feed.slot]
@@ -89,14 +83,19 @@ class TurnRows:
         Raises `ContextFull` in the first step if there is no room.
         """
         feed, session = Feed(slot, pieces), self.sessions[slot]
-        self._apply(slot, session.begin_turn())
-        self._apply(slot, session.make_room(len(feed)))
+        self._begin_turn(feed)
         for part in cut(feed, most):
             self.rows.append([part])
             yield
         closing = len(session.closing_ids) if _closes_reply(session, feed) else 0
         session.add_message(len(feed), closing=closing, protect=protect)
         self._check([slot])
+
+    def _begin_turn(self, feed: Feed) -> None:
+        session = self.sessions[feed.slot]
+        self._apply(feed.slot, session.forget_aside())
+        self._apply(feed.slot, session.begin_turn())
+        self._apply(feed.slot, session.make_room(len(feed)))
 
     def open_replies(self, settings: dict[int, ReplySettings]) -> None:
         """Close the users' messages and open answers, in one forward."""
@@ -163,11 +162,6 @@ class TurnRows:
     def cancel(self, slot: int, keep: int | None = None) -> None:
         """Break a reply off, or shorten one that ended, to the `keep` tokens that were heard."""
         self.rows.truncate(slot, self.sessions[slot].cancel(keep))
-        self._check([slot])
-
-    def restore(self, slot: int, snapshot: Snapshot) -> None:
-        """Go back to before a reply that was only tried."""
-        self.rows.truncate(slot, self.sessions[slot].restore(snapshot))
         self._check([slot])
 
     def newest(self, slot: int) -> Fed:

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from engine.sampling import Draws, TurnRow, TurnSampling
 from engine.tokens import TextStream, Tokens
-from engine.window import ContextLimit, ContextPolicy, ContextWarning, Entry, Slide, TurnWindow
+from engine.window import (
+    ContextLimit,
+    ContextPolicy,
+    ContextWarning,
+    Cut,
+    Entry,
+    Slide,
+    TurnWindow,
+)
 
 CHUNK_TOKENS = 10
 """Tokens of a chunk; the first has one more, since its last one is held back for its state."""
@@ -37,6 +45,9 @@ class ReplySettings:
     """Leave special tokens out of the text."""
     finish_at_limit: bool = True
     """At `max_new_tokens` feed and report the last token, too; the original loses it."""
+    aside: int = 0
+    """The newest positions of the user's message are for this reply only: the next message finds
+    them gone."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "chunk_tokens"):
@@ -80,6 +91,9 @@ class _Reply:
     chunks: int = 0
     over: bool = False
 
+    aside: int = 0
+    """Positions in front of the opening that go with this reply."""
+
     @property
     def max_chunks(self) -> int:
         return -(-self.settings.max_new_tokens // self.settings.chunk_tokens)
@@ -87,19 +101,6 @@ class _Reply:
     @property
     def is_chunk_full(self) -> bool:
         return len(self.chunk) >= self.settings.chunk_tokens + (self.chunks == 0)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """State to come back to after a reply that was only tried; the caller keeps it, used once."""
-
-    length: int
-    turn_start: int
-    has_replied: bool
-    turn_open: bool
-    turn_replied: bool
-    draws: Draws
-    window: TurnWindow
 
 
 class TurnSession:
@@ -118,8 +119,7 @@ class TurnSession:
         self._tokens = tokens
         self.draws = Draws(seed)
         self.context = ContextLimit(limit, context_policy)
-        self._window = window or TurnWindow()
-        self.window = replace(self._window, entries=[])
+        self.window = replace(window or TurnWindow(), entries=[])
         self.length = 0
         self.turn_open = False
         """Rows of the newest turn are in the cache and not yet among the window's entries."""
@@ -129,14 +129,6 @@ class TurnSession:
         self._turn_start = 0
         self._turn_replied = False
         self._reply: _Reply | None = None
-
-    def reset(self) -> None:
-        """Forget the conversation; the random numbers go on."""
-        self.window = replace(self._window, protected=0, entries=[])
-        self.length = self._turn_start = 0
-        self.turn_open = self.has_replied = self._turn_replied = False
-        self._reply = None
-        self.context.check(0)
 
     @property
     def is_replying(self) -> bool:
@@ -168,6 +160,18 @@ class TurnSession:
                 closing = 0
             self._turn_start, self.turn_open = self.length + closing, True
         self.length += count
+
+    def forget_aside(self) -> Slide | None:
+        """What to drop because it held for the reply before only; call it ahead of a message."""
+        assert not self.is_replying, "the reply still needs it"
+        reply = self._reply
+        if reply is None or not reply.aside:
+            return None
+        count, reply.aside = reply.aside, 0
+        reply.start -= count
+        self.length -= count
+        self.context.check(self.length)
+        return Cut(reply.start, count)
 
     def begin_turn(self) -> Slide | None:
         """Close the turn before, if a reply ended it; what the window then does to the cache."""
@@ -207,7 +211,8 @@ class TurnSession:
         if settings.tts_template or settings.speech:
             ids.append(tokens.tts_bos)
         stream = TextStream(tokens, skip_special=settings.skip_special)
-        self._reply = _Reply(settings, stream, self.length, len(ids))
+        assert settings.aside <= self.length - self._turn_start, f"{settings.aside} positions aside"
+        self._reply = _Reply(settings, stream, self.length, len(ids), aside=settings.aside)
         if not self.turn_open:
             self._turn_start, self.turn_open = self.length, True
         self.has_replied = self._turn_replied = True
@@ -298,30 +303,3 @@ class TurnSession:
     def _running(self) -> _Reply:
         assert self._reply is not None and not self._reply.over, "no reply is under way"
         return self._reply
-
-    # ------------------------------------------------------------------ speculation
-
-    def snapshot(self) -> Snapshot:
-        """What `restore` needs; take it before `open_reply`."""
-        assert not self.is_replying, "a snapshot during a reply"
-        return Snapshot(
-            self.length,
-            self._turn_start,
-            self.has_replied,
-            self.turn_open,
-            self._turn_replied,
-            replace(self.draws),
-            replace(self.window, entries=list(self.window.entries)),
-        )
-
-    def restore(self, snapshot: Snapshot) -> int:
-        """Undo everything since; returns the length to truncate the cache to."""
-        entries = snapshot.window.entries
-        assert entries == self.window.entries[: len(entries)], "the window moved since"
-        self.window = replace(snapshot.window, entries=list(entries))
-        self.length, self._turn_start = snapshot.length, snapshot.turn_start
-        self.has_replied, self.turn_open = snapshot.has_replied, snapshot.turn_open
-        self._turn_replied = snapshot.turn_replied
-        self.draws = replace(snapshot.draws)
-        self._reply = None
-        return self.length

@@ -9,29 +9,26 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from engine.mouth import Mouth
 from engine.prompts import (
     VOICE_PROMPTS,
     Message,
     Part,
-    Picture,
     PromptError,
     Sound,
     check_instructions,
 )
 from engine.runner import Runner
-from engine.sampling import Draws
 from engine.session import Session, SessionFailed
 from engine.speaker import NO_SOUND
-from engine.speech_codes import Speak
 from engine.speech_streams import Pcm
 from engine.timing import Stages, Timer, timed, totals
 from engine.turn_rows import ChosenTurns
-from engine.turnbased import CHUNK_TOKENS, ReplyChunk, TurnSession
-from engine.usermessage import Asked, encode_turn
-from engine.voicelane import Say, Spoken, VoiceLane
+from engine.turnbased import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnSession
+from engine.usermessage import Asked, encode_turn, plan_turn
+from engine.voicelane import Spoken, VoiceLane
 from engine.window import ContextFull
 
-SPEECH_SEED = 0x5EED
 MAX_WAITING_TURNS = 4
 ROOM_FOR_REPLY = 3 * CHUNK_TOKENS
 """Positions that a reply needs beside its tokens."""
@@ -50,14 +47,16 @@ class _Utterance:
 
 
 class _Mind:
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, mouth: Mouth) -> None:
         self.session = session
-        self.draws = Draws(session.seed ^ SPEECH_SEED)
+        self.mouth = mouth
         self.asked: deque[Asked] = deque(maxlen=MAX_WAITING_TURNS)
         self.taking: Generator[None, None, None] | None = None
         """The system message or the turn that is being read, batch by batch."""
-        self.generation = 0
-        """Counts interruptions and replies: sound of an older one is not to be heard."""
+        self.reading: Asked | None = None
+        """The turn among these."""
+        self.is_aloud = False
+        """The newest reply is spoken."""
         self.speaking: deque[_Utterance] = deque()
         self.stages: Stages = []
         self.images = 0
@@ -65,10 +64,7 @@ class _Mind:
 
 
 class TurnTaking:
-    """Drives the sessions of a runner that take turns.
-
-    A step for all of them: `read_on`, `choose`, a forward of what was chosen, `fed`.
-    """
+    """Drives the sessions of a runner that take turns; an `engine.step.Mode`."""
 
     def __init__(self, runner: Runner, lane: VoiceLane, max_context: int) -> None:
         self._runner = runner
@@ -89,7 +85,7 @@ class TurnTaking:
             context_policy=session.config.context_policy,
         )
         self._runner.turns.open(session.slot, talk)
-        mind = self._minds[session.slot] = _Mind(session)
+        mind = self._minds[session.slot] = _Mind(session, Mouth(self._runner, self._lane, session))
         mind.taking = self._system(session)
         # The first piece now, so that what does not fit is refused at once.
         if next(mind.taking, self) is self:
@@ -102,7 +98,18 @@ class TurnTaking:
         context.policy = session.config.context_policy
 
     def close(self, slot: int) -> None:
-        self._minds.pop(slot, None)
+        """End the conversation; what it was reading and saying is given up at once.
+
+        All of it knows its mind: left alone, the tensors would wait for the garbage collector.
+        """
+        mind = self._minds.pop(slot, None)
+        if mind is None:
+            return
+        if mind.taking is not None:
+            mind.taking.close()
+        mind.taking = mind.reading = None
+        mind.asked.clear()
+        mind.speaking.clear()
 
     def ask(self, session: Session, asked: Asked) -> None:
         """Queue a turn of the user; the oldest goes where too many wait."""
@@ -111,6 +118,21 @@ class TurnTaking:
             session.warn("overloaded", "too many turns wait for an answer; one was dropped")
         waiting.append(asked)
 
+    def is_asked(self, slot: int) -> bool:
+        """Whether a turn waits for its reply to begin."""
+        mind = self._minds.get(slot)
+        return mind is not None and (mind.reading is not None or bool(mind.asked))
+
+    def withdraw(self, session: Session) -> None:
+        """Break off the replies that have not begun, each when its turn has been read.
+
+        The turns stay in the conversation: the user said them, and goes on.
+        """
+        mind = self._minds[session.slot]
+        for asked in (mind.reading, *mind.asked):
+            if asked is not None:
+                asked.is_withdrawn = True
+
     def interrupt(self, session: Session) -> None:
         """Break the reply off; the conversation keeps what of it was heard."""
         mind = self._minds[session.slot]
@@ -118,11 +140,7 @@ class TurnTaking:
         # being read follows stays as it is.
         if self._runner.turns.sessions[session.slot].has_reply and mind.taking is None:
             self._runner.turns.cancel(session.slot, session.output.heard_tokens)
-        self._hush(mind)
-
-    def _hush(self, mind: _Mind) -> None:
-        mind.generation += 1
-        self._lane.hush(mind.session.slot)
+        mind.mouth.hush()
 
     def read_on(self) -> bool:
         """Read a piece of one session's turn, in turn; whether there was one."""
@@ -133,7 +151,8 @@ class TurnTaking:
         self._last_read = slot
         mind = self._minds[slot]
         if mind.taking is None:
-            mind.taking = self._take(mind, mind.asked.popleft())
+            mind.reading = mind.asked.popleft()
+            mind.taking = self._take(mind, mind.reading)
         self._go_on(mind, mind.taking)
         return True
 
@@ -195,43 +214,58 @@ class TurnTaking:
             mind.session.warn("bad_message", str(error))
         except Exception as error:
             raise SessionFailed(mind.session, error) from error
-        mind.taking = None
+        mind.taking = mind.reading = None
 
     def _take(self, mind: _Mind, asked: Asked) -> Generator[None, None, None]:
         """Encode a turn, with a yield between batches; then open the reply."""
         session, runner = mind.session, self._runner
         mind.started, mind.stages = time.monotonic(), []
-        with timed(runner.model.device) as encode:
-            encoded = yield from encode_turn(runner, session, asked)
-        message = encoded.message
-        if not message.parts:
+        planned = plan_turn(runner, session, asked)
+        if not planned.parts and not asked.instructions:
             session.warn("empty_message", "there is nothing to answer yet")
             return
-        talk = runner.turns.sessions[session.slot]
-        prompt = runner.model.prompts.half_duplex(
-            message,
+        prompts, talk = runner.model.prompts, runner.turns.sessions[session.slot]
+        is_chat = session.config.mode == "turn_based"
+        prompt = prompts.half_duplex(
+            planned.message,
             answered=talk.has_replied,
-            image_ids=session.config.mode == "turn_based",
+            image_ids=is_chat,
             first_image=mind.images,
         )
-        settings = session.reply_settings()
-        self._check_room(talk, len(prompt), settings.max_new_tokens)
-        mind.images += sum(isinstance(part, Picture) for part in message.parts)
+        aside = prompts.aside(asked.instructions) if asked.instructions else []
+        settings = session.reply_settings(asked.modalities, aside=len(aside))
+        self._check_room(talk, len(prompt), settings)
+        mind.images += len(planned.pictures)
+        with timed(runner.model.device) as encode:
+            images, sounds = yield from encode_turn(runner, planned, in_blocks=is_chat)
         with timed(runner.model.device) as prefill:
-            pieces = prompt.weave(encoded.images, encoded.sounds)
-            yield from runner.turns.add_slowly(session.slot, pieces)
+            pieces = prompt.weave(images, sounds)
+            yield from runner.turns.add_slowly(session.slot, [*pieces, aside] if aside else pieces)
             runner.turns.open_replies({session.slot: settings})
         mind.stages += [("encode", encode), ("prefill", prefill)]
-        self._hush(mind)
+        self._begin_reply(mind, asked, settings)
+
+    def _begin_reply(self, mind: _Mind, asked: Asked, settings: ReplySettings) -> None:
+        session = mind.session
+        mind.is_aloud = settings.speech
+        mind.mouth.hush()
         session.output.begin(
             "speech" if asked.utterance else "request",
             utterance=asked.utterance,
-            modality="audio" if session.speaks else "text",
+            modality="audio" if mind.is_aloud else "text",
         )
+        if asked.is_withdrawn:
+            session.output.interrupt()
+            self._runner.turns.cancel(session.slot, 0)
 
-    def _check_room(self, talk: TurnSession, message: int, reply: int) -> None:
+    def _check_room(self, talk: TurnSession, message: int, settings: ReplySettings) -> None:
         """Raise `PromptError` if the message would not fit even into an empty conversation."""
-        room = self._max_context - talk.window.protected - reply - ROOM_FOR_REPLY
+        room = self._max_context - talk.window.protected - settings.max_new_tokens - ROOM_FOR_REPLY
+        if settings.aside and settings.aside > room - message:
+            raise PromptError(
+                f"the message takes {message} of the model's positions and the instructions of "
+                f"its response {settings.aside}, {room} are free for both: send shorter ones"
+            )
         if message > room:
             raise PromptError(
                 f"the message takes {message} of the model's positions, {room} are free for one: "
@@ -244,21 +278,13 @@ class TurnTaking:
         for slot, chunk in chunks.items():
             mind = self._minds[slot]
             kv_tokens = self._runner.turns.sessions[slot].length
-            utterance = _Utterance(slot, mind, chunk, mind.generation, kv_tokens)
+            utterance = _Utterance(slot, mind, chunk, mind.mouth.generation, kv_tokens)
             mind.speaking.append(utterance)
             mind.session.warn_context(chunk.warning)
-            if not mind.session.speaks:
+            if not mind.is_aloud:
                 self._tell(utterance, NO_SOUND, [])
                 continue
-            speak, ready = self._runner.speech(chunk.ids, chunk.hidden)
-            self._lane.say(
-                Say(
-                    Speak(slot, *speak, mind.draws, ends=chunk.is_last),
-                    is_unit=False,
-                    owner=utterance,
-                    ready=ready,
-                )
-            )
+            mind.mouth.say(utterance, chunk.ids, chunk.hidden, is_unit=False, ends=chunk.is_last)
 
     def spoken(self, spoken: Spoken) -> None:
         """The voice lane has made sound of a chunk."""
@@ -271,7 +297,7 @@ class TurnTaking:
         mind.speaking.remove(utterance)
         session, output = mind.session, mind.session.output
         mind.stages += stages
-        if utterance.generation != mind.generation or session.is_over:
+        if utterance.generation != mind.mouth.generation or session.is_over:
             return
         output.say(chunk.text, pcm, tokens=len(chunk.ids), last=chunk.is_last)
         if not chunk.is_last:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from engine.clip import Clip
 from engine.prompts import Message, Part, Picture, Sound
+from engine.protocol import Modality
 from engine.readitem import Picture as ReadPicture
 from engine.readitem import ReadItem, ReadPart, Recording
-from engine.runner import Runner, Seen
+from engine.runner import Runner
 from engine.session import Session
 
 MIN_SOUND_SAMPLES = 16_560
@@ -32,37 +33,59 @@ class Asked:
     utterance: int = 0
     items: list[ReadItem] = field(default_factory=list)
     picture: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The message with its embeddings [T, C], in order."""
-
-    message: Message
-    images: list[Tensor]
-    sounds: list[Tensor]
+    instructions: str = ""
+    """For this answer only."""
+    modalities: tuple[Modality, ...] = ()
+    """Of this answer; empty: the session's."""
+    is_withdrawn: bool = False
+    """The user spoke on before the answer began: it is read, and answered with nothing."""
 
 
 @dataclass
-class _Plan:
-    """What is to be encoded, and where it stands: text, or an index with what it counts."""
+class UserMessage:
+    """A message whose length is known, and what of it is still to be encoded, in order."""
 
-    order: list[str | tuple[str, int]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     pictures: list[tuple[Tensor, int]] = field(default_factory=list)
-    sounds: list[Tensor] = field(default_factory=list)
+    """[height, width, 3] uint8, each with its most slices."""
+    recordings: list[Tensor] = field(default_factory=list)
+    """[N] each, 16 kHz."""
+    speech: Tensor | None = None
+    """[N], 16 kHz, what the user said into the microphone: behind everything else."""
+
+    @property
+    def message(self) -> Message:
+        return Message("user", tuple(self.parts))
+
+
+class _Planner:
+    """Counts what a turn will be in the model, without encoding anything."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.planned = UserMessage()
 
     def look(self, picture: Tensor, slices: int) -> None:
-        self.order.append(("picture", len(self.pictures)))
-        self.pictures.append((picture, slices))
+        plan = self._runner.plan_picture(picture, slices)
+        self.planned.parts.append(Picture(plan.columns, plan.rows))
+        self.planned.pictures.append((picture, slices))
 
     def hear(self, sound: Tensor) -> None:
-        self.order.append(("sound", len(self.sounds)))
-        self.sounds.append(sound)
+        count = self._runner.count_sound(len(sound))
+        # A file may hold less than one embedding's tenth of a second, or no sample at all.
+        if count:
+            self.planned.parts.append(Sound(count))
+            self.planned.recordings.append(sound)
+
+    def listen(self, speech: Tensor) -> None:
+        lacking = max(0, MIN_SOUND_SAMPLES - len(speech))
+        self.planned.speech = torch.nn.functional.pad(speech, (lacking, 0))
+        self.planned.parts.append(Sound(self._runner.count_sound(len(self.planned.speech))))
 
     def add(self, part: ReadPart, slices: int) -> None:
         match part:
             case str():
-                self.order.append(part)
+                self.planned.parts.append(part)
             case ReadPicture():
                 self.look(part.rgb, slices)
             case Recording():
@@ -74,44 +97,42 @@ class _Plan:
                         self.hear(second.sound)
 
 
-def encode_turn(runner: Runner, session: Session, asked: Asked) -> Generator[None, None, Encoded]:
-    """Encode batch by batch, with a yield between two; the result is the generator's value."""
-    plan = _Plan()
+def plan_turn(runner: Runner, session: Session, asked: Asked) -> UserMessage:
+    """What a turn will be in the model."""
+    planner = _Planner(runner)
     parts = [part for item in asked.items for part in item.parts]
     if asked.picture is not None:
-        plan.look(asked.picture, session.config.max_image_slices)
+        planner.look(asked.picture, session.config.max_image_slices)
     slices = 1 if any(isinstance(part, Clip) for part in parts) else TURN_SLICES
     for part in parts:
-        plan.add(part, slices)
-    seen: list[Seen] = []
-    for batch in _batches(plan.pictures):
-        if seen:
-            yield
-        seen += runner.look(batch)
-    # Chat reads recordings as the voice prompt is read, in blocks of a second.
-    in_blocks = session.config.mode == "turn_based"
-    heard: list[Tensor] = []
-    for start in range(0, len(plan.sounds), BATCH):
-        if seen or heard:
-            yield
-        heard += runner.hear_whole(plan.sounds[start : start + BATCH], in_blocks=in_blocks)
-    placed = [_place(where, seen, heard) for where in plan.order]
+        planner.add(part, slices)
     if asked.sound is not None and len(asked.sound):
-        lacking = max(0, MIN_SOUND_SAMPLES - len(asked.sound))
-        whole = torch.nn.functional.pad(asked.sound, (lacking, 0))
-        heard += runner.hear_whole([whole], in_blocks=False)
-        placed.append(Sound(len(heard[-1])))
-    images = [image for picture in seen for image in picture.images]
-    return Encoded(Message("user", tuple(placed)), images, heard)
+        planner.listen(asked.sound)
+    return planner.planned
 
 
-def _place(where: str | tuple[str, int], seen: list[Seen], heard: list[Tensor]) -> Part:
-    if isinstance(where, str):
-        return where
-    kind, index = where
-    if kind == "sound":
-        return Sound(len(heard[index]))
-    return Picture(seen[index].columns, seen[index].rows)
+def encode_turn(
+    runner: Runner, planned: UserMessage, *, in_blocks: bool
+) -> Generator[None, None, tuple[list[Tensor], list[Tensor]]]:
+    """Encode batch by batch, with a yield between two.
+
+    The generator's value: the embeddings [T, C] of every image, slices included, and of every
+    sound. `in_blocks`: recordings are read in blocks of a second, as the voice prompt is.
+    """
+    images: list[Tensor] = []
+    sounds: list[Tensor] = []
+    for batch in _batches(planned.pictures):
+        if images:
+            yield
+        images += [image for seen in runner.look(batch) for image in seen.images]
+    for start in range(0, len(planned.recordings), BATCH):
+        if images or sounds:
+            yield
+        batch_of_sounds = planned.recordings[start : start + BATCH]
+        sounds += runner.hear_whole(batch_of_sounds, in_blocks=in_blocks)
+    if planned.speech is not None:
+        sounds += runner.hear_whole([planned.speech], in_blocks=False)
+    return images, sounds
 
 
 def _batches(pictures: list[tuple[Tensor, int]]) -> list[list[tuple[Tensor, int]]]:

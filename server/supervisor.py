@@ -213,12 +213,16 @@ class Supervisor:
             return
 
     def _buried(self, child: Supervised) -> None:
-        was_ready, child.ready = child.ready is not None, None
-        child.is_ready.clear()
+        child.ready = None
         self._by_peer.pop(child.peer, None)
         self._listener.forget(child.peer)
         child.peer, child.process, child.pid = b"", None, 0
-        if was_ready:
+        self._down(child)
+
+    def _down(self, child: Supervised) -> None:
+        """Tell once of a child that was ready and serves nobody any more."""
+        if child.is_ready.is_set():
+            child.is_ready.clear()
             self._observer.down(child, child.reason)
 
     def _hello(self, peer: bytes, hello: Hello) -> None:
@@ -245,6 +249,8 @@ class Supervisor:
                 self._observer.up(child)
             case Fatal():
                 child.state, child.reason = "failed", message.reason
+                # It may take a while to end; nobody is to be sent to it meanwhile.
+                self._down(child)
             case Pong():
                 pass
             case _:

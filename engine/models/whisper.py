@@ -291,7 +291,7 @@ class AudioProjector(nn.Module):
         """Average each `pool_step` frames: [B, T, C] -> [B, T // pool_step, C]."""
         count = projected.shape[1] // self.pool_step
         whole = projected[:, : count * self.pool_step]
-        return whole.reshape(whole.shape[0], count, self.pool_step, -1).mean(2)
+        return whole.reshape(whole.shape[0], count, self.pool_step, whole.shape[2]).mean(2)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, T, C] -> [B, T // pool_step, width of the LLM]."""

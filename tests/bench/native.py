@@ -28,6 +28,7 @@ from engine.runner import Runner
 from engine.session import Session
 from engine.speaker import Speaker
 from engine.stages import quantiles
+from engine.step import step
 from engine.voicelane import Spoken, VoiceLane
 from engine.voiceshelf import VoiceShelf
 from tests.tiny_checkpoint import full_size_model, write_checkpoint
@@ -126,12 +127,16 @@ class Bench:
             )
         self._started = time.perf_counter()
         self._heard.clear()
-        while self.duplex.advance() | self.lane.step():
+        while self._step() | self.lane.step():
             pass
         _synchronize(self.runner.model.device)
         rows = self.runner.duplex.rows
         self.is_finite &= all(bool(x[:-1].isfinite().all()) for x in (rows.hidden, rows.logits))
         return (time.perf_counter() - self._started) * 1000
+
+    def _step(self) -> bool:
+        started = self.duplex.start() or self.duplex.read_on() or self.duplex.look_ahead()
+        return step(self.runner, (self.duplex,)) or started
 
     def _spoken(self, spoken: Spoken) -> None:
         if spoken.error is not None:

@@ -339,6 +339,13 @@ async def test_shutdown_tells_and_closes_every_session(setup: Setup) -> None:
     assert setup.host.slots.used == 0
 
 
+async def test_sessions_of_an_engine_that_broke_are_told_why(setup: Setup) -> None:
+    raw = await setup.dial()
+    await setup.open(raw, "a")
+    await setup.host.close("a thread has died")
+    assert await receive(raw) == SessionEnded("a", "failed", "a thread has died")
+
+
 async def test_units_are_counted_with_their_stages(setup: Setup) -> None:
     raw = await setup.dial()
     await setup.open(raw, "a")

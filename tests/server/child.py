@@ -49,6 +49,8 @@ async def serve(told: dict[str, Any]) -> int:
     if behaviour != "never ready":
         child.send(Ready(os.getpid(), f"ipc:///life/{generation}"))
         child.send(stats(generation))
+    if behaviour == "breaks":
+        child.fatal("its only thread has died")
     await child.stop.wait()
     if behaviour == "stubborn":
         await asyncio.Event().wait()

@@ -113,6 +113,18 @@ async def test_engine_known_to_be_dead_is_gone_at_once_and_dialled_anew(served: 
     assert await served.links.get(one) is not client
 
 
+async def test_engine_known_to_be_dead_is_not_dialled_any_longer(served: Served) -> None:
+    one = served.addresses[0]
+    dialling = asyncio.create_task(served.links.get(one))
+    await asyncio.sleep(0)
+    served.links.lost(one.endpoint, "its only thread has died")
+    async with asyncio.timeout(1):
+        with pytest.raises(EngineGone, match="only thread"):
+            await dialling
+    served.start(one)
+    assert not (await served.links.get(one)).is_gone
+
+
 async def test_closing_closes_the_links_and_the_engine_ends_the_sessions(tmp_path: Path) -> None:
     async with asyncio.TaskGroup() as tasks:
         served = Served(tmp_path, tasks)

@@ -214,6 +214,19 @@ async def test_child_that_was_ready_once_is_restarted_whatever_it_says(
     assert run.watcher.told.count(("down", "engine-0", "killed by signal 9")) == 1
 
 
+async def test_child_that_says_it_is_broken_serves_nobody_while_it_still_runs(start: Start) -> None:
+    run = start({"engine-0": "breaks"})
+    down = ("down", "engine-0", "its only thread has died")
+    await until(lambda: down in run.watcher.told, 30)
+    child = run["engine-0"]
+    assert child.state == "failed" and child.generation == 1 and is_alive(child.pid)
+    os.kill(child.pid, signal.SIGKILL)
+    # The next one breaks as well.
+    await until(lambda: run.watcher.told.count(down) == 2, 30)
+    assert child.generation == 2 and not run.task.done()
+    assert run.watcher.told.count(("up", "engine-0")) == 2
+
+
 async def test_pauses_between_restarts_grow_and_a_good_life_resets_them(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

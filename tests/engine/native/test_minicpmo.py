@@ -473,3 +473,6 @@ async def test_an_engine_that_cannot_go_on_says_so(
     await until(lambda: scheduler.is_broken)
     with pytest.raises(EngineError, match="ended by an error"):
         engine.pending_ms()
+    # Nobody is left who could clear its slot.
+    async with asyncio.timeout(1):
+        await talk.session.close()

@@ -1,4 +1,4 @@
-"""Half duplex and chat: chunk sizes, held-back tokens, whole characters, ends, windows, undoing."""
+"""Half duplex and chat: chunk sizes, held-back tokens, whole characters, ends, windows, cuts."""
 
 from __future__ import annotations
 
@@ -212,23 +212,7 @@ def test_a_long_message_may_push_out_even_the_turn_before_it() -> None:
         assert (window.protected, len(window.entries)) == (7, 0)
 
 
-# ------------------------------------------------------------------ undoing
-
-
-def test_a_reply_that_was_only_tried_leaves_nothing() -> None:
-    drawn = ReplySettings(TurnSampling(), max_new_tokens=20)
-    stage, other = Stage(), Stage()
-    for each in (stage, other):
-        each.user(6)
-    snapshot = stage.session.snapshot()
-    stage.reply([], drawn)
-    stage.turns.restore(0, snapshot)
-    assert not stage.session.has_replied
-    for each in (stage, other):
-        each.user(4, seed=2)
-    ours, theirs = stage.reply([], drawn), other.reply([], drawn)
-    assert [chunk.sampled for chunk in ours] == [chunk.sampled for chunk in theirs]
-    assert stage.rows.length(0) == other.rows.length(0)
+# ------------------------------------------------------------------ cancelling
 
 
 def test_a_cancelled_reply_keeps_what_was_heard() -> None:
