@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from engine.graphs import GraphPool, padded_size, sizes_up_to
-from engine.kvcache import SlotKV, Tokens
+from engine.kvcache import SlotKV
+from engine.kvplan import Tokens
 from engine.layers.varlen import VarlenLayout
 from engine.models.tts import SpeechDecoder
 from engine.models.tts_sampling import MOST_RECENT, RowSampling, SpeechSampling, choose, scores

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.config import KvCacheType
 from engine.graphs import GraphPool, padded_size, sizes_up_to
-from engine.kvcache import KvPlan
+from engine.kvplan import KvPlan
 from engine.models.qwen3 import Qwen3
 from engine.window import Cut, Slide
 
@@ -84,11 +85,12 @@ class LlmRows:
         graphs: GraphPool | None = None,
         *,
         sizes: Sequence[int] = PREFILL_SIZES,
+        kv_cache: KvCacheType = "auto",
     ) -> None:
         """`sizes`: tokens that forwards by graph are padded to, ascending."""
         self.model = model
         self._sizes = sizes
-        self.kv = model.make_cache(num_slots, max_len)
+        self.kv = model.make_cache(num_slots, max_len, kv_cache)
         self.graphs = GraphPool(model.device, enabled=False) if graphs is None else graphs
         config = model.config
         self.hidden = torch.zeros(

@@ -6,6 +6,7 @@ from dataclasses import astuple, dataclass, fields
 
 import torch
 
+from engine.config import KvCacheType
 from engine.interface import EngineError
 from engine.model import OmniModel
 
@@ -45,13 +46,18 @@ class SlotBytes:
 
 
 def slot_bytes(
-    model: OmniModel, *, max_context: int, speech_context: int, max_prompt: int
+    model: OmniModel,
+    *,
+    max_context: int,
+    speech_context: int,
+    max_prompt: int,
+    kv_cache: KvCacheType = "auto",
 ) -> SlotBytes:
     """`max_context` and `speech_context`: positions that a slot holds; `max_prompt`: mel frames of
     the longest voice."""
     llm = model.config.llm
     return SlotBytes(
-        thinking=model.llm.bytes_per_slot(max_context),
+        thinking=model.llm.bytes_per_slot(max_context, kv_cache),
         hearing=model.whisper.bytes_per_slot(),
         choosing=SAMPLING_COPIES * 4 * llm.vocab_size,
         speech_codes=model.speech.bytes_per_slot(speech_context),

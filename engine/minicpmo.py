@@ -127,7 +127,7 @@ class MiniCpmoEngine:
         for line in shelf.remarks:
             show(line)
         self._fit(model, limit, show)
-        runner = Runner(model, self._slots, limit)
+        runner = Runner(model, self._slots, limit, wanted.kv_cache_dtype)
         speaker = Speaker(
             model,
             self._slots,
@@ -159,6 +159,7 @@ class MiniCpmoEngine:
             max_context=max_context,
             speech_context=self._config.speech_context,
             max_prompt=self._shelf.longest_prompt,
+            kv_cache=self._config.kv_cache_dtype,
         )
         planned = plan(self._slots, free, slot, max_context)
         show(str(planned))

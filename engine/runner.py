@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from engine.config import KvCacheType
 from engine.duplex_rows import DuplexRows
 from engine.ears import Ears
 from engine.eyes import IMAGES_AT_ONCE, Eyes, Prepared
@@ -27,11 +28,17 @@ from engine.turn_rows import TurnRows
 class Runner:
     """Owns these caches. A slot is used by one session at a time and cleared by `clear`."""
 
-    def __init__(self, model: OmniModel, num_slots: int, max_context: int) -> None:
+    def __init__(
+        self,
+        model: OmniModel,
+        num_slots: int,
+        max_context: int,
+        kv_cache: KvCacheType = "auto",
+    ) -> None:
         """`max_context`: positions of the language model that a slot holds."""
         self.model = model
         self.graphs = GraphPool(model.device)
-        rows = LlmRows(model.llm, num_slots, max_context, self.graphs)
+        rows = LlmRows(model.llm, num_slots, max_context, self.graphs, kv_cache=kv_cache)
         self.duplex = DuplexRows(rows, model.tokens)
         self.turns = TurnRows(rows, model.tokens)
         self.mels = MelStreams(model.mel, num_slots)

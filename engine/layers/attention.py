@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped keys over a `SlotKV`."""
+"""Causal self-attention with grouped keys over a cache of slots."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kvcache import SlotKV, TokenPlan
-from engine.layers.fused import turn_store
+from engine.kvplan import TokenPlan
 from engine.layers.linear import pack
 from engine.layers.norms import RMSNorm
-from engine.layers.varlen import varlen_attention
+from engine.slotrows import SlotRows
 
 
 @dataclass(frozen=True)
@@ -52,22 +51,15 @@ class CachedAttention(nn.Module):
         """Lay the three input weights together; they become views of the whole."""
         self.packed = pack(self.q_proj, self.k_proj, self.v_proj)
 
-    def forward(self, x: Tensor, rates: Tensor, kv: SlotKV, layer: int, plan: TokenPlan) -> Tensor:
+    def forward(
+        self, x: Tensor, rates: Tensor, kv: SlotRows, layer: int, plan: TokenPlan
+    ) -> Tensor:
         """[N, C] -> [N, C]; appends to `kv`. `rates`: of the rotation, [D / 2]."""
         shape = self.shape
         weight = self.packed
         if weight is None:
             weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
-        query = turn_store(
-            F.linear(x, weight),
-            None if shape.qk_norm_eps is None else (self.q_norm, self.k_norm),
-            rates,
-            plan.positions,
-            plan.write,
-            kv.keys[layer],
-            kv.values[layer],
-            shape.num_heads,
-        )
-        mixed = varlen_attention(query, kv.keys[layer], kv.values[layer], plan.layout, causal=True)
+        norms = None if shape.qk_norm_eps is None else (self.q_norm, self.k_norm)
+        mixed = kv.attend(layer, F.linear(x, weight), norms, rates, plan, shape.num_heads)
         out: Tensor = self.o_proj(mixed.flatten(1))
         return out

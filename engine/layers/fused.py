@@ -1,15 +1,12 @@
 """Steps between matrix products, each as one kernel on CUDA: a decoder layer's in bfloat16.
 
 Written out in torch operations a layer has about sixty small kernels, which take longer than
-reading the weights does for a few rows. The kernels here are compiled by NVRTC, which comes with
-torch: no compiler is needed. They round where the torch operations round; those are used on other
-devices, for other types, and where NVRTC is not to be had.
+reading the weights does for a few rows. The kernels here round where the torch operations round;
+those are used on other devices, for other types, and where NVRTC is not to be had.
 """
 
 from __future__ import annotations
 
-import logging
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,32 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.layers.norms import RMSNorm
+from engine.layers.nvrtc import COMMON, compiled, null
 from engine.layers.rope import rotate
-
-log = logging.getLogger(__name__)
 
 _WARP = 32
 _MOST_THREADS = 1024
 _HEADS_PER_BLOCK = 4
 _MUL_THREADS = 256
 
-_COMMON = r"""
-typedef unsigned short bf16;
-__device__ __forceinline__ float wide(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
-__device__ __forceinline__ bf16 narrow(float x) {
-    unsigned u = __float_as_uint(x);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
-    return (bf16)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-}
-__device__ __forceinline__ float rounded(float x) { return wide(narrow(x)); }
-__device__ __forceinline__ float warp_sum(float x) {
-    for (int d = 16; d > 0; d >>= 1) x += __shfl_xor_sync(0xffffffffu, x, d);
-    return x;
-}
-"""
-
 _ADD_NORM = (
-    _COMMON
+    COMMON
     + r"""
 __device__ __forceinline__ void load(const bf16* from, float* to) {
     const uint4 raw = *(const uint4*)from;
@@ -94,7 +75,7 @@ extern "C" __global__ void add_norm(const bf16* x, const bf16* delta, const bf16
 )
 
 _TURN_STORE = (
-    _COMMON
+    COMMON
     + r"""
 extern "C" __global__ void turn_store(const bf16* packed, const bf16* q_weight,
                                       const bf16* k_weight, const float* rates,
@@ -139,7 +120,7 @@ extern "C" __global__ void turn_store(const bf16* packed, const bf16* q_weight,
 )
 
 _SILU_MUL = (
-    _COMMON
+    COMMON
     + r"""
 extern "C" __global__ void silu_mul(const bf16* both, bf16* out, int inner, int total) {
     long long at = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * 8;
@@ -160,7 +141,7 @@ extern "C" __global__ void silu_mul(const bf16* both, bf16* out, int inner, int 
 )
 
 _TURN_ROWS = (
-    _COMMON
+    COMMON
     + r"""
 extern "C" __global__ void turn_rows(const bf16* x, const float* rates, bf16* out, int shift,
                                      int heads, int layer_stride, int head_dim) {
@@ -199,18 +180,8 @@ _SOURCES = {
 }
 
 
-@cache
 def _kernel(name: str, device: int) -> Any | None:
-    """The compiled kernel, or None where this torch or GPU cannot have it."""
-    compile_kernel = getattr(torch.cuda, "_compile_kernel", None)
-    if compile_kernel is None or torch.cuda.get_device_capability(device) < (8, 0):
-        return None
-    try:
-        with torch.cuda.device(device):
-            return compile_kernel(_SOURCES[name], name)
-    except (RuntimeError, OSError) as error:
-        log.warning("kernel %s cannot be compiled, slower operations are used: %s", name, error)
-        return None
+    return compiled(_SOURCES[name], name, device)
 
 
 def _on_cuda(name: str, x: Tensor) -> Any | None:
@@ -231,16 +202,10 @@ def add_norm(x: Tensor, delta: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Te
     assert x.is_contiguous() and (delta is None or delta.is_contiguous())
     out = torch.empty_like(x)
     total = x if delta is None else torch.empty_like(x)
-    more = _null(x.device) if delta is None else delta
+    more = null(x.device) if delta is None else delta
     arguments = [x, more, norm.weight, total, out, size, float(norm.eps)]
     kernel((x.shape[0], 1, 1), (threads, 1, 1), arguments)
     return total, out
-
-
-@cache
-def _null(device: torch.device) -> Tensor:
-    """A tensor without memory: its pointer is null."""
-    return torch.empty(0, device=device)
 
 
 def turn_store(
@@ -267,10 +232,7 @@ def turn_store(
     all_heads = num_heads + 2 * kv_heads
     kernel = _on_cuda("turn_store", packed)
     if kernel is None:
-        heads = packed.view(-1, all_heads, head_dim)
-        query, fresh, value = torch.split(heads, [num_heads, kv_heads, kv_heads], dim=1)
-        if norms is not None:
-            query, fresh = norms[0](query), norms[1](fresh)
+        query, fresh, value = normed_heads(packed, norms, num_heads, kv_heads, head_dim)
         angles = positions.float()[:, None, None] * rates
         cos, sin = angles.cos(), angles.sin()
         place = write.long()
@@ -286,8 +248,8 @@ def turn_store(
         (_WARP, _HEADS_PER_BLOCK, 1),
         [
             packed,
-            _null(packed.device) if q_norm is None else q_norm.weight,
-            _null(packed.device) if k_norm is None else k_norm.weight,
+            null(packed.device) if q_norm is None else q_norm.weight,
+            null(packed.device) if k_norm is None else k_norm.weight,
             rates,
             positions,
             write,
@@ -302,6 +264,24 @@ def turn_store(
         ],
     )
     return query
+
+
+def normed_heads(
+    packed: Tensor,
+    norms: tuple[RMSNorm, RMSNorm] | None,
+    num_heads: int,
+    kv_heads: int,
+    head_dim: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [N, H, D], keys and values [N, Hkv, D] of them packed [N, (H + 2 Hkv) * D].
+
+    Without kernels; `norms` of query and key heads, if the model has them.
+    """
+    heads = packed.view(-1, num_heads + 2 * kv_heads, head_dim)
+    query, keys, values = torch.split(heads, [num_heads, kv_heads, kv_heads], dim=1)
+    if norms is None:
+        return query, keys, values
+    return norms[0](query), norms[1](keys), values
 
 
 def turn_rows(keys: Tensor, shift: int, rates: Tensor) -> Tensor:

@@ -8,13 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine.kvcache import KvPlan, SlotKV, TokenPlan
+from engine.config import KvCacheType
+from engine.kvcache import SlotKV
+from engine.kvcache8 import SlotKV8
+from engine.kvplan import KvPlan, TokenPlan
 from engine.layers.attention import AttentionShape, CachedAttention
 from engine.layers.fused import add_norm
 from engine.layers.linear import GatedMlp
 from engine.layers.norms import RMSNorm
 from engine.layers.rope import Rope
 from engine.models.config import LlmConfig
+from engine.slotrows import SlotRows
+
+CACHES: dict[KvCacheType, type[SlotKV] | type[SlotKV8]] = {"auto": SlotKV, "fp8": SlotKV8}
 
 
 class DecoderLayer(nn.Module):
@@ -32,7 +38,7 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         delta: Tensor | None,
         rates: Tensor,
-        kv: SlotKV,
+        kv: SlotRows,
         layer: int,
         plan: TokenPlan,
     ) -> tuple[Tensor, Tensor]:
@@ -45,7 +51,7 @@ class DecoderLayer(nn.Module):
 
 
 def run_layers(
-    layers: nn.ModuleList, norm: RMSNorm, x: Tensor, rates: Tensor, kv: SlotKV, plan: TokenPlan
+    layers: nn.ModuleList, norm: RMSNorm, x: Tensor, rates: Tensor, kv: SlotRows, plan: TokenPlan
 ) -> Tensor:
     """All `DecoderLayer`s and the final norm: [N, C] -> [N, C]."""
     delta: Tensor | None = None
@@ -98,21 +104,23 @@ class Qwen3(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
 
-    def bytes_per_slot(self, max_len: int) -> int:
-        """Memory of one slot of `make_cache(..., max_len)`."""
+    def bytes_per_slot(self, max_len: int, kv_cache: KvCacheType = "auto") -> int:
+        """Memory of one slot of `make_cache(..., max_len, kv_cache)`."""
         config = self.config
-        return SlotKV.bytes_per_slot(
+        return CACHES[kv_cache].bytes_per_slot(
             config.num_layers, max_len, config.num_kv_heads, config.head_dim, self.dtype
         )
 
-    def make_cache(self, num_slots: int, max_len: int) -> SlotKV:
+    def make_cache(
+        self, num_slots: int, max_len: int, kv_cache: KvCacheType = "auto"
+    ) -> SlotKV | SlotKV8:
         """A cache for `num_slots` sessions of at most `max_len` positions each."""
         config = self.config
         if max_len > config.max_position_embeddings:
             raise ValueError(
                 f"max_len {max_len} exceeds the model's {config.max_position_embeddings} positions"
             )
-        return SlotKV(
+        return CACHES[kv_cache](
             config.num_layers,
             num_slots,
             max_len,
@@ -127,10 +135,10 @@ class Qwen3(nn.Module):
         out: Tensor = self.model.embed_tokens(ids)
         return out
 
-    def forward(self, embeds: Tensor, kv: SlotKV, plan: KvPlan) -> Tensor:
+    def forward(self, embeds: Tensor, kv: SlotRows, plan: KvPlan) -> Tensor:
         """Hidden states [N, C] after the final norm, one for each of the plan's tokens.
 
-        Writes their keys and values; counting them is the caller's (`SlotKV.advance`).
+        Writes their keys and values; counting them is the caller's (`SlotRows.advance`).
         """
         assert embeds.shape == (plan.num_tokens, self.config.hidden_size), (
             f"embeddings {tuple(embeds.shape)} for {plan.num_tokens} tokens "

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kvcache import SlotKV, TokenPlan
+from engine.kvcache import SlotKV
+from engine.kvplan import TokenPlan
 from engine.layers.attention import AttentionShape
 from engine.layers.norms import RMSNorm
 from engine.layers.rope import Rope
@@ -167,7 +168,7 @@ class SpeechDecoder(nn.Module):
     def forward(self, x: Tensor, kv: SlotKV, plan: TokenPlan) -> Tensor:
         """Hidden states [N, C] after the final norm of the plan's tokens x [N, C].
 
-        Writes their keys and values; counting them is the caller's (`SlotKV.advance`).
+        Writes their keys and values; counting them is the caller's (`SlotRows.advance`).
         """
         rates = self.rope.frequencies(self.device)
         return run_layers(self.model.layers, self.model.norm, x, rates, kv, plan)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.graphs import GraphPool
-from engine.kvcache import KvPlan
+from engine.kvplan import KvPlan
 from engine.llm_rows import Feed, LlmRows
 from engine.models.qwen3 import Qwen3
 from engine.weights import empty

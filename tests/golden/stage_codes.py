@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.kvcache import SlotKV, Tokens
+from engine.kvcache import SlotKV
+from engine.kvplan import Tokens
 from engine.layers.varlen import VarlenLayout
 from engine.models.tts import SpeechDecoder, load_speech_decoder
 from engine.models.tts_sampling import SpeechSampling
