@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.kvplan import TokenPlan
+from engine.layers.decode import decode16
 from engine.layers.fused import turn_rows, turn_store
 from engine.layers.norms import RMSNorm
 from engine.layers.rope import Rope
@@ -52,7 +53,12 @@ class SlotKV(SlotRows):
         query = turn_store(
             packed, norms, rates, plan.positions, plan.write, keys, values, num_heads
         )
-        return varlen_attention(query, keys, values, plan.layout, causal=True)
+        # One query for each head of keys is FlashAttention's own case.
+        is_grouped = num_heads > keys.shape[2] and plan.layout.max_query == 1
+        mixed = decode16(query, keys, values, plan.layout) if is_grouped else None
+        if mixed is None:
+            mixed = varlen_attention(query, keys, values, plan.layout, causal=True)
+        return mixed
 
     def _moved_keys(self, keys: Tensor, shift: int, rope: Rope) -> Tensor:
         return turn_rows(keys, shift, rope.frequencies(self.device))

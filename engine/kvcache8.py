@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.kvplan import TokenPlan
-from engine.layers.decode8 import decode8
+from engine.layers.decode import decode8
 from engine.layers.fp8 import Cells8, read8, store8
 from engine.layers.norms import RMSNorm
 from engine.layers.rope import Rope

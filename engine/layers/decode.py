@@ -1,20 +1,24 @@
-"""Attention of one query a row straight over keys and values in e4m3, on CUDA."""
+"""Attention of one query a row straight over a cache of grouped keys, on CUDA.
+
+FlashAttention's own way for one query copies queries and results into another order and back, and
+leaves multiprocessors idle where rows differ in length; 8 bits it cannot read.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.layers.decode8_kernels import (
+from engine.layers import decode8_kernels, decode16_kernels
+from engine.layers.decode_kernels import (
     HEAD_DIMS,
     HEADS_PER_BLOCK,
     LEAST_SHARE,
     MOST_GROUP,
     MOST_SPLITS,
-    SOURCES,
     THREADS,
 )
 from engine.layers.fp8 import Cells8
@@ -22,11 +26,7 @@ from engine.layers.nvrtc import compiled
 from engine.layers.varlen import VarlenLayout
 
 _BLOCKS_PER_PROCESSOR = 4
-"""Twice what runs at once, so that short rows leave no multiprocessor idle."""
-
-
-def _kernel(name: str, device: int, head_dim: int) -> Any | None:
-    return compiled(SOURCES[name, head_dim], name, device)
+"""More than run at once, so that short rows leave no multiprocessor idle."""
 
 
 def decode8(query: Tensor, cells: Cells8, rates: Tensor, layout: VarlenLayout) -> Tensor | None:
@@ -35,41 +35,44 @@ def decode8(query: Tensor, cells: Cells8, rates: Tensor, layout: VarlenLayout) -
     The same as `read8` and `varlen_attention`, in float16 products that sum in float32. What
     queries behind the last row get is undefined. None where no kernel can do it.
     """
-    kv_heads, head_dim = cells.keys.shape[2:]
+    given = [cells.keys, cells.values, cells.key_scales, cells.value_scales, rates]
+    return _run("decode8", decode8_kernels.SOURCES, query, given, layout)
+
+
+def decode16(query: Tensor, keys: Tensor, values: Tensor, layout: VarlenLayout) -> Tensor | None:
+    """`varlen_attention` of one query a row; None where no kernel can do it."""
+    if keys.dtype != torch.bfloat16:
+        return None
+    return _run("decode16", decode16_kernels.SOURCES, query, [keys, values], layout)
+
+
+def _run(
+    name: str,
+    sources: Mapping[tuple[str, int], str],
+    query: Tensor,
+    given: Sequence[Tensor],
+    layout: VarlenLayout,
+) -> Tensor | None:
+    """`given`: keys and values [S, L, Hkv, D], and what else the kernel takes of them."""
+    kv_heads, head_dim = given[0].shape[2:]
     heads, rows = query.shape[1], layout.used.shape[0]
     if head_dim not in HEAD_DIMS or heads > MOST_GROUP * kv_heads:
         return None
     if query.device.type != "cuda" or query.dtype != torch.bfloat16:
         return None
     device = query.device.index or 0
-    kernel, combine = (_kernel(name, device, head_dim) for name in ("decode8", "combine8"))
+    kernel = compiled(sources[name, head_dim], name, device)
+    combine = compiled(sources["combine", head_dim], "combine", device)
     if kernel is None or combine is None:
         return None
-    assert query.is_contiguous() and cells.keys.is_contiguous() and cells.values.is_contiguous()
+    assert query.is_contiguous() and all(tensor.is_contiguous() for tensor in given)
     blocks = -(-kv_heads // HEADS_PER_BLOCK)
     splits = _splits(_processors(device), rows * blocks, layout.max_keys)
     mixed = torch.empty(rows, splits, heads, head_dim, device=query.device)
     sums = torch.empty(rows, splits, heads, 2, device=query.device)
-    kernel(
-        (splits, rows, blocks),
-        (THREADS, 1, 1),
-        [
-            query,
-            cells.keys,
-            cells.values,
-            cells.key_scales,
-            cells.value_scales,
-            rates,
-            layout.query_starts,
-            layout.key_starts,
-            layout.used,
-            mixed,
-            sums,
-            heads,
-            kv_heads,
-            head_dim**-0.5,
-        ],
-    )
+    starts = [layout.query_starts, layout.key_starts, layout.used]
+    numbers = [heads, kv_heads, head_dim**-0.5]
+    kernel((splits, rows, blocks), (THREADS, 1, 1), [query, *given, *starts, mixed, sums, *numbers])
     out = torch.empty_like(query)
     combine(
         (heads, rows, 1),
