@@ -34,11 +34,18 @@ class SlotKV(SlotRows):
         )
 
     @staticmethod
+    def bytes_per_position(
+        num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        """What attention reads for each position that it sees, in all layers."""
+        return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
+
+    @classmethod
     def bytes_per_slot(
-        num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+        cls, num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
     ) -> int:
         """Memory of one row, without making any."""
-        return 2 * num_layers * (max_len + 1) * num_kv_heads * head_dim * dtype.itemsize
+        return (max_len + 1) * cls.bytes_per_position(num_layers, num_kv_heads, head_dim, dtype)
 
     def attend(
         self,

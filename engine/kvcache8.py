@@ -47,12 +47,20 @@ class SlotKV8(SlotRows):
         self._read = torch.zeros((2, *shape[1:]), device=device, dtype=dtype)
 
     @staticmethod
+    def bytes_per_position(
+        num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        """What attention reads for each position that it sees, in all layers."""
+        del dtype
+        return 2 * num_layers * num_kv_heads * (head_dim + _SCALE_BYTES)
+
+    @classmethod
     def bytes_per_slot(
-        num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+        cls, num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
     ) -> int:
         """Memory of one row, without making any."""
-        heads = 2 * (max_len + 1) * num_kv_heads
-        return heads * (num_layers * (head_dim + _SCALE_BYTES) + head_dim * dtype.itemsize)
+        kept = cls.bytes_per_position(num_layers, num_kv_heads, head_dim, dtype)
+        return (max_len + 1) * (kept + 2 * num_kv_heads * head_dim * dtype.itemsize)
 
     @property
     def nbytes(self) -> int:

@@ -104,6 +104,13 @@ class Qwen3(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
 
+    def bytes_per_position(self, kv_cache: KvCacheType = "auto") -> int:
+        """What attention reads of that cache for each position that it sees, in all layers."""
+        config = self.config
+        return CACHES[kv_cache].bytes_per_position(
+            config.num_layers, config.num_kv_heads, config.head_dim, self.dtype
+        )
+
     def bytes_per_slot(self, max_len: int, kv_cache: KvCacheType = "auto") -> int:
         """Memory of one slot of `make_cache(..., max_len, kv_cache)`."""
         config = self.config

@@ -21,11 +21,12 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from engine import protocol as p
+from engine.config import KvCacheType
 from engine.model import OmniModel, load
 from engine.phases import PHASES
 from engine.runner import Runner
@@ -66,7 +67,7 @@ class Load:
         self.options, self.waits = options, Waits()
         total = calls + chats
         shelf = VoiceShelf(model, "")
-        runner = Runner(model, total, options.context)
+        runner = Runner(model, total, options.context, options.kv)
         speaker = Speaker(
             model,
             total,
@@ -200,6 +201,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--context", type=int, default=8192)
     parser.add_argument("--filled", action="store_true", help="contexts are half full to full")
+    parser.add_argument("--kv", choices=get_args(KvCacheType), default="auto")
     parser.add_argument("--speech-context", type=int, default=1024)
     parser.add_argument("--phases", type=int, default=PHASES, help="0: units end where they may")
     parser.add_argument("--first-codes", type=int, default=9)
@@ -220,7 +222,7 @@ def main() -> int:
     with ExitStack() as stack:
         started = time.perf_counter()
         model = _model(options, stack)
-        floors = Floors(model)
+        floors = Floors(model, options.kv)
         result: dict[str, Any] = {
             "build_s": round(time.perf_counter() - started, 1),
             "mode": options.mode,

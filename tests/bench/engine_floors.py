@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from engine.config import KvCacheType
 from engine.model import OmniModel
 from tests.bench.gpu import arithmetic, bandwidth
 
@@ -25,15 +26,13 @@ def _bytes(module: nn.Module) -> int:
 class Floors:
     """Of a batch of units that end together: weights are read once for all of them."""
 
-    def __init__(self, model: OmniModel) -> None:
+    def __init__(self, model: OmniModel, kv: KvCacheType) -> None:
         self.bytes_per_s = bandwidth(model.device)
         self.operations_per_s = arithmetic(model.device)
-        config = model.config
         table = _bytes(model.llm.model.embed_tokens)
         self._llm_bytes = _bytes(model.llm) - table
         element = 2 if model.device.type == "cuda" else 4
-        llm = config.llm
-        self._position = 2 * llm.num_layers * llm.num_kv_heads * llm.head_dim * element
+        self._position = model.llm.bytes_per_position(kv)
         seeing = 2 * PATCHES * _bytes(model.vision) / element
         hearing = 2 * 50 * _bytes(model.whisper) / element
         self._encode = (seeing + hearing) / self.operations_per_s

@@ -2,8 +2,9 @@
 
     python -m tests.bench.llm --size full --device cuda --rows 1,8,32 --contexts 2048,4096 --json
 
-The floor of a step is the bytes it has to read, weights and keys and values, over the bandwidth
-measured in the same run. Prints one JSON object.
+With `--kv fp8` keys and values are kept in 8 bits. The floor of a step is the bytes it has to read,
+weights and keys and values as they are kept, over the bandwidth measured in the same run. Prints
+one JSON object.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from engine.config import KvCacheType
 from engine.graphs import GraphPool
 from engine.llm_rows import Feed, LlmRows
 from engine.models.config import LlmConfig
@@ -52,14 +54,19 @@ def relative(ours: Tensor, other: Tensor) -> float:
     return float((ours.float() - other.float()).norm() / other.float().norm())
 
 
-def errors(config: LlmConfig, device: str) -> dict[str, float]:
-    """A few layers in bfloat16 by graphs and without them, against float32; ragged rows."""
+def errors(config: LlmConfig, device: str, kv: KvCacheType) -> dict[str, float]:
+    """A few layers in bfloat16 by graphs and without them, against float32; ragged rows.
+
+    `kv` is not of the latter, which keeps float32.
+    """
     few = replace(config, num_layers=min(CHECKED_LAYERS, config.num_layers))
     kinds = {"graphs": torch.bfloat16, "no graphs": torch.bfloat16, "float32": torch.float32}
     outcomes: dict[str, list[Tensor]] = {}
     for kind, dtype in kinds.items():
         model = build(few, device, dtype)
-        rows = LlmRows(model, 9, 1024, GraphPool(model.device, enabled=kind == "graphs"))
+        pool = GraphPool(model.device, enabled=kind == "graphs")
+        kept: KvCacheType = "auto" if kind == "float32" else kv
+        rows = LlmRows(model, 9, 1024, pool, kv_cache=kept)
         rows.warm_up(lambda text: None)
         outcome = []
         generator = torch.Generator().manual_seed(5)
@@ -87,9 +94,12 @@ def errors(config: LlmConfig, device: str) -> dict[str, float]:
 
 
 class Bench:
-    def __init__(self, model: Qwen3, rows: int, max_len: int, *, graphs: bool) -> None:
-        self.model = model
-        self.rows = LlmRows(model, rows, max_len, GraphPool(model.device, enabled=graphs))
+    def __init__(
+        self, model: Qwen3, rows: int, max_len: int, *, graphs: bool, kv: KvCacheType
+    ) -> None:
+        self.model, self.kv = model, kv
+        pool = GraphPool(model.device, enabled=graphs)
+        self.rows = LlmRows(model, rows, max_len, pool, kv_cache=kv)
         self.bytes_per_s = bandwidth(model.device)
         self.operations_per_s = arithmetic(model.device)
         table = model.model.embed_tokens.weight
@@ -106,10 +116,8 @@ class Bench:
             self.rows.step(dict.fromkeys(range(count), 5))
 
         ms = timed_ms(run, self.model.device, 20)
-        config = self.model.config
-        element = self.model.model.embed_tokens.weight.element_size()
-        position = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element
-        floor = (self.weight_bytes + count * context * position) / self.bytes_per_s * 1000
+        read = self.weight_bytes + count * context * self.model.bytes_per_position(self.kv)
+        floor = read / self.bytes_per_s * 1000
         return {"ms": round(ms, 3), "floor_ms": round(floor, 3), "ratio": round(ms / floor, 3)}
 
     def prefill(self, count: int, tokens: int, context: int) -> dict[str, float]:
@@ -139,17 +147,21 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", default="1,8,32")
     parser.add_argument("--contexts", default="4096")
+    parser.add_argument("--kv", choices=get_args(KvCacheType), default="auto")
     parser.add_argument("--eager", action="store_true", help="without graphs, too")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     options = parser.parse_args()
     counts = [int(part) for part in options.rows.split(",")]
     contexts = [int(part) for part in options.contexts.split(",")]
     config = config_of(options.size)
-    result: dict[str, Any] = {"errors": errors(config, options.device)}
+    result: dict[str, Any] = {
+        "kv": options.kv,
+        "errors": errors(config, options.device, options.kv),
+    }
     on_cuda = options.device.startswith("cuda")
     model = build(config, options.device, torch.bfloat16 if on_cuda else torch.float32)
     for graphs in (True, False) if options.eager else (True,):
-        bench = Bench(model, max(counts), max(contexts) + 600, graphs=graphs)
+        bench = Bench(model, max(counts), max(contexts) + 600, graphs=graphs, kv=options.kv)
         synchronize(model.device)
         started = time.perf_counter()
         if graphs:
@@ -160,6 +172,7 @@ def main() -> int:
             "graphs": len(bench.rows.graphs),
             "copy_tb_s": round(bench.bytes_per_s / 1e12, 3),
             "product_tflop_s": round(bench.operations_per_s / 1e12, 1),
+            "kv_gib": round(bench.rows.kv.nbytes / 1024**3, 2),
             "steps": {f"{n} x {c}": bench.step(n, c) for c in contexts for n in counts},
             "units": {
                 f"{n} x {UNIT_TOKENS} behind {c}": bench.prefill(n, UNIT_TOKENS, c)

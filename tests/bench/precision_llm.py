@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from engine.config import KvCacheType
 from engine.graphs import GraphPool
 from engine.layers import varlen
 from engine.llm_rows import Feed, LlmRows
@@ -27,6 +28,10 @@ PROMPT = 200
 STEPS = 64
 SIZES = (240, 1600)
 """Tokens that prompts are padded to: of one row, of all."""
+LONG_ROWS = 4
+LONG_PROMPT = 600
+LONG_SIZES = (400, 2048)
+"""Of the two forwards that a graph takes for them."""
 
 PASSAGE = (
     "The ferry leaves the harbour at seven and crosses the bay in forty minutes. On the other side "
@@ -36,11 +41,11 @@ PASSAGE = (
 )
 
 
-def prompts_of(tokens: Tokens) -> list[list[int]]:
+def prompts_of(tokens: Tokens, rows: int, length: int) -> list[list[int]]:
     """A prompt for each row, of different lengths and beginnings."""
     ids = tokens.encode(PASSAGE)
-    ids *= 2 + PROMPT // len(ids)
-    return [(ids[7 * row :] + ids)[: PROMPT - 5 * row] for row in range(ROWS)]
+    ids *= 2 + length // len(ids)
+    return [(ids[7 * row :] + ids)[: length - 5 * row] for row in range(rows)]
 
 
 @dataclass
@@ -70,10 +75,14 @@ def follow(
     prompts: Sequence[Sequence[int]],
     pool: GraphPool,
     tokens: Sequence[Sequence[int]] | None = None,
+    *,
+    sizes: Sequence[int] = SIZES,
+    kv: KvCacheType = "auto",
 ) -> Trace:
     """Read the prompts, then feed `STEPS` tokens: the given ones, or the best at each place."""
     slots = range(len(prompts))
-    rows = LlmRows(model, len(prompts), max(map(len, prompts)) + STEPS, pool, sizes=SIZES)
+    length = max(map(len, prompts)) + STEPS
+    rows = LlmRows(model, len(prompts), length, pool, sizes=sizes, kv_cache=kv)
     rows.warm_up(lambda text: None)
     trace = Trace()
 
@@ -146,16 +155,45 @@ def plain(*, kernels: bool, attention: bool) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if kernels:
-            stack.enter_context(mock.patch("engine.layers.fused._kernel", lambda *_: None))
+            for module in ("fused", "fp8", "decode8"):
+                stack.enter_context(mock.patch(f"engine.layers.{module}._kernel", lambda *_: None))
         if attention:
             stack.enter_context(mock.patch("engine.layers.varlen._flash", varlen._by_rows))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield
 
 
+class Caches:
+    """Keys and values in 16 and in 8 bits, behind longer prompts."""
+
+    def __init__(self, model: Qwen3, tokens: Tokens) -> None:
+        """`model`: as the engine has it."""
+        self._prompts = prompts_of(tokens, LONG_ROWS, LONG_PROMPT)
+        self._wide = self._follow(model, "auto")
+        self._narrow = self._follow(model, "fp8", self._wide.tokens)
+
+    def _follow(
+        self, model: Qwen3, kv: KvCacheType, tokens: Sequence[Sequence[int]] | None = None
+    ) -> Trace:
+        pool = GraphPool(model.device, enabled=model.dtype != torch.float32)
+        return follow(model, self._prompts, pool, tokens, sizes=LONG_SIZES, kv=kv)
+
+    def against_float32(self, model: Qwen3) -> dict[str, Any]:
+        """`model`: the same in float32."""
+        fed = self._wide.tokens
+        reference, narrow = (self._follow(model, kind, fed) for kind in ("auto", "fp8"))
+        return {
+            "graph_misses": self._wide.misses + self._narrow.misses,
+            "engine with fp8 against auto": differences(self._narrow, self._wide),
+            "engine with auto against float32": differences(self._wide, reference),
+            "engine with fp8 against float32": differences(self._narrow, reference),
+            "float32 with fp8 against float32": differences(narrow, reference),
+        }
+
+
 def measure(model: Qwen3, tokens: Tokens) -> tuple[dict[str, Any], Trace]:
     """Leaves the model in float32. Also returns what the engine's path computed."""
-    prompts, device = prompts_of(tokens), model.device
+    prompts, device = prompts_of(tokens, ROWS, PROMPT), model.device
     engine = follow(model, prompts, GraphPool(device))
     fed = engine.tokens
     others: dict[str, Trace] = {}
@@ -171,9 +209,11 @@ def measure(model: Qwen3, tokens: Tokens) -> tuple[dict[str, Any], Trace]:
         told[f"engine against {name}"] = differences(engine, others[name])
     alone = follow(model, prompts[:1], GraphPool(device), [ids[:1] for ids in fed])
     told[f"a row alone against a batch of {ROWS}"] = differences(alone, engine.row(0))
+    caches = Caches(model, tokens)
     widen(model)
     with exact():
         reference = follow(model, prompts, GraphPool(device, enabled=False), fed)
+        told["caches"] = caches.against_float32(model)
     told["engine against float32"] = differences(engine, reference)
     told["plain both against float32"] = differences(others["plain both"], reference)
     return told, engine

@@ -5,7 +5,6 @@ Needs a CUDA device; of other packages only what the native engine itself needs.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -20,7 +19,6 @@ from engine.layers import fused, varlen
 from engine.layers.norms import RMSNorm
 from engine.layers.varlen import VarlenLayout, varlen_attention
 from engine.llm_rows import Feed, LlmRows
-from engine.models.qwen3 import Qwen3
 from engine.sampling import (
     Draws,
     DuplexRow,
@@ -31,36 +29,19 @@ from engine.sampling import (
     forbidden_mask,
     turn_tensors,
 )
-from engine.weights import empty
-from tests.engine.native.llm_rig import VOCAB, ids_of, llm_config
-from tests.random_weights import random_weights
+from tests.engine.native.cuda_rig import (
+    BF16,
+    STEP,
+    assert_rounds_alike,
+    converse,
+    drawn,
+    ints,
+    relative,
+    small_llm,
+)
+from tests.engine.native.llm_rig import VOCAB, ids_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-BF16 = torch.bfloat16
-STEP = 2.0**-8
-"""Largest relative step of bfloat16."""
-
-
-def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = BF16) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator).to("cuda", dtype)
-
-
-def ints(values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32, device="cuda")
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
-
-
-def assert_rounds_alike(ours: Tensor, plain: Tensor) -> None:
-    """Sums in another order may round a value to its neighbour now and then."""
-    assert ours.shape == plain.shape and ours.dtype == plain.dtype
-    apart = (ours.float() - plain.float()).abs()
-    assert apart.max() <= 4 * STEP * plain.float().abs().max()
-    assert (apart > 0).sum() <= 1 + 0.01 * apart.numel()
 
 
 @pytest.fixture
@@ -261,44 +242,11 @@ def test_a_disabled_pool_never_captures() -> None:
     assert (pool.misses, len(pool)) == (0, 0)
 
 
-def small_llm() -> Qwen3:
-    """Sizes that are not multiples of the kernels' blocks, a head size that attention takes."""
-    config = replace(
-        llm_config(heads=6, kv_heads=2, layers=3),
-        hidden_size=200,
-        head_dim=64,
-        intermediate_size=328,
-    )
-    model = empty(lambda: Qwen3(config))
-    random_weights(model, 5, device="cuda", dtype=BF16)
-    return model
-
-
 @pytest.fixture
 def few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs of all sizes take a while."""
     monkeypatch.setattr("engine.llm_rows.PREFILL_SIZES", (16, 64, 640))
     monkeypatch.setattr("engine.llm_rows.MAX_FORWARD_TOKENS", 640)
-
-
-def converse(rows: LlmRows) -> list[Tensor]:
-    """States and logits over some turns of ragged rows, a long one among them."""
-    found = []
-    for turn in range(4):
-        feeds = [
-            Feed(slot, [ids_of(1 + (13 * slot + 29 * turn) % 50, 10 * turn + slot)])
-            for slot in (3, 0, 4)
-        ]
-        if turn == 2:
-            feeds[1] = Feed(0, [ids_of(700, 99)])
-        rows.append(feeds, want_logits=True)
-        found += [rows.hidden[[3, 0, 4]].clone(), rows.logits[[3, 0, 4]].clone()]
-        found.append(rows.step({4: 7, 1: 9, 3: 11}))
-        found.append(rows.logits[[4, 1, 3]].clone())
-    rows.truncate(0, 100)
-    rows.append([Feed(0, [ids_of(5, 1)])])
-    found.append(rows.step({0: 3}))
-    return found
 
 
 @pytest.mark.usefixtures("few_sizes")

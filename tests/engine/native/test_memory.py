@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from engine import minicpmo
-from engine.config import MiniCpmoConfig
+from engine.config import KvCacheType, MiniCpmoConfig
 from engine.interface import EngineError
 from engine.memory import GIB, RESERVE_BYTES, SlotBytes, free_bytes, plan, slot_bytes
 from engine.minicpmo import MiniCpmoEngine
@@ -24,12 +25,21 @@ SLOT = SlotBytes(
 )
 
 
-def test_bytes_of_a_slot_are_what_the_caches_grow_by(tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize("kv_cache", get_args(KvCacheType))
+def test_bytes_of_a_slot_are_what_the_caches_grow_by(
+    tiny_checkpoint: Path, kv_cache: KvCacheType
+) -> None:
     model = load(tiny_checkpoint, device="cpu", steps=2, show=lambda text: None)
-    slot = slot_bytes(model, max_context=CONTEXT, speech_context=SPEECH, max_prompt=PROMPT)
+    slot = slot_bytes(
+        model,
+        max_context=CONTEXT,
+        speech_context=SPEECH,
+        max_prompt=PROMPT,
+        kv_cache=kv_cache,
+    )
 
     def sizes(slots: int) -> tuple[int, ...]:
-        runner = Runner(model, slots, CONTEXT)
+        runner = Runner(model, slots, CONTEXT, kv_cache)
         speaker = Speaker(model, slots, max_prompt=PROMPT, speech_context=SPEECH)
         assert speaker.streams is not None
         return (
@@ -75,8 +85,9 @@ def test_cpu_is_not_planned() -> None:
     assert free_bytes(torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize("kv_cache", get_args(KvCacheType))
 async def test_engine_offers_what_fits(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kv_cache: KvCacheType
 ) -> None:
     told: list[str] = []
     asked: list[SlotBytes] = []
@@ -87,12 +98,15 @@ async def test_engine_offers_what_fits(
 
     monkeypatch.setattr(minicpmo, "free_bytes", lambda device: 1)
     monkeypatch.setattr(minicpmo, "plan", three)
-    engine = MiniCpmoEngine(str(tiny_checkpoint), 5, MiniCpmoConfig(device="cpu", max_context=400))
+    config = MiniCpmoConfig(device="cpu", max_context=400, kv_cache_dtype=kv_cache)
+    engine = MiniCpmoEngine(str(tiny_checkpoint), 5, config)
     assert engine.slots == 5
     await engine.start(told.append)
     assert engine.slots == 3
     assert any("3 fit, 3 are offered" in line for line in told)
     assert asked[0].speech_codes > 0 and asked[0].sound > 0
+    llm = load(tiny_checkpoint, device="cpu", steps=2, show=lambda text: None).llm
+    assert asked[0].thinking == llm.bytes_per_slot(400, kv_cache)
     await engine.close()
 
 
