@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,10 @@ def decode16(query: Tensor, keys: Tensor, values: Tensor, layout: VarlenLayout) 
     return _run("decode16", decode16_kernels.SOURCES, query, [keys, values], layout)
 
 
+def _kernel(source: str, name: str, device: int) -> Any | None:
+    return compiled(source, name, device)
+
+
 def _run(
     name: str,
     sources: Mapping[tuple[str, int], str],
@@ -61,8 +66,7 @@ def _run(
     if query.device.type != "cuda" or query.dtype != torch.bfloat16:
         return None
     device = query.device.index or 0
-    kernel = compiled(sources[name, head_dim], name, device)
-    combine = compiled(sources["combine", head_dim], "combine", device)
+    kernel, combine = (_kernel(sources[part, head_dim], part, device) for part in (name, "combine"))
     if kernel is None or combine is None:
         return None
     assert query.is_contiguous() and all(tensor.is_contiguous() for tensor in given)

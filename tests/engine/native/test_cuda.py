@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from engine.chooser import Chooser
 from engine.choosing import MAX_RECENT, DuplexIds, choose_duplex, choose_turn
 from engine.graphs import GraphPool
-from engine.layers import fused, varlen
+from engine.layers import decode, decode16_kernels, fused, varlen
 from engine.layers.norms import RMSNorm
 from engine.layers.varlen import VarlenLayout, varlen_attention
 from engine.llm_rows import Feed, LlmRows
@@ -201,6 +201,44 @@ def test_decode_step(heads: int, kv_heads: int) -> None:
     ours, exact = attend_both_ways(query, keys, values, layout, True)
     torch.testing.assert_close(ours.float(), exact, rtol=4 * STEP, atol=4 * STEP)
     assert not ours[[4, 7, 8]].any()
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(32, 8), (8, 1), (3, 3), (6, 2), (20, 10)])
+@pytest.mark.parametrize("processors", [1, 40, 132, 1000])
+def test_decode_by_our_kernel(
+    monkeypatch: pytest.MonkeyPatch, head_dim: int, heads: int, kv_heads: int, processors: int
+) -> None:
+    if any(
+        decode._kernel(source, name, 0) is None
+        for (name, _), source in decode16_kernels.SOURCES.items()
+    ):
+        pytest.skip("this torch or GPU compiles no kernel for it")
+    empty, empty_like = torch.empty, torch.empty_like
+    # New memory holds what no result may show.
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    monkeypatch.setattr(torch, "empty_like", lambda x: empty_like(x).fill_(torch.nan))
+    monkeypatch.setattr(decode, "_processors", lambda device: processors)
+    used = [1, 0, 1030, 64, 65, 700, 16, 17, 31, 33, 128, 0]
+    slots, length = len(used), 1031
+    keys, values = drawn(2, slots, length, kv_heads, head_dim, seed=20).unbind()
+    for row, count in enumerate(used):
+        keys[slots - 1 - row, count:] = values[slots - 1 - row, count:] = torch.nan
+    query = drawn(slots + 1, heads, head_dim, seed=21)
+    starts = [slot * length for slot in reversed(range(slots))]
+    layout = VarlenLayout(ints(list(range(slots + 1))), ints([*starts, 0]), ints(used), 1, length)
+    ours = decode.decode16(query, keys, values, layout)
+    assert ours is not None and ours[slots].isnan().all()
+    exact = varlen._by_rows(
+        query.double(),
+        keys.flatten(0, 1).double(),
+        values.flatten(0, 1).double(),
+        layout,
+        True,
+        None,
+    )
+    for row, count in enumerate(used):
+        assert relative(ours[row], exact[row]) < 0.008 if count else not ours[row].any()
 
 
 # ------------------------------------------------------------------ graphs

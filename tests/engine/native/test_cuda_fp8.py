@@ -14,9 +14,9 @@ from torch import Tensor
 
 from engine.graphs import GraphPool
 from engine.kvcache8 import SlotKV8
-from engine.layers import decode8 as decoding
+from engine.layers import decode as decoding
 from engine.layers import decode8_kernels, fp8, fp8_kernels, varlen
-from engine.layers.decode8 import decode8
+from engine.layers.decode import decode8
 from engine.layers.fp8 import Cells8, quantise, read8, store8
 from engine.layers.norms import RMSNorm
 from engine.layers.varlen import VarlenLayout, varlen_attention
@@ -42,8 +42,8 @@ NOT_A_NUMBER = 0x7F
 @pytest.fixture(autouse=True)
 def kernels() -> None:
     missing = [name for name in fp8_kernels.SOURCES if fp8._kernel(name, 0) is None]
-    for name, head_dim in decode8_kernels.SOURCES:
-        if decoding._kernel(name, 0, head_dim) is None:
+    for (name, head_dim), source in decode8_kernels.SOURCES.items():
+        if decoding._kernel(source, name, 0) is None:
             missing.append(f"{name} ({head_dim})")
     if missing:
         pytest.skip(f"this torch or GPU compiles no kernel for {', '.join(missing)}")
