@@ -162,8 +162,12 @@ class Scheduler:
 
     def _let_go(self) -> None:
         """Nobody takes messages any more: whoever waits for a slot to be clear need not."""
-        while self._inbox:
-            _, order = self._inbox.popleft()
+        while True:
+            try:
+                _, order = self._inbox.popleft()
+            except IndexError:
+                # Two threads may be here at once.
+                return
             if isinstance(order, Closing):
                 order.done()
 

@@ -23,6 +23,8 @@ from tests.speech import BROWSER_HZ, microphone, stretches
 torch = pytest.importorskip("torch", reason="the native engine needs torch: the test extra has it")
 
 COMMITTED = "input_audio_buffer.committed"
+STARTED = "input_audio_buffer.speech_started"
+SPOKEN = "#captions [data-status=unwritten]"
 UPDATE = "(session) => window.omnicall.call.send({ type: 'session.update', session })"
 
 
@@ -88,6 +90,8 @@ async def test_modes_switch_within_the_call(native: Serving, tmp_path: Path) -> 
             " && e.item.role === 'assistant')",
         )
         before = await responses(page)
+        committed = len([e for e in await events(page) if e["type"] == COMMITTED])
+        spoken = await page.locator(SPOKEN).count()
         await page.focus("#hangup")
         await page.keyboard.down(" ")
         await event(page, "input_audio_buffer.cleared")
@@ -95,6 +99,11 @@ async def test_modes_switch_within_the_call(native: Serving, tmp_path: Path) -> 
         assert await responses(page) == before
         await page.keyboard.up(" ")
         await event(page, "response.created", count=before + 1, timeout_ms=40_000)
+        # However often the user paused.
+        log = [e["type"] for e in await events(page)]
+        assert log.count(COMMITTED) == committed + 1
+        assert log[log.index("input_audio_buffer.cleared") :].count(STARTED) == 0
+        assert await page.locator(SPOKEN).count() == spoken + 1
 
         await choose(page, "half-duplex", 3)
         committed = len([e for e in await events(page) if e["type"] == COMMITTED])

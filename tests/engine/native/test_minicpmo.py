@@ -446,7 +446,8 @@ async def test_what_fails_for_one_session_ends_only_that_one(
         raise RuntimeError("a strange picture")
 
     monkeypatch.setattr(scheduler.runner, "look", broken)
-    talk = Talk(engine, "one", 0, config(mode="turn_based"))
+    short = p.Sampling(seed=7, max_output_tokens=10)
+    talk = Talk(engine, "one", 0, config(mode="turn_based", sampling=short))
     black = np.zeros((28, 28, 3), np.uint8).tobytes()
     talk.session.handle(p.ImageIn("one", 0, 28, 28, black))
     talk.session.handle(p.CreateResponse("one"))

@@ -238,6 +238,38 @@ def test_a_cancelled_reply_keeps_what_was_heard() -> None:
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+def direct_keys(stage: Stage, ids: list[int]) -> tuple[Tensor, Tensor]:
+    """The first layer's keys, which depend on ids and positions only: of a cache, and of `ids`."""
+    direct = LlmRows(stage.rows.model, 1, 128)
+    direct.append([Feed(0, [ids])])
+    assert stage.rows.length(0) == stage.session.length == len(ids)
+    return stage.rows.kv.keys[0][0, : len(ids)], direct.kv.keys[0][0, : len(ids)]
+
+
+@pytest.mark.parametrize("keep", [None, 2])
+def test_what_holds_for_one_reply_is_gone_with_the_next_message(keep: int | None) -> None:
+    stage = Stage()
+    stage.turns.add({0: [ids_of(7, 9)]}, protect=True)
+    stage.user(5)
+    stage.turns.add({0: [[HELLO, WORLD, HELLO]]})
+    stage.reply([LETTER, LETTER, LETTER, END], replace(SETTINGS, aside=3))
+    begun = TurnSession(word_tokens(), 0, 100).open_reply(SETTINGS)
+    said = [*begun, *[LETTER] * 3]
+    user = [*ids_of(7, 9), *ids_of(5, 1)]
+    ours, theirs = direct_keys(stage, [*user, HELLO, WORLD, HELLO, *said])
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    if keep is not None:
+        stage.turns.cancel(0, keep=keep)
+        said = said[: len(begun) + keep]
+    stage.user(9, seed=3)
+    closing = list(stage.session.closing_ids)
+    ours, theirs = direct_keys(stage, [*user, *said, *closing, *ids_of(6, 3)])
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    # The turn that goes is counted without it.
+    [turn] = stage.session.window.entries
+    assert turn.length == 5 + len(said) + len(closing)
+
+
 # ------------------------------------------------------------------ batches
 
 
