@@ -79,7 +79,7 @@ extern "C" __global__ void store8(const bf16* packed, const bf16* q_weight, cons
         if (!(other <= most) && most == most) most = other;
     }
     if (most < 1e-20f) most = 1e-20f;
-    float step = most / 448.f;
+    float step = most * (1.f / 448.f);
     e4m3* to = (is_key ? keys : values) + place * head_dim;
     for (int i = lane; i < head_dim; i += 32) to[i] = small(entry(from, weight, scale, i) / step);
     if (lane == 0) (is_key ? key_scales : value_scales)[place] = step;
