@@ -32,8 +32,9 @@ def _kernel(name: str, device: int, head_dim: int) -> Any | None:
 def decode8(query: Tensor, cells: Cells8, rates: Tensor, layout: VarlenLayout) -> Tensor | None:
     """Softmax attention [N, H, D] of one query a row, rotated, [N, H, D], over `cells`.
 
-    The same as `read8` and `varlen_attention`, in float16 products that sum in float32. What
-    queries behind the last row get is undefined. None where no kernel can do it.
+    The same as `read8` and `varlen_attention`, in float16 products that sum in float32: a query
+    beyond 65504 is infinite. What queries behind the last row get is undefined. None where no
+    kernel can do it.
     """
     kv_heads, head_dim = cells.keys.shape[2:]
     heads, rows = query.shape[1], layout.used.shape[0]
