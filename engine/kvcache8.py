@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,12 +39,14 @@ class SlotKV8(SlotRows):
         """`dtype`: of queries, and of keys and values once they are read."""
         scales_shape = (num_layers, num_slots, max_len + 1, num_kv_heads)
         shape = (*scales_shape, head_dim)
-        keys, values = (
-            torch.zeros(shape, device=device, dtype=torch.float8_e4m3fn) for _ in range(2)
-        )
-        key_scales, value_scales = (torch.zeros(scales_shape, device=device) for _ in range(2))
-        super().__init__(keys, values, key_scales, value_scales)
-        self.layers = [Cells8(*parts) for parts in zip(*self._stored, strict=True)]
+        keys, values = (torch.zeros(shape, device=device, dtype=torch.uint8) for _ in range(2))
+        scales = tuple(torch.zeros(scales_shape, device=device) for _ in range(2))
+        # Bytes can be moved and cleared on every device, 8-bit floats not in all releases of torch.
+        super().__init__(keys, values, *scales)
+        self.keys, self.values = (list(x.view(torch.float8_e4m3fn)) for x in (keys, values))
+        self.layers = [
+            Cells8(*parts) for parts in zip(self.keys, self.values, *scales, strict=True)
+        ]
         # Of one layer at a time, for attention that cannot read 8 bits.
         self._read = torch.zeros((2, *shape[1:]), device=device, dtype=dtype)
 
@@ -83,6 +87,11 @@ class SlotKV8(SlotRows):
             read8(cells, rates, layout, keys, values)
             mixed = varlen_attention(query, keys, values, layout, causal=True)
         return mixed
+
+    def reset(self, slots: Sequence[int]) -> None:
+        super().reset(slots)
+        for slot in slots:
+            self._read[:, slot].zero_()
 
     def _moved_keys(self, keys: Tensor, shift: int, rope: Rope) -> Tensor:
         del shift, rope

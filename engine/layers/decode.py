@@ -33,8 +33,9 @@ _BLOCKS_PER_PROCESSOR = 4
 def decode8(query: Tensor, cells: Cells8, rates: Tensor, layout: VarlenLayout) -> Tensor | None:
     """Softmax attention [N, H, D] of one query a row, rotated, [N, H, D], over `cells`.
 
-    The same as `read8` and `varlen_attention`, in float16 products that sum in float32. What
-    queries behind the last row get is undefined. None where no kernel can do it.
+    The same as `read8` and `varlen_attention`, in float16 products that sum in float32: a query
+    beyond 65504 is infinite. What queries behind the last row get is undefined. None where no
+    kernel can do it.
     """
     given = [cells.keys, cells.values, cells.key_scales, cells.value_scales, rates]
     return _run("decode8", decode8_kernels.SOURCES, query, given, layout)

@@ -101,6 +101,7 @@ extern "C" __global__ void read8(const e4m3* keys, const e4m3* values, const flo
         float c[4], s[4];
         for (int i = 0; i < 4; ++i) sincosf((float)position * rates[at + i], &s[i], &c[i]);
         long long place = ((long long)key_starts[blockIdx.y] + position) * kv_heads;
+        #pragma unroll 2
         for (int head = 0; head < kv_heads; ++head, ++place) {
             long long first = place * head_dim + at;
             unsigned low = *(const unsigned*)(keys + first);

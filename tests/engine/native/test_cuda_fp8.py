@@ -186,13 +186,15 @@ def in_float64(query: Tensor, cells: Cells8, layout: VarlenLayout) -> Tensor:
     keys, values = torch.zeros(2, *cells.keys.shape, device="cuda", dtype=torch.float64).unbind()
     for start, used in zip(layout.key_starts.tolist(), layout.used.tolist(), strict=False):
         slot, seen = start // length, slice(0, used)
-        fresh = cells.keys[slot, seen].double() * cells.key_scales[slot, seen, :, None].double()
+        fresh = (
+            cells.keys[slot, seen].float().double() * cells.key_scales[slot, seen, :, None].double()
+        )
         angles = torch.arange(used, device="cuda").float()[:, None, None] * rates
         turn = torch.polar(torch.ones_like(angles).double(), angles.double())
         pairs = torch.complex(*fresh.chunk(2, dim=-1)) * turn
         keys[slot, seen] = torch.cat((pairs.real, pairs.imag), dim=-1)
         scales = cells.value_scales[slot, seen, :, None].double()
-        values[slot, seen] = cells.values[slot, seen].double() * scales
+        values[slot, seen] = cells.values[slot, seen].float().double() * scales
     flat = keys.flatten(0, 1), values.flatten(0, 1)
     return varlen._by_rows(query.double(), *flat, layout, True, None)
 

@@ -14,6 +14,7 @@ from engine.interface import EngineError
 from engine.memory import GIB, RESERVE_BYTES, SlotBytes, free_bytes, plan, slot_bytes
 from engine.minicpmo import MiniCpmoEngine
 from engine.model import load
+from engine.models.qwen3 import CACHES
 from engine.runner import Runner
 from engine.speaker import Speaker
 
@@ -105,8 +106,10 @@ async def test_engine_offers_what_fits(
     assert engine.slots == 3
     assert any("3 fit, 3 are offered" in line for line in told)
     assert asked[0].speech_codes > 0 and asked[0].sound > 0
-    llm = load(tiny_checkpoint, device="cpu", steps=2, show=lambda text: None).llm
-    assert asked[0].thinking == llm.bytes_per_slot(400, kv_cache)
+    assert engine._scheduler is not None
+    runner = engine._scheduler.runner
+    assert type(runner.duplex.rows.kv) is CACHES[kv_cache]
+    assert asked[0].thinking == runner.model.llm.bytes_per_slot(400, kv_cache)
     await engine.close()
 
 
