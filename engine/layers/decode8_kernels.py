@@ -117,8 +117,8 @@ __device__ __forceinline__ void load_values(Tile& tile, const Row& row, int posi
 struct Turn { float c, s, step_c, step_s; };
 
 // cos and sin of the next CHUNK positions, as float16 [2][CHUNK][PITCH]; of four pairs the second
-// and third change places, as `evens` and `odds` give them. A step by multiplication
-// adds 2^-24 to the angle: over thousands of them that is less than what float16 leaves out.
+// and third change places, as `evens` and `odds` give them. A step by multiplication adds 2^-24 to
+// the angle: over thousands of them that is less than what float16 leaves out.
 __device__ __forceinline__ void fill_turns(unsigned short* turns, Turn& turn) {
     int pair = threadIdx.x % HALF, at = threadIdx.x / HALF;
     pair = (pair & ~3) | (pair & 1) << 1 | (pair >> 1 & 1);

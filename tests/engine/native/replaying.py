@@ -20,7 +20,7 @@ from engine.layers.varlen import varlen_attention
 
 T = TypeVar("T")
 
-USERS = ("engine.layers.attention", "engine.models.dit")
+USERS = ("engine.kvcache", "engine.models.dit")
 """Modules whose attention is one kernel on a GPU, and a loop over values here."""
 
 
