@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 IDLE_WAIT_S = 0.05
 MAX_INBOX = 20_000
 SWITCH_INTERVAL_S = 0.0002
-PATIENCE_S = 0.3
+PATIENCE_S = 0.15
 """For so long prompts and messages are not read on while units are under way: a piece takes 20 ms
 and fills the GPU, so that each step of a unit would wait for one and its speech take twice as long.
 """

@@ -30,6 +30,8 @@ from engine.voicelane import Spoken, VoiceLane
 from engine.window import ContextFull
 
 MAX_WAITING_TURNS = 4
+PIECES_IN_A_ROW = 16
+"""Of one message, before another one that waits has its turn: a long text has eight."""
 ROOM_FOR_REPLY = 3 * CHUNK_TOKENS
 """Positions that a reply needs beside its tokens."""
 DEFAULT_SYSTEM = "You are a helpful assistant."
@@ -72,6 +74,7 @@ class TurnTaking:
         self._max_context = max_context
         self._minds: dict[int, _Mind] = {}
         self._last_read = -1
+        self._pieces_in_a_row = 0
         self._chosen = ChosenTurns([])
         """Between `choose` and `fed`."""
 
@@ -143,18 +146,25 @@ class TurnTaking:
         mind.mouth.hush()
 
     def read_on(self) -> bool:
-        """Read a piece of one session's turn, in turn; whether there was one."""
+        """Read a piece of one session's turn; whether there was one."""
         reading = [slot for slot, mind in self._minds.items() if self._has_to_read(mind)]
         if not reading:
             return False
-        slot = min(reading, key=lambda slot: (slot <= self._last_read, slot))
-        self._last_read = slot
+        slot = self._next_reader(reading)
         mind = self._minds[slot]
         if mind.taking is None:
             mind.reading = mind.asked.popleft()
             mind.taking = self._take(mind, mind.reading)
         self._go_on(mind, mind.taking)
         return True
+
+    def _next_reader(self, reading: list[int]) -> int:
+        """The slot that read last, for some pieces: half of two messages would help nobody."""
+        self._pieces_in_a_row += 1
+        if self._last_read not in reading or self._pieces_in_a_row > PIECES_IN_A_ROW:
+            self._last_read = min(reading, key=lambda slot: (slot <= self._last_read, slot))
+            self._pieces_in_a_row = 1
+        return self._last_read
 
     def choose(self) -> dict[int, int]:
         """Decide one token for every reply under way; the ids to feed, by slot."""

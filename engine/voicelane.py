@@ -27,8 +27,9 @@ from engine.token2wav import VoiceBase
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
-GATHER_S = 0.025
-"""For so long a unit waits for others that are being decided: two steps of the language model."""
+GATHER_S = 0.04
+"""For so long a unit waits for others that are being decided: two steps of the language model for
+many sessions. A batch of its own for the late ones would take twice as long."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ from tests.tiny_checkpoint import full_size_model, write_checkpoint
 WARM_UP_S = 4.0
 CHAT_TOKENS = 4000
 CHAT_REPLY = 64
-CHAT_PAUSE_S = 1.0
+CHAT_PAUSE_S = 2.0
 SHOW_S = 5.0
 STUCK_S = 75.0
 """A load that takes this much longer than it should says where it stands and ends."""

@@ -168,10 +168,12 @@ class Call:
 
 
 class Chat:
-    """One typed conversation that asks again and again, each time anew."""
+    """One typed conversation that asks again and again, after pauses of random length."""
 
     def __init__(self, slot: int, prompt: str, waits: Waits, *, pause_s: float) -> None:
+        """`pause_s`: the mean."""
         self.slot, self.prompt, self.waits, self.pause_s = slot, prompt, waits, pause_s
+        self._random = random.Random(slot)
         self.name = f"chat-{slot}"
         self.is_measured = False
         self._asked: float | None = None
@@ -201,7 +203,8 @@ class Chat:
                 if self.is_measured:
                     self.waits.first_text.append((now - self._asked) * 1000)
             case p.ResponseDone():
-                self._asked, self._next = None, now + self.pause_s
+                pause_s = self._random.expovariate(1 / self.pause_s)
+                self._asked, self._next = None, now + pause_s
             case p.SessionEnded():
                 self.waits.failed.append(f"{message.reason}: {message.message}")
 
