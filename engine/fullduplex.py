@@ -14,7 +14,8 @@ from engine.duplex_rows import UnitInput
 from engine.eyes import Prepared
 from engine.layers.logmel import ChunkQueue
 from engine.mouth import Mouth
-from engine.phases import PHASES, Phases
+from engine.phases import PHASES
+from engine.placing import Placing
 from engine.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.runner import Runner, Seen
 from engine.session import Session, SessionFailed
@@ -34,12 +35,6 @@ GATHER_S = 0.04
 """For so long a unit waits for others that will be complete by then: sound comes in pieces."""
 LOOKED_AHEAD = 8
 """Pictures that are encoded ahead at once: a unit that becomes due meanwhile waits for them."""
-MOST_DRIFT_S = 0.08
-"""A session whose units end so far from their group's, on average, is put in its place again."""
-MOST_JITTER_S = 0.3
-"""Of units a second apart; what comes faster or slower is no call in real time."""
-DRIFT_SHARE = 0.1
-"""Of the newest unit in that average: packets are late now and then, clocks run away slowly."""
 
 
 @dataclass(eq=False)
@@ -72,8 +67,6 @@ class _Mind:
         self.speaking: deque[_Utterance] = deque()
         self.due = 0.0
         """When the unit under way was complete."""
-        self.drift = 0.0
-        """Seconds that its units end behind their group's, on average."""
         self.stages: Stages = []
         self.prepared: Prepared | None = None
         """The newest picture, on the device."""
@@ -89,7 +82,7 @@ class FullDuplex:
     ) -> None:
         self._runner = runner
         self._lane = lane
-        self._phases = Phases(phases)
+        self._placing = Placing(phases)
         self._max_context = max_context
         self._minds: dict[int, _Mind] = {}
         self._deciding: list[int] = []
@@ -123,22 +116,11 @@ class FullDuplex:
         if mind is not None:
             # They know each other: without this their tensors would wait for the garbage collector.
             mind.speaking.clear()
-        self._phases.leave(slot)
+        self._placing.leave(slot)
 
     def hears(self, session: Session, count: int, arrived: float) -> None:
-        """Sound of `count` samples has come; the first of a session places its units."""
-        if not session.hearing.is_placed:
-            lacking = -(session.hearing.pending + count) % UNIT_SAMPLES
-            self._place(session, arrived + lacking / UNIT_SAMPLES)
-
-    def _place(self, session: Session, end: float) -> None:
-        """Put the ends of a session's units in their place; without it the next is at `end`."""
-        session.hearing.is_placed = True
-        # With a seed the same sound gives the same answers, whoever else is served.
-        if session.config.sampling.seed is None:
-            lead = self._phases.join(session.slot, end)
-            session.hearing.add_silence(round(lead * UNIT_SAMPLES))
-        self._minds[session.slot].drift = 0.0
+        """Sound of `count` samples has come and is about to be kept."""
+        self._placing.hears(session, count, arrived)
 
     def saw(self, session: Session) -> None:
         """A picture has come, or the camera is off: the newest counts for the next unit."""
@@ -256,8 +238,8 @@ class FullDuplex:
             fresh = mind.session.hearing.take_unit(UNIT_SAMPLES)
             if fresh is None:
                 continue
-            before, mind.due = mind.due, mind.session.hearing.complete_since
-            self._watch(mind, before)
+            mind.due = mind.session.hearing.complete_since
+            self._placing.took(mind.session, mind.due)
             if mind.has_new_settings:
                 mind.has_new_settings = False
                 talk = self._runner.duplex.sessions[slot]
@@ -267,21 +249,6 @@ class FullDuplex:
             if chunk is not None:
                 due[slot] = chunk
         return due
-
-    def _watch(self, mind: _Mind, before: float) -> None:
-        """Put a session in its place again whose sound has run away from it, while it is silent.
-
-        `before`: when the unit before was complete.
-        """
-        hearing = mind.session.hearing
-        if abs(mind.due - before - 1) > MOST_JITTER_S:
-            # Not in real time: there is no place to keep.
-            mind.drift = 0.0
-            return
-        late = self._phases.late(mind.session.slot, mind.due)
-        mind.drift += DRIFT_SHARE * (late - mind.drift)
-        if abs(mind.drift) > MOST_DRIFT_S and not hearing.is_user_speaking:
-            self._place(mind.session, mind.due + 1)
 
     def _look(self, slots: Iterable[int]) -> dict[int, list[tuple[Tensor, ...]]]:
         found: dict[int, list[tuple[Tensor, ...]]] = {}

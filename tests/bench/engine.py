@@ -183,13 +183,24 @@ def _model(options: argparse.Namespace, stack: ExitStack) -> OmniModel:
     return load(write_checkpoint(folder / "tiny", seed=1), device=options.device, show=show)
 
 
-def sequential(model: OmniModel, options: argparse.Namespace) -> dict[str, Any]:
-    """The same units one after another, no graphs, no batches: ms each."""
+def sequential(model: OmniModel, options: argparse.Namespace) -> float:
+    """Units one after another, no graphs, no batches: the mean of one that speaks, ms."""
     from tests.bench.native import Bench
 
     bench = Bench(model, 1, options.context, graphs=False)
-    took = [bench.second(index) for index in range(12)]
-    return {"unit_ms_mean": round(statistics.mean(took[4:]), 1)}
+    took = [bench.second(index) for index in range(16)]
+    # The first four warm up, and every fourth one only listens.
+    return statistics.mean(ms for index, ms in enumerate(took[4:], 5) if index % 4)
+
+
+def compared(unit_ms: float, loads: dict[str, Any]) -> dict[str, Any]:
+    """Seconds that the units of each load's second would take one after another."""
+    shares = {}
+    for name, load_ in loads.items():
+        speaking = load_["speaking_unit_ms"].get("count", 0)
+        calls = int(name.split()[0]) * speaking / max(1, load_["unit_ms"].get("count", 0))
+        shares[name] = round(calls * unit_ms / 1000, 1)
+    return {"speaking_unit_ms_mean": round(unit_ms, 1), "seconds_for_a_second": shares}
 
 
 def parse() -> argparse.Namespace:
@@ -245,7 +256,7 @@ def main() -> int:
                 torch.cuda.empty_cache()
         faulthandler.cancel_dump_traceback_later()
         if options.compare:
-            result["sequential"] = sequential(model, options)
+            result["sequential"] = compared(sequential(model, options), result["loads"])
     print(json.dumps(result) if options.json else json.dumps(result, indent=2))
     return 0
 
