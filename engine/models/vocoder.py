@@ -22,6 +22,7 @@ from engine.models.vocoder_original import Original
 from engine.models.vocoder_plan import DELAY_FRAMES, MEL_FRAMES, Plan, Shape, VoiceStream
 from engine.models.vocoder_state import VocoderState
 from engine.models.vocoder_step import Generation, Rows, Wave
+from engine.staging import uploaded
 from engine.weights import empty, load_state
 
 NOISE_SECONDS = 10
@@ -199,7 +200,7 @@ class Vocoder:
 
         numbers = torch.tensor(index)
         if graphs is None or f0 is not None:
-            return run(numbers.to(self.noise.device), mel)
+            return run(uploaded(numbers, self.noise.device), mel)
         result = graphs.run(("vocoder", shape), run, numbers, mel)
         return Wave(result.wave.clone(), result.f0, result.source)
 
