@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.fused import snake
 from engine.models.ragged import Count, ended
 
 SNAKE_EPS = 1e-9
@@ -44,9 +45,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        alpha = self.alpha[:, None]
-        wave = (x * alpha).sin()
-        return torch.addcmul(x, wave, wave / (alpha + SNAKE_EPS))
+        return snake(x, self.alpha, SNAKE_EPS)
 
 
 class ResBlock(nn.Module):
