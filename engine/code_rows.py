@@ -151,7 +151,7 @@ class CodeRows:
 
     def put_lengths(self, lengths: Sequence[int]) -> None:
         """Correct the rows' lengths after the cache was cut."""
-        self._fields[LENGTH, : len(lengths)] = torch.tensor(lengths).to(self._fields.device)
+        self._fields[LENGTH, : len(lengths)] = self.graphs.upload(torch.tensor(lengths))
 
     def fetch(self, rows: int, first: int, end: int) -> list[list[int]]:
         """The codes of columns `first` to `end` of each row; waits for the device."""

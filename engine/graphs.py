@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from engine.staging import Staging
+from engine.staging import Staging, uploaded
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class GraphPool:
         if captured is None:
             if not self._is_capturing:
                 self.misses += 1
-                return function(*(t.to(self.device, non_blocking=True) for t in inputs))
+                return function(*(self.upload(tensor) for tensor in inputs))
             captured = self._captured[key] = self._capture(function, inputs)
         for own, given in zip(captured.inputs, inputs, strict=True):
             assert own.shape == given.shape and own.dtype == given.dtype, (
@@ -115,11 +115,9 @@ class GraphPool:
         return result
 
     def upload(self, given: Tensor) -> Tensor:
-        """A tensor of the host on the device, without waiting."""
-        if self.device.type != "cuda":
-            return given
+        """A tensor of the host on the device, without waiting; one of the device as it is."""
         if not self.enabled:
-            return given.to(self.device, non_blocking=True)
+            return uploaded(given, self.device)
         copied = self._staged(given).to(self.device, non_blocking=True)
         self._staging.sent()
         return copied

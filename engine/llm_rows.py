@@ -121,7 +121,7 @@ class LlmRows:
     @torch.inference_mode()
     def newest(self, slots: Sequence[int]) -> list[Fed]:
         """Copies of the newest state and logits of slots."""
-        index = torch.tensor(list(slots), device=self.model.device)
+        index = self.graphs.upload(torch.tensor(list(slots)))
         return [Fed(*pair) for pair in zip(self.hidden[index], self.logits[index], strict=True)]
 
     @torch.inference_mode()

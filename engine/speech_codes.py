@@ -212,7 +212,7 @@ class SpeechCodes:
             return condition
         if kind == "sliding_recompute":
             self.kv.truncate(slot, 0)
-            past = torch.tensor(turn.last_codes, dtype=torch.long, device=self.decoder.device)
+            past = self.graphs.upload(torch.tensor(turn.last_codes, dtype=torch.long))
             return torch.cat([turn.condition, self.decoder.embed_codes(past), condition])
         last = len(turn.condition) + len(turn.last_codes)
         between = length - turn.first_length - last

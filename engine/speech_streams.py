@@ -6,7 +6,7 @@ Source: MiniCPM-o 4.5 inference code.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -85,6 +85,8 @@ class SpeechStreams:
         self.vocoder_state = model.vocoder.new_state(num_slots)
         self._slots = [_Slot() for _ in range(num_slots)]
         self._widths = sorted({max(END_CODES, first_codes), WINDOW_CODES})
+        # What waits at the end of a reply may be a whole window without all of its lookahead.
+        self._longest = WINDOW_CODES + model.flow.config.encoder.lookahead - 1
 
     @property
     def nbytes(self) -> int:
@@ -104,7 +106,10 @@ class SpeechStreams:
         with graphs.capturing():
             show(f"speech: graphs for up to {most_rows} rows")
             self.model.flow.warm_up(self.flow_state, most_rows, graphs, self._widths)
-            self.model.vocoder.warm_up(self.vocoder_state, most_rows, graphs, turns)
+            self.model.flow.warm_up(self.flow_state, 1, graphs, [self._longest])
+            self.model.vocoder.warm_up(
+                self.vocoder_state, most_rows, graphs, turns, most_frames=2 * self._longest
+            )
 
     def set_voice(self, slot: int, voice: VoiceBase) -> None:
         """Give a slot its voice; a turn in progress is dropped."""
@@ -210,11 +215,29 @@ class SpeechStreams:
         return torch.cat(parts) if parts else self.model.vocoder.noise.new_zeros(0)
 
     def _windows(self, windows: list[Window]) -> list[tuple[FlowChunk, Sound]]:
-        widths = () if self.graphs is None else self._widths
-        chunks = self.model.flow(windows, self.flow_state, graphs=self.graphs, widths=widths)
+        chunks = self._chunks(windows)
         pushes = [Push(w.slot, c.mel, w.last) for w, c in zip(windows, chunks, strict=True)]
         sounds = self.model.vocoder.push(self.vocoder_state, pushes, self.graphs)
         return list(zip(chunks, sounds, strict=True))
+
+    def _chunks(self, windows: list[Window]) -> list[FlowChunk]:
+        """Mel frames of the windows. Ends that are longer than a window run one by one: they are
+        rare, and so one graph is enough for them."""
+        flow, state, graphs = self.model.flow, self.flow_state, self.graphs
+        if graphs is None:
+            plain: list[FlowChunk] = flow(windows, state)
+            return plain
+        found: dict[int, FlowChunk] = {}
+        for window in windows:
+            if window.last and len(window.codes) > WINDOW_CODES:
+                [chunk] = flow([window], state, graphs=graphs, widths=[self._longest])
+                # Another one may overwrite it.
+                found[window.slot] = replace(chunk, mu=chunk.mu.clone(), mel=chunk.mel.clone())
+        rest = [window for window in windows if window.slot not in found]
+        if rest:
+            chunks = flow(rest, state, graphs=graphs, widths=self._widths)
+            found |= {w.slot: chunk for w, chunk in zip(rest, chunks, strict=True)}
+        return [found[window.slot] for window in windows]
 
 
 def _fill(sound: Tensor, begun: int) -> Tensor:

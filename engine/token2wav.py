@@ -69,7 +69,7 @@ def load_token2wav(
     """Load `flow.yaml`, `flow.pt` and a vocoder of either generation from an asset folder.
 
     `dtype` is the flow's, if not given float16 on CUDA and float32 elsewhere; the vocoder is
-    float32 always. The noise tables [mels, T] and
+    float32, and its F0 float64, always. The noise tables [mels, T] and
     [N, harmonics] are drawn with fixed seeds unless given. Raises `ConfigError` or
     `CheckpointError` that names what is missing or does not fit.
     """

@@ -193,8 +193,11 @@ class VoiceLane:
 
     def _say(self, batch: list[Say]) -> None:
         stages: Stages = []
+        unanswered = dict(enumerate(batch))
 
         def emit(place: int, pcm: Pcm, is_last: bool) -> None:
+            if is_last:
+                del unanswered[place]
             self.done(Spoken(batch[place], pcm, is_last, stages))
 
         try:
@@ -206,7 +209,7 @@ class VoiceLane:
             run([say.speak for say in batch], stages, emit)
         except Exception as error:  # noqa: BLE001 - the boundary: the owners end their sessions
             log.exception("speaking failed")
-            for say in batch:
+            for say in unanswered.values():
                 self.done(Spoken(say, NO_SOUND, error=error))
 
     def _receive(self, say: Say) -> None:

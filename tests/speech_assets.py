@@ -33,13 +33,11 @@ def random_flow(config: FlowConfig, seed: int = 0, device: torch.device | str = 
 
 
 def random_hift(config: VocoderConfig, seed: int = 0, device: torch.device | str = "cpu") -> Hift:
-    """A vocoder with random weights and a voiced F0; float32, the causal F0 network float64."""
+    """A vocoder with random weights and a voiced F0; float32."""
     hift = _seeded(seed, device, lambda: Hift(config))
     bias = hift.f0_predictor.classifier.bias
     with torch.no_grad():
         bias.fill_(F0_HZ)
-    if config.causal:
-        hift.f0_predictor.double()
     return hift
 
 

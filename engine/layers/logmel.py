@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.staging import uploaded
+
 SAMPLE_HZ = 16_000
 WINDOW = 400
 HOP = 160
@@ -103,16 +105,17 @@ class LogMel:
         # The original lays each sound into 30 s of silence. A window of silence is enough: it lets
         # every frame that the sound reaches enter the maximum.
         length = min(PIECE_SAMPLES, (longest + WINDOW + HOP - 1) // HOP * HOP)
-        padded = torch.zeros(len(sounds), length, device=self.device)
+        laid = torch.zeros(len(sounds), length)
         for row, sound in enumerate(sounds):
-            padded[row, : sound.shape[0]] = sound.to(self.device, torch.float32)
+            laid[row, : sound.shape[0]] = sound
+        padded = uploaded(laid, self.device)
         edged = F.pad(padded[:, None], (EDGE, EDGE), mode="reflect")[:, 0]
         logs = self.frames(edged)[:, :, : length // HOP]
         mel = floored(logs, logs.amax((1, 2)) - DYNAMIC_RANGE)
         counts = [min(mel_frames(sound.shape[0]), length // HOP) for sound in sounds]
         mel = mel[:, :, : max(counts)]
         behind = torch.arange(mel.shape[2]) >= torch.tensor(counts)[:, None]
-        return mel.masked_fill(behind[:, None].to(self.device), 0.0), counts
+        return mel.masked_fill(uploaded(behind[:, None], self.device), 0.0), counts
 
 
 def pieces(sound: Tensor, longest: int = PIECE_SAMPLES) -> list[Tensor]:

@@ -27,6 +27,7 @@ from engine.layers.logmel import (
     LogMel,
     floored,
 )
+from engine.staging import uploaded
 
 MARGIN = 2
 """Frames on each side that give the encoder's convolutions their context (20 ms)."""
@@ -151,8 +152,8 @@ class MelStreams:
             row[FIRST_CHUNK - len(chunk) :] = chunk
             counts.append(UNIT_FRAMES if self._calls[slot] else UNIT_FRAMES - MARGIN)
         assert len(set(slots)) == len(slots) > 0, f"a slot occurs twice in {list(slots)}"
-        index = torch.tensor(self.plan(slots, len(slots)), device=self.mel.device)
-        mel = self.features(samples.to(self.mel.device), index)
+        index = uploaded(torch.tensor(self.plan(slots, len(slots))), self.mel.device)
+        mel = self.features(uploaded(samples, self.mel.device), index)
         self.advance(slots)
         return mel, counts
 

@@ -19,6 +19,7 @@ from engine.models.dit import Dit
 from engine.models.flow_config import FlowConfig
 from engine.models.flow_encoder import FlowEncoder
 from engine.models.flow_state import Chunk, FlowState, Window
+from engine.staging import uploaded
 
 NOISE_SEED = 0
 NOISE_FRAMES = 2048
@@ -128,7 +129,7 @@ class Flow(nn.Module):
         if last > len(self.noise):
             raise ValueError(f"noise for {last} frames is needed; the table has {len(self.noise)}")
         if graphs is None:
-            mu, mel = self._run(packed.to(self.noise.device), state, width, prompt)
+            mu, mel = self._run(uploaded(packed, self.noise.device), state, width, prompt)
         else:
             mu, mel = self._by_graph(packed, state, width, graphs)
         return [

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.models.flow_cells import convolve, packed_kernel
 from engine.models.hift_layers import (
-    Classifier,
     Downsampler,
     PaddedConv,
     ResBlock,
@@ -22,6 +22,7 @@ from engine.models.hift_layers import (
     Upsampler,
     repeat,
 )
+from engine.models.ragged import Count, ended
 from engine.models.vocoder_config import VocoderConfig
 
 F0_LAYERS = 5
@@ -31,9 +32,10 @@ ORIGINAL_KERNEL = 7
 
 
 class F0Predictor(nn.Module):
-    """Fundamental frequency of mel frames; the causal one runs in float64 and sees 3 ahead.
+    """Fundamental frequency of mel frames, in float64; the causal one sees 3 ahead.
 
-    F0 is accumulated into the phase of nine harmonics, so its last bits are heard.
+    F0 is summed up in the phases of nine harmonics, so its last bits are heard. Convolutions of
+    float32 lose half of theirs where cuDNN runs them in TF32, its default.
     """
 
     LEFT = 8
@@ -46,20 +48,35 @@ class F0Predictor(nn.Module):
         layers: dict[str, nn.Module] = {}
         for i in range(F0_LAYERS):
             inputs = config.num_mels if i == 0 else config.f0_channels
-            if self.causal and i == 0:
-                conv: nn.Conv1d = nn.Conv1d(inputs, config.f0_channels, self.RIGHT + 1)
-            else:
-                conv = PaddedConv(inputs, config.f0_channels, F0_KERNEL, causal=self.causal)
-            layers[str(2 * i)] = conv
+            size = self.RIGHT + 1 if self.causal and i == 0 else F0_KERNEL
+            layers[str(2 * i)] = nn.Conv1d(inputs, config.f0_channels, size)
         self.condnet = nn.ModuleDict(layers)
-        self.classifier = Classifier(config.f0_channels, 1)
+        self.classifier = nn.Linear(config.f0_channels, 1)
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """mel [B, C, T] -> Hz [B, T], of the causal generation [B, T - 3]; float32."""
-        x = mel.to(self.classifier.weight.dtype)
-        for layer in self.condnet.values():
-            x = F.elu(layer(x))
-        out: Tensor = self.classifier(x).to(mel.dtype)
+    def prepare(self) -> None:
+        """Make the convolutions matrices, once after loading."""
+        self.double()
+        self.kernels: list[tuple[Tensor, Tensor]] = []
+        for conv in self.condnet.values():
+            assert isinstance(conv, nn.Conv1d) and conv.bias is not None
+            self.kernels.append((packed_kernel(conv.weight), conv.bias))
+        del self.condnet
+
+    def forward(self, mel: Tensor, count: Count | None = None) -> Tensor:
+        """mel [B, C, T] -> Hz [B, T], of the causal generation [B, T - 3]; float32.
+
+        `count`: frames of each row, zeros behind them.
+        """
+        x = mel.transpose(1, 2).double()
+        for place, (kernel, bias) in enumerate(self.kernels):
+            if not self.causal:
+                x = F.pad(x, (0, 0, 1, 1))
+            elif place:
+                x = F.pad(x, (0, 0, F0_KERNEL - 1, 0))
+            x = F.elu(convolve(x, kernel, bias))
+            if count is not None:
+                x = ended(x.transpose(1, 2), count).transpose(1, 2)
+        out: Tensor = self.classifier(x).squeeze(-1).abs().to(mel.dtype)
         return out
 
 
@@ -118,28 +135,39 @@ class Hift(nn.Module):
         )
         return (f0[..., None] * numbers / self.config.sampling_rate) % 1
 
-    def filter(self, mel: Tensor, source: Tensor, drop: int = 0) -> Tensor:
+    def filter(
+        self, mel: Tensor, source: Tensor, drop: int = 0, span: Count | None = None
+    ) -> Tensor:
         """Samples [B, N] of mel [B, C, T] and source [B, N + drop frames].
 
         The causal generation's mel has `look_right` frames (or zeros in their place) more than
         the samples wanted; `drop` frames of the source's end only serve its spectrum there.
+        `span`: frames of each row's source, where rows end before the tensors do; its mel has
+        zeros there.
         """
         config = self.config
-        spectrum = self.spectrum.forward(source)
+        span = Count(source.shape[1] // config.frame_samples) if span is None else span
+        count = span * config.frame_samples
+        spectrum = self.spectrum.forward(source, count)
+        # What looks ahead must find the zeros at a row's end that convolutions put at a tensor's.
+        ends = Count(span.most) if config.causal else span
         if drop:
             spectrum = spectrum[..., : -drop * (config.frame_samples // config.hop)]
-        x = self.conv_pre(mel)
+        x = ended(self.conv_pre(mel), ends)
         for i, up in enumerate(self.ups):
             x = up(F.leaky_relu(x, config.slope))
+            ends = ends * config.upsample_rates[i]
             if i == len(self.ups) - 1:
                 x = F.pad(x, (1, 0), mode="reflect")
-            x = x + self.source_resblocks[i](self.source_downs[i](spectrum))
+                ends = ends + 1
+            excitation = ended(self.source_downs[i](spectrum), ends)
+            x = ended(x, ends) + self.source_resblocks[i](excitation, ends)
             blocks = self.resblocks[i * len(config.kernels) : (i + 1) * len(config.kernels)]
-            x = sum(block(x) for block in blocks) / len(config.kernels)
+            x = sum(block(x, ends) for block in blocks) / len(config.kernels)
         # The default slope here, unlike the one above.
         x = self.conv_post(F.leaky_relu(x))
         bins = config.fft_size // 2 + 1
-        samples = self.spectrum.inverse(x[:, :bins].exp(), x[:, bins:].sin())
+        samples = self.spectrum.inverse(x[:, :bins].exp(), x[:, bins:].sin(), count)
         return samples.clamp(-config.limit, config.limit)
 
     def smooth_sines(self, f0: Tensor) -> Tensor:

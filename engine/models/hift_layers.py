@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.fused import snake
+from engine.models.ragged import Count, ended
+
 SNAKE_EPS = 1e-9
 MAX_MAGNITUDE = 100.0
+LEAST_WEIGHT = 1e-3
+"""Of windows squared and summed up; less only behind the end of a row."""
 
 
 def repeat(x: Tensor, times: int) -> Tensor:
@@ -40,9 +45,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        alpha = self.alpha[:, None]
-        wave = (x * alpha).sin()
-        return torch.addcmul(x, wave, wave / (alpha + SNAKE_EPS))
+        return snake(x, self.alpha, SNAKE_EPS)
 
 
 class ResBlock(nn.Module):
@@ -61,10 +64,12 @@ class ResBlock(nn.Module):
         self.activations1 = nn.ModuleList(Snake(channels) for _ in dilations)
         self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, count: Count) -> Tensor:
+        """x [B, C, T] of `count` in each row, with zeros behind them; so is what it returns."""
         parts = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
         for first, dilated, second, plain in parts:
-            x = x + plain(second(dilated(first(x))))
+            inner = ended(dilated(first(x)), count)
+            x = x + ended(plain(second(inner)), count)
         return x
 
 
@@ -119,20 +124,36 @@ class Spectrum:
             self._tables[key] = tuple(t.to(like.device, like.dtype) for t in tables)  # type: ignore[assignment]
         return self._tables[key]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, N] -> real and imaginary parts [B, size + 2, N/hop + 1]."""
-        padded = F.pad(x, (self.size // 2, self.size // 2), mode="reflect")
-        return (padded.unfold(-1, self.size, self.hop) @ self._matrices(x)[0]).transpose(1, 2)
+    def forward(self, x: Tensor, count: Count) -> Tensor:
+        """x [B, N], `count` samples in each row -> real and imaginary parts
+        [B, size + 2, N/hop + 1], zeros behind a row's own."""
+        edge = self.size // 2
+        padded = F.pad(x, (edge, edge), mode="reflect")
+        if count.own is not None:
+            ends = edge + count.own[:, None]
+            places = torch.arange(padded.shape[1], device=x.device)
+            mirrored = torch.where(places < ends, places, 2 * ends - 2 - places)
+            padded = padded.gather(1, mirrored.clamp(min=0))
+        parts = (padded.unfold(-1, self.size, self.hop) @ self._matrices(x)[0]).transpose(1, 2)
+        return ended(parts, self._frames(count))
 
-    def inverse(self, magnitude: Tensor, phase: Tensor) -> Tensor:
-        """magnitude, phase [B, size/2 + 1, M] -> samples [B, (M - 1) * hop]."""
+    def inverse(self, magnitude: Tensor, phase: Tensor, count: Count) -> Tensor:
+        """magnitude, phase [B, size/2 + 1, M] -> samples [B, (M - 1) * hop], `count` in each
+        row."""
         _, synthesis, squared = self._matrices(magnitude)
-        magnitude = magnitude.clamp(max=MAX_MAGNITUDE)
+        magnitude = ended(magnitude.clamp(max=MAX_MAGNITUDE), self._frames(count))
         parts = torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=1)
         sound = self._overlap(parts.transpose(1, 2) @ synthesis)
-        weight = self._overlap(squared.expand(1, parts.shape[2], -1))
+        alike = magnitude[:1, 0] if count.own is None else magnitude[:, 0]
+        there = ended(torch.ones_like(alike), self._frames(count))[..., None]
+        weight = self._overlap(squared * there)
         edge = self.size // 2
-        return (sound[:, edge:-edge]) / weight[:, edge:-edge]
+        return sound[:, edge:-edge] / weight[:, edge:-edge].clamp(min=LEAST_WEIGHT)
+
+    def _frames(self, count: Count) -> Count:
+        """Frames of so many samples."""
+        own = None if count.own is None else count.own // self.hop + 1
+        return Count(count.most // self.hop + 1, own)
 
     def _overlap(self, frames: Tensor) -> Tensor:
         """Sum frames [B, M, size] a hop apart: [B, (M - 1) * hop + size]."""
@@ -141,13 +162,6 @@ class Spectrum:
         shifted = [F.pad(parts[:, :, i], (0, 0, i, count - 1 - i)) for i in range(count)]
         out: Tensor = torch.stack(shifted).sum(0).flatten(1)
         return out
-
-
-class Classifier(nn.Linear):
-    """F0 in Hz from features [B, C, T]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(1, 2)).squeeze(-1).abs()
 
 
 class SourceMix(nn.Module):

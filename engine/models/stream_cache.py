@@ -9,6 +9,7 @@ out once, on the host.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,29 +70,29 @@ class CacheOrder:
 
 
 class Orders:
-    """The orders of caches that advance together; immutable, and what follows is remembered.
+    """The orders of caches that advance together; immutable.
 
-    Sessions with the same voice go through the same orders, so that most are worked out once.
+    Sessions with the same voice go through the same orders, so that most are worked out once: what
+    was entered last into the orders that began alike is remembered.
     """
 
-    REMEMBERED_BLOCKS = 200
-    REMEMBERED_SIZES = 32
+    REMEMBERED = 512
+    """Blocks; what one leads to takes some 20 KB."""
 
-    def __init__(self, orders: tuple[CacheOrder, ...], blocks: int = 0) -> None:
+    def __init__(self, orders: tuple[CacheOrder, ...], entered: _Entered | None = None) -> None:
+        """`entered`: what is shared with the orders that these come from."""
         self.orders = orders
-        self._blocks = blocks
-        self._next: dict[tuple[int, ...], tuple[tuple[Indices, ...], Orders]] = {}
+        self._entered = lru_cache(maxsize=self.REMEMBERED)(_enter) if entered is None else entered
 
     def add(self, counts: tuple[int, ...]) -> tuple[tuple[Indices, ...], Orders]:
         """Enter a block of `counts[i]` frames in cache i, see `CacheOrder.add`."""
-        known = self._next.get(counts)
-        if known is not None:
-            return known
-        added = [order.add(count) for order, count in zip(self.orders, counts, strict=True)]
-        result = (
-            tuple(placed for placed, _ in added),
-            Orders(tuple(order for _, order in added), self._blocks + 1),
-        )
-        if self._blocks < self.REMEMBERED_BLOCKS and len(self._next) < self.REMEMBERED_SIZES:
-            self._next[counts] = result
-        return result
+        return self._entered(self, counts)
+
+
+_Entered = Callable[[Orders, tuple[int, ...]], tuple[tuple[Indices, ...], Orders]]
+
+
+def _enter(before: Orders, counts: tuple[int, ...]) -> tuple[tuple[Indices, ...], Orders]:
+    added = [order.add(count) for order, count in zip(before.orders, counts, strict=True)]
+    after = Orders(tuple(order for _, order in added), before._entered)
+    return tuple(placed for placed, _ in added), after

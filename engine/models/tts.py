@@ -18,6 +18,7 @@ from engine.layers.rope import Rope
 from engine.layers.weight_norm import NEW, OLD, fold
 from engine.models.config import ConfigError, TtsConfig
 from engine.models.qwen3 import DecoderLayer, run_layers
+from engine.staging import uploaded
 from engine.weights import Checkpoint, empty
 
 UNUSED = ("projector_spk.*", "model.embed_tokens.weight")
@@ -142,14 +143,14 @@ class SpeechDecoder(nn.Module):
         )
         marks = [config.text_eos_token_id] if text_ends else []
         marks.append(config.audio_bos_token_id)
-        rows = self.emb_text(torch.tensor(marks, device=self.device))
+        # By numbers that the host knows: a tensor of them would have to be brought here.
+        rows = torch.stack([self.emb_text.weight[mark] for mark in marks])
         if not len(ids):
-            out: Tensor = rows
-            return out
+            return rows
         projected = self.projector_semantic(hidden.to(rows))
         if normalize:
             projected = F.normalize(projected, dim=-1)
-        return torch.cat([self.emb_text(ids.to(self.device)) + projected, rows])
+        return torch.cat([self.emb_text(uploaded(ids, self.device)) + projected, rows])
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """[N] -> [N, C]."""

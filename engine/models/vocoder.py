@@ -1,15 +1,16 @@
 """Mel frames to 24 kHz sound in a stream, for the vocoder generation that the weights are of.
 
-Rows whose streams are alike run as one batch; a row's sound does not depend on the others.
+A row's sound does not depend on the others of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.graphs import GraphPool, padded_size, sizes_up_to
@@ -18,14 +19,18 @@ from engine.models.hift import Hift
 from engine.models.vocoder_causal import Causal
 from engine.models.vocoder_config import VocoderConfig
 from engine.models.vocoder_original import Original
-from engine.models.vocoder_state import VocoderState, VoiceStream
-from engine.models.vocoder_step import Generation, Step, Wave
+from engine.models.vocoder_plan import DELAY_FRAMES, MEL_FRAMES, Plan, Shape, VoiceStream
+from engine.models.vocoder_state import VocoderState
+from engine.models.vocoder_step import Generation, Rows, Wave
+from engine.staging import uploaded
 from engine.weights import empty, load_state
 
 NOISE_SECONDS = 10
 NOISE_SEED = 1
 END_FRAMES = 6
 """What is left of most turns when they end: the flow's lookahead."""
+RAGGED_ROWS = (1, 4)
+"""Rows that batches of unlike rows are padded to, or split into: beginnings and ends of turns."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,17 @@ class Push:
     f0: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A push and what it does."""
+
+    push: Push
+    stream: VoiceStream
+    plan: Plan
+    sample: int
+    """Of the turn, where the noise begins."""
+
+
 @dataclass
 class Vocoder:
     """A vocoder with its noise; holds nothing of any session."""
@@ -63,6 +79,7 @@ class Vocoder:
     def __post_init__(self) -> None:
         harmonics = self.hift.config.num_harmonics + 1
         assert self.noise.shape[1] == harmonics, f"noise {self.noise.shape}, {harmonics} harmonics"
+        self.hift.f0_predictor.prepare()
         causal = self.hift.config.causal
         self.generation = (
             Causal(self.hift, self.noise) if causal else Original(self.hift, self.noise)
@@ -80,35 +97,21 @@ class Vocoder:
     def push(
         self, state: VocoderState, pushes: Sequence[Push], graphs: GraphPool | None = None
     ) -> list[Sound]:
-        """Advance streams of distinct slots; equal shapes run together. Order is kept.
+        """Advance streams of distinct slots. Order is kept.
 
-        Shapes that `warm_up` has seen run by their graphs.
+        Equal shapes run together. With `graphs`, after `warm_up`, shapes without a graph run in
+        the one that has room for all.
         """
-        groups: dict[tuple[object, ...], list[int]] = {}
-        for index, push in enumerate(pushes):
-            stream = state.streams[push.slot]
-            if stream.ended:
-                raise ValueError("the stream has ended")
-            key = (stream.key(), push.mel.shape[1], push.last, push.f0 is None)
-            groups.setdefault(key, []).append(index)
+        calls = [self._call(state.streams[push.slot], push) for push in pushes]
         sounds: dict[int, Sound] = {}
-        for members in groups.values():
-            group = [pushes[i] for i in members]
-            streams = [state.streams[push.slot] for push in group]
-            given = [push.f0 for push in group if push.f0 is not None]
-            first = streams[0].typical()
-            f0 = torch.stack(given) if given else None
-            step = Step(first, group[0].mel.shape[1], group[0].last, f0)
-            rows = [
-                [push.slot for push in group],
-                [self.generation.first_sample(s) for s in streams],
-            ]
-            wave = self._group(state, step, rows, [push.mel for push in group], graphs)
-            after = self.generation.after(step)
-            for place, (index, stream) in enumerate(zip(members, streams, strict=True)):
-                stream.advance(first, after)
-                sounds[index] = Sound(wave.wave[place], wave.f0[place], wave.source[place])
-        return [sounds[i] for i in range(len(pushes))]
+        for shape, members in self._batches(state, calls, graphs is not None):
+            batch = [calls[place] for place in members]
+            wave = self._run(state, shape, batch, graphs)
+            for row, (place, call) in enumerate(zip(members, batch, strict=True)):
+                after = self.generation.after(call.stream, call.plan.frames, call.plan.last)
+                state.streams[call.push.slot] = after
+                sounds[place] = self._sound(wave, row, call, after)
+        return [sounds[place] for place in range(len(pushes))]
 
     def warm_up(
         self,
@@ -116,43 +119,104 @@ class Vocoder:
         most_rows: int,
         graphs: GraphPool,
         calls: Sequence[Sequence[tuple[int, bool]]],
+        most_frames: int,
     ) -> None:
-        """Run the calls (frames, last) of each of some turns for up to `most_rows` rows."""
+        """Capture the calls (frames, last) of each of some turns for up to `most_rows` rows, and
+        a shape for a few rows with room for anything of up to `most_frames`."""
         with torch.inference_mode():
             for size in sizes_up_to(most_rows):
                 for turn in calls:
                     stream = VoiceStream()
                     for frames, last in turn:
-                        step = Step(stream.typical(), frames, last)
-                        state.warm.add((size, *step.key()))
-                        mel = self.noise.new_zeros(self.config.num_mels, frames)
-                        rows = [[state.spare] * size, [0] * size]
-                        self._group(state, step, rows, [mel] * size, graphs)
-                        stream.advance(step.before, self.generation.after(step))
+                        self._warm(
+                            state, Shape(size, self.generation.plan(stream, frames, last)), graphs
+                        )
+                        stream = self.generation.after(stream, frames, last)
+            start = VoiceStream()
+            middle = self.generation.after(start, 2 * MEL_FRAMES, False)
+            plans = [
+                self.generation.plan(stream, most_frames, last)
+                for stream in (start, middle)
+                for last in (False, True)
+            ]
+            for size in sizes_up_to(min(most_rows, RAGGED_ROWS[-1]), RAGGED_ROWS):
+                self._warm(state, Shape(size, Plan.room(plans), is_ragged=True), graphs)
 
-    def _group(
-        self,
-        state: VocoderState,
-        step: Step,
-        rows: list[list[int]],
-        mels: list[Tensor],
-        graphs: GraphPool | None,
+    def _warm(self, state: VocoderState, shape: Shape, graphs: GraphPool) -> None:
+        state.warm.add(shape)
+        self._run(state, shape, [], graphs)
+
+    # ------------------------------------------------------------------ details
+
+    def _call(self, stream: VoiceStream, push: Push) -> _Call:
+        if stream.ended:
+            raise ValueError("the stream has ended")
+        plan = self.generation.plan(stream, push.mel.shape[1], push.last)
+        return _Call(push, stream, plan, self.generation.first_sample(stream))
+
+    def _batches(
+        self, state: VocoderState, calls: Sequence[_Call], has_graphs: bool
+    ) -> Iterator[tuple[Shape, list[int]]]:
+        """What runs together, and in which shape."""
+        groups: dict[tuple[Plan, bool], list[int]] = {}
+        for place, call in enumerate(calls):
+            groups.setdefault((call.plan, call.push.f0 is None), []).append(place)
+        rest: list[int] = []
+        room = next((s.plan for s in state.warm if s.is_ragged), None) if has_graphs else None
+        for (plan, is_free), members in groups.items():
+            shape = Shape(padded_size(len(members)) if has_graphs else len(members), plan)
+            if room is None or shape in state.warm or not (is_free and room.holds(plan)):
+                yield shape, members
+            else:
+                rest += members
+        for first in range(0, len(rest), RAGGED_ROWS[-1]):
+            assert room is not None
+            members = rest[first : first + RAGGED_ROWS[-1]]
+            yield Shape(padded_size(len(members), RAGGED_ROWS), room, is_ragged=True), members
+
+    def _run(
+        self, state: VocoderState, shape: Shape, batch: list[_Call], graphs: GraphPool | None
     ) -> Wave:
-        """Run one batch; `rows`: the slots and their first samples."""
-        device, lacking = self.noise.device, padded_size(len(mels)) - len(mels)
-        key = (len(mels) + lacking, *step.key())
-        if graphs is None or step.f0 is not None or key not in state.warm:
-            index = torch.tensor(rows).to(device, non_blocking=True)
-            return self.generation.run(state, step, index[0], index[1], torch.stack(mels))
+        """Run one batch, padded to the shape by rows of nobody."""
+        room = shape.plan
+        lacking = shape.rows - len(batch)
+        index = [
+            [*(call.push.slot for call in batch), *[state.spare] * lacking],
+            [*(call.sample for call in batch), *[0] * lacking],
+        ]
+        if shape.is_ragged:
+            plans = [*(call.plan for call in batch), *[room] * lacking]
+            index += map(list, zip(*(plan.numbers() for plan in plans), strict=True))
+        mels = [call.push.mel for call in batch]
+        if shape.is_ragged:
+            mels = [F.pad(mel, (0, room.frames - mel.shape[1])) for mel in mels]
+        nothing = self.noise.new_zeros(self.config.num_mels, room.frames)
+        mel = torch.stack(mels + [nothing] * lacking)
+        given = [call.push.f0 for call in batch if call.push.f0 is not None]
+        f0 = torch.stack(given) if given else None
 
         def run(index: Tensor, mel: Tensor) -> Wave:
-            return self.generation.run(state, step, index[0], index[1], mel)
+            return self.generation.run(state, Rows(room, index), mel, f0)
 
-        padding = [[state.spare] * lacking, [0] * lacking]
-        index = torch.tensor([own + more for own, more in zip(rows, padding, strict=True)])
-        mel = torch.stack(mels + [torch.zeros_like(mels[0])] * lacking)
-        result = graphs.run(("vocoder", *key), run, index, mel)
+        numbers = torch.tensor(index)
+        if graphs is None or f0 is not None:
+            return run(uploaded(numbers, self.noise.device), mel)
+        result = graphs.run(("vocoder", shape), run, numbers, mel)
         return Wave(result.wave.clone(), result.f0, result.source)
+
+    def _sound(self, wave: Wave, row: int, call: _Call, after: VoiceStream) -> Sound:
+        """What a row is given: of a turn's first call with the delay as silence."""
+        frame, before = self.config.frame_samples, call.stream
+        first = DELAY_FRAMES + before.emitted - before.begin
+        if before.received == 0 and not call.plan.last:
+            first = 0
+        end = DELAY_FRAMES + after.emitted - before.begin
+        count = call.plan.f0_count
+        return Sound(
+            wave.wave[row, first * frame : end * frame],
+            wave.f0[row, :count],
+            wave.source[row, : count * frame],
+        )
 
 
 def make_noise(config: VocoderConfig) -> Tensor:
@@ -172,7 +236,8 @@ def load_vocoder(
     noise: Tensor | None = None,
     where: str = "hift.pt",
 ) -> Vocoder:
-    """Build the vocoder that the weights are of, in float32; both weight-norm namings are read.
+    """Build the vocoder that the weights are of, in float32 but for F0; both weight-norm namings
+    are read.
 
     Raises `ConfigError` or `CheckpointError` naming what does not fit.
     """
@@ -180,9 +245,8 @@ def load_vocoder(
     config = VocoderConfig.of_weights(folded, yaml_path)
     hift = empty(lambda: Hift(config))
     load_state(hift, folded, where=where, device=device, dtype=torch.float32)
-    if config.causal:
-        part = "f0_predictor."
-        f0 = {n.removeprefix(part): t for n, t in folded.items() if n.startswith(part)}
-        load_state(hift.f0_predictor, f0, where=where, device=device, dtype=torch.float64)
+    part = "f0_predictor."
+    f0 = {n.removeprefix(part): t for n, t in folded.items() if n.startswith(part)}
+    load_state(hift.f0_predictor, f0, where=where, device=device, dtype=torch.float64)
     table = make_noise(config) if noise is None else noise
     return Vocoder(hift, table.to(device=device, dtype=torch.float32))

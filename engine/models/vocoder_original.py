@@ -6,15 +6,15 @@ released vocoder was always heard so and a smoother fade has not been listened t
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engine.models.hift import Hift
-from engine.models.vocoder_state import DELAY_FRAMES, VocoderState, VoiceStream
-from engine.models.vocoder_step import Step, Wave, noise_from
+from engine.models.ragged import covered, ended, joined
+from engine.models.vocoder_plan import DELAY_FRAMES, Plan, VoiceStream
+from engine.models.vocoder_state import VocoderState
+from engine.models.vocoder_step import Rows, Wave, keep, noise_from
 
 
 class Original:
@@ -27,46 +27,49 @@ class Original:
             noise
         )
 
-    def after(self, step: Step) -> VoiceStream:
+    def after(self, stream: VoiceStream, frames: int, last: bool) -> VoiceStream:
         """Where a call takes the stream."""
-        received = step.before.received + step.frames
-        return replace(
-            step.before,
-            mel=DELAY_FRAMES,
-            source=self.overlap,
-            speech=self.overlap,
-            received=received,
-            sourced=received,
-            emitted=received,
-            ended=step.last,
+        return stream.after(frames, last, lag=0, history=0)
+
+    def plan(self, stream: VoiceStream, frames: int, last: bool) -> Plan:
+        """What a call does; raises `ValueError` if it is too short to be faded into the next."""
+        total = stream.kept + frames
+        if not last and total < DELAY_FRAMES:
+            raise ValueError(f"{total} mel frames begin no stream of this vocoder")
+        return Plan(
+            kept=stream.kept,
+            frames=frames,
+            sourced=stream.kept,
+            f0_first=0,
+            f0_history=0,
+            f0_count=total,
+            forgotten=max(total - DELAY_FRAMES, 0),
+            last=last,
         )
 
     def first_sample(self, stream: VoiceStream) -> int:
         """The sample of the turn whose noise a call begins with."""
-        return stream.start * self.hift.config.frame_samples
+        return stream.begin * self.hift.config.frame_samples
 
-    def run(
-        self, state: VocoderState, step: Step, rows: Tensor, samples: Tensor, mel: Tensor
-    ) -> Wave:
-        """Advance rows [B] by mel [B, C, T]; `samples` [B], see `first_sample`."""
-        old = step.before
-        mel = torch.cat([state.mel.index_select(0, rows)[..., : old.mel], mel], dim=-1)
-        if not step.last and mel.shape[-1] < DELAY_FRAMES:
-            raise ValueError(f"{mel.shape[-1]} mel frames begin no stream of this vocoder")
-        f0 = self.hift.f0_predictor(mel) if step.f0 is None else step.f0
+    def run(self, state: VocoderState, rows: Rows, mel: Tensor, f0: Tensor | None = None) -> Wave:
+        """Advance rows by mel [B, C, T]; `f0` [B, T] is used in place of the predicted one."""
+        frame, overlap, slots = self.hift.config.frame_samples, self.overlap, rows.slots
+        kept, total = rows.count("kept"), rows.count("f0_count")
+        mel = ended(joined(state.mel.index_select(0, slots), mel, kept), total)
+        if f0 is None:
+            f0 = ended(self.hift.f0_predictor(mel, total), total)
         sines = self.hift.smooth_sines(f0)
-        source = self.hift.source(sines, f0, noise_from(self.noise, samples, sines.shape[1]))
-        source[:, : old.source] = state.source.index_select(0, rows)[:, : old.source]
-        wave = self.hift.filter(mel, source)
-        overlap = self.overlap
-        if old.speech:
-            before = state.speech.index_select(0, rows) * self.fade[overlap:]
-            wave[:, :overlap] = wave[:, :overlap] * self.fade[:overlap] + before
-        if not step.last:
-            state.mel[..., :DELAY_FRAMES].index_copy_(0, rows, mel[..., -DELAY_FRAMES:])
-            state.source[:, :overlap].index_copy_(0, rows, source[:, -overlap:])
-            state.speech.index_copy_(0, rows, wave[:, -overlap:])
-        heard = wave if step.last else wave[:, :-overlap]
-        if not step.last and old.received == 0:
-            heard = F.pad(heard, (overlap, 0))
-        return Wave(heard, f0, source)
+        noise = noise_from(self.noise, rows.samples, sines.shape[1])
+        source = self.hift.source(sines, f0, noise)
+        source = covered(source, state.source.index_select(0, slots), kept * frame)
+        wave = self.hift.filter(mel, source, span=total)
+        if kept.most:
+            before = state.speech.index_select(0, slots) * self.fade[overlap:]
+            faded = wave[:, :overlap] * self.fade[:overlap] + before
+            wave = covered(wave, faded, kept * frame)
+        if rows.keeps:
+            forgotten = rows.count("forgotten")
+            keep(state.mel[..., :DELAY_FRAMES], rows, mel, forgotten)
+            keep(state.source[:, :overlap], rows, source, forgotten * frame)
+            keep(state.speech, rows, wave, forgotten * frame)
+        return Wave(F.pad(wave, (overlap, 0)), f0, source)

@@ -18,6 +18,7 @@ from engine.layers.mel_streams import MARGIN, UNIT_FRAMES
 from engine.layers.packing import pack_biased
 from engine.layers.varlen import VarlenLayout, varlen_attention
 from engine.models.config import AudioConfig
+from engine.staging import uploaded
 
 LAYER_NORM_EPS = 1e-5
 
@@ -221,8 +222,8 @@ class WhisperEncoder(nn.Module):
         assert len(slots) == mel.shape[0] == len(is_first), (
             f"{len(slots)} slots, {mel.shape[0]} rows, {len(is_first)} flags"
         )
-        index = torch.tensor(self.plan(cache, slots, len(slots)), device=self.device)
-        first = torch.tensor(list(is_first), device=self.device)
+        index = uploaded(torch.tensor(self.plan(cache, slots, len(slots))), self.device)
+        first = uploaded(torch.tensor(list(is_first)), self.device)
         hidden = self.frames(mel, first, cache, index)
         self.advance(cache, slots)
         return hidden
@@ -254,7 +255,7 @@ class WhisperEncoder(nn.Module):
         if min(mel_lengths) < mel.shape[2]:
             # The second convolution of a shorter row must see the padding that it has alone.
             frames = torch.arange(mel.shape[2], device=self.device)
-            lengths = torch.tensor(list(mel_lengths), device=self.device)
+            lengths = uploaded(torch.tensor(list(mel_lengths)), self.device)
             first = first.masked_fill((frames >= lengths[:, None])[:, None], 0.0)
         second: Tensor = F.gelu(self.conv2(first)).transpose(1, 2)
         return second
@@ -262,7 +263,7 @@ class WhisperEncoder(nn.Module):
     def _visible(self, counts: Sequence[int], total: int, block: int) -> Tensor | None:
         """[B, 1, T or 1, T] True where a query may look; None where it may look everywhere."""
         keys = torch.arange(total, device=self.device)
-        lengths = torch.tensor(list(counts), device=self.device)
+        lengths = uploaded(torch.tensor(list(counts)), self.device)
         inside = (keys < lengths[:, None])[:, None, None]
         if block:
             ends = (keys // block + 1) * block

@@ -87,15 +87,19 @@ def play(
     return played
 
 
-def sing(vocoder: Vocoder, played: list[Played], *, with_f0: bool) -> list[Tensor]:
-    """The vocoder by itself on the same mel frames, and F0 where asked for."""
+def sing(
+    vocoder: Vocoder, played: list[Played], *, with_f0: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Waves and F0 of the vocoder by itself on the same mel frames, and F0 where asked for."""
     state = vocoder.new_state(1 + max(part.slot for part in played))
-    device, waves = vocoder.noise.device, []
+    device = vocoder.noise.device
+    waves, tones = [], []
     for part in played:
         f0 = part.f0.to(device) if with_f0 else None
         [sound] = vocoder.push(state, [Push(part.slot, part.mel.to(device), part.last, f0)])
         waves.append(sound.wave.cpu())
-    return waves
+        tones.append(sound.f0.cpu())
+    return waves, tones
 
 
 def spectra(waves: list[Tensor]) -> list[Tensor]:
@@ -111,8 +115,8 @@ def spectra(waves: list[Tensor]) -> list[Tensor]:
 def measure(model: OmniModel, codes: list[list[list[int]]]) -> dict[str, Any]:
     """`codes`: by unit and row. The reference has the file's weights, not the flow's narrow ones.
 
-    The engine's vocoder is float32 too, but convolutions on CUDA are TF32 unless that is switched
-    off, which the engine leaves as it finds it.
+    The engine's vocoder is float32 too, and its F0 float64, but the filter's convolutions on CUDA
+    are TF32 unless that is switched off, which the engine leaves as it finds it.
     """
     if model.token2wav is None:
         return {"skipped": "the checkpoint has no token2wav"}
@@ -127,9 +131,10 @@ def measure(model: OmniModel, codes: list[list[list[int]]]) -> dict[str, Any]:
             model.folder / ASSETS, device=model.device, dtype=torch.float32, steps=flow.steps
         )
         reference = play(wide, voice, codes, None)
-        same_mel = sing(wide.vocoder, engine, with_f0=False)
+        same_mel, tones = sing(wide.vocoder, engine, with_f0=False)
         # The earlier generation predicts F0 of a whole call, which is not what it is given here.
-        same_f0 = sing(wide.vocoder, engine, with_f0=True) if wide.vocoder.config.causal else None
+        has_f0 = wide.vocoder.config.causal
+        same_f0 = sing(wide.vocoder, engine, with_f0=True)[0] if has_f0 else None
     waves = [part.wave for part in engine]
     told: dict[str, Any] = {
         "flow": str(flow.encoder_proj.weight.dtype).removeprefix("torch."),
@@ -142,6 +147,7 @@ def measure(model: OmniModel, codes: list[list[list[int]]]) -> dict[str, Any]:
     told["spectrum against float32"] = error(
         spectra(waves), spectra([part.wave for part in reference])
     )
+    told["f0 of the same mel"] = error([part.f0 for part in engine], tones)
     told["wave of the same mel"] = error(waves, same_mel)
     told["spectrum of the same mel"] = error(spectra(waves), spectra(same_mel))
     if same_f0 is not None:

@@ -345,39 +345,26 @@ def chooser_pair(name: str) -> tuple[Chooser, Chooser]:
     return choosers
 
 
-def test_choosing_a_duplex_token_by_graph_equals_choosing_it_without() -> None:
-    captured, eager = chooser_pair("duplex")
-    chosen = set()
-    for turn in range(60):
-        rows = [
-            DuplexRow(
-                DuplexSampling(top_k=5 + 3 * slot, top_p=0.95, greedy=slot == 2, temperature=1.3),
-                Draws(100 * turn + slot),
-                ids_of(turn, slot),
-            )
-            for slot in SLOTS
-        ]
-        tensors = duplex_tensors(rows, VOCAB, MAX_RECENT)
-        ours = captured(SLOTS, tensors)
-        assert ours == eager(SLOTS, tensors)
-        chosen.update(ours)
-    assert len(chosen) > len(SLOTS)
+def duplex_row(turn: int, slot: int) -> DuplexRow:
+    settings = DuplexSampling(top_k=5 + 3 * slot, top_p=0.95, greedy=slot == 2, temperature=1.3)
+    return DuplexRow(settings, Draws(100 * turn + slot), ids_of(turn, slot))
 
 
-def test_choosing_a_turn_token_by_graph_equals_choosing_it_without() -> None:
-    captured, eager = chooser_pair("turn")
+def turn_row(turn: int, slot: int) -> TurnRow:
+    settings = TurnSampling(top_k=5 + 3 * slot, top_p=0.95, greedy=slot == 2, temperature=1.3)
+    forbidden = forbidden_mask([40], VOCAB, "cuda") if slot % 2 else None
+    return TurnRow(settings, Draws(100 * turn + slot), ids_of(turn, slot), forbidden)
+
+
+@pytest.mark.parametrize("name", ["duplex", "turn"])
+def test_choosing_a_token_by_graph_equals_choosing_it_without(name: str) -> None:
+    captured, eager = chooser_pair(name)
     chosen = set()
     for turn in range(60):
-        rows = [
-            TurnRow(
-                TurnSampling(top_k=5 + 3 * slot, top_p=0.95, greedy=slot == 2, temperature=1.3),
-                Draws(100 * turn + slot),
-                ids_of(turn, slot),
-                forbidden_mask([40], VOCAB, "cuda") if slot % 2 else None,
-            )
-            for slot in SLOTS
-        ]
-        tensors = turn_tensors(rows, VOCAB, MAX_RECENT)
+        if name == "duplex":
+            tensors = duplex_tensors([duplex_row(turn, s) for s in SLOTS], VOCAB, MAX_RECENT)
+        else:
+            tensors = turn_tensors([turn_row(turn, s) for s in SLOTS], VOCAB, MAX_RECENT)
         ours = captured(SLOTS, tensors)
         assert ours == eager(SLOTS, tensors)
         chosen.update(ours)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -137,6 +140,22 @@ def test_the_same_blocks_lead_to_the_same_order_object() -> None:
     start = Orders((CacheOrder(keep_ends(12, 4)),))
     one, two = start.add((12,))[1].add((5,))[1], start.add((12,))[1].add((5,))[1]
     assert one is two
+
+
+def test_what_was_worked_out_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns that all differ leave no more behind than the memory is allowed to hold."""
+    monkeypatch.setattr(Orders, "REMEMBERED", 16)
+    start = Orders((CacheOrder(keep_ends(12, 4)),))
+    made = []
+    for turn in range(40):
+        orders = start
+        for block in range(5):
+            orders = orders.add((1 + turn % 7 + block,))[1]
+            orders = orders.add((1 + turn,))[1]
+            made.append(weakref.ref(orders))
+    del orders
+    gc.collect()
+    assert len({ref() for ref in made} - {None}) <= 17
 
 
 def test_codes_and_windows_that_cannot_be_are_refused(flow: Flow) -> None:

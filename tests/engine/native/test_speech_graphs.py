@@ -70,12 +70,17 @@ def test_sound_by_graphs_is_the_sound_without(causal: bool) -> None:
     for one, two in zip(graphed.first_part(first), plain.first_part(first), strict=True):
         assert torch.allclose(one, two, atol=2e-4)
     for unit in range(5):
-        batch = [
-            Codes(s, codes(10 * unit + s, 16 if unit == 0 and s in (0, 2) else 25), unit == 3)
-            for s in (3, 0, 2)[: 3 - unit % 2]
-        ]
+        batch = []
+        for slot in (3, 0, 2)[: 3 - unit % 2]:
+            count = 16 if unit == 0 and slot in (0, 2) else 7 + 4 * slot if unit == 3 else 25
+            batch.append(Codes(slot, codes(10 * unit + slot, count), unit == 3))
         for one, two in zip(graphed.unit(batch), plain.unit(batch), strict=True):
             assert one.shape == two.shape
             # Mel differs in its last bits, and F0 carries them into the phase.
             assert torch.allclose(one, two, atol=2e-4), unit
+    groups = [[(31, False), (8, False)], [(20, False), (4, True)], [(28, True)]]
+    for number, group in enumerate(groups):
+        batch = [Codes(s, codes(90 + number + s, n), e) for s, (n, e) in enumerate(group, 1)]
+        for one, two in zip(graphed.group(batch), plain.group(batch), strict=True):
+            assert one.shape == two.shape and torch.allclose(one, two, atol=2e-4)
     assert pool.misses == 0 and pool.replays > 20

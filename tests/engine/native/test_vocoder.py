@@ -11,6 +11,7 @@ from engine.layers.weight_norm import NEW, OLD
 from engine.models.config import ConfigError
 from engine.models.hift import Hift
 from engine.models.hift_layers import Spectrum
+from engine.models.ragged import Count
 from engine.models.vocoder import Push, Vocoder, load_vocoder, make_noise
 from engine.models.vocoder_config import VocoderConfig
 from engine.weights import CheckpointError
@@ -80,7 +81,8 @@ def test_rows_of_a_batch_equal_the_same_rows_alone(causal: bool) -> None:
 def test_graphs_shapes_change_no_row_and_touch_no_other_slot(causal: bool) -> None:
     vocoder, graphs = make(causal), GraphPool("cpu")
     plain, padded = vocoder.new_state(4), vocoder.new_state(4)
-    vocoder.warm_up(padded, 4, graphs, [[(50, False), (50, False), (6, True)], [(18, False)]])
+    turns = [[(50, False), (50, False), (6, True)], [(18, False)]]
+    vocoder.warm_up(padded, 4, graphs, turns, most_frames=54)
     vocoder.push(padded, [Push(1, mel(50))], graphs)
     idle = [tensor[1].clone() for tensor in padded.tensors]
     for turn, (frames, last) in enumerate([(50, False), (50, False), (50, False), (6, True)]):
@@ -92,16 +94,60 @@ def test_graphs_shapes_change_no_row_and_touch_no_other_slot(causal: bool) -> No
         assert torch.equal(before, now[1])
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_unlike_rows_share_a_shape_and_sound_as_alone(causal: bool) -> None:
+    """Beginnings, middles and ends of many lengths, in one shape with room for all."""
+    vocoder, graphs = make(causal), GraphPool("cpu")
+    plain, shared = vocoder.new_state(5), vocoder.new_state(5)
+    vocoder.warm_up(shared, 5, graphs, [], most_frames=54)
+    turns = {
+        3: [(10, False), (2, False), (50, False), (6, True)],
+        0: [(18, False), (32, False), (24, False), (14, True)],
+        4: [(54, False), (54, True), (8, True), (6, True)],
+        2: [(6, True), (38, False), (48, True), (12, False)],
+        1: [(28, False), (12, False), (2, False), (54, True)],
+    }
+    for place in range(4):
+        pushes = [
+            Push(slot, mel(calls[place][0], 10 * place + slot), calls[place][1])
+            for slot, calls in turns.items()
+        ]
+        ours = vocoder.push(shared, pushes, graphs)
+        for push, sound in zip(pushes, ours, strict=True):
+            [wanted] = vocoder.push(plain, [push])
+            assert sound.f0.shape == wanted.f0.shape and sound.wave.shape == wanted.wave.shape
+            assert torch.allclose(sound.f0, wanted.f0, atol=5e-5)
+            # The last bits of F0 are summed up in the phase.
+            for one, two in ((sound.source, wanted.source), (sound.wave, wanted.wave)):
+                assert torch.allclose(one, two, atol=1e-5), (place, push.slot)
+            if push.last:
+                plain.open(push.slot)
+                shared.open(push.slot)
+
+
+def test_f0_is_the_same_whatever_is_in_the_batch_and_whatever_convolutions_round() -> None:
+    """It is float64 inside: then float32 has one value for it, but for rare halfway cases."""
+    for causal in (True, False):
+        predictor = make(causal).hift.f0_predictor
+        frames = torch.stack([mel(58, seed) for seed in range(7)])
+        together = predictor(frames)
+        assert together.dtype == torch.float32
+        alone = torch.cat([predictor(row[None]) for row in frames])
+        assert (together == alone).float().mean() > 0.999
+        widest = predictor(frames.double())
+        assert torch.equal(together, widest.float())
+
+
 def test_the_small_transforms_are_those_of_torch() -> None:
     spectrum = Spectrum(16, 4)
     x = torch.randn(2, 400, generator=torch.Generator().manual_seed(1))
     window = torch.hann_window(16)
     wanted = torch.stft(x, 16, 4, 16, window, return_complex=True)
-    ours = spectrum.forward(x)
+    ours = spectrum.forward(x, Count(400))
     assert torch.allclose(ours, torch.cat([wanted.real, wanted.imag], dim=1), atol=1e-5)
     magnitude, phase = wanted.abs(), torch.randn(wanted.shape)
     back = torch.istft(torch.polar(magnitude, phase), 16, 4, 16, window)
-    assert torch.allclose(spectrum.inverse(magnitude, phase), back, atol=1e-5)
+    assert torch.allclose(spectrum.inverse(magnitude, phase, Count(400)), back, atol=1e-5)
 
 
 def test_the_original_fades_from_one_call_to_the_next() -> None:
@@ -124,6 +170,12 @@ def test_the_generation_is_told_by_a_kernel_and_both_namings_are_read() -> None:
         for name, tensor in new.hift.state_dict().items():
             assert torch.equal(tensor, old.hift.state_dict()[name])
             assert torch.allclose(tensor.float(), hift.state_dict()[name].float(), atol=1e-6), name
+        hift.f0_predictor.prepare()
+        for vocoder in (new, old):
+            kernels = zip(vocoder.hift.f0_predictor.kernels, hift.f0_predictor.kernels, strict=True)
+            for (kernel, bias), (wanted, wanted_bias) in kernels:
+                assert torch.allclose(kernel, wanted, atol=1e-6)
+                assert torch.equal(bias, wanted_bias)
 
 
 def test_a_generator_prefix_is_dropped_and_what_does_not_fit_is_named() -> None:

@@ -26,6 +26,8 @@ class Recorder(Speaker):
         self.device = torch.device("cpu")
         self.told: list[tuple[Any, ...]] = []
         self.fails = False
+        self.fails_behind = -1
+        """The place of a batch whose sound is the last before a failure."""
 
     def unit(self, batch: Sequence[Speak], stages: Stages, emit: Emit) -> None:
         self.told.append(("unit", *[s.slot for s in batch]))
@@ -34,6 +36,8 @@ class Recorder(Speaker):
         for place, speak in enumerate(batch):
             emit(place, np.full(2, speak.slot, np.int16), False)
             emit(place, np.full(3, speak.slot, np.int16), True)
+            if place == self.fails_behind:
+                raise RuntimeError("half way")
 
     def group(self, batch: Sequence[Speak], stages: Stages, emit: Emit) -> None:
         self.told.append(("group", *[s.slot for s in batch]))
@@ -129,6 +133,16 @@ def test_a_failure_is_told_to_everyone_in_the_batch_and_the_lane_goes_on() -> No
     made.say(say(5))
     made.step()
     assert done[-1].say.owner == "s5" and done[-1].error is None
+
+
+def test_a_failure_half_way_is_told_to_those_who_have_no_last_part_yet() -> None:
+    made, speaker, done = lane()
+    speaker.fails_behind = 0
+    for slot in range(3):
+        made.say(say(slot))
+    made.step()
+    answers = [(s.say.owner, None if s.error is None else str(s.error)) for s in done if s.is_last]
+    assert answers == [("s0", None), ("s1", "half way"), ("s2", "half way")]
 
 
 def test_its_thread_says_what_is_ordered_until_it_is_stopped() -> None:
