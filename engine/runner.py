@@ -22,6 +22,7 @@ from engine.layers.logmel import PIECE_SAMPLES, mel_frames, pieces
 from engine.layers.mel_streams import MelStreams
 from engine.llm_rows import LlmRows
 from engine.model import OmniModel
+from engine.timing import passed
 from engine.turn_rows import TurnRows
 
 
@@ -121,11 +122,7 @@ class Runner:
             if states
             else torch.zeros(0, width, dtype=self.model.dtype, device=device)
         )
-        if device.type != "cuda":
-            return (given, hidden), None
-        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        ready.record()
-        return (given, hidden), ready
+        return (given, hidden), passed(device)
 
 
 @torch.inference_mode()

@@ -250,11 +250,16 @@ def turn_logits(logits: Tensor, rows: Sequence[TurnRow], terminators: Sequence[i
     return turn_scores(logits.float(), numbers, recent, terminators, _mask(rows, logits))
 
 
-def sample_turn(logits: Tensor, rows: Sequence[TurnRow], terminators: Sequence[int]) -> list[int]:
-    """One id per row of raw logits [B, V]."""
+def sample_turn(
+    logits: Tensor,
+    rows: Sequence[TurnRow],
+    terminators: Sequence[int],
+    forced: Sequence[int] = (),
+) -> list[int]:
+    """One id per row of raw logits [B, V]; where `forced` is not -1, that id."""
     _check_batch(logits, rows)
     x, forbidden = logits.float(), _mask(rows, logits)
-    tensors = turn_tensors(rows, x.shape[1])
+    tensors = turn_tensors(rows, x.shape[1], forced=forced)
     numbers, recent = tensors.numbers.to(x.device), tensors.recent.to(x.device)
     limit = _limit(turn_scores(x, numbers, recent, terminators, forbidden), numbers)
     chosen: list[int] = choose_turn(x, numbers, recent, terminators, forbidden, limit).tolist()

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+from engine.background import Background
 from engine.fullduplex import FullDuplex
 from engine.phases import PHASES
 from engine.protocol import (
@@ -43,10 +44,6 @@ log = logging.getLogger(__name__)
 IDLE_WAIT_S = 0.05
 MAX_INBOX = 20_000
 SWITCH_INTERVAL_S = 0.0002
-PATIENCE_S = 0.15
-"""For so long prompts and messages are not read on while units are under way: a piece takes 20 ms
-and fills the GPU, so that each step of a unit would wait for one and its speech take twice as long.
-"""
 
 
 @dataclass(frozen=True)
@@ -91,14 +88,13 @@ class Scheduler:
         self._shelf = shelf
         self._duplex = FullDuplex(runner, self._lane, max_context, phases=phases)
         self._turns = TurnTaking(runner, self._lane, max_context)
+        self._background = Background(runner.model.device, self._duplex, self._turns)
         self._sessions: dict[int, Session] = {}
         self._inbox: deque[tuple[float, Order]] = deque()
         """With when they came."""
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._prepared = 0.0
-        """When `_prepare` had its turn last."""
         self.refused_messages = 0
         self._has_broken = False
 
@@ -189,25 +185,11 @@ class Scheduler:
 
     def _step(self) -> bool:
         """Start what is due, then a token for everybody in one forward; whether there was work."""
-        started = self._duplex.start() or self._prepare()
+        started = self._duplex.start() or self._background.go_on()
         # Beside units under way a reply's token costs little; alone it would hold up their speech.
         waits = self._duplex.is_speaking() and not self._duplex.is_busy()
         decided = step(self.runner, (self._duplex,) if waits else (self._duplex, self._turns))
         return started or decided
-
-    def _prepare(self) -> bool:
-        """Do a piece of what no unit waits for: pictures ahead, newcomers' prompts, messages.
-
-        While units are decided or spoken it has to wait, but not for ever.
-        """
-        now = time.monotonic()
-        if not (self._duplex.is_busy() or self._duplex.is_speaking()):
-            self._prepared = now
-            return self._duplex.look_ahead() or self._duplex.read_on() or self._turns.read_on()
-        if now - self._prepared < PATIENCE_S:
-            return False
-        self._prepared = now
-        return self._duplex.read_on() or self._turns.read_on()
 
     def _drain(self) -> None:
         while self._inbox:

@@ -17,6 +17,15 @@ def _is_passed(mark: torch.cuda.Event) -> bool:
     return bool(mark.query())  # type: ignore[no-untyped-call]
 
 
+def passed(device: torch.device) -> torch.cuda.Event | None:
+    """An event behind the work in the current stream; None for a CPU, which has done it."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
 class Timer:
     """One stretch of work; on CUDA between two marks in the stream, read when both are passed."""
 

@@ -30,8 +30,9 @@ class ChosenTurns:
 class TurnRows:
     """Drives sessions by slot: `add`, `open_replies`, then `step` until every reply is over.
 
-    `observe` sees the slots and raw logits [B, V] of every sampling step and may replace them; it
-    is for replays.
+    `observe` sees the slots and raw logits [B, V] of every sampling step and may replace them;
+    `force` gives the ids to choose by slot, -1 for a free choice. They are for replays and
+    benchmarks.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class TurnRows:
         self.rows = rows
         self.sessions: dict[int, TurnSession] = {}
         self._observe = observe
+        self.force: Callable[[list[int]], list[int]] | None = None
         self._terminators = tokens.half_duplex_terminators
         self._forbidden = forbidden_mask(
             tokens.half_duplex_forbidden, rows.model.config.vocab_size, rows.model.device
@@ -145,13 +147,14 @@ class TurnRows:
 
     def _decide(self, slots: list[int]) -> list[int]:
         rows = [self.sessions[slot].sampling_row(self._forbidden) for slot in slots]
+        forced = self.force(slots) if self.force is not None else ()
         if self._observe is None and all(Chooser.takes(row.settings) for row in rows):
             vocab = self.rows.model.config.vocab_size
-            return self._chooser(slots, turn_tensors(rows, vocab, MAX_RECENT))
+            return self._chooser(slots, turn_tensors(rows, vocab, MAX_RECENT, forced))
         logits = torch.stack([fed.logits for fed in self.rows.newest(slots)])
         if self._observe is not None:
             logits = self._observe(slots, logits)
-        return sample_turn(logits, rows, self._terminators)
+        return sample_turn(logits, rows, self._terminators, forced)
 
     def _choose(self, logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor:
         return choose_turn(logits, numbers, recent, self._terminators, self._forbidden, limit)

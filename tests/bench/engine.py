@@ -82,6 +82,9 @@ class Load:
         self.warm_up_s = time.perf_counter() - started
         self.script = Script(model.tokens, total, options.speaking, options.seed)
         runner.duplex.force = self.script.choose
+        # Most ids of a random model are no words: a reply would be over before it has a text.
+        word = model.tokens.encode("a")[0]
+        runner.turns.force = lambda slots: [word] * len(slots)
         self.callers: list[Call | Chat] = []
         for slot in range(calls):
             self._call(slot)

@@ -17,9 +17,12 @@ from engine.layers.logmel import LogMel
 from engine.models.flow_config import FlowConfig
 from engine.models.vocoder import Push, Vocoder, make_noise
 from engine.models.vocoder_config import VocoderConfig
+from engine.models.whisper import WhisperEncoder
 from engine.speech_streams import Codes, SpeechStreams
+from engine.weights import empty
 from tests.engine.native import test_tts, test_whisper
 from tests.exactness import exact
+from tests.random_weights import random_weights
 from tests.speech_assets import random_hift, random_token2wav, random_voice
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -137,7 +140,8 @@ def test_turns_of_any_length_miss_no_graph(causal: bool) -> None:
 def test_conditions_whole_sounds_and_missing_graphs_are_not_waited_for() -> None:
     decoder = test_tts.make_decoder().cuda()
     ids, hidden = torch.tensor([3, 5]), torch.randn(2, test_tts.CONFIG.llm_dim, device="cuda")
-    encoder = test_whisper.build(test_whisper.CONFIG).cuda()
+    encoder = empty(lambda: WhisperEncoder(test_whisper.CONFIG))
+    random_weights(encoder, 1, device="cuda", dtype=torch.float32)
     mels = LogMel(device="cuda")
     sounds = [0.1 * torch.randn(count) for count in (16_000, 9_000)]
     pool = GraphPool("cuda")
