@@ -36,17 +36,24 @@ class Background:
     def go_on(self) -> bool:
         """Do a piece; whether there was one.
 
-        While units are decided or spoken it has to wait, but not for ever.
+        Pictures wait while units are decided. Prompts and messages wait for units that are spoken,
+        too, but not for ever.
         """
-        now = self._clock()
-        is_quiet = not (self._duplex.is_busy() or self._duplex.is_speaking())
-        if not is_quiet and now - self._had_turn < PATIENCE_S:
+        now, is_busy = self._clock(), self._duplex.is_busy()
+        if not is_busy and self._paced(self._duplex.look_ahead):
+            return True
+        if (is_busy or self._duplex.is_speaking()) and now - self._had_turn < PATIENCE_S:
             return False
         self._had_turn = now
+        return self._paced(self._duplex.read_on) or self._paced(self._turns.read_on)
+
+    def _paced(self, do: Callable[[], bool]) -> bool:
+        """Do a piece once the one before is done: units that become due wait for everything in
+        the device's queue."""
         if self._piece is not None:
-            # Units that become due wait for everything in the device's queue: one piece at most.
             self._piece.synchronize()
-        found = is_quiet and self._duplex.look_ahead()
-        found = found or self._duplex.read_on() or self._turns.read_on()
-        self._piece = passed(self._device) if found else None
+            self._piece = None
+        found = do()
+        if found:
+            self._piece = passed(self._device)
         return found

@@ -61,17 +61,24 @@ def test_with_nothing_else_to_do_pictures_go_before_prompts_and_these_before_mes
 
 
 @pytest.mark.parametrize("kind", ["deciding", "speaking"])
-def test_beside_units_a_piece_is_read_now_and_then_and_no_picture(kind: str) -> None:
-    modes = Modes(pictures=3, messages=9)
+def test_beside_units_a_piece_is_read_now_and_then(kind: str) -> None:
+    modes = Modes(messages=9)
     made, clock = background(modes)
-    modes.left["pictures"] = 0
     assert made.go_on()
-    modes.left["pictures"] = 3
     setattr(modes, kind, True)
     taken = []
     for _ in range(40):
         clock.now += PATIENCE_S / 10
         taken.append(made.go_on())
-    assert 3 <= sum(taken) <= 4 and set(modes.done) == {"messages"}
-    setattr(modes, kind, False)
-    assert made.go_on() and modes.done[-1] == "pictures"
+    assert 3 <= sum(taken) <= 4
+
+
+def test_pictures_wait_for_units_that_are_decided_and_not_for_those_that_are_spoken() -> None:
+    modes = Modes(pictures=2)
+    made, clock = background(modes)
+    modes.deciding = modes.speaking = True
+    clock.now += 10 * PATIENCE_S
+    assert not made.go_on()
+    modes.deciding = False
+    assert made.go_on() and made.go_on() and not made.go_on()
+    assert modes.done == ["pictures"] * 2
