@@ -307,14 +307,15 @@ class FullDuplex:
             return
         for slot in results:
             self._minds[slot].is_running = False
+        aloud = [s for s, r in results.items() if r.wants_speech and self._minds[s].session.speaks]
         for slot, result in results.items():
             mind = self._minds[slot]
             if result.is_cut:
                 mind.mouth.hush()
                 if mind.session.output.is_open:
                     mind.session.output.interrupt()
-            if result.wants_speech and mind.session.speaks:
-                self._say(mind, result)
+            if slot in aloud:
+                self._say(mind, result, others_follow=slot != aloud[-1] or self.is_busy())
             else:
                 if result.wants_speech or result.text:
                     self._open(mind, result)
@@ -323,7 +324,7 @@ class FullDuplex:
             mind.session.warn_context(result.warning)
         self._runner.duplex.finalize(list(results))
 
-    def _say(self, mind: _Mind, result: UnitResult) -> None:
+    def _say(self, mind: _Mind, result: UnitResult, *, others_follow: bool) -> None:
         slot = mind.session.slot
         utterance = _Utterance(slot, mind, result, mind.mouth.generation, mind.due, mind.stages)
         if not mind.speaking:
@@ -338,7 +339,7 @@ class FullDuplex:
             is_unit=True,
             ends=result.end_of_turn,
             starts=result.is_turn_start,
-            others_follow=self.is_busy(),
+            others_follow=others_follow,
         )
 
     def spoken(self, spoken: Spoken) -> None:

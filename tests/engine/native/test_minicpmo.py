@@ -19,8 +19,10 @@ import pytest
 
 from engine import protocol as p
 from engine.config import MiniCpmoConfig
+from engine.duplex import UnitResult
 from engine.interface import EngineError, EngineSession
 from engine.minicpmo import MiniCpmoEngine
+from engine.voicelane import Say
 from tests.waiting import until
 
 Wanted = TypeVar("Wanted", bound=p.Message)
@@ -304,6 +306,47 @@ async def test_of_two_callers_one_is_put_between_the_units_of_the_other(
         talk.quiet(0.3)
         await talk.until(p.UnitDone)
     for talk in (one, other, seeded):
+        await talk.session.close()
+
+
+async def test_of_units_that_are_decided_together_all_but_the_last_say_that_others_follow(
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = engine._scheduler
+    assert scheduler is not None
+    tokens = scheduler.runner.model.tokens
+    words = (tokens.speak, tokens.encode("a")[0], tokens.chunk_eos)
+    steps = [0] * 4
+
+    def choose(slots: list[int]) -> list[int]:
+        chosen = [words[steps[slot] % 3] for slot in slots]
+        for slot in slots:
+            steps[slot] += 1
+        return chosen
+
+    said: list[bool] = []
+    groups: list[list[bool]] = []
+    say, apply = scheduler._lane.say, scheduler._duplex._apply
+
+    def note(order: Say) -> None:
+        said.append(order.others_follow)
+        say(order)
+
+    def note_group(results: dict[int, UnitResult]) -> None:
+        said.clear()
+        apply(results)
+        groups.append(list(said))
+
+    monkeypatch.setattr(scheduler.runner.duplex, "force", choose)
+    monkeypatch.setattr(scheduler._lane, "say", note)
+    monkeypatch.setattr(scheduler._duplex, "_apply", note_group)
+    talks = [Talk(engine, f"t{slot}", slot, config()) for slot in range(3)]
+    for _ in range(5):
+        await asyncio.gather(*(talk.units(1) for talk in talks))
+    spoken = [group for group in groups if group]
+    assert max(map(len, spoken)) > 1
+    assert all(all(group[:-1]) for group in spoken)
+    for talk in talks:
         await talk.session.close()
 
 
