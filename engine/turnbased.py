@@ -32,7 +32,7 @@ class ReplySettings:
 
     sampling: TurnSampling = TurnSampling()
     max_new_tokens: int = 256
-    """Rounded up to whole chunks."""
+    """Rounded up to whole chunks, the first of which has a token more."""
     chunk_tokens: int = CHUNK_TOKENS
     """Speech is made of ten tokens at once; what is only read may come sooner."""
     speech: bool = True

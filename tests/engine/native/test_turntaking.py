@@ -1,7 +1,8 @@
 """Turns of the native engine, with a tiny random model: asked for, spoken over, given up.
 
 Guards: instructions and modalities of one response hold for it alone; speech over a message that is
-still being read cancels its answer and keeps the message; a closed session lets go of its tensors
+still being read cancels its answer and keeps the message; text comes as it is decided, and waits
+for the speech of units; a closed session lets go of its tensors
 at once; a full inbox refuses sound and pictures only.
 """
 
@@ -52,6 +53,41 @@ def may_read(engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch) -> Iterato
     go = hold_reading(monkeypatch)
     yield go
     go.set()
+
+
+async def test_what_is_only_read_comes_token_by_token(engine: MiniCpmoEngine) -> None:
+    runner = scheduler_of(engine).runner
+    word = runner.model.tokens.encode("a")[0]
+    runner.turns.force = lambda slots: [word] * len(slots)
+    talk = begin(engine)
+    texts: list[list[str]] = []
+    for wanted in ("text", "audio"):
+        write(talk, "hello")
+        respond(talk, modalities=(wanted,))
+        done = await talk.until(p.ResponseDone, len(texts) + 1)
+        texts.append([m.text for m in of_epoch(talk, p.TextOut, done.epoch) if m.text])
+    read, spoken = texts
+    # The last two come together: a token waits for its state, at the end nothing does.
+    assert read == [*["a"] * 9, "aa"]
+    assert 0 < len(spoken) <= 2
+    await talk.session.close()
+
+
+async def test_a_reply_waits_for_the_speech_of_units(
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaking = True
+    monkeypatch.setattr(scheduler_of(engine)._duplex, "is_speaking", lambda: speaking)
+    talk = begin(engine, modalities=("text",))
+    write(talk, "hello")
+    respond(talk)
+    # It is read all the same, after some patience.
+    await talk.until(p.ResponseStarted)
+    await asyncio.sleep(0.3)
+    assert not talk.all(p.TextOut) and not talk.all(p.ResponseDone)
+    speaking = False
+    await talk.until(p.ResponseDone)
+    await talk.session.close()
 
 
 # ---------------------------------------------------------------- one response's own settings
