@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.flow_fused import Gated, Norm, gated_columns, gated_norm, store_heads
+from engine.layers.linear import linear_gelu
 from engine.layers.varlen import VarlenLayout, varlen_attention
-from engine.models.flow_cells import CellRows, TailRows, convolve, packed_kernel
+from engine.models.flow_cells import CellRows, TailRows, packed_kernel
 from engine.models.flow_config import DitConfig
 
 TIME_SCALE = 1000.0
@@ -55,28 +57,26 @@ class Attention(nn.Module):
         self.proj = nn.Linear(inner, config.hidden_size)
 
     def pack(self) -> None:
-        """Queries and keys of one matrix, with one norm."""
-        linears = (self.to_q, self.to_k)
+        """Queries, keys and values of one matrix, with one norm."""
+        linears = (self.to_q, self.to_k, self.to_v)
         self.weight = torch.cat([linear.weight.detach() for linear in linears])
         self.bias = torch.cat([linear.bias.detach() for linear in linears])
         norms = (self.q_norm, self.k_norm)
-        self.norm_weight = torch.stack([norm.weight.detach() for norm in norms])[:, None]
-        self.norm_bias = torch.stack([norm.bias.detach() for norm in norms])[:, None]
-        self.norm_eps = self.q_norm.eps
-        del self.to_q, self.to_k, self.q_norm, self.k_norm
+        self.norm = Norm(
+            torch.stack([norm.bias.detach() for norm in norms])[:, None],
+            torch.stack([norm.weight.detach() for norm in norms])[:, None],
+            self.q_norm.eps,
+        )
+        del self.to_q, self.to_k, self.to_v, self.q_norm, self.k_norm
 
     def forward(self, x: Tensor, state: DitState, layer: int) -> Tensor:
-        rows, width, _ = x.shape
-        heads = (rows * width, self.num_heads, self.head_dim)
-        both = F.linear(x, self.weight, self.bias).view(heads[0], 2, *heads[1:])
-        normed = F.layer_norm(both, both.shape[-1:], eps=self.norm_eps)
-        query, key = torch.addcmul(self.norm_bias, normed, self.norm_weight).unbind(1)
-        state.cells.write(layer, key, self.to_v(x).view(heads))
+        """[N, C] -> [N, C]"""
         store = state.cells.store
-        mixed = varlen_attention(
-            query, store.keys[layer], store.values[layer], state.layout, causal=False
-        )
-        out: Tensor = self.proj(mixed.reshape(rows, width, -1))
+        keys, values = store.keys[layer], store.values[layer]
+        packed = F.linear(x, self.weight, self.bias)
+        query = store_heads(packed, self.norm, state.cells.fresh, keys, values, self.num_heads)
+        mixed = varlen_attention(query, keys, values, state.layout, causal=False)
+        out: Tensor = self.proj(mixed.flatten(1))
         return out
 
 
@@ -96,11 +96,18 @@ class ConvBlock(nn.Module):
         self.kernels = [packed_kernel(conv.weight) for conv in (first, second)]
         self.biases = [conv.bias for conv in (first, second)]
         del self.block["1"], self.block["6"]
+        norm = self.block["3"]
+        assert isinstance(norm, nn.LayerNorm)
+        self.norm = Norm(norm.bias, norm.weight, norm.eps)
 
-    def forward(self, x: Tensor, tails: TailRows) -> Tensor:
-        x = convolve(tails.extend(x), self.kernels[0], self.biases[0])
-        x = F.mish(self.block["3"](x))
-        return convolve(tails.extend(x), self.kernels[1], self.biases[1])
+    def forward(self, x: Tensor, more: Gated, norm: Norm, tails: TailRows) -> tuple[Tensor, Tensor]:
+        """The sum of x [N, C] and what was added, and the convolutions of its norm."""
+        outer = gated_columns(x, more, norm, tails.old(), tails.last)
+        tails.put(outer.tail)
+        hidden = F.linear(outer.columns, self.kernels[0], self.biases[0])
+        inner = gated_columns(hidden, None, self.norm, tails.old(), tails.last, is_mish=True)
+        tails.put(inner.tail)
+        return outer.sum, F.linear(inner.columns, self.kernels[1], self.biases[1])
 
 
 class Mlp(nn.Module):
@@ -110,13 +117,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(inner, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        out: Tensor = self.fc2(linear_gelu(x, self.fc1))
         return out
-
-
-def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """A norm whose weight and bias are the modulation; `scale` has the 1 in it."""
-    return F.layer_norm(x, x.shape[-1:], scale, shift, NORM_EPS)
 
 
 class DitBlock(nn.Module):
@@ -135,12 +137,17 @@ class DitBlock(nn.Module):
         vectors[:, :, 1] += 1
         return vectors
 
-    def forward(self, x: Tensor, modulation: Tensor, state: DitState, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, more: Gated | None, modulation: Tensor, state: DitState, layer: int
+    ) -> tuple[Tensor, Gated]:
+        """x [N, C] and what the block before adds to it -> the same for the block behind."""
         # The nine vectors come in the order attention, mlp, convolution; the parts do not.
         attn, mlp, conv = (part.unbind(0) for part in modulation.unbind(0))
-        x = torch.addcmul(x, self.attn(_modulated(x, *attn[:2]), state, layer), attn[2])
-        x = torch.addcmul(x, self.conv(_modulated(x, *conv[:2]), state.tails), conv[2])
-        return torch.addcmul(x, self.mlp(_modulated(x, *mlp[:2])), mlp[2])
+        x, normed = gated_norm(x, more, Norm(attn[0], attn[1], NORM_EPS))
+        mixed = Gated(self.attn(normed, state, layer), attn[2])
+        x, convolved = self.conv(x, mixed, Norm(conv[0], conv[1], NORM_EPS), state.tails)
+        x, normed = gated_norm(x, Gated(convolved, conv[2]), Norm(mlp[0], mlp[1], NORM_EPS))
+        return x, Gated(self.mlp(normed), mlp[2])
 
 
 class FinalLayer(nn.Module):
@@ -192,11 +199,12 @@ class Dit(nn.Module):
     def forward(self, x: Tensor, given: Tensor, step: int, state: DitState) -> Tensor:
         """State x [B, T, out_channels] -> velocities [2, B, T, out_channels] at step `step`."""
         weight = self.in_proj.weight[:, : self.config.out_channels]
-        hidden = (F.linear(x.to(weight.dtype), weight) + given).flatten(0, 1)
-        depth = len(self.blocks)
+        hidden = (F.linear(x.to(weight.dtype), weight) + given).flatten(0, 2)
+        depth, more = len(self.blocks), None
         for i, block in enumerate(self.blocks):
-            hidden = block(hidden, self.vectors[step, i], state, step * depth + i)
-        hidden = _modulated(hidden, *self.last_vectors[step].unbind(0))
+            hidden, more = block(hidden, more, self.vectors[step, i], state, step * depth + i)
+        shift, scale = self.last_vectors[step].unbind(0)
+        _, hidden = gated_norm(hidden, more, Norm(shift, scale, NORM_EPS))
         out: Tensor = self.final_layer.linear(hidden)
         return out.view(2, *x.shape)
 

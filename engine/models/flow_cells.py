@@ -43,12 +43,13 @@ class CellRows:
         self.store, self.rows, self.lengths, self.width = store, rows, lengths, width
         self.starts = rows * store.cells
         steps = torch.arange(width, device=rows.device)
-        self._fresh = (self.starts[:, None] + lengths[:, None] + steps).flatten()
+        self.fresh = (self.starts[:, None] + lengths[:, None] + steps).flatten()
+        """[B * width] where the new frames go, among the store's cells laid end to end."""
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Put keys and values [B * width, H, D] of the new frames behind the cells in use."""
-        self.store.keys[layer].flatten(0, 1).index_copy_(0, self._fresh, keys)
-        self.store.values[layer].flatten(0, 1).index_copy_(0, self._fresh, values)
+        self.store.keys[layer].flatten(0, 1).index_copy_(0, self.fresh, keys)
+        self.store.values[layer].flatten(0, 1).index_copy_(0, self.fresh, values)
 
     def gather(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, cells, H, D] of the rows."""
@@ -62,7 +63,7 @@ class CellRows:
         to = (self.starts[:, None] + targets).flatten()
         for tensor in self.store.tensors:
             flat = tensor.flatten(1, 2)
-            flat.index_copy_(1, to, flat.index_select(1, self._fresh))
+            flat.index_copy_(1, to, flat.index_select(1, self.fresh))
 
 
 class TailRows:
@@ -76,14 +77,22 @@ class TailRows:
         size = store.shape[2]
         steps = torch.arange(size, device=rows.device)
         firsts = torch.arange(len(rows), device=rows.device) * (width + size) + new
-        self._last = (firsts[:, None] + steps).flatten()
+        self.last = (firsts[:, None] + steps).flatten()
+        """[B * W] where the last valid inputs are, if rows with tails in front lie end to end."""
+
+    def old(self) -> Tensor:
+        """The tails [B, W, C] of the next layer; layers come in their order, each once."""
+        return self._old[len(self._new)]
+
+    def put(self, new: Tensor) -> None:
+        """What takes the place of `old` [B, W, C] when the chunk is done."""
+        self._new.append(new)
 
     def extend(self, x: Tensor) -> Tensor:
-        """Put the tails before x [B, width, C]; layers come in their order, each once."""
-        old = self._old[len(self._new)]
+        """Put the tails of the next layer before x [B, width, C]."""
+        old = self.old()
         x = torch.cat([old.to(x.dtype), x], dim=1)
-        last = x.flatten(0, 1).index_select(0, self._last)
-        self._new.append(last.view(old.shape))
+        self.put(x.flatten(0, 1).index_select(0, self.last).view(old.shape))
         return x
 
     def keep(self) -> None:

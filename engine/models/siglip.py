@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.linear import linear_gelu
 from engine.layers.packing import pack_biased
 from engine.layers.varlen import VarlenLayout, varlen_attention
 from engine.models.config import VisionConfig
@@ -130,7 +131,7 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        out: Tensor = self.fc2(linear_gelu(x, self.fc1))
         return out
 
 
