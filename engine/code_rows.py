@@ -16,9 +16,16 @@ from torch import Tensor
 from engine.graphs import GraphPool, padded_size, sizes_up_to
 from engine.kvcache import SlotKV
 from engine.kvplan import Tokens
+from engine.layers.code_draw import (
+    FORCED_LOGIT,
+    RECENT,
+    CodeSettings,
+    CodeState,
+    draw_codes,
+)
 from engine.layers.varlen import VarlenLayout
 from engine.models.tts import SpeechDecoder
-from engine.models.tts_sampling import MOST_RECENT, RowSampling, SpeechSampling, choose, scores
+from engine.models.tts_sampling import RowSampling, SpeechSampling, choose, scores
 from engine.staging import fetched
 
 BLOCK = 25
@@ -27,7 +34,6 @@ COLUMNS = BLOCK + 1
 """The last one is of the forward that only feeds the block's last code."""
 PREFILL_WIDTH = 20
 """Condition rows of a row of the batch that prefills are padded to: a unit has 19 at most."""
-FORCED_LOGIT = 10_000.0
 
 FIELDS = (
     "slot",
@@ -91,7 +97,7 @@ class CodeRows:
         self._fields = zeros(len(FIELDS), rows)
         self._floats = zeros(3, rows, dtype=torch.float32)
         self._draws = zeros(COLUMNS, rows, dtype=torch.float64)
-        self._recent = zeros(rows, MOST_RECENT)
+        self._recent = zeros(rows, RECENT)
         self._codes = zeros(COLUMNS, rows)
         self._feed = zeros(rows, config.hidden_size, dtype=dtype)
         self._step, self._column = zeros(1), zeros(1)
@@ -163,7 +169,7 @@ class CodeRows:
     def _pack(self, rows: Sequence[Row], size: int, width: int, *, marked: bool) -> Tensor:
         """All integers of a prefill [fields + recent + tokens, size] in one tensor."""
         fields = np.zeros((len(FIELDS), size), np.int64)
-        recent = np.full((MOST_RECENT, size), -1, np.int64)
+        recent = np.full((RECENT, size), -1, np.int64)
         tokens = np.zeros((3, size * width), np.int64)
         tokens[0], tokens[1] = -1, self.kv.max_len
         vocabulary = self.decoder.config.num_audio_tokens
@@ -174,7 +180,7 @@ class CodeRows:
             values += [NEVER if row.end_at is None else row.end_at, settings.greedy]
             values += [settings.repetition_window, settings.top_k or vocabulary, row.spares_first]
             fields[:, place] = values
-            past = row.recent[-MOST_RECENT:]
+            past = row.recent[-RECENT:]
             if past:
                 recent[-len(past) :, place] = past
             end = token + row.count
@@ -199,7 +205,7 @@ class CodeRows:
 
     def _start_with_words(self, integers: Tensor, floats: Tensor) -> Drawn:
         size = integers.shape[1]
-        word = integers[len(FIELDS) + MOST_RECENT :].view(3, -1)[0]
+        word = integers[len(FIELDS) + RECENT :].view(3, -1)[0]
         is_word, index = word >= 0, word.clamp(min=0)
         mark = self.decoder.config.audio_bos_token_id
         ids = self._word_ids[index].masked_fill(~is_word, mark)
@@ -211,12 +217,12 @@ class CodeRows:
         size, width = integers.shape[1], len(feed) // integers.shape[1]
         fields = self._fields[:, :size]
         fields.copy_(integers[: len(FIELDS)])
-        self._recent[:size].copy_(integers[len(FIELDS) : len(FIELDS) + MOST_RECENT].T)
+        self._recent[:size].copy_(integers[len(FIELDS) : len(FIELDS) + RECENT].T)
         self._floats[:, :size].copy_(floats[:3])
         self._draws[:, :size].copy_(floats[3:])
         self._step.zero_()
         self._column.zero_()
-        _, cells, positions = integers[len(FIELDS) + MOST_RECENT :].view(3, -1)
+        _, cells, positions = integers[len(FIELDS) + RECENT :].view(3, -1)
         slot, length, count, is_real = fields[:4]
         ends = count.cumsum(0)
         layout = VarlenLayout(
@@ -253,10 +259,34 @@ class CodeRows:
     def _draw(self, hidden: Tensor) -> Drawn:
         """Draw a code of each row and make it the next input."""
         size, end = len(hidden), self.decoder.end_code
+        raw = self.decoder.logits(hidden)
+        fields = dict(zip(FIELDS, self._fields[:, :size], strict=True))
+        temperature, penalty, _ = self._floats[:, :size]
+        settings = CodeSettings(
+            fields["min_codes"],
+            fields["end_at"],
+            fields["greedy"],
+            fields["window"],
+            temperature,
+            penalty,
+        )
+        state = CodeState(
+            self._draws, self._recent, self._codes, self._feed, self._step, self._column
+        )
+        z = None if self._is_cut else draw_codes(raw, settings, state, self.decoder.code_table, end)
+        if z is None:
+            z = self._draw_plainly(raw)
+        self._step.add_(1)
+        # Whoever runs on behind the block's end overwrites its last column.
+        self._column.add_(1).clamp_(max=COLUMNS - 1)
+        return Drawn(hidden, raw, z)
+
+    def _draw_plainly(self, raw: Tensor) -> Tensor:
+        """What `draw_codes` does, and top-p and top-k; the scores drawn from."""
+        size, end = len(raw), self.decoder.end_code
         _, _, _, _, min_codes, end_at, greedy, window, top_k, spares_first = self._fields[:, :size]
         temperature, penalty, top_p = self._floats[:, :size]
         settings = RowSampling(temperature, penalty, window, top_p, top_k, greedy > 0)
-        raw = self.decoder.logits(hidden)
         forced = raw.clone()
         forced[:, end] = forced[:, end].masked_fill(end_at == self._step, FORCED_LOGIT)
         z = scores(
@@ -273,10 +303,7 @@ class CodeRows:
         recent = self._recent[:size]
         recent.copy_(torch.cat([recent[:, 1:], codes[:, None]], dim=1))
         self._feed[:size].copy_(self.decoder.embed_codes(codes))
-        self._step.add_(1)
-        # Whoever runs on behind the block's end overwrites its last column.
-        self._column.add_(1).clamp_(max=COLUMNS - 1)
-        return Drawn(hidden, raw, z)
+        return z
 
     # ------------------------------------------------------------------ warm-up
 

@@ -152,6 +152,13 @@ class SpeechDecoder(nn.Module):
             projected = F.normalize(projected, dim=-1)
         return torch.cat([self.emb_text(uploaded(ids, self.device)) + projected, rows])
 
+    @property
+    def code_table(self) -> Tensor:
+        """Embeddings of the codes [codes, C]."""
+        weight = self.emb_code[0].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
     def embed_codes(self, codes: Tensor) -> Tensor:
         """[N] -> [N, C]."""
         out: Tensor = self.emb_code[0](codes)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.layers.code_draw import RECENT
+
 MIN_CANDIDATES = 3
 """What top-p and top-k leave at least."""
-MOST_RECENT = 16
-"""The longest repetition window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,8 @@ class SpeechSampling:
                 f"speech temperature {self.temperature} and repetition penalty "
                 f"{self.repetition_penalty} must be above 0"
             )
-        if not 0 <= self.repetition_window <= MOST_RECENT:
-            raise ValueError(
-                f"speech repetition window {self.repetition_window}; {MOST_RECENT} at most"
-            )
+        if not 0 <= self.repetition_window <= RECENT:
+            raise ValueError(f"speech repetition window {self.repetition_window}; {RECENT} at most")
         if not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(f"speech top_p {self.top_p}, top_k {self.top_k} are out of range")
 
@@ -74,7 +72,7 @@ def scores(
     """Scores [B, V] that are sampled from, of raw ones [B, V] (float32).
 
     Args:
-        recent: the last codes [B, MOST_RECENT], newest at the end, -1 before the first.
+        recent: the last codes [B, RECENT], newest at the end, -1 before the first.
         may_end: [B] False where the end code is out of reach.
         is_cut: [B] rows that top-p and top-k act on; None: no row, and their sort is saved.
     """
@@ -96,7 +94,7 @@ def choose(z: Tensor, greedy: Tensor, draws: Tensor) -> Tensor:
 
 def _penalised(z: Tensor, rows: RowSampling, recent: Tensor, end_code: int) -> Tensor:
     """Each occurrence of a code in the window costs once more; applied after temperature."""
-    ages = torch.arange(MOST_RECENT, 0, -1, device=z.device)
+    ages = torch.arange(RECENT, 0, -1, device=z.device)
     counts = (recent >= 0) & (ages <= rows.window[:, None])
     times = ((recent[:, :, None] == recent[:, None]) & counts[:, None]).sum(-1)
     # The end code is never among them: what does not count points there and changes nothing.

@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 import torch
 
+from engine.layers.code_draw import RECENT
 from engine.layers.weight_norm import OLD, fold, fold_all
 from engine.models.config import TtsConfig
 from engine.models.tts import SpeechDecoder
 from engine.models.tts_sampling import (
-    MOST_RECENT,
     RowSampling,
     SpeechSampling,
     choose,
@@ -148,7 +148,7 @@ def rows_of(*settings: SpeechSampling) -> RowSampling:
 
 
 def recent(*codes: int) -> torch.Tensor:
-    return torch.tensor([[-1] * (MOST_RECENT - len(codes)) + list(codes)])
+    return torch.tensor([[-1] * (RECENT - len(codes)) + list(codes)])
 
 
 def test_the_penalty_compounds_and_ends_with_its_window() -> None:
