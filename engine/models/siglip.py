@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.layers.linear import linear_gelu
+from engine.layers.masked import WideHeads, behind_ends
 from engine.layers.packing import pack_biased
 from engine.layers.varlen import VarlenLayout, varlen_attention
 from engine.models.config import VisionConfig
@@ -100,9 +101,20 @@ class _Embeddings(nn.Module):
         return embedded + positions
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Where the pictures of a batch end."""
+
+    layout: VarlenLayout
+    behind: Tensor
+    """See `WideHeads`."""
+
+
 class _Attention(nn.Module):
     packed: tuple[Tensor, Tensor]
     """Weight and bias of query, key and value."""
+    wide: WideHeads | None
+    """Where there are fast kernels for rows of one length."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -114,12 +126,17 @@ class _Attention(nn.Module):
 
     def finish_loading(self) -> None:
         self.packed = pack_biased(self.q_proj, self.k_proj, self.v_proj)
+        weight, bias = self.out_proj.weight, self.out_proj.bias
+        is_fast = weight.device.type == "cuda" and weight.element_size() == 2
+        self.wide = WideHeads.of(self.heads, self.packed, weight, bias) if is_fast else None
 
-    def forward(self, x: Tensor, layout: VarlenLayout) -> Tensor:
+    def forward(self, x: Tensor, rows: _Rows) -> Tensor:
         """[B, L, C] -> [B, L, C]"""
+        if self.wide is not None:
+            return self.wide(x, rows.behind)
         projected = F.linear(x, *self.packed).view(*x.shape[:2], 3, self.heads, -1)
         query, keys, values = projected.unbind(2)
-        out = varlen_attention(query.flatten(0, 1), keys, values, layout, causal=False)
+        out = varlen_attention(query.flatten(0, 1), keys, values, rows.layout, causal=False)
         mixed: Tensor = self.out_proj(out.view_as(x))
         return mixed
 
@@ -144,8 +161,8 @@ class _Layer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = _Mlp(width, config.intermediate_size)
 
-    def forward(self, x: Tensor, layout: VarlenLayout) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x), layout)
+    def forward(self, x: Tensor, rows: _Rows) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), rows)
         out: Tensor = x + self.mlp(self.layer_norm2(x))
         return out
 
@@ -182,10 +199,14 @@ class VisionTower(nn.Module):
         """
         count, length = patches.shape[:2]
         starts = torch.arange(count + 1, device=index.device, dtype=torch.int32) * length
-        layout = VarlenLayout(starts, starts, num_patches(index), length, length)
+        used = num_patches(index)
         hidden = self.embeddings(patches, index)
+        rows = _Rows(
+            VarlenLayout(starts, starts, used, length, length),
+            behind_ends(used, length, hidden.dtype),
+        )
         for layer in self.encoder.layers:
-            hidden = layer(hidden, layout)
+            hidden = layer(hidden, rows)
         out: Tensor = self.post_layernorm(hidden)
         return out
 
