@@ -36,6 +36,10 @@ GROUP_PIXELS = 1 << 23
 """Pictures of one size that are scaled together have at most so many pixels."""
 
 
+Picture = tuple[Tensor, int]
+"""[height, width, 3] uint8 on the host, and the most slices that it is cut into."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """A picture as the language model gets it."""
@@ -60,15 +64,6 @@ def _index(grid: Grid, side: int, length: int, device: torch.device) -> Tensor:
     return patch_index(grid, side, length).to(device)
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A picture on the device, scaled and cut: the whole one first, then its slices."""
-
-    images: tuple[Image, ...]
-    columns: int
-    rows: int
-
-
 class Eyes:
     """Seeing; no session's state."""
 
@@ -89,34 +84,19 @@ class Eyes:
         """Padded patches of all but extremely wide or high images."""
 
     @torch.inference_mode()
-    def look(self, pictures: Sequence[tuple[Tensor, int]]) -> list[Seen]:
-        """Pictures [height, width, 3] uint8, each with its most slices.
-
-        The results are the caller's own.
-        """
-        return self.see(self.prepare(pictures))
+    def look(self, pictures: Sequence[Picture]) -> list[Seen]:
+        """Scale, cut and encode pictures as one batch; the results are the caller's own."""
+        plans = [self.plan(picture, most) for picture, most in pictures]
+        cut = self.cut([picture for picture, _ in pictures], plans)
+        embeds = iter(self.encode([image for images in cut for image in images]))
+        return [
+            Seen(tuple(next(embeds) for _ in images), plan.columns, plan.rows)
+            for plan, images in zip(plans, cut, strict=True)
+        ]
 
     def plan(self, picture: Tensor, most: int) -> SlicePlan:
         """Into which images a picture [height, width, 3] will be cut, with `most` slices."""
         return plan_slices((picture.shape[1], picture.shape[0]), self.config, most)
-
-    @torch.inference_mode()
-    def prepare(self, pictures: Sequence[tuple[Tensor, int]]) -> list[Prepared]:
-        """Upload, scale and cut pictures, so that `see` has nothing to do on the host."""
-        plans = [self.plan(picture, most) for picture, most in pictures]
-        images = self.cut([picture for picture, _ in pictures], plans)
-        return [
-            Prepared(tuple(group), plan.columns, plan.rows)
-            for plan, group in zip(plans, images, strict=True)
-        ]
-
-    @torch.inference_mode()
-    def see(self, prepared: Sequence[Prepared]) -> list[Seen]:
-        """Encode pictures as one batch; the results are the caller's own."""
-        embeds = iter(self.encode([image for one in prepared for image in one.images]))
-        return [
-            Seen(tuple(next(embeds) for _ in one.images), one.columns, one.rows) for one in prepared
-        ]
 
     def cut(self, pictures: Sequence[Tensor], plans: Sequence[SlicePlan]) -> list[list[Image]]:
         """Upload, scale and cut pictures; equal ones in one go."""

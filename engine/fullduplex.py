@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.duplex import DuplexSession, UnitResult
 from engine.duplex_rows import UnitInput
-from engine.eyes import Prepared
+from engine.eyes import Picture
 from engine.layers.logmel import ChunkQueue
 from engine.mouth import Mouth
 from engine.phases import PHASES
@@ -68,8 +68,8 @@ class _Mind:
         self.due = 0.0
         """When the unit under way was complete."""
         self.stages: Stages = []
-        self.prepared: Prepared | None = None
-        """The newest picture, on the device."""
+        self.picture: Picture | None = None
+        """The newest picture; it is brought to the device with others."""
         self.seen: tuple[Tensor, ...] | None = None
         """The newest picture, encoded ahead of its unit."""
 
@@ -125,9 +125,12 @@ class FullDuplex:
     def saw(self, session: Session) -> None:
         """A picture has come, or the camera is off: the newest counts for the next unit."""
         mind, picture = self._minds[session.slot], session.take_picture()
-        mind.prepared = mind.seen = None
+        mind.picture = mind.seen = None
         if picture is not None:
-            mind.prepared = self._runner.prepare(picture, session.config.max_image_slices)
+            slices = session.config.max_image_slices
+            # What cannot be cut fails here, where it ends its own session only.
+            self._runner.plan_picture(picture, slices)
+            mind.picture = picture, slices
 
     def interrupt(self, session: Session) -> None:
         """Stop speaking: the unit under way or the next one becomes a listen."""
@@ -253,30 +256,30 @@ class FullDuplex:
     def _look(self, slots: Iterable[int]) -> dict[int, list[tuple[Tensor, ...]]]:
         found: dict[int, list[tuple[Tensor, ...]]] = {}
         asked: list[int] = []
-        prepared: list[Prepared] = []
+        pictures: list[Picture] = []
         for slot in slots:
             mind = self._minds[slot]
-            if mind.prepared is not None:
+            if mind.picture is not None:
                 asked.append(slot)
-                prepared.append(mind.prepared)
+                pictures.append(mind.picture)
             elif mind.seen is not None:
                 found[slot] = [mind.seen]
-            mind.prepared = mind.seen = None
-        seen = self._runner.see(prepared)
+            mind.picture = mind.seen = None
+        seen = self._runner.look(pictures)
         return found | {slot: [s.images] for slot, s in zip(asked, seen, strict=True)}
 
     def look_ahead(self) -> bool:
         """Encode pictures before their units are due, while there is nothing else to do."""
-        waiting = [mind for mind in self._minds.values() if mind.prepared is not None]
+        waiting = [mind for mind in self._minds.values() if mind.picture is not None]
         now = waiting[:LOOKED_AHEAD]
         for mind, seen in zip(now, self._see(now), strict=True):
-            mind.seen, mind.prepared = seen.images, None
+            mind.seen, mind.picture = seen.images, None
         return bool(now)
 
     def _see(self, minds: Sequence[_Mind]) -> list[Seen]:
-        prepared = [mind.prepared for mind in minds if mind.prepared is not None]
+        pictures = [mind.picture for mind in minds if mind.picture is not None]
         try:
-            return self._runner.see(prepared)
+            return self._runner.look(pictures)
         except Exception as error:
             if len(minds) > 1:
                 raise

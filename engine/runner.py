@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.config import KvCacheType
 from engine.duplex_rows import DuplexRows
 from engine.ears import Ears
-from engine.eyes import IMAGES_AT_ONCE, Eyes, Prepared
+from engine.eyes import IMAGES_AT_ONCE, Eyes, Picture
 from engine.eyes import Seen as Seen
 from engine.graphs import GraphPool
 from engine.layers.images import SlicePlan
@@ -93,19 +93,11 @@ class Runner:
         return self.eyes.plan(picture, most)
 
     @torch.inference_mode()
-    def look(self, pictures: Sequence[tuple[Tensor, int]]) -> list[Seen]:
-        """Pictures [height, width, 3] uint8 with their most slices, as one batch."""
+    def look(self, pictures: Sequence[Picture]) -> list[Seen]:
+        """What pictures look like, as one batch."""
         if not pictures:
             return []
         return self.eyes.look(pictures)
-
-    def prepare(self, picture: Tensor, most: int) -> Prepared:
-        """Bring a picture [height, width, 3] uint8 to the device ahead of `see`."""
-        return self.eyes.prepare([(picture, most)])[0]
-
-    def see(self, prepared: Sequence[Prepared]) -> list[Seen]:
-        """Prepared pictures, as one batch."""
-        return self.eyes.see(prepared) if prepared else []
 
     # ------------------------------------------------------------------ out
 
