@@ -265,7 +265,7 @@ class FullDuplex:
             elif mind.seen is not None:
                 found[slot] = [mind.seen]
             mind.picture = mind.seen = None
-        seen = self._runner.look(pictures)
+        seen = self._runner.look(pictures) if pictures else []
         return found | {slot: [s.images] for slot, s in zip(asked, seen, strict=True)}
 
     def look_ahead(self) -> bool:
