@@ -272,9 +272,11 @@ class FullDuplex:
         """Encode pictures before their units are due, while there is nothing else to do."""
         waiting = [mind for mind in self._minds.values() if mind.picture is not None]
         now = waiting[:LOOKED_AHEAD]
+        if not now:
+            return False
         for mind, seen in zip(now, self._see(now), strict=True):
             mind.seen, mind.picture = seen.images, None
-        return bool(now)
+        return True
 
     def _see(self, minds: Sequence[_Mind]) -> list[Seen]:
         pictures = [mind.picture for mind in minds if mind.picture is not None]
