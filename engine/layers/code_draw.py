@@ -177,7 +177,10 @@ def draw_codes(
     sums of float32 round otherwise. `table`: embeddings of the codes [V, C]. None where no kernel
     can do it: then nothing has changed.
     """
-    kernel = _kernel(raw, table)
+    is_usual = raw.dtype == torch.float32 and table.element_size() == 2
+    if raw.device.type != "cuda" or not is_usual or raw.shape[1] > _MOST_CODES:
+        return None
+    kernel = _kernel(raw.device.index or 0)
     if kernel is None:
         return None
     assert raw.is_contiguous() and table.is_contiguous()
@@ -191,9 +194,5 @@ def draw_codes(
     return out
 
 
-def _kernel(raw: Tensor, table: Tensor) -> Any | None:
-    if raw.device.type != "cuda" or raw.dtype != torch.float32 or raw.shape[1] > _MOST_CODES:
-        return None
-    if table.element_size() != 2:
-        return None
-    return compiled(_SOURCE, "draw_codes", raw.device.index or 0)
+def _kernel(device: int) -> Any | None:
+    return compiled(_SOURCE, "draw_codes", device)

@@ -195,10 +195,14 @@ class Gated(NamedTuple):
     gate: Tensor
 
 
+def _kernel(name: str, device: int) -> Any | None:
+    return compiled(_SOURCES[name], name, device)
+
+
 def _on_cuda(name: str, x: Tensor, fits: bool) -> Any | None:
     if x.device.type != "cuda" or x.dtype != torch.float16 or not fits:
         return None
-    return compiled(_SOURCES[name], name, x.device.index or 0)
+    return _kernel(name, x.device.index or 0)
 
 
 def gated_norm(x: Tensor, more: Gated | None, norm: Norm) -> tuple[Tensor, Tensor]:
