@@ -60,9 +60,8 @@ class SlotKV(SlotRows):
         query = turn_store(
             packed, norms, rates, plan.positions, plan.write, keys, values, num_heads
         )
-        # One query for each head of keys is FlashAttention's own case.
-        is_grouped = num_heads > keys.shape[2] and plan.layout.max_query == 1
-        mixed = decode16(query, keys, values, plan.layout) if is_grouped else None
+        is_step = plan.layout.max_query == 1
+        mixed = decode16(query, keys, values, plan.layout) if is_step else None
         if mixed is None:
             mixed = varlen_attention(query, keys, values, plan.layout, causal=True)
         return mixed
