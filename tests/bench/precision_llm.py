@@ -155,7 +155,7 @@ def plain(*, kernels: bool, attention: bool) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if kernels:
-            for module in ("fused", "fp8", "decode"):
+            for module in ("fused", "fp8", "decode", "vocoder_kernels"):
                 stack.enter_context(mock.patch(f"engine.layers.{module}._kernel", lambda *_: None))
         if attention:
             stack.enter_context(mock.patch("engine.layers.varlen._flash", varlen._by_rows))
