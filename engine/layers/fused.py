@@ -159,20 +159,7 @@ extern "C" __global__ void turn_rows(const bf16* x, const float* rates, bf16* ou
 """
 )
 
-_SNAKE = r"""
-extern "C" __global__ void snake(const float* x, const float* alpha, float* out, int channels,
-                                 int length, double eps) {
-    long long row = (long long)blockIdx.y * length;
-    float a = alpha[blockIdx.y % channels], scale = 1.f / (a + (float)eps);
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < length; i += gridDim.x * blockDim.x) {
-        float v = x[row + i], s = sinf(a * v);
-        out[row + i] = v + s * s * scale;
-    }
-}
-"""
-
 _SOURCES = {
-    "snake": _SNAKE,
     "add_norm": _ADD_NORM,
     "turn_store": _TURN_STORE,
     "turn_rows": _TURN_ROWS,
@@ -311,20 +298,4 @@ def silu_mul(both: Tensor) -> Tensor:
     # 32 bits at most: the argument is passed as an int.
     blocks = -(-out.numel() // (8 * _MUL_THREADS))
     kernel((blocks, 1, 1), (_MUL_THREADS, 1, 1), [both, out, inner, out.numel()])
-    return out
-
-
-def snake(x: Tensor, alpha: Tensor, eps: float) -> Tensor:
-    """x + sin(alpha x)^2 / (alpha + eps) of x [B, C, T] and alpha [C], float32."""
-    kernel = None
-    if x.device.type == "cuda" and x.dtype == torch.float32 and x.is_contiguous():
-        kernel = _kernel("snake", x.device.index or 0)
-    if kernel is None:
-        factor = alpha[:, None]
-        return x + (x * factor).sin().square() / (factor + eps)
-    out = torch.empty_like(x)
-    batch, channels, length = x.shape
-    blocks = -(-length // (4 * _MUL_THREADS))
-    arguments = [x, alpha, out, channels, length, float(eps)]
-    kernel((blocks, batch * channels, 1), (_MUL_THREADS, 1, 1), arguments)
     return out

@@ -7,21 +7,24 @@ in how they upsample and in how phase and noise of the source run on. No streami
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers.vocoder_kernels import add, leaky_mean, led
 from engine.models.flow_cells import convolve, packed_kernel
-from engine.models.hift_layers import (
+from engine.models.hift_convs import (
+    Conv,
     Downsampler,
     PaddedConv,
-    ResBlock,
-    SourceMix,
-    Spectrum,
+    RepeatUpsampler,
+    TransposedUpsampler,
     Upsampler,
-    repeat,
 )
+from engine.models.hift_layers import ResBlock, SourceMix, Spectrum, repeat
 from engine.models.ragged import Count, ended
 from engine.models.vocoder_config import VocoderConfig
 
@@ -29,6 +32,8 @@ F0_LAYERS = 5
 F0_KERNEL = 3
 POST_KERNEL = 7
 ORIGINAL_KERNEL = 7
+LAST_SLOPE = 0.01
+"""Of the leaky ReLU before the last convolution; the others' is the configuration's."""
 
 
 class F0Predictor(nn.Module):
@@ -80,43 +85,66 @@ class F0Predictor(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One step of upsampling: of the sound, of the source's spectrum, and their residual blocks."""
+
+    up: Upsampler
+    down: Downsampler
+    source: ResBlock
+    blocks: list[ResBlock]
+
+
 class Hift(nn.Module):
-    """Weights under the names of `hift.pt`, folded."""
+    """Weights under the names of `hift.pt`, folded; `prepare` once after loading."""
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.spectrum = Spectrum(config.fft_size, config.hop)
+        base, causal, self.bins = config.base_channels, config.causal, config.fft_size // 2 + 1
+        # Kernels for CUDA take and give channels by fours.
+        self.spectrum = Spectrum(config.fft_size, config.hop, 4 * -(-2 * self.bins // 4))
         self.m_source = SourceMix(config.num_harmonics + 1)
-        bins = config.fft_size + 2
-        base, causal = config.base_channels, config.causal
         self.conv_pre = (
-            nn.Conv1d(config.num_mels, base, config.look_right + 1)
+            Conv(config.num_mels, base, config.look_right + 1)
             if causal
             else PaddedConv(config.num_mels, base, ORIGINAL_KERNEL, causal=False)
         )
-        self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
-        self.source_downs, self.source_resblocks = nn.ModuleList(), nn.ModuleList()
         rates, down = config.upsample_rates, config.frame_samples // config.hop
+        upsampler = RepeatUpsampler if causal else TransposedUpsampler
+        self.stages: list[Stage] = []
         for i, (rate, kernel) in enumerate(zip(rates, config.upsample_kernels, strict=True)):
             inputs, outputs = base >> i, base >> (i + 1)
             down //= rate
-            self.ups.append(
-                Upsampler(inputs, outputs, kernel, rate)
-                if causal
-                else nn.ConvTranspose1d(inputs, outputs, kernel, rate, (kernel - rate) // 2)
-            )
-            self.source_downs.append(
-                Downsampler(bins, outputs, down) if causal else _plain_down(bins, outputs, down)
-            )
+            up = upsampler(inputs, outputs, kernel, rate)
             source = config.source_kernels[i], config.source_dilations[i]
-            self.source_resblocks.append(ResBlock(outputs, *source, causal=causal))
-            self.resblocks.extend(
-                ResBlock(outputs, size, dilations, causal=causal)
-                for size, dilations in zip(config.kernels, config.dilations, strict=True)
+            stage = Stage(
+                up,
+                Downsampler(2 * self.bins, outputs, down, causal=causal),
+                ResBlock(outputs, *source, causal=causal),
+                [
+                    ResBlock(outputs, size, dilations, causal=causal)
+                    for size, dilations in zip(config.kernels, config.dilations, strict=True)
+                ],
             )
-        self.conv_post = PaddedConv(base >> len(rates), bins, POST_KERNEL, causal=causal)
+            self.stages.append(stage)
+        self.ups = nn.ModuleList(stage.up for stage in self.stages)
+        self.source_downs = nn.ModuleList(stage.down for stage in self.stages)
+        self.source_resblocks = nn.ModuleList(stage.source for stage in self.stages)
+        self.resblocks = nn.ModuleList(block for stage in self.stages for block in stage.blocks)
+        self.conv_post = PaddedConv(base >> len(rates), 2 * self.bins, POST_KERNEL, causal=causal)
         self.f0_predictor = F0Predictor(config)
+
+    def prepare(self) -> None:
+        """Lay the weights out as they are used, once after loading."""
+        self.f0_predictor.prepare()
+        for part in self.modules():
+            if isinstance(part, Downsampler):
+                part.prepare(inputs=self.spectrum.channels)
+            elif part is self.conv_post:
+                self.conv_post.prepare(outputs=self.spectrum.channels)
+            elif isinstance(part, Conv | Upsampler):
+                part.prepare()
 
     def source(self, sines: Tensor, f0: Tensor, noise: Tensor) -> Tensor:
         """The excitation [B, N] of sines and noise [B, N, harmonics] and f0 [B, N / frame]."""
@@ -153,21 +181,22 @@ class Hift(nn.Module):
         ends = Count(span.most) if config.causal else span
         if drop:
             spectrum = spectrum[..., : -drop * (config.frame_samples // config.hop)]
-        x = ended(self.conv_pre(mel), ends)
-        for i, up in enumerate(self.ups):
-            x = up(F.leaky_relu(x, config.slope))
-            ends = ends * config.upsample_rates[i]
-            if i == len(self.ups) - 1:
-                x = F.pad(x, (1, 0), mode="reflect")
-                ends = ends + 1
-            excitation = ended(self.source_downs[i](spectrum), ends)
-            x = ended(x, ends) + self.source_resblocks[i](excitation, ends)
-            blocks = self.resblocks[i * len(config.kernels) : (i + 1) * len(config.kernels)]
-            x = sum(block(x, ends) for block in blocks) / len(config.kernels)
-        # The default slope here, unlike the one above.
-        x = self.conv_post(F.leaky_relu(x))
-        bins = config.fft_size // 2 + 1
-        samples = self.spectrum.inverse(x[:, :bins].exp(), x[:, bins:].sin(), count)
+        x = ended(self.conv_pre(mel) + self.conv_pre.bias[:, None], ends)
+        x = led(F.leaky_relu(x, config.slope), self.stages[0].up.lead)
+        for stage, following in zip_longest(self.stages, self.stages[1:]):
+            is_last = following is None
+            ends = ends * stage.up.rate + int(is_last)
+            excitation = stage.down(led(spectrum, stage.down.lead))
+            excitation = stage.source(excitation, ends, stage.down.bias)
+            x = add(excitation, stage.up(x), stage.up.bias, ends.own, mirrored=is_last)
+            blocks = [block(x, ends) for block in stage.blocks]
+            if is_last:
+                x = leaky_mean(blocks, LAST_SLOPE, self.conv_post.lead)
+            else:
+                x = leaky_mean(blocks, config.slope, following.up.lead)
+        x = self.conv_post(x)[:, : 2 * self.bins] + self.conv_post.bias[:, None]
+        magnitude, phase = x[:, : self.bins].exp(), x[:, self.bins :].sin()
+        samples = self.spectrum.inverse(magnitude, phase, count)
         return samples.clamp(-config.limit, config.limit)
 
     def smooth_sines(self, f0: Tensor) -> Tensor:
@@ -190,9 +219,3 @@ class Hift(nn.Module):
         cycles = cycles % 1
         sines = (2 * math.pi * cycles).sin().to(f0.dtype)
         return sines[:, :, None].expand(-1, -1, frame, -1).flatten(1, 2), cycles[:, -1]
-
-
-def _plain_down(inputs: int, outputs: int, rate: int) -> nn.Conv1d:
-    if rate == 1:
-        return nn.Conv1d(inputs, outputs, 1)
-    return nn.Conv1d(inputs, outputs, 2 * rate, rate, rate // 2)

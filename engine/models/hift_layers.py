@@ -1,18 +1,21 @@
-"""Layers that both vocoder generations are built of: convolutions, residual blocks, the STFT.
+"""Layers that both vocoder generations are built of: residual blocks, the STFT.
 
 Source: HiFTNet (arXiv 2309.09493), CosyVoice 2 and 3 inference code. Weight norms are folded.
 """
 
 from __future__ import annotations
 
+from itertools import zip_longest
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.layers.fused import snake
+from engine.layers.vocoder_kernels import add, add_snake, snake
+from engine.models.hift_convs import PaddedConv
 from engine.models.ragged import Count, ended
 
-SNAKE_EPS = 1e-9
 MAX_MAGNITUDE = 100.0
 LEAST_WEIGHT = 1e-3
 """Of windows squared and summed up; less only behind the end of a row."""
@@ -23,29 +26,21 @@ def repeat(x: Tensor, times: int) -> Tensor:
     return x.unsqueeze(-1).expand(*x.shape, times).flatten(-2)
 
 
-class PaddedConv(nn.Conv1d):
-    """A convolution that zero-pads its input: to the left if causal, else on both sides."""
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, causal: bool, dilation: int = 1
-    ) -> None:
-        super().__init__(inputs, outputs, kernel, dilation=dilation)
-        span = (kernel - 1) * dilation
-        self.pads = (span, 0) if causal else (span // 2, span - span // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, self.pads))
-
-
 class Snake(nn.Module):
-    """x + sin(alpha x)^2 / alpha (arXiv 2006.08195)."""
+    """The weight of one snake."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return snake(x, self.alpha, SNAKE_EPS)
+
+class Pair(NamedTuple):
+    """A residual pair, in the order of its steps."""
+
+    first: Snake
+    dilated: PaddedConv
+    second: Snake
+    plain: PaddedConv
 
 
 class ResBlock(nn.Module):
@@ -59,41 +54,36 @@ class ResBlock(nn.Module):
         def conv(dilation: int) -> PaddedConv:
             return PaddedConv(channels, channels, kernel, causal=causal, dilation=dilation)
 
-        self.convs1 = nn.ModuleList(conv(dilation) for dilation in dilations)
-        self.convs2 = nn.ModuleList(conv(1) for _ in dilations)
-        self.activations1 = nn.ModuleList(Snake(channels) for _ in dilations)
-        self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
+        self.pairs = [
+            Pair(Snake(channels), conv(dilation), Snake(channels), conv(1))
+            for dilation in dilations
+        ]
+        self.convs1 = nn.ModuleList(pair.dilated for pair in self.pairs)
+        self.convs2 = nn.ModuleList(pair.plain for pair in self.pairs)
+        self.activations1 = nn.ModuleList(pair.first for pair in self.pairs)
+        self.activations2 = nn.ModuleList(pair.second for pair in self.pairs)
 
-    def forward(self, x: Tensor, count: Count) -> Tensor:
-        """x [B, C, T] of `count` in each row, with zeros behind them; so is what it returns."""
-        parts = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
-        for first, dilated, second, plain in parts:
-            inner = ended(dilated(first(x)), count)
-            x = x + ended(plain(second(inner)), count)
+    def forward(self, x: Tensor, count: Count, bias: Tensor | None = None) -> Tensor:
+        """Of x, or x + bias, [B, C, T]: `count` in each row; what it returns has zeros behind them.
+
+        So has an x that comes without a bias.
+        """
+        own, begin = count.own, self.pairs[0]
+        alpha, lead = begin.first.alpha, begin.dilated.lead
+        if bias is None:
+            active = snake(x, None, alpha, own, lead)
+        else:
+            x, active = add_snake(x, None, bias, alpha, own, lead)
+        for pair, following in zip_longest(self.pairs, self.pairs[1:]):
+            inner = pair.dilated(active)
+            inner = snake(inner, pair.dilated.bias, pair.second.alpha, own, pair.plain.lead)
+            more, bias = pair.plain(inner), pair.plain.bias
+            if following is None:
+                x = add(x, more, bias, own)
+            else:
+                alpha, lead = following.first.alpha, following.dilated.lead
+                x, active = add_snake(x, more, bias, alpha, own, lead)
         return x
-
-
-class Upsampler(nn.Conv1d):
-    """The causal generation's: repeat each sample, then a convolution that looks back."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, rate: int) -> None:
-        super().__init__(inputs, outputs, kernel)
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = repeat(x, self.rate)
-        return super().forward(F.pad(x, (self.kernel_size[0] - 1, 0)))
-
-
-class Downsampler(nn.Conv1d):
-    """The causal generation's strided convolution, padded on the left only."""
-
-    def __init__(self, inputs: int, outputs: int, rate: int) -> None:
-        kernel = 2 * rate if rate > 1 else 1
-        super().__init__(inputs, outputs, kernel, stride=rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (self.stride[0] - 1, 0)))
 
 
 class Spectrum:
@@ -103,19 +93,21 @@ class Spectrum:
     library may not outlive a captured graph.
     """
 
-    def __init__(self, size: int, hop: int) -> None:
+    def __init__(self, size: int, hop: int, channels: int = 0) -> None:
+        """`channels` that `forward` gives if more than size + 2, with zeros in those added."""
         assert size % hop == 0, f"size {size} is no multiple of hop {hop}"
-        self.size, self.hop = size, hop
+        self.size, self.hop, self.channels = size, hop, max(channels, size + 2)
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
 
     def _matrices(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Analysis [size, size + 2], synthesis [size + 2, size] and the window squared [size]."""
+        """Analysis [size, channels], synthesis [size + 2, size] and the window squared [size]."""
         key = (like.device, like.dtype)
         if key not in self._tables:
             wide = torch.float64
             window = torch.hann_window(self.size, dtype=wide)
             spectrum = torch.fft.rfft(torch.eye(self.size, dtype=wide))
             analysis = window[:, None] * torch.cat([spectrum.real, spectrum.imag], dim=1)
+            analysis = F.pad(analysis, (0, self.channels - analysis.shape[1]))
             unit = torch.eye(self.size // 2 + 1, dtype=wide)
             zero = torch.zeros_like(unit)
             bins = torch.cat([torch.complex(unit, zero), torch.complex(zero, unit)])
@@ -126,7 +118,7 @@ class Spectrum:
 
     def forward(self, x: Tensor, count: Count) -> Tensor:
         """x [B, N], `count` samples in each row -> real and imaginary parts
-        [B, size + 2, N/hop + 1], zeros behind a row's own."""
+        [B, channels, N/hop + 1], zeros behind a row's own."""
         edge = self.size // 2
         padded = F.pad(x, (edge, edge), mode="reflect")
         if count.own is not None:

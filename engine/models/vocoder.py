@@ -79,7 +79,7 @@ class Vocoder:
     def __post_init__(self) -> None:
         harmonics = self.hift.config.num_harmonics + 1
         assert self.noise.shape[1] == harmonics, f"noise {self.noise.shape}, {harmonics} harmonics"
-        self.hift.f0_predictor.prepare()
+        self.hift.prepare()
         causal = self.hift.config.causal
         self.generation = (
             Causal(self.hift, self.noise) if causal else Original(self.hift, self.noise)

@@ -147,6 +147,9 @@ def greedy(ours: Trace, reference: Trace) -> dict[str, Any]:
     }
 
 
+KERNEL_MODULES = ("fused", "fp8", "decode", "flow_fused", "code_draw", "vocoder_kernels")
+
+
 @contextmanager
 def plain(*, kernels: bool, attention: bool) -> Iterator[None]:
     """Torch operations in the place of our kernels, attention row by row in that of one call.
@@ -155,7 +158,7 @@ def plain(*, kernels: bool, attention: bool) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if kernels:
-            for module in ("fused", "fp8", "decode", "flow_fused", "code_draw"):
+            for module in KERNEL_MODULES:
                 stack.enter_context(mock.patch(f"engine.layers.{module}._kernel", lambda *_: None))
         if attention:
             stack.enter_context(mock.patch("engine.layers.varlen._flash", varlen._by_rows))

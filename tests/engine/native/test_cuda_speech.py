@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from engine.graphs import GraphPool
+from engine.layers import vocoder_kernels
 from engine.layers.logmel import LogMel
+from engine.layers.vocoder_kernels import add, add_snake, channels_last, leaky_mean, snake
 from engine.models.flow_config import FlowConfig
+from engine.models.hift import Hift
+from engine.models.ragged import Count
 from engine.models.vocoder import Push, Vocoder, make_noise
 from engine.models.vocoder_config import VocoderConfig
 from engine.models.whisper import WhisperEncoder
@@ -57,6 +61,115 @@ def no_waiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def kernels() -> None:
+    sources = vocoder_kernels._SOURCES
+    missing = [name for name in sources if vocoder_kernels._kernel(name, 0) is None]
+    if missing:
+        pytest.skip(f"this torch or GPU compiles no kernel for {', '.join(missing)}")
+
+
+def steps(x: Tensor, y: Tensor, own: Tensor | None, lead: int) -> list[Tensor]:
+    """What each step between convolutions makes of x and y [B, C, T], seeded by the shape."""
+    channels, length = x.shape[1:]
+    generator = torch.Generator().manual_seed(channels)
+    alpha = (0.1 + torch.rand(channels, generator=generator)).cuda()
+    bias = torch.randn(channels, generator=generator).cuda()
+    found = [
+        snake(x, None, alpha, own, lead),
+        snake(x, bias, alpha, own, lead),
+        *add_snake(x, y, bias, alpha, own, lead),
+        *add_snake(x, None, bias, alpha, own, lead),
+        add(x, y, bias, own),
+        leaky_mean([x, y, x + y], 0.1, lead),
+    ]
+    if length > 2:
+        found.append(add(x, y[..., : length - 1], bias, own, mirrored=True))
+    return found
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("lead", [0, 1, 50])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 3, 401, 6001])
+@pytest.mark.parametrize("channels", [2, 4, 20, 64, 256])
+def test_kernels_between_convolutions(
+    monkeypatch: pytest.MonkeyPatch, channels: int, length: int, ragged: bool, lead: int
+) -> None:
+    """Two channels are left to torch."""
+    generator = torch.Generator().manual_seed(length)
+    both = 3 * torch.randn(2, 3, channels, length, generator=generator)
+    x, y = (channels_last(part.cuda()) for part in both)
+    own = torch.tensor([length, length // 2, 0]).cuda() if ragged else None
+    ours = steps(x, y, own, lead)
+    monkeypatch.setattr(vocoder_kernels, "_kernel", lambda *_: None)
+    for one, plain in zip(ours, steps(x, y, own, lead), strict=True):
+        torch.testing.assert_close(one, plain, rtol=1e-5, atol=1e-5)
+        assert channels % 4 or channels_last(one) is one
+
+
+@pytest.mark.usefixtures("kernels")
+def test_other_layouts_and_places_are_taken_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels first, a part of a longer tensor, and values that no four of begin a line."""
+    x = torch.randn(3, 8, 41, device="cuda")
+    alike = channels_last(x)
+    longer = torch.randn(3, 50, 8, device="cuda").transpose(1, 2)
+    longer[..., :41] = x
+    shifted = torch.randn(3 * 8 * 41 + 1, device="cuda")[1:].view(3, 41, 8).transpose(1, 2)
+    shifted.copy_(x)
+    monkeypatch.setattr(vocoder_kernels, "_kernel", lambda *_: None)
+    wanted = steps(alike, alike, None, 2)
+    monkeypatch.undo()
+    for given in (x, longer[..., :41], shifted):
+        for one, plain in zip(steps(given, given, None, 2), wanted, strict=True):
+            torch.testing.assert_close(one, plain, rtol=1e-5, atol=1e-5)
+
+
+def filters(causal: bool) -> tuple[Hift, Hift]:
+    """Middling networks with the same weights on CUDA and on the CPU, prepared."""
+    config = VocoderConfig(causal, base_channels=64, f0_channels=12)
+    pair = random_hift(config).cuda(), random_hift(config)
+    for hift in pair:
+        hift.prepare()
+    return pair
+
+
+@GENERATIONS
+@pytest.mark.parametrize("frames", [[20, 20, 20], [20, 13, 7]], ids=["alike", "ragged"])
+@torch.inference_mode()
+def test_the_filter_is_that_of_a_cpu(causal: bool, frames: list[int]) -> None:
+    ours, theirs = filters(causal)
+    most, ahead = max(frames), ours.config.look_right if causal else 0
+    mels = torch.stack([mel(most + ahead, seed) for seed in range(3)])
+    source = 0.1 * torch.randn(3, most * ours.config.frame_samples)
+    own = None if len(set(frames)) == 1 else torch.tensor(frames)
+    if own is not None:
+        mels = mels.masked_fill(torch.arange(most + ahead) >= own[:, None, None], 0)
+    wanted = theirs.filter(mels, source, span=Count(most, own))
+    on_cuda = Count(most, None if own is None else own.cuda())
+    with exact():
+        wave = ours.filter(mels.cuda(), source.cuda(), span=on_cuda)
+    for one, other, count in zip(wave, wanted, frames, strict=True):
+        count *= ours.config.frame_samples
+        assert relative(one[:count], other[:count]) < 1e-4
+
+
+@GENERATIONS
+@torch.inference_mode()
+def test_convolutions_are_given_what_cudnn_wants_as_it_is(causal: bool) -> None:
+    """It turns neither values nor weights around by itself."""
+    model = vocoder(causal).hift
+    mels = torch.randn(2, 80, 20 + 4 * causal, device="cuda")
+    source = 0.1 * torch.randn(2, 20 * 480, device="cuda")
+    model.filter(mels, source)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as seen:
+        model.filter(mels, source)
+        torch.cuda.synchronize()
+    names = [event.key for event in seen.key_averages()]
+    assert not [name for name in names if "nchwToNhwc" in name or "nhwcToNchw" in name], names
 
 
 @GENERATIONS

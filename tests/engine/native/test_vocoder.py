@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.graphs import GraphPool
+from engine.layers.vocoder_kernels import add, add_snake, channels_last, leaky_mean, led, snake
 from engine.layers.weight_norm import NEW, OLD
+from engine.models import hift_convs
 from engine.models.config import ConfigError
 from engine.models.hift import Hift
+from engine.models.hift_convs import Conv, RepeatUpsampler, TransposedUpsampler
 from engine.models.hift_layers import Spectrum
 from engine.models.ragged import Count
 from engine.models.vocoder import Push, Vocoder, load_vocoder, make_noise
@@ -167,10 +171,10 @@ def test_the_generation_is_told_by_a_kernel_and_both_namings_are_read() -> None:
         hift = random_hift(VocoderConfig.tiny(causal=causal))
         new, old = (load_vocoder(released_state(hift, names)) for names in (NEW, OLD))
         assert new.config == VocoderConfig.tiny(causal=causal)
+        hift.prepare()
         for name, tensor in new.hift.state_dict().items():
             assert torch.equal(tensor, old.hift.state_dict()[name])
             assert torch.allclose(tensor.float(), hift.state_dict()[name].float(), atol=1e-6), name
-        hift.f0_predictor.prepare()
         for vocoder in (new, old):
             kernels = zip(vocoder.hift.f0_predictor.kernels, hift.f0_predictor.kernels, strict=True)
             for (kernel, bias), (wanted, wanted_bias) in kernels:
@@ -201,3 +205,94 @@ def test_the_full_sizes_have_the_released_number_of_weights() -> None:
         )
         count = sum(p.numel() for p in hift.parameters()) + gains
         assert round(count / 1e6, 2) == millions
+
+
+def laid_out_for_cuda(weight: Tensor) -> Tensor:
+    return channels_last(weight).unsqueeze(2)
+
+
+@pytest.mark.parametrize(("kernel", "rate"), [(16, 8), (11, 5), (7, 3)])
+@pytest.mark.parametrize("on_cuda", [False, True], ids=["as on a CPU", "as on CUDA"])
+@torch.inference_mode()
+def test_upsampling_convolutions_are_what_they_stand_for(
+    monkeypatch: pytest.MonkeyPatch, kernel: int, rate: int, on_cuda: bool
+) -> None:
+    if on_cuda:
+        monkeypatch.setattr(hift_convs, "laid_out", laid_out_for_cuda)
+    torch.manual_seed(1)
+    x = torch.randn(2, 6, 9)
+    turned, repeating = TransposedUpsampler(6, 4, kernel, rate), RepeatUpsampler(6, 4, kernel, rate)
+    wanted = F.conv_transpose1d(x, turned.weight, None, rate, (kernel - rate) // 2)
+    repeated = F.pad(x.repeat_interleave(rate, 2), (kernel - 1, 0))
+    looking_back = F.conv1d(repeated, repeating.weight)
+    turned.prepare()
+    repeating.prepare()
+    assert torch.allclose(turned(led(x, turned.lead)), wanted, atol=1e-5)
+    assert torch.allclose(repeating(led(x, repeating.lead)), looking_back, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_steps_between_convolutions_are_what_they_stand_for() -> None:
+    torch.manual_seed(1)
+    x, y, bias, alpha = torch.randn(2, 3, 9), torch.randn(2, 3, 9), torch.randn(3), torch.rand(3)
+    own = torch.tensor([9, 4])
+    there = torch.arange(9) < own[:, None, None]
+
+    def snaked(x: Tensor) -> Tensor:
+        return x + (alpha[:, None] * x).sin() ** 2 / (alpha[:, None] + 1e-9)
+
+    one, total = x + bias[:, None], x + y + bias[:, None]
+    assert torch.allclose(snake(x, bias, alpha), snaked(one), atol=1e-6)
+    led_by_two = F.pad(snaked(one * there), (2, 0))
+    assert torch.allclose(snake(x, bias, alpha, own, 2), led_by_two, atol=1e-6)
+    for ours, wanted in zip(
+        add_snake(x, y, bias, alpha, own), (total * there, snaked(total * there)), strict=True
+    ):
+        assert torch.allclose(ours, wanted, atol=1e-6)
+    mirrored = x + F.pad(y[..., :8], (1, 0), mode="reflect") + bias[:, None]
+    assert torch.allclose(add(x, y[..., :8], bias, mirrored=True), mirrored, atol=1e-6)
+    mean = F.pad(F.leaky_relu((x + y + one) / 3, 0.1), (2, 0))
+    assert torch.allclose(leaky_mean([x, y, one], 0.1, 2), mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 9), (1, 4, 9), (2, 1, 9), (2, 4, 1), (1, 1, 1)])
+def test_channels_last_means_the_strides_and_not_what_sizes_of_one_allow(
+    shape: tuple[int, int, int],
+) -> None:
+    x = torch.randn(shape)
+    ours = channels_last(x)
+    assert torch.equal(ours, x) and channels_last(ours) is ours
+    assert ours.stride() == (shape[1] * shape[2], 1, shape[1])
+    longer = led(ours, 2)
+    assert longer.shape[2] == shape[2] + 2 and torch.equal(longer[..., 2:], x)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@torch.inference_mode()
+def test_values_that_lie_channels_last_stay_so_and_sound_the_same(
+    monkeypatch: pytest.MonkeyPatch, causal: bool
+) -> None:
+    """The convolutions as on CUDA, which copy nothing but the mel frames."""
+    config = VocoderConfig.tiny(causal=causal)
+    usual = random_hift(config)
+    usual.prepare()
+    monkeypatch.setattr(hift_convs, "laid_out", laid_out_for_cuda)
+    turned = random_hift(config)
+    turned.prepare()
+    for conv in turned.modules():
+        if isinstance(conv, Conv | hift_convs.Upsampler):
+            _, inputs, _, size = conv.weight.shape
+            assert conv.weight.stride() == (size * inputs, 1, size * inputs, inputs)
+    copied: list[int] = []
+
+    def counting(x: Tensor) -> Tensor:
+        last = channels_last(x)
+        if last is not x:
+            copied.append(x.shape[1])
+        return last
+
+    monkeypatch.setattr(hift_convs, "channels_last", counting)
+    frames = torch.stack([mel(20 + causal * config.look_right, seed) for seed in range(2)])
+    source = 0.1 * torch.randn(2, 20 * config.frame_samples)
+    assert torch.allclose(turned.filter(frames, source), usual.filter(frames, source), atol=1e-5)
+    assert copied == [config.num_mels]
