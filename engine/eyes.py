@@ -137,11 +137,11 @@ class Eyes:
     @torch.inference_mode()
     def warm_up(self, most: int, show: Callable[[str], None]) -> None:
         """Make the graphs of calls with up to `most` images."""
-        sizes = sorted(size for size in BATCHES if size <= most)
+        sizes = [size for size in BATCHES if size <= most]
         values = 3 * self.config.patch_size**2
         with self.graphs.capturing():
-            for length in self.lengths if self.graphs.enabled else self.lengths[:1]:
-                for size in sizes if self.graphs.enabled else sizes[:1]:
+            for length in reversed(self.lengths) if self.graphs.enabled else self.lengths[:1]:
+                for size in sizes if self.graphs.enabled else sizes[-1:]:
                     show(f"eyes, {size} images of {length} patches")
                     patches = torch.zeros(size, length, values, dtype=torch.uint8)
                     nothing = torch.zeros(size, 3, length, dtype=torch.long)

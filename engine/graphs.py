@@ -23,6 +23,9 @@ T = TypeVar("T")
 STAGED_BYTES = 32 * 1024 * 1024
 """Of inputs on their way to the device, many times what one step needs."""
 
+LITTLE_BYTES = 2 * 1024**3
+"""With less of the device's memory free, a graph may need what the runs before it have cached."""
+
 BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 """Rows that batches are padded to."""
 
@@ -39,8 +42,12 @@ def padded_size(count: int, sizes: Sequence[int] = BATCH_SIZES) -> int:
 
 
 def sizes_up_to(most: int, sizes: Sequence[int] = BATCH_SIZES) -> list[int]:
-    """The padded sizes that batches of 1 to `most` rows can have."""
-    return sorted({padded_size(count, sizes) for count in range(1, most + 1)})
+    """The padded sizes that batches of 1 to `most` rows can have, the largest first.
+
+    In this order graphs take least memory: what a large one left serves the smaller ones, while
+    the pieces that small ones left are of no use for a large one.
+    """
+    return sorted({padded_size(count, sizes) for count in range(1, most + 1)}, reverse=True)
 
 
 @dataclass
@@ -82,12 +89,15 @@ class GraphPool:
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
-        """Capture what runs in the block."""
+        """Capture what runs in the block, best with large shapes first, see `sizes_up_to`."""
         self._is_capturing = True
         try:
             yield
         finally:
             self._is_capturing = False
+            if self.enabled:
+                # Functions ran once without a graph, in memory that graphs cannot have.
+                torch.cuda.empty_cache()
 
     def run(self, key: Hashable, function: Callable[..., T], *inputs: Tensor) -> T:
         """`function(*inputs)`, by its graph.
@@ -138,6 +148,9 @@ class GraphPool:
                 function(*own)
             current.wait_stream(self._stream)
             torch.cuda.synchronize(self.device)
+            if torch.cuda.mem_get_info(self.device)[0] < LITTLE_BYTES:
+                # While a graph is captured torch cannot give back what it has cached.
+                torch.cuda.empty_cache()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(
                 graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local"

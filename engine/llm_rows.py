@@ -273,7 +273,7 @@ class LlmRows:
                     torch.cat([plan.packed, ids]),
                 )
             rows = padded_size(self.kv.num_slots)
-            for size in self._sizes:
+            for size in reversed(self._sizes):
                 show(f"language model, {size} tokens")
                 x = torch.zeros(
                     size, self.model.config.hidden_size, device=device, dtype=self.model.dtype

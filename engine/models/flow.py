@@ -143,7 +143,7 @@ class Flow(nn.Module):
         """Run every shape of batches of up to `most_rows` rows, of no session."""
         with torch.inference_mode():
             for rows in sizes_up_to(most_rows):
-                for width in widths:
+                for width in sorted(widths, reverse=True):
                     packed, _ = state.begin([], width, rows)
                     self._by_graph(packed, state, width, graphs)
 
