@@ -11,7 +11,7 @@ from engine.interface import EngineError
 from engine.model import OmniModel
 
 GIB = 1 << 30
-RESERVE_BYTES = 4 * GIB
+RESERVE_BYTES = 5 * GIB
 """Kept free for what a step needs in between, for graphs, libraries and the context."""
 LITTLE_BYTES = GIB
 """With less than this left after warm-up a step may fail."""

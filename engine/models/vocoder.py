@@ -29,13 +29,15 @@ NOISE_SECONDS = 10
 NOISE_SEED = 1
 END_FRAMES = 6
 """What is left of most turns when they end: the flow's lookahead."""
+MOST_ROWS = 32
+"""Rows that run at once: more would take memory, not save time."""
 RAGGED_ROWS = (1, 4)
 """Rows that batches of unlike rows are padded to, or split into: beginnings and ends of turns."""
 
 
 @dataclass(frozen=True)
 class Sound:
-    """What one call gave to one row. Only `wave` outlives the next call that runs by a graph."""
+    """What one call gave to one row."""
 
     wave: Tensor
     """[N] in [-1, 1]"""
@@ -99,7 +101,7 @@ class Vocoder:
     ) -> list[Sound]:
         """Advance streams of distinct slots. Order is kept.
 
-        Equal shapes run together. With `graphs`, after `warm_up`, shapes without a graph run in
+        Equal shapes run together, `MOST_ROWS` at a time. With `graphs`, after `warm_up`, shapes without a graph run in
         the one that has room for all.
         """
         calls = [self._call(state.streams[push.slot], push) for push in pushes]
@@ -124,7 +126,7 @@ class Vocoder:
         """Capture the calls (frames, last) of each of some turns for up to `most_rows` rows, and
         a shape for a few rows with room for anything of up to `most_frames`."""
         with torch.inference_mode():
-            for size in sizes_up_to(most_rows):
+            for size in sizes_up_to(min(most_rows, MOST_ROWS)):
                 for turn in calls:
                     stream = VoiceStream()
                     for frames, last in turn:
@@ -163,7 +165,12 @@ class Vocoder:
             groups.setdefault((call.plan, call.push.f0 is None), []).append(place)
         rest: list[int] = []
         room = next((s.plan for s in state.warm if s.is_ragged), None) if has_graphs else None
-        for (plan, is_free), members in groups.items():
+        alike = (
+            (plan, is_free, members[first : first + MOST_ROWS])
+            for (plan, is_free), members in groups.items()
+            for first in range(0, len(members), MOST_ROWS)
+        )
+        for plan, is_free, members in alike:
             shape = Shape(padded_size(len(members)) if has_graphs else len(members), plan)
             if room is None or shape in state.warm or not (is_free and room.holds(plan)):
                 yield shape, members
@@ -202,7 +209,8 @@ class Vocoder:
         if graphs is None or f0 is not None:
             return run(uploaded(numbers, self.noise.device), mel)
         result = graphs.run(("vocoder", shape), run, numbers, mel)
-        return Wave(result.wave.clone(), result.f0, result.source)
+        # The same graph may run again for other rows of the same call.
+        return Wave(result.wave.clone(), result.f0.clone(), result.source.clone())
 
     def _sound(self, wave: Wave, row: int, call: _Call, after: VoiceStream) -> Sound:
         """What a row is given: of a turn's first call with the delay as silence."""

@@ -227,6 +227,28 @@ def test_unlike_rows_by_graphs_sound_as_alone_without(causal: bool) -> None:
 
 
 @GENERATIONS
+def test_more_rows_than_run_at_once_take_the_same_graphs_again(
+    monkeypatch: pytest.MonkeyPatch, causal: bool
+) -> None:
+    monkeypatch.setattr("engine.models.vocoder.MOST_ROWS", 2)
+    config = VocoderConfig.tiny(causal=causal)
+    model = Vocoder(random_hift(config, device="cuda"), make_noise(config).cuda())
+    pool = GraphPool("cuda")
+    graphed, plain = model.new_state(5), model.new_state(5)
+    with exact():
+        with pool.capturing():
+            model.warm_up(graphed, 5, pool, [[(50, False), (50, False)]], most_frames=54)
+        for place in range(2):
+            pushes = [Push(slot, mel(50, 10 * place + slot).cuda()) for slot in range(5)]
+            ours, theirs = model.push(graphed, pushes, pool), model.push(plain, pushes)
+            for mine, other in zip(ours, theirs, strict=True):
+                assert relative(mine.wave, other.wave) < 1e-3
+                assert relative(mine.f0, other.f0) < 1e-3
+                assert relative(mine.source, other.source) < 1e-3
+    assert pool.misses == 0
+
+
+@GENERATIONS
 def test_turns_of_any_length_miss_no_graph(causal: bool) -> None:
     model = random_token2wav(
         FlowConfig.tiny(),

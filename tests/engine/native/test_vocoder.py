@@ -64,8 +64,12 @@ def test_counts_of_samples_are_those_of_the_schedule(causal: bool) -> None:
         vocoder.push(state, [Push(0, mel(6))])
 
 
+@pytest.mark.parametrize("most", [2, 32])
 @pytest.mark.parametrize("causal", [True, False])
-def test_rows_of_a_batch_equal_the_same_rows_alone(causal: bool) -> None:
+def test_rows_of_a_batch_equal_the_same_rows_alone(
+    monkeypatch: pytest.MonkeyPatch, causal: bool, most: int
+) -> None:
+    monkeypatch.setattr("engine.models.vocoder.MOST_ROWS", most)
     vocoder = make(causal)
     state, alone = vocoder.new_state(8), vocoder.new_state(8)
     for turn in range(4):
