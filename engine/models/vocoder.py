@@ -101,8 +101,8 @@ class Vocoder:
     ) -> list[Sound]:
         """Advance streams of distinct slots. Order is kept.
 
-        Equal shapes run together, `MOST_ROWS` at a time. With `graphs`, after `warm_up`, shapes without a graph run in
-        the one that has room for all.
+        Equal shapes run together, `MOST_ROWS` at a time. With `graphs`, after `warm_up`, shapes
+        without a graph run in the one that has room for all.
         """
         calls = [self._call(state.streams[push.slot], push) for push in pushes]
         sounds: dict[int, Sound] = {}

@@ -71,7 +71,9 @@ def test_no_slot_at_all_is_an_error_with_a_context_that_would_fit() -> None:
     short = RESERVE_BYTES + SLOT.total - 60_000
     with pytest.raises(EngineError, match=r"max_context to 320 or less \(it is 400\)") as caught:
         plan(8, short, SLOT, CONTEXT)
-    assert "4.00 GiB are free" in str(caught.value) and "hearing" in str(caught.value)
+    assert f"{RESERVE_BYTES / GIB:.2f} GiB are free" in str(caught.value) and "hearing" in str(
+        caught.value
+    )
     smaller = SlotBytes(1000 * 321, 50_000, 10_000, 20_000, 0)
     assert plan(8, short, smaller, 320).slots == 1
 
