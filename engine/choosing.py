@@ -147,7 +147,8 @@ def draw(x: Tensor, numbers: Tensor, limit: int, *, exact_k: bool) -> Tensor:
     sums = weights.cumsum(dim=-1)
     aims = numbers[:, Column.DRAW, None] * sums[:, -1:]
     place = (sums <= aims).sum(dim=-1, keepdim=True).minimum(kept.sum(dim=-1, keepdim=True) - 1)
-    drawn = ids.gather(1, place)[:, 0]
+    # Of a row without any number nothing is kept; an index of -1 would end all sessions.
+    drawn = ids.gather(1, place.clamp(min=0))[:, 0]
     return torch.where(best, x.argmax(dim=-1), drawn)
 
 

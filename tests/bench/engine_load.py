@@ -12,6 +12,7 @@ import numpy as np
 from engine import protocol as p
 from engine.duplex import DuplexSession
 from engine.fullduplex import UNIT_SAMPLES
+from engine.kvcache8 import SlotKV8
 from engine.readitem import ReadItem
 from engine.scheduler import Scheduler
 from engine.session import Session
@@ -245,8 +246,14 @@ def fill(scheduler: Scheduler, slot: int, positions: int) -> None:
     talk = duplex.sessions[slot]
     lacking = positions - talk.length
     # Units of the usual length, so that sliding finds units to drop.
-    unit = 85
+    unit, before = 85, talk.length
     for _ in range(max(0, lacking // unit)):
         talk.window.register(Entry(unit))
         talk.length += unit
-    duplex.rows.kv.lengths[slot] = talk.length
+    kv = duplex.rows.kv
+    kv.lengths[slot] = talk.length
+    if isinstance(kv, SlotKV8):
+        # What is stored has no scale of 0, and the kernels take its logarithm.
+        for cells in kv.layers:
+            for scales in (cells.key_scales, cells.value_scales):
+                scales[slot, before : talk.length] = 1.0

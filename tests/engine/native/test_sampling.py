@@ -162,6 +162,19 @@ def test_a_row_draws_the_same_whatever_else_is_in_the_batch() -> None:
     assert alone.generated == batched.generated
 
 
+def test_a_row_without_numbers_gets_a_token_and_leaves_the_others_theirs() -> None:
+    settings = replace(PLAIN, top_k=3)
+    x = torch.cat([logits(l6=5), logits() * float("nan"), logits(l7=5)])
+    for several in (range(3), (0, 2)):
+        rows = [row(settings, seed=40 + place) for place in several]
+        drawn = sample_duplex(x[list(several)], rows, IDS, FORBIDDEN)
+        assert all(0 <= token < 10 for token in drawn)
+        if len(drawn) == 3:
+            others = drawn[::2]
+        else:
+            assert drawn == others
+
+
 def test_draws_depend_on_seed_and_count_only() -> None:
     first = Draws(3)
     numbers = [first.next() for _ in range(5)]
