@@ -1,6 +1,6 @@
 """Drawing speech codes on CUDA: all that lies between a forward's scores and the next one's input.
 
-In torch operations these are about eighty small kernels for each code of 25 a second.
+In torch operations these are about fifty small kernels for each code of 25 a second.
 """
 
 from __future__ import annotations
