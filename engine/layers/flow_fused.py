@@ -2,8 +2,8 @@
 
 Written out in torch operations a block has twenty-seven kernels of a few microseconds, many of them
 copies that put frames behind a stream's tail; so it has twelve. The kernels here round where the
-torch operations round; those are used on other devices, for other types and sizes, and where NVRTC is
-not to be had.
+torch operations round; those are used on other devices, for other types and sizes, and where NVRTC
+is not to be had.
 """
 
 from __future__ import annotations
