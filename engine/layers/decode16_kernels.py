@@ -7,7 +7,7 @@ Source of the fragments' layout: PTX ISA, mma.m16n8k16 and movmatrix.
 
 from __future__ import annotations
 
-from engine.layers.decode_kernels import COMBINE, HEAD_DIMS, PTX, source
+from engine.layers.decode_kernels import COMBINE, HEAD_DIMS, PTX, SUMS, product, source
 
 _PTX = r"""
 // A pair of bfloat16 in 32 bits.
@@ -15,14 +15,6 @@ __device__ __forceinline__ unsigned pair(float low, float high) {
     unsigned out;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
     return out;
-}
-// sum [16, 8] += left [16, 16] * right [16, 8]
-__device__ __forceinline__ void product(float* sum, const unsigned* left, unsigned right0,
-                                        unsigned right1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right0), "r"(right1));
 }
 """
 
@@ -75,11 +67,6 @@ __device__ __forceinline__ void score(float* scores, const Tile& tile, const uin
     }
 }
 
-struct Sums {
-    float peak[2], total[2];  // of two queries; the total is this lane's
-    float mixed[DIM / 16][4];  // two dimensions of two queries each
-};
-
 // The scores become weights for the products with values.
 __device__ __forceinline__ void weigh(Sums& sums, const float* scores, int position, int end,
                                       float scale, int lane, unsigned* weights) {
@@ -103,13 +90,7 @@ __device__ __forceinline__ void weigh(Sums& sums, const float* scores, int posit
     }
     #pragma unroll
     for (int r = 0; r < 2; ++r) weights[r] = transposed(pair(x[r][0], x[r][1]));
-    if (__any_sync(ALL, factor[0] != 1.f || factor[1] != 1.f)) {
-        #pragma unroll
-        for (int j = 0; j < DIM / 16; ++j) {
-            sums.mixed[j][0] *= factor[0]; sums.mixed[j][1] *= factor[1];
-            sums.mixed[j][2] *= factor[0]; sums.mixed[j][3] *= factor[1];
-        }
-    }
+    rescale(sums, factor);
 }
 
 __device__ __forceinline__ void mix_pair(float* sums, unsigned a, unsigned b, unsigned c,
@@ -154,11 +135,7 @@ decode16(const bf16* query, const bf16* keys, const bf16* values, const int* que
     }
     float factor = (float)scale * 1.4426950408889634f;
     Sums sums;
-    #pragma unroll
-    for (int j = 0; j < DIM / 16; ++j)
-        sums.mixed[j][0] = sums.mixed[j][1] = sums.mixed[j][2] = sums.mixed[j][3] = 0.f;
-    sums.peak[0] = sums.peak[1] = __int_as_float(0xff800000);
-    sums.total[0] = sums.total[1] = 0.f;
+    clear(sums);
     Tile tile;
     load_keys(tile, row, begin, lane);
     load_values(tile, row, begin, lane);
@@ -190,7 +167,10 @@ decode16(const bf16* query, const bf16* keys, const bf16* values, const int* que
 
 SOURCES = {
     (name, head_dim): source(head_dim, *parts)
-    for name, parts in (("decode16", (PTX, _PTX, _DECODE16)), ("combine", (COMBINE,)))
+    for name, parts in (
+        ("decode16", (PTX, _PTX, product("bf16"), SUMS, _DECODE16)),
+        ("combine", (COMBINE,)),
+    )
     for head_dim in HEAD_DIMS
 }
 """By name and head size."""

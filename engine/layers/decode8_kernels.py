@@ -10,7 +10,7 @@ Source of the fragments' layout: PTX ISA, mma.m16n8k16 and movmatrix.
 
 from __future__ import annotations
 
-from engine.layers.decode_kernels import COMBINE, HEAD_DIMS, PTX, source
+from engine.layers.decode_kernels import COMBINE, HEAD_DIMS, PTX, SUMS, product, source
 
 _PTX = r"""
 // Pairs of float16 in 32 bits.
@@ -33,14 +33,6 @@ __device__ __forceinline__ unsigned minus(unsigned a) {
     unsigned out;
     asm("neg.f16x2 %0, %1;" : "=r"(out) : "r"(a));
     return out;
-}
-// sum [16, 8] += left [16, 16] * right [16, 8]
-__device__ __forceinline__ void product(float* sum, const unsigned* left, unsigned right0,
-                                        unsigned right1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right0), "r"(right1));
 }
 """
 
@@ -159,11 +151,6 @@ __device__ __forceinline__ void score(float* scores, const Tile& tile, const uns
     }
 }
 
-struct Sums {
-    float peak[2], total[2];  // of two queries; the total is this lane's
-    float mixed[DIM / 16][4];  // two dimensions of two queries each
-};
-
 // The scores become weights for the products with values: their scales are in the exponent, so
 // that no weight is above 1 whatever the values are.
 __device__ __forceinline__ void weigh(Sums& sums, const float* scores, const Tile& tile,
@@ -192,13 +179,7 @@ __device__ __forceinline__ void weigh(Sums& sums, const float* scores, const Til
     for (int r = 0; r < 2; ++r)
         weights[r] = transposed(halves(power_of_2(x[r][0] + lift[r] - sums.peak[0]),
                                        power_of_2(x[r][1] + lift[r] - sums.peak[1])));
-    if (__any_sync(ALL, factor[0] != 1.f || factor[1] != 1.f)) {
-        #pragma unroll
-        for (int j = 0; j < DIM / 16; ++j) {
-            sums.mixed[j][0] *= factor[0]; sums.mixed[j][1] *= factor[1];
-            sums.mixed[j][2] *= factor[0]; sums.mixed[j][3] *= factor[1];
-        }
-    }
+    rescale(sums, factor);
 }
 
 __device__ __forceinline__ void mix(Sums& sums, const Tile& tile, const unsigned* weights) {
@@ -253,11 +234,7 @@ decode8(const bf16* query, const e4m3* keys, const e4m3* values, const float* ke
     // log2(e), and 2^8 that the keys lack.
     float factor = (float)scale * 1.4426950408889634f * 256.f;
     Sums sums;
-    #pragma unroll
-    for (int j = 0; j < DIM / 16; ++j)
-        sums.mixed[j][0] = sums.mixed[j][1] = sums.mixed[j][2] = sums.mixed[j][3] = 0.f;
-    sums.peak[0] = sums.peak[1] = __int_as_float(0xff800000);
-    sums.total[0] = sums.total[1] = 0.f;
+    clear(sums);
     Tile tile;
     load_keys(tile, row, begin, lane);
     load_values(tile, row, begin, lane);
@@ -296,7 +273,10 @@ decode8(const bf16* query, const e4m3* keys, const e4m3* values, const float* ke
 
 SOURCES = {
     (name, head_dim): source(head_dim, *parts, lift=256)
-    for name, parts in (("decode8", (PTX, _PTX, _DECODE8)), ("combine", (COMBINE,)))
+    for name, parts in (
+        ("decode8", (PTX, _PTX, product("f16"), SUMS, _DECODE8)),
+        ("combine", (COMBINE,)),
+    )
     for head_dim in HEAD_DIMS
 }
 """By name and head size."""

@@ -43,6 +43,41 @@ __device__ __forceinline__ unsigned transposed(unsigned x) {
 }
 """
 
+_PRODUCT = r"""
+// sum [16, 8] += left [16, 16] * right [16, 8]
+__device__ __forceinline__ void product(float* sum, const unsigned* left, unsigned right0,
+                                        unsigned right1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.KIND.KIND.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right0), "r"(right1));
+}
+"""
+
+SUMS = r"""
+struct Sums {
+    float peak[2], total[2];  // of two queries; the total is this lane's
+    float mixed[DIM / 16][4];  // two dimensions of two queries each
+};
+__device__ __forceinline__ void clear(Sums& sums) {
+    #pragma unroll
+    for (int j = 0; j < DIM / 16; ++j)
+        sums.mixed[j][0] = sums.mixed[j][1] = sums.mixed[j][2] = sums.mixed[j][3] = 0.f;
+    sums.peak[0] = sums.peak[1] = __int_as_float(0xff800000);
+    sums.total[0] = sums.total[1] = 0.f;
+}
+// What is there already, by the factors that higher peaks make of its weights.
+__device__ __forceinline__ void rescale(Sums& sums, const float* factor) {
+    if (__any_sync(0xffffffffu, factor[0] != 1.f || factor[1] != 1.f)) {
+        #pragma unroll
+        for (int j = 0; j < DIM / 16; ++j) {
+            sums.mixed[j][0] *= factor[0]; sums.mixed[j][1] *= factor[1];
+            sums.mixed[j][2] *= factor[0]; sums.mixed[j][3] *= factor[1];
+        }
+    }
+}
+"""
+
 COMBINE = r"""
 #define LANES (DIM / 4)
 #define GROUPS (THREADS / LANES)
@@ -92,6 +127,11 @@ extern "C" __global__ void combine(const float* mixed, const float* sums,
     out[(token * num_heads + head) * DIM + me] = narrow(there ? value * LIFT / total : 0.f);
 }
 """
+
+
+def product(kind: str) -> str:
+    """Products of tensor cores: of `f16` or `bf16`, sums in float32."""
+    return _PRODUCT.replace("KIND", kind)
 
 
 def source(head_dim: int, *parts: str, lift: int = 1) -> str:

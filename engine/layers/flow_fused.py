@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.layers.nvrtc import compiled, null
+from engine.layers.nvrtc import WARP_SUM, compiled, null
 
 TAIL = 2
 """Inputs that a causal convolution of three looks back."""
@@ -49,11 +49,8 @@ __device__ __forceinline__ void store(const float* from, f16* to) {
 
 _GATED_NORM = (
     _HALF
+    + WARP_SUM
     + r"""
-__device__ __forceinline__ float warp_sum(float x) {
-    for (int d = 16; d > 0; d >>= 1) x += __shfl_xor_sync(0xffffffffu, x, d);
-    return x;
-}
 __device__ __forceinline__ float mish(float x) {
     if (x > 20.f) return x;
     float e = __expf(x), n = e * (e + 2.f);
@@ -210,7 +207,7 @@ def gated_norm(x: Tensor, more: Gated | None, norm: Norm) -> tuple[Tensor, Tenso
     """The sum of x [N, C] and what a part adds to it, and its norm."""
     kernel = _on_cuda("gated_norm", x, _fits(x))
     if kernel is None:
-        total = _sum(x, more)
+        total = x if more is None else torch.addcmul(x, more.delta, more.gate)
         return total, F.layer_norm(total, total.shape[-1:], norm.scale, norm.shift, norm.eps)
     total, out = x if more is None else torch.empty_like(x), torch.empty_like(x)
     _launch(kernel, x, more, norm, None, (total, out, null(x.device)), len(x), is_mish=False)
@@ -263,10 +260,6 @@ def gated_columns(
 
 def _fits(x: Tensor) -> bool:
     return x.is_contiguous() and x.shape[1] % 8 == 0 and x.shape[1] <= _MOST_SIZE
-
-
-def _sum(x: Tensor, more: Gated | None) -> Tensor:
-    return x if more is None else torch.addcmul(x, more.delta, more.gate)
 
 
 def _launch(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from engine.layers.fp8_kernels import READ_POSITIONS, SOURCES
-from engine.layers.fused import normed_heads
+from engine.layers.fused import norm_arguments, normed_heads
 from engine.layers.norms import RMSNorm
-from engine.layers.nvrtc import compiled, null
+from engine.layers.nvrtc import compiled
 from engine.layers.rope import rotate
 from engine.layers.varlen import VarlenLayout
 
@@ -107,14 +107,13 @@ def store8(
     assert packed.is_contiguous() and cells.keys.is_contiguous() and cells.values.is_contiguous()
     count = packed.shape[0]
     query = packed.new_empty(count, num_heads, head_dim)
-    q_norm, k_norm = norms or (None, None)
+    weights, normed = norm_arguments(norms, packed.device)
     kernel(
         (count, -(-all_heads // _STORE_HEADS), 1),
         (_WARP, _STORE_HEADS, 1),
         [
             packed,
-            null(packed.device) if q_norm is None else q_norm.weight,
-            null(packed.device) if k_norm is None else k_norm.weight,
+            *weights,
             rates,
             positions,
             write,
@@ -126,8 +125,7 @@ def store8(
             num_heads,
             kv_heads,
             head_dim,
-            int(q_norm is not None),
-            float(q_norm.eps if q_norm is not None else 0.0),
+            *normed,
         ],
     )
     return query

@@ -229,14 +229,13 @@ def turn_store(
     assert packed.is_contiguous() and keys.is_contiguous() and values.is_contiguous()
     count = packed.shape[0]
     query = packed.new_empty(count, num_heads, head_dim)
-    q_norm, k_norm = norms or (None, None)
+    weights, normed = norm_arguments(norms, packed.device)
     kernel(
         (count, -(-all_heads // _HEADS_PER_BLOCK), 1),
         (_WARP, _HEADS_PER_BLOCK, 1),
         [
             packed,
-            null(packed.device) if q_norm is None else q_norm.weight,
-            null(packed.device) if k_norm is None else k_norm.weight,
+            *weights,
             rates,
             positions,
             write,
@@ -246,11 +245,20 @@ def turn_store(
             num_heads,
             kv_heads,
             head_dim,
-            int(q_norm is not None),
-            float(q_norm.eps if q_norm is not None else 0.0),
+            *normed,
         ],
     )
     return query
+
+
+def norm_arguments(
+    norms: tuple[RMSNorm, RMSNorm] | None, device: torch.device
+) -> tuple[list[Tensor], list[int | float]]:
+    """What kernels are told of the norms of query and key heads: their weights, whether there are
+    any, and their epsilon."""
+    if norms is None:
+        return [null(device)] * 2, [0, 0.0]
+    return [norm.weight for norm in norms], [1, float(norms[0].eps)]
 
 
 def normed_heads(

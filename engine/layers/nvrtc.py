@@ -11,7 +11,15 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-COMMON = r"""
+WARP_SUM = r"""
+__device__ __forceinline__ float warp_sum(float x) {
+    for (int d = 16; d > 0; d >>= 1) x += __shfl_xor_sync(0xffffffffu, x, d);
+    return x;
+}
+"""
+
+COMMON = (
+    r"""
 typedef unsigned short bf16;
 __device__ __forceinline__ float wide(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
 __device__ __forceinline__ bf16 narrow(float x) {
@@ -20,11 +28,9 @@ __device__ __forceinline__ bf16 narrow(float x) {
     return (bf16)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 __device__ __forceinline__ float rounded(float x) { return wide(narrow(x)); }
-__device__ __forceinline__ float warp_sum(float x) {
-    for (int d = 16; d > 0; d >>= 1) x += __shfl_xor_sync(0xffffffffu, x, d);
-    return x;
-}
 """
+    + WARP_SUM
+)
 """Of kernels on bfloat16: put it in front of their source."""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
+from engine.layers.nvrtc import compiled
 from engine.llm_rows import Feed, LlmRows
 from engine.models.qwen3 import Qwen3
 from engine.weights import empty
@@ -16,6 +18,13 @@ from tests.random_weights import random_weights
 BF16 = torch.bfloat16
 STEP = 2.0**-8
 """Largest relative step of bfloat16."""
+
+
+def skip_without(*sources: tuple[str, str]) -> None:
+    """Skip a test of kernels, each a source and a name in it, where they cannot be compiled."""
+    missing = [name for source, name in sources if compiled(source, name, 0) is None]
+    if missing:
+        pytest.skip(f"this torch or GPU compiles no kernel for {', '.join(missing)}")
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = BF16) -> Tensor:

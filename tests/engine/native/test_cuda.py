@@ -37,6 +37,7 @@ from tests.engine.native.cuda_rig import (
     drawn,
     ints,
     relative,
+    skip_without,
     small_llm,
 )
 from tests.engine.native.llm_rig import VOCAB, ids_of
@@ -46,9 +47,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.fixture
 def kernels() -> None:
-    missing = [name for name in fused._SOURCES if fused._kernel(name, 0) is None]
-    if missing:
-        pytest.skip(f"this torch or GPU compiles no kernel for {', '.join(missing)}")
+    skip_without(*((source, name) for name, source in fused._SOURCES.items()))
 
 
 # ------------------------------------------------------------------ kernels

@@ -11,13 +11,23 @@ from engine.layers.flow_fused import Columns, Gated, Norm
 from engine.models.flow import Flow
 from engine.models.flow_config import FlowConfig
 from engine.models.flow_state import Window
+from tests.engine.native.cuda_rig import skip_without
 from tests.speech_assets import random_flow
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.usefixtures("kernels"),
+]
 
 SIZES = pytest.mark.parametrize("size", [64, 264, 512, 1024])
 STEP = 2e-3
 """Two of the last digits of float16, relative."""
+
+
+@pytest.fixture
+def kernels() -> None:
+    """Without them torch would be compared with itself."""
+    skip_without(*((source, name) for name, source in flow_fused._SOURCES.items()))
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float16) -> Tensor:

@@ -29,6 +29,7 @@ from tests.engine.native.cuda_rig import (
     drawn,
     ints,
     relative,
+    skip_without,
     small_llm,
 )
 from tests.engine.native.llm_rig import ids_of
@@ -41,12 +42,10 @@ NOT_A_NUMBER = 0x7F
 
 @pytest.fixture(autouse=True)
 def kernels() -> None:
-    missing = [name for name in fp8_kernels.SOURCES if fp8._kernel(name, 0) is None]
-    for (name, head_dim), source in decode8_kernels.SOURCES.items():
-        if decoding._kernel(source, name, 0) is None:
-            missing.append(f"{name} ({head_dim})")
-    if missing:
-        pytest.skip(f"this torch or GPU compiles no kernel for {', '.join(missing)}")
+    skip_without(
+        *((source, name) for name, source in fp8_kernels.SOURCES.items()),
+        *((source, name) for (name, _), source in decode8_kernels.SOURCES.items()),
+    )
 
 
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

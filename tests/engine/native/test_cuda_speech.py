@@ -26,6 +26,7 @@ from engine.models.whisper import WhisperEncoder
 from engine.speech_streams import Codes, SpeechStreams
 from engine.weights import empty
 from tests.engine.native import test_tts, test_whisper
+from tests.engine.native.cuda_rig import skip_without
 from tests.exactness import exact
 from tests.random_weights import random_weights
 from tests.speech_assets import random_hift, random_token2wav, random_voice
@@ -66,10 +67,7 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.fixture
 def kernels() -> None:
-    sources = vocoder_kernels._SOURCES
-    missing = [name for name in sources if vocoder_kernels._kernel(name, 0) is None]
-    if missing:
-        pytest.skip(f"this torch or GPU compiles no kernel for {', '.join(missing)}")
+    skip_without(*((source, name) for name, source in vocoder_kernels._SOURCES.items()))
 
 
 def steps(x: Tensor, y: Tensor, own: Tensor | None, lead: int) -> list[Tensor]:
