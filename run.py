@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import uvloop
 
-from engine.logs import log_to
-from server.launch import Launch, StartError, version
-from server.settings import ConfigError, load, parser, render
+from engine.ipc.logs import log_to
+from server.config_loader import ConfigError, load, parser, render
+from server.front.launch import Launch, StartError, version
 
 
 def main(argv: Sequence[str] | None = None) -> int:

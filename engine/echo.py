@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.builtin.parts import Parts, Speech, Transcript, Turn
+from engine.base import Progress, Send
+from engine.builtin.interfaces import Parts, Speech, Transcript, Turn
 from engine.builtin.resampler import Resampler
 from engine.builtin.session import CascadeSession
-from engine.interface import Progress, Send
-from engine.protocol import INPUT_HZ, OUTPUT_HZ, VERSION, SessionConfig, Welcome
+from engine.ipc.protocol import INPUT_HZ, OUTPUT_HZ, VERSION, SessionConfig, Welcome
 
 MAX_KEPT_BYTES = 2 * INPUT_HZ * 60
 TONE_HZ = 440.0
@@ -24,7 +24,7 @@ NOT_TRANSCRIBED = "the echo engine does not transcribe"
 
 
 class EchoEngine:
-    """Implements `engine.interface.Engine`; owns nothing but a thread for pictures, never used."""
+    """Implements `engine.base.Engine`; owns nothing but a thread for pictures, never used."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots

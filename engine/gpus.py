@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, MutableMapping
 
-from engine.interface import EngineError
+from engine.base import EngineError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 COUNT_TIMEOUT_S = 60.0

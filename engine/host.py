@@ -9,11 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from engine.headroom import Headroom
-from engine.interface import Engine, EngineError, EngineSession, SessionMessage
-from engine.link import Listener
-from engine.pieces import Joiner
-from engine.protocol import (
+from engine.admission import Headroom
+from engine.base import Engine, EngineError, EngineSession, SessionMessage
+from engine.ipc.item_chunks import Joiner
+from engine.ipc.protocol import (
     CloseSession,
     FromEngine,
     Hello,
@@ -28,6 +27,7 @@ from engine.protocol import (
     ToEngine,
     UnitDone,
 )
+from engine.ipc.transport import Listener
 from engine.slots import Slots
 from engine.stages import Stages
 

@@ -11,13 +11,13 @@ import time
 import msgspec
 import uvloop
 
-from engine.child import Child, LoopLag, die_with_parent, process_usage
+from engine.base import Engine, EngineError
 from engine.config import EngineConfig
 from engine.gpus import see_only
 from engine.host import Host
-from engine.interface import Engine, EngineError
-from engine.logs import log_to
-from engine.supervision import EngineStats, Ready, WorkerGone
+from engine.ipc.child_process import Child, LoopLag, die_with_parent, process_usage
+from engine.ipc.logs import log_to
+from engine.ipc.supervision import EngineStats, Ready, WorkerGone
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def build(config: EngineConfig) -> Engine:
             if config.gpu is not None and config.minicpmo.device != "cpu":
                 see_only(config.gpu)
             try:
-                from engine.minicpmo import MiniCpmoEngine
+                from engine.minicpmo.engine import MiniCpmoEngine
             except ImportError as error:
                 raise EngineError(
                     f"the minicpmo engine needs more packages ({error.name} is missing): "

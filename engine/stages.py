@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from engine.supervision import Quantiles
+from engine.ipc.supervision import Quantiles
 
 KEPT_PER_STAGE = 512
 MAX_STAGES = 32

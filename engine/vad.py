@@ -9,7 +9,7 @@ import numpy as np
 import webrtcvad
 from msgspec import Struct
 
-from engine.protocol import INPUT_HZ, TurnDetection
+from engine.ipc.protocol import INPUT_HZ, TurnDetection
 
 FRAME_MS = 20
 FRAME = INPUT_HZ * FRAME_MS // 1000

@@ -1,6 +1,6 @@
 """The configuration tree: every field with its bounds and what it means. Built once, in `run.py`.
 
-Loading (files, environment, command line) is in `server.settings`.
+Loading (files, environment, command line) is in `server.config_loader`.
 """
 
 from __future__ import annotations

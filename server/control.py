@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from engine.protocol import ItemPiece, Message, Ping
-from engine.supervision import FromChild, Shutdown
+from engine.ipc.protocol import ItemPiece, Message, Ping
+from engine.ipc.supervision import FromChild, Shutdown
 from signaling.server_events import MessageItem
 from signaling.settings import SessionSettings
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.weights import CheckpointError, load_tensors
+from engine.gpu.weights import CheckpointError, load_tensors
 
 SPOKEN_HZ = 140.0
 """Around which the random vocoder's F0 lies, so that its sound is voiced."""
@@ -48,7 +48,7 @@ def random_weights(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Fill a module, built by `engine.weights.empty` or not, right where its weights will be."""
+    """Fill a module, built by `engine.gpu.weights.empty` or not, right where its weights will be."""
     shapes = {name: tensor.shape for name, tensor in module.state_dict(keep_vars=True).items()}
     load_tensors(
         module,
@@ -62,7 +62,7 @@ def random_weights(
 
 
 class RandomCheckpoint:
-    """In the place of `engine.weights.Checkpoint`: has whatever a module asks for."""
+    """In the place of `engine.gpu.weights.Checkpoint`: has whatever a module asks for."""
 
     def __init__(self, path: Any = "", *, seed: int = 0) -> None:
         self.path = path

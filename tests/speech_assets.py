@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.layers.weight_norm import NEW
-from engine.models.flow import Flow
-from engine.models.flow_config import FlowConfig
-from engine.models.hift import Hift
-from engine.models.s3tokenizer import S3Config, S3Tokenizer
-from engine.models.vocoder import Vocoder, make_noise
-from engine.models.vocoder_config import VocoderConfig
-from engine.token2wav import Token2Wav
-from engine.voice import CAMPPLUS_NAME, S3_NAME, VoiceFeatures
+from engine.gpu.layers.weight_norm import NEW
+from engine.minicpmo.models.code2wav import Token2Wav
+from engine.minicpmo.models.flow.config import FlowConfig
+from engine.minicpmo.models.flow.flow import Flow
+from engine.minicpmo.models.vocoder.config import VocoderConfig
+from engine.minicpmo.models.vocoder.hift import Hift
+from engine.minicpmo.models.vocoder.vocoder import Vocoder, make_noise
+from engine.minicpmo.models.voice.preparation import CAMPPLUS_NAME, S3_NAME, VoiceFeatures
+from engine.minicpmo.models.voice.s3tokenizer import S3Config, S3Tokenizer
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -24,20 +24,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.model import OmniModel, load
-from engine.models.config import OmniConfig
-from engine.models.flow import Flow
-from engine.models.flow_config import FlowConfig
-from engine.models.hift import Hift
-from engine.models.qwen3 import Qwen3
-from engine.models.resampler import Resampler
-from engine.models.s3tokenizer import S3Config, S3Tokenizer
-from engine.models.siglip import VisionTower
-from engine.models.tts import Projector, SpeechDecoder
-from engine.models.vocoder_config import VocoderConfig
-from engine.models.whisper import AudioProjector, WhisperEncoder
-from engine.voice import VoiceFeatures
-from engine.weights import INDEX_FILE, SINGLE_FILE, empty
+from engine.gpu.weights import INDEX_FILE, SINGLE_FILE, empty
+from engine.minicpmo.checkpoint import OmniModel, load
+from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
+from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.flow.config import FlowConfig
+from engine.minicpmo.models.flow.flow import Flow
+from engine.minicpmo.models.llm.qwen3 import Qwen3
+from engine.minicpmo.models.talker.tts import Projector, SpeechDecoder
+from engine.minicpmo.models.vision.resampler import Resampler
+from engine.minicpmo.models.vision.siglip import VisionTower
+from engine.minicpmo.models.vocoder.config import VocoderConfig
+from engine.minicpmo.models.vocoder.hift import Hift
+from engine.minicpmo.models.voice.preparation import VoiceFeatures
+from engine.minicpmo.models.voice.s3tokenizer import S3Config, S3Tokenizer
 from tests.random_weights import RandomCheckpoint, draw
 from tests.tiny_tokenizer import write_tokenizer
 
@@ -189,7 +189,7 @@ def full_size_model(folder: str | Path, device: str, *, seed: int = 0) -> OmniMo
     if not (folder / "assets").is_dir():
         write_small_files(folder, full_size_config)
         _write_speech(folder, FlowConfig.full(), VocoderConfig.full(), S3Config.tiny(), seed)
-    with mock.patch("engine.model.Checkpoint", RandomCheckpoint):
+    with mock.patch("engine.minicpmo.checkpoint.Checkpoint", RandomCheckpoint):
         return load(folder, device=device, show=lambda line: None)
 
 

@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.builtin.conversation import Item
-from engine.builtin.parts import AnswerFailed, Turn
+from engine.builtin.interfaces import AnswerFailed, Turn
 from engine.config import ChatEndpoint
 
 MAX_ANSWER_CHARS = 20_000

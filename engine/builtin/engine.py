@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from engine.builtin.cascade import CascadeAnswerer, Responder
+from engine.base import Progress, Send
+from engine.builtin.answerer import CascadeAnswerer, Responder
 from engine.builtin.chat import ChatResponder
-from engine.builtin.parts import Parts
+from engine.builtin.interfaces import Parts
 from engine.builtin.recogniser import RecogniserPool
-from engine.builtin.responder import Clock, RuleResponder, system_clock
+from engine.builtin.rules import Clock, RuleResponder, system_clock
 from engine.builtin.session import CascadeSession
 from engine.builtin.synthesiser import Synthesiser
 from engine.config import BuiltinConfig
-from engine.interface import Progress, Send
-from engine.protocol import VERSION, SessionConfig, Welcome
+from engine.ipc.protocol import VERSION, SessionConfig, Welcome
 
 ENGLISH = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc")
 VARIANTS = ("en-us+f3", "en-us+m3", "en-gb+f3")

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from engine.interface import EngineError
+from engine.base import EngineError
 
 DEBIAN_LIBRARY = "libespeak-ng.so.1"
 AUDIO_OUTPUT_SYNCHRONOUS = 2

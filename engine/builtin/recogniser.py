@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from engine.builtin.nursery import Nursery
-from engine.builtin.parts import Transcript
+from engine.base import EngineError, Progress
+from engine.builtin.interfaces import Transcript
+from engine.builtin.recogniser_forkserver import Nursery
 from engine.builtin.recogniser_link import (
     Abandon,
     Begin,
@@ -29,7 +30,6 @@ from engine.builtin.recogniser_link import (
     from_recogniser,
     pack,
 )
-from engine.interface import EngineError, Progress
 
 FINISH_TIMEOUT_S = 15.0
 READ_BYTES = 65_536

@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from engine.builtin.camera import Camera
+from engine.base import Send, SessionMessage
 from engine.builtin.conversation import Conversation, Item
-from engine.builtin.listening import Ear, Said
-from engine.builtin.parts import AnswerFailed, Parts, Speech, Transcript, Turn
-from engine.builtin.reply import Reply
+from engine.builtin.interfaces import AnswerFailed, Parts, Speech, Transcript, Turn
+from engine.builtin.picture_facts import Camera
 from engine.builtin.settings import Settings
-from engine.interface import Send, SessionMessage
-from engine.protocol import (
+from engine.builtin.speech_input import Ear, Said
+from engine.builtin.speech_output import Reply
+from engine.ipc.protocol import (
     AudioIn,
     AudioPart,
     CancelResponse,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from engine.builtin.responder import read_timezone
-from engine.interface import Send
-from engine.protocol import SessionConfig, SessionWarning
+from engine.base import Send
+from engine.builtin.rules import read_timezone
+from engine.ipc.protocol import SessionConfig, SessionWarning
 
 
 class Settings:

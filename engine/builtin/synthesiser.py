@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.base import EngineError
 from engine.builtin.clauses import Clause, is_silent, speakable
 from engine.builtin.espeak import Espeak, Spoken
-from engine.builtin.parts import Speech
+from engine.builtin.interfaces import Speech
 from engine.builtin.resampler import Resampler
-from engine.interface import EngineError
-from engine.protocol import OUTPUT_HZ
+from engine.ipc.protocol import OUTPUT_HZ
 
 HEAD_MS = 8
 """Silence kept before the first sound: enough for the onset, too little to delay the answer."""

@@ -22,7 +22,7 @@ import psutil
 
 from engine.builtin.engine import BuiltinEngine
 from engine.config import BuiltinConfig
-from engine.protocol import (
+from engine.ipc.protocol import (
     AudioIn,
     AudioOut,
     FromEngine,

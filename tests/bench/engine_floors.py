@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from engine.config import KvCacheType
-from engine.model import OmniModel
+from engine.minicpmo.checkpoint import OmniModel
 from tests.bench.gpu import arithmetic, bandwidth
 
 UNIT_TOKENS = 81

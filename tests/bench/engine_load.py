@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine import protocol as p
-from engine.duplex import DuplexSession
-from engine.fullduplex import UNIT_SAMPLES
-from engine.kvcache8 import SlotKV8
-from engine.readitem import ReadItem
-from engine.scheduler import Scheduler
-from engine.session import Session
-from engine.tokens import Tokens
-from engine.window import Entry
+from engine.gpu.kv.fp8 import SlotKV8
+from engine.ipc import protocol as p
+from engine.minicpmo.llm.context_window import Entry
+from engine.minicpmo.llm.duplex_state import DuplexSession
+from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.modes.full_duplex import UNIT_SAMPLES
+from engine.minicpmo.scheduler import Scheduler
+from engine.minicpmo.session.item_decoding import ReadItem
+from engine.minicpmo.session.session import Session
 
 PIECE = 320
 TURN_UNITS = 4

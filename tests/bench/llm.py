@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from engine.config import KvCacheType
-from engine.graphs import GraphPool
-from engine.llm_rows import Feed, LlmRows
-from engine.models.config import LlmConfig
-from engine.models.qwen3 import Qwen3
-from engine.weights import empty
+from engine.gpu.graphs import GraphPool
+from engine.gpu.weights import empty
+from engine.minicpmo.llm.rows import Feed, LlmRows
+from engine.minicpmo.models.config import LlmConfig
+from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.bench.gpu import arithmetic, bandwidth, memory_gib, synchronize, timed_ms
 from tests.random_weights import random_weights
 from tests.tiny_checkpoint import full_size_config, tiny_config, write_small_files

@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine import protocol as p
-from engine.fullduplex import UNIT_SAMPLES, FullDuplex
-from engine.model import OmniModel, load
-from engine.runner import Runner
-from engine.session import Session
-from engine.speaker import Speaker
+from engine.ipc import protocol as p
+from engine.minicpmo.checkpoint import OmniModel, load
+from engine.minicpmo.modes.full_duplex import UNIT_SAMPLES, FullDuplex
+from engine.minicpmo.runner import Runner
+from engine.minicpmo.session.session import Session
+from engine.minicpmo.speech.pipeline import Speaker
+from engine.minicpmo.speech.voices import VoiceShelf
+from engine.minicpmo.speech.worker import Spoken, VoiceLane
+from engine.minicpmo.step import step
 from engine.stages import quantiles
-from engine.step import step
-from engine.voicelane import Spoken, VoiceLane
-from engine.voiceshelf import VoiceShelf
 from tests.tiny_checkpoint import full_size_model, write_checkpoint
 
 WORDS = 5

@@ -24,7 +24,7 @@ from unittest import mock
 
 import torch
 
-from engine.model import OmniModel, load
+from engine.minicpmo.checkpoint import OmniModel, load
 from tests.bench import precision_llm, precision_senses, precision_sound, precision_speech
 from tests.bench.gpu import memory_gib
 from tests.tiny_checkpoint import full_size_model, write_checkpoint
@@ -37,7 +37,9 @@ def progress(text: str) -> None:
 def build(options: argparse.Namespace, folder: Path) -> OmniModel:
     """The model as the engine has it on CUDA, whatever the device."""
     device = torch.device(options.device)
-    with mock.patch("engine.model.best_device", lambda wanted: (device, torch.bfloat16)):
+    with mock.patch(
+        "engine.minicpmo.checkpoint.best_device", lambda wanted: (device, torch.bfloat16)
+    ):
         if options.model:
             return load(Path(options.model), show=progress)
         if options.size == "full":

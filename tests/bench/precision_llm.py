@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.config import KvCacheType
-from engine.graphs import GraphPool
-from engine.layers import varlen
-from engine.llm_rows import Feed, LlmRows
-from engine.models.qwen3 import Qwen3
-from engine.tokens import Tokens
+from engine.gpu.graphs import GraphPool
+from engine.gpu.layers import varlen_attention as varlen
+from engine.minicpmo.llm.rows import Feed, LlmRows
+from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.bench.errors import error, significant
 from tests.bench.widening import widen
 from tests.exactness import exact
@@ -161,7 +161,9 @@ def plain(*, kernels: bool, attention: bool) -> Iterator[None]:
             for module in KERNEL_MODULES:
                 stack.enter_context(mock.patch(f"engine.layers.{module}._kernel", lambda *_: None))
         if attention:
-            stack.enter_context(mock.patch("engine.layers.varlen._flash", varlen._by_rows))
+            stack.enter_context(
+                mock.patch("engine.gpu.layers.varlen_attention._flash", varlen._by_rows)
+            )
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield
 

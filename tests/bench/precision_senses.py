@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.ears import Ears
-from engine.eyes import IMAGES_AT_ONCE, Eyes
-from engine.graphs import GraphPool
-from engine.layers.mel_streams import MelStreams
-from engine.model import OmniModel
+from engine.dsp.streaming_logmel import MelStreams
+from engine.gpu.graphs import GraphPool
+from engine.minicpmo.checkpoint import OmniModel
+from engine.minicpmo.encoders.audio import Ears
+from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, Eyes
 from tests.bench.errors import error
 from tests.bench.widening import widen
-from tests.engine.native.senses_rig import chunk_of, sound
+from tests.engine.minicpmo.encoder_rig import chunk_of, sound
 from tests.exactness import exact
 
 ROWS = 8

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.graphs import GraphPool
-from engine.model import ASSETS, OmniModel
-from engine.models.flow import FlowChunk
-from engine.models.flow_state import Window
-from engine.models.vocoder import Push, Sound, Vocoder
-from engine.speech_streams import WINDOW_CODES, Codes, SpeechStreams
-from engine.token2wav import Token2Wav, load_token2wav
-from engine.voice import VoiceFeatures
+from engine.gpu.graphs import GraphPool
+from engine.minicpmo.checkpoint import ASSETS, OmniModel
+from engine.minicpmo.models.code2wav import Token2Wav, load_token2wav
+from engine.minicpmo.models.flow.flow import FlowChunk
+from engine.minicpmo.models.flow.state import Window
+from engine.minicpmo.models.vocoder.vocoder import Push, Sound, Vocoder
+from engine.minicpmo.models.voice.preparation import VoiceFeatures
+from engine.minicpmo.speech.code2wav import WINDOW_CODES, Codes, SpeechStreams
 from tests.bench.errors import error
 from tests.bench.precision_llm import plain
 from tests.exactness import exact

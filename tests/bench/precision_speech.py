@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.graphs import GraphPool
-from engine.models.tts import SpeechDecoder
-from engine.models.tts_sampling import SpeechSampling
-from engine.sampling import Draws
-from engine.speech_codes import CODES_PER_UNIT, Speak, SpeechCodes
+from engine.gpu.graphs import GraphPool
+from engine.minicpmo.llm.sampler import Draws
+from engine.minicpmo.models.talker.sampling import SpeechSampling
+from engine.minicpmo.models.talker.tts import SpeechDecoder
+from engine.minicpmo.speech.talker import CODES_PER_UNIT, Speak, SpeechCodes
 from tests.bench.errors import error, significant
 from tests.bench.precision_llm import Trace, plain
 from tests.bench.widening import widen

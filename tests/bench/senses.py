@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.eyes import IMAGES_AT_ONCE, Eyes
-from engine.graphs import GraphPool
-from engine.layers.images import cut, normalise, patch_batch, plan_slices
-from engine.models.config import OmniConfig
-from tests.engine.native.senses_rig import (
+from engine.gpu.graphs import GraphPool
+from engine.minicpmo.encoders.slicing import cut, normalise, patch_batch, plan_slices
+from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, Eyes
+from engine.minicpmo.models.config import OmniConfig
+from tests.engine.minicpmo.encoder_rig import (
     Sizes,
     chunk_of,
     make_ears,

@@ -22,18 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.code_rows import BLOCK
-from engine.graphs import GraphPool
-from engine.models.config import TtsConfig
-from engine.models.flow_config import FlowConfig
-from engine.models.flow_state import Window
-from engine.models.tts import SpeechDecoder
-from engine.models.vocoder import Push
-from engine.models.vocoder_config import VocoderConfig
-from engine.sampling import Draws
-from engine.speech_codes import Speak, SpeechCodes
-from engine.speech_streams import WINDOW_CODES, Codes, SpeechStreams, to_pcm
-from engine.token2wav import Token2Wav, VoiceBase
+from engine.gpu.graphs import GraphPool
+from engine.minicpmo.llm.sampler import Draws
+from engine.minicpmo.models.code2wav import Token2Wav, VoiceBase
+from engine.minicpmo.models.config import TtsConfig
+from engine.minicpmo.models.flow.config import FlowConfig
+from engine.minicpmo.models.flow.state import Window
+from engine.minicpmo.models.talker.tts import SpeechDecoder
+from engine.minicpmo.models.vocoder.config import VocoderConfig
+from engine.minicpmo.models.vocoder.vocoder import Push
+from engine.minicpmo.speech.code2wav import WINDOW_CODES, Codes, SpeechStreams, to_pcm
+from engine.minicpmo.speech.talker import Speak, SpeechCodes
+from engine.minicpmo.speech.talker_rows import BLOCK
 from tests.speech_assets import random_token2wav, random_voice
 
 FULL = TtsConfig(

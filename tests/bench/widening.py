@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from engine.models.tts import CodeHead
+from engine.minicpmo.models.talker.tts import CodeHead
 
 
 def widen(network: nn.Module) -> None:

@@ -125,7 +125,7 @@ async def responses(page: Page) -> int:
 
 
 async def test_attached_video_is_answered(native: Serving) -> None:
-    from tests.engine.native.films import film
+    from tests.engine.minicpmo.videos import film
 
     async with browse(native.url) as page:
         data = FilePayload(name="film.mp4", mimeType="video/mp4", buffer=film(2.0))

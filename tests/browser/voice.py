@@ -9,7 +9,7 @@ import numpy as np
 from engine.builtin.clauses import ClauseSplitter
 from engine.builtin.synthesiser import Synthesiser
 from engine.config import BuiltinConfig
-from engine.protocol import OUTPUT_HZ
+from engine.ipc.protocol import OUTPUT_HZ
 from tests.speech import Samples, resample
 
 

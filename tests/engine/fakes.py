@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.interface import EngineError, Progress, Send, SessionMessage
-from engine.protocol import VERSION, ItemIn, SessionConfig, SessionEnded, TextPart, Welcome
+from engine.base import EngineError, Progress, Send, SessionMessage
+from engine.ipc.protocol import (
+    VERSION,
+    ItemIn,
+    SessionConfig,
+    SessionEnded,
+    TextPart,
+    Welcome,
+)
 
 
 def welcome(slots: int = 2, kind: str = "fake") -> Welcome:
@@ -51,7 +58,7 @@ class FakeSession:
 
 
 class FakeEngine:
-    """Implements `engine.interface.Engine`; instructions `refuse` and `bug` are not served."""
+    """Implements `engine.base.Engine`; instructions `refuse` and `bug` are not served."""
 
     slots = 2
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engine.echo import NOT_TRANSCRIBED, EchoEngine, to_output_rate
-from engine.protocol import (
+from engine.ipc.protocol import (
     AudioOut,
     CommitAudio,
     CreateResponse,
@@ -26,7 +26,7 @@ from engine.protocol import (
     UpdateSession,
 )
 from engine.vad import rms_db
-from tests.engine.builtin_rig import SESSION, Caller, say, speech
+from tests.engine.builtin.rig import SESSION, Caller, say, speech
 
 
 @pytest.fixture

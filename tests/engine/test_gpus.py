@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.base import EngineError
 from engine.config import EngineConfig
 from engine.gpus import VISIBLE, count_gpus, see_only
-from engine.interface import EngineError
 from server.config import Config, EnginesConfig
-from server.launch import specs
+from server.front.launch import specs
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ import msgspec
 import pytest
 
 from engine import host as host_module
-from engine import link
+from engine.base import Engine
 from engine.host import PEER_SILENCE_S, Host
-from engine.interface import Engine
-from engine.pieces import cut
-from engine.protocol import (
+from engine.ipc import transport as link
+from engine.ipc.item_chunks import cut
+from engine.ipc.protocol import (
     VERSION,
     AudioIn,
     AudioOut,
@@ -45,7 +45,7 @@ from engine.protocol import (
     VideoPart,
 )
 from tests.engine.fakes import FakeEngine, item, welcome
-from tests.engine.rawpeer import RawPeer, dealer
+from tests.engine.ipc.raw_peer import RawPeer, dealer
 from tests.waiting import Clock, until
 
 

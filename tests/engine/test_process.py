@@ -21,11 +21,9 @@ import msgspec
 import psutil
 import pytest
 
-from engine.client import EngineClient
 from engine.config import EngineConfig
-from engine.link import Listener
-from engine.process import EXIT_FATAL
-from engine.protocol import (
+from engine.ipc.engine_client import EngineClient
+from engine.ipc.protocol import (
     INPUT_HZ,
     AudioIn,
     CreateResponse,
@@ -39,7 +37,9 @@ from engine.protocol import (
     TextOut,
     TextPart,
 )
-from engine.supervision import EngineStats, Fatal, FromChild, Progress, Ready, Shutdown
+from engine.ipc.supervision import EngineStats, Fatal, FromChild, Progress, Ready, Shutdown
+from engine.ipc.transport import Listener
+from engine.process import EXIT_FATAL
 from tests.waiting import until
 
 pytestmark = pytest.mark.loopback

@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from engine.models.config import OmniConfig
-from engine.tokens import Tokens
-from engine.weights import Checkpoint
+from engine.gpu.weights import Checkpoint
+from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.models.config import OmniConfig
 from tests.golden.place import Place
 
 PCM_SCALE = 32768.0

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from engine.graphs import GraphPool
-from engine.kvplan import KvPlan
-from engine.llm_rows import Feed, LlmRows
-from engine.models.qwen3 import Qwen3
-from engine.weights import empty
+from engine.gpu.graphs import GraphPool
+from engine.gpu.kv.plan import KvPlan
+from engine.gpu.weights import empty
+from engine.minicpmo.llm.rows import Feed, LlmRows
+from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.golden.golden_set import GoldenSet
 from tests.golden.report import TENSOR, Report
 

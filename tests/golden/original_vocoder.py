@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.models.vocoder import load_vocoder
-from engine.token2wav import read_pt
+from engine.minicpmo.models.code2wav import read_pt
+from engine.minicpmo.models.vocoder.vocoder import load_vocoder
 from tests.golden.golden_set import GoldenSet
 from tests.golden.report import Report
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.graphs import GraphPool
+from engine.gpu.graphs import GraphPool
 from tests.exactness import exact
 from tests.golden.limits import Limits
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.kvcache import SlotKV
-from engine.kvplan import Tokens
-from engine.layers.varlen import VarlenLayout
-from engine.models.tts import SpeechDecoder, load_speech_decoder
-from engine.models.tts_sampling import SpeechSampling
-from engine.sampling import Draws
-from engine.speech_codes import Speak, SpeechCodes
+from engine.gpu.kv.native import SlotKV
+from engine.gpu.kv.plan import Tokens
+from engine.gpu.layers.varlen_attention import VarlenLayout
+from engine.minicpmo.llm.sampler import Draws
+from engine.minicpmo.models.talker.sampling import SpeechSampling
+from engine.minicpmo.models.talker.tts import SpeechDecoder, load_speech_decoder
+from engine.minicpmo.speech.talker import Speak, SpeechCodes
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import compare_top
 from tests.golden.report import Report

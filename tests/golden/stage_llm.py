@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.choosing import DuplexIds
-from engine.duplex import DuplexSession, DuplexSettings, UnitResult
-from engine.duplex_rows import DuplexRows, UnitInput
-from engine.models.qwen3 import Qwen3
-from engine.sampling import DuplexSampling, duplex_logits, forbidden_mask
-from engine.tokens import Tokens
-from engine.window import WindowSettings
+from engine.minicpmo.llm.context_window import WindowSettings
+from engine.minicpmo.llm.duplex_batch import DuplexRows, UnitInput
+from engine.minicpmo.llm.duplex_state import DuplexSession, DuplexSettings, UnitResult
+from engine.minicpmo.llm.sampler import DuplexSampling, duplex_logits, forbidden_mask
+from engine.minicpmo.llm.sampling_ops import DuplexIds
+from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT, RecordingRows, compare_top, load_llm
 from tests.golden.own_inputs import own_embeddings

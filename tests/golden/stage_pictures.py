@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.eyes import Eyes
-from engine.layers.images import cut, grid_of, patch_batch, strip
-from engine.models.resampler import Resampler
-from engine.models.siglip import PatchBatch, VisionTower, pad_patches
-from engine.weights import empty
+from engine.gpu.weights import empty
+from engine.minicpmo.encoders.slicing import cut, grid_of, patch_batch, strip
+from engine.minicpmo.encoders.vision import Eyes
+from engine.minicpmo.models.vision.resampler import Resampler
+from engine.minicpmo.models.vision.siglip import PatchBatch, VisionTower, pad_patches
 from tests.golden.golden_set import GoldenSet
 from tests.golden.report import TENSOR, Report
 from tests.golden.stage_prompts import chat_slices, input_name

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from engine.layers.images import plan_slices
-from engine.layers.logmel import FIRST_FILL, mel_frames, pieces
-from engine.models.whisper import conv_frames
-from engine.prompts import Message, Part, Picture, PromptBuilder, Sound
-from engine.tokens import TextStream, Tokens
+from engine.dsp.logmel import FIRST_FILL, mel_frames, pieces
+from engine.minicpmo.encoders.slicing import plan_slices
+from engine.minicpmo.llm.prompts import Message, Part, Picture, PromptBuilder, Sound
+from engine.minicpmo.llm.tokenizer import TextStream, Tokens
+from engine.minicpmo.models.audio.whisper import conv_frames
 from tests.golden.golden_set import GoldenSet
 from tests.golden.report import Report
 

@@ -14,19 +14,19 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from engine.duplex import UnitResult
-from engine.duplex_rows import UnitInput
-from engine.graphs import GraphPool
-from engine.layers.logmel import ChunkQueue
-from engine.model import load
-from engine.models.tts_sampling import SpeechSampling
-from engine.runner import Runner
-from engine.sampling import Draws
-from engine.speaker import Speaker
-from engine.speech_codes import Speak
-from engine.speech_streams import Codes, to_pcm
-from engine.token2wav import VoiceBase, load_token2wav
-from engine.voice import VoiceFeatures
+from engine.dsp.logmel import ChunkQueue
+from engine.gpu.graphs import GraphPool
+from engine.minicpmo.checkpoint import load
+from engine.minicpmo.llm.duplex_batch import UnitInput
+from engine.minicpmo.llm.duplex_state import UnitResult
+from engine.minicpmo.llm.sampler import Draws
+from engine.minicpmo.models.code2wav import VoiceBase, load_token2wav
+from engine.minicpmo.models.talker.sampling import SpeechSampling
+from engine.minicpmo.models.voice.preparation import VoiceFeatures
+from engine.minicpmo.runner import Runner
+from engine.minicpmo.speech.code2wav import Codes, to_pcm
+from engine.minicpmo.speech.pipeline import Speaker
+from engine.minicpmo.speech.talker import Speak
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT
 from tests.golden.original_vocoder import WAVE_FREE
@@ -64,7 +64,9 @@ class _Session:
         self.units = golden.units
         steps = self.trace.get("token2wav_steps", 5)
         device = golden.place.device
-        with mock.patch("engine.model.best_device", lambda wanted: (device, torch.float32)):
+        with mock.patch(
+            "engine.minicpmo.checkpoint.best_device", lambda wanted: (device, torch.float32)
+        ):
             model = load(golden.path, steps=steps, show=lambda text: None)
         model.token2wav = load_token2wav(
             golden.token2wav,
@@ -78,8 +80,8 @@ class _Session:
         voice = self._voice()
         eager = partial(GraphPool, enabled=False)
         with (
-            mock.patch("engine.runner.GraphPool", eager),
-            mock.patch("engine.speaker.GraphPool", eager),
+            mock.patch("engine.minicpmo.runner.GraphPool", eager),
+            mock.patch("engine.minicpmo.speech.pipeline.GraphPool", eager),
         ):
             self.runner = Runner(model, count, longest)
             self.speaker = Speaker(model, count, max_prompt=len(voice.mel))

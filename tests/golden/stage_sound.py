@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.ears import Ears as Hearing
-from engine.layers.logmel import FIRST_FILL, ChunkQueue, LogMel, pieces
-from engine.layers.mel_streams import UNIT_FRAMES, MelStreams
-from engine.models.whisper import AudioProjector, WhisperEncoder, conv_frames
-from engine.weights import empty
+from engine.dsp.logmel import FIRST_FILL, ChunkQueue, LogMel, pieces
+from engine.dsp.streaming_logmel import UNIT_FRAMES, MelStreams
+from engine.gpu.weights import empty
+from engine.minicpmo.encoders.audio import Ears as Hearing
+from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder, conv_frames
 from tests.golden.golden_set import GoldenSet
 from tests.golden.report import TENSOR, Report
 from tests.golden.stage_prompts import input_name

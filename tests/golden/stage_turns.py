@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.llm_rows import Feed
-from engine.models.qwen3 import Qwen3
-from engine.sampling import TurnSampling
-from engine.turn_rows import TurnRows
-from engine.turnbased import ReplyChunk, ReplySettings, TurnSession
+from engine.minicpmo.llm.rows import Feed
+from engine.minicpmo.llm.sampler import TurnSampling
+from engine.minicpmo.llm.turn_batch import TurnRows
+from engine.minicpmo.llm.turn_state import ReplyChunk, ReplySettings, TurnSession
+from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT, RecordingRows, compare_top, load_llm
 from tests.golden.own_inputs import own_embeddings

@@ -8,14 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.layers.melspec import whisper_log_mel
-from engine.models.flow import FlowChunk
-from engine.models.flow_state import FlowState, Window
-from engine.models.vocoder import Push, Sound
-from engine.models.vocoder_state import VocoderState
-from engine.speech_streams import Codes, SpeechStreams, to_pcm
-from engine.token2wav import Token2Wav, VoiceBase, load_token2wav
-from engine.voice import S3_MELS, S3_NAME, Preparer, Recording, VoiceFeatures, speaker_features
+from engine.dsp.mel_filters import whisper_log_mel
+from engine.minicpmo.models.code2wav import Token2Wav, VoiceBase, load_token2wav
+from engine.minicpmo.models.flow.flow import FlowChunk
+from engine.minicpmo.models.flow.state import FlowState, Window
+from engine.minicpmo.models.vocoder.vocoder import Push, Sound
+from engine.minicpmo.models.vocoder.vocoder_state import VocoderState
+from engine.minicpmo.models.voice.preparation import (
+    S3_MELS,
+    S3_NAME,
+    Preparer,
+    Recording,
+    VoiceFeatures,
+    speaker_features,
+)
+from engine.minicpmo.speech.code2wav import Codes, SpeechStreams, to_pcm
 from tests.golden.golden_set import PCM_SCALE, GoldenSet
 from tests.golden.original_vocoder import (
     F0_LIMIT,

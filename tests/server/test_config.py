@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.protocol import MAX_IMAGE_BYTES
+from engine.ipc.protocol import MAX_IMAGE_BYTES
 from server.config import SECRETS, AuthConfig, Config, MediaConfig, ServerConfig, TlsConfig
-from server.settings import FIELDS
+from server.config_loader import FIELDS
 
 
 @pytest.mark.parametrize("path", FIELDS)

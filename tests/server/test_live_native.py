@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.caller import Caller
-from tests.server.frail import WORD
+from tests.server.front.frail import WORD
 from tests.server.test_live_faults import nothing_open, stats, until
 from tests.serving import Serving
 
@@ -21,7 +21,7 @@ pytest.importorskip("torch", reason="the native engine needs torch: the test ext
 
 pytestmark = pytest.mark.loopback
 
-FRAIL = (sys.executable, "-m", "tests.server.frail")
+FRAIL = (sys.executable, "-m", "tests.server.front.frail")
 
 
 async def test_engine_whose_model_thread_died_is_replaced(tmp_path: Path) -> None:

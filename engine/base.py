@@ -1,0 +1,82 @@
+"""What every engine (echo, builtin, the native model) offers to `engine.process`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from engine.ipc.protocol import (
+    AudioIn,
+    CancelResponse,
+    ClearAudio,
+    CommitAudio,
+    CreateResponse,
+    DeleteItem,
+    ForceListen,
+    FromEngine,
+    Heard,
+    ImageIn,
+    ItemIn,
+    SessionConfig,
+    UpdateSession,
+    Welcome,
+)
+
+SessionMessage = (
+    UpdateSession
+    | AudioIn
+    | ImageIn
+    | ItemIn
+    | DeleteItem
+    | CommitAudio
+    | ClearAudio
+    | CreateResponse
+    | CancelResponse
+    | ForceListen
+    | Heard
+)
+
+Send = Callable[[FromEngine], None]
+"""Puts a message of a session on its link. Never blocks; call it on the event loop only."""
+
+Progress = Callable[[str], None]
+"""Tells whoever waits for the start what is being done."""
+
+
+class EngineSession(Protocol):
+    """One conversation inside an engine."""
+
+    def handle(self, message: SessionMessage) -> None:
+        """Take one message, in order, on the event loop; return within a millisecond."""
+
+    async def close(self) -> None:
+        """Stop everything of this session; nothing is sent afterwards."""
+
+
+class Engine(Protocol):
+    """One per process. Slots are handed out by the process, which owns the free list."""
+
+    @property
+    def slots(self) -> int:
+        """Sessions that it serves at once: as many as configured, or fewer; final after `start`."""
+
+    def welcome(self, slots: int) -> Welcome: ...
+
+    async def start(self, progress: Progress) -> None:
+        """Load and warm up; raise `EngineError` with a reason for people if that is impossible."""
+
+    def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> EngineSession:
+        """Begin a conversation in row `slot`; raise `EngineError` if `config` cannot be served."""
+
+    def pending_ms(self) -> float:
+        """The most sound of a session that waits to be heard by the engine.
+
+        Asked once a second; raises `EngineError` where no session can be served any more, which
+        ends the process: its supervisor starts a new one.
+        """
+
+    async def close(self) -> None: ...
+
+
+class EngineError(Exception):
+    """The engine cannot do what was asked; the text is for people."""

@@ -1,0 +1,104 @@
+"""The parts a cascade is made of, and what they hand to each other.
+
+A session (`session.py`) owns turn-taking; a recogniser turns an utterance into a transcript; an
+answerer turns a turn into speech. Echo and built-in engine differ only in these two parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
+from typing import Protocol
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from engine.builtin.conversation import Conversation
+from engine.builtin.picture_facts import Camera
+from engine.ipc.protocol import SessionConfig
+
+
+class Speech(Struct, frozen=True):
+    """A stretch of an answer."""
+
+    pcm: NDArray[np.int16]
+    """24 kHz."""
+    words: tuple[tuple[int, str], ...]
+    """(sample at which it is spoken, word with its white space)."""
+    last: bool = False
+    """Nothing of the answer follows. May be left out where that is not known in time."""
+
+
+class Transcript(Struct, frozen=True):
+    text: str
+    error: str = ""
+    """Why there is no text."""
+    pcm: bytes = b""
+    """The utterance itself, if the recogniser keeps it: 16 kHz."""
+
+
+class Utterance(Protocol):
+    """One stretch of user speech on its way to text. Nothing here blocks."""
+
+    def feed(self, pcm: bytes) -> None: ...
+
+    async def finish(self) -> Transcript:
+        """Wait for the transcript; a failure is told in its `error`, never raised."""
+
+    def abandon(self) -> None:
+        """Forget it; idempotent, also after `finish`."""
+
+
+class Recogniser(Protocol):
+    """Belongs to one session, so that it may adapt to its speaker."""
+
+    def listen(self, on_partial: Callable[[str], None]) -> Utterance: ...
+
+
+class Turn:
+    """One answer to be given: what it answers, and what is learnt while giving it."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        camera: Camera,
+        config: SessionConfig,
+        *,
+        voice: str = "",
+        instructions: str = "",
+        with_audio: bool = True,
+        transcript: Transcript | None = None,
+    ) -> None:
+        self.conversation = conversation
+        self.camera = camera
+        self.config = config
+        self.voice = voice
+        self.instructions = instructions
+        self.with_audio = with_audio
+        self.transcript = transcript
+        self.stages_ms: dict[str, float] = {}
+        self.ends_session = False
+        self.incomplete = ""
+        """Why the answer is cut short, if it is."""
+        self.input_tokens = 0
+        self.output_tokens = 0
+
+
+class Answerer(Protocol):
+    def answer(self, turn: Turn) -> AsyncGenerator[Speech, None]:
+        """Yield the answer as it comes; raise `AnswerFailed` after an apology has been yielded."""
+
+
+class AnswerFailed(Exception):
+    """The answer could not be given in full; the text is for people."""
+
+
+class Parts(Struct, frozen=True):
+    """What a session is built from."""
+
+    recogniser: Recogniser
+    answerer: Answerer
+    eyes: Executor
+    """Where pictures are looked at: one thread."""
+    has_voice: Callable[[str], bool]

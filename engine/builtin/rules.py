@@ -1,0 +1,191 @@
+"""Answers by rules: a dozen commands, and an honest word about everything else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import datetime, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from engine.builtin.intents import Intent, find_intent
+from engine.builtin.interfaces import Turn
+from engine.builtin.numerals import show_number
+from engine.builtin.picture_facts import describe
+from engine.builtin.stories import STORIES
+
+MAX_COUNT = 100
+MAX_QUOTED_CHARS = 120
+
+HELLO = "Hello. I am the built-in demo engine. Ask me what I can do."
+HELP = (
+    "I understand about a dozen commands. Ask me for the time or the date, or a sum such as seven "
+    "times eight. Say: count to ten, tell me a story, or what do you see. "
+    "Say: repeat after me, and then anything. You can also type. Interrupt me whenever you like."
+)
+WHO = (
+    "I am the built-in demo engine of omnicall. I run without any neural model, "
+    "so I only know a few English commands."
+)
+NOTHING_HEARD = "Sorry, I did not catch that."
+NO_PICTURE = "I see nothing, because the camera is off."
+BAD_PICTURE = "I could not read that picture."
+MISHEARD = "Sorry, my speech recogniser failed. Please say that again."
+
+Clock = Callable[[], datetime]
+
+
+def system_clock() -> datetime:
+    """The present, with the machine's own time zone."""
+    return datetime.now().astimezone()
+
+
+def read_timezone(name: object) -> tzinfo | None:
+    """The named time zone, or None if this machine does not know it."""
+    if not isinstance(name, str):
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None
+
+
+class RuleResponder:
+    """Knows the commands. Its only state is whose turn it is among the stories."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._next_story = 0
+        self._answers: dict[str, Callable[[Intent, Turn], Awaitable[str]]] = {
+            "look": self._look,
+            "time": self._time,
+            "date": self._date,
+            "again": self._again,
+            "goodbye": self._goodbye,
+            "story": self._story,
+        }
+
+    async def reply(self, turn: Turn) -> AsyncGenerator[str, None]:
+        """Yield the answer to what the user said last."""
+        asked = turn.conversation.unanswered()
+        if not asked:
+            yield HELLO if turn.conversation.last("user") is None else await self._repeat_turn(turn)
+            return
+        unread = next((item.unread for item in reversed(asked) if item.unread), "")
+        if unread:
+            yield f"Sorry, I cannot take in {unread}. I can only tell a little of single pictures."
+            return
+        if asked[-1].images:
+            yield await self._look_at_file(turn, asked[-1].images[-1])
+            return
+        said = asked[-1].text.strip()
+        # A pause in mid-sentence splits a command in two; together they may be one.
+        whole = " ".join(item.text.strip() for item in asked)
+        intent = find_intent(said) or find_intent(whole)
+        yield await self._answer(intent, whole, turn)
+
+    async def _repeat_turn(self, turn: Turn) -> str:
+        item = turn.conversation.last("user")
+        assert item is not None
+        return await self._answer(find_intent(item.text), item.text, turn)
+
+    async def _answer(self, intent: Intent | None, said: str, turn: Turn) -> str:
+        if intent is None:
+            return unknown(said)
+        if intent.name in self._answers:
+            return await self._answers[intent.name](intent, turn)
+        return answer_plain(intent)
+
+    async def _look(self, _: Intent, turn: Turn) -> str:
+        facts = await turn.camera.look()
+        return NO_PICTURE if facts is None else describe(facts)
+
+    async def _look_at_file(self, turn: Turn, data: bytes) -> str:
+        facts = await turn.camera.look_at_file(data)
+        return BAD_PICTURE if facts is None else describe(facts)
+
+    def _now(self, turn: Turn) -> datetime:
+        zone = read_timezone(turn.config.options.get("timezone"))
+        now = self._clock()
+        return now if zone is None else now.astimezone(zone)
+
+    async def _time(self, _: Intent, turn: Turn) -> str:
+        now = self._now(turn)
+        return f"It is {now.hour % 12 or 12}:{now:%M} {'AM' if now.hour < 12 else 'PM'}."
+
+    async def _date(self, _: Intent, turn: Turn) -> str:
+        now = self._now(turn)
+        return f"It is {now:%A}, {now:%B} {now.day}, {now.year}."
+
+    async def _again(self, _: Intent, turn: Turn) -> str:
+        last = turn.conversation.last("assistant")
+        return last.text if last is not None and last.text else "I have not said anything yet."
+
+    async def _goodbye(self, _: Intent, turn: Turn) -> str:
+        turn.ends_session = True
+        return "Goodbye. It was nice talking to you."
+
+    async def _story(self, _: Intent, turn: Turn) -> str:
+        story = STORIES[self._next_story % len(STORIES)]
+        self._next_story += 1
+        return story
+
+
+def answer_plain(intent: Intent) -> str:
+    """The answer to a command that needs nothing but itself."""
+    match intent.name:
+        case "sum":
+            return answer_sum(intent)
+        case "count":
+            return answer_count(intent)
+        case "repeat":
+            return intent.text or "Say: repeat after me, and then some words."
+        case "help":
+            return HELP
+        case "who":
+            return WHO
+        case "thanks":
+            return "You are welcome."
+        case "how":
+            return "I am fine, thank you. All my processes are running."
+        case "stop":
+            return "Okay."
+        case _:
+            return HELLO
+
+
+def answer_sum(intent: Intent) -> str:
+    """The result of one operation on two numbers."""
+    left, right = intent.numbers
+    if intent.operator == "/" and right == 0:
+        return "I cannot divide by zero."
+    word, result = {
+        "+": ("plus", left + right),
+        "-": ("minus", left - right),
+        "*": ("times", left * right),
+        "/": ("divided by", left / right if right else 0.0),
+    }[intent.operator]
+    exact = abs(result * 100 - round(result * 100)) < 1e-6
+    verb = "is" if exact else "is about"
+    return f"{show_number(left)} {word} {show_number(right)} {verb} {show_number(result)}."
+
+
+def answer_count(intent: Intent) -> str:
+    """The numbers from the first to the last, either way, a hundred at most."""
+    first, last = (round(number) for number in intent.numbers)
+    if abs(last - first) >= MAX_COUNT:
+        return f"That is too far for me. I count at most {MAX_COUNT} numbers."
+    step = 1 if last >= first else -1
+    return ", ".join(str(number) for number in range(first, last + step, step)) + "."
+
+
+def unknown(said: str) -> str:
+    """Tell what was understood, and that nothing here can answer it."""
+    said = " ".join(said.split())
+    if not said:
+        return NOTHING_HEARD
+    if len(said) > MAX_QUOTED_CHARS:
+        said = said[:MAX_QUOTED_CHARS].rsplit(" ", 1)[0] + " …"
+    said = said.rstrip(".!?")
+    return (
+        f"I think you said: {said}. I only know a few commands, and no language model is "
+        "configured to answer that. Say help to hear what I can do."
+    )

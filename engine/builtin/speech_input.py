@@ -1,0 +1,151 @@
+"""The user's side of a session: utterances found, announced and handed to the recogniser."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from engine.base import Send
+from engine.builtin.interfaces import Recogniser, Utterance
+from engine.ipc.protocol import (
+    INPUT_HZ,
+    InputTranscript,
+    SessionConfig,
+    SpeechStarted,
+    SpeechStopped,
+)
+from engine.vad import Event, Offset, Onset, Segmenter, Voice
+
+
+class Began(Struct, frozen=True):
+    """The user began to speak."""
+
+
+class Said(Struct, frozen=True):
+    """The user finished something; the recogniser may still be at it."""
+
+    utterance: int
+    words: Utterance | None
+    """None: nothing that sounds like speech was heard."""
+    voiced_ms: int
+    endpoint_ms: float
+    """Media time from the last voiced sample to the decision that it was the last."""
+    wants_answer: bool
+
+
+class Ear:
+    """Owns the segmenter and the utterance under way."""
+
+    def __init__(
+        self, session: str, config: SessionConfig, send: Send, recogniser: Recogniser
+    ) -> None:
+        self._session = session
+        self._config = config
+        self._send = send
+        self._recogniser = recogniser
+        self._segmenter = Segmenter(config.turn_detection)
+        self._utterance = 0
+        self._words: Utterance | None = None
+        self._voiced_ms = 0
+        self._endpoint_ms = 0.0
+        self._dropped = 0
+
+    @property
+    def is_speaking(self) -> bool:
+        return self._segmenter.is_speaking
+
+    @property
+    def _is_turn_based(self) -> bool:
+        return self._config.mode == "turn_based"
+
+    def push(self, pts: int, pcm: bytes, *, strict: bool) -> list[Began | Said]:
+        """Take the next PCM; tell what began and what was finished in it."""
+        self._dropped += max(0, pts - self._segmenter.position)
+        news: list[Began | Said] = []
+        for event in self._segmenter.push(pts, pcm, strict=strict):
+            news += self._take(event)
+        return news
+
+    def commit(self) -> Said:
+        """End the user's turn by hand: all that was said since the last one."""
+        for event in self._segmenter.stop():
+            self._take(event)
+        if self._words is None:
+            self._utterance += 1
+        return self._said(wants_answer=False)
+
+    def clear(self) -> None:
+        """Forget what was said since the last turn."""
+        for event in self._segmenter.stop():
+            self._announce(event)
+        self._abandon()
+
+    def configure(self, config: SessionConfig) -> list[Said]:
+        """Change the settings. A change of mode ends the turn under way; where turns are found by
+        the engine it is handed on, where they are committed by hand it is forgotten."""
+        ended: list[Said] = []
+        if config.mode != self._config.mode and "turn_based" in (config.mode, self._config.mode):
+            for event in self._segmenter.stop():
+                ended += [said for said in self._take(event) if isinstance(said, Said)]
+            self._abandon()
+        self._config = config
+        self._segmenter.configure(config.turn_detection)
+        return ended
+
+    def take_dropped_ms(self) -> int:
+        """Milliseconds missing in the stream since the last call."""
+        dropped_ms, self._dropped = self._dropped * 1000 // INPUT_HZ, 0
+        return dropped_ms
+
+    def close(self) -> None:
+        self._abandon()
+
+    def _take(self, event: Event) -> list[Began | Said]:
+        self._announce(event)
+        match event:
+            case Onset(pcm=pcm):
+                if self._words is None:
+                    self._begin()
+                self._feed(pcm)
+                return [] if self._is_turn_based else [Began()]
+            case Voice(pcm=pcm):
+                self._feed(pcm)
+                return []
+            case Offset():
+                self._voiced_ms += event.voiced_ms
+                self._endpoint_ms = (event.known_pts - event.pts) * 1000 / INPUT_HZ
+                return [] if self._is_turn_based else [self._said(wants_answer=True)]
+
+    def _announce(self, event: Event) -> None:
+        if self._is_turn_based:
+            return
+        match event:
+            case Onset(pts=pts):
+                self._send(SpeechStarted(self._session, self._utterance + 1, pts))
+            case Offset(pts=pts):
+                self._send(SpeechStopped(self._session, self._utterance, pts))
+            case _:
+                pass
+
+    def _begin(self) -> None:
+        self._utterance += 1
+        utterance = self._utterance
+
+        def on_partial(text: str) -> None:
+            if self._config.transcribe:
+                self._send(InputTranscript(self._session, utterance, text, False))
+
+        self._words = self._recogniser.listen(on_partial)
+
+    def _feed(self, pcm: bytes) -> None:
+        if self._words is not None:
+            self._words.feed(pcm)
+
+    def _said(self, *, wants_answer: bool) -> Said:
+        said = Said(self._utterance, self._words, self._voiced_ms, self._endpoint_ms, wants_answer)
+        self._words, self._voiced_ms, self._endpoint_ms = None, 0, 0.0
+        return said
+
+    def _abandon(self) -> None:
+        if self._words is not None:
+            self._words.abandon()
+        self._words, self._voiced_ms, self._endpoint_ms = None, 0, 0.0

@@ -1,0 +1,188 @@
+"""Keys and values in e4m3: what stores and reads them.
+
+On CUDA in bfloat16 by kernels (`fp8_kernels.py`); elsewhere, and where NVRTC is not to be had, in
+torch operations. A head's numbers at a position share a scale, so that the largest of them is the
+largest that e4m3 has: nothing saturates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.gpu.kernels.compiler import compiled
+from engine.gpu.kernels.cuda.fp8_kv import READ_POSITIONS, SOURCES
+from engine.gpu.kernels.decoder_layer import norm_arguments, normed_heads
+from engine.gpu.layers.norms import RMSNorm
+from engine.gpu.layers.rope import rotate
+from engine.gpu.layers.varlen_attention import VarlenLayout
+
+LARGEST = 448.0
+"""Of e4m3 (arXiv 2209.05433)."""
+LEAST = 1e-20
+"""A largest number below it counts as this: its scale and one over it stay normal numbers."""
+
+_WARP = 32
+_STORE_HEADS = 4
+_READ_BLOCKS = 128
+"""Of a row; each takes several times `READ_POSITIONS` where the row is longer."""
+
+
+@dataclass(frozen=True)
+class Cells8:
+    """Keys and values of one layer. Keys are not rotated."""
+
+    keys: Tensor
+    """[S, L, Hkv, D] e4m3, times its scale."""
+    values: Tensor
+    key_scales: Tensor
+    """[S, L, Hkv] float32"""
+    value_scales: Tensor
+
+
+def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [..., D] as e4m3 [..., D] and scales [...], float32. What is not finite stays so."""
+    wide = x.float()
+    # By a product: a device divides by a number that way, and the host would round otherwise.
+    scales = wide.abs().amax(-1).clamp_min(LEAST) * (1 / LARGEST)
+    return (wide / scales[..., None]).to(torch.float8_e4m3fn), scales
+
+
+def dequantise(x: Tensor, scales: Tensor) -> Tensor:
+    """e4m3 [..., D] and scales [...] -> float32."""
+    return x.float() * scales[..., None]
+
+
+def _kernel(name: str, device: int) -> Any | None:
+    return compiled(SOURCES[name], name, device)
+
+
+def _on_cuda(name: str, x: Tensor) -> Any | None:
+    if x.device.type != "cuda" or x.dtype != torch.bfloat16:
+        return None
+    return _kernel(name, x.device.index or 0)
+
+
+# ------------------------------------------------------------------ in
+
+
+def store8(
+    packed: Tensor,
+    norms: tuple[RMSNorm, RMSNorm] | None,
+    rates: Tensor,
+    positions: Tensor,
+    write: Tensor,
+    cells: Cells8,
+    num_heads: int,
+) -> Tensor:
+    """Store keys, normed, and values; returns the queries [N, H, D], normed and rotated.
+
+    Args:
+        packed: queries, keys and values [N, (H + 2 Hkv) * D].
+        norms: of query and key heads, if the model has them.
+        rates: of the rotation [D / 2], float32.
+        positions: [N] int32, of the queries.
+        write: [N] int32, index among the cache's positions laid end to end.
+        num_heads: H.
+    """
+    kv_heads, head_dim = cells.keys.shape[2:]
+    all_heads = num_heads + 2 * kv_heads
+    kernel = _on_cuda("store8", packed)
+    if kernel is None:
+        query, keys, values = normed_heads(packed, norms, num_heads, kv_heads, head_dim)
+        place = write.long()
+        for fresh, stored, scales in (
+            (keys, cells.keys, cells.key_scales),
+            (values, cells.values, cells.value_scales),
+        ):
+            small, scale = quantise(fresh)
+            # Not every device has assignment by index for 8-bit floats.
+            stored.view(torch.uint8).flatten(0, 1)[place] = small.view(torch.uint8)
+            scales.flatten(0, 1)[place] = scale
+        angles = positions.float()[:, None, None] * rates
+        return rotate(query, angles.cos(), angles.sin())
+    assert packed.is_contiguous() and cells.keys.is_contiguous() and cells.values.is_contiguous()
+    count = packed.shape[0]
+    query = packed.new_empty(count, num_heads, head_dim)
+    weights, normed = norm_arguments(norms, packed.device)
+    kernel(
+        (count, -(-all_heads // _STORE_HEADS), 1),
+        (_WARP, _STORE_HEADS, 1),
+        [
+            packed,
+            *weights,
+            rates,
+            positions,
+            write,
+            query,
+            cells.keys,
+            cells.values,
+            cells.key_scales,
+            cells.value_scales,
+            num_heads,
+            kv_heads,
+            head_dim,
+            *normed,
+        ],
+    )
+    return query
+
+
+# ------------------------------------------------------------------ out
+
+
+def read8(cells: Cells8, rates: Tensor, layout: VarlenLayout, keys: Tensor, values: Tensor) -> None:
+    """Write what the rows of `layout` see to `keys`, rotated, and `values`, both [S, L, Hkv, D].
+
+    Each row's keys begin a slot, and their index there is their position. Other places of `keys`
+    and `values` keep what they hold.
+    """
+    kv_heads, head_dim = keys.shape[2:]
+    # A thread takes eight values of a head at a time.
+    kernel = _on_cuda("read8", keys) if head_dim % 8 == 0 else None
+    if kernel is None:
+        for own in _spans(layout, keys):
+            _read_plainly(cells, rates, own, keys, values)
+        return
+    assert keys.is_contiguous() and values.is_contiguous()
+    blocks = min(_READ_BLOCKS, -(-layout.max_keys // READ_POSITIONS))
+    kernel(
+        (blocks, layout.used.shape[0], 1),
+        (READ_POSITIONS * max(1, head_dim // 8), 1, 1),
+        [
+            cells.keys,
+            cells.values,
+            cells.key_scales,
+            cells.value_scales,
+            rates,
+            layout.key_starts,
+            layout.used,
+            keys,
+            values,
+            kv_heads,
+            head_dim,
+        ],
+    )
+
+
+def _spans(layout: VarlenLayout, keys: Tensor) -> list[slice]:
+    """Which positions, among all slots' laid end to end, to read for the rows of a layout."""
+    slots, length = keys.shape[:2]
+    if keys.device.type != "cpu":
+        # Nothing on the host may depend on the numbers: every slot is read whole.
+        return [slice(slot * length, (slot + 1) * length) for slot in range(slots)]
+    starts, used = layout.key_starts.tolist(), layout.used.tolist()
+    return [slice(start, start + n) for start, n in zip(starts, used, strict=False) if n]
+
+
+def _read_plainly(cells: Cells8, rates: Tensor, own: slice, keys: Tensor, values: Tensor) -> None:
+    def wide(stored: Tensor, scales: Tensor) -> Tensor:
+        return dequantise(stored.flatten(0, 1)[own], scales.flatten(0, 1)[own])
+
+    fresh = wide(cells.keys, cells.key_scales)
+    angles = torch.arange(len(fresh), device=rates.device)[:, None, None] * rates
+    keys.flatten(0, 1)[own] = rotate(fresh, angles.cos(), angles.sin()).to(keys.dtype)
+    values.flatten(0, 1)[own] = wide(cells.values, cells.value_scales).to(values.dtype)

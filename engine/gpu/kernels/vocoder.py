@@ -1,0 +1,248 @@
+"""Steps between the vocoder's convolutions, each as one kernel on CUDA: float32, channels last.
+
+There the values of a tensor [B, C, T] lie as those of a contiguous [B, T, C]. The kernels add the
+bias of the convolution before them, which cuDNN would do in a pass of its own, and put the zeros in
+front that a causal convolution behind them looks back at. Torch operations are used on other
+devices, for widths that are no multiple of four, and where NVRTC is not to be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.gpu.kernels.compiler import compiled, null
+
+SNAKE_EPS = 1e-9
+
+_QUAD = 4
+_THREADS = 256
+_MEANT = 3
+
+_FOUR = r"""
+__device__ __forceinline__ float4 added(float4 a, float4 b) {
+    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+"""
+
+_JOIN = (
+    _FOUR
+    + r"""
+__device__ __forceinline__ float snake(float v, float a, float eps) {
+    float s = sinf(a * v), scale = 1.f / (a + eps);
+    return v + s * s * scale;
+}
+extern "C" __global__ void join(const float4* x, const float4* y, const float4* bias,
+                                const float4* alpha, const long long* own, float4* sum,
+                                float4* out, int quads, int length, int lead, int mirrored,
+                                double eps) {
+    int at = (int)(blockIdx.x * blockDim.x + threadIdx.x) - lead;
+    if (at >= length) return;
+    long long row = blockIdx.y;
+    float4* to = out + row * (length + lead) + lead;
+    if (at < 0) {
+        to[at] = make_float4(0.f, 0.f, 0.f, 0.f);
+        return;
+    }
+    int channel = at % quads;
+    float4 v = x[row * length + at], more = make_float4(0.f, 0.f, 0.f, 0.f);
+    if (mirrored) {
+        int from = at < quads ? at + quads : at - quads;
+        more = y[row * (length - quads) + from];
+    } else if (y) {
+        more = y[row * length + at];
+    }
+    if (bias) more = added(more, bias[channel]);
+    v = added(v, more);
+    if (own && at >= own[row] * quads) v = make_float4(0.f, 0.f, 0.f, 0.f);
+    if (sum) sum[row * length + at] = v;
+    if (alpha) {
+        float4 a = alpha[channel];
+        float e = (float)eps;
+        to[at] = make_float4(snake(v.x, a.x, e), snake(v.y, a.y, e), snake(v.z, a.z, e),
+                             snake(v.w, a.w, e));
+    }
+}
+"""
+)
+
+_LEAKY_MEAN = (
+    _FOUR
+    + r"""
+__device__ __forceinline__ float leaky(float v, float slope) { return v > 0.f ? v : v * slope; }
+extern "C" __global__ void leaky_mean(const float4* a, const float4* b, const float4* c,
+                                      float4* out, int length, int lead, double slope) {
+    int at = (int)(blockIdx.x * blockDim.x + threadIdx.x) - lead;
+    if (at >= length) return;
+    long long row = blockIdx.y, from = row * length + at;
+    float4* to = out + row * (length + lead) + lead;
+    if (at < 0) {
+        to[at] = make_float4(0.f, 0.f, 0.f, 0.f);
+        return;
+    }
+    float4 v = added(added(a[from], b[from]), c[from]);
+    float s = (float)slope;
+    to[at] = make_float4(leaky(v.x / 3.f, s), leaky(v.y / 3.f, s), leaky(v.z / 3.f, s),
+                         leaky(v.w / 3.f, s));
+}
+"""
+)
+
+_SOURCES = {"join": _JOIN, "leaky_mean": _LEAKY_MEAN}
+
+
+def _kernel(name: str, device: int) -> Any | None:
+    return compiled(_SOURCES[name], name, device)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x [B, C, T] with exactly the strides of a contiguous [B, T, C]; a copy if need be.
+
+    Torch's own test of a layout passes any strides along dimensions of size one.
+    """
+    batch, channels, length = x.shape
+    if x.stride() == (length * channels, 1, channels):
+        return x
+    return _empty(x, length).copy_(x)
+
+
+def led(x: Tensor, lead: int) -> Tensor:
+    """x [B, C, T] behind `lead` zeros, in the layout that it has."""
+    # Of three dimensions torch keeps no layout but the contiguous one.
+    return F.pad(x.unsqueeze(2), (lead, 0)).squeeze(2) if lead else x
+
+
+def snake(
+    x: Tensor, bias: Tensor | None, alpha: Tensor, own: Tensor | None = None, lead: int = 0
+) -> Tensor:
+    """v + sin(alpha v)^2 / (alpha + eps) of v = x + bias (arXiv 2006.08195), behind zeros.
+
+    Args:
+        x: [B, C, T].
+        bias, alpha: [C].
+        own: how many of T are each row's [B], int64; zeros come of what is behind them.
+        lead: zeros in front, so that the result is [B, C, lead + T].
+    """
+    return _joined(x, None, bias, alpha, own, lead)[1]
+
+
+def add_snake(
+    x: Tensor,
+    y: Tensor | None,
+    bias: Tensor | None,
+    alpha: Tensor,
+    own: Tensor | None = None,
+    lead: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """x + y + bias [B, C, T], and what `snake` makes of it."""
+    return _joined(x, y, bias, alpha, own, lead, keeps_sum=True)
+
+
+def add(
+    x: Tensor, y: Tensor, bias: Tensor, own: Tensor | None = None, *, mirrored: bool = False
+) -> Tensor:
+    """x + y + bias [B, C, T], zeros behind each row's own; see `snake`.
+
+    `mirrored`: y [B, C, T - 1] has its second value before its first one as well.
+    """
+    return _joined(x, y, bias, None, own, mirrored=mirrored, keeps_sum=True)[0]
+
+
+def leaky_mean(parts: Sequence[Tensor], slope: float, lead: int = 0) -> Tensor:
+    """Leaky ReLU of the mean of [B, C, T] each, behind `lead` zeros: [B, C, lead + T]."""
+    first = parts[0]
+    kernel = None
+    if len(parts) == _MEANT and first.is_cuda:
+        parts = [channels_last(part) for part in parts]
+        kernel = _kernel_for("leaky_mean", *parts)
+    if kernel is None:
+        return led(F.leaky_relu(sum(parts[1:], first) / len(parts), slope), lead)
+    batch, channels, length = first.shape
+    out = _empty(first, lead + length)
+    quads = channels // _QUAD
+    arguments = [*parts, out, length * quads, lead * quads, float(slope)]
+    kernel(_grid(batch, quads * (lead + length)), (_THREADS, 1, 1), arguments)
+    return out
+
+
+# ------------------------------------------------------------------ details
+
+
+def _joined(
+    x: Tensor,
+    y: Tensor | None,
+    bias: Tensor | None,
+    alpha: Tensor | None,
+    own: Tensor | None,
+    lead: int = 0,
+    *,
+    mirrored: bool = False,
+    keeps_sum: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The sum and its snake, each without meaning where it is not asked for."""
+    kernel = None
+    if x.is_cuda:
+        x, y = channels_last(x), None if y is None else channels_last(y)
+        kernel = _kernel_for("join", x, y, bias, alpha)
+    if kernel is None:
+        return _plain(x, y, bias, alpha, own, lead, mirrored)
+    batch, channels, length = x.shape
+    quads, nothing = channels // _QUAD, null(x.device)
+    assert own is None or (own.dtype == torch.int64 and own.is_contiguous())
+    assert y is None or y.shape == (batch, channels, length - mirrored)
+    total = _empty(x, length) if keeps_sum else nothing
+    out = nothing if alpha is None else _empty(x, lead + length)
+    given = [nothing if part is None else part for part in (y, bias, alpha, own)]
+    numbers = [quads, length * quads, lead * quads, int(mirrored), SNAKE_EPS]
+    arguments = [x, *given, total, out, *numbers]
+    kernel(_grid(batch, quads * (lead + length)), (_THREADS, 1, 1), arguments)
+    return total, out
+
+
+def _plain(
+    x: Tensor,
+    y: Tensor | None,
+    bias: Tensor | None,
+    alpha: Tensor | None,
+    own: Tensor | None,
+    lead: int,
+    mirrored: bool,
+) -> tuple[Tensor, Tensor]:
+    """`_joined` in torch operations."""
+    more = None if bias is None else bias[:, None]
+    if y is not None:
+        if mirrored:
+            # Four dimensions, for the sake of the layout.
+            y = torch.cat([y[:, :, None, 1:2], y.unsqueeze(2)], dim=-1).squeeze(2)
+        more = y if more is None else y + more
+    total = x if more is None else x + more
+    if own is not None:
+        behind = torch.arange(total.shape[2], device=x.device) >= own[:, None, None]
+        total = total.masked_fill(behind, 0)
+    if alpha is None:
+        return total, total
+    factor = alpha[:, None]
+    out = total + (total * factor).sin().square() / (factor + SNAKE_EPS)
+    return total, led(out, lead)
+
+
+def _kernel_for(name: str, x: Tensor, *others: Tensor | None) -> Any | None:
+    """The kernel, where it can work on these: it reads and writes four values at a time."""
+    if x.dtype != torch.float32 or x.shape[1] % _QUAD or not x.numel():
+        return None
+    if any(part is not None and part.data_ptr() % (4 * _QUAD) for part in (x, *others)):
+        return None
+    return _kernel(name, x.device.index or 0)
+
+
+def _empty(like: Tensor, length: int) -> Tensor:
+    """[B, C, length] for rows and channels of another, channels last."""
+    return like.new_empty(like.shape[0], length, like.shape[1]).transpose(1, 2)
+
+
+def _grid(batch: int, count: int) -> tuple[int, int, int]:
+    return -(-count // _THREADS), batch, 1

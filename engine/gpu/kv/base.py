@@ -1,0 +1,178 @@
+"""What every cache of slots has in common: how much each row holds, plans, and sliding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.gpu.kv.plan import KvPlan, TokenPlan
+from engine.gpu.layers.norms import RMSNorm
+from engine.gpu.layers.rope import Rope
+
+_MOVED_LAYERS = 6
+"""Layers that are moved at once: more need more memory in between, fewer more launches."""
+
+
+class SlotRows(ABC):
+    """Rows of `num_slots` sessions, of at most `max_len` positions each.
+
+    `lengths` is the only record of what a row holds; it moves by `advance`, never by a forward
+    alone, so that a forward that failed leaves nothing behind. One extra position per row takes
+    the writes of rows that a masked decode step does not advance.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, *others: Tensor) -> None:
+        """All of them [layers, slots, max_len + 1, ...], on one device and empty.
+
+        `others` are what belongs to a position besides.
+        """
+        self._stored = (keys, values, *others)
+        self.keys = list(keys)
+        """[slots, max_len + 1, Hkv, D] of each layer, as they are stored."""
+        self.values = list(values)
+        self.num_slots = keys.shape[1]
+        self.max_len = keys.shape[2] - 1
+        self.lengths = [0] * self.num_slots
+        self.device = keys.device
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all rows."""
+        return sum(tensor.nbytes for tensor in self._stored)
+
+    @abstractmethod
+    def attend(
+        self,
+        layer: int,
+        packed: Tensor,
+        norms: tuple[RMSNorm, RMSNorm] | None,
+        rates: Tensor,
+        plan: TokenPlan,
+        num_heads: int,
+    ) -> Tensor:
+        """Store the keys and values of N tokens and mix what their queries see: [N, H, D].
+
+        Args:
+            packed: queries, keys and values [N, (H + 2 Hkv) * D].
+            norms: of query and key heads, if the model has them.
+            rates: of the rotation [D / 2], float32.
+        """
+
+    # ------------------------------------------------------------------ plans
+
+    def plan(
+        self,
+        slots: Sequence[int],
+        counts: Sequence[int],
+        *,
+        num_tokens: int | None = None,
+        num_rows: int | None = None,
+        max_query: int | None = None,
+    ) -> KvPlan:
+        """A plan that appends `counts[i]` tokens to row `slots[i]`, each row once.
+
+        With `num_tokens` and `num_rows` it is padded to these: the tokens and rows behind the real
+        ones keep nothing and see nothing. The plan lies on the host when it is padded.
+        """
+        self._check(slots, counts)
+        starts = np.array([self.lengths[slot] for slot in slots], np.int32)
+        sizes = np.array(counts, np.int32)
+        real, rows = int(sizes.sum()), len(counts)
+        padded = num_tokens is not None or num_rows is not None
+        plan = self.idle_plan(num_tokens or real, num_rows or rows, max_query or int(sizes.max()))
+        assert plan.num_tokens >= real and plan.num_rows >= rows, f"{real} tokens, {rows} rows"
+        width = self.max_len + 1
+        ends = sizes.cumsum(dtype=np.int32)
+        places = np.array(slots, np.int32)
+        positions = np.repeat(starts - ends + sizes, sizes) + np.arange(real, dtype=np.int32)
+        plan.positions.numpy()[:real] = positions
+        plan.write.numpy()[:real] = np.repeat(places * width, sizes) + positions
+        plan.last.numpy()[:rows] = ends - 1
+        plan.slots.numpy()[:rows] = places
+        layout = plan.layout
+        layout.query_starts.numpy()[1 : rows + 1] = ends
+        layout.query_starts.numpy()[rows + 1 :] = real
+        layout.key_starts.numpy()[:rows] = places * width
+        layout.used.numpy()[:rows] = starts + sizes
+        return plan if padded else plan.on(plan.packed.to(self.device))
+
+    def idle_plan(self, num_tokens: int, num_rows: int, max_query: int) -> KvPlan:
+        """A plan on the host of tokens that keep nothing and rows that see nothing."""
+        packed = torch.zeros(KvPlan.size(num_tokens, num_rows), dtype=torch.int32)
+        plan = KvPlan(packed, num_tokens, num_rows, max_query, self.max_len)
+        # A place of the first row that none looks at.
+        plan.write.fill_(self.max_len)
+        plan.slots.fill_(self.num_slots)
+        return plan
+
+    def _check(self, slots: Sequence[int], counts: Sequence[int]) -> None:
+        assert len(slots) == len(counts) > 0, f"{len(slots)} slots but {len(counts)} counts"
+        assert len(set(slots)) == len(slots), f"a slot occurs twice in {list(slots)}"
+        for slot, count in zip(slots, counts, strict=True):
+            assert count > 0, f"no tokens for slot {slot}"
+            if self.lengths[slot] + count > self.max_len:
+                raise OverflowError(
+                    f"slot {slot} holds {self.lengths[slot]} positions, "
+                    f"{count} more exceed {self.max_len}"
+                )
+
+    # ------------------------------------------------------------------ rows
+
+    def advance(self, slots: Sequence[int], counts: Sequence[int]) -> None:
+        """Count the tokens of a forward that succeeded."""
+        for slot, count in zip(slots, counts, strict=True):
+            assert self.lengths[slot] + count <= self.max_len, f"slot {slot} overflows"
+            self.lengths[slot] += count
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget everything from position `length` on."""
+        assert 0 <= length <= self.lengths[slot], f"{length} of {self.lengths[slot]} in slot {slot}"
+        self.lengths[slot] = length
+
+    def reset(self, slots: Sequence[int]) -> None:
+        """Empty these rows. What they held is cleared too: rows of free slots hold nothing."""
+        for slot in slots:
+            self.lengths[slot] = 0
+            for tensor in self._stored:
+                tensor[:, slot].zero_()
+
+    def move(self, slot: int, source: int, target: int, count: int, rope: Rope) -> None:
+        """Copy positions [source, source+count) to `target`, where keys count as of there.
+
+        Values stay as they are. `lengths` does not change; the caller truncates or advances.
+        """
+        assert 0 <= source and source + count <= self.max_len, f"{source}+{count}"
+        assert 0 <= target and target + count <= self.max_len, f"{target}+{count}"
+        if count == 0 or source == target:
+            return
+        old, new = slice(source, source + count), slice(target, target + count)
+        for tensor in self._stored:
+            for start in range(0, len(tensor), _MOVED_LAYERS):
+                rows = tensor[start : start + _MOVED_LAYERS, slot]
+                # The places may overlap.
+                if tensor is self._stored[0]:
+                    rows[:, new] = self._moved_keys(rows[:, old], target - source, rope)
+                else:
+                    rows[:, new] = rows[:, old].clone()
+
+    @abstractmethod
+    def _moved_keys(self, keys: Tensor, shift: int, rope: Rope) -> Tensor:
+        """Keys [layers, T, Hkv, D] as they are stored `shift` positions further; a new tensor."""
+
+    def remove(self, slot: int, start: int, count: int, rope: Rope) -> None:
+        """Cut positions [start, start+count) out; what follows slides left, keys by `move`."""
+        length = self.lengths[slot]
+        assert 0 <= start and count >= 0 and start + count <= length, f"{start}+{count} of {length}"
+        self.move(slot, start + count, start, length - start - count, rope)
+        self.lengths[slot] = length - count
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of row `source` to `target`, e.g. a shared prefix."""
+        assert length <= self.lengths[source], f"{length} of {self.lengths[source]}"
+        for tensor in self._stored:
+            tensor[:, target, :length] = tensor[:, source, :length]
+        self.lengths[target] = length

@@ -1,0 +1,70 @@
+"""Keys and values of a decoder, one contiguous row per slot; owned by the engine process."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from engine.gpu.kernels.decode_attention import decode16
+from engine.gpu.kernels.decoder_layer import turn_rows, turn_store
+from engine.gpu.kv.base import SlotRows
+from engine.gpu.kv.plan import TokenPlan
+from engine.gpu.layers.norms import RMSNorm
+from engine.gpu.layers.rope import Rope
+from engine.gpu.layers.varlen_attention import varlen_attention
+
+
+class SlotKV(SlotRows):
+    """Rows in a type of the model's. Keys are stored rotated to their position."""
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_slots: int,
+        max_len: int,
+        num_kv_heads: int,
+        head_dim: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        shape = (num_layers, num_slots, max_len + 1, num_kv_heads, head_dim)
+        super().__init__(
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(shape, device=device, dtype=dtype),
+        )
+
+    @staticmethod
+    def bytes_per_position(
+        num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        """What attention reads for each position that it sees, in all layers."""
+        return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
+
+    @classmethod
+    def bytes_per_slot(
+        cls, num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        """Memory of one row, without making any."""
+        return (max_len + 1) * cls.bytes_per_position(num_layers, num_kv_heads, head_dim, dtype)
+
+    def attend(
+        self,
+        layer: int,
+        packed: Tensor,
+        norms: tuple[RMSNorm, RMSNorm] | None,
+        rates: Tensor,
+        plan: TokenPlan,
+        num_heads: int,
+    ) -> Tensor:
+        keys, values = self.keys[layer], self.values[layer]
+        query = turn_store(
+            packed, norms, rates, plan.positions, plan.write, keys, values, num_heads
+        )
+        is_step = plan.layout.max_query == 1
+        mixed = decode16(query, keys, values, plan.layout) if is_step else None
+        if mixed is None:
+            mixed = varlen_attention(query, keys, values, plan.layout, causal=True)
+        return mixed
+
+    def _moved_keys(self, keys: Tensor, shift: int, rope: Rope) -> Tensor:
+        return turn_rows(keys, shift, rope.frequencies(self.device))

@@ -1,0 +1,52 @@
+"""Feed-forward blocks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.gpu.kernels.decoder_layer import silu_mul
+
+
+class GatedMlp(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)), no biases (arXiv 2002.05202)."""
+
+    def __init__(self, size: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(size, inner, bias=False)
+        self.up_proj = nn.Linear(size, inner, bias=False)
+        self.down_proj = nn.Linear(inner, size, bias=False)
+        self.packed: Tensor | None = None
+
+    def finish_loading(self) -> None:
+        """Lay the two input weights together; they become views of the whole."""
+        self.packed = pack(self.gate_proj, self.up_proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.packed
+        if weight is None:
+            weight = torch.cat([self.gate_proj.weight, self.up_proj.weight])
+        out: Tensor = self.down_proj(silu_mul(F.linear(x, weight)))
+        return out
+
+
+def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
+    """GELU, approximated by tanh, of a linear layer of x [N, C] or [B, T, C]; on CUDA in 16 bits
+    as one product, which does not round in between."""
+    if x.device.type != "cuda" or x.dtype not in (torch.float16, torch.bfloat16):
+        return F.gelu(linear(x), approximate="tanh")
+    product = torch.ops.aten._addmm_activation
+    out: Tensor = product(linear.bias, x.flatten(0, -2), linear.weight.t(), use_gelu=True)
+    return out.view(*x.shape[:-1], -1)
+
+
+def pack(*layers: nn.Linear) -> Tensor:
+    """The weights of linear layers as one [sum of rows, C]; they become views of it."""
+    whole = torch.cat([layer.weight.detach() for layer in layers])
+    start = 0
+    for layer in layers:
+        rows = layer.weight.shape[0]
+        layer.weight = nn.Parameter(whole[start : start + rows], requires_grad=False)
+        start += rows
+    return whole

@@ -1,0 +1,243 @@
+"""A media worker's end of an engine: `EngineClient` per process, `Line` per session."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from engine.ipc.protocol import (
+    CloseSession,
+    FromEngine,
+    Message,
+    OpenSession,
+    Ping,
+    Pong,
+    Refused,
+    SessionConfig,
+    SessionEnded,
+    SessionOpened,
+    SessionRefused,
+    Welcome,
+)
+from engine.ipc.transport import Dialer
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+OPEN_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 1.0
+PING_INTERVAL_S = 1.0
+SILENCE_LIMIT_S = 4.0
+
+
+class EngineGone(Exception):
+    """The engine process died, hangs or refused the link; its sessions are over."""
+
+
+class NoFreeSlot(Exception):
+    """The engine is full; another session must end first."""
+
+
+class Line:
+    """One session's way to its engine. Messages from the engine arrive at `on_message`, in order.
+
+    `on_gone(reason)` is called at most once, when the engine is lost while the line is open.
+    """
+
+    def __init__(
+        self,
+        client: EngineClient,
+        session: str,
+        on_message: Callable[[FromEngine], None],
+        on_gone: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self.session = session
+        self.on_message = on_message
+        self.on_gone = on_gone
+        self.opened: asyncio.Future[SessionOpened] = asyncio.get_running_loop().create_future()
+        self.ended = asyncio.Event()
+        self.is_open = True
+
+    def send(self, message: Message) -> bool:
+        """Queue a message of this session; False when the line is closed or the engine behind."""
+        return self.is_open and self._client.send(message)
+
+    async def close(self) -> None:
+        """Free the slot and wait until the engine says so; nothing is delivered afterwards."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._client.send(CloseSession(self.session))
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.ended.wait()
+        except TimeoutError:
+            log.warning("the engine did not confirm the end of session %s", self.session)
+        finally:
+            self._client.drop(self)
+
+
+class EngineClient:
+    """Owns the link to one engine process. Call `connect`, then keep `run` alive in a TaskGroup."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.endpoint = endpoint
+        self._name = name
+        self._clock = clock
+        self._lines: dict[str, Line] = {}
+        self._dialer: Dialer[FromEngine] | None = None
+        self._welcome: asyncio.Future[Welcome] | None = None
+        self._gone: asyncio.Event = asyncio.Event()
+        self._gone_reason = ""
+        self._last_pong = 0.0
+
+    @property
+    def is_gone(self) -> bool:
+        return self._gone.is_set()
+
+    async def connect(self, timeout_s: float = CONNECT_TIMEOUT_S) -> Welcome:
+        """Dial and wait for `Welcome`. Raises `EngineGone` when refused or not answered in time."""
+        if self.is_gone:
+            raise EngineGone(self._gone_reason)
+        self._welcome = asyncio.get_running_loop().create_future()
+        self._dialer = Dialer(
+            self.endpoint,
+            FromEngine,
+            name=self._name,
+            on_message=self._receive,
+            on_lost=self.lost,
+        )
+        self._last_pong = self._clock()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(self._welcome)
+        except TimeoutError:
+            self.lost(f"no answer within {timeout_s:g} s")
+            return await self._welcome
+
+    async def run(self) -> None:
+        """Ping until the engine is gone; returns then, never raises for it."""
+        n = 0
+        while not self._gone.is_set():
+            n += 1
+            self.send(Ping(n))
+            try:
+                async with asyncio.timeout(PING_INTERVAL_S):
+                    await self._gone.wait()
+            except TimeoutError:
+                silence_s = self._clock() - self._last_pong
+                if silence_s > SILENCE_LIMIT_S:
+                    self.lost(f"no sign of life for {silence_s:.1f} s")
+
+    async def open(
+        self,
+        session: str,
+        config: SessionConfig,
+        *,
+        on_message: Callable[[FromEngine], None],
+        on_gone: Callable[[str], None],
+    ) -> Line:
+        """Get a slot. Raises `NoFreeSlot`, `EngineGone`, or `ValueError` for a refused config."""
+        if self._gone.is_set():
+            raise EngineGone(self._gone_reason)
+        if session in self._lines:
+            raise ValueError(f"session {session} is open already")
+        line = Line(self, session, on_message, on_gone)
+        self._lines[session] = line
+        self.send(OpenSession(session, config))
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                await line.opened
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # Whether the engine opened it is unknown; closing is right in both cases.
+            self.send(CloseSession(session))
+            self.drop(line)
+            if isinstance(error, TimeoutError):
+                raise EngineGone(f"no slot within {OPEN_TIMEOUT_S:g} s") from None
+            raise
+        return line
+
+    def send(self, message: Message) -> bool:
+        return self._dialer is not None and not self.is_gone and self._dialer.send(message)
+
+    def drop(self, line: Line) -> None:
+        """Stop delivering to a line; for `Line` only."""
+        line.is_open = False
+        line.ended.set()
+        self._lines.pop(line.session, None)
+
+    def close(self) -> None:
+        """Drop every line and close the link; the engine ends their sessions. Idempotent."""
+        for line in tuple(self._lines.values()):
+            self.send(CloseSession(line.session))
+            self.drop(line)
+        self._gone.set()
+        if self._dialer is not None:
+            self._dialer.close()
+
+    def _receive(self, message: FromEngine) -> None:
+        self._last_pong = self._clock()
+        match message:
+            case Welcome():
+                if self._welcome is not None and not self._welcome.done():
+                    self._welcome.set_result(message)
+            case Pong() | Refused():
+                pass
+            case SessionOpened():
+                line = self._lines.get(message.session)
+                if line is not None and not line.opened.done():
+                    line.opened.set_result(message)
+            case SessionRefused():
+                self._refuse(message)
+            case _:
+                self._deliver(message)
+
+    def _deliver(self, message: FromEngine) -> None:
+        line = self._lines.get(message.session)  # type: ignore[union-attr]
+        if line is None:
+            return
+        was_open = line.is_open
+        if isinstance(message, SessionEnded):
+            self.drop(line)
+        if was_open:
+            line.on_message(message)
+
+    def _refuse(self, message: SessionRefused) -> None:
+        line = self._lines.get(message.session)
+        if line is None:
+            return
+        self.drop(line)
+        if not line.opened.done():
+            full = message.code == "no_free_slot"
+            line.opened.set_exception((NoFreeSlot if full else ValueError)(message.reason))
+
+    def lost(self, reason: str) -> None:
+        """Take the engine for gone and tell every line; by the link, or by who knows better."""
+        if self._gone.is_set():
+            return
+        self._gone_reason = reason
+        self._gone.set()
+        log.warning("engine at %s is gone: %s", self.endpoint, reason)
+        gone = EngineGone(reason)
+        if self._welcome is not None and not self._welcome.done():
+            self._welcome.set_exception(gone)
+        lines, self._lines = self._lines, {}
+        for line in lines.values():
+            was_open, line.is_open = line.is_open, False
+            line.ended.set()
+            if line.opened.done():
+                if was_open:
+                    line.on_gone(reason)
+            else:
+                line.opened.set_exception(gone)
+        if self._dialer is not None:
+            self._dialer.close()

@@ -1,0 +1,74 @@
+"""What a child process, an engine or a media worker, and its supervisor tell each other."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from engine.ipc.protocol import Hello, Message, Ping, Pong, Welcome
+
+
+class Progress(Message, frozen=True):
+    """What a starting child is busy with, for the terminal."""
+
+    text: str
+
+
+class Ready(Message, frozen=True):
+    """Sent once after warm-up; a child that does not send it in time is killed."""
+
+    pid: int
+    endpoint: str = ""
+    """Where an engine listens for media workers."""
+    welcome: Welcome | None = None
+    build_ms: float = 0.0
+
+
+class Quantiles(Struct, frozen=True):
+    count: int
+    p50: float
+    p95: float
+    p99: float
+
+
+class EngineStats(Message, frozen=True):
+    """Once a second from an engine to its supervisor."""
+
+    slots: int
+    slots_used: int
+    capacity: int
+    """Sessions that it can serve at its present pace, those there are included."""
+    unit_p99_ms: float
+    """Of the last seconds: from a unit's last sound to all that it led to."""
+    late_share: float
+    """Of the units of the last seconds, those that took longer than a unit lasts; 0 to 1."""
+    oldest_pending_ms: float
+    dropped_ms: int
+    units: int
+    stages_ms: dict[str, Quantiles]
+    cpu_s: float
+    rss_bytes: int
+    loop_lag_ms: float
+    tasks: int = 0
+    """Tasks of the event loop; one that only grows is a leak."""
+
+
+class Fatal(Message, frozen=True):
+    """Precedes an exit that no restart is likely to mend by itself; the reason is for people."""
+
+    reason: str
+
+
+class Shutdown(Message, frozen=True):
+    """Tell the sessions and exit within `grace_s`."""
+
+    grace_s: float
+
+
+class WorkerGone(Message, frozen=True):
+    """To an engine: the media worker that said `Hello` with this name is dead, its sessions too."""
+
+    name: str
+
+
+ToChild = Ping | Shutdown | WorkerGone
+FromChild = Hello | Progress | Ready | Pong | EngineStats | Fatal

@@ -1,0 +1,265 @@
+"""ZeroMQ links: a `Listener` many peers dial, a `Dialer` with one far end.
+
+Both carry tagged msgspec structs. A dialer's first message is `Hello`; a listener answers anything
+else, another version or bytes it cannot decode with `Refused` and forgets the peer. Nothing here
+waits: a send that would exceed the high-water mark is refused and counted.
+
+The sockets are driven straight from the event loop by their file descriptor. It is edge triggered
+(ZeroMQ: ZMQ_FD), so every wake-up drains, and every send looks once for messages that came with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from engine.ipc.protocol import MAX_MESSAGE_BYTES, VERSION, Hello, Message, Refused
+
+log = logging.getLogger(__name__)
+
+In = TypeVar("In")
+
+HIGH_WATER_MESSAGES = 2_000
+MESSAGES_PER_WAKEUP = 200
+
+encode = msgspec.msgpack.Encoder().encode
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bytes that are no message: also for text that is not UTF-8, and nesting
+too deep."""
+
+
+class LinkRefused(Exception):
+    """The far end does not accept us or could not read what we sent; the text says why."""
+
+
+class _Pump:
+    """Calls `handle(frames)` for each message of a socket, on the running loop, until closed."""
+
+    def __init__(self, socket: zmq.Socket[bytes], handle: Callable[[list[bytes]], None]) -> None:
+        self._socket = socket
+        self._handle = handle
+        self._loop = asyncio.get_running_loop()
+        self._fd: int = socket.FD
+        self._scheduled = False
+        self._closed = False
+        self._loop.add_reader(self._fd, self._drain)
+        self.kick()
+
+    def kick(self) -> None:
+        """Drain soon; needed after a send, which may have eaten the descriptor's edge."""
+        if not self._scheduled and not self._closed:
+            self._scheduled = True
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._scheduled = False
+        try:
+            for _ in range(MESSAGES_PER_WAKEUP):
+                if self._closed:
+                    return
+                try:
+                    frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    return
+                self._handle(frames)
+        except BaseException:
+            self.kick()
+            raise
+        self.kick()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._fd)
+
+
+def _bounded(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.LINGER, 200)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MESSAGES)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MESSAGES)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+
+
+class Listener(Generic[In]):
+    """Owns a bound ROUTER socket and the table of peers that said `Hello`.
+
+    Raises `zmq.ZMQError` from the constructor when the endpoint cannot be bound.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        inbound: Any,
+        *,
+        on_message: Callable[[bytes, In], None],
+        on_peer: Callable[[bytes, Hello], None] = lambda peer, hello: None,
+        context: zmq.Context[Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._decoder = msgspec.msgpack.Decoder(inbound)
+        self._on_message = on_message
+        self._on_peer = on_peer
+        self._clock = clock
+        self._socket: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(zmq.ROUTER)
+        _bounded(self._socket)
+        # Without it a full or vanished peer's messages would disappear unnoticed.
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.bind(endpoint)
+        self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._last_seen: dict[bytes, float] = {}
+        self.refused = 0
+        self.undelivered = 0
+        self._pump = _Pump(self._socket, self._receive)
+
+    @property
+    def peers(self) -> tuple[bytes, ...]:
+        return tuple(self._last_seen)
+
+    def send(self, peer: bytes, message: Message) -> bool:
+        """Queue `message`; False (counted) when the peer is gone or does not keep up."""
+        try:
+            self._socket.send_multipart((peer, encode(message)), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            self.undelivered += 1
+            return False
+        self._pump.kick()
+        return True
+
+    def silent_peers(self, limit_s: float) -> list[bytes]:
+        """Peers that sent nothing for `limit_s`; the owner decides what that means."""
+        oldest = self._clock() - limit_s
+        return [peer for peer, seen in self._last_seen.items() if seen < oldest]
+
+    def forget(self, peer: bytes) -> None:
+        """Treat the peer as unknown: its next message must be a `Hello`."""
+        self._last_seen.pop(peer, None)
+
+    def close(self) -> None:
+        self._pump.close()
+        self._socket.close()
+
+    def _receive(self, frames: list[bytes]) -> None:
+        peer, payload = frames[0], frames[-1]
+        try:
+            if len(frames) != 2:
+                raise msgspec.DecodeError(f"expected 2 frames, got {len(frames)}")
+            if peer not in self._last_seen:
+                self._admit(peer, payload)
+                return
+            message = self._decoder.decode(payload)
+        except UNREADABLE as error:
+            self._refuse(peer, Refused("malformed", str(error)))
+            return
+        self._last_seen[peer] = self._clock()
+        self._on_message(peer, message)
+
+    def _admit(self, peer: bytes, payload: bytes) -> None:
+        try:
+            hello = msgspec.msgpack.decode(payload, type=Hello)
+        except UNREADABLE as error:
+            self._refuse(
+                peer, Refused("hello_expected", f"the first message must be Hello: {error}")
+            )
+            return
+        if hello.version != VERSION:
+            reason = f"protocol version {hello.version} is not ours, {VERSION}"
+            self._refuse(peer, Refused("version", reason))
+            return
+        self._last_seen[peer] = self._clock()
+        self._on_peer(peer, hello)
+
+    def _refuse(self, peer: bytes, refusal: Refused) -> None:
+        self.refused += 1
+        log.warning("refused a peer of %s: %s", self.endpoint, refusal.reason)
+        self.send(peer, refusal)
+        self.forget(peer)
+
+
+class Dialer(Generic[In]):
+    """Owns a DEALER socket with one far end; says `Hello` at once.
+
+    `on_lost(reason)` is called at most once: when the far end closes the connection, refuses us,
+    or sends what cannot be decoded. The owner then closes the dialer; it never reconnects by
+    itself, because a new process at the same address knows nothing of the old one's sessions.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        inbound: Any,
+        *,
+        name: str,
+        on_message: Callable[[In], None],
+        on_lost: Callable[[str], None],
+        context: zmq.Context[Any] | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self._decoder = msgspec.msgpack.Decoder(inbound)
+        self._refusal = msgspec.msgpack.Decoder(Refused)
+        self._on_message = on_message
+        self._on_lost: Callable[[str], None] | None = on_lost
+        context = context or zmq.Context.instance()
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        _bounded(self._socket)
+        self.undelivered = 0
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitor_pump = _Pump(monitor, self._monitored)
+        self._socket.connect(endpoint)
+        self._pump = _Pump(self._socket, self._receive)
+        self.send(Hello(VERSION, name))
+
+    def send(self, message: Message) -> bool:
+        """Queue `message`; False (counted) when the far end does not keep up."""
+        try:
+            self._socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            self.undelivered += 1
+            return False
+        self._pump.kick()
+        return True
+
+    def close(self) -> None:
+        self._on_lost = None
+        if self._socket.closed:
+            return
+        self._pump.close()
+        self._monitor_pump.close()
+        self._socket.disable_monitor()
+        self._socket.close()
+
+    def _lost(self, reason: str) -> None:
+        callback, self._on_lost = self._on_lost, None
+        if callback is not None:
+            callback(reason)
+
+    def _monitored(self, frames: list[bytes]) -> None:
+        if parse_monitor_message(frames)["event"] == zmq.EVENT_DISCONNECTED:
+            self._lost("the far end closed the link")
+
+    def _receive(self, frames: list[bytes]) -> None:
+        payload = frames[-1]
+        try:
+            message = self._decoder.decode(payload)
+        except UNREADABLE as error:
+            self._lost(self._explain(payload, error))
+            return
+        if isinstance(message, Refused):
+            self._lost(f"refused: {message.reason}")
+            return
+        self._on_message(message)
+
+    def _explain(self, payload: bytes, error: Exception) -> str:
+        try:
+            return f"refused: {self._refusal.decode(payload).reason}"
+        except UNREADABLE:
+            return f"unreadable message from the far end: {error}"

@@ -1,0 +1,118 @@
+"""The whole MiniCPM-o 4.5: every network of a checkpoint folder, without any session's state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.dsp.logmel import LogMel
+from engine.gpu.weights import Checkpoint, CheckpointError, empty
+from engine.minicpmo.llm.prompts import PromptBuilder
+from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
+from engine.minicpmo.models.code2wav import Token2Wav, load_token2wav
+from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.llm.qwen3 import Qwen3
+from engine.minicpmo.models.talker.tts import SpeechDecoder, load_speech_decoder
+from engine.minicpmo.models.vision.resampler import Resampler
+from engine.minicpmo.models.vision.siglip import VisionTower
+from engine.minicpmo.models.voice.preparation import Preparer, Voices
+
+Show = Callable[[str], None]
+
+ASSETS = Path("assets") / "token2wav"
+VOICES = Path("assets") / "voices"
+RECORDINGS = (".wav", ".mp3", ".flac", ".ogg", ".m4a")
+
+
+@dataclass
+class OmniModel:
+    """The networks, on one device."""
+
+    folder: Path
+    config: OmniConfig
+    tokens: Tokens
+    prompts: PromptBuilder
+    llm: Qwen3
+    whisper: WhisperEncoder
+    projector: AudioProjector
+    vision: VisionTower
+    resampler: Resampler
+    mel: LogMel
+    speech: SpeechDecoder
+    token2wav: Token2Wav | None
+    """None without the token2wav assets: the model then answers in text only."""
+    voices: Voices
+    device: torch.device
+    dtype: torch.dtype
+
+    def recordings(self) -> list[Path]:
+        """Reference recordings that come with the checkpoint."""
+        folder = self.folder / "assets"
+        found = folder.rglob("*") if folder.is_dir() else ()
+        return sorted(path for path in found if path.suffix.lower() in RECORDINGS)
+
+
+def best_device(wanted: str = "auto") -> tuple[torch.device, torch.dtype]:
+    """The device and number format: bfloat16 on CUDA, float32 elsewhere."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("engine device cuda: this machine has no usable CUDA GPU")
+    return device, torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> OmniModel:
+    """Load a checkpoint folder; each tensor goes to the device on its own.
+
+    Raises `engine.gpu.weights.CheckpointError` or `engine.minicpmo.models.config.ConfigError` by name.
+    """
+    where, dtype = best_device(device)
+    config, tokens = OmniConfig.load(folder), Tokens(folder)
+    with Checkpoint(folder) as checkpoint:
+        show(f"loading the language model onto {where}")
+        llm = empty(lambda: Qwen3(config.llm))
+        checkpoint.load(llm, "llm.", device=where, dtype=dtype)
+        show("loading ears and eyes")
+        whisper = empty(lambda: WhisperEncoder(config.audio))
+        checkpoint.load(whisper, "apm.", device=where, dtype=dtype)
+        projector = empty(lambda: AudioProjector(config.audio, config.llm.hidden_size))
+        checkpoint.load(projector, "audio_projection_layer.", device=where, dtype=dtype)
+        vision = empty(lambda: VisionTower(config.vision))
+        checkpoint.load(vision, "vpm.", device=where, dtype=dtype)
+        resampler = empty(lambda: Resampler(config.resampler))
+        checkpoint.load(resampler, "resampler.", device=where, dtype=dtype)
+        show("loading the voice")
+        speech = load_speech_decoder(checkpoint, config.tts, device=where, dtype=dtype)
+        unused = checkpoint.unused()
+        if unused:
+            raise CheckpointError(f"{folder}: unexpected tensors {', '.join(unused[:8])}")
+    return OmniModel(
+        folder=folder,
+        config=config,
+        tokens=tokens,
+        prompts=PromptBuilder(tokens, config),
+        llm=llm,
+        whisper=whisper,
+        projector=projector,
+        vision=vision,
+        resampler=resampler,
+        mel=LogMel(config.audio.num_mel_bins, where),
+        speech=speech,
+        token2wav=_token2wav(folder, where, steps, show),
+        voices=Voices(Preparer(folder / ASSETS), folder / VOICES),
+        device=where,
+        dtype=dtype,
+    )
+
+
+def _token2wav(folder: Path, device: torch.device, steps: int, show: Show) -> Token2Wav | None:
+    if not (folder / ASSETS).is_dir():
+        show(f"{folder / ASSETS} is missing: answers will be text only")
+        return None
+    # The flow is trained and released in float32; its cost is small beside the language model's.
+    return load_token2wav(folder / ASSETS, device=device, steps=steps)

@@ -1,0 +1,191 @@
+"""The native engine: MiniCPM-o 4.5 behind the protocol that every engine speaks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import secrets
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from engine.base import EngineError, EngineSession, Progress, Send, SessionMessage
+from engine.config import MiniCpmoConfig
+from engine.gpu.weights import CheckpointError, locate
+from engine.ipc.protocol import FromEngine, SessionConfig, Welcome
+from engine.minicpmo.checkpoint import OmniModel, load
+from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
+from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.runner import Runner
+from engine.minicpmo.scheduler import Closing, Opening, Scheduler
+from engine.minicpmo.session.inbox import Intake
+from engine.minicpmo.session.session import Session
+from engine.minicpmo.speech.pipeline import Speaker
+from engine.minicpmo.speech.voices import VoiceShelf
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 10.0
+UNIT_MS = 1_000
+READING_THREADS = 2
+"""Files that are decoded at once, over all sessions."""
+
+
+class MiniCpmoSession:
+    """The loop's end of a session: hands its messages to the model's thread."""
+
+    def __init__(
+        self, scheduler: Scheduler, session: str, slot: int, send: Send, threads: Executor
+    ) -> None:
+        self._scheduler = scheduler
+        self._slot = slot
+        self._intake = Intake(
+            session, lambda message: scheduler.post((slot, message)), send, threads
+        )
+
+    def handle(self, message: SessionMessage) -> None:
+        self._intake.push(message)
+
+    async def close(self) -> None:
+        """Return when the slot is clear."""
+        self._intake.close()
+        loop = asyncio.get_running_loop()
+        cleared = asyncio.Event()
+
+        def done() -> None:
+            loop.call_soon_threadsafe(cleared.set)
+
+        self._scheduler.post(Closing(self._slot, done))
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await cleared.wait()
+
+
+class MiniCpmoEngine:
+    """Implements `engine.base.Engine`."""
+
+    def __init__(self, folder: str, slots: int, config: MiniCpmoConfig) -> None:
+        self._folder = folder
+        self._slots = slots
+        self._config = config
+        self._scheduler: Scheduler | None = None
+        self._shelf: VoiceShelf | None = None
+        self._threads = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="files")
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    def welcome(self, slots: int) -> Welcome:
+        shelf = self._shelf
+        names = shelf.names() if shelf is not None else ()
+        spoken = "It speaks and understands English and Chinese."
+        if not names:
+            spoken = "It has no prepared voice here, so it answers in text."
+        return Welcome(
+            version=1,
+            kind="minicpmo",
+            label="MiniCPM-o 4.5",
+            description=f"Listens, looks and speaks at the same time. {spoken}",
+            slots=slots,
+            modes=("full_duplex", "half_duplex", "turn_based"),
+            languages=("en", "zh"),
+            voices=tuple(names),
+            video=True,
+            unit_ms=UNIT_MS,
+        )
+
+    async def start(self, progress: Progress) -> None:
+        """Load, warm up, start the model's thread; raises `EngineError`."""
+        loop = asyncio.get_running_loop()
+
+        def show(text: str) -> None:
+            loop.call_soon_threadsafe(progress, text)
+
+        try:
+            await asyncio.to_thread(self._load, show)
+        except (CheckpointError, ConfigError, ValueError) as error:
+            raise EngineError(str(error)) from error
+        except torch.OutOfMemoryError as error:
+            first = str(error).partition(". ")[0]
+            raise EngineError(
+                f"the GPU's memory is not enough to start ({first}): free some on this GPU, or set "
+                "engine.slots or minicpmo.max_context lower"
+            ) from error
+        assert self._scheduler is not None
+        self._scheduler.start()
+
+    def _load(self, show: Progress) -> None:
+        wanted = self._config
+        folder: Path = locate(self._folder)
+        model: OmniModel = load(folder, device=wanted.device, steps=wanted.flow_steps, show=show)
+        limit = min(wanted.max_context, model.config.llm.max_position_embeddings)
+        show("preparing voices")
+        shelf = self._shelf = VoiceShelf(model, wanted.voice)
+        shelf.place(model)
+        for line in shelf.remarks:
+            show(line)
+        self._fit(model, limit, show)
+        runner = Runner(model, self._slots, limit, wanted.kv_cache_dtype)
+        speaker = Speaker(
+            model,
+            self._slots,
+            max_prompt=shelf.longest_prompt,
+            speech_context=wanted.speech_context,
+            first_codes=wanted.first_chunk_codes,
+        )
+        self._scheduler = Scheduler(runner, speaker, shelf, limit)
+        # The networks' objects live as long as the process: looking through them for garbage would
+        # hold up a step by a tenth of a second, and each graph's capture as well.
+        gc.collect()
+        gc.freeze()
+        self._scheduler.warm_up(lambda text: show(f"warming up: {text}"))
+        gc.freeze()
+        if model.device.type == "cuda":
+            left, is_enough = after_warm_up(model.device)
+            show(left)
+            if not is_enough:
+                log.warning(left)
+
+    def _fit(self, model: OmniModel, max_context: int, show: Progress) -> None:
+        """Offer as many slots as the GPU has memory for; raises `EngineError` if there is none."""
+        assert self._shelf is not None, "the voices come first"
+        free = free_bytes(model.device)
+        if free is None:
+            return
+        slot = slot_bytes(
+            model,
+            max_context=max_context,
+            speech_context=self._config.speech_context,
+            max_prompt=self._shelf.longest_prompt,
+            kv_cache=self._config.kv_cache_dtype,
+        )
+        planned = plan(self._slots, free, slot, max_context)
+        show(str(planned))
+        self._slots = planned.slots
+
+    def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> EngineSession:
+        """Begin a session; bad settings end it with a reason."""
+        assert self._scheduler is not None, "start() comes first"
+        loop = asyncio.get_running_loop()
+
+        def post(message: FromEngine) -> None:
+            loop.call_soon_threadsafe(send, message)
+
+        talk = Session(session, slot, config, secrets.randbits(48), post)
+        self._scheduler.post(Opening(talk))
+        return MiniCpmoSession(self._scheduler, session, slot, send, self._threads)
+
+    def pending_ms(self) -> float:
+        """The most sound of a session that waits for its unit; raises `EngineError` if broken."""
+        if self._scheduler is None:
+            return 0.0
+        if self._scheduler.is_broken:
+            raise EngineError("a thread of the engine has ended by an error, see its log")
+        return self._scheduler.pending_ms()
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._scheduler is not None:
+            await asyncio.to_thread(self._scheduler.stop)

@@ -1,0 +1,365 @@
+"""The full-duplex automaton of one session, without tensors: what to feed, when a unit is over.
+
+Every second of input is a unit: `<unit>`, pictures, sound, then the model's own tokens up to a
+terminator, then `</unit>`. `DuplexRows` drives many sessions through one model.
+Source: MiniCPM-o 4.5 inference code; deliberate differences are off with `Parity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from torch import Tensor
+
+from engine.minicpmo.llm.context_window import (
+    ContextLimit,
+    ContextPolicy,
+    ContextWarning,
+    DuplexWindow,
+    Entry,
+    Slide,
+    WindowSettings,
+)
+from engine.minicpmo.llm.rows import Piece
+from engine.minicpmo.llm.sampler import Draws, DuplexRow, DuplexSampling
+from engine.minicpmo.llm.tokenizer import Tokens
+
+SLIDE_PARTS = 10
+"""Which part of the context is freed at once where it is full."""
+
+CONTEXT_MARKER = "\n\nprevious: "
+
+
+@dataclass(frozen=True)
+class DuplexSettings:
+    """What a session may choose; may be replaced between units."""
+
+    sampling: DuplexSampling = DuplexSampling()
+    force_listen_count: int = 3
+    """Units at the start of a session that only listen."""
+    max_tokens: int = 20
+    """Steps of a unit. The last one never decodes, and the first token is not spoken."""
+    max_chars: int = 28
+    """A token that brings a unit's text to this many characters is refused."""
+    window: WindowSettings = WindowSettings()
+    context_policy: ContextPolicy = "slide"
+    parity: bool = False
+    """Report units exactly as the original does, for comparisons. What is fed is the same."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 2 or self.max_chars < 1 or self.force_listen_count < 0:
+            raise ValueError(
+                f"max_tokens {self.max_tokens}, max_chars {self.max_chars}, "
+                f"force_listen_count {self.force_listen_count}"
+            )
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One token for the speech decoder."""
+
+    id: int
+    hidden: Tensor | None
+    """[C], the state after feeding this token."""
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What one unit came to."""
+
+    unit: int
+    is_listen: bool
+    text: str
+    spoken: tuple[Spoken, ...]
+    """For the speech decoder; may be empty although `wants_speech`."""
+    wants_speech: bool
+    """The speech decoder runs, if only to go on with what it has."""
+    is_turn_start: bool
+    """First speech of a turn: the speech decoder starts empty."""
+    end_of_turn: bool
+    """Last speech of a turn: everything held back is to be synthesized."""
+    is_cut: bool
+    """The turn was broken off: speech decoder and vocoder forget it without a sound."""
+    num_tokens: int
+    terminator: int
+    kv_length: int
+    """Positions in the cache, without the terminator and `</unit>`."""
+    warning: ContextWarning | None = None
+
+
+class Phase(Enum):
+    CLOSED = "closed"
+    """Not prepared."""
+    IDLE = "idle"
+    """Between units; a tail may be left to feed."""
+    DECIDING = "deciding"
+    """The newest logits wait for a decision, or a chosen token waits to be fed."""
+    DONE = "done"
+    """The unit is over; its result waits to be taken."""
+
+
+@dataclass
+class _Unit:
+    start: int
+    """Position of `<unit>`."""
+    step: int = 0
+    spoken: list[Spoken] = field(default_factory=list)
+    chosen: int | None = None
+    """Decided but not yet fed."""
+    ends_turn: bool = False
+    """The last token fed was the turn's end."""
+    terminator: int | None = None
+    is_cut: bool = False
+
+
+class DuplexSession:
+    """State of one conversation. The order of calls for a unit: `begin`, then `decide` and `fed`
+    until `phase` is DONE, `take_result`, `close_unit`."""
+
+    def __init__(self, tokens: Tokens, settings: DuplexSettings, seed: int, limit: int) -> None:
+        """`limit`: positions the session's cache may hold."""
+        self._tokens = tokens
+        self.settings = settings
+        self.context = ContextLimit(limit, settings.context_policy)
+        self.row = DuplexRow(settings.sampling, Draws(seed))
+        self.phase = Phase.CLOSED
+        self.length = 0
+        """Positions in the cache."""
+        self.turn_open = False
+        self.units = 0
+        """Units begun since `prepare`."""
+        self.tail: list[int] = []
+        """Terminator and `</unit>` of the last unit, where they were not fed yet."""
+        self.window = DuplexWindow(settings.window, 0, ())
+        self._decisions = 0
+        self._speech_open = False
+        self._unit = _Unit(0)
+        self._tail_entry: Entry | None = None
+
+    def configure(self, settings: DuplexSettings) -> None:
+        """Take new settings between units; the window's mode stays."""
+        assert self.phase in (Phase.IDLE, Phase.CLOSED), f"settings changed while {self.phase}"
+        self.settings = settings
+        self.row.settings = settings.sampling
+        self.context.policy = settings.context_policy
+
+    # ------------------------------------------------------------------ a session's start
+
+    def prepare(
+        self, prefix: Sequence[int], voice: Tensor | None, suffix: Sequence[int]
+    ) -> list[Piece]:
+        """Forget everything and return the rows of the system message."""
+        pieces: list[Piece] = [list(prefix), *([] if voice is None else [voice]), list(suffix)]
+        prefix_len = len(prefix) + (0 if voice is None else len(voice))
+        context_mode = self.settings.window.mode == "context"
+        self.window = DuplexWindow(
+            self.settings.window,
+            prefix_len,
+            tuple(suffix),
+            tuple(self._tokens.encode(CONTEXT_MARKER)) if context_mode else (),
+            self._tokens.special_ids,
+        )
+        self.row = DuplexRow(self.settings.sampling, self.row.draws)
+        self.phase = Phase.IDLE
+        self.length = prefix_len + len(suffix)
+        self.turn_open = self._speech_open = False
+        self.units = self._decisions = 0
+        self.tail, self._tail_entry = [], None
+        self.context.check(self.length)
+        return pieces
+
+    # ------------------------------------------------------------------ one unit
+
+    def lacking(self, pictures: Sequence[Sequence[Tensor]], audio: Tensor | None) -> int:
+        """Positions short for a unit of this input; raises `ContextFull` where policy is `end`."""
+        coming = 1 + sum(2 + len(part) for group in pictures for part in group)
+        coming += 0 if audio is None else len(audio)
+        # turn_eos of a forced listen, the decided tokens, terminator and </unit>
+        coming += self.settings.max_tokens + 2
+        return self.context.lacking(self.length + len(self.tail), coming)
+
+    def begin(
+        self,
+        pictures: Sequence[Sequence[Tensor]],
+        audio: Tensor | None,
+        *,
+        force_listen: bool = False,
+    ) -> list[Piece]:
+        """Start a unit and return its rows, those left over from the last unit in front.
+
+        `pictures`: per picture its embeddings [T, C], the whole one first and then its slices.
+        `audio`: [T, C]. Everything must be there; nothing is fed for a unit that lacks input.
+        """
+        assert self.phase is Phase.IDLE, f"a unit begins while {self.phase}"
+        assert not self.must_close, "the last unit must be closed first: its window moves"
+        if audio is None and not pictures:
+            raise ValueError("a unit needs sound or a picture")
+        tokens = self._tokens
+        pieces: list[Piece] = [self.tail] if self.tail else []
+        self._register_tail()
+        self._unit = _Unit(self.length)
+        head: list[Piece] = [[tokens.unit_start]]
+        for group in pictures:
+            for index, embedding in enumerate(group):
+                pair = (
+                    (tokens.slice_start, tokens.slice_end)
+                    if index
+                    else (tokens.image_start, tokens.image_end)
+                )
+                head += [[pair[0]], embedding, [pair[1]]]
+        if audio is not None:
+            head.append(audio)
+        self.units += 1
+        self.phase = Phase.DECIDING
+        self.length += sum(len(piece) for piece in head)
+        if force_listen or self._decisions < self.settings.force_listen_count:
+            if self.turn_open:
+                head.append([tokens.turn_eos])
+                self.length += 1
+            self._cut()
+            self._end(tokens.listen)
+        self._decisions += 1
+        return pieces + head
+
+    @property
+    def needs_decision(self) -> bool:
+        """The newest logits are to be sampled from, with `row`."""
+        return self.phase is Phase.DECIDING and self._unit.chosen is None
+
+    def decide(self, token: int) -> int | None:
+        """Take the sampled id; returns the id to feed, None when the unit is over."""
+        assert self.needs_decision, f"a decision while {self.phase}"
+        tokens, unit = self._tokens, self._unit
+        if token == tokens.listen and self.turn_open:
+            token = tokens.tts_bos
+        if token in (tokens.listen, tokens.chunk_eos, tokens.chunk_tts_eos):
+            self._end(token)
+            return None
+        self.turn_open = True
+        if unit.step > 0 and len(self._text(token)) >= self.settings.max_chars:
+            self._end(tokens.chunk_eos)
+            return None
+        unit.chosen = token
+        return token
+
+    def fed(self, hidden: Tensor | None) -> None:
+        """The chosen id is in the cache; `hidden` [C] is the state after it."""
+        unit = self._unit
+        assert unit.chosen is not None, "nothing was chosen"
+        self.length += 1
+        unit.ends_turn = unit.chosen == self._tokens.turn_eos
+        if unit.ends_turn:
+            self.turn_open = False
+        if unit.step > 0:
+            unit.spoken.append(Spoken(unit.chosen, hidden))
+        unit.chosen = None
+        unit.step += 1
+        if unit.step == self.settings.max_tokens - 1:
+            self._end(self._tokens.chunk_eos)
+
+    def interrupt(self) -> list[int]:
+        """Break the unit under way off: it becomes a listen; returns ids to feed before its tail.
+
+        The cache then reads as if the model had ended its turn and listened. Between units use
+        `begin(force_listen=True)`.
+        """
+        assert self.needs_decision, f"an interruption while {self.phase}"
+        ids = [self._tokens.turn_eos] if self.turn_open else []
+        self.length += len(ids)
+        self._cut()
+        self._end(self._tokens.listen)
+        return ids
+
+    def take_result(self) -> UnitResult:
+        """Return what the finished unit came to; its terminator and `</unit>` become the tail."""
+        assert self.phase is Phase.DONE, f"no result while {self.phase}"
+        unit, tokens = self._unit, self._tokens
+        assert unit.terminator is not None
+        result = self._result(unit, unit.terminator)
+        self.tail = [unit.terminator, tokens.unit_end]
+        self._tail_entry = Entry(
+            self.length + len(self.tail) - unit.start,
+            tuple(spoken.id for spoken in unit.spoken),
+            result.is_listen,
+        )
+        self.phase = Phase.IDLE
+        return result
+
+    # ------------------------------------------------------------------ a unit's end
+
+    @property
+    def must_close(self) -> bool:
+        """The window moves after this unit, so its tail cannot wait for the next one."""
+        return self._tail_entry is not None and self.window.is_due(self._tail_entry.length)
+
+    def close_unit(self) -> tuple[list[int], Slide | None]:
+        """Return the rows still to be fed and what the window then does to the cache."""
+        assert self.phase is Phase.IDLE, f"a unit is closed while {self.phase}"
+        tail = self.tail
+        self._register_tail()
+        slide = self.window.slide()
+        self.length = self.window.length
+        return tail, slide
+
+    def make_room(self, positions: int) -> Slide | None:
+        """Drop the oldest units to free this many positions; raises `ContextFull`."""
+        assert not self.tail, "the last unit is not closed"
+        # Rather seldom and much: each time all that stays is moved.
+        share = self.context.limit // SLIDE_PARTS
+        spare = sum(entry.length for entry in self.window.entries[:-1])
+        slide = self.window.make_room(max(positions, min(share, spare)))
+        self.length = self.window.length
+        self.context.check(self.length)
+        return slide
+
+    def _register_tail(self) -> None:
+        if self._tail_entry is not None:
+            self.length += len(self.tail)
+            self.window.register(self._tail_entry)
+        self.tail, self._tail_entry = [], None
+        assert self.length == self.window.length, f"{self.length}, window {self.window.length}"
+
+    def _cut(self) -> None:
+        self._unit.is_cut = self.turn_open or self._speech_open
+        self.turn_open = self._unit.ends_turn = False
+
+    def _end(self, terminator: int) -> None:
+        self._unit.terminator = terminator
+        self.phase = Phase.DONE
+
+    def _text(self, *more: int) -> str:
+        ids = [spoken.id for spoken in self._unit.spoken]
+        return self._tokens.decode([*ids, *more], skip_special=True)
+
+    def _result(self, unit: _Unit, terminator: int) -> UnitResult:
+        is_listen = terminator == self._tokens.listen
+        end_of_turn = unit.ends_turn
+        if self.settings.parity:
+            wants_speech = not is_listen
+            end_of_turn = end_of_turn and not is_listen
+        else:
+            # A turn that ends before a listen is still said to its end, and a speech decoder that
+            # has neither words nor a turn under way is not asked to make something up.
+            has_speech = bool(unit.spoken or self._speech_open) and not unit.is_cut
+            end_of_turn = end_of_turn and has_speech
+            is_listen = is_listen and not end_of_turn
+            wants_speech = has_speech and not is_listen
+        starts = wants_speech and not self._speech_open
+        if wants_speech or unit.is_cut:
+            self._speech_open = wants_speech and not end_of_turn
+        return UnitResult(
+            unit=self.units - 1,
+            is_listen=is_listen,
+            text="" if is_listen else self._text(),
+            spoken=() if is_listen else tuple(unit.spoken),
+            wants_speech=wants_speech,
+            is_turn_start=starts,
+            end_of_turn=end_of_turn,
+            is_cut=unit.is_cut,
+            num_tokens=len(unit.spoken),
+            terminator=terminator,
+            kv_length=self.length,
+            warning=self.context.check(self.length),
+        )

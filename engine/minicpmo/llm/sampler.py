@@ -1,0 +1,309 @@
+"""Settings, random numbers and history of rows that are sampled from; `engine.minicpmo.llm.sampling_ops` samples.
+
+Random numbers come from a counter-based generator per session, so that its draws do not depend on
+which other rows are in the batch: a decision takes two of them in full duplex, one elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.minicpmo.llm.sampling_ops import (
+    TIE_SLACK,
+    Column,
+    DuplexIds,
+    choose_duplex,
+    choose_turn,
+    duplex_scores,
+    turn_scores,
+)
+
+
+@dataclass
+class Draws:
+    """Uniform numbers of one session: the n-th depends on `seed` and n only."""
+
+    seed: int
+    count: int = 0
+
+    def next(self) -> float:
+        """The next number in [0, 1)."""
+        text = f"{self.seed}:{self.count}".encode()
+        self.count += 1
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()[:7], "big") / 2.0**56
+
+
+@dataclass(frozen=True)
+class DuplexSampling:
+    """Settings of full-duplex decoding, per session."""
+
+    temperature: float = 0.7
+    top_k: int = 20
+    """0: off."""
+    top_p: float = 0.8
+    greedy: bool = False
+    repetition_penalty: float = 1.05
+    repetition_window: int = 512
+    length_penalty: float = 1.1
+    """Above 1 the end of the turn becomes less likely."""
+    listen_prob_scale: float = 1.0
+    """As in the original this acts on the end-of-message token, not on listen."""
+    listen_top_k: int | None = None
+    """Likewise: end of message is taken when its rank is below this."""
+    listen_bias: float = 0.0
+    """Added to the logit of listen: what `listen_prob_scale` was meant for."""
+
+    def __post_init__(self) -> None:
+        _check_common(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+        _check("length_penalty", self.length_penalty > 0, self.length_penalty)
+        _check("repetition_window", self.repetition_window > 0, self.repetition_window)
+        _check("listen_prob_scale", self.listen_prob_scale > 0, self.listen_prob_scale)
+
+    @property
+    def takes_best(self) -> bool:
+        return self.greedy or self.temperature == 0
+
+
+@dataclass(frozen=True)
+class TurnSampling:
+    """Settings of half-duplex and chat decoding, per reply."""
+
+    temperature: float = 0.7
+    top_k: int = 100
+    top_p: float = 0.8
+    greedy: bool = False
+    repetition_penalty: float = 1.02
+    repetition_window: int = 128
+    length_penalty: float = 1.1
+    """Above 1 the end of the reply becomes less likely."""
+
+    def __post_init__(self) -> None:
+        _check_common(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+        _check("length_penalty", self.length_penalty > 0, self.length_penalty)
+        _check("repetition_window", self.repetition_window > 0, self.repetition_window)
+
+    @property
+    def takes_best(self) -> bool:
+        return self.greedy or self.temperature == 0
+
+
+SamplingSettings = DuplexSampling | TurnSampling
+
+
+@dataclass
+class DuplexRow:
+    """One session's part of a duplex sampling step."""
+
+    settings: DuplexSampling
+    draws: Draws
+    generated: list[int] = field(default_factory=list)
+    """Ids decoded in this session; the chosen one is appended by `sample_duplex`."""
+
+
+@dataclass
+class TurnRow:
+    """One reply's part of a half-duplex or chat sampling step."""
+
+    settings: TurnSampling
+    draws: Draws
+    seen: Sequence[int]
+    """Ids under the repetition penalty."""
+    forbidden: Tensor | None = None
+    """[V] bool, or None if everything may be said."""
+
+
+def forbidden_mask(ids: Sequence[int], vocab_size: int, device: torch.device | str) -> Tensor:
+    """[V] bool, True at `ids`."""
+    mask = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+    mask[torch.tensor(sorted(ids), dtype=torch.long, device=device)] = True
+    return mask
+
+
+# ------------------------------------------------------------------ rows as tensors
+
+
+@dataclass(frozen=True)
+class RowTensors:
+    """Rows as `engine.minicpmo.llm.sampling_ops` takes them, on the host."""
+
+    numbers: Tensor
+    """[B, len(Column)] float64"""
+    recent: Tensor
+    """[B, W] int32, the vocabulary's size where there is no id."""
+
+    @staticmethod
+    def idle(count: int) -> Tensor:
+        """Numbers of rows that belong to nobody."""
+        numbers = torch.zeros(count, len(Column), dtype=torch.float64)
+        numbers[:, Column.TAKES_BEST] = 1
+        numbers[:, [Column.REPETITION_PENALTY, Column.LENGTH_PENALTY]] = 1
+        numbers[:, [Column.LISTEN_TOP_K, Column.FORCED]] = -1
+        return numbers
+
+
+def duplex_tensors(
+    rows: Sequence[DuplexRow], vocab: int, width: int | None = None, forced: Sequence[int] = ()
+) -> RowTensors:
+    """Take each row's next two random numbers and lay everything out; `width` of `recent`."""
+    numbers = np.zeros((len(rows), len(Column)))
+    for place, row in enumerate(rows):
+        s = row.settings
+        numbers[place] = (
+            *(s.temperature, s.top_k, s.top_p, s.takes_best),
+            *(s.repetition_penalty, s.length_penalty, s.listen_prob_scale, s.listen_bias),
+            -1 if s.listen_top_k is None else s.listen_top_k,
+            *((0.0, 0.0) if s.takes_best else (row.draws.next(), row.draws.next())),
+            *(forced[place] if forced else -1, 1),
+        )
+    seen = [
+        row.generated[-row.settings.repetition_window :]
+        if row.settings.repetition_penalty != 1
+        else []
+        for row in rows
+    ]
+    return RowTensors(torch.from_numpy(numbers), _recent(seen, vocab, width))
+
+
+def turn_tensors(
+    rows: Sequence[TurnRow], vocab: int, width: int | None = None, forced: Sequence[int] = ()
+) -> RowTensors:
+    """Take each row's next random number and lay everything out; `width` of `recent`."""
+    numbers = np.zeros((len(rows), len(Column)))
+    for place, row in enumerate(rows):
+        s = row.settings
+        numbers[place] = (
+            *(s.temperature, s.top_k, s.top_p, s.takes_best),
+            *(s.repetition_penalty, s.length_penalty, 1, 0, -1, 0),
+            0.0 if s.takes_best else row.draws.next(),
+            *(forced[place] if forced else -1, row.forbidden is not None),
+        )
+    seen = [row.seen if row.settings.repetition_penalty != 1 else [] for row in rows]
+    return RowTensors(torch.from_numpy(numbers), _recent(seen, vocab, width))
+
+
+def _recent(seen: Sequence[Sequence[int]], vocab: int, width: int | None) -> Tensor:
+    recent = np.full((len(seen), width or max(1, *map(len, seen))), vocab, np.int32)
+    for place, ids in enumerate(seen):
+        kept = ids[-recent.shape[1] :]
+        recent[place, : len(kept)] = kept
+    return torch.from_numpy(recent)
+
+
+# ------------------------------------------------------------------ full duplex
+
+
+def duplex_logits(
+    logits: Tensor, rows: Sequence[DuplexRow], ids: DuplexIds, forbidden: Tensor
+) -> Tensor:
+    """Logits [B, V] after forbidden ids, penalties and biases, before the temperature."""
+    _check_batch(logits, rows)
+    settled = [replace(row, draws=replace(row.draws)) for row in rows]
+    tensors = duplex_tensors(settled, logits.shape[1])
+    numbers, recent = tensors.numbers.to(logits.device), tensors.recent.to(logits.device)
+    return duplex_scores(logits.float(), numbers, recent, ids, forbidden)
+
+
+def sample_duplex(
+    logits: Tensor,
+    rows: Sequence[DuplexRow],
+    ids: DuplexIds,
+    forbidden: Tensor,
+    forced: Sequence[int] = (),
+) -> list[int]:
+    """One id per row of raw logits [B, V]; appends to each row's `generated`.
+
+    chunk_eos is drawn first, from the untouched distribution at temperature 1, and is then not
+    recorded; afterwards it is among the `forbidden` [V].
+    """
+    _check_batch(logits, rows)
+    x = logits.float()
+    tensors = duplex_tensors(rows, x.shape[1], forced=forced)
+    numbers, recent = tensors.numbers.to(x.device), tensors.recent.to(x.device)
+    limit = _limit(duplex_scores(x, numbers, recent, ids, forbidden), numbers)
+    chosen: list[int] = choose_duplex(x, numbers, recent, ids, forbidden, limit).tolist()
+    record(rows, chosen, ids)
+    return chosen
+
+
+def record(rows: Sequence[DuplexRow], chosen: Sequence[int], ids: DuplexIds) -> None:
+    """Remember what was chosen for the repetition penalty."""
+    for row, token in zip(rows, chosen, strict=True):
+        if token != ids.chunk_eos:
+            row.generated.append(token)
+
+
+# ------------------------------------------------------------------ half duplex and chat
+
+
+def turn_logits(logits: Tensor, rows: Sequence[TurnRow], terminators: Sequence[int]) -> Tensor:
+    """Logits [B, V] after forbidden ids and penalties, before the temperature."""
+    _check_batch(logits, rows)
+    settled = [replace(row, draws=replace(row.draws)) for row in rows]
+    tensors = turn_tensors(settled, logits.shape[1])
+    numbers, recent = tensors.numbers.to(logits.device), tensors.recent.to(logits.device)
+    return turn_scores(logits.float(), numbers, recent, terminators, _mask(rows, logits))
+
+
+def sample_turn(
+    logits: Tensor,
+    rows: Sequence[TurnRow],
+    terminators: Sequence[int],
+    forced: Sequence[int] = (),
+) -> list[int]:
+    """One id per row of raw logits [B, V]; where `forced` is not -1, that id."""
+    _check_batch(logits, rows)
+    x, forbidden = logits.float(), _mask(rows, logits)
+    tensors = turn_tensors(rows, x.shape[1], forced=forced)
+    numbers, recent = tensors.numbers.to(x.device), tensors.recent.to(x.device)
+    limit = _limit(turn_scores(x, numbers, recent, terminators, forbidden), numbers)
+    chosen: list[int] = choose_turn(x, numbers, recent, terminators, forbidden, limit).tolist()
+    return chosen
+
+
+def _mask(rows: Sequence[TurnRow], logits: Tensor) -> Tensor:
+    """The forbidden ids [V]; rows that forbid anything forbid the same."""
+    for row in rows:
+        if row.forbidden is not None:
+            return row.forbidden
+    return torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+
+
+# ------------------------------------------------------------------ shared
+
+
+def _limit(x: Tensor, numbers: Tensor) -> int:
+    """How many of the best of x [B, V] hold each row's top-k and what equals its last one."""
+    vocab = x.shape[1]
+    wanted = [k if 0 < k < vocab else vocab for k in numbers[:, Column.TOP_K].long().tolist()]
+    limit = min(vocab, max(wanted) + TIE_SLACK)
+    last = torch.tensor(wanted, device=x.device)[:, None] - 1
+    while limit < vocab:
+        values = x.topk(limit, dim=-1).values
+        if not bool((values[:, -1:] >= values.gather(1, last)).any()):
+            break
+        limit = min(vocab, 2 * limit)
+    return limit
+
+
+def _check_batch(logits: Tensor, rows: Sequence[object]) -> None:
+    assert logits.ndim == 2 and len(rows) == logits.shape[0] > 0, (
+        f"logits {tuple(logits.shape)} for {len(rows)} rows"
+    )
+
+
+def _check_common(temperature: float, top_k: int, top_p: float, penalty: float) -> None:
+    _check("temperature", temperature >= 0, temperature)
+    _check("top_k", top_k >= 0, top_k)
+    _check("top_p", 0 < top_p <= 1, top_p)
+    _check("repetition_penalty", penalty > 0, penalty)
+
+
+def _check(name: str, good: bool, value: float) -> None:
+    if not good:
+        raise ValueError(f"{name} = {value} is out of range")

@@ -1,0 +1,305 @@
+"""Half duplex and chat: messages go in whole, replies come out in chunks.
+
+`TurnSession` is one conversation's state without tensors, `TurnRows` drives many through one model.
+Source: MiniCPM-o 4.5 inference code (chunk prefill, chunk generate).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from engine.minicpmo.llm.context_window import (
+    ContextLimit,
+    ContextPolicy,
+    ContextWarning,
+    Cut,
+    Entry,
+    Slide,
+    TurnWindow,
+)
+from engine.minicpmo.llm.sampler import Draws, TurnRow, TurnSampling
+from engine.minicpmo.llm.tokenizer import TextStream, Tokens
+
+CHUNK_TOKENS = 10
+"""Tokens of a chunk; the first has one more, since its last one is held back for its state."""
+
+
+@dataclass(frozen=True)
+class ReplySettings:
+    """How one reply is generated."""
+
+    sampling: TurnSampling = TurnSampling()
+    max_new_tokens: int = 256
+    """Rounded up to whole chunks, the first of which has a token more."""
+    chunk_tokens: int = CHUNK_TOKENS
+    """Speech is made of ten tokens at once; what is only read may come sooner."""
+    speech: bool = True
+    """The reply will be spoken: it opens with tts_bos, ids that cannot be said are forbidden."""
+    thinking: bool = False
+    """The model may think aloud first; otherwise an empty thought is put in front."""
+    tts_template: bool = True
+    """Open with tts_bos; the original does so for texts, too."""
+    skip_special: bool = False
+    """Leave special tokens out of the text."""
+    finish_at_limit: bool = True
+    """At `max_new_tokens` feed and report the last token, too; the original loses it."""
+    aside: int = 0
+    """The newest positions of the user's message are for this reply only: the next message finds
+    them gone."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ReplyChunk:
+    """A piece of a reply, all of whose tokens are in the cache."""
+
+    ids: tuple[int, ...]
+    hidden: tuple[Tensor, ...]
+    """[C] each, the state after feeding the token."""
+    text: str
+    """Never ends in half a character."""
+    sampled: tuple[int, ...]
+    """Ids chosen in this chunk; its last one waits for the next unless the reply is over."""
+    is_last: bool
+    by_limit: bool = False
+    """The reply was cut by `max_new_tokens`."""
+    warning: ContextWarning | None = None
+
+
+@dataclass
+class _Reply:
+    settings: ReplySettings
+    stream: TextStream
+    start: int
+    """Position of its opening rows."""
+    opening: int = 0
+    """Number of its opening rows."""
+    earlier: list[int] = field(default_factory=list)
+    """Ids of finished chunks."""
+    chunk: list[int] = field(default_factory=list)
+    """Ids of this chunk."""
+    fed: list[tuple[int, Tensor]] = field(default_factory=list)
+    """In the cache, not yet handed out."""
+    waiting: int | None = None
+    """Chosen, not yet fed."""
+    chunks: int = 0
+    over: bool = False
+
+    aside: int = 0
+    """Positions in front of the opening that go with this reply."""
+
+    @property
+    def max_chunks(self) -> int:
+        return -(-self.settings.max_new_tokens // self.settings.chunk_tokens)
+
+    @property
+    def is_chunk_full(self) -> bool:
+        return len(self.chunk) >= self.settings.chunk_tokens + (self.chunks == 0)
+
+
+class TurnSession:
+    """State of one conversation: message rows, then `open_reply`, then tokens until it is over."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        seed: int,
+        limit: int,
+        *,
+        window: TurnWindow | None = None,
+        context_policy: ContextPolicy = "slide",
+    ) -> None:
+        """`limit`: positions the session's cache may hold."""
+        self._tokens = tokens
+        self.draws = Draws(seed)
+        self.context = ContextLimit(limit, context_policy)
+        self.window = replace(window or TurnWindow(), entries=[])
+        self.length = 0
+        self.turn_open = False
+        """Rows of the newest turn are in the cache and not yet among the window's entries."""
+        self.has_replied = False
+        """There was a reply: the next user message must begin with `closing_ids`."""
+        self.closing_ids = (tokens.tts_eos, tokens.im_end, *tokens.encode("\n"))
+        self._turn_start = 0
+        self._turn_replied = False
+        self._reply: _Reply | None = None
+
+    @property
+    def is_replying(self) -> bool:
+        return self._reply is not None and not self._reply.over
+
+    @property
+    def has_reply(self) -> bool:
+        """The newest turn is a reply, under way or over, which `cancel` may shorten."""
+        return self._reply is not None
+
+    # ------------------------------------------------------------------ messages
+
+    def add_message(self, count: int, *, closing: int = 0, protect: bool = False) -> None:
+        """Rows of a message were fed, the first `closing` of which end the reply before.
+
+        `protect`: a system message, which no window drops.
+        """
+        assert not self.is_replying, "a message during a reply"
+        if protect:
+            assert not self.window.entries and not self.turn_open, "a system message comes first"
+            self.window.protected += count
+            self._turn_start = self.length + count
+        elif not self.turn_open:
+            if closing and self.window.entries:
+                before = self.window.entries[-1]
+                self.window.entries[-1] = replace(before, length=before.length + closing)
+            else:
+                # The reply that they end was dropped to make room.
+                closing = 0
+            self._turn_start, self.turn_open = self.length + closing, True
+        self.length += count
+
+    def forget_aside(self) -> Slide | None:
+        """What to drop because it held for the reply before only; call it ahead of a message."""
+        assert not self.is_replying, "the reply still needs it"
+        reply = self._reply
+        if reply is None or not reply.aside:
+            return None
+        count, reply.aside = reply.aside, 0
+        reply.start -= count
+        self.length -= count
+        self.context.check(self.length)
+        return Cut(reply.start, count)
+
+    def begin_turn(self) -> Slide | None:
+        """Close the turn before, if a reply ended it; what the window then does to the cache."""
+        if not self._turn_replied:
+            return None
+        self.window.entries.append(Entry(self.length - self._turn_start))
+        self.turn_open = self._turn_replied = False
+        self._reply = None
+        return self._slid(self.window.slide())
+
+    def make_room(self, coming: int) -> Slide | None:
+        """What to drop so that `coming` rows fit; raises `ContextFull` where nothing may go.
+
+        Every turn but the open one may go: the user has asked something new.
+        """
+        lacking = self.context.lacking(self.length, coming)
+        return self._slid(self.window.make_room(lacking, keep_last=0)) if lacking else None
+
+    def _slid(self, slide: Slide | None) -> Slide | None:
+        if slide is not None:
+            kept = sum(entry.length for entry in self.window.entries)
+            open_rows = self.length - self._turn_start if self.turn_open else 0
+            self.length = self.window.protected + kept + open_rows
+            self._turn_start = self.length - open_rows
+            self.context.check(self.length)
+        return slide
+
+    # ------------------------------------------------------------------ replies
+
+    def open_reply(self, settings: ReplySettings) -> list[int]:
+        """Return the ids that close the user's message and open the answer."""
+        assert not self.is_replying, "a reply during a reply"
+        tokens = self._tokens
+        ids = [tokens.im_end, *tokens.encode("\n<|im_start|>assistant\n")]
+        if not settings.thinking:
+            ids += tokens.encode("<think>\n\n</think>\n\n")
+        if settings.tts_template or settings.speech:
+            ids.append(tokens.tts_bos)
+        stream = TextStream(tokens, skip_special=settings.skip_special)
+        assert settings.aside <= self.length - self._turn_start, f"{settings.aside} positions aside"
+        self._reply = _Reply(settings, stream, self.length, len(ids), aside=settings.aside)
+        if not self.turn_open:
+            self._turn_start, self.turn_open = self.length, True
+        self.has_replied = self._turn_replied = True
+        self.length += len(ids)
+        return ids
+
+    def sampling_row(self, forbidden: Tensor) -> TurnRow:
+        """What `sample_turn` needs; `forbidden` [V] counts only for spoken replies."""
+        reply = self._running()
+        settings = reply.settings
+        recent = reply.earlier[-settings.sampling.repetition_window :]
+        return TurnRow(
+            settings.sampling,
+            self.draws,
+            [*recent, *reply.chunk],
+            forbidden if settings.speech else None,
+        )
+
+    def decide(self, token: int) -> ReplyChunk | None:
+        """Take a sampled id: it waits to be fed, or ends the reply; a full chunk is returned."""
+        reply = self._running()
+        assert reply.waiting is None, "the last id was not fed"
+        if token in self._tokens.half_duplex_terminators:
+            return self._finish(reply, by_limit=False)
+        reply.chunk.append(token)
+        reply.waiting = token
+        if not reply.is_chunk_full:
+            return None
+        if reply.chunks + 1 == reply.max_chunks:
+            if reply.settings.finish_at_limit:
+                return None
+            reply.waiting = None
+            return self._finish(reply, by_limit=True)
+        return self._hand_out(reply)
+
+    @property
+    def waiting(self) -> int | None:
+        """The id to feed next."""
+        return None if self._reply is None else self._reply.waiting
+
+    def fed(self, hidden: Tensor) -> ReplyChunk | None:
+        """The waiting id is in the cache; returns the last chunk if the limit was reached."""
+        reply = self._running()
+        assert reply.waiting is not None, "nothing was to be fed"
+        reply.fed.append((reply.waiting, hidden))
+        reply.waiting = None
+        self.length += 1
+        if reply.chunks + 1 == reply.max_chunks and reply.is_chunk_full:
+            return self._finish(reply, by_limit=True)
+        return None
+
+    def cancel(self, keep: int | None = None) -> int:
+        """Break the reply off, or shorten one that ended; returns the length to truncate to.
+
+        `keep`: tokens of the reply that the user got to hear; None keeps all that were fed.
+        """
+        assert self._reply is not None, "there is no reply"
+        reply = self._reply
+        reply.over, reply.waiting = True, None
+        if keep is not None:
+            assert keep >= 0, f"{keep} tokens"
+            self.length = min(self.length, reply.start + reply.opening + keep)
+        return self.length
+
+    def _hand_out(self, reply: _Reply, last: bool = False, by_limit: bool = False) -> ReplyChunk:
+        ids = tuple(token for token, _ in reply.fed)
+        text = reply.stream.push(ids) + (reply.stream.finish() if last and not by_limit else "")
+        if by_limit and reply.settings.finish_at_limit:
+            text += reply.stream.finish()
+        chunk = ReplyChunk(
+            ids,
+            tuple(hidden for _, hidden in reply.fed),
+            text,
+            tuple(reply.chunk),
+            last,
+            by_limit,
+            self.context.check(self.length),
+        )
+        reply.earlier += reply.chunk
+        reply.chunk, reply.fed = [], []
+        reply.chunks += 1
+        return chunk
+
+    def _finish(self, reply: _Reply, *, by_limit: bool) -> ReplyChunk:
+        reply.over = True
+        return self._hand_out(reply, last=True, by_limit=by_limit)
+
+    def _running(self) -> _Reply:
+        assert self._reply is not None and not self._reply.over, "no reply is under way"
+        return self._reply

@@ -1,0 +1,161 @@
+"""The language model (Qwen3), for ragged batches of rows over a slot cache.
+
+Source: MiniCPM-o 4.5 inference code; Qwen3 technical report (arXiv 2505.09388).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from engine.config import KvCacheType
+from engine.gpu.kernels.decoder_layer import add_norm
+from engine.gpu.kv.base import SlotRows
+from engine.gpu.kv.fp8 import SlotKV8
+from engine.gpu.kv.native import SlotKV
+from engine.gpu.kv.plan import KvPlan, TokenPlan
+from engine.gpu.layers.attention import AttentionShape, CachedAttention
+from engine.gpu.layers.linear import GatedMlp
+from engine.gpu.layers.norms import RMSNorm
+from engine.gpu.layers.rope import Rope
+from engine.minicpmo.models.config import LlmConfig
+
+CACHES: dict[KvCacheType, type[SlotKV] | type[SlotKV8]] = {"auto": SlotKV, "fp8": SlotKV8}
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and SwiGLU."""
+
+    def __init__(self, shape: AttentionShape, inner: int, eps: float) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(shape.hidden_size, eps)
+        self.self_attn = CachedAttention(shape)
+        self.post_attention_layernorm = RMSNorm(shape.hidden_size, eps)
+        self.mlp = GatedMlp(shape.hidden_size, inner)
+
+    def forward(
+        self,
+        x: Tensor,
+        delta: Tensor | None,
+        rates: Tensor,
+        kv: SlotRows,
+        layer: int,
+        plan: TokenPlan,
+    ) -> tuple[Tensor, Tensor]:
+        """The stream x [N, C] and what the layer before adds to it -> the same behind this one."""
+        x, normed = add_norm(x, delta, self.input_layernorm)
+        x, normed = add_norm(
+            x, self.self_attn(normed, rates, kv, layer, plan), self.post_attention_layernorm
+        )
+        return x, self.mlp(normed)
+
+
+def run_layers(
+    layers: nn.ModuleList, norm: RMSNorm, x: Tensor, rates: Tensor, kv: SlotRows, plan: TokenPlan
+) -> Tensor:
+    """All `DecoderLayer`s and the final norm: [N, C] -> [N, C]."""
+    delta: Tensor | None = None
+    for index, layer in enumerate(layers):
+        x, delta = layer(x, delta, rates, kv, index, plan)
+    return add_norm(x, delta, norm)[1]
+
+
+class Decoder(nn.Module):
+    """Embedding table, layers and final norm."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        shape = AttentionShape(
+            hidden_size=config.hidden_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            qk_norm_eps=config.rms_norm_eps,
+        )
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            DecoderLayer(shape, config.intermediate_size, config.rms_norm_eps)
+            for _ in range(config.num_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Qwen3(nn.Module):
+    """Weights under `llm.` of the checkpoint. Holds no state of any session."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.rope = Rope(config.head_dim, config.rope_theta)
+        self.finish_loading()
+
+    def finish_loading(self) -> None:
+        """Share the table with the head where the configuration says so."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.embed_tokens.weight.dtype
+
+    def bytes_per_position(self, kv_cache: KvCacheType = "auto") -> int:
+        """What attention reads of that cache for each position that it sees, in all layers."""
+        config = self.config
+        return CACHES[kv_cache].bytes_per_position(
+            config.num_layers, config.num_kv_heads, config.head_dim, self.dtype
+        )
+
+    def bytes_per_slot(self, max_len: int, kv_cache: KvCacheType = "auto") -> int:
+        """Memory of one slot of `make_cache(..., max_len, kv_cache)`."""
+        config = self.config
+        return CACHES[kv_cache].bytes_per_slot(
+            config.num_layers, max_len, config.num_kv_heads, config.head_dim, self.dtype
+        )
+
+    def make_cache(
+        self, num_slots: int, max_len: int, kv_cache: KvCacheType = "auto"
+    ) -> SlotKV | SlotKV8:
+        """A cache for `num_slots` sessions of at most `max_len` positions each."""
+        config = self.config
+        if max_len > config.max_position_embeddings:
+            raise ValueError(
+                f"max_len {max_len} exceeds the model's {config.max_position_embeddings} positions"
+            )
+        return CACHES[kv_cache](
+            config.num_layers,
+            num_slots,
+            max_len,
+            config.num_kv_heads,
+            config.head_dim,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embeddings [N, C] of ids [N]."""
+        out: Tensor = self.model.embed_tokens(ids)
+        return out
+
+    def forward(self, embeds: Tensor, kv: SlotRows, plan: KvPlan) -> Tensor:
+        """Hidden states [N, C] after the final norm, one for each of the plan's tokens.
+
+        Writes their keys and values; counting them is the caller's (`SlotRows.advance`).
+        """
+        assert embeds.shape == (plan.num_tokens, self.config.hidden_size), (
+            f"embeddings {tuple(embeds.shape)} for {plan.num_tokens} tokens "
+            f"of width {self.config.hidden_size}"
+        )
+        return run_layers(
+            self.model.layers, self.model.norm, embeds, self.rope.frequencies(self.device), kv, plan
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Raw logits [M, V] of hidden states [M, C]."""
+        out: Tensor = self.lm_head(hidden)
+        return out

@@ -1,0 +1,68 @@
+"""Keeps the ends of sessions' units in their places within a second, see `Phases`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.ipc.protocol import INPUT_HZ
+from engine.minicpmo.modes.phases import PHASES, Phases
+from engine.minicpmo.session.session import Session
+
+MOST_DRIFT_S = 0.08
+"""A session whose units end so far from their group's, on average, is put in its place again."""
+MOST_JITTER_S = 0.3
+"""Of units a second apart; what comes faster or slower is no call in real time."""
+DRIFT_SHARE = 0.1
+"""Of the newest unit in that average: packets are late now and then, clocks run away slowly."""
+
+
+@dataclass
+class _Course:
+    """How the units of a session have come."""
+
+    due: float
+    """When the newest one was complete."""
+    drift: float = 0.0
+    """Seconds that they end behind their group's, on average."""
+
+
+class Placing:
+    """Owned by the model's thread."""
+
+    def __init__(self, phases: int = PHASES) -> None:
+        self._phases = Phases(phases)
+        self._courses: dict[int, _Course] = {}
+
+    def hears(self, session: Session, count: int, arrived: float) -> None:
+        """Sound of `count` samples has come; the first of a session places its units."""
+        if not session.hearing.is_placed:
+            lacking = -(session.hearing.pending + count) % INPUT_HZ
+            self._place(session, arrived + lacking / INPUT_HZ)
+
+    def took(self, session: Session, due: float) -> None:
+        """A unit that was complete at `due` is taken.
+
+        A session whose sound has run away from its place is put there again, while it is silent.
+        """
+        course = self._courses.setdefault(session.slot, _Course(due))
+        before, course.due = course.due, due
+        if abs(due - before - 1) > MOST_JITTER_S:
+            # Not in real time: there is no place to keep.
+            course.drift = 0.0
+            return
+        course.drift += DRIFT_SHARE * (self._phases.late(session.slot, due) - course.drift)
+        if abs(course.drift) > MOST_DRIFT_S and not session.hearing.is_user_speaking:
+            self._place(session, due + 1)
+
+    def leave(self, slot: int) -> None:
+        self._phases.leave(slot)
+        self._courses.pop(slot, None)
+
+    def _place(self, session: Session, end: float) -> None:
+        """Without silence the next unit would end at `end`."""
+        session.hearing.is_placed = True
+        # With a seed the same sound gives the same answers, whoever else is served.
+        if session.config.sampling.seed is None:
+            lead = self._phases.join(session.slot, end)
+            session.hearing.add_silence(round(lead * INPUT_HZ))
+        self._courses.pop(session.slot, None)

@@ -1,0 +1,139 @@
+"""The tensors of all slots: what sessions hear, see and think, in batches. Speech: `Speaker`.
+
+Owned by the scheduler's thread. A method takes what several slots need at once; what a slot gets
+does not depend on which others are in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.config import KvCacheType
+from engine.dsp.logmel import PIECE_SAMPLES, mel_frames, pieces
+from engine.dsp.streaming_logmel import MelStreams
+from engine.gpu.graphs import GraphPool
+from engine.gpu.timing import passed
+from engine.minicpmo.checkpoint import OmniModel
+from engine.minicpmo.encoders.audio import Ears
+from engine.minicpmo.encoders.slicing import SlicePlan
+from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, Eyes, Picture
+from engine.minicpmo.encoders.vision import Seen as Seen
+from engine.minicpmo.llm.duplex_batch import DuplexRows
+from engine.minicpmo.llm.rows import LlmRows
+from engine.minicpmo.llm.turn_batch import TurnRows
+
+
+class Runner:
+    """Owns these caches. A slot is used by one session at a time and cleared by `clear`."""
+
+    def __init__(
+        self,
+        model: OmniModel,
+        num_slots: int,
+        max_context: int,
+        kv_cache: KvCacheType = "auto",
+    ) -> None:
+        """`max_context`: positions of the language model that a slot holds."""
+        self.model = model
+        self.graphs = GraphPool(model.device)
+        rows = LlmRows(model.llm, num_slots, max_context, self.graphs, kv_cache=kv_cache)
+        self.duplex = DuplexRows(rows, model.tokens)
+        self.turns = TurnRows(rows, model.tokens)
+        self.mels = MelStreams(model.mel, num_slots)
+        self.audio_kv = model.whisper.make_cache(num_slots)
+        self.ears = Ears(self.mels, model.whisper, model.projector, self.audio_kv, self.graphs)
+        self.eyes = Eyes(model.vision, model.resampler, model.config.picture, self.graphs)
+
+    def warm_up(self, show: Callable[[str], None]) -> None:
+        """Capture every graph; tells how far it is."""
+        self.duplex.rows.warm_up(show)
+        show("choosing tokens")
+        self.duplex.warm_up()
+        self.turns.warm_up()
+        self.ears.warm_up(self.mels.num_slots, show)
+        self.eyes.warm_up(IMAGES_AT_ONCE, show)
+
+    # ------------------------------------------------------------------ slots
+
+    def clear(self, slot: int) -> None:
+        """Leave nothing of a conversation in the slot."""
+        for rows in (self.duplex, self.turns):
+            if slot in rows.sessions:
+                rows.close(slot)
+        self.mels.reset([slot])
+        self.audio_kv.reset([slot])
+
+    # ------------------------------------------------------------------ in
+
+    @torch.inference_mode()
+    def hear(self, chunks: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Each slot's next chunk of sound [N] -> its embeddings [T, C]."""
+        if not chunks:
+            return {}
+        return self.ears.hear(chunks)
+
+    @torch.inference_mode()
+    def hear_whole(self, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
+        """Whole recordings [N], 16 kHz -> embeddings [T, C] of each."""
+        return hear_whole(self.model, sounds, in_blocks=in_blocks)
+
+    def count_sound(self, num_samples: int) -> int:
+        """How many embeddings `hear_whole` makes of a recording, 16 kHz."""
+        lengths = [
+            min(PIECE_SAMPLES, num_samples - start)
+            for start in range(0, num_samples, PIECE_SAMPLES)
+        ]
+        return sum(self.model.projector.count(mel_frames(length)) for length in lengths)
+
+    def plan_picture(self, picture: Tensor, most: int) -> SlicePlan:
+        """Into which images `look` cuts a picture [height, width, 3], with `most` slices."""
+        return self.eyes.plan(picture, most)
+
+    @torch.inference_mode()
+    def look(self, pictures: Sequence[Picture]) -> list[Seen]:
+        """What pictures look like, as one batch."""
+        if not pictures:
+            return []
+        return self.eyes.look(pictures)
+
+    # ------------------------------------------------------------------ out
+
+    @torch.inference_mode()
+    def speech(
+        self, ids: Sequence[int], states: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, Tensor], torch.cuda.Event | None]:
+        """Spoken ids [T], on the host, and their states [T, C] for another stream, and when these
+        are there."""
+        device, width = self.model.device, self.model.config.llm.hidden_size
+        given = torch.tensor(list(ids), dtype=torch.long)
+        hidden = (
+            torch.stack(list(states))
+            if states
+            else torch.zeros(0, width, dtype=self.model.dtype, device=device)
+        )
+        return (given, hidden), passed(device)
+
+
+@torch.inference_mode()
+def hear_whole(model: OmniModel, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
+    """Whole recordings [N], 16 kHz -> embeddings [T, C] of each."""
+    parts = [pieces(sound) for sound in sounds]
+    flat = [piece for group in parts for piece in group]
+    mel, counts = model.mel.whole(flat)
+    hidden = model.whisper.encode(mel, counts, in_blocks=in_blocks)
+    embeds = [
+        model.projector(hidden[row : row + 1, : _frames(count)])[0]
+        for row, count in enumerate(counts)
+    ]
+    out, done = [], 0
+    for group in parts:
+        out.append(torch.cat(embeds[done : done + len(group)]))
+        done += len(group)
+    return out
+
+
+def _frames(mel_frames: int) -> int:
+    return (mel_frames - 1) // 2 + 1

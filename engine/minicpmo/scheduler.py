@@ -1,0 +1,380 @@
+"""The thread that owns the model: takes messages, runs what is due, step by step, for all slots."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from engine.ipc.protocol import (
+    AudioIn,
+    CancelResponse,
+    ClearAudio,
+    CommitAudio,
+    CreateResponse,
+    DeleteItem,
+    ForceListen,
+    Heard,
+    ImageIn,
+    SessionEnded,
+    UpdateSession,
+)
+from engine.minicpmo.background import Background
+from engine.minicpmo.modes.full_duplex import FullDuplex
+from engine.minicpmo.modes.half_duplex import TurnTaking
+from engine.minicpmo.modes.phases import PHASES
+from engine.minicpmo.modes.turn_encoding import Asked
+from engine.minicpmo.runner import Runner
+from engine.minicpmo.session.item_decoding import ModelMessage, ReadItem
+from engine.minicpmo.session.session import Session, SessionFailed
+from engine.minicpmo.speech.pipeline import Speaker
+from engine.minicpmo.speech.voices import VoiceShelf
+from engine.minicpmo.speech.worker import Spoken, VoiceLane
+from engine.minicpmo.step import step
+
+log = logging.getLogger(__name__)
+
+IDLE_WAIT_S = 0.05
+MAX_INBOX = 20_000
+SWITCH_INTERVAL_S = 0.0002
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A session to begin."""
+
+    session: Session
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A session to end; `done` is called when its slot is clear."""
+
+    slot: int
+    done: Callable[[], None]
+
+
+Order = tuple[int, ModelMessage] | Opening | Closing | Spoken
+
+
+class Scheduler:
+    """Owns the sessions and the runner. `post` may be called from any thread, the rest is its own.
+
+    A bug in what is done for one session ends that session; one in a step for several ends all
+    sessions, with their rows cleared. Where even that fails, as on a GPU after a fault, the thread
+    ends and `is_broken` says so: only a new process can help.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        speaker: Speaker,
+        shelf: VoiceShelf,
+        max_context: int,
+        *,
+        phases: int = PHASES,
+    ) -> None:
+        """`phases`: groups whose units end together, see `Phases`."""
+        self.runner = runner
+        self.speaker = speaker
+        self._lane = VoiceLane(speaker, self.post)
+        self._shelf = shelf
+        self._duplex = FullDuplex(runner, self._lane, max_context, phases=phases)
+        self._turns = TurnTaking(runner, self._lane, max_context)
+        self._background = Background(runner.model.device, self._duplex, self._turns)
+        self._sessions: dict[int, Session] = {}
+        self._inbox: deque[tuple[float, Order]] = deque()
+        """With when they came."""
+        self._wake = threading.Event()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self.refused_messages = 0
+        self._has_broken = False
+
+    @property
+    def is_broken(self) -> bool:
+        """One of the threads has ended by an error; nobody is served any more."""
+        return self._has_broken or self._lane.is_broken
+
+    def warm_up(self, show: Callable[[str], None]) -> None:
+        """Capture every graph; before `start`."""
+        self.runner.warm_up(show)
+        self._lane.warm_up(show)
+
+    def open_now(self, session: Session) -> None:
+        """Begin a session before `start`, in the caller's thread."""
+        self._open(session)
+
+    def start(self) -> None:
+        # Both threads run Python between calls that let go of the interpreter's lock; with the
+        # default of 5 ms each such call could cost one of them that much.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self._lane.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the step under way and end; blocks until then."""
+        self._is_stopping = True
+        self._wake.set()
+        self._thread.join()
+        self._lane.stop()
+
+    def post(self, order: Order) -> None:
+        """Hand over a message.
+
+        Beyond `MAX_INBOX` messages sound and pictures are refused and counted; nothing else is.
+        """
+        is_media = isinstance(order, tuple) and isinstance(order[1], AudioIn | ImageIn)
+        if is_media and len(self._inbox) >= MAX_INBOX:
+            if not self.refused_messages:
+                log.warning("the model does not keep up: sound and pictures are refused")
+            self.refused_messages += 1
+            return
+        self._inbox.append((time.monotonic(), order))
+        self._wake.set()
+        if self._has_broken:
+            self._let_go()
+
+    def pending_ms(self) -> float:
+        """The longest that a session's sound waits for its unit."""
+        return max((s.hearing.pending_ms for s in tuple(self._sessions.values())), default=0)
+
+    # ------------------------------------------------------------------ the loop
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:  # noqa: BLE001 - the boundary: whoever asks learns that it is broken
+            log.exception("the model's thread has ended")
+            self._has_broken = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nobody takes messages any more: whoever waits for a slot to be clear need not."""
+        while True:
+            try:
+                _, order = self._inbox.popleft()
+            except IndexError:
+                # Two threads may be here at once.
+                return
+            if isinstance(order, Closing):
+                order.done()
+
+    def _serve(self) -> None:
+        while not self._is_stopping:
+            self._wake.clear()
+            self._drain()
+            try:
+                busy = self._step()
+            except SessionFailed as failed:
+                self._end_failed(failed.session, failed.error)
+                continue
+            except Exception:  # noqa: BLE001 - the boundary: what a batch left behind is unknown
+                log.exception("a step failed; its sessions end")
+                self._fail_all()
+                continue
+            if not busy and not self._inbox:
+                self._wake.wait(IDLE_WAIT_S)
+
+    def _step(self) -> bool:
+        """Start what is due, then a token for everybody in one forward; whether there was work."""
+        started = self._duplex.start() or self._background.go_on()
+        # Beside units under way a reply's token costs little; alone it would hold up their speech.
+        waits = self._duplex.is_speaking() and not self._duplex.is_busy()
+        decided = step(self.runner, (self._duplex,) if waits else (self._duplex, self._turns))
+        return started or decided
+
+    def _drain(self) -> None:
+        while self._inbox:
+            came, order = self._inbox.popleft()
+            match order:
+                case Opening():
+                    self._guard(order.session, partial(self._open, order.session))
+                case Closing():
+                    self._close(order.slot)
+                    order.done()
+                case Spoken():
+                    self._spoken(order)
+                case (slot, message):
+                    session = self._sessions.get(slot)
+                    if session is not None and session.id == message.session:
+                        self._guard(session, partial(self._take, session, message, came))
+
+    def _spoken(self, spoken: Spoken) -> None:
+        session = self._sessions.get(spoken.say.speak.slot)
+        if session is None or spoken.say.owner.mind.session is not session:
+            return
+        if spoken.error is not None:
+            self._fail(session)
+            return
+        mode = self._duplex if spoken.say.is_unit else self._turns
+        self._guard(session, partial(mode.spoken, spoken))
+
+    def _guard(self, session: Session, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug ends this session only
+            self._end_failed(session, error)
+
+    def _end_failed(self, session: Session, error: Exception) -> None:
+        log.error("session %s failed", session.id, exc_info=error)
+        told = str(error) if isinstance(error, ValueError) else "internal error of the engine"
+        self._close(session.slot)
+        session.send(SessionEnded(session.id, "failed", told))
+
+    def _fail_all(self) -> None:
+        for session in tuple(self._sessions.values()):
+            self._fail(session)
+
+    def _fail(self, session: Session) -> None:
+        self._close(session.slot)
+        session.send(SessionEnded(session.id, "failed", "internal error of the engine"))
+
+    # ------------------------------------------------------------------ sessions
+
+    def _open(self, session: Session) -> None:
+        self._sessions[session.slot] = session
+        self._begin(session)
+
+    def _begin(self, session: Session) -> None:
+        session.voice = self._shelf.get(session.config.voice)
+        if session.voice.base is not None:
+            self._lane.set_voice(session.slot, session.voice.base)
+        self._mode(session).open(session)
+
+    def _close(self, slot: int) -> None:
+        if self._sessions.pop(slot, None) is not None:
+            self._duplex.close(slot)
+            self._turns.close(slot)
+            self.runner.clear(slot)
+            self._lane.clear(slot)
+
+    def _mode(self, session: Session) -> FullDuplex | TurnTaking:
+        return self._duplex if session.config.mode == "full_duplex" else self._turns
+
+    def _switch(self, session: Session, message: UpdateSession) -> None:
+        before = self._mode(session)
+        anew = session.reconfigure(message.config)
+        if not anew:
+            before.configure(session)
+            return
+        session.output.cancel()
+        before.close(session.slot)
+        self.runner.clear(session.slot)
+        self._lane.clear(session.slot)
+        self._begin(session)
+        session.warn("context_restarted", "these settings begin a new conversation")
+
+    # ------------------------------------------------------------------ messages
+
+    def _take(self, session: Session, message: ModelMessage, came: float) -> None:
+        match message:
+            case AudioIn():
+                self._hear(session, message, came)
+            case ImageIn():
+                session.see(message)
+                if session.config.mode == "full_duplex":
+                    self._duplex.saw(session)
+            case Heard():
+                session.output.heard(message)
+            case ReadItem():
+                session.add_item(message)
+            case UpdateSession():
+                self._switch(session, message)
+            case DeleteItem():
+                session.forget_item(message.item)
+            case _:
+                self._command(session, message)
+
+    def _command(
+        self,
+        session: Session,
+        message: CommitAudio | ClearAudio | CreateResponse | CancelResponse | ForceListen,
+    ) -> None:
+        match message:
+            case CommitAudio() | CreateResponse():
+                self._respond(session, message)
+            case ClearAudio():
+                session.hearing.clear()
+            case CancelResponse():
+                # A response that has begun since is not meant.
+                if message.epoch >= session.output.epoch:
+                    self._silence(session, by_client=True)
+            case ForceListen():
+                session.forced_listen = message.on
+                if message.on and session.output.is_speaking:
+                    self._silence(session, by_client=False)
+
+    def _hear(self, session: Session, message: AudioIn, came: float) -> None:
+        mode = session.config.mode
+        if mode == "full_duplex":
+            self._duplex.hears(session, len(message.pcm) // 2, came)
+        for event in session.hearing.push(
+            message.pts,
+            message.pcm,
+            for_units=mode == "full_duplex",
+            strict=session.output.is_speaking or self._turns.is_asked(session.slot),
+            arrived=came,
+        ):
+            if mode == "turn_based":
+                # The client says where a turn ends and when an answer is cut.
+                continue
+            if event == "began":
+                self._speaks_over(session)
+            elif isinstance(event, torch.Tensor) and mode == "half_duplex":
+                self._said(session, event)
+
+    def _speaks_over(self, session: Session) -> None:
+        """The user began to speak: an answer ends, also one that was about to begin."""
+        if not session.config.turn_detection.interrupt_response:
+            return
+        if session.output.is_speaking:
+            self._silence(session, by_client=False)
+        if self._turns.is_asked(session.slot):
+            self._turns.withdraw(session)
+
+    def _said(self, session: Session, sound: torch.Tensor) -> None:
+        """An utterance [N] has ended in half duplex."""
+        session.hearing.clear()
+        session.keep_speech(sound)
+        if session.config.turn_detection.create_response:
+            self._ask(session, Asked(utterance=session.hearing.utterances))
+
+    def _respond(self, session: Session, message: CommitAudio | CreateResponse) -> None:
+        if session.config.mode == "full_duplex":
+            session.items.clear()
+            session.warn(
+                "mode",
+                "in full duplex the model decides itself when to speak; for typed messages and "
+                "push to talk set turn_detection to null",
+            )
+            return
+        if isinstance(message, CommitAudio):
+            session.commit()
+            return
+        if session.output.is_speaking:
+            self._silence(session, by_client=False)
+        instructions, modalities = message.instructions, message.modalities
+        self._ask(session, Asked(instructions=instructions, modalities=modalities))
+
+    def _ask(self, session: Session, asked: Asked) -> None:
+        """Have all that the user gave since the last response answered."""
+        asked.sound, asked.picture = session.take_speech(), session.take_picture()
+        asked.items = list(session.items)
+        session.items.clear()
+        self._turns.ask(session, asked)
+
+    def _silence(self, session: Session, *, by_client: bool) -> None:
+        """Cut what is being said, in the playback and in the model."""
+        if by_client:
+            session.output.cancel()
+        else:
+            session.output.interrupt()
+        self._mode(session).interrupt(session)

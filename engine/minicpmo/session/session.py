@@ -1,0 +1,302 @@
+"""One conversation of the native engine, outside the tensors. Owned by the scheduler's thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from msgspec import structs
+from torch import Tensor
+
+from engine.ipc.protocol import (
+    INPUT_HZ,
+    FromEngine,
+    ImageIn,
+    InputTranscript,
+    Modality,
+    SessionConfig,
+    SessionEnded,
+    SessionWarning,
+    SpeechStarted,
+    SpeechStopped,
+    UnitDone,
+)
+from engine.minicpmo.llm.context_window import ContextWarning, WindowSettings
+from engine.minicpmo.llm.duplex_state import DuplexSettings
+from engine.minicpmo.llm.sampler import DuplexSampling, TurnSampling
+from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplySettings
+from engine.minicpmo.models.code2wav import VoiceBase
+from engine.minicpmo.session.audio_input import NOT_TRANSCRIBED, Hearing
+from engine.minicpmo.session.audio_output import Output
+from engine.minicpmo.session.item_decoding import ReadItem
+
+MAX_ITEMS = 64
+MAX_ITEM_BYTES = 512 * 1024 * 1024
+"""Of decoded pictures and sound that wait for a turn: more than two minutes of video."""
+MAX_COMMITTED_SAMPLES = 120 * INPUT_HZ
+DEFAULT_REPLY_TOKENS = 256
+COMMITS_FROM = 1 << 31
+"""What is committed by hand has numbers above it, what the detector finds below."""
+NO_SOUND = "no sound came before this commit"
+
+OPTIONS = {
+    "force_listen_count": int,
+    "listen_bias": float,
+    "window": str,
+    "thinking": bool,
+    "language": str,
+}
+"""Options that this engine knows, beside the settings that every engine has."""
+
+
+class SessionFailed(Exception):
+    """What was done for one session alone failed; the others are not touched."""
+
+    def __init__(self, session: Session, error: Exception) -> None:
+        super().__init__(f"session {session.id}: {error}")
+        self.session = session
+        self.error = error
+
+
+class Voiced:
+    """The voice of a session: how it sounds, and what the language model hears of it."""
+
+    def __init__(self, base: VoiceBase | None, embeddings: Tensor | None) -> None:
+        self.base = base
+        self.embeddings = embeddings
+
+
+class Session:
+    """What was asked and said; which thoughts run in the slot is for the modes to know."""
+
+    def __init__(
+        self,
+        session: str,
+        slot: int,
+        config: SessionConfig,
+        seed: int,
+        send: Callable[[FromEngine], None],
+    ) -> None:
+        self.id = session
+        self.slot = slot
+        self.config = config
+        self.seed = config.sampling.seed if config.sampling.seed is not None else seed
+        self.send = send
+        self.output = Output(session, send)
+        self.hearing = Hearing(session, config.turn_detection, self._tell_speech)
+        self.picture: Tensor | None = None
+        """[height, width, 3] uint8, the newest; None while the camera is off."""
+        self.is_picture_new = False
+        self.items: deque[ReadItem] = deque(maxlen=MAX_ITEMS)
+        """Typed items that no turn has taken yet."""
+        self.committed: Tensor | None = None
+        """What the user said [N] that no response has taken yet."""
+        self._commits = 0
+        self._announced = 0
+        """The newest utterance whose beginning was told."""
+        self.forced_listen = False
+        """The client wants no answers for now."""
+        self.interrupted = False
+        """The user spoke over the answer: the unit that is due only listens."""
+        self.units = 0
+        self.is_over = False
+        self.voice = Voiced(None, None)
+        self._warn_unknown()
+
+    @property
+    def speaks(self) -> bool:
+        return self.can_speak(self.config.modalities)
+
+    def can_speak(self, modalities: tuple[Modality, ...]) -> bool:
+        """Whether what has these modalities has sound."""
+        return "audio" in modalities and self.voice.base is not None
+
+    def option(self, name: str, default: Any) -> Any:
+        """An option of the right type, else the default."""
+        value = self.config.options.get(name, default)
+        kind = OPTIONS[name]
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        return value if isinstance(value, kind) else default
+
+    def reconfigure(self, config: SessionConfig) -> bool:
+        """Take new settings; whether the conversation has to start anew for them."""
+        switches = config.mode != self.config.mode
+        anew = switches or config.instructions != self.config.instructions
+        self.config = config
+        if switches:
+            # Sound that waits for a unit would wait for ever.
+            self.hearing.clear()
+        self.hearing.configure(config.turn_detection)
+        self._warn_unknown()
+        return anew
+
+    def see(self, image: ImageIn) -> None:
+        """The newest picture wins; an empty one says that the camera is off."""
+        if not image.rgb:
+            self.picture = None
+            return
+        if len(image.rgb) != image.width * image.height * 3:
+            self.warn("bad_picture", f"a picture of {len(image.rgb)} bytes does not fit its size")
+            return
+        flat = torch.frombuffer(bytearray(image.rgb), dtype=torch.uint8)
+        self.picture = flat.view(image.height, image.width, 3)
+        self.is_picture_new = True
+
+    def take_picture(self) -> Tensor | None:
+        """The newest picture, once."""
+        picture = self.picture if self.is_picture_new else None
+        self.is_picture_new = False
+        return picture
+
+    def add_item(self, item: ReadItem) -> None:
+        """Keep an item for the next turn."""
+        size = item.num_bytes
+        if size and sum(kept.num_bytes for kept in self.items) + size > MAX_ITEM_BYTES:
+            self.warn("too_much_media", "too many pictures wait for an answer; this was left out")
+            return
+        self.items.append(item)
+
+    def commit(self) -> None:
+        """Push to talk: all that was said since the last commit is one turn of the user."""
+        sound = self.hearing.commit()
+        self.keep_speech(sound)
+        self._commits += 1
+        told = InputTranscript(
+            self.id, COMMITS_FROM + self._commits, "", True, NOT_TRANSCRIBED, "not_transcribed"
+        )
+        self.send(told if len(sound) else structs.replace(told, error=NO_SOUND, code="failed"))
+
+    def keep_speech(self, sound: Tensor) -> None:
+        """Keep sound [N] until a response is asked for; of very much the oldest goes."""
+        kept = sound if self.committed is None else torch.cat([self.committed, sound])
+        self.committed = kept[-MAX_COMMITTED_SAMPLES:]
+
+    def take_speech(self) -> Tensor | None:
+        """What was kept, once."""
+        kept, self.committed = self.committed, None
+        return kept
+
+    def forget_item(self, item_id: str) -> None:
+        """Drop a typed item that no turn has taken yet."""
+        kept = [item for item in self.items if item.item != item_id]
+        if len(kept) == len(self.items):
+            self.warn("item_kept", "the model has already read this item")
+        self.items = deque(kept, maxlen=MAX_ITEMS)
+
+    # ------------------------------------------------------------------ settings
+
+    def duplex_settings(self) -> DuplexSettings:
+        """The session's settings for full duplex; raises `ValueError` by name."""
+        wanted = self.config.sampling
+        sampling = replace(
+            DuplexSampling(greedy=wanted.greedy, listen_bias=self.option("listen_bias", 0.0)),
+            **self._chosen_sampling(),
+        )
+        settings = DuplexSettings(
+            sampling=sampling,
+            context_policy=self.config.context_policy,
+            window=WindowSettings(self.option("window", "off")),
+        )
+        return replace(
+            settings,
+            force_listen_count=self.option("force_listen_count", settings.force_listen_count),
+        )
+
+    def _chosen_sampling(self) -> dict[str, Any]:
+        """What the client set of the parameters that all modes have."""
+        wanted = self.config.sampling
+        chosen = {
+            "temperature": wanted.temperature,
+            "top_k": wanted.top_k,
+            "top_p": wanted.top_p,
+            "repetition_penalty": wanted.repetition_penalty,
+            "length_penalty": wanted.length_penalty,
+        }
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def reply_settings(
+        self, modalities: tuple[Modality, ...] = (), *, aside: int = 0
+    ) -> ReplySettings:
+        """The session's settings for a reply in half duplex and turn-based mode.
+
+        `modalities`, unless empty: of this reply. `aside`: positions of what holds for it only.
+        Raises `ValueError` by name.
+        """
+        wanted = self.config.sampling
+        sampling = replace(
+            TurnSampling(greedy=wanted.greedy),
+            **self._chosen_sampling(),
+        )
+        speaks = self.can_speak(modalities or self.config.modalities)
+        return ReplySettings(
+            sampling=sampling,
+            max_new_tokens=wanted.max_output_tokens or DEFAULT_REPLY_TOKENS,
+            chunk_tokens=CHUNK_TOKENS if speaks else 1,
+            speech=speaks,
+            thinking=self.option("thinking", False),
+            skip_special=True,
+            aside=aside,
+        )
+
+    # ------------------------------------------------------------------ to the client
+
+    def warn(self, code: str, message: str, used: int = 0, limit: int = 0) -> None:
+        self.send(SessionWarning(self.id, code, message, used, limit))
+
+    def warn_context(self, warning: ContextWarning | None) -> None:
+        if warning is not None:
+            share = 100 * warning.used // max(1, warning.limit)
+            what = "older parts will be forgotten"
+            if self.config.context_policy == "end":
+                what = "the call will end"
+            self.warn(
+                "context_near_limit",
+                f"{share} % of what the model can remember is used; beyond it {what}",
+                warning.used,
+                warning.limit,
+            )
+
+    def _tell_speech(self, message: FromEngine) -> None:
+        """Pass on what was heard. Where the client commits turns, no detected ones are told.
+
+        One that was told to have begun ends for the client in any mode.
+        """
+        if isinstance(message, SpeechStarted | SpeechStopped | InputTranscript):
+            is_by_hand = self.config.mode == "turn_based"
+            if isinstance(message, SpeechStarted) and not is_by_hand:
+                self._announced = message.utterance
+            if is_by_hand and message.utterance != self._announced:
+                return
+        self.send(message)
+
+    def unit_done(self, *, speaks: bool, stages_ms: dict[str, float], kv_tokens: int) -> None:
+        """Tell the figures of a unit or a turn."""
+        self.units += 1
+        dropped_ms, self.hearing.dropped_ms = self.hearing.dropped_ms, 0
+        self.send(
+            UnitDone(
+                self.id,
+                self.units,
+                "speak" if speaks else "listen",
+                stages_ms,
+                kv_tokens,
+                dropped_ms,
+            )
+        )
+
+    def end(self, message: str) -> None:
+        """The context is full and must not slide."""
+        if not self.is_over:
+            self.is_over = True
+            self.output.finish("incomplete", message)
+            self.send(SessionEnded(self.id, "context_limit", message))
+
+    def _warn_unknown(self) -> None:
+        for name in self.config.options:
+            if name not in OPTIONS:
+                known = ", ".join(OPTIONS)
+                self.warn("unknown_option", f"engine option {name!r} is not one of {known}")

@@ -1,0 +1,229 @@
+"""Speech turns of all slots: which condition rows are spoken, how far, and what ends a turn.
+
+Owned by the runner. Rows of one call decode in lock-step; what a row gets does not depend on the
+others. A turn's past is its slot in the decoder's cache; an empty slot is the start of a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from engine.gpu.graphs import GraphPool
+from engine.gpu.kv.native import SlotKV
+from engine.minicpmo.llm.sampler import Draws
+from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.models.talker.sampling import DUPLEX, TURN_BASED, SpeechSampling
+from engine.minicpmo.models.talker.tts import SpeechDecoder
+from engine.minicpmo.speech.talker_decoding import Decoding, Observe, Spoken
+from engine.minicpmo.speech.talker_rows import BLOCK, PREFILL_WIDTH, CodeRows, Row
+
+CODES_PER_UNIT = BLOCK
+"""One second of speech: what a duplex unit gives in the middle of a turn, and at most."""
+MAX_GROUP_CODES = 500
+MIN_WHOLE_CODES = 50
+MAX_WHOLE_CODES = 2048
+
+ATTENTION_TYPES = ("full_attention", "sliding_window", "sliding_recompute", "reindex")
+
+
+@dataclass(frozen=True, eq=False)
+class Speak:
+    """What one slot is to say now."""
+
+    slot: int
+    ids: Tensor
+    """Spoken tokens [T], T may be 0."""
+    hidden: Tensor
+    """Their states after the final norm, where they were fed [T, llm_dim]."""
+    draws: Draws
+    ends: bool = False
+    """Duplex: the turn ends with this unit. Otherwise: no text follows."""
+    sampling: SpeechSampling | None = None
+    end_at: int | None = None
+    """Replay only: force the end code at this step."""
+
+
+@dataclass
+class _Turn:
+    """A turn-based reply being spoken, beside what its cache row holds."""
+
+    codes: list[int] = field(default_factory=list)
+    condition: Tensor | None = None
+    """Of the last group."""
+    last_codes: list[int] = field(default_factory=list)
+    first_length: int = 0
+    """Cache entries of the first group."""
+
+
+class Unit:
+    """One duplex unit of some slots while it is being spoken."""
+
+    def __init__(self, codes: SpeechCodes, batch: Sequence[Speak], decoding: Decoding) -> None:
+        self._codes, self._batch, self._decoding = codes, batch, decoding
+        self._left = CODES_PER_UNIT
+
+    def more(self, count: int = CODES_PER_UNIT) -> list[list[int]]:
+        """The next codes of each slot, at most `count`; the unit is over after 25 in all."""
+        count = min(count, self._left)
+        with torch.inference_mode():
+            found = self._decoding.more(count)
+            self._left -= count
+            if not self._left:
+                self._decoding.finish()
+                for speak in self._batch:
+                    if speak.ends:
+                        self._codes.reset(speak.slot)
+        return found
+
+
+class SpeechCodes:
+    """The decoder's cache and the turns in it."""
+
+    def __init__(
+        self,
+        decoder: SpeechDecoder,
+        num_slots: int,
+        max_len: int | None = None,
+        graphs: GraphPool | None = None,
+    ) -> None:
+        """`max_len`: condition rows and codes of a turn that a slot holds, the model's most if
+        not given; a turn that outgrows them forgets its beginning."""
+        kind = decoder.config.attention_type
+        if kind not in ATTENTION_TYPES:
+            raise ConfigError(f"tts_config: attention_type {kind!r}; known are {ATTENTION_TYPES}")
+        self.decoder = decoder
+        self.kv: SlotKV = decoder.make_cache(num_slots, max_len)
+        self.graphs = GraphPool(decoder.device, enabled=False) if graphs is None else graphs
+        self._rows = CodeRows(decoder, self.kv, num_slots, self.graphs)
+        self._turns = [_Turn() for _ in range(num_slots)]
+
+    def warm_up(self, most_rows: int, show: Callable[[str], None]) -> None:
+        """Run all usual shapes once, within `graphs.capturing()`: sessions then find graphs."""
+        with torch.inference_mode(), self.graphs.capturing():
+            show(f"speech codes: graphs for up to {most_rows} rows")
+            self._rows.warm_up(most_rows)
+
+    def is_turn_start(self, slot: int) -> bool:
+        return self.kv.lengths[slot] == 0
+
+    def reset(self, slot: int) -> None:
+        """End the slot's turn, whatever it was: turn end, interruption, forced listening."""
+        self.kv.truncate(slot, 0)
+        self._turns[slot] = _Turn()
+
+    def clear(self, slot: int) -> None:
+        """Leave nothing of a session in the slot."""
+        self.reset(slot)
+        self.kv.reset([slot])
+
+    def duplex(self, batch: Sequence[Speak], observe: Observe | None = None) -> list[list[int]]:
+        """Codes of one duplex unit for each slot: 25 in mid-turn, up to 25 in its first and last.
+
+        Rows of a unit are its spoken tokens but the first decoded one, the end-of-turn token
+        included; without any, the begin-of-audio row alone is spoken on.
+        """
+        return self.begin_unit(batch, observe).more()
+
+    @torch.inference_mode()
+    def begin_unit(self, batch: Sequence[Speak], observe: Observe | None = None) -> Unit:
+        """Begin what `duplex` does whole; take all codes before anything else is spoken."""
+        spoken = []
+        for speak in batch:
+            is_first = self.is_turn_start(speak.slot)
+            count = len(speak.ids) + 1
+            self._make_room(speak.slot, count + CODES_PER_UNIT)
+            row = Row(
+                speak.slot,
+                speak.sampling or DUPLEX,
+                min_codes=0 if is_first or speak.ends else CODES_PER_UNIT + 1,
+                count=count,
+                end_at=speak.end_at,
+            )
+            spoken.append(Spoken(row, speak.draws, CODES_PER_UNIT))
+        decoding = Decoding(self._rows, spoken, observe, None)
+        if max(s.row.count for s in spoken) <= PREFILL_WIDTH:
+            decoding.begin(words=[(speak.ids, speak.hidden) for speak in batch])
+        else:
+            # The duplex path normalises whatever the configuration says.
+            decoding.begin([self.decoder.condition(s.ids, s.hidden, normalize=True) for s in batch])
+        return Unit(self, batch, decoding)
+
+    @torch.inference_mode()
+    def group(
+        self,
+        batch: Sequence[Speak],
+        *,
+        whole: bool = False,
+        observe: Observe | None = None,
+    ) -> list[list[int]]:
+        """Codes of one group of tokens of a turn-based reply; `whole`: of a whole reply at once.
+
+        With `Speak.ends` the reply is over: the end-of-text row is appended, and the slot's turn
+        is reset afterwards.
+        """
+        spoken, feeds = [], []
+        for speak in batch:
+            turn = self._turns[speak.slot]
+            condition = self.decoder.condition(
+                speak.ids,
+                speak.hidden,
+                normalize=self.decoder.config.normalize_projected_hidden,
+                text_ends=speak.ends,
+            )
+            feed = self._continue(speak.slot, turn, condition)
+            most = MAX_WHOLE_CODES if whole else MAX_GROUP_CODES
+            self._make_room(speak.slot, min(len(feed) + most, self.kv.max_len))
+            most = min(most, self.kv.max_len - self.kv.lengths[speak.slot] - len(feed))
+            row = Row(
+                speak.slot,
+                speak.sampling or TURN_BASED,
+                min_codes=MIN_WHOLE_CODES if whole else 0,
+                count=len(feed),
+                recent=list(turn.codes),
+                spares_first=not turn.codes,
+                end_at=speak.end_at,
+            )
+            spoken.append(Spoken(row, speak.draws, most))
+            feeds.append(feed)
+            turn.condition = condition
+        config = self.decoder.config
+        slide = config.sliding_window_size if config.attention_type == "sliding_window" else None
+        decoding = Decoding(self._rows, spoken, observe, slide)
+        decoding.begin(feeds)
+        decoding.more(max(s.max_codes for s in spoken))
+        decoding.finish()
+        for speak, done in zip(batch, spoken, strict=True):
+            turn = self._turns[speak.slot]
+            turn.codes += done.codes
+            turn.last_codes = done.codes
+            turn.first_length = turn.first_length or self.kv.lengths[speak.slot]
+            if speak.ends:
+                self.reset(speak.slot)
+        return [done.codes for done in spoken]
+
+    def _continue(self, slot: int, turn: _Turn, condition: Tensor) -> Tensor:
+        """Prepare the cache for another group as the attention type wants; return what to feed."""
+        kind, length = self.decoder.config.attention_type, self.kv.lengths[slot]
+        if turn.condition is None or kind in ("full_attention", "sliding_window"):
+            return condition
+        if kind == "sliding_recompute":
+            self.kv.truncate(slot, 0)
+            past = self.graphs.upload(torch.tensor(turn.last_codes, dtype=torch.long))
+            return torch.cat([turn.condition, self.decoder.embed_codes(past), condition])
+        last = len(turn.condition) + len(turn.last_codes)
+        between = length - turn.first_length - last
+        if between > 0:
+            self.kv.remove(slot, turn.first_length, between, self.decoder.rope)
+        return condition
+
+    def _make_room(self, slot: int, count: int) -> None:
+        """Forget the oldest of a turn that outgrows its row (after a minute and a half)."""
+        excess = self.kv.lengths[slot] + count - self.kv.max_len
+        if excess > 0:
+            # Half at once: cutting moves all that stays.
+            drop = min(max(excess, self.kv.max_len // 2), self.kv.lengths[slot])
+            self.kv.remove(slot, 0, drop, self.decoder.rope)

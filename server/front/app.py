@@ -1,0 +1,164 @@
+"""The front's HTTP application: pages, health, statistics, and the signaling routes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from server.front.front import Front
+from server.front.telemetry import Telemetry
+from signaling.http import calls
+from signaling.http.auth import Authenticator, install, require
+
+PAGES = {"/": "index.html", "/call": "index.html", "/admin": "admin.html"}
+CONTENT_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".json": "application/json",
+}
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+        "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(self), microphone=(self), display-capture=()",
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Asset(msgspec.Struct, frozen=True):
+    """A file of the pages, read once."""
+
+    body: bytes
+    content_type: str
+    etag: str
+
+
+def load_assets() -> dict[str, Asset]:
+    """Every page and what it needs, by its path below `web/`."""
+    root = Path(str(resources.files("web")))
+    assets = {}
+    for path in sorted(root.rglob("*")):
+        if path.suffix in CONTENT_TYPES and path.is_file():
+            body = path.read_bytes()
+            etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+            name = path.relative_to(root).as_posix()
+            assets[name] = Asset(body, CONTENT_TYPES[path.suffix], etag)
+    return assets
+
+
+def _serve(asset: Asset) -> Handler:
+    async def handler(request: web.Request) -> web.Response:
+        # The pages carry no version in their names, so browsers ask each time.
+        headers = {"ETag": asset.etag, "Cache-Control": "no-cache"}
+        if request.headers.get("If-None-Match") == asset.etag:
+            return web.Response(status=304, headers=headers)
+        return web.Response(
+            body=asset.body, content_type=asset.content_type, charset="utf-8", headers=headers
+        )
+
+    return handler
+
+
+@web.middleware
+async def secure(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Add the security headers to every answer."""
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        # aiohttp's own 404 and 405 are raised, not returned.
+        error.headers.update(SECURITY_HEADERS)
+        raise
+    response.headers.update(SECURITY_HEADERS)
+    return response
+
+
+def _json(data: Any, status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(data),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+class Operations:
+    """The routes for those who run the server."""
+
+    def __init__(self, front: Front, telemetry: Telemetry, info: dict[str, Any]) -> None:
+        self._front = front
+        self._telemetry = telemetry
+        self._info = info
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_get("/health", self.health)
+        app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/api/stats", self.stats)
+        app.router.add_get("/api/info", self.info)
+
+    async def health(self, request: web.Request) -> web.Response:
+        """200 when calls are taken, 503 before and while draining; open to everybody."""
+        ready = self._front.is_ready
+        children = {c.spec.name: c.state for c in self._front.supervisor.children.values()}
+        body = {"status": "ok" if ready else "unavailable", "processes": children}
+        return _json(body, 200 if ready else 503)
+
+    async def info(self, request: web.Request) -> web.Response:
+        """What the call page must know before it calls; open to everybody."""
+        engine = {"kind": self._info["kind"], "label": "", "description": "", "video": False}
+        for child in self._front.supervisor.children.values():
+            if child.ready is not None and child.ready.welcome is not None:
+                welcome = child.ready.welcome
+                engine |= {
+                    "label": welcome.label,
+                    "description": welcome.description,
+                    "languages": welcome.languages,
+                    "voices": welcome.voices,
+                    "modes": welcome.modes,
+                    "video": welcome.video,
+                }
+                break
+        return _json({k: v for k, v in self._info.items() if k != "kind"} | {"engine": engine})
+
+    async def stats(self, request: web.Request) -> web.Response:
+        require(request, "admin")
+        await self._front.refresh()
+        return _json(self._telemetry.stats())
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        require(request, "admin")
+        await self._front.refresh()
+        text = self._telemetry.exposition()
+        return web.Response(body=text, content_type="text/plain", charset="utf-8")
+
+
+def build(
+    front: Front,
+    telemetry: Telemetry,
+    auth: Authenticator,
+    info: dict[str, Any],
+) -> web.Application:
+    """The application; it owns nothing that outlives a request."""
+    app = web.Application(middlewares=[secure])
+    install(app, auth)
+    assets = load_assets()
+    for path, name in PAGES.items():
+        app.router.add_get(path, _serve(assets[name]))
+    for name, asset in assets.items():
+        app.router.add_get(f"/static/{name}", _serve(asset))
+    if "favicon.svg" in assets:
+        app.router.add_get("/favicon.ico", _serve(assets["favicon.svg"]))
+    Operations(front, telemetry, info).add_to(app)
+    calls.add_routes(app, front, auth)
+    return app

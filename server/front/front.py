@@ -1,0 +1,272 @@
+"""The front's part of every call: which media worker, which engine slot, and when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from engine.ipc.supervision import EngineStats, WorkerGone
+from server.control import (
+    AssignEngine,
+    CallEnded,
+    CallPlaced,
+    CallRefused,
+    EngineAddress,
+    EngineDown,
+    GetStats,
+    HangUp,
+    ItemAdded,
+    ItemRefused,
+    PlaceCall,
+    QueuePosition,
+    WorkerStats,
+)
+from server.front.broker import Broker, Waiting
+from server.front.supervisor import Observer, Supervised, Supervisor
+from server.front.uploads import Uploads, call_not_found
+from signaling.client_items import ItemCreate
+from signaling.errors import NoFreeSlot, ProtocolError
+from signaling.http.calls import PlacedCall
+from signaling.server_events import MessageItem
+from signaling.settings import SessionSettings
+
+log = logging.getLogger(__name__)
+
+PLACE_TIMEOUT_S = 10.0
+STATS_TIMEOUT_S = 1.0
+
+
+class FrontCall:
+    """What the front knows of a call."""
+
+    def __init__(self, call_id: str, worker: Supervised, remote: str, now: float) -> None:
+        self.call_id = call_id
+        self.worker = worker
+        self.remote = remote
+        self.since = now
+        self.placed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+
+class Front(Observer):
+    """Owns the table of calls and the broker; hears what the children say."""
+
+    def __init__(
+        self,
+        *,
+        max_queue: int,
+        max_per_remote: int,
+        show: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.broker = Broker(max_queue)
+        self.calls: dict[str, FrontCall] = {}
+        self.engine_stats: dict[str, EngineStats] = {}
+        self.worker_stats: dict[str, WorkerStats] = {}
+        self.ended: dict[str, int] = {}
+        self.placed_total = 0
+        self._uploads = Uploads()
+        self._max_per_remote = max_per_remote
+        self._show = show
+        self._clock = clock
+        self._supervisor: Supervisor | None = None
+        self._stats_n = 0
+        self._stats_waiting: dict[str, asyncio.Future[None]] = {}
+        self._is_draining = False
+
+    def attach(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    @property
+    def supervisor(self) -> Supervisor:
+        assert self._supervisor is not None, "attach a supervisor first"
+        return self._supervisor
+
+    @property
+    def is_ready(self) -> bool:
+        """At least one media worker and one engine can take a call."""
+        ready = {c.spec.role for c in self.supervisor.children.values() if c.state == "ready"}
+        return not self._is_draining and ready == {"worker", "engine"}
+
+    def drain(self) -> None:
+        """Take no more calls."""
+        self._is_draining = True
+
+    # -------------------------------------------------------------- signaling.calls.Desk
+
+    async def place(
+        self, sdp: str, session: SessionSettings, *, remote: str, key_id: str | None
+    ) -> PlacedCall:
+        """Have a media worker answer the offer.
+
+        Raises `NoFreeSlot` when full, `ProtocolError` for an offer that cannot be
+        served, `TimeoutError` when the worker does not answer.
+        """
+        worker = self._choose_worker()
+        if sum(1 for call in self.calls.values() if call.remote == remote) >= self._max_per_remote:
+            raise ProtocolError(
+                f"{self._max_per_remote} calls from this address are open already",
+                code="too_many_calls",
+                status=429,
+            )
+        call_id = f"rtc_{secrets.token_urlsafe(18)}"
+        place = self.broker.request(call_id)
+        call = self.calls[call_id] = FrontCall(call_id, worker, remote, self._clock())
+        try:
+            self.supervisor.send(worker, self._placing(call, sdp, session, place))
+            async with asyncio.timeout(PLACE_TIMEOUT_S):
+                answer = await call.placed
+        except BaseException:
+            self.supervisor.send(worker, HangUp(call_id, "not_answered"))
+            self._over(call_id, "not_answered")
+            raise
+        self.placed_total += 1
+        return PlacedCall(call_id, answer)
+
+    async def hang_up(self, call_id: str, reason: str) -> bool:
+        """Whether there was such a call."""
+        call = self.calls.get(call_id)
+        if call is None:
+            return False
+        return self.supervisor.send(call.worker, HangUp(call_id, reason))
+
+    def is_open(self, call_id: str) -> bool:
+        """Whether there is such a call."""
+        return call_id in self.calls
+
+    async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
+        """Put an item into a call's conversation; it as its events tell it.
+
+        Raises `ProtocolError`, `TimeoutError` when the worker does not answer.
+        """
+        call = self.calls.get(call_id)
+        if call is None:
+            raise call_not_found()
+        return await self._uploads.add(call_id, create, partial(self.supervisor.send, call.worker))
+
+    def _choose_worker(self) -> Supervised:
+        workers = [
+            child
+            for child in self.supervisor.children.values()
+            if child.spec.role == "worker" and child.state == "ready"
+        ]
+        if not workers or self._is_draining:
+            raise NoFreeSlot(2.0, "The server is starting or stopping.")
+        # Without an engine the call waits in the queue: one that died is back in a moment.
+        load = {child.spec.name: 0 for child in workers}
+        for call in self.calls.values():
+            load[call.worker.spec.name] = load.get(call.worker.spec.name, 0) + 1
+        return min(workers, key=lambda child: load[child.spec.name])
+
+    def _placing(
+        self, call: FrontCall, sdp: str, session: SessionSettings, place: EngineAddress | Waiting
+    ) -> PlaceCall:
+        if isinstance(place, EngineAddress):
+            return PlaceCall(call.call_id, sdp, session, call.remote, engine=place)
+        return PlaceCall(
+            call.call_id, sdp, session, call.remote, position=place.position, eta_s=place.eta_s
+        )
+
+    # -------------------------------------------------------------- supervisor.Observer
+
+    def progress(self, child: Supervised, text: str) -> None:
+        self._show(f"{child.spec.name}: {text}")
+
+    def up(self, child: Supervised) -> None:
+        ready = child.ready
+        assert ready is not None
+        self._show(f"{child.spec.name}: ready in {self._clock() - child.started_at:.1f} s")
+        if child.spec.role == "engine" and ready.welcome is not None:
+            address = EngineAddress(child.spec.name, ready.endpoint)
+            self.broker.engine_up(address, ready.welcome.slots)
+            self._assign()
+
+    def down(self, child: Supervised, reason: str) -> None:
+        self._show(f"{child.spec.name}: {reason}")
+        if child.spec.role == "worker":
+            # First the engines, so that the slots are free when they are handed out anew.
+            for engine in self.supervisor.children.values():
+                if engine.spec.role == "engine":
+                    self.supervisor.send(engine, WorkerGone(child.link_name))
+            for call in [c for c in self.calls.values() if c.worker is child]:
+                self._over(call.call_id, "worker_gone")
+            return
+        self.engine_stats.pop(child.spec.name, None)
+        self.broker.engine_down(child.spec.name)
+        for worker in self.supervisor.children.values():
+            if worker.spec.role == "worker" and child.endpoint:
+                self.supervisor.send(worker, EngineDown(child.endpoint, reason))
+
+    def message(self, child: Supervised, message: Any) -> None:
+        match message:
+            case CallPlaced():
+                self._answered(message.call_id, message.sdp)
+            case CallRefused():
+                error = ProtocolError(
+                    message.message, code=message.code, param=message.param, status=message.status
+                )
+                self._answered(message.call_id, error)
+            case ItemAdded() | ItemRefused():
+                self._uploads.answered(message)
+            case CallEnded():
+                self._over(message.call_id, message.reason)
+            case EngineStats():
+                self.engine_stats[child.spec.name] = message
+                if self.broker.set_capacity(child.spec.name, message.capacity):
+                    self._assign()
+            case WorkerStats():
+                self.worker_stats[child.spec.name] = message
+                waiting = self._stats_waiting.pop(child.spec.name, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(None)
+
+    def _answered(self, call_id: str, answer: str | ProtocolError) -> None:
+        call = self.calls.get(call_id)
+        if call is None or call.placed.done():
+            return
+        if isinstance(answer, str):
+            call.placed.set_result(answer)
+        else:
+            call.placed.set_exception(answer)
+
+    def _over(self, call_id: str, reason: str) -> None:
+        call = self.calls.pop(call_id, None)
+        if call is None:
+            return
+        self._uploads.over(call_id)
+        if not call.placed.done():
+            call.placed.set_exception(TimeoutError("the media worker is gone"))
+        self.ended[reason] = self.ended.get(reason, 0) + 1
+        self.broker.release(call_id, self._clock() - call.since)
+        self._assign()
+
+    def _assign(self) -> None:
+        assigned = self.broker.assignments()
+        for call_id, address in assigned:
+            call = self.calls.get(call_id)
+            if call is not None:
+                self.supervisor.send(call.worker, AssignEngine(call_id, address))
+        for waiting in self.broker.waiting():
+            call = self.calls.get(waiting.call_id)
+            if call is not None:
+                self.supervisor.send(call.worker, QueuePosition(*waiting))
+
+    # -------------------------------------------------------------- statistics
+
+    async def refresh(self) -> None:
+        """Ask every media worker for fresh statistics; those that do not answer keep the old."""
+        self._stats_n += 1
+        waits = []
+        for child in self.supervisor.children.values():
+            if child.spec.role == "worker" and child.state == "ready":
+                name = child.spec.name
+                if name not in self._stats_waiting:
+                    self._stats_waiting[name] = asyncio.get_running_loop().create_future()
+                waits.append(self._stats_waiting[name])
+                self.supervisor.send(child, GetStats(self._stats_n))
+        if waits:
+            await asyncio.wait(waits, timeout=STATS_TIMEOUT_S)

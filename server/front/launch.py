@@ -1,0 +1,271 @@
+"""Compose the processes from the configuration, serve, and end everything in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from engine.config import EngineConfig
+from engine.ipc.child_process import LoopLag
+from server.config import Config
+from server.control import Inbound, WorkerConfig, encode_worker
+from server.front import app as application
+from server.front import certificates
+from server.front.front import Front
+from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
+from server.front.telemetry import Telemetry
+from signaling.http.auth import ApiKey, Authenticator, Limits
+
+WORKER_READY_TIMEOUT_S = 30.0
+STOP_GRACE_S = 2.2
+HTTP_GRACE_S = 0.3
+BACKLOG = 128
+MAX_TEMP_CHARS = 64
+"""The address of a Unix socket has 103 characters at most, on some systems 107."""
+NO_LIMIT_PER_MINUTE = 1_000_000
+
+
+class StartError(Exception):
+    """The server cannot start; the text is one line for people."""
+
+
+def version() -> str:
+    try:
+        return metadata.version("omnicall")
+    except metadata.PackageNotFoundError:
+        return "0.0.0+uninstalled"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound, listening socket; `StartError` if the address is taken or not ours."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        # Python adds the address to some of these texts.
+        reason = str(error.strerror or error).partition(" (")[0]
+        raise StartError(
+            f"cannot listen on {host} port {port}: {reason} (choose another with --port)"
+        ) from None
+
+
+def certificate_folder(config: Config) -> Path:
+    """`tls.dir`, else certs/ of a checkout, else the user's data folder."""
+    if config.tls.dir:
+        return Path(config.tls.dir)
+    if (ROOT / "certs" / "README.md").is_file() and os.access(ROOT / "certs", os.W_OK):
+        return ROOT / "certs"
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "omnicall" / "certs"
+
+
+def tls_context(config: Config, show: Callable[[str], None]) -> ssl.SSLContext | None:
+    """None when the configuration asks for plain HTTP."""
+    if not config.uses_tls:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        if config.tls.cert:
+            context.load_cert_chain(config.tls.cert, config.tls.key)
+            return context
+        made = certificates.ensure(certificate_folder(config), config.server.host)
+        context.load_cert_chain(made.cert, made.key)
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(f"cannot use the TLS certificate: {error}") from None
+    show(f"{'made' if made.is_new else 'using'} the self-signed certificate {made.cert}")
+    show(f"its SHA-256 fingerprint is {certificates.fingerprint(made.cert)}")
+    return context
+
+
+def link_folder() -> Path:
+    """A new folder of our own for the sockets; below /tmp where TMPDIR is too long for these."""
+    base = tempfile.gettempdir()
+    return Path(
+        tempfile.mkdtemp(prefix="omnicall-", dir=base if len(base) <= MAX_TEMP_CHARS else "/tmp")
+    )
+
+
+def specs(config: Config, folder: Path) -> list[ChildSpec]:
+    """The children to start. Engines listen at an address of their own in each life."""
+    control = f"ipc://{folder}/control"
+
+    def engine(index: int) -> ChildSpec:
+        name = f"engine-{index}"
+
+        def payload(generation: int) -> bytes:
+            return msgspec.json.encode(
+                EngineConfig(
+                    kind=config.engine.kind,
+                    name=f"{name}#{generation}",
+                    endpoint=f"ipc://{folder}/{name}.{generation}",
+                    control=control,
+                    slots=config.engine.slots,
+                    gpu=index if config.engine.count > 1 else None,
+                    model=config.engine.model,
+                    builtin=config.builtin,
+                    minicpmo=config.minicpmo,
+                    log_level=config.log.level,
+                    log_file=config.log.file,
+                )
+            )
+
+        return ChildSpec("engine", name, "engine.process", payload, config.engine.ready_timeout_s)
+
+    def worker(index: int) -> ChildSpec:
+        name = f"worker-{index}"
+
+        def payload(generation: int) -> bytes:
+            whole = msgspec.json.encode(config)
+            return encode_worker(WorkerConfig(f"{name}#{generation}", control, whole))
+
+        return ChildSpec("worker", name, "server.worker.worker", payload, WORKER_READY_TIMEOUT_S)
+
+    return [*map(engine, range(config.engine.count)), *map(worker, range(config.media.workers))]
+
+
+def url(config: Config, port: int, key: str) -> str:
+    """What to open in a browser."""
+    scheme = "https" if config.uses_tls else "http"
+    host = config.server.host
+    if host in ("127.0.0.1", "::1"):
+        host = "localhost"
+    elif host in ("0.0.0.0", "::", ""):
+        _, addresses = certificates.host_names("")
+        outward = sorted(a for a in addresses if ":" not in a and not a.startswith("127."))
+        host = outward[0] if outward else "localhost"
+    elif ":" in host:
+        host = f"[{host}]"
+    return f"{scheme}://{host}:{port}/" + (f"?key={key}" if key else "")
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """The first exception of a group that is not a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+class Launch:
+    """One run of the server, from the bound socket to the last child's end."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._started = time.monotonic()
+        self._stop = asyncio.Event()
+        self._key = config.auth.key
+        if config.needs_key and not self._key:
+            self._key = secrets.token_urlsafe(24)
+
+    async def run(self) -> None:
+        """Serve until SIGINT or SIGTERM. Raises `StartError`."""
+        config = self._config
+        listening = listen(config.server.host, config.server.port)
+        self._show(f"omnicall {version()}, engine {config.engine.kind}")
+        tls = tls_context(config, self._show)
+        folder = link_folder()
+        front = Front(
+            max_queue=config.calls.max_queue,
+            max_per_remote=config.calls.max_per_remote,
+            show=self._show,
+        )
+        supervisor = Supervisor(specs(config, folder), f"ipc://{folder}/control", Inbound, front)
+        front.attach(supervisor)
+        self._handle_signals(supervisor, folder)
+        lag = LoopLag()
+        runner = web.AppRunner(
+            self._application(front, lag), shutdown_timeout=HTTP_GRACE_S, access_log=None
+        )
+        try:
+            await runner.setup()
+            await web.SockSite(runner, listening, ssl_context=tls).start()
+            port = listening.getsockname()[1]
+            await self._serve(front, supervisor, lag, port)
+        finally:
+            front.drain()
+            await supervisor.stop(STOP_GRACE_S)
+            await runner.cleanup()
+            supervisor.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _serve(self, front: Front, supervisor: Supervisor, lag: LoopLag, port: int) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(supervisor.run(), name="supervisor"),
+                    tasks.create_task(lag.run(), name="lag"),
+                    tasks.create_task(self._announce(supervisor, port), name="announce"),
+                ]
+                await self._stop.wait()
+                self._show(f"stopping; telling {len(front.calls)} open calls")
+                front.drain()
+                await supervisor.stop(STOP_GRACE_S)
+                for task in running:
+                    task.cancel()
+        except ExceptionGroup as group:
+            failed = group.subgroup(ChildFailed)
+            if failed is None:
+                raise
+            raise StartError(str(_leaf(failed))) from None
+
+    async def _announce(self, supervisor: Supervisor, port: int) -> None:
+        for child in supervisor.children.values():
+            await child.is_ready.wait()
+        address = url(self._config, port, self._key)
+        self._show(f"ready after {time.monotonic() - self._started:.1f} s: open {address}")
+        if not self._config.on_loopback and not self._config.uses_tls:
+            self._show("without TLS browsers give no microphone to pages of another machine")
+
+    def _application(self, front: Front, lag: LoopLag) -> web.Application:
+        config = self._config
+        telemetry = Telemetry(front, version(), config.engine.kind, lag)
+        # Whoever is on this machine can load it without our help.
+        per_minute = config.auth.calls_per_minute if self._key else NO_LIMIT_PER_MINUTE
+        auth = Authenticator(
+            (ApiKey("access", self._key, "admin"),) if self._key else (),
+            is_keyless=not self._key,
+            allowed_origins=config.server.allowed_origins,
+            limits=Limits(calls_per_minute=per_minute, calls_burst=max(20.0, per_minute / 10)),
+        )
+        servers: list[dict[str, str]] = []
+        if config.media.stun:
+            servers.append({"urls": config.media.stun})
+        info = {
+            "name": "omnicall",
+            "version": version(),
+            "auth_required": bool(self._key),
+            "ice_servers": servers,
+            "kind": config.engine.kind,
+        }
+        return application.build(front, telemetry, auth, info)
+
+    def _handle_signals(self, supervisor: Supervisor, folder: Path) -> None:
+        def first_or_second() -> None:
+            if not self._stop.is_set():
+                self._stop.set()
+                return
+            supervisor.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(1)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, first_or_second)
+
+    def _show(self, text: str) -> None:
+        sys.stdout.write(f"{time.monotonic() - self._started:6.1f} s  {text}\n")
+        sys.stdout.flush()

@@ -1,0 +1,257 @@
+"""Start, watch, restart and end the child processes.
+
+A child proves its life twice: its process must exist (the kernel tells at once) and its event
+loop must answer pings (a hung kernel call closes nothing). One that fails is restarted with
+back-off; one that says `Fatal` before it was ever ready is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from engine.ipc.protocol import Hello, Message, Ping, Pong
+from engine.ipc.supervision import Fatal, Progress, Ready, Shutdown
+from engine.ipc.transport import Listener
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+PING_INTERVAL_S = 1.0
+SILENCE_LIMIT_S = 6.0
+BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
+GOOD_LIFE_S = 60.0
+FIRST_START_TRIES = 3
+
+State = Literal["starting", "ready", "backoff", "failed", "stopped"]
+
+
+class ChildSpec(Struct, frozen=True):
+    """How to start a child. `payload(generation)` is the line it gets on stdin."""
+
+    role: Literal["engine", "worker"]
+    name: str
+    module: str
+    payload: Callable[[int], bytes]
+    ready_timeout_s: float
+
+
+class ChildFailed(Exception):
+    """A child cannot start; the text is for people."""
+
+
+class Supervised:
+    """One child over all its lives. Only the supervisor changes it."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
+        self.state: State = "starting"
+        self.generation = 0
+        self.restarts = 0
+        self.pid = 0
+        self.started_at = 0.0
+        self.ready: Ready | None = None
+        self.endpoint = ""
+        self.reason = ""
+        self.peer = b""
+        self.last_sign = 0.0
+        self.is_ready = asyncio.Event()
+        self.process: asyncio.subprocess.Process | None = None
+
+    @property
+    def link_name(self) -> str:
+        """Differs between lives, so that an earlier one's messages are not taken for this one's."""
+        return f"{self.spec.name}#{self.generation}"
+
+
+class Observer:
+    """What the owner of a supervisor wants to know; override what matters."""
+
+    def progress(self, child: Supervised, text: str) -> None: ...
+
+    def up(self, child: Supervised) -> None: ...
+
+    def down(self, child: Supervised, reason: str) -> None: ...
+
+    def message(self, child: Supervised, message: Any) -> None: ...
+
+
+class Supervisor:
+    """Owns the child processes and the control link."""
+
+    def __init__(
+        self,
+        specs: list[ChildSpec],
+        control: str,
+        inbound: Any,
+        observer: Observer,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.children = {spec.name: Supervised(spec) for spec in specs}
+        self._observer = observer
+        self._clock = clock
+        self._by_peer: dict[bytes, Supervised] = {}
+        self._stopping = False
+        self._listener: Listener[Any] = Listener(
+            control, inbound, on_message=self._receive, on_peer=self._hello
+        )
+        self.control = self._listener.endpoint
+
+    async def run(self) -> None:
+        """Keep every child alive until `stop`; raises `ChildFailed` if one can never start."""
+        async with asyncio.TaskGroup() as tasks:
+            for child in self.children.values():
+                tasks.create_task(self._keep(child), name=child.spec.name)
+
+    async def stop(self, grace_s: float) -> None:
+        """End every child: media workers first, so that callers are told while engines live."""
+        self._stopping = True
+        for role, share in (("worker", 0.6), ("engine", 0.4)):
+            children = [c for c in self.children.values() if c.spec.role == role and c.process]
+            for child in children:
+                self.send(child, Shutdown(grace_s * share * 0.8))
+            await self._await_exit(children, grace_s * share)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every child at once."""
+        self._stopping = True
+        for child in self.children.values():
+            if child.process is not None and child.process.returncode is None:
+                child.process.kill()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def send(self, child: Supervised, message: Message) -> bool:
+        """Queue a message to a child that has said hello."""
+        return bool(child.peer) and self._listener.send(child.peer, message)
+
+    async def _await_exit(self, children: list[Supervised], timeout_s: float) -> None:
+        waits = [asyncio.ensure_future(c.process.wait()) for c in children if c.process]
+        if not waits:
+            return
+        _, pending = await asyncio.wait(waits, timeout=timeout_s)
+        for child in children:
+            if child.process is not None and child.process.returncode is None:
+                log.warning("%s did not end in %.1f s, killing it", child.spec.name, timeout_s)
+                child.process.kill()
+        if pending:
+            await asyncio.wait(pending, timeout=1.0)
+
+    async def _keep(self, child: Supervised) -> None:
+        failures, ever_ready = 0, False
+        while not self._stopping:
+            await self._live(child)
+            lived_s = self._clock() - child.started_at
+            was_ready = child.ready is not None
+            self._buried(child)
+            if self._stopping:
+                break
+            ever_ready = ever_ready or was_ready
+            failures = 0 if was_ready and lived_s > GOOD_LIFE_S else failures + 1
+            if not ever_ready and (child.state == "failed" or failures >= FIRST_START_TRIES):
+                raise ChildFailed(f"{child.spec.name}: {child.reason}")
+            pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+            child.state, child.restarts = "backoff", child.restarts + 1
+            log.error("%s: %s; restart in %.1f s", child.spec.name, child.reason, pause_s)
+            await asyncio.sleep(pause_s)
+        child.state = "stopped"
+
+    async def _live(self, child: Supervised) -> None:
+        """One life of a child, from its start to its exit."""
+        child.generation += 1
+        child.state, child.ready, child.reason = "starting", None, ""
+        child.started_at = child.last_sign = self._clock()
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+            f"from {child.spec.module} import main; main()"
+        )
+        process = child.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", code, str(os.getpid())),
+            stdin=asyncio.subprocess.PIPE,
+            # Its own session: Ctrl-C in the terminal reaches only the parent.
+            start_new_session=True,
+        )
+        child.pid = process.pid
+        watch = asyncio.create_task(self._watch(child), name=f"watch {child.spec.name}")
+        try:
+            assert process.stdin is not None
+            process.stdin.write(child.spec.payload(child.generation) + b"\n")
+            code_ = await process.wait()
+        finally:
+            watch.cancel()
+            if process.returncode is None:
+                process.kill()
+        if not child.reason:
+            child.reason = f"exit code {code_}" if code_ >= 0 else f"killed by signal {-code_}"
+
+    async def _watch(self, child: Supervised) -> None:
+        """Kill a child that is not ready in time or stops answering."""
+        n = 0
+        while child.process is not None:
+            await asyncio.sleep(PING_INTERVAL_S)
+            n += 1
+            self.send(child, Ping(n))
+            now = self._clock()
+            if child.ready is None and now - child.started_at > child.spec.ready_timeout_s:
+                child.reason = f"not ready within {child.spec.ready_timeout_s:g} s"
+            elif child.ready is not None and now - child.last_sign > SILENCE_LIMIT_S:
+                child.reason = f"no sign of life for {now - child.last_sign:.1f} s"
+            else:
+                continue
+            child.process.kill()
+            return
+
+    def _buried(self, child: Supervised) -> None:
+        child.ready = None
+        self._by_peer.pop(child.peer, None)
+        self._listener.forget(child.peer)
+        child.peer, child.process, child.pid = b"", None, 0
+        self._down(child)
+
+    def _down(self, child: Supervised) -> None:
+        """Tell once of a child that was ready and serves nobody any more."""
+        if child.is_ready.is_set():
+            child.is_ready.clear()
+            self._observer.down(child, child.reason)
+
+    def _hello(self, peer: bytes, hello: Hello) -> None:
+        for child in self.children.values():
+            if child.link_name == hello.name:
+                child.peer = peer
+                self._by_peer[peer] = child
+                return
+        log.warning("a stranger called %s dialled the control link", hello.name)
+        self._listener.forget(peer)
+
+    def _receive(self, peer: bytes, message: Any) -> None:
+        child = self._by_peer.get(peer)
+        if child is None:
+            return
+        child.last_sign = self._clock()
+        match message:
+            case Progress():
+                self._observer.progress(child, message.text)
+            case Ready():
+                child.ready, child.state = message, "ready"
+                child.endpoint = message.endpoint
+                child.is_ready.set()
+                self._observer.up(child)
+            case Fatal():
+                child.state, child.reason = "failed", message.reason
+                # It may take a while to end; nobody is to be sent to it meanwhile.
+                self._down(child)
+            case Pong():
+                pass
+            case _:
+                self._observer.message(child, message)

@@ -1,0 +1,98 @@
+"""What a client uploads over HTTP, handed to its media worker in pieces. Front."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from engine.ipc import protocol as p
+from engine.ipc.item_chunks import cut
+from server.control import AddItem, ItemAdded, ItemRefused, PassPiece
+from server.worker.item_mapping import as_message, as_shown, for_engine
+from signaling import server_events as ev
+from signaling.client_items import ItemCreate
+from signaling.errors import ProtocolError
+
+PIECE_PAUSE_S = 0.002
+"""Between pieces, so that the worker's loop gets to its sound: 128 MB/s at most."""
+ANSWER_TIMEOUT_S = 10.0
+
+Send = Callable[[p.Message], bool]
+
+
+class Uploads:
+    """Owns the uploads under way, one per call."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, asyncio.Future[None]] = {}
+
+    async def add(self, call_id: str, create: ItemCreate, send: Send) -> ev.MessageItem:
+        """Have the worker behind `send` add the item; it as events show it.
+
+        Raises `ProtocolError`, `TimeoutError` when the worker does not answer.
+        """
+        message = as_message(create)
+        item_id = message.id or ev.new_id("item")
+        shown = as_shown(item_id, message)
+        if call_id in self._answers:
+            raise ProtocolError(
+                "Another item of this call is being uploaded.",
+                code="upload_in_progress",
+                status=409,
+            )
+        answer = self._answers[call_id] = asyncio.get_running_loop().create_future()
+        try:
+            # The engine knows the session by the call's id.
+            pieces = await asyncio.to_thread(_cut, for_engine(call_id, item_id, message))
+            for piece in pieces[:-1]:
+                _pass(send, PassPiece(call_id, piece))
+                await asyncio.sleep(PIECE_PAUSE_S)
+            _pass(send, AddItem(call_id, shown, pieces[-1], create.previous_item_id))
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await answer
+        finally:
+            del self._answers[call_id]
+        return shown
+
+    def answered(self, answer: ItemAdded | ItemRefused) -> None:
+        """The worker's answer."""
+        waiting = self._answers.get(answer.call_id)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(answer, ItemAdded):
+            waiting.set_result(None)
+            return
+        waiting.set_exception(
+            ProtocolError(
+                answer.message, code=answer.code, param=answer.param, status=answer.status
+            )
+        )
+
+    def over(self, call_id: str) -> None:
+        """The call has ended."""
+        waiting = self._answers.get(call_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(call_not_found())
+            # Whoever is still sending pieces may fail before looking at it.
+            waiting.exception()
+
+
+def call_not_found() -> ProtocolError:
+    return ProtocolError("There is no such call.", code="call_not_found", status=404)
+
+
+def _cut(item: p.ItemIn) -> list[p.ItemPiece]:
+    try:
+        return cut(item)
+    except ValueError as error:
+        raise ProtocolError(f"item: {error}.", code="too_large", param="item", status=413) from None
+
+
+def _pass(send: Send, message: p.Message) -> None:
+    if not send(message):
+        raise ProtocolError(
+            "The media worker does not keep up; try again.",
+            code="engine_unavailable",
+            type="server_error",
+            status=503,
+        )

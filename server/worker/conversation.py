@@ -1,0 +1,269 @@
+"""One conversation as its client sees it: what the engine says becomes Realtime events and sound.
+
+Owned by the session, with the items, the utterances' ids and the responses that are not over.
+`server.worker.requests` handles the other direction. Knows nothing of peers, sockets or tasks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from engine.ipc import protocol as p
+from server.worker.items import Items
+from server.worker.responses import ActiveResponse, CancelReason, Emit, ItemStatus
+from signaling import server_events as ev
+from signaling.settings import SessionSettings
+
+HEARD_INTERVAL_SAMPLES = p.OUTPUT_HZ // 5
+MAX_UTTERANCES = 64
+
+
+class Speaker(Protocol):
+    """The part of `media.playout.Playout` used here."""
+
+    def push(self, epoch: int, pcm: bytes) -> None: ...
+
+    def finish(self, epoch: int) -> None: ...
+
+    def clear(self) -> Any: ...
+
+    def heard(self, epoch: int) -> int: ...
+
+
+class Utterance:
+    """A stretch of the user's speech and the item it became."""
+
+    def __init__(self, item_id: str, start_pts: int) -> None:
+        self.item_id = item_id
+        self.start_pts = start_pts
+        self.end_pts = start_pts
+        self.partial = ""
+        self.is_committed = False
+
+
+class Conversation:
+    """Also the playout's listener: `started`, `progressed` and `drained` come from there."""
+
+    def __init__(
+        self,
+        settings: SessionSettings,
+        *,
+        emit: Emit,
+        to_engine: Callable[[p.Message], bool],
+        session_id: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.session_id = session_id
+        self.items = Items()
+        self.turns = 0
+        self.latency_ms: dict[str, float] = {}
+        self.kv_tokens = 0
+        self._emit = emit
+        self._to_engine = to_engine
+        self._clock = clock
+        self._speaker: Speaker | None = None
+        self._utterances: dict[int, Utterance] = {}
+        self._responses: dict[int, ActiveResponse] = {}
+        self._speech_stopped_at: float | None = None
+
+    def use(self, speaker: Speaker) -> None:
+        """Give the playout that speaks for this conversation; once, before any message."""
+        self._speaker = speaker
+
+    @property
+    def speaker(self) -> Speaker:
+        assert self._speaker is not None, "use() comes first"
+        return self._speaker
+
+    @property
+    def active(self) -> ActiveResponse | None:
+        """The newest response that is not over."""
+        return next(reversed(self._responses.values()), None)
+
+    # ------------------------------------------------------------------ from the engine
+
+    def hear(self, message: p.FromEngine) -> None:
+        """Take one message of the engine, in order. `SessionEnded` is the session's."""
+        match message:
+            case p.AudioOut():
+                self.speaker.push(message.epoch, message.pcm)
+            case p.TextOut():
+                response = self._responses.get(message.epoch)
+                if response is not None:
+                    response.add_text(message.pts, message.text)
+            case p.ResponseStarted():
+                self._response_started(message)
+            case p.ResponseDone():
+                self._response_done(message)
+            case p.Interrupt():
+                self.cut(message.epoch, "turn_detected")
+            case p.SpeechStarted() | p.SpeechStopped() | p.InputTranscript():
+                self._hear_speech(message)
+            case p.UnitDone():
+                self.latency_ms |= message.stages_ms
+                self.kv_tokens = message.kv_tokens
+                figures: dict[str, Any] = {f"{k}_ms": v for k, v in message.stages_ms.items()}
+                figures |= {"unit": message.unit, "kv_tokens": message.kv_tokens}
+                self._emit(ev.Metrics(metrics=figures))
+            case p.SessionWarning():
+                self._emit(ev.SessionWarning(code=message.code, message=message.message))
+
+    def _hear_speech(self, message: p.SpeechStarted | p.SpeechStopped | p.InputTranscript) -> None:
+        match message:
+            case p.SpeechStarted():
+                utterance = self._utterance(message.utterance, message.pts)
+                self._emit(
+                    ev.SpeechStarted(
+                        item_id=utterance.item_id, audio_start_ms=_input_ms(message.pts)
+                    )
+                )
+            case p.SpeechStopped():
+                utterance = self._utterance(message.utterance, message.pts)
+                utterance.end_pts = message.pts
+                self._speech_stopped_at = self._clock()
+                self._emit(
+                    ev.SpeechStopped(item_id=utterance.item_id, audio_end_ms=_input_ms(message.pts))
+                )
+                self._commit(utterance)
+            case p.InputTranscript():
+                self._transcript(message)
+
+    def _utterance(self, number: int, pts: int = 0) -> Utterance:
+        utterance = self._utterances.get(number)
+        if utterance is None:
+            utterance = self._utterances[number] = Utterance(ev.new_id("item"), pts)
+            if len(self._utterances) > MAX_UTTERANCES:
+                del self._utterances[next(iter(self._utterances))]
+        return utterance
+
+    def _commit(self, utterance: Utterance) -> None:
+        if utterance.is_committed:
+            return
+        utterance.is_committed = True
+        self.turns += 1
+        previous = self.items.last_id
+        self._emit(ev.InputCommitted(item_id=utterance.item_id, previous_item_id=previous))
+        self.add_item(_spoken(utterance, None), previous)
+
+    def add_item(self, item: ev.Item, previous: str | None) -> None:
+        """Keep an item and tell the client of it."""
+        self.items.put(item)
+        self._emit(ev.ItemAdded(item=item, previous_item_id=previous))
+        self._emit(ev.ItemDone(item=item, previous_item_id=previous))
+
+    def _transcript(self, message: p.InputTranscript) -> None:
+        utterance = self._utterance(message.utterance)
+        item_id = utterance.item_id
+        if not message.final:
+            # Only what grows can be told as a delta; a rewritten partial waits for the final.
+            if message.text.startswith(utterance.partial):
+                delta = message.text[len(utterance.partial) :]
+                if delta:
+                    self._emit(ev.TranscriptionDelta(item_id=item_id, delta=delta))
+                utterance.partial = message.text
+            return
+        self._commit(utterance)
+        if message.error:
+            error = {"type": "transcription_error", "code": message.code, "message": message.error}
+            self._emit(ev.TranscriptionFailed(item_id=item_id, error=error))
+            return
+        if item_id in self.items:
+            self.items.put(_spoken(utterance, message.text))
+        seconds = max(0, utterance.end_pts - utterance.start_pts) / p.INPUT_HZ
+        self._emit(
+            ev.TranscriptionCompleted(
+                item_id=item_id, transcript=message.text, usage=ev.duration_usage(seconds)
+            )
+        )
+
+    def _response_started(self, message: p.ResponseStarted) -> None:
+        response = ActiveResponse(
+            message.epoch, ev.new_id("resp"), ev.new_id("item"), message.modality, self._emit
+        )
+        previous = self.items.last_id
+        self._responses[message.epoch] = response
+        self.items.put(response.item("in_progress"))
+        # From now on the playout knows the epoch, so that a cut before its first sample holds.
+        self.speaker.push(message.epoch, b"")
+        response.begin(previous)
+
+    def _response_done(self, message: p.ResponseDone) -> None:
+        response = self._responses.get(message.epoch)
+        if response is None:
+            return
+        if message.status == "cancelled":
+            self.cut(message.epoch, _cancel_reason(message.reason))
+            return
+        response.outcome = message
+        self.speaker.finish(message.epoch)
+
+    # ------------------------------------------------------------------ from the playout
+
+    def started(self, epoch: int) -> None:
+        """The first sample of an epoch was taken."""
+        response = self._responses.get(epoch)
+        if response is None:
+            return
+        if self._speech_stopped_at is not None:
+            waited_ms = (self._clock() - self._speech_stopped_at) * 1000
+            self.latency_ms["speech_stopped_to_audio"] = round(waited_ms, 1)
+            self._speech_stopped_at = None
+        response.audible()
+
+    def progressed(self, epoch: int, samples: int) -> None:
+        """`samples` of an epoch have been taken so far."""
+        response = self._responses.get(epoch)
+        if response is None:
+            return
+        response.release(samples)
+        if samples - response.reported_samples >= HEARD_INTERVAL_SAMPLES:
+            response.reported_samples = samples
+            self._to_engine(p.Heard(self.session_id, epoch, samples))
+
+    def drained(self, epoch: int) -> None:
+        """A finished epoch was played to its last sample."""
+        response = self._responses.get(epoch)
+        if response is None:
+            return
+        if response.outcome is None:
+            # A newer epoch came before the engine said how this one ended.
+            response.outcome = p.ResponseDone(self.session_id, epoch, "completed")
+        del self._responses[epoch]
+        self._to_engine(p.Heard(self.session_id, epoch, self.speaker.heard(epoch), final=True))
+        response.finish()
+        status: ItemStatus = "completed" if response.outcome.status == "completed" else "incomplete"
+        self.items.put(response.item(status))
+
+    # ------------------------------------------------------------------ cutting
+
+    def cut(self, epoch: int, reason: CancelReason) -> bool:
+        """Silence every response up to `epoch`; whether there was one."""
+        stale = [r for r in self._responses.values() if r.epoch <= epoch]
+        if not stale:
+            return False
+        self.speaker.clear()
+        for response in stale:
+            del self._responses[response.epoch]
+            samples = self.speaker.heard(response.epoch)
+            self._to_engine(
+                p.Heard(self.session_id, response.epoch, samples, final=True, interrupted=True)
+            )
+            response.cut(samples, reason)
+            self.items.put(response.item("incomplete"))
+        return True
+
+
+def _cancel_reason(reason: str) -> CancelReason:
+    return "turn_detected" if reason == "turn_detected" else "client_cancelled"
+
+
+def _input_ms(pts: int) -> int:
+    return pts * 1000 // p.INPUT_HZ
+
+
+def _spoken(utterance: Utterance, transcript: str | None) -> ev.MessageItem:
+    part = ev.Part(type="input_audio", transcript=transcript)
+    return ev.MessageItem(id=utterance.item_id, role="user", status="completed", content=(part,))

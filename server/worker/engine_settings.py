@@ -1,0 +1,57 @@
+"""From what a client may set (the Realtime session object) to what an engine understands."""
+
+from __future__ import annotations
+
+from engine.ipc.protocol import Mode, Sampling, SessionConfig, TurnDetection
+from signaling.settings import SemanticVad, ServerVad, SessionSettings
+
+EAGERNESS_SILENCE_MS = {"low": 700, "medium": 320, "auto": 320, "high": 220}
+DETAIL_SLICES = {"low": 1, "auto": 1, "high": 2}
+
+
+def mode_of(settings: SessionSettings) -> Mode:
+    """Full duplex, half duplex or turn-based, as `turn_detection` tells."""
+    match settings.audio.input.turn_detection:
+        case SemanticVad():
+            return "full_duplex"
+        case ServerVad():
+            return "half_duplex"
+        case _:
+            return "turn_based"
+
+
+def engine_config(settings: SessionSettings) -> SessionConfig:
+    """The engine's view of a session's settings."""
+    detection = settings.audio.input.turn_detection
+    match detection:
+        case SemanticVad():
+            turns = TurnDetection(
+                silence_duration_ms=EAGERNESS_SILENCE_MS[detection.eagerness],
+                create_response=detection.create_response,
+                interrupt_response=detection.interrupt_response,
+            )
+        case ServerVad():
+            turns = TurnDetection(
+                threshold=detection.threshold,
+                prefix_padding_ms=min(detection.prefix_padding_ms, 2000),
+                silence_duration_ms=min(max(detection.silence_duration_ms, 100), 5000),
+                create_response=detection.create_response,
+                interrupt_response=detection.interrupt_response,
+            )
+        case _:
+            turns = TurnDetection(create_response=False)
+    voice = settings.audio.output.voice
+    limit = settings.max_output_tokens
+    return SessionConfig(
+        mode=mode_of(settings),
+        instructions=settings.instructions,
+        # OpenAI's names of voices mean nothing here; an engine takes its default for those.
+        voice=voice if isinstance(voice, str) and voice != "default" else "",
+        speed=settings.audio.output.speed,
+        modalities=settings.output_modalities,
+        turn_detection=turns,
+        sampling=Sampling(max_output_tokens=limit if isinstance(limit, int) else None),
+        context_policy="end" if settings.truncation == "disabled" else "slide",
+        max_image_slices=DETAIL_SLICES[settings.video.detail],
+        options=dict(settings.engine),
+    )

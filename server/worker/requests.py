@@ -1,0 +1,147 @@
+"""What the client asks for on the data channel, turned into changes and engine messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.ipc import protocol as p
+from server.worker.conversation import Conversation
+from server.worker.engine_settings import engine_config
+from server.worker.item_mapping import as_message, as_shown, for_engine
+from server.worker.responses import Emit
+from signaling import client_events as c
+from signaling import server_events as ev
+from signaling.client_items import ItemCreate
+from signaling.errors import ProtocolError
+from signaling.events import error_event, parse_client_event
+
+
+class Requests:
+    """Handles client events for one conversation. Nothing a client sends raises out of here."""
+
+    def __init__(
+        self, conversation: Conversation, *, emit: Emit, to_engine: Callable[[p.Message], bool]
+    ) -> None:
+        self._conversation = conversation
+        self._emit = emit
+        self._to_engine = to_engine
+        self._session = conversation.session_id
+
+    def take(self, text: str) -> None:
+        """One message of the data channel; a bad one is answered with an `error` event."""
+        try:
+            event = parse_client_event(text)
+        except ProtocolError as error:
+            self._emit(error_event(error))
+            return
+        try:
+            self._handle(event)
+        except ProtocolError as error:
+            error.event_id = event.event_id
+            self._emit(error_event(error))
+
+    def _handle(self, event: c.ClientEvent) -> None:
+        match event:
+            case c.SessionUpdate():
+                self._update(event)
+            case ItemCreate():
+                self._create_item(event)
+            case c.ItemDelete() | c.ItemRetrieve() | c.ItemTruncate():
+                self._about_item(event)
+            case c.ResponseCreate():
+                self._create_response(event)
+            case c.ResponseCancel():
+                self._cancel_response(event)
+            case c.InputBufferCommit():
+                self._send(p.CommitAudio(self._session))
+            case c.InputBufferClear():
+                self._send(p.ClearAudio(self._session))
+                self._emit(ev.InputCleared())
+            case c.OutputBufferClear():
+                self._cut_active()
+
+    def _send(self, message: p.Message) -> None:
+        if not self._to_engine(message):
+            raise ProtocolError(
+                "No engine serves this session yet, or it does not keep up; try again.",
+                code="engine_unavailable",
+                type="server_error",
+            )
+
+    def _update(self, event: c.SessionUpdate) -> None:
+        conversation = self._conversation
+        conversation.settings = conversation.settings.merge(event.session)
+        self._to_engine(p.UpdateSession(self._session, engine_config(conversation.settings)))
+        self._emit(
+            ev.SessionUpdated(session=conversation.settings.to_session(conversation.session_id))
+        )
+
+    def _create_item(self, event: ItemCreate) -> None:
+        message = as_message(event)
+        item_id = message.id or ev.new_id("item")
+        self.add_item(
+            as_shown(item_id, message),
+            event.previous_item_id,
+            for_engine(self._session, item_id, message),
+        )
+
+    def add_item(
+        self, shown: ev.MessageItem, previous_item_id: str | None, carrier: p.Message
+    ) -> None:
+        """Put an item into the conversation, in the engine by `carrier`; raises `ProtocolError`."""
+        items = self._conversation.items
+        if shown.id in items:
+            raise ProtocolError(
+                f"item.id: there is an item {shown.id!r} already.",
+                code="duplicate",
+                param="item.id",
+            )
+        self._send(carrier)
+        self._conversation.add_item(shown, previous_item_id or items.last_id)
+
+    def _about_item(self, event: c.ItemDelete | c.ItemRetrieve | c.ItemTruncate) -> None:
+        items = self._conversation.items
+        match event:
+            case c.ItemDelete():
+                items.get(event.item_id)
+                self._send(p.DeleteItem(self._session, event.item_id))
+                items.delete(event.item_id)
+                self._emit(ev.ItemDeleted(item_id=event.item_id))
+            case c.ItemRetrieve():
+                self._emit(ev.ItemRetrieved(item=items.get(event.item_id)))
+            case c.ItemTruncate():
+                items.get(event.item_id)
+                active = self._conversation.active
+                if active is not None and active.item_id == event.item_id:
+                    # The cut tells how much was heard; the client's own figure is not better.
+                    self._cut_active()
+                else:
+                    self._emit(
+                        ev.ItemTruncated(item_id=event.item_id, audio_end_ms=event.audio_end_ms)
+                    )
+
+    def _create_response(self, event: c.ResponseCreate) -> None:
+        options = event.response or c.ResponseOptions()
+        # A client that asks again while the answer is spoken wants the new one, now.
+        self._cut_active()
+        self._send(
+            p.CreateResponse(
+                self._session, options.instructions or "", options.output_modalities or ()
+            )
+        )
+
+    def _cancel_response(self, event: c.ResponseCancel) -> None:
+        active = self._conversation.active
+        if active is None or event.response_id not in (None, active.id):
+            raise ProtocolError(
+                "There is no response to cancel.",
+                code="response_cancel_not_active",
+                param="response_id" if event.response_id else None,
+            )
+        self._cut_active()
+
+    def _cut_active(self) -> None:
+        active = self._conversation.active
+        if active is not None:
+            self._to_engine(p.CancelResponse(self._session, active.epoch))
+            self._conversation.cut(active.epoch, "client_cancelled")

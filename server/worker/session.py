@@ -1,0 +1,380 @@
+"""Session: one conversation, from its offer to its end, in the media worker.
+
+Wires a peer connection, the uplinks, the playout and an engine line together; what is said is the
+business of `server.worker.conversation` and `server.worker.requests`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from concurrent.futures import Executor
+from typing import Any
+
+from aiortc import RTCRtpReceiver
+
+from engine.ipc import protocol as p
+from engine.ipc.engine_client import EngineClient, EngineGone, Line, NoFreeSlot
+from media.clock import Ticker
+from media.downlink import AudioDownlink
+from media.opus import OpusEncoder
+from media.picture import Picture
+from media.playout import Playout
+from media.uplink import AudioUplink, UnsupportedCodec
+from media.video import VideoUplink
+from server.config import Config
+from server.control import AddItem, CallStats, EngineAddress, PlaceCall
+from server.worker.conversation import Conversation
+from server.worker.engine_links import EngineLinks
+from server.worker.engine_settings import engine_config, mode_of
+from server.worker.requests import Requests
+from signaling import server_events as ev
+from signaling.errors import ProtocolError
+from signaling.events import encode, error_event
+from signaling.ice import IceSettings
+from signaling.peer import Peer
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 0.1
+OPEN_TRIES = 5
+OPEN_RETRY_S = 0.2
+CAMERA_CHECK_S = 1.0
+CAMERA_OFF_S = 4.0
+REASONS = {
+    "hangup": "The call was hung up.",
+    "server_shutdown": "The server is shutting down.",
+    "engine_gone": "The engine stopped working; call again.",
+    "engine_full": "The engine has no free slot; call again.",
+    "max_duration": "The longest duration of a call is reached.",
+    "goodbye": "Goodbye.",
+    "context_limit": "The model cannot remember a longer conversation; call again.",
+    "media_failed": "The sound of this call failed; call again.",
+    "engine_failed": "The engine failed in this call; call again.",
+    "internal_error": "Something in the server failed; call again.",
+}
+FAILURES = ("engine_gone", "engine_full", "engine_failed", "media_failed", "internal_error")
+PEER_IS_GONE = frozenset({"closed", "vanished", "connect_timeout", "failed"})
+ENGINE_REASONS = {
+    "goodbye": "goodbye",
+    "context_limit": "context_limit",
+    "shutdown": "server_shutdown",
+    "closed": "hangup",
+    "failed": "engine_failed",
+}
+
+
+class Session:
+    """Owns everything of one call: `answer`, then `run` until it returns the reason, `close`."""
+
+    def __init__(
+        self,
+        place: PlaceCall,
+        config: Config,
+        ice: IceSettings,
+        links: EngineLinks,
+        ticker: Ticker,
+        threads: Executor,
+    ) -> None:
+        self.call_id = place.call_id
+        self._offer = place.sdp
+        self._config = config
+        self._links = links
+        self._ticker = ticker
+        self._threads = threads
+        self._since = time.monotonic()
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._assigned: asyncio.Future[EngineAddress] = asyncio.get_running_loop().create_future()
+        self._place_in_queue = (place.position, place.eta_s)
+        if place.engine is not None:
+            self._assigned.set_result(place.engine)
+        self._line: Line | None = None
+        self._conversation = Conversation(
+            place.session, emit=self._emit, to_engine=self._to_engine, session_id=place.call_id
+        )
+        self._requests = Requests(self._conversation, emit=self._emit, to_engine=self._to_engine)
+        self._playout = Playout(listener=self._conversation)
+        self._conversation.use(self._playout)
+        self._downlink = AudioDownlink(
+            self._playout,
+            ticker,
+            on_error=self._media_failed,
+            encoder=OpusEncoder(
+                bitrate=config.media.bitrate, complexity=config.media.complexity, fec=False
+            ),
+        )
+        self._audio: AudioUplink | None = None
+        self._video: VideoUplink | None = None
+        self._is_piece_lost = False
+        self._last_pts = 0
+        self._last_picture_at: float | None = None
+        self._unsubscribes: list[Any] = []
+        self._peer = Peer(
+            place.call_id, ice, self, connect_deadline_s=config.calls.connect_deadline_s
+        )
+
+    @property
+    def turns(self) -> int:
+        return self._conversation.turns
+
+    # ------------------------------------------------------------------ life
+
+    async def answer(self) -> str:
+        """The SDP answer. Raises as `signaling.peer.Peer.answer` does."""
+        answer = await self._peer.answer(
+            self._offer, downlink=self._downlink, on_receivers=self._attach
+        )
+        if self._peer.audio_sender is not None:
+            self._downlink.bind(self._peer.audio_sender)
+        return answer
+
+    async def run(self) -> str:
+        """Talk until the call is over; the reason."""
+        try:
+            async with asyncio.timeout(self._config.calls.max_duration_s):
+                async with asyncio.TaskGroup() as tasks:
+                    serving = tasks.create_task(self._serve(), name="serve")
+                    reason = await self._ended
+                    serving.cancel()
+        except TimeoutError:
+            reason = "max_duration"
+        except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only, and says so
+            log.exception("call %s failed", self.call_id)
+            reason = "internal_error"
+        await self._tell_end(reason)
+        return reason
+
+    def end(self, reason: str) -> None:
+        """End the call soon; the first reason counts."""
+        if not self._ended.done():
+            self._ended.set_result(reason)
+
+    async def close(self) -> None:
+        """Free everything; the engine's slot first, so that the next call finds it. Idempotent."""
+        for unsubscribe in self._unsubscribes:
+            unsubscribe()
+        self._unsubscribes.clear()
+        for uplink in (self._audio, self._video):
+            if uplink is not None:
+                uplink.close()
+        line, self._line = self._line, None
+        if line is not None:
+            await line.close()
+        await self._peer.close("hangup")
+        self._downlink.stop()
+
+    async def _serve(self) -> None:
+        """Wait for an engine's slot and open the line to it."""
+        address = await self._assigned
+        try:
+            self._line = await self._open_line(await self._links.get(address))
+        except (EngineGone, NoFreeSlot, ValueError) as error:
+            log.warning("call %s gets no engine: %s", self.call_id, error)
+            self.end("engine_full" if isinstance(error, NoFreeSlot) else "engine_gone")
+            return
+        if self._peer.channel.is_open:
+            self._emit(ev.SessionCreated(session=self._session_object()))
+        while True:
+            await asyncio.sleep(CAMERA_CHECK_S)
+            self._notice_camera_off()
+
+    async def _open_line(self, client: EngineClient) -> Line:
+        """The slot may still be held by a call whose media worker just died: ask again."""
+        for attempt in itertools.count(1):
+            try:
+                return await client.open(
+                    self.call_id,
+                    engine_config(self._conversation.settings),
+                    on_message=self._from_engine,
+                    on_gone=self._engine_gone,
+                )
+            except NoFreeSlot:
+                if attempt == OPEN_TRIES:
+                    raise
+                await asyncio.sleep(OPEN_RETRY_S)
+        raise AssertionError("unreachable")
+
+    def _notice_camera_off(self) -> None:
+        """Tell the engine once when the pictures stop, so that it does not describe the past."""
+        seen_at = self._last_picture_at
+        if seen_at is not None and time.monotonic() - seen_at > CAMERA_OFF_S:
+            self._last_picture_at = None
+            self._to_engine(p.ImageIn(self.call_id, self._last_pts, 1, 1, b""))
+
+    async def _tell_end(self, reason: str) -> None:
+        if reason in PEER_IS_GONE or not self._peer.is_connected:
+            return
+        message = REASONS.get(reason, reason)
+        if reason in FAILURES:
+            self._emit(ev.error(message, code=reason, type="server_error"))
+        self._emit(ev.SessionEnded(reason=reason, message=message))
+        # Closing at once would overtake the event.
+        await asyncio.sleep(FLUSH_S)
+
+    # ------------------------------------------------------------------ from the front
+
+    def assign(self, engine: EngineAddress) -> None:
+        if not self._assigned.done():
+            self._assigned.set_result(engine)
+
+    def queued(self, position: int, eta_s: float) -> None:
+        self._place_in_queue = (position, eta_s)
+        self._emit(ev.SessionQueued(position=position, eta_s=eta_s))
+
+    def pass_piece(self, piece: p.ItemPiece) -> None:
+        """Hand the engine a piece of an item; a lost one is told when the item is complete."""
+        is_lost = not self._to_engine(piece)
+        self._is_piece_lost = is_lost or (self._is_piece_lost and not piece.first)
+
+    def add_item(self, message: AddItem) -> None:
+        """Put an uploaded item into the conversation; raises `ProtocolError`."""
+        if self._is_piece_lost and not message.last.first:
+            raise ProtocolError(
+                "No engine serves this session yet, or it does not keep up; try again.",
+                code="engine_unavailable",
+                type="server_error",
+            )
+        self._requests.add_item(message.item, message.previous_item_id, message.last)
+
+    # ------------------------------------------------------------------ signaling.PeerListener
+
+    def connected(self) -> None:
+        log.info("call %s connected", self.call_id)
+
+    def channel_open(self) -> None:
+        if not self._assigned.done():
+            position, eta_s = self._place_in_queue
+            self._emit(ev.SessionQueued(position=position, eta_s=eta_s))
+        elif self._line is not None:
+            self._emit(ev.SessionCreated(session=self._session_object()))
+
+    def message(self, text: str) -> None:
+        self._requests.take(text)
+
+    def refused(self, error: ProtocolError) -> None:
+        self._emit(error_event(error))
+
+    def gone(self, reason: str) -> None:
+        self.end(reason)
+
+    # ------------------------------------------------------------------ media
+
+    def _attach(self, audio: RTCRtpReceiver | None, video: RTCRtpReceiver | None) -> None:
+        if audio is not None:
+            self._audio = AudioUplink(audio, self._hear, on_error=self._media_failed)
+            self._unsubscribes.append(self._ticker.subscribe(self._audio.poll))
+        else:
+            # Nobody pulls the outbound track then, yet responses must go on and end.
+            self._unsubscribes.append(self._ticker.subscribe(self._play_to_nobody))
+        if video is not None:
+            self._video = VideoUplink(
+                video,
+                self._see,
+                executor=self._threads,
+                on_error=self._video_failed,
+                max_fps=self._config.media.video_fps,
+                max_side=self._config.media.video_side,
+            )
+
+    def _play_to_nobody(self) -> None:
+        self._playout.take()
+
+    def _hear(self, pts: int, pcm: bytes) -> None:
+        self._last_pts = pts
+        self._to_engine(p.AudioIn(self.call_id, pts, pcm))
+
+    def _see(self, picture: Picture) -> None:
+        if self._conversation.settings.video.enabled:
+            self._last_picture_at = time.monotonic()
+            self._to_engine(
+                p.ImageIn(self.call_id, self._last_pts, picture.width, picture.height, picture.rgb)
+            )
+
+    def _media_failed(self, error: Exception) -> None:
+        log.error("the sound of call %s failed", self.call_id, exc_info=error)
+        self.end("media_failed")
+
+    def _video_failed(self, error: Exception) -> None:
+        if isinstance(error, UnsupportedCodec):
+            self._emit(ev.SessionWarning(code="video_unsupported", message=str(error)))
+            return
+        log.error("the video of call %s failed", self.call_id, exc_info=error)
+        message = "The camera's pictures cannot be used; the call goes on without them."
+        self._emit(ev.SessionWarning(code="video_failed", message=message))
+
+    # ------------------------------------------------------------------ engine
+
+    def _to_engine(self, message: p.Message) -> bool:
+        return self._line is not None and self._line.send(message)
+
+    def _from_engine(self, message: p.FromEngine) -> None:
+        if isinstance(message, p.SessionEnded):
+            self.end(ENGINE_REASONS[message.reason])
+            return
+        try:
+            self._conversation.hear(message)
+        except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only
+            log.exception("call %s failed", self.call_id)
+            self.end("internal_error")
+
+    def _engine_gone(self, reason: str) -> None:
+        log.warning("call %s lost its engine: %s", self.call_id, reason)
+        self.end("engine_gone")
+
+    # ------------------------------------------------------------------ events and statistics
+
+    def _emit(self, event: Any) -> None:
+        self._peer.send(encode(event))
+
+    def _session_object(self) -> dict[str, Any]:
+        expires_at = int(time.time() + self._config.calls.max_duration_s)
+        return self._conversation.settings.to_session(self.call_id, expires_at)
+
+    async def stats(self) -> CallStats:
+        """What `/api/stats` shows of this call."""
+        rows = list((await self._peer.stats()).values())
+        if self._audio is not None:
+            rows.append({"type": "media-playout", "kind": "audio"} | self._playout_stats())
+            self._merge(rows, "inbound-rtp", "audio", self._audio.stats())
+        if self._video is not None:
+            self._merge(rows, "inbound-rtp", "video", self._video.stats())
+        self._merge(rows, "outbound-rtp", "audio", self._downlink.stats())
+        return CallStats(
+            call_id=self.call_id,
+            state=self._state(),
+            since_s=round(time.monotonic() - self._since, 1),
+            mode=mode_of(self._conversation.settings),
+            turns=self.turns,
+            stats=rows,
+            latency_ms=dict(self._conversation.latency_ms),
+            kv_tokens=self._conversation.kv_tokens,
+        )
+
+    def _state(self) -> str:
+        if self._ended.done():
+            return "ending"
+        if not self._assigned.done():
+            return "queued"
+        return "active" if self._peer.is_connected else "connecting"
+
+    def _playout_stats(self) -> dict[str, Any]:
+        playout = self._playout
+        return {
+            "totalSamplesCount": playout.taken_samples,
+            "underruns": playout.underruns,
+            "underrunSamples": playout.underrun_samples,
+            "clearedSamples": playout.cleared_samples,
+            "staleSamples": playout.stale_samples,
+            "overflowSamples": playout.overflow_samples,
+        }
+
+    @staticmethod
+    def _merge(rows: list[dict[str, Any]], kind: str, media: str, more: dict[str, Any]) -> None:
+        """Put our own figures over aiortc's, which does not see past its receiver."""
+        for row in rows:
+            if row.get("type") == kind and row.get("kind") == media:
+                row.update(more)
+                return
+        rows.append({"type": kind, "kind": media} | more)

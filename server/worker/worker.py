@@ -1,0 +1,209 @@
+"""A media worker process: peer connections, sound and pictures of its calls. No torch in here."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import uvloop
+
+from engine.ipc.child_process import Child, LoopLag, die_with_parent, process_usage
+from engine.ipc.logs import log_to
+from engine.ipc.supervision import Ready
+from media.clock import Ticker
+from server.config import Config, MediaConfig
+from server.control import (
+    AddItem,
+    AssignEngine,
+    CallEnded,
+    CallPlaced,
+    CallRefused,
+    EngineDown,
+    GetStats,
+    HangUp,
+    ItemAdded,
+    ItemRefused,
+    PassPiece,
+    PlaceCall,
+    QueuePosition,
+    ToWorker,
+    WorkerConfig,
+    WorkerStats,
+)
+from server.worker.engine_links import EngineLinks
+from server.worker.session import Session
+from signaling.errors import ProtocolError
+from signaling.ice import IceSettings
+
+log = logging.getLogger(__name__)
+
+VIDEO_THREADS = 2
+END_TIMEOUT_S = 1.0
+
+
+def ice_settings(media: MediaConfig) -> IceSettings:
+    """The ICE part of the configuration."""
+    ports = tuple(map(int, media.ports.split("-"))) if media.ports else None
+    return IceSettings(
+        port_range=(ports[0], ports[1]) if ports else None,
+        public_addresses=(media.public_address,) if media.public_address else (),
+        stun_url=media.stun or None,
+        turn_url=media.turn or None,
+        turn_username=media.turn_user or None,
+        turn_password=media.turn_password or None,
+    )
+
+
+class Worker:
+    """Owns the sessions of this process and what they share: the tick, engine links, threads."""
+
+    def __init__(self, name: str, config: Config, child_control: str) -> None:
+        self._config = config
+        self._ice = ice_settings(config.media)
+        self._child = Child(child_control, name, inbound=ToWorker, on_message=self._receive)
+        self._name = name
+        self._sessions: dict[str, Session] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+        self._ticker = Ticker()
+        self._threads = ThreadPoolExecutor(VIDEO_THREADS, thread_name_prefix="video")
+        self._lag = LoopLag()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._links: EngineLinks | None = None
+
+    async def run(self) -> None:
+        """Serve until told to stop; then tell every caller and end."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._links = EngineLinks(self._name, tasks)
+                lag = tasks.create_task(self._lag.run(), name="lag")
+                gc.collect()
+                # What is loaded now stays: collections need not look at it again.
+                gc.freeze()
+                self._child.send(Ready(os.getpid()))
+                await self._child.stop.wait()
+                for session in self._sessions.values():
+                    session.end("server_shutdown")
+                await self._all_ended()
+                self._links.close()
+                lag.cancel()
+        finally:
+            self._ticker.close()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._child.close()
+
+    async def _all_ended(self) -> None:
+        calls = [task for task in self._calls if not task.done()]
+        if calls:
+            await asyncio.wait(calls, timeout=max(END_TIMEOUT_S, self._child.grace_s))
+
+    def _receive(self, message: Any) -> None:
+        match message:
+            case PlaceCall():
+                assert self._tasks is not None
+                task = self._tasks.create_task(self._call(message), name=message.call_id)
+                self._calls.add(task)
+                task.add_done_callback(self._calls.discard)
+            case GetStats():
+                assert self._tasks is not None
+                self._tasks.create_task(self._report(message.n), name="stats")
+            case EngineDown():
+                assert self._links is not None
+                self._links.lost(message.endpoint, message.reason)
+            case AddItem():
+                self._child.send(self._add_item(message))
+            case AssignEngine() | QueuePosition() | PassPiece() | HangUp():
+                session = self._sessions.get(message.call_id)
+                if session is not None:
+                    _tell(session, message)
+
+    def _add_item(self, message: AddItem) -> ItemAdded | ItemRefused:
+        call_id, item_id = message.call_id, message.item.id
+        session = self._sessions.get(call_id)
+        if session is None:
+            gone = "There is no such call."
+            return ItemRefused(call_id, item_id, 404, "call_not_found", gone)
+        try:
+            session.add_item(message)
+        except ProtocolError as error:
+            status = 503 if error.type == "server_error" else error.status
+            return ItemRefused(call_id, item_id, status, error.code, error.message, error.param)
+        return ItemAdded(call_id, item_id)
+
+    async def _call(self, place: PlaceCall) -> None:
+        """One call from its offer to its end; whatever happens, the front hears of the end."""
+        assert self._links is not None
+        reason, turns = "not_answered", 0
+        session: Session | None = None
+        try:
+            session = Session(
+                place, self._config, self._ice, self._links, self._ticker, self._threads
+            )
+            self._sessions[place.call_id] = session
+            answer = await session.answer()
+            self._child.send(CallPlaced(place.call_id, answer))
+            reason = await session.run()
+            turns = session.turns
+        except ProtocolError as error:
+            self._refuse(place, error)
+        except (TimeoutError, OSError) as error:
+            log.warning("call %s cannot be answered: %s", place.call_id, error)
+            problem = ProtocolError(
+                "The call could not be answered.", code="media_unavailable", status=503
+            )
+            self._refuse(place, problem)
+        except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only
+            log.exception("call %s failed", place.call_id)
+            reason = "internal_error"
+            self._refuse(place, ProtocolError("Internal error.", code="internal", status=500))
+        finally:
+            if session is not None:
+                await session.close()
+            self._sessions.pop(place.call_id, None)
+            if not self._sessions:
+                # A peer connection is a knot of cycles; nobody is kept waiting by untying it now.
+                gc.collect()
+            self._child.send(CallEnded(place.call_id, reason, turns))
+
+    def _refuse(self, place: PlaceCall, error: ProtocolError) -> None:
+        self._child.send(
+            CallRefused(place.call_id, error.status, error.code, error.message, error.param)
+        )
+
+    async def _report(self, n: int) -> None:
+        calls = [await session.stats() for session in tuple(self._sessions.values())]
+        cpu_s, rss_bytes = process_usage()
+        self._child.send(
+            WorkerStats(n, cpu_s, rss_bytes, self._lag.take(), len(asyncio.all_tasks()), calls)
+        )
+
+
+def _tell(session: Session, message: AssignEngine | QueuePosition | PassPiece | HangUp) -> None:
+    match message:
+        case AssignEngine():
+            session.assign(message.engine)
+        case QueuePosition():
+            session.queued(message.position, message.eta_s)
+        case PassPiece():
+            session.pass_piece(message.piece)
+        case HangUp():
+            session.end(message.reason)
+
+
+def main() -> None:
+    """Entry of the child: the parent's pid is the argument, the configuration comes on stdin."""
+    die_with_parent(int(sys.argv[1]))
+    told = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
+    config = msgspec.json.decode(told.config, type=Config)
+    log_to(told.name, config.log.level, config.log.file)
+
+    async def serve() -> None:
+        await Worker(told.name, config, told.control).run()
+
+    uvloop.run(serve())

@@ -1,0 +1,276 @@
+"""Who may do what: API keys, ephemeral secrets, roles, and the guard of keyless loopback. Front."""
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from signaling.errors import ProtocolError
+from signaling.http.httperrors import error_response
+from signaling.ratelimit import KeyedBuckets
+from signaling.settings import SessionSettings
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["user", "admin"]
+Clock = Callable[[], float]
+
+SECRET_MIN_S = 10
+SECRET_MAX_S = 7200
+SECRET_DEFAULT_S = 600
+MAX_SECRETS = 10_000
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """A configured key; `id` may be logged, `secret` never."""
+
+    id: str
+    secret: str
+    role: Role = "user"
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who a request is from. `session` is what an ephemeral secret carries."""
+
+    role: Role
+    key_id: str | None = None
+    session: SessionSettings | None = None
+    is_ephemeral: bool = False
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How often calls may be placed, per key and per remote address."""
+
+    calls_per_minute: float = 30.0
+    calls_burst: float = 20.0
+
+
+class EphemeralSecrets:
+    """Secrets of OpenAI's client_secrets: `ek_…`, reusable until they expire. Memory only.
+
+    Only their hashes are kept. At most `capacity`; beyond it the oldest is forgotten.
+    """
+
+    def __init__(self, clock: Clock = time.time, capacity: int = MAX_SECRETS) -> None:
+        self._clock = clock
+        self._capacity = capacity
+        self._entries: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def issue(
+        self, lifetime_s: int, session: SessionSettings, key_id: str | None
+    ) -> tuple[str, int]:
+        """Return a new secret and when it expires (Unix seconds)."""
+        now = self._clock()
+        for digest, (expires_at, _) in list(self._entries.items()):
+            if expires_at <= now:
+                del self._entries[digest]
+        value = "ek_" + secrets.token_urlsafe(32)
+        principal = Principal(role="user", key_id=key_id, session=session, is_ephemeral=True)
+        expires_at = int(now) + lifetime_s
+        self._entries[_digest(value)] = (expires_at, principal)
+        if len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+        return value, expires_at
+
+    def find(self, value: str) -> Principal | None:
+        """Return whose secret this is, or None if unknown or expired."""
+        entry = self._entries.get(_digest(value))
+        if entry is None or entry[0] <= self._clock():
+            return None
+        return entry[1]
+
+
+class Authenticator:
+    """Resolves a request to a Principal.
+
+    `is_keyless` is for a server that listens on loopback only: everyone is admin, but only under
+    a loopback Host (a rebound DNS name would show another) and from a loopback or allowed Origin
+    (any web page can post to localhost).
+    """
+
+    def __init__(
+        self,
+        keys: tuple[ApiKey, ...] = (),
+        *,
+        is_keyless: bool = False,
+        allowed_hosts: tuple[str, ...] = (),
+        allowed_origins: tuple[str, ...] = (),
+        limits: Limits | None = None,
+        clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+    ) -> None:
+        if not keys and not is_keyless:
+            raise ValueError("at least one API key is needed unless the server is keyless")
+        limits = limits or Limits()
+        self.is_keyless = is_keyless
+        self.allowed_origins = allowed_origins
+        self.secrets = EphemeralSecrets(wall_clock)
+        self._keys = tuple((_digest(key.secret), key) for key in keys)
+        self._allowed_hosts = (*LOOPBACK_HOSTS, *allowed_hosts)
+        self._clock = clock
+        self._calls = KeyedBuckets(limits.calls_per_minute / 60, limits.calls_burst)
+
+    def identify(self, request: web.Request) -> Principal | None:
+        """Return who sent the request, None for nobody known. Raises ProtocolError 401, 403."""
+        if self.is_keyless:
+            self._guard_loopback(request)
+        value = _bearer(request) or _page_key(request)
+        if value is None:
+            return Principal(role="admin") if self.is_keyless else None
+        if value.startswith("ek_"):
+            principal = self.secrets.find(value)
+        else:
+            principal = self._find_key(value)
+        if principal is None and self.is_keyless:
+            # SDKs cannot be used without some key.
+            return Principal(role="admin")
+        if principal is None:
+            raise ProtocolError(
+                "The API key or secret is unknown or has expired.",
+                code="invalid_api_key",
+                status=401,
+            )
+        return principal
+
+    def admit_call(self, request: web.Request, principal: Principal) -> None:
+        """Count one POST of a call. Raises RateLimited (429)."""
+        now = self._clock()
+        keys = [f"remote:{request.remote}"]
+        if principal.key_id is not None:
+            keys.append(f"key:{principal.key_id}")
+        wait_s = max(self._calls.take(key, now) for key in keys)
+        if wait_s > 0:
+            raise RateLimited(wait_s)
+
+    def is_allowed_origin(self, request: web.Request, origin: str) -> bool:
+        """Return whether pages of `origin` may call: same origin, loopback, or configured."""
+        if origin in self.allowed_origins or "*" in self.allowed_origins:
+            return True
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https"):
+            return False
+        return parts.netloc == request.host or parts.hostname in LOOPBACK_HOSTS
+
+    def _find_key(self, value: str) -> Principal | None:
+        digest = _digest(value)
+        found = None
+        for known, key in self._keys:
+            # No early exit: the time says nothing about which key was near.
+            if hmac.compare_digest(known, digest):
+                found = Principal(role=key.role, key_id=key.id)
+        return found
+
+    def _guard_loopback(self, request: web.Request) -> None:
+        host = _hostname(request.host)
+        if host not in self._allowed_hosts:
+            raise ProtocolError(
+                f"This server answers under localhost only, not under {host[:80]!r}.",
+                code="forbidden_host",
+                status=403,
+            )
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None and not self.is_allowed_origin(request, origin):
+            raise ProtocolError(
+                f"Pages of {origin[:80]!r} may not use this server.",
+                code="forbidden_origin",
+                status=403,
+            )
+
+
+class RateLimited(ProtocolError):
+    """Too many calls: 429 with Retry-After."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(
+            f"Too many calls; try again in {retry_after_s:.0f} s.",
+            code="rate_limit_exceeded",
+            status=429,
+            type="rate_limit_error",
+        )
+        self.retry_after_s = retry_after_s
+
+
+PRINCIPAL = web.RequestKey("principal", Principal)
+_AUTH = web.AppKey("auth", Authenticator)
+
+
+def install(app: web.Application, auth: Authenticator) -> None:
+    """Identify every request of `app` before its handler; handlers call require()."""
+    app[_AUTH] = auth
+    app.middlewares.append(_middleware)
+
+
+def require(request: web.Request, role: Role = "user") -> Principal:
+    """Return who sent the request. Raises ProtocolError 401 without key, 403 below `role`.
+
+    An ephemeral secret is in browsers: it places calls and does nothing else, so "admin" is never
+    granted to it.
+    """
+    principal: Principal | None = request.get(PRINCIPAL)
+    if principal is None:
+        raise ProtocolError(
+            "An API key is needed: Authorization: Bearer <key>.",
+            code="missing_api_key",
+            status=401,
+        )
+    if role == "admin" and principal.role != "admin":
+        raise ProtocolError(
+            "This key may place calls but not administer.", code="forbidden", status=403
+        )
+    return principal
+
+
+@web.middleware
+async def _middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        if request.method != hdrs.METH_OPTIONS:
+            principal = request.config_dict[_AUTH].identify(request)
+            if principal is not None:
+                request[PRINCIPAL] = principal
+        return await handler(request)
+    except ProtocolError as error:
+        return error_response(error)
+
+
+def _bearer(request: web.Request) -> str | None:
+    scheme, _, value = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return value.strip() if scheme.lower() == "bearer" and value.strip() else None
+
+
+def _page_key(request: web.Request) -> str | None:
+    # Only for opening a page by its printed URL; the page moves the key to its sessionStorage.
+    is_page = request.method == "GET" and "text/html" in request.headers.get(hdrs.ACCEPT, "")
+    return request.query.get("key") or None if is_page else None
+
+
+def _hostname(host: str) -> str:
+    name = urlsplit(f"//{host}").hostname or ""
+    return name.rstrip(".")
+
+
+def _digest(value: str) -> bytes:
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
+
+
+def is_loopback_address(address: str) -> bool:
+    """Return whether a listening address is reachable from this host only."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,198 @@
+"""The HTTP API of calls in OpenAI's Realtime shapes: place, hang up, client secrets. Front.
+
+OpenAI API reference, "Realtime / Create call", "Hang up call", "Create client secret".
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Literal, Protocol
+
+import msgspec
+from aiohttp import hdrs, web
+from msgspec import Meta
+
+from signaling.client_items import ItemCreate
+from signaling.errors import NoFreeSlot, ProtocolError
+from signaling.fields import convert
+from signaling.http.auth import (
+    SECRET_DEFAULT_S,
+    SECRET_MAX_S,
+    SECRET_MIN_S,
+    Authenticator,
+    Principal,
+    require,
+)
+from signaling.http.bodies import MAX_SESSION_BYTES, decode_json, read_bounded, read_offer
+from signaling.http.cors import add_cors, preflight
+from signaling.http.httperrors import busy_response, error_response, json_error
+from signaling.http.uploads import Uploads
+from signaling.sdp import check_offer
+from signaling.server_events import MessageItem, new_id
+from signaling.settings import SessionSettings
+
+logger = logging.getLogger(__name__)
+
+CALLS_PATH = "/v1/realtime/calls"
+SECRETS_PATH = "/v1/realtime/client_secrets"
+
+Endpoint = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class PlacedCall(msgspec.Struct, frozen=True):
+    """A call that was answered; `call_id` is unguessable and starts with rtc_."""
+
+    call_id: str
+    sdp: str
+
+
+class Desk(Protocol):
+    """Who places calls: the broker, behind the front."""
+
+    async def place(
+        self, sdp: str, session: SessionSettings, *, remote: str, key_id: str | None
+    ) -> PlacedCall:
+        """Place a checked offer. Raises NoFreeSlot, ProtocolError, TimeoutError."""
+
+    async def hang_up(self, call_id: str, reason: str) -> bool:
+        """End a call; False if there is none of this id."""
+
+    def is_open(self, call_id: str) -> bool:
+        """Whether there is a call of this id."""
+
+    async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
+        """Put an item into a call's conversation; it as its events tell it.
+
+        Raises ProtocolError, TimeoutError.
+        """
+
+
+class _Expiry(msgspec.Struct):
+    anchor: Literal["created_at"] = "created_at"
+    seconds: Annotated[int, Meta(ge=SECRET_MIN_S, le=SECRET_MAX_S)] = SECRET_DEFAULT_S
+
+
+class _SecretRequest(msgspec.Struct):
+    expires_after: _Expiry | None = None
+    session: dict[str, Any] | None = None
+
+
+def add_routes(app: web.Application, desk: Desk, auth: Authenticator) -> None:
+    """Add the call routes; signaling.auth.install must have been called on the same app."""
+    api = _Api(desk, auth)
+    call_path = CALLS_PATH + "/{call_id}"
+    routes: list[tuple[str, dict[str, Endpoint]]] = [
+        (CALLS_PATH, {hdrs.METH_POST: api.place}),
+        (call_path, {hdrs.METH_GET: api.get, hdrs.METH_DELETE: api.delete}),
+        (call_path + "/hangup", {hdrs.METH_POST: api.hang_up}),
+        (call_path + "/items", {hdrs.METH_POST: Uploads(desk).add}),
+        (SECRETS_PATH, {hdrs.METH_POST: api.create_secret}),
+    ]
+    for path, endpoints in routes:
+        resource = app.router.add_resource(path)
+        resource.add_route(hdrs.METH_ANY, api.resource(endpoints))
+
+
+class _Api:
+    """The endpoints; holds nothing but who answers them."""
+
+    def __init__(self, desk: Desk, auth: Authenticator) -> None:
+        self._desk = desk
+        self._auth = auth
+
+    def resource(self, endpoints: Mapping[str, Endpoint]) -> Endpoint:
+        """Return one handler for all methods of a path: CORS, 405 and errors in one place."""
+        methods = tuple(endpoints)
+
+        async def handle(request: web.Request) -> web.Response:
+            if request.method == hdrs.METH_OPTIONS:
+                return preflight(request, self._auth, methods)
+            endpoint = endpoints.get(request.method)
+            if endpoint is None:
+                allowed = ", ".join((*methods, hdrs.METH_OPTIONS))
+                response = json_error(405, f"Allowed here: {allowed}.", code="method_not_allowed")
+                response.headers[hdrs.ALLOW] = allowed
+            else:
+                response = await _answer(endpoint, request)
+            add_cors(request, response, self._auth)
+            return response
+
+        return handle
+
+    async def place(self, request: web.Request) -> web.Response:
+        principal = require(request)
+        self._auth.admit_call(request, principal)
+        sdp, update = await read_offer(request)
+        session = _session(principal, update, request.query.get("model"))
+        check_offer(sdp)
+        placed = await self._desk.place(
+            sdp, session, remote=request.remote or "", key_id=principal.key_id
+        )
+        return web.Response(
+            status=201,
+            text=placed.sdp,
+            content_type="application/sdp",
+            headers={hdrs.LOCATION: f"{CALLS_PATH}/{placed.call_id}"},
+        )
+
+    async def get(self, request: web.Request) -> web.Response:
+        """Whether the call is still there, for a client whose media stopped; by its id alone."""
+        call_id = request.match_info["call_id"]
+        if not self._desk.is_open(call_id):
+            raise ProtocolError("There is no such call.", code="call_not_found", status=404)
+        return web.json_response({"id": call_id, "object": "realtime.call"})
+
+    async def hang_up(self, request: web.Request) -> web.Response:
+        # Without a key: the id itself is the capability, and a pagehide beacon has no headers.
+        await self._end(request)
+        return web.json_response({})
+
+    async def delete(self, request: web.Request) -> web.Response:
+        await self._end(request)
+        return web.Response(status=204)
+
+    async def _end(self, request: web.Request) -> None:
+        if not await self._desk.hang_up(request.match_info["call_id"], "hangup"):
+            raise ProtocolError("There is no such call.", code="call_not_found", status=404)
+
+    async def create_secret(self, request: web.Request) -> web.Response:
+        principal = require(request)
+        if principal.is_ephemeral:
+            raise ProtocolError(
+                "A client secret cannot create another one.", code="forbidden", status=403
+            )
+        body = await read_bounded(request.content.iter_any(), MAX_SESSION_BYTES)
+        wanted = convert(decode_json(body or b"{}", "body"), _SecretRequest)
+        session = SessionSettings().merge(wanted.session or {})
+        lifetime_s = (wanted.expires_after or _Expiry()).seconds
+        value, expires_at = self._auth.secrets.issue(lifetime_s, session, principal.key_id)
+        rendered = session.to_session(new_id("sess"), expires_at=0)
+        return web.json_response(
+            {"value": value, "expires_at": expires_at, "session": rendered}, dumps=_dumps
+        )
+
+
+async def _answer(endpoint: Endpoint, request: web.Request) -> web.Response:
+    try:
+        return await endpoint(request)
+    except ProtocolError as error:
+        return error_response(error)
+    except NoFreeSlot as error:
+        return busy_response(error)
+    except TimeoutError:
+        return json_error(
+            504, "The call was not answered in time.", type="server_error", code="timeout"
+        )
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.rel_url.path)
+        return json_error(500, "Internal error.", type="server_error", code="internal_error")
+
+
+def _session(principal: Principal, update: dict[str, Any], model: str | None) -> SessionSettings:
+    session = principal.session or SessionSettings()
+    if model and "model" not in update:
+        update = {**update, "model": model[:256]}
+    return session.merge(update)
+
+
+def _dumps(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

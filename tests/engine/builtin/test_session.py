@@ -1,0 +1,514 @@
+"""Turn-taking: epochs, barge-in, flow control, the three modes, cancel, settings, ends.
+
+Scripted recogniser and answerer; real segmentation of recorded speech; no waiting on clocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from engine.builtin.interfaces import Transcript
+from engine.ipc.protocol import (
+    MAX_AHEAD_MS,
+    AudioOut,
+    CancelResponse,
+    ClearAudio,
+    CommitAudio,
+    CreateResponse,
+    DeleteItem,
+    ForceListen,
+    ImageIn,
+    InputTranscript,
+    Interrupt,
+    ItemIn,
+    ResponseDone,
+    ResponseStarted,
+    SessionConfig,
+    SessionEnded,
+    SessionWarning,
+    SpeechStarted,
+    SpeechStopped,
+    TextOut,
+    TextPart,
+    TurnDetection,
+    UnitDone,
+    UpdateSession,
+)
+from tests.engine.builtin.rig import SESSION, Scene, failing, hiss, say, settle, speech
+
+POLITE = TurnDetection(interrupt_response=False)
+
+
+@asynccontextmanager
+async def scene(*arguments: Any, **named: Any) -> AsyncIterator[Scene]:
+    it = Scene(*arguments, **named)
+    try:
+        yield it
+    finally:
+        await it.close()
+
+
+def typed(text: str) -> ItemIn:
+    return ItemIn(SESSION, "item-1", "user", (TextPart(text),))
+
+
+async def test_speech_is_announced_transcribed_and_answered_in_order() -> None:
+    async with scene(script=[Transcript("what time is it")]) as it:
+        await it.hear(say("what_time"))
+        done = await it.wait(ResponseDone)
+        kinds = [type(message) for message in it.log]
+        order = (SpeechStarted, SpeechStopped, InputTranscript, ResponseStarted, TextOut, AudioOut)
+        assert [kinds.index(kind) for kind in order] == sorted(kinds.index(kind) for kind in order)
+        assert done.status == "completed"
+        assert it.all(ResponseStarted) == [ResponseStarted(SESSION, 1, "speech", 1, "audio")]
+        assert it.all(InputTranscript)[-1].text == "what time is it"
+
+
+async def test_last_is_flagged_exactly_once_at_the_end_of_sound_and_text() -> None:
+    async with scene(stretches_ms=(500, 700)) as it:
+        await it.hear(say("what_time"))
+        await it.wait(ResponseDone)
+        for messages in (it.all(AudioOut), it.all(TextOut)):
+            assert [m.last for m in messages] == [False] * (len(messages) - 1) + [True]
+        pts = 0
+        for message in it.all(AudioOut):
+            assert message.pts == pts
+            pts += len(message.pcm) // 2
+        assert pts == 24 * 1200
+
+
+async def test_words_never_come_after_the_sound_they_belong_to() -> None:
+    async with scene(stretches_ms=(2_000,)) as it:
+        await it.hear(say("what_time"))
+        await it.wait(ResponseDone)
+        sent = 0
+        for message in it.log:
+            if isinstance(message, AudioOut):
+                sent = message.pts + len(message.pcm) // 2
+            elif isinstance(message, TextOut) and message.text:
+                assert message.pts >= sent or message.pts == 0
+
+
+async def test_no_more_than_allowed_is_ahead_of_what_was_heard() -> None:
+    async with scene(stretches_ms=(3_000, 3_000, 3_000)) as it:
+        await it.hear(say("what_time"))
+        await settle(100)
+
+        def sent() -> int:
+            return sum(len(message.pcm) // 2 for message in it.all(AudioOut))
+
+        limit = 24 * MAX_AHEAD_MS
+        assert limit - 24 * 200 < sent() <= limit
+        assert not it.all(ResponseDone)
+        it.heard(1, 24_000, final=False)
+        await settle()
+        assert limit + 24_000 - 24 * 200 < sent() <= limit + 24_000
+        it.heard(1, 24 * 4_500, final=False)
+        await settle()
+        it.heard(1, 24 * 8_000, final=False)
+        assert (await it.wait(ResponseDone)).status == "completed"
+        assert sent() == 24 * 9_000
+
+
+async def test_speaking_over_an_answer_cuts_it_within_120_ms() -> None:
+    async with scene(stretches_ms=(3_000, 3_000)) as it:
+        await it.hear(say("tell_story"))
+        await it.wait(AudioOut)
+        begun = it.pts
+        await it.hear(hiss(300))
+        onset = it.pts
+        await it.hear(speech("stop")[2 * 320 * 4 :])
+        cut = await it.wait(Interrupt)
+        assert cut.epoch == 1
+        started = it.all(SpeechStarted)[1]
+        assert started.pts >= begun
+        done = await it.wait(ResponseDone)
+        assert (done.status, done.reason) == ("cancelled", "turn_detected")
+        index = it.log.index(cut)
+        assert not [m for m in it.log[index:] if isinstance(m, AudioOut) and m.epoch == 1]
+        assert it.answerer.closed == 1
+        assert started.pts - onset < 16 * 400
+
+
+async def test_interrupt_follows_the_first_voiced_frame_by_at_most_six_frames() -> None:
+    async with scene(stretches_ms=(3_000, 3_000)) as it:
+        await it.hear(say("tell_story"))
+        await it.wait(AudioOut)
+        for start in range(0, len(speech("what_time")), 640):
+            await it.hear(speech("what_time")[start : start + 640])
+            if it.all(Interrupt):
+                break
+        assert it.pts - it.all(SpeechStarted)[1].pts <= 16 * 120
+
+
+async def test_an_answer_that_is_generated_but_still_playing_is_interrupted_too() -> None:
+    async with scene() as it:
+        await it.hear(say("what_time"))
+        await it.wait(ResponseDone)
+        it.heard(1, 12_000, final=False)
+        await it.hear(say("stop"))
+        await it.wait(Interrupt)
+        assert [done.status for done in it.all(ResponseDone)][:1] == ["completed"]
+        assert len([done for done in it.all(ResponseDone) if done.epoch == 1]) == 1
+
+
+async def test_an_answer_heard_to_its_end_is_not_interrupted() -> None:
+    async with scene() as it:
+        await it.hear(say("what_time"))
+        await it.wait(ResponseDone)
+        it.heard(1, 24_000, final=True)
+        await it.hear(say("stop"))
+        await it.wait(ResponseDone, 2)
+        assert it.all(Interrupt) == []
+
+
+async def test_a_click_does_not_cut_an_answer() -> None:
+    async with scene(stretches_ms=(3_000, 3_000)) as it:
+        await it.hear(say("tell_story"))
+        await it.wait(AudioOut)
+        click = speech("what_time")[2 * 16 * 300 : 2 * 16 * 330]
+        for _ in range(5):
+            await it.hear(hiss(400) + click + hiss(400))
+        assert it.all(Interrupt) == []
+
+
+async def test_what_was_not_heard_of_an_interrupted_answer_is_forgotten() -> None:
+    async with scene(stretches_ms=(4_000,)) as it:
+        await it.hear(say("what_time"))
+        await it.wait(AudioOut)
+        await it.hear(say("stop"))
+        it.heard(1, 24 * 1_500, final=True, interrupted=True)
+        await it.wait(ResponseDone, 2)
+        texts = [(item.role, item.text) for item in it.answerer.turns[1].conversation.items]
+        assert texts[1] == ("assistant", "w00 w01")
+
+
+async def test_an_answer_cut_before_it_was_noticed_leaves_the_question_open() -> None:
+    script = [Transcript("what time"), Transcript("is it")]
+    async with scene(script=script, stretches_ms=(4_000,)) as it:
+        await it.hear(say("what_time"))
+        await it.wait(AudioOut)
+        await it.hear(speech("stop"))
+        it.heard(1, 1_000, final=True, interrupted=True)
+        await it.hear(hiss(700))
+        await it.wait(ResponseStarted, 2)
+        open_items = [item.text for item in it.answerer.turns[0].conversation.items]
+        assert open_items[:2] == ["what time", "is it"]
+
+
+async def test_without_interruption_the_next_answer_waits_for_the_end_of_this_one() -> None:
+    config = SessionConfig(mode="half_duplex", turn_detection=POLITE)
+    async with scene(config) as it:
+        await it.hear(say("what_time"))
+        await it.wait(ResponseDone)
+        await it.hear(say("stop"))
+        await settle()
+        assert it.all(Interrupt) == []
+        assert len(it.all(InputTranscript)) == 2
+        assert len(it.all(ResponseStarted)) == 1
+        it.heard(1, 24_000, final=True)
+        assert (await it.wait(ResponseStarted, 2)).utterance == 2
+
+
+async def test_half_duplex_interrupts_if_so_configured() -> None:
+    async with scene(SessionConfig(mode="half_duplex")) as it:
+        await it.hear(say("what_time"))
+        await it.wait(ResponseDone)
+        await it.hear(say("stop"))
+        assert (await it.wait(Interrupt)).epoch == 1
+
+
+async def test_without_create_response_speech_is_only_transcribed() -> None:
+    config = SessionConfig(turn_detection=TurnDetection(create_response=False))
+    async with scene(config) as it:
+        await it.hear(say("what_time"))
+        await it.wait(UnitDone)
+        assert it.all(UnitDone)[0].decision == "listen"
+        assert it.all(ResponseStarted) == []
+        it.session.handle(CreateResponse(SESSION))
+        assert (await it.wait(ResponseStarted)).trigger == "request"
+
+
+async def test_who_goes_on_speaking_is_answered_once() -> None:
+    async with scene(script=[Transcript("what time"), Transcript("is it")]) as it:
+        it.recogniser.gate.clear()
+        await it.hear(say("what_time", after_ms=400))
+        await it.hear(speech("stop"))
+        it.recogniser.gate.set()
+        await it.wait(InputTranscript)
+        assert it.all(ResponseStarted) == []
+        await it.hear(hiss(700))
+        assert (await it.wait(ResponseStarted)).utterance == 2
+
+
+async def test_noise_after_a_question_does_not_swallow_its_answer() -> None:
+    async with scene(script=[Transcript("what time is it"), Transcript("")]) as it:
+        it.recogniser.gate.clear()
+        await it.hear(say("what_time", after_ms=400))
+        await it.hear(speech("stop")[: 2 * 16 * 380])
+        it.recogniser.gate.set()
+        await it.hear(hiss(700))
+        await it.wait(ResponseStarted)
+        assert it.answerer.turns[0].transcript is None
+
+
+async def test_a_wordless_short_sound_is_not_answered() -> None:
+    async with scene(script=[Transcript("")]) as it:
+        await it.hear(hiss(300) + speech("stop")[: 2 * 16 * 380] + hiss(700))
+        await it.wait(UnitDone)
+        assert it.all(ResponseStarted) == []
+
+
+async def test_turn_based_speech_waits_for_commit_and_request() -> None:
+    async with scene(SessionConfig(mode="turn_based"), [Transcript("hello")]) as it:
+        await it.hear(say("hello") + say("stop"))
+        await settle()
+        assert it.log == []
+        it.session.handle(CommitAudio(SESSION))
+        it.session.handle(CreateResponse(SESSION))
+        assert (await it.wait(InputTranscript)).text == "hello"
+        await it.wait(ResponseDone)
+        assert len(it.recogniser.utterances) == 1
+        assert it.answerer.turns[0].conversation.items[0].text == "hello"
+        assert it.all(SpeechStarted) == []
+
+
+async def test_committing_nothing_is_told() -> None:
+    async with scene(SessionConfig(mode="turn_based")) as it:
+        await it.hear(hiss(500))
+        it.session.handle(CommitAudio(SESSION))
+        transcript = await it.wait(InputTranscript)
+        assert (transcript.text, transcript.error) == ("", "no speech was heard")
+
+
+async def test_cleared_audio_is_forgotten() -> None:
+    async with scene(SessionConfig(mode="turn_based")) as it:
+        await it.hear(say("hello"))
+        it.session.handle(ClearAudio(SESSION))
+        assert it.recogniser.utterances[0].is_abandoned
+        it.session.handle(CommitAudio(SESSION))
+        assert (await it.wait(InputTranscript)).error
+
+
+async def test_typed_text_is_answered_on_request_in_text_only_if_asked() -> None:
+    async with scene() as it:
+        it.session.handle(typed("hi"))
+        it.session.handle(CreateResponse(SESSION, modalities=("text",)))
+        await it.wait(ResponseDone)
+        assert it.all(ResponseStarted)[0].modality == "text"
+        assert it.all(AudioOut) == []
+        assert [text.last for text in it.all(TextOut)][-1]
+        await it.hear(say("stop"))
+        assert it.all(Interrupt) == []
+
+
+async def test_a_request_supersedes_the_answer_under_way() -> None:
+    async with scene(stretches_ms=(5_000,)) as it:
+        it.session.handle(CreateResponse(SESSION))
+        await it.wait(AudioOut)
+        it.session.handle(CreateResponse(SESSION))
+        await it.wait(ResponseStarted, 2)
+        assert it.all(Interrupt) == [Interrupt(SESSION, 1)]
+        assert it.all(ResponseDone)[0].status == "cancelled"
+
+
+@pytest.mark.parametrize("epoch, cut", [(1, True), (7, True), (0, False)])
+async def test_cancel_ends_what_is_not_newer(epoch: int, cut: bool) -> None:
+    async with scene(stretches_ms=(5_000,)) as it:
+        it.session.handle(CreateResponse(SESSION))
+        await it.wait(AudioOut)
+        it.session.handle(CancelResponse(SESSION, epoch))
+        await settle()
+        assert [done.status for done in it.all(ResponseDone)] == (["cancelled"] if cut else [])
+        assert it.answerer.closed == int(cut)
+        assert it.all(Interrupt) == []
+
+
+async def test_forced_to_listen_it_transcribes_and_stays_silent() -> None:
+    async with scene(stretches_ms=(5_000,)) as it:
+        it.session.handle(CreateResponse(SESSION))
+        await it.wait(AudioOut)
+        it.session.handle(ForceListen(SESSION, True))
+        assert it.all(ResponseDone)[0].status == "cancelled"
+        assert it.all(Interrupt)
+        await it.hear(say("hello"))
+        await it.wait(InputTranscript)
+        it.session.handle(CreateResponse(SESSION))
+        assert (await it.wait(SessionWarning)).code == "listening_only"
+        assert len(it.all(ResponseStarted)) == 1
+        it.session.handle(ForceListen(SESSION, False))
+        it.session.handle(CreateResponse(SESSION))
+        await it.wait(ResponseStarted, 2)
+
+
+async def test_the_mode_changes_in_the_middle_of_an_utterance() -> None:
+    async with scene(script=[Transcript("first"), Transcript("second")]) as it:
+        await it.hear(hiss(300) + speech("what_time"))
+        it.session.handle(UpdateSession(SESSION, SessionConfig(mode="turn_based")))
+        assert len(it.all(SpeechStopped)) == 1
+        assert (await it.wait(InputTranscript)).text == "first"
+        await it.wait(ResponseDone)
+        it.heard(1, 24_000, final=True)
+        await it.hear(say("hello"))
+        assert len(it.all(SpeechStarted)) == 1
+        it.session.handle(UpdateSession(SESSION, SessionConfig()))
+        assert it.recogniser.utterances[1].is_abandoned
+        await it.hear(say("hello"))
+        await it.wait(ResponseStarted, 2)
+
+
+async def test_unknown_settings_are_warned_about_once_and_later() -> None:
+    config = SessionConfig(voice="alloy", options={"colour": "red", "timezone": "Mars/Base"})
+    async with scene(config) as it:
+        assert it.log == []
+        it.session.handle(UpdateSession(SESSION, config))
+        await settle()
+        codes = sorted(warning.code for warning in it.all(SessionWarning))
+        assert codes == ["invalid_option", "unknown_option", "unknown_voice"]
+
+
+@pytest.mark.parametrize(
+    "message, code",
+    [
+        (DeleteItem(SESSION, "nothing"), "unknown_item"),
+        (ImageIn(SESSION, 0, 10, 10, b"abc"), "bad_picture"),
+    ],
+)
+async def test_what_makes_no_sense_is_warned_about(message: Any, code: str) -> None:
+    async with scene() as it:
+        it.session.handle(message)
+        assert [warning.code for warning in it.all(SessionWarning)] == [code]
+
+
+async def test_deleted_items_are_not_answered() -> None:
+    async with scene() as it:
+        it.session.handle(typed("hi"))
+        it.session.handle(DeleteItem(SESSION, "item-1"))
+        it.session.handle(CreateResponse(SESSION, modalities=("text",)))
+        await it.wait(ResponseDone)
+        assert it.answerer.turns[0].conversation.unanswered() == []
+
+
+async def test_a_failed_answer_is_closed_and_told() -> None:
+    async with scene() as it:
+        it.answerer.failure = failing("the endpoint is away")
+        it.session.handle(CreateResponse(SESSION))
+        done = await it.wait(ResponseDone)
+        assert (done.status, done.reason) == ("failed", "the endpoint is away")
+        assert it.all(AudioOut)[-1].last and it.all(TextOut)[-1].last
+
+
+async def test_a_recogniser_error_is_told_and_answered() -> None:
+    async with scene(script=[Transcript("", error="it stopped")]) as it:
+        await it.hear(say("what_time"))
+        await it.wait(ResponseDone)
+        assert it.all(InputTranscript)[-1].error == "it stopped"
+
+
+async def test_a_bug_ends_the_session_with_a_reason(caplog: pytest.LogCaptureFixture) -> None:
+    async with scene() as it:
+        it.answerer.failure = RuntimeError("a bug")
+        it.session.handle(CreateResponse(SESSION))
+        assert (await it.wait(SessionEnded)).reason == "failed"
+        assert "a bug" in caplog.text
+
+
+async def test_goodbye_ends_the_session_when_it_was_heard() -> None:
+    async with scene() as it:
+        it.answerer.says_goodbye = True
+        it.session.handle(CreateResponse(SESSION))
+        await it.wait(ResponseDone)
+        assert it.all(SessionEnded) == []
+        it.heard(1, 24_000, final=True)
+        assert (await it.wait(SessionEnded)).reason == "goodbye"
+        before = len(it.log)
+        await it.hear(say("hello"))
+        assert len(it.log) == before
+
+
+async def test_goodbye_is_off_when_the_user_goes_on() -> None:
+    async with scene() as it:
+        it.answerer.says_goodbye = True
+        it.session.handle(CreateResponse(SESSION))
+        await it.wait(ResponseDone)
+        it.answerer.says_goodbye = False
+        await it.hear(say("what_time"))
+        it.heard(1, 10_000, final=True, interrupted=True)
+        await it.wait(ResponseDone, 2)
+        assert it.all(SessionEnded) == []
+
+
+async def test_a_playout_that_gives_up_ends_the_answer() -> None:
+    async with scene(stretches_ms=(9_000,)) as it:
+        it.session.handle(CreateResponse(SESSION))
+        await it.wait(AudioOut)
+        it.heard(1, 100, final=True, interrupted=True)
+        assert (await it.wait(ResponseDone)).status == "cancelled"
+
+
+async def test_partial_transcripts_are_passed_on_unless_unwanted() -> None:
+    async with scene() as it:
+        await it.hear(hiss(300) + speech("what_time"))
+        it.recogniser.on_partial("what")
+        assert it.all(InputTranscript) == [InputTranscript(SESSION, 1, "what", False)]
+        it.session.handle(UpdateSession(SESSION, SessionConfig(transcribe=False)))
+        it.recogniser.on_partial("what time")
+        await it.hear(hiss(700))
+        await it.wait(ResponseDone)
+        assert len(it.all(InputTranscript)) == 1
+
+
+async def test_too_many_requests_are_refused_not_queued() -> None:
+    async with scene() as it:
+        for _ in range(40):
+            it.session.handle(CreateResponse(SESSION))
+        assert {warning.code for warning in it.all(SessionWarning)} == {"overloaded"}
+
+
+async def test_lost_input_is_reported_with_the_turn() -> None:
+    async with scene() as it:
+        await it.hear(hiss(200))
+        it.pts += 16 * 150
+        await it.hear(say("what_time"))
+        assert (await it.wait(UnitDone)).dropped_ms == 150
+
+
+async def test_stages_are_measured() -> None:
+    async with scene() as it:
+        await it.hear(say("what_time"))
+        unit = await it.wait(UnitDone)
+        assert (unit.unit, unit.decision) == (1, "speak")
+        assert unit.stages_ms["endpoint"] == 320
+        assert unit.stages_ms["first_audio"] >= unit.stages_ms["endpoint"]
+
+
+MOMENTS: list[Callable[[Scene], Any]] = [
+    lambda it: it.hear(b""),
+    lambda it: it.hear(hiss(300) + speech("what_time")),
+    lambda it: it.hear(say("what_time")),
+    lambda it: _until_audio(it),
+]
+
+
+async def _until_audio(it: Scene) -> None:
+    await it.hear(say("what_time"))
+    await it.wait(AudioOut)
+
+
+@pytest.mark.parametrize("moment", range(len(MOMENTS)))
+async def test_closing_at_any_moment_leaves_no_task_and_says_nothing(moment: int) -> None:
+    before = asyncio.all_tasks()
+    it = Scene(stretches_ms=(9_000,))
+    it.recogniser.gate.clear() if moment == 2 else None
+    await MOMENTS[moment](it)
+    num_messages = len(it.log)
+    await it.close()
+    await settle()
+    assert asyncio.all_tasks() == before
+    assert len(it.log) == num_messages
+    await it.close()

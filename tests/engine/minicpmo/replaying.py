@@ -1,0 +1,109 @@
+"""CUDA graphs without a GPU: operations are written down once and replayed over the same tensors.
+
+What a captured function asks the host, decides by values or allocates anew is frozen here as it
+would be there, so that results show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from unittest import mock
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from engine.gpu.graphs import GraphPool
+from engine.gpu.layers.varlen_attention import varlen_attention
+
+T = TypeVar("T")
+
+USERS = ("engine.gpu.kv.native", "engine.minicpmo.models.flow.dit")
+"""Modules whose attention is one kernel on a GPU, and a loop over values here."""
+
+
+class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The operations of one run, with the tensors that they worked on."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[tuple[Callable[[], Any], list[Tensor]]] = []
+        self._is_paused = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if not self._is_paused:
+            self._note(lambda: func(*args, **kwargs), (args, kwargs), result, func)
+        return result
+
+    def attention(self, *args: Any, **kwargs: Any) -> Tensor:
+        self._is_paused = True
+        result = varlen_attention(*args, **kwargs)
+        self._is_paused = False
+        self.steps.append((lambda: varlen_attention(*args, **kwargs), [result]))
+        return result
+
+    def replay(self) -> None:
+        for run, kept in self.steps:
+            fresh = [leaf for leaf in tree_leaves(run()) if isinstance(leaf, Tensor)]
+            for own, new in zip(kept, fresh, strict=False):
+                own.copy_(new)
+
+    def _note(self, run: Callable[[], Any], given: Any, result: Any, func: Any) -> None:
+        if func._schema.is_mutable:
+            self.steps.append((run, []))
+            return
+        inputs = {
+            leaf.untyped_storage().data_ptr()
+            for leaf in tree_leaves(given)
+            if isinstance(leaf, Tensor)
+        }
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if any(tensor.untyped_storage().data_ptr() in inputs for tensor in outputs):
+            return
+        self.steps.append((run, outputs))
+
+
+class ReplayingPool(GraphPool):
+    """A pool that captures on the CPU, for keys that are new while it is `capturing`."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.keys: dict[Hashable, tuple[Recording, tuple[Tensor, ...], Any]] = {}
+        self.replays = 0
+
+    def run(self, key: Hashable, function: Callable[..., T], *inputs: Tensor) -> T:
+        if key not in self.keys:
+            if not self._is_capturing:
+                self.misses += 1
+                return function(*inputs)
+            own = tuple(tensor.clone() for tensor in inputs)
+            function(*own)
+            with _recorded() as recording:
+                result = function(*own)
+            self.keys[key] = recording, own, result
+        recording, own, kept = self.keys[key]
+        for mine, given in zip(own, inputs, strict=True):
+            assert mine.shape == given.shape and mine.dtype == given.dtype, key
+            mine.copy_(given)
+        recording.replay()
+        self.replays += 1
+        result = kept
+        return result
+
+
+@contextmanager
+def _recorded() -> Any:
+    recording = Recording()
+    patches = [mock.patch(f"{user}.varlen_attention", recording.attention) for user in USERS]
+    for patch in patches:
+        patch.start()
+    try:
+        with recording:
+            yield recording
+    finally:
+        for patch in patches:
+            patch.stop()

@@ -1,0 +1,117 @@
+"""Items with files in turn-based mode of the native engine, with a tiny random model.
+
+Guards: a video is answered; its seconds become picture and sound by turns, with nothing between
+them, image ids that count on and no slices; recordings; a file that is no video; a message that is
+larger than the model's memory costs the message and not the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import MiniCpmoConfig
+from engine.ipc import protocol as p
+from engine.minicpmo.engine import MiniCpmoEngine
+from engine.minicpmo.llm.prompts import AUDIO_SLOT, IMAGE_SLOT, Prompt, PromptBuilder
+from tests.engine.minicpmo.test_engine import Talk
+from tests.engine.minicpmo.videos import film
+
+SHORT = p.Sampling(seed=7, max_output_tokens=10)
+
+
+def turn_based(**changes: Any) -> p.SessionConfig:
+    return p.SessionConfig(mode="turn_based", sampling=SHORT, **changes)
+
+
+@pytest.fixture
+async def engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
+    made = MiniCpmoEngine(str(tiny_checkpoint), 2, MiniCpmoConfig(device="cpu", max_context=1700))
+    await made.start(lambda text: None)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def prompts(monkeypatch: pytest.MonkeyPatch) -> list[Prompt]:
+    """The users' messages as the model gets them."""
+    made: list[Prompt] = []
+    render = PromptBuilder.half_duplex
+
+    def note(self: PromptBuilder, message: Any, **more: Any) -> Prompt:
+        prompt = render(self, message, **more)
+        if message.role == "user":
+            made.append(prompt)
+        return prompt
+
+    monkeypatch.setattr(PromptBuilder, "half_duplex", note)
+    return made
+
+
+def ask(talk: Talk, *parts: p.ItemPart, item: str = "i1") -> None:
+    talk.session.handle(p.ItemIn(talk.name, item, "user", parts))
+    talk.session.handle(p.CreateResponse(talk.name))
+
+
+async def test_video_is_answered(engine: MiniCpmoEngine, prompts: list[Prompt]) -> None:
+    talk = Talk(engine, "one", 0, turn_based())
+    ask(talk, p.VideoPart(film(3.0)), p.TextPart("what happens?"))
+    done = await talk.until(p.ResponseDone)
+    assert done.status in ("completed", "incomplete") and not talk.all(p.SessionWarning)
+    [prompt] = prompts
+    second = IMAGE_SLOT + AUDIO_SLOT
+    assert prompt.text == f"<|im_start|>user\n{3 * second}what happens?"
+    # One image and ten rows of sound per second, by turns.
+    images, sounds = prompt.image_bounds, prompt.audio_bounds
+    assert len(images) == len(sounds) == 3
+    assert all(end - start == 10 for start, end in sounds)
+    starts = sorted([*images, *sounds])
+    assert starts[0::2] == images and starts[1::2] == sounds
+    assert done.input_tokens > sounds[-1][1]
+    ask(talk, p.VideoPart(film(1.0, sound_s=0)), item="i2")
+    await talk.until(p.ResponseDone, 2)
+    assert prompts[1].text.endswith(f"<|im_start|>user\n{IMAGE_SLOT}")
+    await talk.session.close()
+
+
+async def test_many_seconds_are_encoded_in_batches(
+    engine: MiniCpmoEngine, prompts: list[Prompt]
+) -> None:
+    talk = Talk(engine, "one", 0, turn_based())
+    ask(talk, p.VideoPart(film(17.0, fps=2)))
+    await talk.until(p.ResponseDone)
+    assert len(prompts[0].image_bounds) == len(prompts[0].audio_bounds) == 17
+    await talk.session.close()
+
+
+async def test_recording_is_answered(engine: MiniCpmoEngine, prompts: list[Prompt]) -> None:
+    talk = Talk(engine, "one", 0, turn_based())
+    ask(talk, p.AudioPart(bytes(2 * 24_000 * 2)), p.TextPart("what was that?"))
+    await talk.until(p.ResponseDone)
+    [(start, end)] = prompts[0].audio_bounds
+    assert end - start == 20
+    await talk.session.close()
+
+
+async def test_file_that_is_no_video_is_told(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, turn_based())
+    ask(talk, p.VideoPart(b"no video"), p.TextPart("what happens?"))
+    await talk.until(p.SessionWarning, 2)
+    bad, empty = talk.all(p.SessionWarning)
+    assert bad.code == "bad_item" and "no MP4" in bad.message
+    assert empty.code == "empty_message"
+    await talk.session.close()
+
+
+async def test_message_beyond_the_models_memory_costs_only_itself(engine: MiniCpmoEngine) -> None:
+    talk = Talk(engine, "one", 0, turn_based())
+    ask(talk, p.VideoPart(film(25.0, fps=2)))
+    warning = await talk.until(p.SessionWarning)
+    assert warning.code == "bad_message" and "shorter" in warning.message
+    ask(talk, p.TextPart("hello"), item="i2")
+    await talk.until(p.ResponseDone)
+    assert not talk.all(p.SessionEnded)
+    await talk.session.close()

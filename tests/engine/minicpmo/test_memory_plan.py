@@ -1,0 +1,125 @@
+"""What fits into a GPU: the bytes of a slot are those of the caches, and the plan says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from engine.base import EngineError
+from engine.config import KvCacheType, MiniCpmoConfig
+from engine.minicpmo import engine as minicpmo
+from engine.minicpmo.checkpoint import load
+from engine.minicpmo.engine import MiniCpmoEngine
+from engine.minicpmo.memory_plan import GIB, RESERVE_BYTES, SlotBytes, free_bytes, plan, slot_bytes
+from engine.minicpmo.models.llm.qwen3 import CACHES
+from engine.minicpmo.runner import Runner
+from engine.minicpmo.speech.pipeline import Speaker
+
+CONTEXT = 400
+SPEECH = 300
+PROMPT = 64
+SLOT = SlotBytes(
+    thinking=1000 * (CONTEXT + 1), hearing=50_000, choosing=10_000, speech_codes=20_000, sound=0
+)
+
+
+@pytest.mark.parametrize("kv_cache", get_args(KvCacheType))
+def test_bytes_of_a_slot_are_what_the_caches_grow_by(
+    tiny_checkpoint: Path, kv_cache: KvCacheType
+) -> None:
+    model = load(tiny_checkpoint, device="cpu", steps=2, show=lambda text: None)
+    slot = slot_bytes(
+        model,
+        max_context=CONTEXT,
+        speech_context=SPEECH,
+        max_prompt=PROMPT,
+        kv_cache=kv_cache,
+    )
+
+    def sizes(slots: int) -> tuple[int, ...]:
+        runner = Runner(model, slots, CONTEXT, kv_cache)
+        speaker = Speaker(model, slots, max_prompt=PROMPT, speech_context=SPEECH)
+        assert speaker.streams is not None
+        return (
+            runner.duplex.rows.kv.nbytes,
+            runner.audio_kv.nbytes,
+            speaker.codes.kv.nbytes,
+            speaker.streams.nbytes,
+        )
+
+    grown = tuple(b - a for a, b in zip(sizes(1), sizes(2), strict=True))
+    assert grown == (slot.thinking, slot.hearing, slot.speech_codes, slot.sound)
+    assert all(grown) and slot.total == sum(grown) + slot.choosing
+
+
+@pytest.mark.parametrize(("fitting", "slots"), [(1, 1), (7, 7), (8, 8), (50, 8)])
+def test_as_many_slots_as_fit_but_no_more_than_wanted(fitting: int, slots: int) -> None:
+    made = plan(8, RESERVE_BYTES + fitting * SLOT.total + SLOT.total // 2, SLOT, CONTEXT)
+    assert (made.slots, made.fitting) == (slots, fitting)
+    assert f"{fitting} fit, {slots} are offered" in str(made) and "thinking" in str(made)
+
+
+def test_spare_row_of_sound_is_counted() -> None:
+    slot = SlotBytes(0, 0, 0, 0, sound=GIB)
+    assert plan(8, RESERVE_BYTES + 3 * GIB, slot, CONTEXT).slots == 2
+
+
+def test_no_slot_at_all_is_an_error_with_a_context_that_would_fit() -> None:
+    short = RESERVE_BYTES + SLOT.total - 60_000
+    with pytest.raises(EngineError, match=r"max_context to 320 or less \(it is 400\)") as caught:
+        plan(8, short, SLOT, CONTEXT)
+    assert f"{RESERVE_BYTES / GIB:.2f} GiB are free" in str(caught.value) and "hearing" in str(
+        caught.value
+    )
+    smaller = SlotBytes(1000 * 321, 50_000, 10_000, 20_000, 0)
+    assert plan(8, short, smaller, 320).slots == 1
+
+
+@pytest.mark.parametrize("free", [0, RESERVE_BYTES, RESERVE_BYTES + 100_000])
+def test_gpu_too_small_for_any_context_says_so(free: int) -> None:
+    with pytest.raises(EngineError, match="take a larger one"):
+        plan(1, free, SLOT, CONTEXT)
+
+
+def test_cpu_is_not_planned() -> None:
+    assert free_bytes(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("kv_cache", get_args(KvCacheType))
+async def test_engine_offers_what_fits(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kv_cache: KvCacheType
+) -> None:
+    told: list[str] = []
+    asked: list[SlotBytes] = []
+
+    def three(wanted: int, free: int, slot: SlotBytes, max_context: int) -> object:
+        asked.append(slot)
+        return plan(wanted, RESERVE_BYTES + slot.sound + 3 * slot.total, slot, max_context)
+
+    monkeypatch.setattr(minicpmo, "free_bytes", lambda device: 1)
+    monkeypatch.setattr(minicpmo, "plan", three)
+    config = MiniCpmoConfig(device="cpu", max_context=400, kv_cache_dtype=kv_cache)
+    engine = MiniCpmoEngine(str(tiny_checkpoint), 5, config)
+    assert engine.slots == 5
+    await engine.start(told.append)
+    assert engine.slots == 3
+    assert any("3 fit, 3 are offered" in line for line in told)
+    assert asked[0].speech_codes > 0 and asked[0].sound > 0
+    assert engine._scheduler is not None
+    runner = engine._scheduler.runner
+    assert type(runner.duplex.rows.kv) is CACHES[kv_cache]
+    assert asked[0].thinking == runner.model.llm.bytes_per_slot(400, kv_cache)
+    await engine.close()
+
+
+async def test_engine_without_room_for_a_session_does_not_start(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(minicpmo, "free_bytes", lambda device: GIB)
+    engine = MiniCpmoEngine(str(tiny_checkpoint), 5, MiniCpmoConfig(device="cpu"))
+    with pytest.raises(EngineError, match="not one session fits"):
+        await engine.start(lambda text: None)
+    await engine.close()

@@ -1,0 +1,40 @@
+"""The tiny checkpoint loads as a whole, and so does a model with weights drawn in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from engine.minicpmo.checkpoint import load
+from tests.random_weights import RandomCheckpoint, draw
+from tests.tiny_checkpoint import write_checkpoint
+
+
+def nothing(line: str) -> None:
+    del line
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_it_loads_with_a_voice(tmp_path: Path, causal: bool) -> None:
+    model = load(write_checkpoint(tmp_path, causal=causal), device="cpu", show=nothing)
+    assert model.token2wav is not None and model.voices.names() == ["default"]
+    base = model.token2wav.base(model.voices.named("default"))
+    assert base is not None and len(model.recordings()) == 1
+
+
+def test_weights_can_be_drawn_in_place(tiny_checkpoint: Path) -> None:
+    with mock.patch("engine.minicpmo.checkpoint.Checkpoint", RandomCheckpoint):
+        drawn = load(tiny_checkpoint, device="cpu", show=nothing)
+    stored = load(tiny_checkpoint, device="cpu", show=nothing)
+    for ours, theirs in ((drawn.llm, stored.llm), (drawn.vision, stored.vision)):
+        assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
+    assert all(p.isfinite().all() for p in drawn.llm.parameters())
+
+
+def test_a_seed_gives_the_same_weights() -> None:
+    assert torch.equal(draw("a.weight", (3, 4), 1), draw("a.weight", (3, 4), 1))
+    assert not torch.equal(draw("a.weight", (3, 4), 1), draw("b.weight", (3, 4), 1))
+    assert not torch.equal(draw("a.weight", (3, 4), 1), draw("a.weight", (3, 4), 2))

@@ -1,0 +1,344 @@
+"""The front: which worker and which slot a call gets, and what happens when either is lost.
+
+Guarded: ready only with a worker and an engine; refusals passed on as they are; slots released
+whatever ends a call; hand-over to those who wait; dead workers and engines; statistics that never
+wait long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from engine.ipc.supervision import WorkerGone
+from server.control import (
+    AssignEngine,
+    CallEnded,
+    CallPlaced,
+    CallRefused,
+    EngineAddress,
+    EngineDown,
+    QueuePosition,
+)
+from server.front import front as module
+from signaling.errors import NoFreeSlot, ProtocolError
+from tests.server.front.rig import ANSWER, PaperFront, call_stats, engine_stats, worker_stats
+
+# ---------------------------------------------------------------- readiness
+
+
+def test_ready_needs_a_worker_and_an_engine() -> None:
+    paper = PaperFront(ready=False)
+    assert not paper.front.is_ready
+    paper.up("engine-0")
+    assert not paper.front.is_ready
+    paper.up("worker-0")
+    assert paper.front.is_ready
+    paper.down("engine-0")
+    assert not paper.front.is_ready
+    paper.up("engine-0")
+    assert paper.front.is_ready
+
+
+async def test_call_before_the_server_is_ready_is_told_to_come_back() -> None:
+    paper = PaperFront(ready=False)
+    with pytest.raises(NoFreeSlot) as caught:
+        await paper.begin()
+    assert caught.value.retry_after_s == 2.0 and "starting" in caught.value.message
+    assert paper.front.calls == {} and paper.supervisor.told == []
+
+
+async def test_draining_server_takes_no_calls_and_is_not_ready() -> None:
+    paper = PaperFront()
+    paper.front.drain()
+    assert not paper.front.is_ready
+    with pytest.raises(NoFreeSlot):
+        await paper.begin()
+
+
+def test_start_of_each_process_is_shown_with_its_time() -> None:
+    paper = PaperFront("engine-0", "worker-0")
+    paper.front.progress(paper["engine-0"], "loading")
+    paper.down("engine-0", "exit code 3")
+    assert paper.shown == [
+        "engine-0: ready in 1.5 s",
+        "worker-0: ready in 1.5 s",
+        "engine-0: loading",
+        "engine-0: exit code 3",
+    ]
+
+
+# ---------------------------------------------------------------- placing
+
+
+async def test_call_goes_to_a_worker_with_a_leased_slot() -> None:
+    paper = PaperFront()
+    placing = paper.begin(remote="192.0.2.9")
+    await asyncio.sleep(0)
+    [(worker, asked)] = paper.asked()
+    assert worker == "worker-0" and asked.sdp == "v=0\r\noffer\r\n"
+    assert asked.engine == EngineAddress("engine-0", "ipc:///engine-0.1")
+    assert asked.remote == "192.0.2.9" and asked.call_id.startswith("rtc_")
+    assert not placing.done() and paper.front.placed_total == 0
+    paper.says("worker-0", CallPlaced(asked.call_id, ANSWER))
+    placed = await placing
+    assert (placed.call_id, placed.sdp) == (asked.call_id, ANSWER)
+    assert paper.front.placed_total == 1 and paper.front.broker.used == 1
+
+
+async def test_ids_of_calls_cannot_be_guessed() -> None:
+    paper = PaperFront(slots=50)
+    ids = [await paper.call() for _ in range(20)]
+    assert len(set(ids)) == 20 and min(map(len, ids)) >= 24
+
+
+async def test_calls_are_spread_over_the_workers() -> None:
+    paper = PaperFront("engine-0", "worker-0", "worker-1", slots=10)
+    for _ in range(6):
+        await paper.call()
+    names = [name for name, _ in paper.asked()]
+    assert names.count("worker-0") == names.count("worker-1") == 3
+
+
+async def test_refusal_of_the_worker_is_passed_on_whole_and_frees_the_slot() -> None:
+    paper = PaperFront()
+    placing = paper.begin()
+    await asyncio.sleep(0)
+    [(_, asked)] = paper.asked()
+    paper.says("worker-0", CallRefused(asked.call_id, 406, "no_codec", "No common codec.", "sdp"))
+    with pytest.raises(ProtocolError) as caught:
+        await placing
+    error = caught.value
+    assert (error.status, error.code, error.message, error.param) == (
+        *(406, "no_codec", "No common codec.", "sdp"),
+    )
+    assert paper.front.calls == {} and paper.front.broker.used == 0
+    assert paper.front.placed_total == 0
+
+
+async def test_worker_that_does_not_answer_is_a_timeout_and_the_call_is_hung_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PLACE_TIMEOUT_S", 0.01)
+    paper = PaperFront()
+    with pytest.raises(TimeoutError):
+        await paper.begin()
+    [(_, asked)] = paper.asked()
+    assert paper.hung_up() == [(asked.call_id, "not_answered")]
+    assert paper.front.calls == {} and paper.front.broker.used == 0
+    # The answer that comes after all is nobody's.
+    paper.says("worker-0", CallPlaced(asked.call_id, ANSWER))
+    assert paper.front.calls == {} and paper.front.placed_total == 0
+
+
+async def test_client_that_leaves_before_the_answer_frees_the_slot() -> None:
+    paper = PaperFront()
+    placing = paper.begin()
+    await asyncio.sleep(0)
+    placing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await placing
+    assert paper.front.broker.used == 0 and len(paper.hung_up()) == 1
+
+
+async def test_one_address_may_not_take_every_line() -> None:
+    paper = PaperFront(slots=10, max_per_remote=2)
+    first = await paper.call("192.0.2.1")
+    await paper.call("192.0.2.1")
+    with pytest.raises(ProtocolError) as caught:
+        await paper.begin("192.0.2.1")
+    assert (caught.value.status, caught.value.code) == (429, "too_many_calls")
+    await paper.call("192.0.2.2")
+    paper.ends(first)
+    await paper.call("192.0.2.1")
+
+
+# ---------------------------------------------------------------- the queue
+
+
+async def test_call_without_a_slot_waits_and_is_handed_the_next_one() -> None:
+    paper = PaperFront(slots=1)
+    first = await paper.call()
+    second, third = await paper.call(), await paper.call()
+    asked = [message for _, message in paper.asked()]
+    assert [a.engine is None for a in asked] == [False, True, True]
+    assert [a.position for a in asked] == [0, 1, 2]
+    paper.ends(first)
+    address = EngineAddress("engine-0", "ipc:///engine-0.1")
+    assert paper.supervisor.of(AssignEngine) == [("worker-0", AssignEngine(second, address))]
+    assert paper.supervisor.of(QueuePosition)[-1][1].call_id == third
+    assert paper.supervisor.of(QueuePosition)[-1][1].position == 1
+    assert paper.front.broker.used == 1
+
+
+async def test_engine_that_is_too_slow_lets_calls_wait_until_it_is_not() -> None:
+    paper = PaperFront(slots=4)
+    await paper.call()
+    paper.says("engine-0", engine_stats(1, capacity=1))
+    second = await paper.call()
+    assert not paper.supervisor.of(AssignEngine)
+    paper.says("engine-0", engine_stats(1, capacity=1))
+    assert paper.front.broker.used == 1
+    paper.says("engine-0", engine_stats(1, capacity=2))
+    assert [m.call_id for _, m in paper.supervisor.of(AssignEngine)] == [second]
+
+
+async def test_full_queue_is_no_free_slot() -> None:
+    paper = PaperFront(slots=1, max_queue=1)
+    await paper.call()
+    await paper.call()
+    with pytest.raises(NoFreeSlot):
+        await paper.begin()
+    assert len(paper.front.calls) == 2
+
+
+async def test_waiting_call_that_ends_lets_the_others_know() -> None:
+    paper = PaperFront(slots=1)
+    await paper.call()
+    second, third = await paper.call(), await paper.call()
+    paper.ends(second)
+    moved = paper.supervisor.of(QueuePosition)
+    assert [(m.call_id, m.position) for _, m in moved] == [(third, 1)]
+    assert paper.supervisor.of(AssignEngine) == []
+
+
+async def test_eta_is_learnt_from_calls_that_ended() -> None:
+    paper = PaperFront(slots=1, max_queue=5)
+    first = await paper.call()
+    paper.clock.now += 8
+    paper.ends(first)
+    await paper.call()
+    await paper.call()
+    assert [message for _, message in paper.asked()][-1].eta_s == 8
+
+
+# ---------------------------------------------------------------- the end of calls
+
+
+async def test_hanging_up_is_passed_on_and_the_slot_comes_back_when_the_worker_says_so() -> None:
+    paper = PaperFront()
+    call_id = await paper.call()
+    assert await paper.front.hang_up(call_id, "hangup")
+    assert paper.hung_up() == [(call_id, "hangup")]
+    assert paper.front.broker.used == 1, "the engine still serves it"
+    paper.ends(call_id)
+    assert paper.front.broker.used == 0 and paper.front.ended == {"hangup": 1}
+    assert not await paper.front.hang_up(call_id, "hangup")
+    assert not await paper.front.hang_up("rtc_nobody", "hangup")
+
+
+async def test_end_that_is_said_twice_counts_once() -> None:
+    paper = PaperFront()
+    call_id = await paper.call()
+    paper.says("worker-0", CallEnded(call_id, "vanished", 1), CallEnded(call_id, "hangup", 1))
+    assert paper.front.broker.used == 0 and paper.front.ended == {"vanished": 1}
+
+
+async def test_dead_worker_ends_its_calls_only_and_frees_their_slots() -> None:
+    paper = PaperFront("engine-0", "worker-0", "worker-1", slots=4)
+    calls = [await paper.call() for _ in range(4)]
+    mine = [c for c in calls if paper.front.calls[c].worker.spec.name == "worker-0"]
+    paper.down("worker-0")
+    assert len(mine) == 2 and set(paper.front.calls) == set(calls) - set(mine)
+    assert paper.front.broker.used == 2 and paper.front.ended == {"worker_gone": 2}
+    assert paper.supervisor.of(WorkerGone) == [("engine-0", WorkerGone("worker-0#1"))]
+    assert paper.front.is_ready
+
+
+async def test_worker_that_dies_while_answering_is_a_timeout_at_once() -> None:
+    paper = PaperFront()
+    placing = paper.begin()
+    await asyncio.sleep(0)
+    paper.down("worker-0")
+    async with asyncio.timeout(1):
+        with pytest.raises(TimeoutError, match="the media worker is gone"):
+            await placing
+    assert paper.front.calls == {} and paper.front.broker.used == 0
+
+
+async def test_dead_worker_hands_its_slots_to_those_who_wait() -> None:
+    paper = PaperFront("engine-0", "worker-0", "worker-1", slots=1)
+    await paper.call()
+    waiting = await paper.call()
+    assert paper.front.calls[waiting].worker.spec.name == "worker-1"
+    paper.down("worker-0")
+    assert [(name, m.call_id) for name, m in paper.supervisor.of(AssignEngine)] == [
+        ("worker-1", waiting)
+    ]
+
+
+async def test_dead_engine_is_told_to_every_worker_and_its_slots_are_gone() -> None:
+    paper = PaperFront("engine-0", "engine-1", "worker-0", "worker-1", slots=1)
+    one, two = await paper.call(), await paper.call()
+    paper.says("engine-0", engine_stats())
+    paper.down("engine-0", "no sign of life for 6.1 s")
+    down = EngineDown("ipc:///engine-0.1", "no sign of life for 6.1 s")
+    assert paper.supervisor.of(EngineDown) == [("worker-0", down), ("worker-1", down)]
+    assert (paper.front.broker.slots, paper.front.broker.used) == (1, 1)
+    assert "engine-0" not in paper.front.engine_stats
+    # The workers end its calls; the other engine's goes on.
+    lost = one if paper.front.broker.engine_of(one) is None else two
+    paper.ends(lost, "engine_gone")
+    assert paper.front.ended == {"engine_gone": 1} and len(paper.front.calls) == 1
+    await paper.call()
+    assert [m for _, m in paper.asked()][-1].position == 1
+
+
+async def test_engine_that_is_back_serves_those_who_waited_at_its_new_address() -> None:
+    paper = PaperFront(slots=1)
+    first = await paper.call()
+    waiting = await paper.call()
+    paper.down("engine-0")
+    paper.ends(first, "engine_gone")
+    assert paper.supervisor.of(AssignEngine) == []
+    paper.up("engine-0")
+    address = EngineAddress("engine-0", "ipc:///engine-0.2")
+    assert paper.supervisor.of(AssignEngine) == [("worker-0", AssignEngine(waiting, address))]
+
+
+# ---------------------------------------------------------------- statistics
+
+
+async def test_refresh_waits_for_every_worker() -> None:
+    paper = PaperFront("engine-0", "worker-0", "worker-1")
+    refreshing = asyncio.create_task(paper.front.refresh())
+    await asyncio.sleep(0)
+    paper.says("worker-0", worker_stats())
+    await asyncio.sleep(0)
+    assert not refreshing.done() and paper.stats_asked() == [1, 1]
+    paper.says("worker-1", worker_stats())
+    await refreshing
+    assert set(paper.front.worker_stats) == {"worker-0", "worker-1"}
+
+
+async def test_refresh_does_not_wait_long_for_a_worker_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "STATS_TIMEOUT_S", 0.01)
+    paper = PaperFront()
+    paper.says("worker-0", worker_stats(calls=(call_stats("rtc_old"),)))
+    await paper.front.refresh()
+    assert paper.front.worker_stats["worker-0"].calls[0].call_id == "rtc_old"
+    # It wakes up: whoever asks then is answered.
+    refreshing = asyncio.create_task(paper.front.refresh())
+    await asyncio.sleep(0)
+    paper.says("worker-0", worker_stats(2))
+    await refreshing
+    assert paper.front.worker_stats["worker-0"].n == 2
+
+
+async def test_refresh_asks_no_worker_that_is_not_ready() -> None:
+    paper = PaperFront()
+    paper.down("worker-0")
+    await paper.front.refresh()
+    assert paper.stats_asked() == []
+
+
+async def test_two_who_ask_at_once_are_both_answered() -> None:
+    paper = PaperFront()
+    both = asyncio.gather(paper.front.refresh(), paper.front.refresh())
+    await asyncio.sleep(0)
+    paper.says("worker-0", worker_stats())
+    async with asyncio.timeout(0.5):
+        await both

@@ -1,0 +1,411 @@
+"""Supervision of real child processes: started, watched, restarted, ended, never orphaned.
+
+Guarded: typed Ready with a timeout; Fatal and repeated failures at the start; a crash, a hang and
+their restarts with back-off; generations kept apart; the end in order and by force; kill -9 of the
+supervising process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from engine.ipc.protocol import Hello, Ping
+from server.front import supervisor as module
+from server.front.supervisor import BACKOFF_S, ChildFailed, Observer, Supervised, Supervisor
+from tests.engine.ipc.raw_peer import dealer
+from tests.server.front.child import PARENT, stats
+from tests.server.front.child import supervisor as supervise
+from tests.waiting import Clock, until
+
+pytestmark = pytest.mark.loopback
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Watcher(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, ...]] = []
+        self.messages: list[Any] = []
+
+    def progress(self, child: Supervised, text: str) -> None:
+        self.told.append(("progress", child.spec.name, text))
+
+    def up(self, child: Supervised) -> None:
+        self.told.append(("up", child.spec.name))
+
+    def down(self, child: Supervised, reason: str) -> None:
+        self.told.append(("down", child.spec.name, reason))
+
+    def message(self, child: Supervised, message: Any) -> None:
+        self.messages.append(message)
+
+
+class Run:
+    """A supervisor that runs, and its pauses."""
+
+    def __init__(self, supervisor: Supervisor, watcher: Watcher) -> None:
+        self.supervisor = supervisor
+        self.watcher = watcher
+        self.task = asyncio.create_task(supervisor.run())
+
+    def __getitem__(self, name: str) -> Supervised:
+        return self.supervisor.children[name]
+
+    async def ready(self, name: str, generation: int = 1) -> Supervised:
+        child = self[name]
+        await until(lambda: child.state == "ready" and child.generation == generation, 30)
+        return child
+
+    async def close(self) -> None:
+        await self.supervisor.stop(0.0)
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        self.supervisor.close()
+
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    runs: list[Run] = []
+
+    def start(behaviours: dict[str, str], **options: Any) -> Run:
+        watcher = Watcher()
+        runs.append(Run(supervise(str(tmp_path), behaviours, watcher, **options), watcher))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        await run.close()
+
+
+@pytest.fixture
+def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", (0.01, 0.02, 0.03))
+
+
+@pytest.fixture
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PING_INTERVAL_S", 0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+# ---------------------------------------------------------------- starting
+
+
+async def test_children_become_ready_and_their_owner_hears_of_it(start: Start) -> None:
+    run = start({"engine-0": "good", "worker-0": "good"})
+    engine, worker = await run.ready("engine-0"), await run.ready("worker-0")
+    assert engine.ready is not None and engine.ready.pid == engine.pid != worker.pid
+    assert engine.endpoint == "ipc:///life/1" and engine.is_ready.is_set()
+    assert ("progress", "engine-0", "life 1") in run.watcher.told
+    assert run.watcher.told.count(("up", "engine-0")) == 1
+    await until(lambda: len(run.watcher.messages) == 2)
+    assert run.watcher.messages == [stats(1), stats(1)]
+
+
+async def test_messages_reach_a_child_that_said_hello_and_no_other(start: Start) -> None:
+    run = start({"engine-0": "good"})
+    child = run["engine-0"]
+    assert not run.supervisor.send(child, Ping(1)), "it cannot have said hello yet"
+    await run.ready("engine-0")
+    before = child.last_sign
+    assert run.supervisor.send(child, Ping(2))
+    await until(lambda: child.last_sign > before)
+
+
+async def test_child_that_is_not_ready_in_time_is_killed_and_tried_again(
+    start: Start, quick_backoff: None, quick_watch: None
+) -> None:
+    run = start({"engine-0": "never ready"}, ready_timeout_s=0.3)
+    with pytest.raises(ExceptionGroup) as caught:
+        await run.task
+    failed = caught.value.exceptions[0]
+    assert isinstance(failed, ChildFailed)
+    assert str(failed) == "engine-0: not ready within 0.3 s"
+    assert run["engine-0"].generation == 3
+    assert not any(told[0] in ("up", "down") for told in run.watcher.told)
+
+
+async def test_fatal_at_the_start_is_not_tried_again_and_tells_the_reason(start: Start) -> None:
+    run = start({"engine-0": "fatal"})
+    with pytest.raises(ExceptionGroup) as caught:
+        await run.task
+    assert [str(error) for error in caught.value.exceptions] == [
+        "engine-0: the model folder is empty"
+    ]
+    assert run["engine-0"].generation == 1
+
+
+async def test_child_that_cannot_start_is_given_up_with_its_exit_code(
+    start: Start, quick_backoff: None
+) -> None:
+    run = start({"engine-0": "exit"})
+    with pytest.raises(ExceptionGroup) as caught:
+        await run.task
+    assert str(caught.value.exceptions[0]) == "engine-0: exit code 7"
+    assert run["engine-0"].generation == module.FIRST_START_TRIES
+
+
+async def test_failed_child_takes_the_others_with_it(start: Start) -> None:
+    run = start({"worker-0": "good", "engine-0": "fatal"})
+    worker = run["worker-0"]
+    await until(lambda: worker.pid)
+    pid = worker.pid
+    with pytest.raises(ExceptionGroup):
+        await run.task
+    await until(lambda: not is_alive(pid))
+
+
+async def test_child_that_starts_at_the_third_try_is_kept(
+    start: Start, quick_backoff: None
+) -> None:
+    run = start({"engine-0": "exit twice"})
+    child = await run.ready("engine-0", generation=3)
+    assert child.restarts == 2 and not run.task.done()
+
+
+# ---------------------------------------------------------------- crashes and hangs
+
+
+async def test_crashed_child_is_restarted_as_a_new_generation(
+    start: Start, quick_backoff: None
+) -> None:
+    run = start({"engine-0": "good", "engine-1": "good"})
+    child, other = await run.ready("engine-0"), await run.ready("engine-1")
+    pids = child.pid, other.pid
+    os.kill(child.pid, signal.SIGKILL)
+    await run.ready("engine-0", generation=2)
+    assert ("down", "engine-0", "killed by signal 9") in run.watcher.told
+    assert child.pid != pids[0] and child.restarts == 1
+    assert child.endpoint == "ipc:///life/2", "a new life listens at an address of its own"
+    assert (other.pid, other.generation, other.state) == (pids[1], 1, "ready")
+    assert run.watcher.told.count(("up", "engine-0")) == 2
+
+
+async def test_child_that_was_ready_once_is_restarted_whatever_it_says(
+    start: Start, quick_backoff: None
+) -> None:
+    run = start({"engine-0": "fatal later"})
+    child = await run.ready("engine-0")
+    os.kill(child.pid, signal.SIGKILL)
+    await until(lambda: child.generation >= 4, 30)
+    assert not run.task.done()
+    assert run.watcher.told.count(("down", "engine-0", "killed by signal 9")) == 1
+
+
+async def test_child_that_says_it_is_broken_serves_nobody_while_it_still_runs(start: Start) -> None:
+    run = start({"engine-0": "breaks"})
+    down = ("down", "engine-0", "its only thread has died")
+    await until(lambda: down in run.watcher.told, 30)
+    child = run["engine-0"]
+    assert child.state == "failed" and child.generation == 1 and is_alive(child.pid)
+    os.kill(child.pid, signal.SIGKILL)
+    # The next one breaks as well.
+    await until(lambda: run.watcher.told.count(down) == 2, 30)
+    assert child.generation == 2 and not run.task.done()
+    assert run.watcher.told.count(("up", "engine-0")) == 2
+
+
+async def test_pauses_between_restarts_grow_and_a_good_life_resets_them(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", (0.001, 0.002, 0.003))
+    clock = Clock()
+    pauses: list[float] = []
+    real_sleep = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds in module.BACKOFF_S:
+            pauses.append(seconds)
+        await real_sleep(seconds)
+
+    watcher = Watcher()
+    made = supervise(str(tmp_path), {"engine-0": "good"}, watcher)
+    monkeypatch.setattr(made, "_clock", clock)
+    monkeypatch.setattr("server.front.supervisor.asyncio.sleep", sleep)
+    run = Run(made, watcher)
+    child = run["engine-0"]
+    for generation in (1, 2, 3, 4):
+        await run.ready("engine-0", generation)
+        os.kill(child.pid, signal.SIGKILL)
+    await run.ready("engine-0", 5)
+    assert pauses == [0.001, 0.002, 0.003, 0.003]
+    clock.now += module.GOOD_LIFE_S + 1
+    os.kill(child.pid, signal.SIGKILL)
+    await run.ready("engine-0", 6)
+    assert len(pauses) == 5 and pauses[-1] < 0.01
+    await run.close()
+
+
+def test_back_off_begins_short_and_stays_bounded() -> None:
+    assert list(BACKOFF_S) == sorted(BACKOFF_S)
+    assert BACKOFF_S[0] <= 0.5 and BACKOFF_S[-1] <= 30
+
+
+async def test_hung_child_is_killed_and_restarted(
+    start: Start, quick_backoff: None, quick_watch: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENCE_LIMIT_S", 1.0)
+    run = start({"engine-0": "good"})
+    child = await run.ready("engine-0")
+    pid = child.pid
+    os.kill(pid, signal.SIGSTOP)
+    await run.ready("engine-0", generation=2)
+    downs = [told[2] for told in run.watcher.told if told[0] == "down"]
+    assert len(downs) == 1 and downs[0].startswith("no sign of life for ")
+    assert not is_alive(pid)
+
+
+async def test_child_that_answers_pings_is_left_alone(
+    start: Start, quick_watch: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start({"engine-0": "good"})
+    child = await run.ready("engine-0")
+    signs = set[float]()
+
+    def seen() -> int:
+        signs.add(child.last_sign)
+        return len(signs)
+
+    await until(lambda: seen() >= 10)
+    assert child.generation == 1 and child.state == "ready"
+
+
+# ---------------------------------------------------------------- generations
+
+
+async def test_stranger_on_the_control_link_is_not_listened_to(
+    start: Start, tmp_path: Path
+) -> None:
+    run = start({"engine-0": "good"})
+    await run.ready("engine-0")
+    await until(lambda: run.watcher.messages)
+    with dealer(run.supervisor.control) as raw:
+        raw.say(Hello(1, "somebody"))
+        raw.say(stats(666))
+        assert b"hello_expected" in (await raw.receive())[-1]
+    assert stats(666) not in run.watcher.messages
+
+
+async def test_messages_of_an_earlier_life_are_ignored(start: Start, quick_backoff: None) -> None:
+    run = start({"engine-0": "good"})
+    child = await run.ready("engine-0")
+    os.kill(child.pid, signal.SIGKILL)
+    await run.ready("engine-0", generation=2)
+    peer = child.peer
+    with dealer(run.supervisor.control) as raw:
+        # A process of the first life that the kill has not reached yet.
+        raw.say(Hello(1, "engine-0#1"))
+        raw.say(stats(666))
+        assert b"hello_expected" in (await raw.receive())[-1]
+    assert child.peer == peer and stats(666) not in run.watcher.messages
+
+
+async def test_late_message_of_a_buried_child_is_ignored(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", (60.0,))
+    run = start({"engine-0": "good"})
+    child = await run.ready("engine-0")
+    # It has said hello as this very life, and outlives the process that is watched.
+    with dealer(run.supervisor.control) as raw:
+        raw.say(Hello(1, "engine-0#1"))
+        raw.say(stats(5))
+        await until(lambda: stats(5) in run.watcher.messages)
+        os.kill(child.pid, signal.SIGKILL)
+        await until(lambda: child.state == "backoff")
+        raw.say(stats(666))
+        assert b"hello_expected" in (await raw.receive())[-1]
+    assert stats(666) not in run.watcher.messages
+    assert not run.supervisor.send(child, Ping(1))
+
+
+# ---------------------------------------------------------------- the end
+
+
+def stopped(folder: Path) -> list[tuple[str, float]]:
+    """The notes that the children left."""
+    return [json.loads(line) for line in (folder / "stopped").read_text().splitlines()]
+
+
+async def test_stop_ends_every_child_in_order_and_is_no_crash(start: Start, tmp_path: Path) -> None:
+    run = start({"engine-0": "good", "worker-0": "good"})
+    engine, worker = await run.ready("engine-0"), await run.ready("worker-0")
+    pids = engine.pid, worker.pid
+    await run.supervisor.stop(10.0)
+    await run.task
+    assert not any(is_alive(pid) for pid in pids)
+    notes = stopped(tmp_path)
+    # Media workers end first, to tell their callers.
+    assert [name for name, _ in notes] == ["worker-0#1", "engine-0#1"]
+    graces = [grace for _, grace in notes]
+    assert all(0 < grace < 10 for grace in graces) and sum(graces) < 10
+    assert (engine.state, worker.state) == ("stopped", "stopped")
+    assert engine.restarts == worker.restarts == 0
+
+
+async def test_stubborn_child_is_killed_within_the_grace(start: Start) -> None:
+    run = start({"engine-0": "stubborn", "worker-0": "stubborn"})
+    pids = [(await run.ready(name)).pid for name in ("engine-0", "worker-0")]
+    begun = time.monotonic()
+    await run.supervisor.stop(0.5)
+    await run.task
+    took_s = time.monotonic() - begun
+    assert took_s > 0.4, "they had no time to end"
+    assert not any(is_alive(pid) for pid in pids)
+
+
+async def test_hung_child_is_ended_too(start: Start) -> None:
+    run = start({"worker-0": "good"})
+    child = await run.ready("worker-0")
+    pid = child.pid
+    os.kill(pid, signal.SIGSTOP)
+    await run.supervisor.stop(0.5)
+    await run.task
+    assert not is_alive(pid)
+
+
+async def test_stop_while_a_child_waits_for_its_restart_starts_none(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", (0.3,))
+    run = start({"engine-0": "good"})
+    child = await run.ready("engine-0")
+    os.kill(child.pid, signal.SIGKILL)
+    await until(lambda: child.state == "backoff")
+    await run.supervisor.stop(1.0)
+    await run.task
+    assert child.generation == 1 and child.process is None
+
+
+async def test_killed_supervisor_leaves_no_child(tmp_path: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PARENT, str(tmp_path)), stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert parent.stdout is not None
+    pids = json.loads(await parent.stdout.readline())
+    assert len(pids) == 2 and all(is_alive(pid) for pid in pids)
+    parent.kill()
+    await parent.wait()
+    await until(lambda: not any(is_alive(pid) for pid in pids), within_s=2)

@@ -1,0 +1,129 @@
+"""From the session object to the engine's configuration: modes, bounds, and nothing it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.ipc.protocol import SessionConfig, ToEngine, UpdateSession
+from server.worker.engine_settings import engine_config, mode_of
+from signaling.errors import ProtocolError
+from signaling.settings import SessionSettings
+
+
+def settings(**update: Any) -> SessionSettings:
+    return SessionSettings().merge(update)
+
+
+def turns(detection: Any) -> SessionSettings:
+    return settings(audio={"input": {"turn_detection": detection}})
+
+
+def test_default_is_full_duplex_with_sound() -> None:
+    config = engine_config(SessionSettings())
+    assert config.mode == "full_duplex" and config.modalities == ("audio",)
+    assert config.voice == "" and config.turn_detection.silence_duration_ms == 320
+
+
+@pytest.mark.parametrize(
+    ("detection", "mode", "answers"),
+    [
+        ({"type": "semantic_vad"}, "full_duplex", True),
+        ({"type": "semantic_vad", "create_response": False}, "full_duplex", False),
+        ({"type": "server_vad"}, "half_duplex", True),
+        (None, "turn_based", False),
+    ],
+)
+def test_turn_detection_is_the_mode(detection: Any, mode: str, answers: bool) -> None:
+    config = engine_config(turns(detection))
+    assert config.mode == mode == mode_of(turns(detection))
+    assert config.turn_detection.create_response is answers
+
+
+def test_eagerness_is_the_silence_that_ends_a_turn() -> None:
+    waits = [
+        engine_config(turns({"type": "semantic_vad", "eagerness": e})).turn_detection
+        for e in ("low", "medium", "high")
+    ]
+    assert (
+        waits[0].silence_duration_ms > waits[1].silence_duration_ms > (waits[2].silence_duration_ms)
+    )
+
+
+def test_server_vad_settings_reach_the_engine() -> None:
+    detection = engine_config(
+        turns(
+            {
+                "type": "server_vad",
+                "threshold": 0.7,
+                "prefix_padding_ms": 100,
+                "silence_duration_ms": 600,
+                "interrupt_response": False,
+            }
+        )
+    ).turn_detection
+    assert (detection.threshold, detection.prefix_padding_ms) == (0.7, 100)
+    assert detection.silence_duration_ms == 600 and not detection.interrupt_response
+
+
+def test_other_settings_reach_the_engine() -> None:
+    config = engine_config(
+        settings(
+            instructions="be brief",
+            output_modalities=["text"],
+            max_output_tokens=77,
+            audio={"output": {"voice": "en-gb", "speed": 1.25}},
+            video={"detail": "high"},
+            engine={"style": "calm", "level": 3},
+        )
+    )
+    assert config.instructions == "be brief" and config.modalities == ("text",)
+    assert config.sampling.max_output_tokens == 77
+    assert (config.voice, config.speed, config.max_image_slices) == ("en-gb", 1.25, 2)
+    assert config.options == {"style": "calm", "level": 3}
+
+
+def test_voice_object_and_default_are_the_engines_own_voice() -> None:
+    for voice in ("default", {"id": "voice_123"}):
+        assert engine_config(settings(audio={"output": {"voice": voice}})).voice == ""
+
+
+EXTREMES: list[dict[str, Any]] = [
+    {"instructions": "é" * 32 * 1024},
+    {"audio": {"output": {"voice": "v" * 256}}},
+    {"audio": {"output": {"speed": 0.25}}},
+    {"audio": {"output": {"speed": 1.5}}},
+    {"output_modalities": ["text", "audio"]},
+    {"max_output_tokens": 4096},
+    {"max_output_tokens": 1},
+    {"audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 0}}}},
+    {"audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 1}}}},
+    {"audio": {"input": {"turn_detection": {"type": "server_vad", "prefix_padding_ms": 5000}}}},
+    {"audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 50}}}},
+    {"audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 10000}}}},
+    {"engine": {"x" * 256: "y" * 256, "flag": True, "float": -1.5, "int": -(2**63)}},
+    {"engine": {"largest": 2**63 - 1}},
+    {"engine": {"astronomic": 2**70}},
+    {"engine": {f"option{n}": n for n in range(32)}},
+    {"video": {"detail": "auto", "fps": 10}},
+]
+
+
+@pytest.mark.parametrize("update", EXTREMES, ids=lambda update: str(update)[:50])
+def test_what_a_client_may_set_is_never_refused_by_the_engine(update: dict[str, Any]) -> None:
+    """An engine refuses the link of a media worker that sends it a message out of bounds: all
+    calls of that worker would end for one client's setting."""
+    try:
+        accepted = SessionSettings().merge(update)
+    except ProtocolError as error:
+        assert error.param is not None and error.param.startswith("session.")
+        return
+    message = UpdateSession("call", engine_config(accepted))
+    wire = msgspec.msgpack.encode(message)
+    assert msgspec.msgpack.decode(wire, type=ToEngine) == message
+
+
+def test_defaults_of_both_sides_agree() -> None:
+    assert engine_config(SessionSettings()) == SessionConfig()

@@ -1,0 +1,455 @@
+"""The HTTP API of calls: shapes, statuses, limits, CORS and the guard of keyless loopback."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from signaling.client_items import ItemCreate, Message
+from signaling.errors import NoFreeSlot
+from signaling.http import uploads
+from signaling.http.auth import (
+    ApiKey,
+    Authenticator,
+    EphemeralSecrets,
+    Limits,
+    install,
+    require,
+)
+from signaling.http.calls import PlacedCall, add_routes
+from signaling.server_events import MessageItem
+from signaling.settings import SessionSettings
+from tests.signaling.offers import CHROMIUM_OFFER
+
+Start = Callable[..., Awaitable[TestClient[web.Request, web.Application]]]
+SDP = {"Content-Type": "application/sdp"}
+KEY = {"Authorization": "Bearer sk-user"}
+
+
+class FakeDesk:
+    """Places every call, or raises what it was told to."""
+
+    def __init__(self) -> None:
+        self.placed: list[tuple[str, SessionSettings, str | None]] = []
+        self.hung_up: list[str] = []
+        self.added: list[tuple[str, ItemCreate]] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.error: Exception | None = None
+
+    async def place(
+        self, sdp: str, session: SessionSettings, *, remote: str, key_id: str | None
+    ) -> PlacedCall:
+        assert remote
+        if self.error is not None:
+            raise self.error
+        self.placed.append((sdp, session, key_id))
+        return PlacedCall(call_id="rtc_abc", sdp="v=0\r\n")
+
+    async def hang_up(self, call_id: str, reason: str) -> bool:
+        self.hung_up.append(call_id)
+        return call_id == "rtc_abc"
+
+    def is_open(self, call_id: str) -> bool:
+        return call_id == "rtc_abc"
+
+    async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
+        if self.error is not None:
+            raise self.error
+        await self.may_answer.wait()
+        assert isinstance(create.item, Message)
+        self.added.append((call_id, create))
+        return MessageItem(id=create.item.id or "item_1", role="user", status="completed")
+
+
+@pytest.fixture
+def desk() -> FakeDesk:
+    return FakeDesk()
+
+
+@pytest.fixture
+async def start(desk: FakeDesk) -> AsyncIterator[Start]:
+    clients = []
+
+    async def start(auth: Authenticator | None = None) -> TestClient[Any, Any]:
+        auth = auth or Authenticator(is_keyless=True)
+        app = web.Application()
+        install(app, auth)
+        add_routes(app, desk, auth)
+
+        async def stats(request: web.Request) -> web.Response:
+            return web.json_response({"role": require(request, "admin").role})
+
+        app.router.add_get("/api/stats", stats)
+        clients.append(TestClient(TestServer(app)))
+        await clients[-1].start_server()
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        await client.close()
+
+
+def with_keys(**kwargs: Any) -> Authenticator:
+    keys = (ApiKey("u", "sk-user"), ApiKey("a", "sk-admin", "admin"))
+    return Authenticator(keys, **kwargs)
+
+
+async def test_raw_offer_is_answered_201_with_location(start: Start, desk: FakeDesk) -> None:
+    client = await start()
+    response = await client.post(
+        "/v1/realtime/calls?model=m1&x=1", data=CHROMIUM_OFFER, headers=SDP
+    )
+    assert response.status == 201
+    assert response.headers["Location"] == "/v1/realtime/calls/rtc_abc"
+    assert response.content_type == "application/sdp"
+    assert await response.text() == "v=0\r\n"
+    assert desk.placed[0][1].model == "m1"
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/octet-stream"])
+async def test_form_is_taken_in_any_part_content_type(
+    start: Start, desk: FakeDesk, content_type: str | None
+) -> None:
+    client = await start()
+    form = aiohttp.FormData(default_to_multipart=True)
+    form.add_field("sdp", CHROMIUM_OFFER, content_type=content_type)
+    session = json.dumps({"model": "m2", "instructions": "hi"})
+    form.add_field("session", session.encode(), content_type=content_type, filename="blob")
+    response = await client.post("/v1/realtime/calls", data=form)
+    assert response.status == 201, await response.text()
+    sdp, settings, _ = desk.placed[0]
+    assert sdp == CHROMIUM_OFFER
+    assert (settings.model, settings.instructions) == ("m2", "hi")
+
+
+async def test_openai_sdk_places_and_hangs_up(start: Start, desk: FakeDesk) -> None:
+    client = await start(with_keys())
+    url = str(client.make_url("/v1"))
+
+    def use_sdk() -> tuple[str, str, str]:
+        sdk = openai.OpenAI(base_url=url, api_key="sk-user", max_retries=0)
+        created = sdk.realtime.calls.create(
+            sdp=CHROMIUM_OFFER, session={"type": "realtime", "model": "m3", "tools": []}
+        )
+        sdk.realtime.calls.hangup("rtc_abc")
+        secret = sdk.realtime.client_secrets.create(
+            expires_after={"anchor": "created_at", "seconds": 60},
+            session={"type": "realtime", "model": "m4", "instructions": "from the secret"},
+        )
+        browser = openai.OpenAI(base_url=url, api_key=secret.value, max_retries=0)
+        browser.realtime.calls.create(sdp=CHROMIUM_OFFER)
+        return created.response.headers["location"], created.text, secret.session.type
+
+    location, answer, session_type = await asyncio.to_thread(use_sdk)
+    assert location == "/v1/realtime/calls/rtc_abc"
+    assert answer == "v=0\r\n"
+    assert session_type == "realtime"
+    assert desk.hung_up == ["rtc_abc"]
+    assert [s.model for _, s, _ in desk.placed] == ["m3", "m4"]
+    assert desk.placed[1][1].instructions == "from the secret"
+    assert desk.placed[1][2] == "u"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "param"),
+    [
+        ("", "application/sdp", 400, "sdp"),
+        ("hello", "application/sdp", 400, "sdp"),
+        (b"\xff\xfe", "application/sdp", 400, "sdp"),
+        ("v=0\r\n" + "a=x\r\n" * 200_000, "application/sdp", 413, "sdp"),
+        (CHROMIUM_OFFER, "text/plain", 415, None),
+        ("{}", "application/json", 415, None),
+        (CHROMIUM_OFFER.replace("opus/48000/2", "foo/8000"), "application/sdp", 201, None),
+        ("--x\r\n", "multipart/form-data; boundary=x", 400, None),
+        ("", "multipart/form-data", 400, None),
+    ],
+)
+async def test_bad_bodies_have_their_status(
+    start: Start, body: str | bytes, content_type: str, status: int, param: str | None
+) -> None:
+    client = await start()
+    headers = {"Content-Type": content_type}
+    response = await client.post("/v1/realtime/calls", data=body, headers=headers)
+    assert response.status == status, await response.text()
+    if status != 201:
+        error = (await response.json())["error"]
+        assert set(error) == {"message", "type", "code", "param"}
+        if param is not None:
+            assert error["param"] == param
+
+
+async def test_megabyte_in_a_form_is_413(start: Start) -> None:
+    client = await start()
+    form = aiohttp.FormData(default_to_multipart=True)
+    form.add_field("sdp", "v=0\r\n" + "x" * 1_000_000)
+    assert (await client.post("/v1/realtime/calls", data=form)).status == 413
+
+
+async def test_invalid_session_member_is_named(start: Start) -> None:
+    client = await start()
+    form = aiohttp.FormData(default_to_multipart=True)
+    form.add_field("sdp", CHROMIUM_OFFER)
+    form.add_field("session", json.dumps({"audio": {"output": {"speed": 9}}}))
+    response = await client.post("/v1/realtime/calls", data=form)
+    assert response.status == 400
+    assert (await response.json())["error"]["param"] == "session.audio.output.speed"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry_after"),
+    [(NoFreeSlot(2.2), 503, "3"), (TimeoutError(), 504, None), (KeyError("bug"), 500, None)],
+)
+async def test_desk_errors(
+    start: Start, desk: FakeDesk, error: Exception, status: int, retry_after: str | None
+) -> None:
+    desk.error = error
+    client = await start()
+    response = await client.post("/v1/realtime/calls", data=CHROMIUM_OFFER, headers=SDP)
+    assert response.status == status
+    assert response.headers.get("Retry-After") == retry_after
+    assert "bug" not in await response.text()
+
+
+async def test_hang_up_needs_no_key_and_knows_its_calls(start: Start) -> None:
+    client = await start(with_keys())
+    assert (await client.post("/v1/realtime/calls/rtc_abc/hangup")).status == 200
+    assert (await client.delete("/v1/realtime/calls/rtc_abc")).status == 204
+    response = await client.post("/v1/realtime/calls/rtc_other/hangup")
+    assert response.status == 404
+    assert (await response.json())["error"]["code"] == "call_not_found"
+
+
+async def test_open_call_is_told_from_one_that_is_over(start: Start) -> None:
+    client = await start()
+    response = await client.get("/v1/realtime/calls/rtc_abc")
+    assert response.status == 200 and (await response.json())["id"] == "rtc_abc"
+    assert (await client.get("/v1/realtime/calls/rtc_gone")).status == 404
+
+
+async def test_other_methods_are_405(start: Start) -> None:
+    client = await start()
+    for method, path in (("GET", "/v1/realtime/calls"), ("PUT", "/v1/realtime/calls/rtc_abc")):
+        response = await client.request(method, path)
+        assert response.status == 405
+        assert "OPTIONS" in response.headers["Allow"]
+        assert (await response.json())["error"]["code"] == "method_not_allowed"
+
+
+async def test_keys_and_roles(start: Start) -> None:
+    client = await start(with_keys())
+
+    async def status(path: str, key: str | None, **kwargs: Any) -> int:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return (await client.get(path, headers={**headers, **kwargs.get("more", {})})).status
+
+    assert await status("/api/stats", None) == 401
+    assert await status("/api/stats", "wrong") == 401
+    assert await status("/api/stats", "sk-user") == 403
+    assert await status("/api/stats", "sk-admin") == 200
+    assert await status("/api/stats?key=sk-admin", None) == 401
+    assert await status("/api/stats?key=sk-admin", None, more={"Accept": "text/html"}) == 200
+    response = await client.post("/v1/realtime/calls", data=CHROMIUM_OFFER, headers=SDP)
+    assert response.status == 401
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_ephemeral_secret_places_calls_only(start: Start) -> None:
+    auth = with_keys()
+    client = await start(auth)
+    value, _ = auth.secrets.issue(60, SessionSettings(), "u")
+    headers = {"Authorization": f"Bearer {value}"}
+    placed = await client.post(
+        "/v1/realtime/calls", data=CHROMIUM_OFFER, headers={**SDP, **headers}
+    )
+    assert placed.status == 201
+    assert (await client.post("/v1/realtime/client_secrets", headers=headers)).status == 403
+    assert (await client.get("/api/stats", headers=headers)).status == 403
+
+
+@pytest.mark.parametrize("seconds", [9, 7201])
+async def test_secret_lifetime_is_bounded(start: Start, seconds: int) -> None:
+    client = await start()
+    body = {"expires_after": {"seconds": seconds}}
+    response = await client.post("/v1/realtime/client_secrets", json=body)
+    assert response.status == 400
+    assert (await response.json())["error"]["param"] == "expires_after.seconds"
+
+
+def test_secrets_expire_and_are_bounded() -> None:
+    now = [1000.0]
+    secrets = EphemeralSecrets(lambda: now[0], capacity=3)
+    first, expires_at = secrets.issue(600, SessionSettings(), None)
+    assert expires_at == 1600
+    assert secrets.find(first) is not None
+    now[0] = 1600.0
+    assert secrets.find(first) is None
+    for _ in range(5):
+        secrets.issue(600, SessionSettings(), None)
+    assert len(secrets) == 3
+
+
+async def test_calls_are_rate_limited_per_remote(start: Start) -> None:
+    now = [0.0]
+    limits = Limits(calls_per_minute=60, calls_burst=2)
+    auth = Authenticator(is_keyless=True, limits=limits, clock=lambda: now[0])
+    client = await start(auth)
+
+    async def place() -> aiohttp.ClientResponse:
+        return await client.post("/v1/realtime/calls", data=CHROMIUM_OFFER, headers=SDP)
+
+    assert [(await place()).status for _ in range(3)] == [201, 201, 429]
+    assert (await place()).headers["Retry-After"] == "1"
+    now[0] = 1.5
+    assert (await place()).status == 201
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:1", 201), ("127.0.0.1", 201), ("[::1]:80", 201), ("evil.example", 403)],
+)
+async def test_keyless_refuses_foreign_hosts(start: Start, host: str, status: int) -> None:
+    client = await start()
+    headers = {**SDP, "Host": host}
+    response = await client.post("/v1/realtime/calls", data=CHROMIUM_OFFER, headers=headers)
+    assert response.status == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://localhost:3000", 201),
+        ("https://app.example", 201),
+    ],
+)
+async def test_keyless_refuses_foreign_origins(start: Start, origin: str, status: int) -> None:
+    auth = Authenticator(is_keyless=True, allowed_origins=("https://app.example",))
+    client = await start(auth)
+    headers = {**SDP, "Origin": origin}
+    response = await client.post("/v1/realtime/calls", data=CHROMIUM_OFFER, headers=headers)
+    assert response.status == status
+    granted = response.headers.get("Access-Control-Allow-Origin")
+    assert granted == (origin if status == 201 else None)
+
+
+async def test_preflight_of_the_agents_sdk(start: Start) -> None:
+    client = await start(with_keys(allowed_origins=("https://app.example",)))
+    headers = {
+        "Origin": "https://app.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,x-openai-agents-sdk,openai-beta,x-evil",
+    }
+    response = await client.options("/v1/realtime/calls", headers=headers)
+    assert response.status == 204
+    assert "POST" in response.headers["Access-Control-Allow-Methods"]
+    granted = response.headers["Access-Control-Allow-Headers"]
+    assert granted == "authorization, x-openai-agents-sdk, openai-beta"
+    foreign = {**headers, "Origin": "https://evil.example"}
+    response = await client.options("/v1/realtime/calls", headers=foreign)
+    assert "Access-Control-Allow-Origin" not in response.headers
+    placed = await client.post(
+        "/v1/realtime/calls",
+        data=CHROMIUM_OFFER,
+        headers={**SDP, **KEY, "Origin": "https://app.example"},
+    )
+    assert "Location" in placed.headers["Access-Control-Expose-Headers"]
+
+
+# ---------------------------------------------------------------- items
+
+ITEMS = "/v1/realtime/calls/rtc_abc/items"
+HELLO = {
+    "type": "message",
+    "role": "user",
+    "content": [{"type": "input_text", "text": "hello"}],
+}
+
+
+async def test_item_is_added_without_a_key_and_its_id_is_told(start: Start, desk: FakeDesk) -> None:
+    client = await start(with_keys())
+    response = await client.post(ITEMS, json=HELLO | {"id": "mine"})
+    assert response.status == 200
+    body = await response.json()
+    assert (body["id"], body["type"], body["object"]) == ("mine", "message", "realtime.item")
+    assert [call_id for call_id, _ in desk.added] == ["rtc_abc"]
+
+
+async def test_item_for_no_call_is_404_and_never_read(start: Start, desk: FakeDesk) -> None:
+    client = await start()
+    response = await client.post("/v1/realtime/calls/rtc_other/items", json=HELLO)
+    assert response.status == 404
+    assert (await response.json())["error"]["code"] == "call_not_found"
+    assert desk.added == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        (b"{", 400, "invalid_json", None),
+        (b"{}", 400, "missing_required_parameter", "item.type"),
+        (b'{"type": "message", "role": "user"}', 400, "missing_required_parameter", "item.content"),
+    ],
+)
+async def test_bad_item_is_an_error_that_names_the_field(
+    start: Start, desk: FakeDesk, body: bytes, status: int, code: str, param: str | None
+) -> None:
+    client = await start()
+    response = await client.post(ITEMS, data=body)
+    error = (await response.json())["error"]
+    assert (response.status, error["code"], error["param"]) == (status, code, param)
+    assert desk.added == []
+
+
+@pytest.mark.parametrize("has_length", [True, False])
+async def test_item_beyond_the_limit_is_413(
+    start: Start, monkeypatch: pytest.MonkeyPatch, has_length: bool
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_BODY_BYTES", 10_000)
+    client = await start()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(11):
+            yield b" " * 1000
+
+    response = await client.post(ITEMS, data=b" " * 11_000 if has_length else chunks())
+    error = (await response.json())["error"]
+    assert (response.status, error["code"], error["param"]) == (413, "too_large", "item")
+
+
+async def test_body_that_never_ends_is_408(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "READ_TIMEOUT_S", 0.05)
+    client = await start()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(1)
+
+    response = await client.post(ITEMS, data=slow())
+    assert response.status == 408
+
+
+async def test_uploads_are_one_per_call_and_few_in_all(
+    start: Start, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await start()
+    desk.may_answer.clear()
+    first = asyncio.create_task(client.post(ITEMS, json=HELLO))
+    await asyncio.sleep(0.1)
+    second = await client.post(ITEMS, json=HELLO)
+    assert second.status == 409
+    assert (await second.json())["error"]["code"] == "upload_in_progress"
+    monkeypatch.setattr(desk, "is_open", lambda call_id: True)
+    monkeypatch.setattr(uploads, "MAX_UPLOADS", 1)
+    third = await client.post("/v1/realtime/calls/rtc_b/items", json=HELLO)
+    assert third.status == 429
+    desk.may_answer.set()
+    assert (await first).status == 200
+    assert (await client.post(ITEMS, json=HELLO)).status == 200
