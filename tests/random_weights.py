@@ -48,7 +48,7 @@ def random_weights(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Fill a module, built by `engine.gpu.weights.empty` or not, right where its weights will be."""
+    """Fill a module, built by `weights.empty` or not, right where its weights will be."""
     shapes = {name: tensor.shape for name, tensor in module.state_dict(keep_vars=True).items()}
     load_tensors(
         module,

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 

@@ -15,12 +15,40 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 PACKAGES = ("server", "signaling", "media", "engine", "web")
-OPEN_TO_SERVER = {
-    f"engine.{name}"
-    for name in ("protocol", "supervision", "link", "client", "config", "child", "logs", "pieces")
-}
+OPEN_TO_SERVER = ("engine.ipc", "engine.config")
+
+FLOORS = (
+    ("engine.ipc", "engine.config"),
+    ("engine.base", "engine.vad", "engine.stages", "engine.slots"),
+    ("engine.admission", "engine.gpus"),
+    ("engine.host", "engine.builtin", "engine.gpu"),
+    ("engine.echo", "engine.dsp"),
+    ("engine.minicpmo.models",),
+    ("engine.minicpmo.llm",),
+    ("engine.minicpmo.session", "engine.minicpmo.encoders"),
+    ("engine.minicpmo.checkpoint",),
+    ("engine.minicpmo.memory_plan", "engine.minicpmo.runner"),
+    ("engine.minicpmo.speech",),
+    ("engine.minicpmo.modes",),
+    ("engine.minicpmo.background", "engine.minicpmo.step"),
+    ("engine.minicpmo.scheduler",),
+    ("engine.minicpmo.engine",),
+    ("engine.process",),
+)
+"""Inside the engine a file imports its own folder and lower floors, never others."""
+
+
+def room(name: str) -> str:
+    """The longest of the names on `FLOORS` that `name` is or lies in, or the empty string."""
+    rooms = [r for floor in FLOORS for r in floor if name == r or name.startswith(r + ".")]
+    return max(rooms, key=len, default="")
+
+
+def floor_of(name: str) -> int:
+    return next(i for i, floor in enumerate(FLOORS) if room(name) in floor)
 
 
 def modules(package: str) -> list[Path]:
@@ -72,40 +100,48 @@ def test_package_does_not_import(package: str, forbidden: tuple[str, ...]) -> No
     assert offences(package, forbidden) == []
 
 
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_every_file_of_the_engine_has_its_floor() -> None:
+    names = [dotted(path) for path in modules("engine") if path.name != "__init__.py"]
+    assert [name for name in names if not room(name)] == []
+    used = {room(name) for name in names}
+    assert [r for floor in FLOORS for r in floor if r not in used] == []
+
+
+def test_inside_the_engine_imports_go_down() -> None:
+    bad = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules("engine")
+        for line, name in imported(path)
+        if room(name) and room(name) != room(dotted(path))
+        if floor_of(name) >= floor_of(dotted(path))
+    ]
+    assert bad == []
+
+
+def test_few_files_of_the_engine_lie_flat() -> None:
+    assert len(list((ROOT / "engine").glob("*.py"))) <= 13
+
+
 def test_server_imports_only_the_light_part_of_engine() -> None:
-    light = {"engine", *OPEN_TO_SERVER}
     bad = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in [*modules("server"), ROOT / "run.py"]
         for line, name in imported(path)
-        if name.partition(".")[0] == "engine" and name not in light
+        if name.startswith("engine.") and not name.startswith(OPEN_TO_SERVER)
     ]
     assert bad == []
 
 
 def test_light_part_of_engine_imports_nothing_heavy() -> None:
-    for name in sorted(OPEN_TO_SERVER):
-        path = ROOT / (name.replace(".", "/") + ".py")
-        ours = {n for _, n in imported(path) if n.partition(".")[0] == "engine"}
-        assert ours <= OPEN_TO_SERVER, name
-        assert not {n for _, n in imported(path)} & {"torch", "numpy", "aiortc", "av"}, name
-
-
-def test_nobody_but_the_process_starts_engines() -> None:
-    """`engine.process` alone knows the host and the engines there are."""
-    own = (
-        "engine.process",
-        "engine.host",
-        "engine.builtin",
-        "engine.echo",
-        "engine.minicpmo.engine",
-    )
-    offenders = [
-        offence
-        for offence in offences("engine", own)
-        if not offence.startswith(("engine/process.py", "engine/builtin/", "engine/echo.py"))
-    ]
-    assert offenders == []
+    for path in [*modules("engine/ipc"), ROOT / "engine" / "config.py"]:
+        names = {name for _, name in imported(path)}
+        assert all(n.startswith(OPEN_TO_SERVER) for n in names if n.startswith("engine")), path
+        assert not names & {"torch", "numpy", "aiortc", "av"}, path
 
 
 def test_no_package_of_ours_hides_a_package_that_we_use() -> None:
@@ -155,7 +191,7 @@ def test_front_loads_no_torch_no_engine_and_no_media() -> None:
 
 def test_media_worker_loads_no_torch_and_no_engine() -> None:
     modules = loaded("server.worker.worker")
-    assert "aiortc" in modules and "server.session" in modules
+    assert "aiortc" in modules and "server.worker.session" in modules
     assert not modules & {*HEAVY, "engine.process", "engine.host", "cv2", "pocketsphinx"}
     assert not modules & {
         "aiohttp.web",

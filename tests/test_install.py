@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.browser.chrome import browse, call, chromium, event, record, recorded
-from tests.serving import ROOT, Serving
+from tests.serving import Serving
 from tests.speech import BROWSER_HZ, microphone, stretches
 
 pytestmark = pytest.mark.loopback

@@ -69,7 +69,7 @@ def best_device(wanted: str = "auto") -> tuple[torch.device, torch.dtype]:
 def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> OmniModel:
     """Load a checkpoint folder; each tensor goes to the device on its own.
 
-    Raises `engine.gpu.weights.CheckpointError` or `engine.minicpmo.models.config.ConfigError` by name.
+    Raises `CheckpointError` or `ConfigError` that names the tensor or field.
     """
     where, dtype = best_device(device)
     config, tokens = OmniConfig.load(folder), Tokens(folder)

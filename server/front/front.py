@@ -96,7 +96,7 @@ class Front(Observer):
         """Take no more calls."""
         self._is_draining = True
 
-    # -------------------------------------------------------------- signaling.calls.Desk
+    # ------------------------------------------------------ signaling.http.calls.Desk
 
     async def place(
         self, sdp: str, session: SessionSettings, *, remote: str, key_id: str | None

@@ -24,7 +24,7 @@ from engine.ipc.transport import Listener
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PING_INTERVAL_S = 1.0
 SILENCE_LIMIT_S = 6.0
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)

@@ -25,7 +25,7 @@ class EngineLinks:
         self._keepers: set[asyncio.Task[None]] = set()
 
     async def get(self, address: EngineAddress) -> EngineClient:
-        """The link to an engine. Raises `engine.ipc.engine_client.EngineGone` when it does not answer."""
+        """The link to an engine. Raises `EngineGone` when it does not answer."""
         link = self._links.get(address.endpoint)
         if link is None:
             client = EngineClient(address.endpoint, name=self._name)

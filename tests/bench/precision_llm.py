@@ -147,7 +147,14 @@ def greedy(ours: Trace, reference: Trace) -> dict[str, Any]:
     }
 
 
-KERNEL_MODULES = ("fused", "fp8", "decode", "flow_fused", "code_draw", "vocoder_kernels")
+KERNEL_MODULES = (
+    "decoder_layer",
+    "fp8_kv",
+    "decode_attention",
+    "flow_block",
+    "talker_sampling",
+    "vocoder",
+)
 
 
 @contextmanager
@@ -159,7 +166,9 @@ def plain(*, kernels: bool, attention: bool) -> Iterator[None]:
     with ExitStack() as stack:
         if kernels:
             for module in KERNEL_MODULES:
-                stack.enter_context(mock.patch(f"engine.layers.{module}._kernel", lambda *_: None))
+                stack.enter_context(
+                    mock.patch(f"engine.gpu.kernels.{module}._kernel", lambda *_: None)
+                )
         if attention:
             stack.enter_context(
                 mock.patch("engine.gpu.layers.varlen_attention._flash", varlen._by_rows)

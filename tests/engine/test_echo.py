@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from engine.ipc.protocol import (
     UpdateSession,
 )
 from engine.vad import rms_db
+from tests import ROOT
 from tests.engine.builtin.rig import SESSION, Caller, say, speech
 
 
@@ -98,7 +98,7 @@ def test_it_needs_neither_recogniser_nor_synthesiser() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,

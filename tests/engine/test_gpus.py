@@ -15,6 +15,7 @@ from engine.config import EngineConfig
 from engine.gpus import VISIBLE, count_gpus, see_only
 from server.config import Config, EnginesConfig
 from server.front.launch import specs
+from tests import ROOT
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,7 @@ def test_counting_loads_nothing_into_this_process() -> None:
         "import sys, engine.gpus as g; n = g.count_gpus(); "
         "assert n >= 0 and 'torch' not in sys.modules and 'ctypes' not in sys.modules"
     )
-    root = Path(__file__).resolve().parent.parent.parent
-    subprocess.run([sys.executable, "-c", code], cwd=root, env=dict(os.environ), check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), check=True)
 
 
 def gpus(config: Config) -> list[int | None]:

@@ -40,11 +40,11 @@ from engine.ipc.protocol import (
 from engine.ipc.supervision import EngineStats, Fatal, FromChild, Progress, Ready, Shutdown
 from engine.ipc.transport import Listener
 from engine.process import EXIT_FATAL
+from tests import ROOT
 from tests.waiting import until
 
 pytestmark = pytest.mark.loopback
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 START = "from engine.process import main; main()"
 
 

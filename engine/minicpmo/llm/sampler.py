@@ -1,4 +1,4 @@
-"""Settings, random numbers and history of rows that are sampled from; `engine.minicpmo.llm.sampling_ops` samples.
+"""Settings, random numbers and history of rows that are sampled from; `sampling_ops` samples.
 
 Random numbers come from a counter-based generator per session, so that its draws do not depend on
 which other rows are in the batch: a decision takes two of them in full duplex, one elsewhere.

@@ -1,4 +1,4 @@
-"""From logits to token ids on the device: what `engine.minicpmo.llm.sampler` describes, without the host.
+"""From logits to token ids on the device: what `sampler` describes, without the host.
 
 Two orders of operations exist, one for full duplex and one for half duplex and chat; both follow
 the MiniCPM-o 4.5 inference code, in float32. Shapes depend on the number of rows only and nothing

@@ -16,7 +16,7 @@ from engine.builtin.interfaces import AnswerFailed, Parts, Speech, Transcript, T
 from engine.builtin.session import CascadeSession
 from engine.ipc.protocol import AudioIn, AudioOut, FromEngine, Heard, SessionConfig
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 FRAME = 320
 SESSION = "s"
 

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import psutil
 import pytest
@@ -16,10 +15,10 @@ import pytest_asyncio
 from engine.builtin import recogniser as module
 from engine.builtin.interfaces import Transcript
 from engine.builtin.recogniser import RecogniserPool
+from tests import ROOT
 from tests.engine.builtin.rig import say
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-ROOT = Path(__file__).parents[2]
 
 
 async def until(condition: Callable[[], bool], seconds: float = 15) -> None:

@@ -1,4 +1,4 @@
-"""A ZeroMQ end that speaks bytes: for what `engine.ipc.transport` must never send, and to see what it does.
+"""A ZeroMQ end that speaks bytes: for what `transport` must never send, and to see what it does.
 
 Blocking calls would stop the event loop that the other end runs on, so everything polls.
 """

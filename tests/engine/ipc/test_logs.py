@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests import ROOT
 
 LOGGING = """
 import logging, os, sys
-from engine.logs import log_to
+from engine.ipc.logs import log_to
 
 path, level = sys.argv[1:3]
 log_to("worker-0", level, path)

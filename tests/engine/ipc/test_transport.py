@@ -375,8 +375,8 @@ async def test_dialer_is_lost_once_when_the_listener_closes(endpoint: str) -> No
 
 LISTENING = """
 import asyncio, sys
-from engine.link import Listener
-from engine.protocol import ToEngine
+from engine.ipc.transport import Listener
+from engine.ipc.protocol import ToEngine
 
 async def main():
     ear = Listener(sys.argv[1], ToEngine, on_message=lambda *_: None,

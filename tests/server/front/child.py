@@ -1,6 +1,6 @@
 """Child processes for the supervisor's tests: real ones, that do what their name says.
 
-`python -c "from tests.server.child import main; main()" PARENT_PID`, as the supervisor starts them;
+The supervisor starts them as `python -c "from tests.server.front.child import main; main()" PID`;
 the line on stdin is JSON: name, control, behaviour and a folder to leave notes in.
 """
 
@@ -73,9 +73,9 @@ def main() -> None:
 
 PARENT = """
 import asyncio, json, os, sys
-from engine.supervision import (FromChild)
-from server.supervisor import Observer
-from tests.server.child import supervisor
+from engine.ipc.supervision import (FromChild)
+from server.front.supervisor import Observer
+from tests.server.front.child import supervisor
 
 async def main():
     made = supervisor(sys.argv[1], {"engine-0": "good", "worker-0": "good"}, Observer())

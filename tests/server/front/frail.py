@@ -1,6 +1,6 @@
 """A server whose native engine breaks for good when it is told a word.
 
-`python -m tests.server.frail OPTIONS` is run.py with `main` as the entry of its engine processes.
+`python -m tests.server.front.frail OPTIONS` is run.py with `main` as its engine processes' entry.
 """
 
 from __future__ import annotations

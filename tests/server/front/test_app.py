@@ -17,6 +17,7 @@ from server.front import front as front_module
 from server.front.app import PAGES, SECURITY_HEADERS, build, load_assets
 from server.front.telemetry import Telemetry
 from signaling.http.auth import ApiKey, Authenticator
+from tests import ROOT
 from tests.server.front.rig import ANSWER, PaperFront, worker_stats
 from tests.signaling.offers import CHROMIUM_OFFER
 from tests.waiting import until
@@ -277,8 +278,7 @@ async def test_unknown_call_cannot_be_hung_up(start: Start) -> None:
 
 
 def test_assets_travel_with_the_package() -> None:
-    root = Path(__file__).resolve().parent.parent.parent
-    declared = (root / "pyproject.toml").read_text()
+    declared = (ROOT / "pyproject.toml").read_text()
     for name in load_assets():
         assert f'"**/*{Path(name).suffix}"' in declared, name
 

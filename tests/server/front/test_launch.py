@@ -34,10 +34,10 @@ from server.front.launch import (
     specs,
     url,
 )
+from tests import ROOT
 from tests.serving import Serving
 from tests.waiting import until_blocking
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = (sys.executable, str(ROOT / "run.py"))
 ECHO = ("--engine", "echo")
 STOP_LIMIT_S = 3.0

@@ -23,14 +23,13 @@ import pytest
 from engine.ipc.protocol import Hello, Ping
 from server.front import supervisor as module
 from server.front.supervisor import BACKOFF_S, ChildFailed, Observer, Supervised, Supervisor
+from tests import ROOT
 from tests.engine.ipc.raw_peer import dealer
 from tests.server.front.child import PARENT, stats
 from tests.server.front.child import supervisor as supervise
 from tests.waiting import Clock, until
 
 pytestmark = pytest.mark.loopback
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Watcher(Observer):

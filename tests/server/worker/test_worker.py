@@ -41,12 +41,12 @@ from server.control import (
 )
 from server.worker.worker import ice_settings
 from signaling.settings import SessionSettings
+from tests import ROOT
 from tests.engine.fakes import FakeEngine, item
 from tests.engine.ipc.raw_peer import router
 from tests.waiting import until
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-START = "from server.worker import main; main()"
+START = "from server.worker.worker import main; main()"
 
 
 class Desk:

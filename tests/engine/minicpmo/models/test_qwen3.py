@@ -109,7 +109,7 @@ def test_padded_plans_keep_nothing_of_their_padding_and_change_no_result() -> No
 def test_long_feeds_are_cut_into_several_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
     feeds = [Feed(0, [ids_of(23, 1)]), Feed(2, [ids_of(4, 2)])]
     whole = tiny_rows().feed(feeds)
-    monkeypatch.setattr(engine.llm_rows, "MAX_FORWARD_TOKENS", 10)
+    monkeypatch.setattr(engine.minicpmo.llm.rows, "MAX_FORWARD_TOKENS", 10)
     parts = tiny_rows().feed(feeds)
     assert all(close(ours, other) for ours, other in zip(whole, parts, strict=True))
 
