@@ -113,8 +113,17 @@ class CallsConfig(Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=0, le=10_000, description="Calls that may wait for an engine slot.")
     ] = 16
     max_per_remote: Annotated[
-        int, Meta(ge=1, le=10_000, description="Calls at once from one address.")
+        int,
+        Meta(ge=1, le=10_000, description="Calls at once from one address or client secret."),
     ] = 32
+    max_connecting: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="Calls between offer and connection; one caller has a quarter at most.",
+        ),
+    ] = 64
 
 
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):

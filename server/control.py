@@ -21,19 +21,16 @@ class EngineAddress(Struct, frozen=True):
 
 
 class PlaceCall(Message, frozen=True):
-    """Answer this offer. Without an engine the call waits in the queue at `position`."""
+    """Answer this offer. The call gets an engine, or a place in the queue, once it is connected."""
 
     call_id: str
     sdp: str
     session: SessionSettings
     remote: str
-    engine: EngineAddress | None = None
-    position: int = 0
-    eta_s: float = 0.0
 
 
 class AssignEngine(Message, frozen=True):
-    """The call's turn has come."""
+    """The call's turn has come; only connected calls are told so."""
 
     call_id: str
     engine: EngineAddress
@@ -82,6 +79,12 @@ class GetStats(Message, frozen=True):
 class CallPlaced(Message, frozen=True):
     call_id: str
     sdp: str
+
+
+class CallConnected(Message, frozen=True):
+    """ICE and DTLS are done: the call needs an engine from now on. Said once."""
+
+    call_id: str
 
 
 class CallRefused(Message, frozen=True):
@@ -155,7 +158,9 @@ ToWorker = (
     | Ping
     | Shutdown
 )
-FromWorker = CallPlaced | CallRefused | ItemAdded | ItemRefused | CallEnded | WorkerStats
+FromWorker = (
+    CallPlaced | CallRefused | CallConnected | ItemAdded | ItemRefused | CallEnded | WorkerStats
+)
 Inbound = FromChild | FromWorker
 
 

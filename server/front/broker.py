@@ -1,9 +1,11 @@
-"""Engine slots: who holds a lease, and who waits for one, first come first served."""
+"""Engine slots: who holds a lease, and who waits for one, in the order of their offers."""
 
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
+from itertools import count
 from typing import NamedTuple
 
 from server.control import EngineAddress
@@ -37,11 +39,17 @@ class _Engine:
 
 
 class Broker:
-    """Owns the leases and the queue. Every method is a plain step; nothing waits in here."""
+    """Owns the leases and the queue. Every method is a plain step; nothing waits in here.
+
+    An offer holds nothing but its turn: whoever never connects takes no slot and no place.
+    """
 
     def __init__(self, max_queue: int) -> None:
         self._engines: dict[str, _Engine] = {}
-        self._queue: deque[str] = deque()
+        self._turns: dict[str, int] = {}
+        """Of every call from its offer to its end."""
+        self._count = count()
+        self._queue: list[str] = []
         self._max_queue = max_queue
         self._recent_s: deque[float] = deque(maxlen=RECENT_CALLS)
 
@@ -62,25 +70,39 @@ class Broker:
     def max_queue(self) -> int:
         return self._max_queue
 
+    def offer(self, call_id: str) -> None:
+        """Note the call's turn; `NoFreeSlot` if it could not even wait were it connected now."""
+        is_free = not self._queue and any(e.free > 0 for e in self._engines.values())
+        if not is_free and len(self._queue) >= self._max_queue:
+            raise self._full()
+        self._turns[call_id] = next(self._count)
+
     def request(self, call_id: str) -> EngineAddress | Waiting:
-        """A lease on the least loaded engine, else a place in the queue, else `NoFreeSlot`."""
+        """For a call that is connected: a lease on the least loaded engine, else a place in the
+        queue, else `NoFreeSlot`.
+        """
+        self._turns.setdefault(call_id, next(self._count))
         address = None if self._queue else self._lease(call_id)
         if address is not None:
             return address
         if len(self._queue) >= self._max_queue:
-            raise NoFreeSlot(max(1.0, self._eta_s(1)))
-        self._queue.append(call_id)
-        return self._waiting(len(self._queue))
+            raise self._full()
+        insort(self._queue, call_id, key=self._turns.__getitem__)
+        return self._waiting(self._queue.index(call_id) + 1)
 
-    def release(self, call_id: str, lasted_s: float | None = None) -> None:
-        """Give up a lease or a place in the queue; unknown ids are fine."""
+    def release(self, call_id: str, lasted_s: float | None = None) -> bool:
+        """Give up a lease or a place in the queue; whether the call had either."""
+        self._turns.pop(call_id, None)
         if call_id in self._queue:
             self._queue.remove(call_id)
+            return True
         for engine in self._engines.values():
             if call_id in engine.leases:
                 engine.leases.remove(call_id)
                 if lasted_s is not None:
                     self._recent_s.append(lasted_s)
+                return True
+        return False
 
     def assignments(self) -> list[tuple[str, EngineAddress]]:
         """Hand free slots to the head of the queue; who got which."""
@@ -89,7 +111,7 @@ class Broker:
             address = self._lease(self._queue[0])
             if address is None:
                 break
-            assigned.append((self._queue.popleft(), address))
+            assigned.append((self._queue.pop(0), address))
         return assigned
 
     def waiting(self) -> list[Waiting]:
@@ -127,6 +149,9 @@ class Broker:
             return None
         engine.leases.add(call_id)
         return engine.address
+
+    def _full(self) -> NoFreeSlot:
+        return NoFreeSlot(max(1.0, self._eta_s(1)))
 
     def _waiting(self, position: int) -> Waiting:
         return Waiting(self._queue[position - 1], position, self._eta_s(position))

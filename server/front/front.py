@@ -13,6 +13,7 @@ from typing import Any
 from engine.ipc.supervision import EngineStats, WorkerGone
 from server.control import (
     AssignEngine,
+    CallConnected,
     CallEnded,
     CallPlaced,
     CallRefused,
@@ -26,9 +27,10 @@ from server.control import (
     QueuePosition,
     WorkerStats,
 )
-from server.front.broker import Broker, Waiting
+from server.front.broker import Broker
 from server.front.supervisor import Observer, Supervised, Supervisor
 from server.front.uploads import Uploads, call_not_found
+from server.setups import room_for
 from signaling.client_items import ItemCreate
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.calls import PlacedCall
@@ -44,11 +46,24 @@ STATS_TIMEOUT_S = 1.0
 class FrontCall:
     """What the front knows of a call."""
 
-    def __init__(self, call_id: str, worker: Supervised, remote: str, now: float) -> None:
+    def __init__(
+        self,
+        call_id: str,
+        worker: Supervised,
+        remote: str,
+        callers: tuple[str, ...],
+        now: float,
+    ) -> None:
         self.call_id = call_id
         self.worker = worker
         self.remote = remote
+        self.callers = callers
+        """Whom it counts for; see `signaling.http.auth.Principal.callers`."""
         self.since = now
+        self.is_setting_up = True
+        """Until it is connected, or given up."""
+        self.position = 0
+        """In the queue, as it was told last."""
         self.placed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
 
@@ -60,6 +75,7 @@ class Front(Observer):
         *,
         max_queue: int,
         max_per_remote: int,
+        max_connecting: int,
         show: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,6 +87,7 @@ class Front(Observer):
         self.placed_total = 0
         self._uploads = Uploads()
         self._max_per_remote = max_per_remote
+        self._max_connecting = max_connecting
         self._show = show
         self._clock = clock
         self._supervisor: Supervisor | None = None
@@ -99,25 +116,20 @@ class Front(Observer):
     # ------------------------------------------------------ signaling.http.calls.Desk
 
     async def place(
-        self, sdp: str, session: SessionSettings, *, remote: str, key_id: str | None
+        self, sdp: str, session: SessionSettings, *, remote: str, callers: tuple[str, ...]
     ) -> PlacedCall:
-        """Have a media worker answer the offer.
+        """Have a media worker answer the offer; the engine's slot is leased at the connection.
 
         Raises `NoFreeSlot` when full, `ProtocolError` for an offer that cannot be
         served, `TimeoutError` when the worker does not answer.
         """
         worker = self._choose_worker()
-        if sum(1 for call in self.calls.values() if call.remote == remote) >= self._max_per_remote:
-            raise ProtocolError(
-                f"{self._max_per_remote} calls from this address are open already",
-                code="too_many_calls",
-                status=429,
-            )
+        self._make_room(callers)
         call_id = f"rtc_{secrets.token_urlsafe(18)}"
-        place = self.broker.request(call_id)
-        call = self.calls[call_id] = FrontCall(call_id, worker, remote, self._clock())
+        self.broker.offer(call_id)
+        call = self.calls[call_id] = FrontCall(call_id, worker, remote, callers, self._clock())
         try:
-            self.supervisor.send(worker, self._placing(call, sdp, session, place))
+            self.supervisor.send(worker, PlaceCall(call_id, sdp, session, remote))
             async with asyncio.timeout(PLACE_TIMEOUT_S):
                 answer = await call.placed
         except BaseException:
@@ -162,14 +174,19 @@ class Front(Observer):
             load[call.worker.spec.name] = load.get(call.worker.spec.name, 0) + 1
         return min(workers, key=lambda child: load[child.spec.name])
 
-    def _placing(
-        self, call: FrontCall, sdp: str, session: SessionSettings, place: EngineAddress | Waiting
-    ) -> PlaceCall:
-        if isinstance(place, EngineAddress):
-            return PlaceCall(call.call_id, sdp, session, call.remote, engine=place)
-        return PlaceCall(
-            call.call_id, sdp, session, call.remote, position=place.position, eta_s=place.eta_s
-        )
+    def _make_room(self, callers: tuple[str, ...]) -> None:
+        for caller in callers:
+            if sum(caller in c.callers for c in self.calls.values()) >= self._max_per_remote:
+                raise ProtocolError(
+                    f"{self._max_per_remote} calls of this caller are open already.",
+                    code="too_many_calls",
+                    status=429,
+                )
+        connecting = [call for call in self.calls.values() if call.is_setting_up]
+        dropped = room_for(callers, connecting, self._max_connecting, self._clock())
+        if dropped is not None:
+            dropped.is_setting_up = False
+            self.supervisor.send(dropped.worker, HangUp(dropped.call_id, "connect_timeout"))
 
     # -------------------------------------------------------------- supervisor.Observer
 
@@ -212,6 +229,8 @@ class Front(Observer):
                 self._answered(message.call_id, error)
             case ItemAdded() | ItemRefused():
                 self._uploads.answered(message)
+            case CallConnected():
+                self._connected(message.call_id)
             case CallEnded():
                 self._over(message.call_id, message.reason)
             case EngineStats():
@@ -233,6 +252,21 @@ class Front(Observer):
         else:
             call.placed.set_exception(answer)
 
+    def _connected(self, call_id: str) -> None:
+        call = self.calls.get(call_id)
+        if call is None or not call.is_setting_up:
+            return
+        call.is_setting_up = False
+        try:
+            place = self.broker.request(call_id)
+        except NoFreeSlot:
+            self.supervisor.send(call.worker, HangUp(call_id, "engine_full"))
+            return
+        if isinstance(place, EngineAddress):
+            self.supervisor.send(call.worker, AssignEngine(call_id, place))
+        else:
+            self._assign()
+
     def _over(self, call_id: str, reason: str) -> None:
         call = self.calls.pop(call_id, None)
         if call is None:
@@ -241,8 +275,8 @@ class Front(Observer):
         if not call.placed.done():
             call.placed.set_exception(TimeoutError("the media worker is gone"))
         self.ended[reason] = self.ended.get(reason, 0) + 1
-        self.broker.release(call_id, self._clock() - call.since)
-        self._assign()
+        if self.broker.release(call_id, self._clock() - call.since):
+            self._assign()
 
     def _assign(self) -> None:
         assigned = self.broker.assignments()
@@ -252,7 +286,8 @@ class Front(Observer):
                 self.supervisor.send(call.worker, AssignEngine(call_id, address))
         for waiting in self.broker.waiting():
             call = self.calls.get(waiting.call_id)
-            if call is not None:
+            if call is not None and call.position != waiting.position:
+                call.position = waiting.position
                 self.supervisor.send(call.worker, QueuePosition(*waiting))
 
     # -------------------------------------------------------------- statistics

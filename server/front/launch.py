@@ -182,6 +182,7 @@ class Launch:
         front = Front(
             max_queue=config.calls.max_queue,
             max_per_remote=config.calls.max_per_remote,
+            max_connecting=config.calls.max_connecting,
             show=self._show,
         )
         supervisor = Supervisor(specs(config, folder), f"ipc://{folder}/control", Inbound, front)

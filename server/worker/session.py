@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
@@ -77,6 +78,7 @@ class Session:
         links: EngineLinks,
         ticker: Ticker,
         threads: Executor,
+        on_connected: Callable[[], object],
     ) -> None:
         self.call_id = place.call_id
         self._offer = place.sdp
@@ -87,9 +89,8 @@ class Session:
         self._since = time.monotonic()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._assigned: asyncio.Future[EngineAddress] = asyncio.get_running_loop().create_future()
-        self._place_in_queue = (place.position, place.eta_s)
-        if place.engine is not None:
-            self._assigned.set_result(place.engine)
+        self._on_connected = on_connected
+        self._place_in_queue: tuple[int, float] | None = None
         self._line: Line | None = None
         self._conversation = Conversation(
             place.session, emit=self._emit, to_engine=self._to_engine, session_id=place.call_id
@@ -221,7 +222,8 @@ class Session:
 
     def queued(self, position: int, eta_s: float) -> None:
         self._place_in_queue = (position, eta_s)
-        self._emit(ev.SessionQueued(position=position, eta_s=eta_s))
+        if self._peer.channel.is_open:
+            self._emit(ev.SessionQueued(position=position, eta_s=eta_s))
 
     def pass_piece(self, piece: p.ItemPiece) -> None:
         """Hand the engine a piece of an item; a lost one is told when the item is complete."""
@@ -242,13 +244,14 @@ class Session:
 
     def connected(self) -> None:
         log.info("call %s connected", self.call_id)
+        self._on_connected()
 
     def channel_open(self) -> None:
-        if not self._assigned.done():
+        if self._line is not None:
+            self._emit(ev.SessionCreated(session=self._session_object()))
+        elif self._place_in_queue is not None and not self._assigned.done():
             position, eta_s = self._place_in_queue
             self._emit(ev.SessionQueued(position=position, eta_s=eta_s))
-        elif self._line is not None:
-            self._emit(ev.SessionCreated(session=self._session_object()))
 
     def message(self, text: str) -> None:
         self._requests.take(text)
@@ -355,9 +358,9 @@ class Session:
     def _state(self) -> str:
         if self._ended.done():
             return "ending"
-        if not self._assigned.done():
-            return "queued"
-        return "active" if self._peer.is_connected else "connecting"
+        if not self._peer.is_connected:
+            return "connecting"
+        return "active" if self._assigned.done() else "queued"
 
     def _playout_stats(self) -> dict[str, Any]:
         playout = self._playout

@@ -21,6 +21,7 @@ from server.config import Config, MediaConfig
 from server.control import (
     AddItem,
     AssignEngine,
+    CallConnected,
     CallEnded,
     CallPlaced,
     CallRefused,
@@ -143,7 +144,8 @@ class Worker:
         session: Session | None = None
         try:
             session = Session(
-                place, self._config, self._ice, self._links, self._ticker, self._threads
+                *(place, self._config, self._ice, self._links, self._ticker, self._threads),
+                on_connected=lambda: self._child.send(CallConnected(place.call_id)),
             )
             self._sessions[place.call_id] = session
             answer = await session.answer()

@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler
 
 from signaling.errors import ProtocolError
 from signaling.http.httperrors import error_response
+from signaling.proxies import neighbourhood
 from signaling.ratelimit import KeyedBuckets
 from signaling.settings import SessionSettings
 
@@ -46,7 +47,20 @@ class Principal(msgspec.Struct, frozen=True):
     role: Role
     key_id: str | None = None
     session: SessionSettings | None = None
-    is_ephemeral: bool = False
+    secret_id: str | None = None
+    """Of an ephemeral secret: tells it from others and says nothing of its value."""
+
+    @property
+    def is_ephemeral(self) -> bool:
+        return self.secret_id is not None
+
+    def callers(self, remote: str | None) -> tuple[str, ...]:
+        """Whom its calls count for: the address they come from, and the secret if it is one.
+
+        Not a configured key: that may be a whole service's.
+        """
+        address = f"address:{neighbourhood(remote)}"
+        return (address,) if self.secret_id is None else (address, f"secret:{self.secret_id}")
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -59,11 +73,18 @@ class Limits(msgspec.Struct, frozen=True):
 class EphemeralSecrets:
     """Secrets of OpenAI's client_secrets: `ek_…`, reusable until they expire. Memory only.
 
-    Only their hashes are kept. At most `capacity`; beyond it the oldest is forgotten.
+    Only their hashes are kept. At most `capacity`; beyond it the oldest is forgotten. They expire
+    by the monotonic `clock`: setting the system's time back revives none.
     """
 
-    def __init__(self, clock: Clock = time.time, capacity: int = MAX_SECRETS) -> None:
+    def __init__(
+        self,
+        clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+        capacity: int = MAX_SECRETS,
+    ) -> None:
         self._clock = clock
+        self._wall_clock = wall_clock
         self._capacity = capacity
         self._entries: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
 
@@ -79,12 +100,11 @@ class EphemeralSecrets:
             if expires_at <= now:
                 del self._entries[digest]
         value = "ek_" + secrets.token_urlsafe(32)
-        principal = Principal(role="user", key_id=key_id, session=session, is_ephemeral=True)
-        expires_at = int(now) + lifetime_s
-        self._entries[_digest(value)] = (expires_at, principal)
+        principal = Principal("user", key_id, session, secret_id=secrets.token_hex(8))
+        self._entries[_digest(value)] = (now + lifetime_s, principal)
         if len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
-        return value, expires_at
+        return value, int(self._wall_clock()) + lifetime_s
 
     def find(self, value: str) -> Principal | None:
         """Return whose secret this is, or None if unknown or expired."""
@@ -118,7 +138,7 @@ class Authenticator:
         limits = limits or Limits()
         self.is_keyless = is_keyless
         self.allowed_origins = allowed_origins
-        self.secrets = EphemeralSecrets(wall_clock)
+        self.secrets = EphemeralSecrets(clock, wall_clock)
         self._keys = tuple((_digest(key.secret), key) for key in keys)
         self._allowed_hosts = (*LOOPBACK_HOSTS, *allowed_hosts)
         self._clock = clock
@@ -149,7 +169,7 @@ class Authenticator:
     def admit_call(self, request: web.Request, principal: Principal) -> None:
         """Count one POST of a call. Raises RateLimited (429)."""
         now = self._clock()
-        keys = [f"remote:{request.remote}"]
+        keys = list(principal.callers(request.remote))
         if principal.key_id is not None:
             keys.append(f"key:{principal.key_id}")
         wait_s = max(self._calls.take(key, now) for key in keys)

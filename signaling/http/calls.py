@@ -49,9 +49,12 @@ class Desk(Protocol):
     """Who places calls: the broker, behind the front."""
 
     async def place(
-        self, sdp: str, session: SessionSettings, *, remote: str, key_id: str | None
+        self, sdp: str, session: SessionSettings, *, remote: str, callers: tuple[str, ...]
     ) -> PlacedCall:
-        """Place a checked offer. Raises NoFreeSlot, ProtocolError, TimeoutError."""
+        """Place a checked offer. Raises NoFreeSlot, ProtocolError, TimeoutError.
+
+        `callers` are whom it counts for, see `Principal.callers`.
+        """
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
         """End a call; False if there is none of this id."""
@@ -125,7 +128,10 @@ class _Api:
         session = _session(principal, update, request.query.get("model"))
         check_offer(sdp)
         placed = await self._desk.place(
-            sdp, session, remote=request.remote or "", key_id=principal.key_id
+            sdp,
+            session,
+            remote=request.remote or "",
+            callers=principal.callers(request.remote),
         )
         return web.Response(
             status=201,

@@ -125,9 +125,10 @@ async def test_peers_that_never_connect_leave_nothing(server: Serving) -> None:
     worker = server.process("worker")["pid"]
     files = len(os.listdir(f"/proc/{worker}/fd"))
     got = await asyncio.gather(*(post(server, sdp) for _ in range(50)))
-    # Four slots and sixteen places to wait; the others are told to come back.
-    assert {status for status, _ in got} == {201, 503}
-    assert sum(status == 201 for status, _ in got) == 20
+    # One caller has a quarter of the places to set up; none of them takes a slot.
+    assert {status for status, _ in got} == {201, 429}
+    assert sum(status == 201 for status, _ in got) == 16
+    assert (await stats(server))["slots"]["used"] == 0
     await until(server, nothing_open, 20.0)
     assert len(os.listdir(f"/proc/{worker}/fd")) <= files + 2
     async with Caller(server.url) as caller:
@@ -218,6 +219,17 @@ async def test_waiting_caller_is_told_and_then_served(server: Serving) -> None:
             assert await one.hang_up() == 200
             await waiting.hears("session.created")
     await until(server, nothing_open)
+
+
+async def test_offers_that_never_connect_keep_no_real_caller_waiting() -> None:
+    options = ("--engine", "echo", "--set", "engine.slots=1", "--set", "calls.max_queue=0")
+    with Serving(*options) as serving:
+        sdp = await offer("audio", "data")
+        assert [(await post(serving, sdp))[0] for _ in range(8)] == [201] * 8
+        async with Caller(serving.url) as caller:
+            await caller.hears("session.created", timeout_s=5.0)
+            found = await stats(serving)
+            assert found["slots"]["used"] == 1 and len(found["calls"]) == 9
 
 
 async def test_stopping_server_tells_its_callers() -> None:

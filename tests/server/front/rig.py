@@ -10,6 +10,7 @@ from engine.ipc.protocol import Message
 from engine.ipc.supervision import EngineStats, Quantiles, Ready
 from server.control import (
     AddItem,
+    CallConnected,
     CallEnded,
     CallPlaced,
     CallStats,
@@ -91,6 +92,7 @@ class PaperFront:
         slots: int = 2,
         max_queue: int = 2,
         max_per_remote: int = 100,
+        max_connecting: int = 400,
         ready: bool = True,
     ) -> None:
         self.clock = Clock()
@@ -98,6 +100,7 @@ class PaperFront:
         self.front = Front(
             max_queue=max_queue,
             max_per_remote=max_per_remote,
+            max_connecting=max_connecting,
             show=self.shown.append,
             clock=self.clock,
         )
@@ -140,20 +143,27 @@ class PaperFront:
         """Post an offer."""
         session = SessionSettings()
         return asyncio.create_task(
-            self.front.place("v=0\r\noffer\r\n", session, remote=remote, key_id=None)
+            self.front.place("v=0\r\noffer\r\n", session, remote=remote, callers=(remote,))
         )
 
     def asked(self) -> Iterator[tuple[str, PlaceCall]]:
         """What the workers were asked to answer, in order."""
         yield from self.supervisor.of(PlaceCall)
 
-    async def call(self, remote: str = "192.0.2.1") -> str:
+    async def call(self, remote: str = "192.0.2.1", *, connects: bool = True) -> str:
         """Place a call that is answered; its id."""
         placing = self.begin(remote)
         await asyncio.sleep(0)
         name, asked = list(self.asked())[-1]
         self.says(name, CallPlaced(asked.call_id, ANSWER))
-        return (await placing).call_id
+        call_id = (await placing).call_id
+        if connects:
+            self.connects(call_id)
+        return call_id
+
+    def connects(self, call_id: str) -> None:
+        worker = self.front.calls[call_id].worker.spec.name
+        self.says(worker, CallConnected(call_id))
 
     def ends(self, call_id: str, reason: str = "hangup") -> None:
         worker = self.front.calls[call_id].worker.spec.name

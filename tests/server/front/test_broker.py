@@ -56,6 +56,34 @@ def test_newcomer_does_not_overtake_the_queue() -> None:
     assert b.assignments() == [("b", ONE)]
 
 
+def test_offer_holds_nothing_but_its_turn() -> None:
+    b = broker(1, max_queue=1)
+    for call in ("early", "later", "last"):
+        b.offer(call)
+    assert b.request("later") == ONE, "who connects first is served first"
+    assert b.request("last") == Waiting("last", 1, ASSUMED_CALL_S)
+    with pytest.raises(NoFreeSlot):
+        b.offer("newcomer")
+    with pytest.raises(NoFreeSlot):
+        b.request("early")
+    assert b.release("last") and not b.release("early") and not b.release("nobody")
+    b.offer("newcomer")
+
+
+def test_who_offered_first_is_first_in_the_queue() -> None:
+    b = broker(1)
+    for call in "abc":
+        b.offer(call)
+    b.offer("first")
+    assert b.request("first") == ONE
+    assert b.request("c") == Waiting("c", 1, ASSUMED_CALL_S)
+    assert b.request("a") == Waiting("a", 1, ASSUMED_CALL_S)
+    assert b.request("b") == Waiting("b", 2, 2 * ASSUMED_CALL_S)
+    assert [w.call_id for w in b.waiting()] == ["a", "b", "c"]
+    b.release("first")
+    assert b.assignments() == [("a", ONE)]
+
+
 def test_full_queue_is_no_free_slot_with_a_time_to_retry() -> None:
     b = broker(2, max_queue=1)
     for call in "abc":

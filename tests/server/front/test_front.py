@@ -14,6 +14,7 @@ import pytest
 from engine.ipc.supervision import WorkerGone
 from server.control import (
     AssignEngine,
+    CallConnected,
     CallEnded,
     CallPlaced,
     CallRefused,
@@ -72,19 +73,104 @@ def test_start_of_each_process_is_shown_with_its_time() -> None:
 # ---------------------------------------------------------------- placing
 
 
-async def test_call_goes_to_a_worker_with_a_leased_slot() -> None:
+async def test_call_goes_to_a_worker_and_gets_a_slot_when_it_is_connected() -> None:
     paper = PaperFront()
     placing = paper.begin(remote="192.0.2.9")
     await asyncio.sleep(0)
     [(worker, asked)] = paper.asked()
     assert worker == "worker-0" and asked.sdp == "v=0\r\noffer\r\n"
-    assert asked.engine == EngineAddress("engine-0", "ipc:///engine-0.1")
     assert asked.remote == "192.0.2.9" and asked.call_id.startswith("rtc_")
     assert not placing.done() and paper.front.placed_total == 0
     paper.says("worker-0", CallPlaced(asked.call_id, ANSWER))
     placed = await placing
     assert (placed.call_id, placed.sdp) == (asked.call_id, ANSWER)
-    assert paper.front.placed_total == 1 and paper.front.broker.used == 1
+    assert paper.front.placed_total == 1 and paper.front.broker.used == 0
+    paper.connects(placed.call_id)
+    address = EngineAddress("engine-0", "ipc:///engine-0.1")
+    assigned = AssignEngine(placed.call_id, address)
+    assert paper.supervisor.of(AssignEngine) == [("worker-0", assigned)]
+    assert paper.front.broker.used == 1
+    paper.connects(placed.call_id)
+    assert paper.front.broker.used == 1, "said twice"
+
+
+async def test_offers_that_never_connect_hold_no_slot_and_no_place_in_the_queue() -> None:
+    paper = PaperFront(slots=1, max_queue=0)
+    idle = [await paper.call(f"192.0.2.{n}", connects=False) for n in range(8)]
+    real = await paper.call()
+    assert paper.front.broker.engine_of(real) == "engine-0"
+    paper.connects(idle[0])
+    assert paper.hung_up() == [(idle[0], "engine_full")], "its line has been given away"
+    for call_id in idle:
+        paper.ends(call_id, "connect_timeout")
+    assert paper.front.broker.engine_of(real) == "engine-0"
+    assert paper.supervisor.of(QueuePosition) == []
+
+
+async def test_queue_keeps_the_order_of_offers_not_of_connections() -> None:
+    paper = PaperFront(slots=1, max_queue=4)
+    first = await paper.call()
+    early, late = await paper.call(connects=False), await paper.call()
+    assert paper.supervisor.of(QueuePosition)[-1][1].call_id == late
+    paper.connects(early)
+    told = [(m.call_id, m.position) for _, m in paper.supervisor.of(QueuePosition)][-2:]
+    assert told == [(early, 1), (late, 2)]
+    paper.ends(first)
+    assert paper.supervisor.of(AssignEngine)[-1][1].call_id == early
+
+
+async def test_caller_that_leaves_between_connection_and_slot_frees_it_for_the_next() -> None:
+    paper = PaperFront(slots=1)
+    first = await paper.call()
+    second, third = await paper.call(), await paper.call()
+    paper.ends(first)
+    assert paper.supervisor.of(AssignEngine)[-1][1].call_id == second
+    # The worker's word of its end was on its way when it was promoted.
+    paper.ends(second, "closed")
+    assert paper.supervisor.of(AssignEngine)[-1][1].call_id == third
+    paper.says("worker-0", CallConnected(second))
+    assert paper.front.broker.used == 1 and paper.front.broker.engine_of(third)
+
+
+async def test_engine_that_dies_while_a_caller_connects_costs_it_nothing() -> None:
+    paper = PaperFront(slots=1)
+    call_id = await paper.call(connects=False)
+    paper.down("engine-0")
+    paper.connects(call_id)
+    assert paper.supervisor.of(QueuePosition)[-1][1].call_id == call_id
+    paper.up("engine-0")
+    address = EngineAddress("engine-0", "ipc:///engine-0.2")
+    assert paper.supervisor.of(AssignEngine) == [("worker-0", AssignEngine(call_id, address))]
+
+
+async def test_one_caller_may_set_up_a_share_of_calls_only() -> None:
+    paper = PaperFront(max_connecting=8, max_queue=100)
+    calls = [await paper.call(connects=False) for _ in range(2)]
+    with pytest.raises(ProtocolError) as caught:
+        await paper.begin()
+    assert (caught.value.status, caught.value.code) == (429, "too_many_calls")
+    await paper.call("192.0.2.2", connects=False)
+    paper.clock.now += 4
+    third = await paper.call(connects=False)
+    assert paper.hung_up() == [(calls[0], "connect_timeout")], "its oldest, now old enough"
+    paper.connects(third)
+    await paper.call(connects=False)
+    assert len(paper.hung_up()) == 1, "who is connected does not count"
+
+
+async def test_room_for_a_new_caller_is_made_by_who_sets_up_most() -> None:
+    paper = PaperFront(max_connecting=12, max_queue=100)
+    hog = [await paper.call("192.0.2.9", connects=False) for _ in range(3)]
+    for n in range(9):
+        await paper.call(f"198.51.100.{n}", connects=False)
+    await paper.call("192.0.2.1", connects=False)
+    await paper.call("192.0.2.3", connects=False)
+    assert [c for c, _ in paper.hung_up()] == hog[:2]
+    with pytest.raises(NoFreeSlot):
+        await paper.begin("192.0.2.4")
+    paper.clock.now += 4
+    await paper.call("192.0.2.4", connects=False)
+    assert [c for c, _ in paper.hung_up()] == hog
 
 
 async def test_ids_of_calls_cannot_be_guessed() -> None:
@@ -161,12 +247,12 @@ async def test_call_without_a_slot_waits_and_is_handed_the_next_one() -> None:
     paper = PaperFront(slots=1)
     first = await paper.call()
     second, third = await paper.call(), await paper.call()
-    asked = [message for _, message in paper.asked()]
-    assert [a.engine is None for a in asked] == [False, True, True]
-    assert [a.position for a in asked] == [0, 1, 2]
+    assert [m.call_id for _, m in paper.supervisor.of(AssignEngine)] == [first]
+    told = [(m.call_id, m.position) for _, m in paper.supervisor.of(QueuePosition)]
+    assert told == [(second, 1), (third, 2)]
     paper.ends(first)
     address = EngineAddress("engine-0", "ipc:///engine-0.1")
-    assert paper.supervisor.of(AssignEngine) == [("worker-0", AssignEngine(second, address))]
+    assert paper.supervisor.of(AssignEngine)[1:] == [("worker-0", AssignEngine(second, address))]
     assert paper.supervisor.of(QueuePosition)[-1][1].call_id == third
     assert paper.supervisor.of(QueuePosition)[-1][1].position == 1
     assert paper.front.broker.used == 1
@@ -174,14 +260,14 @@ async def test_call_without_a_slot_waits_and_is_handed_the_next_one() -> None:
 
 async def test_engine_that_is_too_slow_lets_calls_wait_until_it_is_not() -> None:
     paper = PaperFront(slots=4)
-    await paper.call()
+    first = await paper.call()
     paper.says("engine-0", engine_stats(1, capacity=1))
     second = await paper.call()
-    assert not paper.supervisor.of(AssignEngine)
+    assert [m.call_id for _, m in paper.supervisor.of(AssignEngine)] == [first]
     paper.says("engine-0", engine_stats(1, capacity=1))
     assert paper.front.broker.used == 1
     paper.says("engine-0", engine_stats(1, capacity=2))
-    assert [m.call_id for _, m in paper.supervisor.of(AssignEngine)] == [second]
+    assert [m.call_id for _, m in paper.supervisor.of(AssignEngine)] == [first, second]
 
 
 async def test_full_queue_is_no_free_slot() -> None:
@@ -198,9 +284,9 @@ async def test_waiting_call_that_ends_lets_the_others_know() -> None:
     await paper.call()
     second, third = await paper.call(), await paper.call()
     paper.ends(second)
-    moved = paper.supervisor.of(QueuePosition)
-    assert [(m.call_id, m.position) for _, m in moved] == [(third, 1)]
-    assert paper.supervisor.of(AssignEngine) == []
+    moved = paper.supervisor.of(QueuePosition)[-1][1]
+    assert (moved.call_id, moved.position) == (third, 1)
+    assert len(paper.supervisor.of(AssignEngine)) == 1
 
 
 async def test_eta_is_learnt_from_calls_that_ended() -> None:
@@ -210,7 +296,7 @@ async def test_eta_is_learnt_from_calls_that_ended() -> None:
     paper.ends(first)
     await paper.call()
     await paper.call()
-    assert [message for _, message in paper.asked()][-1].eta_s == 8
+    assert paper.supervisor.of(QueuePosition)[-1][1].eta_s == 8
 
 
 # ---------------------------------------------------------------- the end of calls
@@ -263,9 +349,8 @@ async def test_dead_worker_hands_its_slots_to_those_who_wait() -> None:
     waiting = await paper.call()
     assert paper.front.calls[waiting].worker.spec.name == "worker-1"
     paper.down("worker-0")
-    assert [(name, m.call_id) for name, m in paper.supervisor.of(AssignEngine)] == [
-        ("worker-1", waiting)
-    ]
+    assigned = [(name, m.call_id) for name, m in paper.supervisor.of(AssignEngine)]
+    assert assigned[1:] == [("worker-1", waiting)]
 
 
 async def test_dead_engine_is_told_to_every_worker_and_its_slots_are_gone() -> None:
@@ -282,7 +367,7 @@ async def test_dead_engine_is_told_to_every_worker_and_its_slots_are_gone() -> N
     paper.ends(lost, "engine_gone")
     assert paper.front.ended == {"engine_gone": 1} and len(paper.front.calls) == 1
     await paper.call()
-    assert [m for _, m in paper.asked()][-1].position == 1
+    assert paper.supervisor.of(QueuePosition)[-1][1].position == 1
 
 
 async def test_engine_that_is_back_serves_those_who_waited_at_its_new_address() -> None:
@@ -291,10 +376,10 @@ async def test_engine_that_is_back_serves_those_who_waited_at_its_new_address() 
     waiting = await paper.call()
     paper.down("engine-0")
     paper.ends(first, "engine_gone")
-    assert paper.supervisor.of(AssignEngine) == []
+    assert len(paper.supervisor.of(AssignEngine)) == 1
     paper.up("engine-0")
     address = EngineAddress("engine-0", "ipc:///engine-0.2")
-    assert paper.supervisor.of(AssignEngine) == [("worker-0", AssignEngine(waiting, address))]
+    assert paper.supervisor.of(AssignEngine)[1:] == [("worker-0", AssignEngine(waiting, address))]
 
 
 # ---------------------------------------------------------------- statistics

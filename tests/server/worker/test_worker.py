@@ -25,6 +25,7 @@ from engine.ipc.transport import Listener, encode
 from server.config import CallsConfig, Config, LogConfig, MediaConfig
 from server.control import (
     AssignEngine,
+    CallConnected,
     CallEnded,
     CallPlaced,
     CallRefused,
@@ -93,8 +94,14 @@ class Desk:
     def tell(self, message: Any) -> None:
         assert self._listener.send(self.peer, message)
 
-    async def place(self, call_id: str, sdp: str | None = None, **more: Any) -> None:
-        self.tell(PlaceCall(call_id, sdp or await offer(), SessionSettings(), "127.0.0.1", **more))
+    async def place(
+        self, call_id: str, sdp: str | None = None, *, engine: EngineAddress | None = None
+    ) -> None:
+        """Have an offer answered; with `engine` as if its peer were connected then."""
+        self.tell(PlaceCall(call_id, sdp or await offer(), SessionSettings(), "127.0.0.1"))
+        if engine is not None:
+            await until(lambda: any(m.call_id == call_id for m in self.said(CallPlaced)))
+            self.tell(AssignEngine(call_id, engine))
 
     async def ended(self, call_id: str) -> str:
         """How the call ended, once it has."""
@@ -172,7 +179,7 @@ async def test_hang_up_gives_the_slot_back_before_the_end_is_said(desk: Desk) ->
 async def test_offer_that_cannot_be_served_is_refused_and_over(
     desk: Desk, sdp: str, param: str
 ) -> None:
-    await desk.place("rtc_bad", sdp, engine=desk.address)
+    await desk.place("rtc_bad", sdp)
     await desk.ended("rtc_bad")
     [refused] = desk.said(CallRefused)
     assert 400 <= refused.status < 500 and refused.param == param and refused.message
@@ -225,12 +232,12 @@ async def test_end_said_by_the_engine_ends_the_call(desk: Desk, name: str, reaso
 
 async def test_waiting_call_is_served_once_it_is_assigned(desk: Desk) -> None:
     host = desk.serve()
-    await desk.place("rtc_a", position=2, eta_s=60.0)
+    await desk.place("rtc_a")
     await until(lambda: desk.said(CallPlaced))
     desk.tell(QueuePosition("rtc_a", 1, 30.0))
     desk.tell(GetStats(1))
     await until(lambda: desk.said(WorkerStats))
-    assert [call.state for call in desk.said(WorkerStats)[0].calls] == ["queued"]
+    assert [call.state for call in desk.said(WorkerStats)[0].calls] == ["connecting"]
     assert host.slots.used == 0
     desk.tell(AssignEngine("rtc_a", desk.address))
     await until(lambda: host.slots.used == 1)
@@ -254,10 +261,9 @@ async def test_statistics_tell_of_every_call(desk: Desk) -> None:
 async def test_peer_that_never_connects_ends_at_the_deadline(tmp_path: Path) -> None:
     desk = Desk(tmp_path, Config(calls=CallsConfig(connect_deadline_s=0.3)))
     await desk.start()
-    host = desk.serve()
-    await desk.place("rtc_a", engine=desk.address)
+    await desk.place("rtc_a")
     assert await desk.ended("rtc_a") == "connect_timeout"
-    assert host.slots.used == 0
+    assert desk.said(CallConnected) == []
     await desk.close()
 
 

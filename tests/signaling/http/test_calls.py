@@ -36,7 +36,7 @@ class FakeDesk:
     """Places every call, or raises what it was told to."""
 
     def __init__(self) -> None:
-        self.placed: list[tuple[str, SessionSettings, str | None]] = []
+        self.placed: list[tuple[str, SessionSettings, tuple[str, ...]]] = []
         self.hung_up: list[str] = []
         self.added: list[tuple[str, ItemCreate]] = []
         self.may_answer = asyncio.Event()
@@ -44,12 +44,12 @@ class FakeDesk:
         self.error: Exception | None = None
 
     async def place(
-        self, sdp: str, session: SessionSettings, *, remote: str, key_id: str | None
+        self, sdp: str, session: SessionSettings, *, remote: str, callers: tuple[str, ...]
     ) -> PlacedCall:
         assert remote
         if self.error is not None:
             raise self.error
-        self.placed.append((sdp, session, key_id))
+        self.placed.append((sdp, session, callers))
         return PlacedCall(call_id="rtc_abc", sdp="v=0\r\n")
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
@@ -154,7 +154,9 @@ async def test_openai_sdk_places_and_hangs_up(start: Start, desk: FakeDesk) -> N
     assert desk.hung_up == ["rtc_abc"]
     assert [s.model for _, s, _ in desk.placed] == ["m3", "m4"]
     assert desk.placed[1][1].instructions == "from the secret"
-    assert desk.placed[1][2] == "u"
+    address, secret = desk.placed[1][2]
+    assert address == "address:127.0.0.1" and secret.startswith("secret:")
+    assert desk.placed[0][2] == ("address:127.0.0.1",), "a key may be a whole service's"
 
 
 @pytest.mark.parametrize(
@@ -283,13 +285,15 @@ async def test_secret_lifetime_is_bounded(start: Start, seconds: int) -> None:
 
 
 def test_secrets_expire_and_are_bounded() -> None:
-    now = [1000.0]
-    secrets = EphemeralSecrets(lambda: now[0], capacity=3)
+    now, wall = [50.0], [1000.0]
+    secrets = EphemeralSecrets(lambda: now[0], lambda: wall[0], capacity=3)
     first, expires_at = secrets.issue(600, SessionSettings(), None)
     assert expires_at == 1600
-    assert secrets.find(first) is not None
-    now[0] = 1600.0
-    assert secrets.find(first) is None
+    wall[0] = 9000.0
+    assert secrets.find(first) is not None, "only the system's time was set"
+    now[0] = 650.0
+    wall[0] = 500.0
+    assert secrets.find(first) is None, "setting the time back revives nothing"
     for _ in range(5):
         secrets.issue(600, SessionSettings(), None)
     assert len(secrets) == 3
