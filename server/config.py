@@ -114,7 +114,7 @@ class CallsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 16
     max_per_remote: Annotated[
         int,
-        Meta(ge=1, le=10_000, description="Calls at once from one address or client secret."),
+        Meta(ge=1, le=10_000, description="Calls at once from one address or ephemeral key."),
     ] = 32
     max_connecting: Annotated[
         int,

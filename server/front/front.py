@@ -28,9 +28,9 @@ from server.control import (
     WorkerStats,
 )
 from server.front.broker import Broker
+from server.front.setups import room_for
 from server.front.supervisor import Observer, Supervised, Supervisor
 from server.front.uploads import Uploads, call_not_found
-from server.setups import room_for
 from signaling.client_items import ItemCreate
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.calls import PlacedCall

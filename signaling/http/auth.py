@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 
 from signaling.errors import ProtocolError
 from signaling.http.httperrors import error_response
-from signaling.proxies import neighbourhood
+from signaling.http.proxies import neighbourhood
 from signaling.ratelimit import KeyedBuckets
 from signaling.settings import SessionSettings
 
