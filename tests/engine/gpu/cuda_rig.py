@@ -19,6 +19,14 @@ BF16 = torch.bfloat16
 STEP = 2.0**-8
 """Largest relative step of bfloat16."""
 
+needs_cuda = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        not torch.cuda.is_available(),
+        reason="needs a CUDA device (pytest -m cuda)",
+    ),
+]
+
 
 def skip_without(*sources: tuple[str, str]) -> None:
     """Skip a test of kernels, each a source and a name in it, where they cannot be compiled."""

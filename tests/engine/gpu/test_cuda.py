@@ -39,13 +39,14 @@ from tests.engine.gpu.cuda_rig import (
     converse,
     drawn,
     ints,
+    needs_cuda,
     relative,
     skip_without,
     small_llm,
 )
 from tests.engine.minicpmo.llm_rig import VOCAB, ids_of
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = needs_cuda
 
 
 @pytest.fixture

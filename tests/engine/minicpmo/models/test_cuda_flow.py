@@ -11,11 +11,11 @@ from engine.gpu.kernels.flow_block import Columns, Gated, Norm
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.flow.flow import Flow
 from engine.minicpmo.models.flow.state import Window
-from tests.engine.gpu.cuda_rig import skip_without
+from tests.engine.gpu.cuda_rig import needs_cuda, skip_without
 from tests.speech_assets import random_flow
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    *needs_cuda,
     pytest.mark.usefixtures("kernels"),
 ]
 

@@ -25,13 +25,13 @@ from engine.minicpmo.models.vocoder.hift import Hift
 from engine.minicpmo.models.vocoder.ragged import Count
 from engine.minicpmo.models.vocoder.vocoder import Push, Vocoder, make_noise
 from engine.minicpmo.speech.code2wav import Codes, SpeechStreams
-from tests.engine.gpu.cuda_rig import skip_without
+from tests.engine.gpu.cuda_rig import needs_cuda, skip_without
 from tests.engine.minicpmo.models import test_tts, test_whisper
 from tests.exactness import exact
 from tests.random_weights import random_weights
 from tests.speech_assets import random_hift, random_token2wav, random_voice
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = needs_cuda
 
 GENERATIONS = pytest.mark.parametrize("causal", [True, False], ids=["causal", "original"])
 TF32_WAVE = 5e-3

@@ -14,8 +14,9 @@ from engine.gpu.kernels.talker_sampling import (
     draw_codes,
 )
 from engine.minicpmo.models.talker.sampling import RowSampling, choose, scores
+from tests.engine.gpu.cuda_rig import needs_cuda
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = needs_cuda
 
 ROWS, COLUMNS, WIDTH = 6, 8, 48
 NEVER = 1 << 30

@@ -1,0 +1,68 @@
+/** What both sides said, built from the server's events. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { Captions } from '../../web/js/captions.js';
+
+/** @param {...any} events @returns {Captions} */
+function after(...events) {
+  const captions = new Captions();
+  for (const event of events) captions.apply(event);
+  return captions;
+}
+
+const said = (/** @type {string} */ delta, item = 'a1', response = 'r1') =>
+  ({ type: 'response.output_audio_transcript.delta', item_id: item, response_id: response, delta });
+
+test('an answer grows with its words and is done once its sound was played', () => {
+  const captions = after(said(' It is'), said(' noon.'));
+  assert.deepEqual(captions.list().map((row) => [row.text, row.status]), [['It is noon.', 'growing']]);
+  captions.apply({ type: 'output_audio_buffer.stopped', response_id: 'r1' });
+  assert.equal(captions.list()[0].status, 'done');
+});
+
+test('an interrupted answer keeps what was heard and takes no late words', () => {
+  const captions = after(said('One two'), { type: 'conversation.item.truncated', item_id: 'a1', audio_end_ms: 640 }, said(' three'));
+  const [row] = captions.list();
+  assert.deepEqual([row.text, row.status, row.heard_ms], ['One two', 'cut', 640]);
+});
+
+test('an answer cut before its first word never comes back', () => {
+  const captions = after(
+    { type: 'response.output_item.added', item: { type: 'message', id: 'a1' }, response_id: 'r1' },
+    { type: 'output_audio_buffer.cleared', response_id: 'r1' },
+    said('too late'),
+  );
+  assert.deepEqual(captions.list(), []);
+});
+
+test('a typed message is shown once, under the id that the server gives it', () => {
+  const captions = new Captions();
+  captions.typed('mine', 'hello');
+  captions.apply({
+    type: 'conversation.item.added',
+    item: { type: 'message', id: 'theirs', role: 'user', content: [{ type: 'input_text', text: 'hello' }] },
+  });
+  assert.deepEqual(captions.list().map((row) => [row.id, row.text, row.echoed]), [['theirs', 'hello', true]]);
+});
+
+test('an utterance that is not written down is no failure', () => {
+  const failed = (/** @type {string} */ code) =>
+    ({ type: 'conversation.item.input_audio_transcription.failed', item_id: 'u1', error: { code } });
+  assert.equal(after(failed('not_transcribed')).list()[0].status, 'unwritten');
+  assert.equal(after(failed('timeout')).list()[0].status, 'failed');
+});
+
+test('the list is bounded and drops its oldest rows', () => {
+  const captions = new Captions();
+  for (let n = 0; n < 250; n += 1) captions.note(`${n}`);
+  const rows = captions.list();
+  assert.deepEqual([rows.length, rows[0].text, rows[199].text], [200, '50', '249']);
+});
+
+test('events with missing fields change nothing and throw nothing', () => {
+  for (const type of ['conversation.item.added', 'response.done', 'response.output_text.done', 'output_audio_buffer.cleared']) {
+    assert.deepEqual(after({ type }).list(), [], type);
+  }
+});

@@ -1,0 +1,37 @@
+/** How the two sides take turns. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { Mode, modeOf, settingsOf, MODES } from '../../web/js/mode.js';
+
+test('each mode is found again in the settings that stand for it', () => {
+  for (const mode of MODES) assert.equal(modeOf(settingsOf(mode)), mode);
+  assert.equal(modeOf({}), null);
+});
+
+test('a mode that the server refuses goes back to the one before', () => {
+  const mode = new Mode();
+  mode.choose('full_duplex');
+  mode.begin('full_duplex');
+  mode.choose('turn_based', 'event-1');
+  assert.deepEqual([mode.asked, mode.chosen], ['turn_based', 'turn_based']);
+  mode.apply({ type: 'error', error: { event_id: 'event-1' } });
+  assert.deepEqual([mode.asked, mode.chosen, mode.now], [null, 'full_duplex', 'full_duplex']);
+});
+
+test('a mode that the server confirms holds in the call', () => {
+  const mode = new Mode();
+  mode.begin('full_duplex');
+  mode.choose('half_duplex', 'event-2');
+  mode.apply({ type: 'session.updated', session: settingsOf('half_duplex') });
+  assert.deepEqual([mode.asked, mode.now], [null, 'half_duplex']);
+});
+
+test('a server that names no mode we know supports all of them', () => {
+  const mode = new Mode();
+  mode.support(['half_duplex']);
+  assert.deepEqual([mode.supported, mode.chosen], [['half_duplex'], 'half_duplex']);
+  mode.support(['telepathy']);
+  assert.deepEqual(mode.supported, MODES);
+});

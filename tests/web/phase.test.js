@@ -1,0 +1,37 @@
+/** What the page says about where the call stands. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { hintOf, isInCall, phaseOf, wordsOf } from '../../web/js/phase.js';
+
+/** @param {Partial<{turn: string, queue: {position: number, eta_s: number|null}}>} [talk] @returns {any} */
+const talking = (talk = {}) => ({ turn: 'listening', queue: { position: 0, eta_s: null }, ...talk });
+
+test('before a call the page is idle, and after one it says that it ended', () => {
+  const none = { call: null, talk: talking(), isAsking: false };
+  assert.equal(phaseOf({ ...none, wasInCall: false }), 'idle');
+  assert.equal(phaseOf({ ...none, wasInCall: true }), 'ended');
+  assert.equal(phaseOf({ ...none, wasInCall: true, isAsking: true }), 'permission');
+});
+
+test('a call that is not connected is connecting, whatever its turn says', () => {
+  const call = (/** @type {string} */ state) => /** @type {any} */ ({ state });
+  const now = { isAsking: false, wasInCall: true };
+  assert.equal(phaseOf({ ...now, call: call('connecting'), talk: talking({ turn: 'speaking' }) }), 'connecting');
+  assert.equal(phaseOf({ ...now, call: call('reconnecting'), talk: talking() }), 'reconnecting');
+  assert.equal(phaseOf({ ...now, call: call('connected'), talk: talking({ turn: 'speaking' }) }), 'speaking');
+});
+
+test('who waits is told the place and the time as far as they are known', () => {
+  const waiting = (/** @type {number|null} */ eta_s) => talking({ queue: { position: 3, eta_s } });
+  const hint = (/** @type {number|null} */ eta_s) => hintOf('queued', /** @type {any} */ ({ talk: waiting(eta_s) }));
+  assert.equal(wordsOf('queued', waiting(null), false), 'Waiting in line: place 3');
+  assert.equal(hint(null), 'The call starts by itself.');
+  assert.equal(hint(42), 'About 45 seconds. The call starts by itself.');
+  assert.equal(hint(121), 'About 3 minutes. The call starts by itself.');
+});
+
+test('only idle and ended are outside a call', () => {
+  assert.deepEqual(['idle', 'ended', 'queued', 'reconnecting'].map((phase) => isInCall(/** @type {any} */ (phase))), [false, false, true, true]);
+});
