@@ -1,11 +1,11 @@
 """Write a random checkpoint in the released layout, or build the full-size model in GPU memory.
 
     python -m tests.tiny_checkpoint DIR [--seed N] [--shards N] [--original-vocoder]
-    python -m tests.tiny_checkpoint DIR --size full --device cuda
+    python -m tests.tiny_checkpoint DIR --size full --device cuda [--to-disk]
 
 The first is a few megabytes and loads in a second; it is for tests and first steps. The second
 writes all but the big weights to DIR, builds the model with weights drawn on the device and tells
-its size.
+its size; with `--to-disk` it writes the weights too, 18.7 GB, for a server to load.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from tests.tiny_tokenizer import write_tokenizer
 WEIGHT_NORMED = ("conv_pre", "conv_post", "ups", "convs1", "convs2", "condnet")
 VOICE_CODES = 50
 REFERENCE_SECONDS = 4
+SHARD_BYTES = 4 * 1024**3
 
 
 def tiny_config(ids: dict[str, int]) -> dict[str, Any]:
@@ -218,8 +219,54 @@ def write_small_files(folder: Path, make: Callable[[dict[str, int]], dict[str, A
     return OmniConfig.load(folder)
 
 
-def _main_weights(config: OmniConfig, seed: int) -> dict[str, Tensor]:
-    parts: dict[str, nn.Module] = {
+def write_full_size(folder: str | Path, device: str, *, seed: int = 0) -> int:
+    """Write the full-size checkpoint with weights drawn on the device; the bytes of its shards."""
+    folder = Path(folder)
+    config = write_small_files(folder, full_size_config)
+    _write_speech(folder, FlowConfig.full(), VocoderConfig.full(), S3Config.tiny(), seed)
+    shards = _Shards(folder)
+    for prefix, module in _main_parts(config).items():
+        for name, tensor in module.state_dict().items():
+            drawn = draw(prefix + name, tensor.shape, seed, device)
+            shards.add(prefix + name, drawn.to(torch.bfloat16).cpu())
+    return shards.close()
+
+
+class _Shards:
+    """Writes tensors to files of about `SHARD_BYTES`, then the index."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file_of: dict[str, str] = {}
+        self._waiting: dict[str, Tensor] = {}
+        self._waiting_bytes = self._total = self._files = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        self._waiting[name] = tensor
+        self._waiting_bytes += tensor.nbytes
+        if self._waiting_bytes >= SHARD_BYTES:
+            self._write()
+
+    def close(self) -> int:
+        self._write()
+        index = {"metadata": {"total_size": self._total}, "weight_map": self._file_of}
+        (self._folder / INDEX_FILE).write_text(json.dumps(index, indent=1))
+        return self._total
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        self._files += 1
+        file = f"model-{self._files:05d}.safetensors"
+        save_file(self._waiting, self._folder / file, metadata={"format": "pt"})
+        self._file_of |= dict.fromkeys(self._waiting, file)
+        self._total += self._waiting_bytes
+        self._waiting, self._waiting_bytes = {}, 0
+
+
+def _main_parts(config: OmniConfig) -> dict[str, nn.Module]:
+    """What the main weights belong to, without values, by the prefix of their names."""
+    return {
         "llm.": empty(lambda: Qwen3(config.llm)),
         "vpm.": empty(lambda: VisionTower(config.vision)),
         "resampler.": empty(lambda: Resampler(config.resampler)),
@@ -231,9 +278,12 @@ def _main_weights(config: OmniConfig, seed: int) -> dict[str, Tensor]:
         # In the released file, though nothing reads it.
         "tts.projector_spk.": empty(lambda: Projector(config.tts.llm_dim, config.tts.hidden_size)),
     }
+
+
+def _main_weights(config: OmniConfig, seed: int) -> dict[str, Tensor]:
     return {
         name: tensor.to(torch.bfloat16)
-        for prefix, module in parts.items()
+        for prefix, module in _main_parts(config).items()
         for name, tensor in _state(module, seed, prefix).items()
     }
 
@@ -322,8 +372,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shards", type=int, default=1, help="files of the tiny checkpoint")
     parser.add_argument("--original-vocoder", action="store_true")
+    parser.add_argument("--to-disk", action="store_true", help="the full-size weights, too")
     options = parser.parse_args(arguments)
-    if options.size == "full":
+    if options.size == "full" and options.to_disk:
+        size = write_full_size(options.folder, options.device, seed=options.seed)
+        sys.stdout.write(f"{size / 1e9:.1f} GB in {options.folder}\n")
+    elif options.size == "full":
         model = full_size_model(options.folder, options.device, seed=options.seed)
         networks = (model.llm, model.whisper, model.projector, model.vision, model.resampler)
         count = sum(p.numel() for network in networks for p in network.parameters())
