@@ -25,6 +25,8 @@ MIN_AUDIO_MS = 100
 MAX_AUDIO_S = 60
 MAX_AUDIO_CHARS = MAX_AUDIO_S * AUDIO_HZ * 2 // 3 * 4 + 4
 MAX_PARTS = 32
+MAX_UPLOAD_COMMAS = 100_000
+"""Bounds what an upload's JSON may unpack to: 40 MB of `{},` would be gigabytes of objects."""
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 VIDEO_TYPES = ("video/mp4", "video/webm", "video/quicktime", "video/x-matroska")
 
@@ -132,6 +134,13 @@ def parse_upload(body: bytes) -> ItemCreate:
 
     Megabytes take a tenth of a second: not for an event loop.
     """
+    if body.count(b",") > MAX_UPLOAD_COMMAS:
+        raise ProtocolError(
+            f"item: more than {MAX_UPLOAD_COMMAS} commas are not taken.",
+            code="too_large",
+            param="item",
+            status=413,
+        )
     try:
         item = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:

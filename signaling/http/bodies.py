@@ -1,53 +1,129 @@
-"""HTTP bodies read within bounds. Front."""
+"""HTTP bodies read within bounds of size and time. Front."""
 
-from collections.abc import AsyncIterable, AsyncIterator
+import asyncio
+import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from aiohttp import BodyPartReader, web
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from signaling.errors import ProtocolError
+from signaling.http.forms import parse_form
 from signaling.sdp import MAX_OFFER_BYTES
 
 MAX_SESSION_BYTES = 512 * 1024
-MAX_PARTS = 16
+MAX_FORM_BYTES = MAX_OFFER_BYTES + MAX_SESSION_BYTES + 16 * 1024
+STEP_BYTES = 64 * 1024
+STEP_S = 10.0
+"""Each `STEP_BYTES` of a body, or what remains of it, must come within this time."""
+BODY_S = 20.0
+"""The whole of an offer, a form or a session."""
+
+
+class ClientLeft(ProtocolError):
+    """The connection ended within the body; nobody reads the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The connection ended before the body did.", code="incomplete_body")
+
+
+class Progress:
+    """How far a body has come, and until when it must go on."""
+
+    def __init__(
+        self, total_s: float = BODY_S, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.step_at = clock()
+        """When the newest whole step was complete."""
+        self.is_dropped = False
+        self._clock = clock
+        self._total_s = total_s
+        self._ends_at = self.step_at + total_s
+        self._bytes = 0
+        self._timer: asyncio.Timeout | None = None
+
+    def begin(self, timer: asyncio.Timeout) -> None:
+        """From now on `timer` runs out when the body does not go on."""
+        self._timer = timer
+        self.step_at = self._clock()
+        self._ends_at = self.step_at + self._total_s
+        self._schedule()
+
+    def got(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes >= STEP_BYTES:
+            self._bytes = 0
+            self.step_at = self._clock()
+            self._schedule()
+
+    def drop(self) -> None:
+        """Read no more of it: others need its place."""
+        self.is_dropped = True
+        if self._timer is not None:
+            self._timer.reschedule(asyncio.get_running_loop().time())
+
+    def _schedule(self) -> None:
+        if self._timer is not None and not self.is_dropped:
+            left_s = min(STEP_S, self._ends_at - self._clock())
+            self._timer.reschedule(asyncio.get_running_loop().time() + left_s)
+
+
+async def read_body(
+    request: web.Request, limit: int, param: str | None, progress: Progress | None = None
+) -> bytes:
+    """The whole body, at most `limit` bytes.
+
+    Raises ProtocolError 400 (malformed), 408 (too slow), 413, and ClientLeft.
+    """
+    if (request.content_length or 0) > limit:
+        # Nothing of it needs to be read to know.
+        raise _too_large(limit, param)
+    progress = progress or Progress()
+    body = bytearray()
+    try:
+        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # aiohttp takes what was written for the beginning of the answer.
+            request.writer.output_size = 0
+        async with asyncio.timeout(None) as timer:
+            progress.begin(timer)
+            while chunk := await request.content.readany():
+                progress.got(len(chunk))
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit, param)
+    except TimeoutError:
+        why = "did not go on while others waited" if progress.is_dropped else "came too slowly"
+        raise ProtocolError(f"The body {why}.", code="timeout", param=param, status=408) from None
+    except ConnectionError:
+        raise ClientLeft from None
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise ProtocolError("The body's framing is malformed.", code="invalid_body") from None
+    return bytes(body)
 
 
 async def read_offer(request: web.Request) -> tuple[str, dict[str, Any]]:
-    """Return the offer and the partial session of a POST. Raises ProtocolError 400, 413, 415."""
+    """Return the offer and the partial session of a POST. Raises as `read_body`, and 415."""
     if request.content_type == "application/sdp":
-        body = await read_bounded(request.content.iter_any(), MAX_OFFER_BYTES)
-        return _text(body), {}
+        return _text(await read_body(request, MAX_OFFER_BYTES, "sdp")), {}
     if request.content_type == "multipart/form-data":
-        return await _read_form(request)
+        body = await read_body(request, MAX_FORM_BYTES, "sdp")
+        return _from_form(parse_form(body, request.headers[hdrs.CONTENT_TYPE]))
     raise ProtocolError(
-        f"Content-Type {request.content_type!r} is not taken: send application/sdp, or "
+        f"Content-Type {request.content_type[:80]!r} is not taken: send application/sdp, or "
         "multipart/form-data with sdp and session.",
         code="unsupported_media_type",
         status=415,
     )
 
 
-async def _read_form(request: web.Request) -> tuple[str, dict[str, Any]]:
-    fields: dict[str, bytes] = {}
-    limits = {"sdp": MAX_OFFER_BYTES, "session": MAX_SESSION_BYTES}
-    try:
-        reader = await request.multipart()
-        for _ in range(MAX_PARTS):
-            part = await reader.next()
-            if part is None:
-                break
-            if not isinstance(part, BodyPartReader):
-                raise ValueError("nested multipart")
-            name = part.name or ""
-            if name in limits and name not in fields:
-                fields[name] = await read_bounded(_chunks(part), limits[name], name)
-            else:
-                await read_bounded(_chunks(part), MAX_SESSION_BYTES, name)
-    except (ValueError, AssertionError) as error:
-        raise ProtocolError(
-            f"The multipart body is malformed ({error}).", code="invalid_multipart"
-        ) from None
+def _from_form(parts: list[tuple[str, bytes]]) -> tuple[str, dict[str, Any]]:
+    fields = dict(reversed(parts))
+    for name, limit in (("sdp", MAX_OFFER_BYTES), ("session", MAX_SESSION_BYTES)):
+        if len(fields.get(name, b"")) > limit:
+            raise _too_large(limit, name)
     if "sdp" not in fields:
         raise ProtocolError(
             "sdp: this field is required.", code="missing_required_parameter", param="sdp"
@@ -58,24 +134,10 @@ async def _read_form(request: web.Request) -> tuple[str, dict[str, Any]]:
     return _text(fields["sdp"]), update
 
 
-async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
-    # Iterating the part itself would read all of it at once.
-    while not part.at_eof():
-        yield await part.read_chunk()
-
-
-async def read_bounded(
-    chunks: AsyncIterable[bytes], limit: int, param: str | None = "sdp"
-) -> bytes:
-    """Join the chunks of a body or a part; past `limit` bytes nothing more is read (413)."""
-    body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > limit:
-            raise ProtocolError(
-                f"At most {limit} bytes are allowed.", code="too_large", param=param, status=413
-            )
-    return bytes(body)
+def _too_large(limit: int, param: str | None) -> ProtocolError:
+    return ProtocolError(
+        f"At most {limit} bytes are allowed.", code="too_large", param=param, status=413
+    )
 
 
 def _text(body: bytes) -> str:

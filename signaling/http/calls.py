@@ -22,7 +22,7 @@ from signaling.http.auth import (
     Principal,
     require,
 )
-from signaling.http.bodies import MAX_SESSION_BYTES, decode_json, read_bounded, read_offer
+from signaling.http.bodies import MAX_SESSION_BYTES, ClientLeft, decode_json, read_body, read_offer
 from signaling.http.cors import add_cors, preflight
 from signaling.http.httperrors import busy_response, error_response, json_error
 from signaling.http.uploads import Uploads
@@ -92,7 +92,7 @@ def add_routes(app: web.Application, desk: Desk, auth: Authenticator) -> None:
     ]
     for path, endpoints in routes:
         resource = app.router.add_resource(path)
-        resource.add_route(hdrs.METH_ANY, api.resource(endpoints))
+        resource.add_route(hdrs.METH_ANY, api.resource(endpoints), expect_handler=_expect)
 
 
 class _Api:
@@ -166,7 +166,7 @@ class _Api:
             raise ProtocolError(
                 "A client secret cannot create another one.", code="forbidden", status=403
             )
-        body = await read_bounded(request.content.iter_any(), MAX_SESSION_BYTES)
+        body = await read_body(request, MAX_SESSION_BYTES, "session")
         wanted = convert(decode_json(body or b"{}", "body"), _SecretRequest)
         session = SessionSettings().merge(wanted.session or {})
         lifetime_s = (wanted.expires_after or _Expiry()).seconds
@@ -177,9 +177,16 @@ class _Api:
         )
 
 
+async def _expect(request: web.Request) -> None:
+    """Let the body come when it is read, not before the key was looked at (`read_body`)."""
+
+
 async def _answer(endpoint: Endpoint, request: web.Request) -> web.Response:
     try:
         return await endpoint(request)
+    except ClientLeft as error:
+        logger.info("%s %s: %s", request.method, request.rel_url.path, error.message)
+        return error_response(error)
     except ProtocolError as error:
         return error_response(error)
     except NoFreeSlot as error:

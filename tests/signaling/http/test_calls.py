@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from signaling.client_items import ItemCreate, Message
 from signaling.errors import NoFreeSlot
-from signaling.http import uploads
+from signaling.http import bodies, uploads
 from signaling.http.auth import (
     ApiKey,
     Authenticator,
@@ -26,6 +26,7 @@ from signaling.http.calls import PlacedCall, add_routes
 from signaling.server_events import MessageItem
 from signaling.settings import SessionSettings
 from tests.signaling.offers import CHROMIUM_OFFER
+from tests.waiting import until
 
 Start = Callable[..., Awaitable[TestClient[web.Request, web.Application]]]
 SDP = {"Content-Type": "application/sdp"}
@@ -428,32 +429,115 @@ async def test_item_beyond_the_limit_is_413(
     assert (response.status, error["code"], error["param"]) == (413, "too_large", "item")
 
 
-async def test_body_that_never_ends_is_408(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "READ_TIMEOUT_S", 0.05)
+async def test_body_that_stands_still_is_408(
+    start: Start, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "STEP_S", 0.05)
     client = await start()
 
     async def slow() -> AsyncIterator[bytes]:
         yield b"{"
         await asyncio.sleep(1)
 
-    response = await client.post(ITEMS, data=slow())
-    assert response.status == 408
+    for path in (ITEMS, "/v1/realtime/calls", "/v1/realtime/client_secrets"):
+        response = await client.post(path, data=slow(), headers=SDP)
+        assert response.status == 408, path
+    assert desk.added == [] and desk.placed == []
 
 
-async def test_uploads_are_one_per_call_and_few_in_all(
+async def test_uploads_of_a_call_follow_each_other_and_those_of_others_pass(
     start: Start, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await start()
-    desk.may_answer.clear()
-    first = asyncio.create_task(client.post(ITEMS, json=HELLO))
-    await asyncio.sleep(0.1)
-    second = await client.post(ITEMS, json=HELLO)
-    assert second.status == 409
-    assert (await second.json())["error"]["code"] == "upload_in_progress"
     monkeypatch.setattr(desk, "is_open", lambda call_id: True)
-    monkeypatch.setattr(uploads, "MAX_UPLOADS", 1)
-    third = await client.post("/v1/realtime/calls/rtc_b/items", json=HELLO)
-    assert third.status == 429
+    desk.may_answer.clear()
+    mine = [asyncio.create_task(client.post(ITEMS, json=HELLO)) for _ in range(2)]
+    other = asyncio.create_task(client.post("/v1/realtime/calls/rtc_b/items", json=HELLO))
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in (*mine, other))
     desk.may_answer.set()
-    assert (await first).status == 200
-    assert (await client.post(ITEMS, json=HELLO)).status == 200
+    assert [(await task).status for task in (*mine, other)] == [200] * 3
+    assert [call_id for call_id, _ in desk.added][:2] == ["rtc_abc", "rtc_b"]
+
+
+async def test_item_of_a_million_values_is_413(start: Start, desk: FakeDesk) -> None:
+    client = await start()
+    body = b'{"type": "message", "content": [' + b"{}," * 1_000_000 + b"{}]}"
+    response = await client.post(ITEMS, data=body)
+    error = (await response.json())["error"]
+    assert (response.status, error["code"], error["param"]) == (413, "too_large", "item")
+
+
+async def test_body_is_invited_only_after_the_key_was_looked_at(start: Start) -> None:
+    client = await start(with_keys())
+    head = (
+        "POST /v1/realtime/calls HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\n"
+        f"Content-Length: {len(CHROMIUM_OFFER)}\r\nExpect: 100-continue\r\n"
+    )
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(f"{head}\r\n".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+    writer.close()
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(f"{head}Authorization: Bearer sk-user\r\n\r\n".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 100")
+    writer.write(CHROMIUM_OFFER.encode())
+    assert await reader.readline() == b"\r\n"
+    assert (await reader.readline()).startswith(b"HTTP/1.1 201")
+    writer.close()
+
+
+@pytest.mark.parametrize("path", [ITEMS, "/v1/realtime/calls", "/v1/realtime/client_secrets"])
+async def test_client_that_leaves_within_its_body_is_one_line_of_information(
+    start: Start, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await start()
+    # aiohttp's test server cancels such handlers, the real one does not.
+    runner = web.AppRunner(client.app, access_log=None)
+    with caplog.at_level("INFO"):
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        _, writer = await asyncio.open_connection(*runner.addresses[0])
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\n"
+        writer.write(f"{head}Content-Length: 1000\r\n\r\nhalf".encode())
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        await until(lambda: caplog.records)
+        await asyncio.sleep(0.05)
+    await runner.cleanup()
+    [record] = caplog.records
+    assert record.levelname == "INFO" and record.exc_info is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--x",
+        b"--x--",
+        b"--x\r\n\r\n\r\n--x--",
+        b"--x\r\nContent-Disposition: form-data; name=sdp\r\n--x--",
+        b"--x\r\nContent-Disposition: form-data\r\nContent-Disposition: form-data\r\n\r\n\r\n--x--",
+        b"--x\r\nContent-Type: a/b\r\ncontent-type: a/b\r\n\r\nv=0\r\n--x--\r\n",
+        b"--x\r\n: nothing\r\n\r\nv=0\r\n--x--\r\n",
+        b"--x\r\n\xff: nothing\r\n\r\nv=0\r\n--x--\r\n",
+        b"--x\r\nX: " + b"y" * 5000 + b"\r\n\r\nv=0\r\n--x--\r\n",
+        b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n" * 20 + b"--x--",
+        b'--x\r\nContent-Disposition: form-data; name="sdp\r\n\r\nv=0\r\n--x--\r\n',
+    ],
+)
+async def test_malformed_forms_are_400(start: Start, body: bytes) -> None:
+    client = await start()
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    response = await client.post("/v1/realtime/calls", data=body, headers=headers)
+    assert response.status == 400, await response.text()
+
+
+async def test_encoded_part_is_415(start: Start) -> None:
+    client = await start()
+    part = b"Content-Disposition: form-data; name=sdp\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    body = b"--x\r\n" + part + b"\r\n--x--\r\n"
+    response = await client.post("/v1/realtime/calls", data=body, headers=headers)
+    assert response.status == 415
