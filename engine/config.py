@@ -89,6 +89,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Where to listen for media workers, `ipc://...` or `tcp://...`."""
     control: str = ""
     """The supervisor's endpoint."""
+    secret: str = ""
+    """Proves to the supervisor that this process is the child it started."""
     slots: Annotated[int, Meta(ge=1, le=1024)] = 8
     gpu: Annotated[int, Meta(ge=0, le=63)] | None = None
     """Which GPU the native engine takes, among those CUDA shows; None: the first."""

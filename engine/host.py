@@ -12,6 +12,7 @@ from typing import NamedTuple
 from engine.admission import Headroom
 from engine.base import Engine, EngineError, EngineSession, SessionMessage
 from engine.ipc.item_chunks import Joiner
+from engine.ipc.patience import TICK_S
 from engine.ipc.protocol import (
     CloseSession,
     FromEngine,
@@ -33,8 +34,8 @@ from engine.stages import Stages
 
 log = logging.getLogger(__name__)
 
-PEER_SILENCE_S = 6.0
-SWEEP_INTERVAL_S = 1.0
+PEER_SILENCE_S = 15.0
+"""Longer than the supervisor's patience, which says so when a media worker is dead."""
 
 
 class _Open(NamedTuple):
@@ -63,7 +64,12 @@ class Host:
         self._closing: set[asyncio.Task[None]] = set()
         self._names: dict[bytes, str] = {}
         self._listener: Listener[ToEngine] = Listener(
-            endpoint, ToEngine, on_message=self._receive, on_peer=self._welcome, clock=clock
+            endpoint,
+            ToEngine,
+            on_message=self._receive,
+            on_peer=self._welcome,
+            clock=clock,
+            silence_limit_s=PEER_SILENCE_S,
         )
 
     @property
@@ -71,10 +77,11 @@ class Host:
         return self._listener.endpoint
 
     async def run(self) -> None:
-        """Close the sessions of media workers that died; until cancelled."""
+        """Close the sessions of media workers that died, and stay reachable; until cancelled."""
         while True:
-            await asyncio.sleep(SWEEP_INTERVAL_S)
-            for peer in self._listener.silent_peers(PEER_SILENCE_S):
+            await asyncio.sleep(TICK_S)
+            self._listener.mend()
+            for peer in self._listener.silent_peers():
                 self._forget(peer, "a media worker fell silent")
             for peer in set(self._names) - set(self._listener.peers):
                 # It sent what cannot be read, and takes us for gone since it was told so.

@@ -15,7 +15,8 @@ from engine.base import Engine, EngineError
 from engine.config import EngineConfig
 from engine.gpus import see_only
 from engine.host import Host
-from engine.ipc.child_process import Child, LoopLag, die_with_parent, process_usage
+from engine.ipc.child_process import Child, LoopLag, process_usage
+from engine.ipc.lifeline import OOM_ENGINE, die_with_parent, go_before_parent
 from engine.ipc.logs import log_to
 from engine.ipc.supervision import EngineStats, Ready, WorkerGone
 
@@ -96,7 +97,7 @@ async def run(config: EngineConfig) -> int:
         for host in hosts:
             host.worker_gone(message.name)
 
-    child = Child(config.control, config.name, on_message=told)
+    child = Child(config.control, config.name, config.secret, on_message=told)
     try:
         engine = build(config)
         await engine.start(child.progress)
@@ -126,6 +127,7 @@ async def run(config: EngineConfig) -> int:
 def main() -> None:
     """Entry of the child: the parent's pid is the argument, the configuration comes on stdin."""
     die_with_parent(int(sys.argv[1]))
+    go_before_parent(OOM_ENGINE)
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
     log_to(config.name, config.log_level, config.log_file)
     sys.exit(uvloop.run(run(config)))

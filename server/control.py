@@ -171,6 +171,8 @@ class WorkerConfig(Struct, frozen=True):
     control: str
     config: bytes
     """The whole `server.config.Config`, as JSON."""
+    secret: str = ""
+    """Proves to the supervisor that this process is the child it started."""
 
 
 def encode_worker(config: WorkerConfig) -> bytes:

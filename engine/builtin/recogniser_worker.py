@@ -9,7 +9,6 @@ with the engine and the recognisers with the nursery.
 from __future__ import annotations
 
 import array
-import ctypes
 import gc
 import os
 import signal
@@ -33,12 +32,12 @@ from engine.builtin.recogniser_link import (
     pack,
     to_recogniser,
 )
+from engine.ipc.lifeline import OOM_NURSERY, OOM_RECOGNISER, die_with_parent, go_before_parent
 
 PARTIAL_EVERY_BYTES = 2 * 16_000 * 3 // 10
 READY = b"R"
 SPAWN = b"S"
 RECEIVE_BYTES = 65_536
-PR_SET_PDEATHSIG = 1
 
 
 class Decoders:
@@ -174,14 +173,6 @@ class Recognising:
         self._link.sendall(pack(message))
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when `parent` ends, however it ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The parent may have ended before the call above.
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def serve_nursery(control: socket.socket, decoders: Decoders) -> None:
     """Fork a recogniser for every socket received; return when the engine closes `control`."""
     nursery = os.getpid()
@@ -195,6 +186,7 @@ def serve_nursery(control: socket.socket, decoders: Decoders) -> None:
             return
         if os.fork() == 0:
             die_with_parent(nursery)
+            go_before_parent(OOM_RECOGNISER)
             control.close()
             with socket.socket(fileno=fds[0]) as link:
                 Recognising(decoders, link).run()
@@ -205,6 +197,7 @@ def serve_nursery(control: socket.socket, decoders: Decoders) -> None:
 def main() -> None:
     control_fd, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
+    go_before_parent(OOM_NURSERY)
     # Ctrl-C reaches the whole group; the engine decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Dead recognisers need no waiting for.

@@ -8,33 +8,20 @@ elsewhere the closed control link stops it.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from engine.ipc.protocol import Message, Ping, Pong
-from engine.ipc.supervision import Fatal, Progress, Shutdown, ToChild
+from engine.ipc.supervision import Fatal, Progress, Shutdown, ToChild, credential
 from engine.ipc.transport import Dialer
 
 log = logging.getLogger(__name__)
 
-PR_SET_PDEATHSIG = 1
 LAG_INTERVAL_S = 0.1
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when `parent_pid` dies, also if it has died already."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent_pid:
-        os._exit(1)
 
 
 class Child:
@@ -47,6 +34,7 @@ class Child:
         self,
         control: str,
         name: str,
+        secret: str = "",
         *,
         inbound: Any = ToChild,
         on_message: Callable[[Any], None] | None = None,
@@ -55,7 +43,11 @@ class Child:
         self.grace_s = 0.0
         self._on_message = on_message
         self._dialer: Dialer[Any] = Dialer(
-            control, inbound, name=name, on_message=self._receive, on_lost=self._lost
+            control,
+            inbound,
+            name=credential(name, secret),
+            on_message=self._receive,
+            on_lost=self._lost,
         )
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop.set)

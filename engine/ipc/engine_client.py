@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from engine.ipc.patience import TICK_S, Patience, patiently
 from engine.ipc.protocol import (
     CloseSession,
     FromEngine,
@@ -28,8 +29,9 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 OPEN_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 1.0
-PING_INTERVAL_S = 1.0
-SILENCE_LIMIT_S = 4.0
+SILENCE_LIMIT_S = 13.0
+"""A machine may pause for some seconds. The supervisor, which judges a little earlier, ends the
+process as well, so that no new call is sent to it meanwhile."""
 
 
 class EngineGone(Exception):
@@ -58,12 +60,17 @@ class Line:
         self.on_message = on_message
         self.on_gone = on_gone
         self.opened: asyncio.Future[SessionOpened] = asyncio.get_running_loop().create_future()
-        self.ended = asyncio.Event()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_open = True
 
     def send(self, message: Message) -> bool:
         """Queue a message of this session; False when the line is closed or the engine behind."""
         return self.is_open and self._client.send(message)
+
+    def finish(self) -> None:
+        """Nothing more comes from the engine; for `EngineClient` only."""
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     async def close(self) -> None:
         """Free the slot and wait until the engine says so; nothing is delivered afterwards."""
@@ -72,8 +79,7 @@ class Line:
         self.is_open = False
         self._client.send(CloseSession(self.session))
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self.ended.wait()
+            await patiently(self.ended, CLOSE_TIMEOUT_S)
         except TimeoutError:
             log.warning("the engine did not confirm the end of session %s", self.session)
         finally:
@@ -92,13 +98,12 @@ class EngineClient:
     ) -> None:
         self.endpoint = endpoint
         self._name = name
-        self._clock = clock
         self._lines: dict[str, Line] = {}
         self._dialer: Dialer[FromEngine] | None = None
         self._welcome: asyncio.Future[Welcome] | None = None
         self._gone: asyncio.Event = asyncio.Event()
         self._gone_reason = ""
-        self._last_pong = 0.0
+        self._patience = Patience(SILENCE_LIMIT_S, clock=clock)
 
     @property
     def is_gone(self) -> bool:
@@ -116,10 +121,8 @@ class EngineClient:
             on_message=self._receive,
             on_lost=self.lost,
         )
-        self._last_pong = self._clock()
         try:
-            async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(self._welcome)
+            return await patiently(self._welcome, timeout_s)
         except TimeoutError:
             self.lost(f"no answer within {timeout_s:g} s")
             return await self._welcome
@@ -127,16 +130,16 @@ class EngineClient:
     async def run(self) -> None:
         """Ping until the engine is gone; returns then, never raises for it."""
         n = 0
+        self._patience.sign()
         while not self._gone.is_set():
             n += 1
             self.send(Ping(n))
             try:
-                async with asyncio.timeout(PING_INTERVAL_S):
+                async with asyncio.timeout(TICK_S):
                     await self._gone.wait()
             except TimeoutError:
-                silence_s = self._clock() - self._last_pong
-                if silence_s > SILENCE_LIMIT_S:
-                    self.lost(f"no sign of life for {silence_s:.1f} s")
+                if self._patience.check():
+                    self.lost(f"no sign of life for {self._patience.silent_s:.1f} s")
 
     async def open(
         self,
@@ -155,8 +158,7 @@ class EngineClient:
         self._lines[session] = line
         self.send(OpenSession(session, config))
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await line.opened
+            await patiently(line.opened, OPEN_TIMEOUT_S)
         except (TimeoutError, asyncio.CancelledError) as error:
             # Whether the engine opened it is unknown; closing is right in both cases.
             self.send(CloseSession(session))
@@ -172,7 +174,7 @@ class EngineClient:
     def drop(self, line: Line) -> None:
         """Stop delivering to a line; for `Line` only."""
         line.is_open = False
-        line.ended.set()
+        line.finish()
         self._lines.pop(line.session, None)
 
     def close(self) -> None:
@@ -185,7 +187,7 @@ class EngineClient:
             self._dialer.close()
 
     def _receive(self, message: FromEngine) -> None:
-        self._last_pong = self._clock()
+        self._patience.sign()
         match message:
             case Welcome():
                 if self._welcome is not None and not self._welcome.done():
@@ -233,7 +235,7 @@ class EngineClient:
         lines, self._lines = self._lines, {}
         for line in lines.values():
             was_open, line.is_open = line.is_open, False
-            line.ended.set()
+            line.finish()
             if line.opened.done():
                 if was_open:
                     line.on_gone(reason)

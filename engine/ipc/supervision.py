@@ -70,5 +70,16 @@ class WorkerGone(Message, frozen=True):
     name: str
 
 
+def credential(name: str, secret: str) -> str:
+    """What a child calls itself in its `Hello` to the supervisor."""
+    return f"{name}:{secret}" if secret else name
+
+
+def credential_parts(said: str) -> tuple[str, str]:
+    """The name and the secret of a `credential`."""
+    name, _, secret = said.partition(":")
+    return name, secret
+
+
 ToChild = Ping | Shutdown | WorkerGone
 FromChild = Hello | Progress | Ready | Pong | EngineStats | Fatal

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from engine.ipc.patience import Patience
 from engine.ipc.protocol import MAX_MESSAGE_BYTES, VERSION, Hello, Message, Refused
 
 log = logging.getLogger(__name__)
@@ -88,6 +92,15 @@ def _bounded(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether only this user can put sockets there."""
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
 class Listener(Generic[In]):
     """Owns a bound ROUTER socket and the table of peers that said `Hello`.
 
@@ -103,10 +116,12 @@ class Listener(Generic[In]):
         on_peer: Callable[[bytes, Hello], None] = lambda peer, hello: None,
         context: zmq.Context[Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        silence_limit_s: float = math.inf,
     ) -> None:
         self._decoder = msgspec.msgpack.Decoder(inbound)
         self._on_message = on_message
         self._on_peer = on_peer
+        self._silence_limit_s = silence_limit_s
         self._clock = clock
         self._socket: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(zmq.ROUTER)
         _bounded(self._socket)
@@ -114,14 +129,14 @@ class Listener(Generic[In]):
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.bind(endpoint)
         self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._last_seen: dict[bytes, float] = {}
+        self._peers: dict[bytes, Patience] = {}
         self.refused = 0
         self.undelivered = 0
         self._pump = _Pump(self._socket, self._receive)
 
     @property
     def peers(self) -> tuple[bytes, ...]:
-        return tuple(self._last_seen)
+        return tuple(self._peers)
 
     def send(self, peer: bytes, message: Message) -> bool:
         """Queue `message`; False (counted) when the peer is gone or does not keep up."""
@@ -135,14 +150,25 @@ class Listener(Generic[In]):
         self._pump.kick()
         return True
 
-    def silent_peers(self, limit_s: float) -> list[bytes]:
-        """Peers that sent nothing for `limit_s`; the owner decides what that means."""
-        oldest = self._clock() - limit_s
-        return [peer for peer, seen in self._last_seen.items() if seen < oldest]
+    def silent_peers(self) -> list[bytes]:
+        """Peers that sent nothing for `silence_limit_s`; asked for once in `patience.TICK_S`."""
+        return [peer for peer, patience in self._peers.items() if patience.check()]
+
+    def mend(self) -> bool:
+        """Bind again where the socket's file was deleted; whether that was done now.
+
+        Peers that are connected notice nothing. Raises `zmq.ZMQError` when it cannot be bound.
+        """
+        path = Path(self.endpoint.removeprefix("ipc://"))
+        if not self.endpoint.startswith("ipc:///") or path.exists() or not _is_ours(path.parent):
+            return False
+        self._socket.bind(self.endpoint)
+        log.warning("the socket %s was deleted, made it anew", path)
+        return True
 
     def forget(self, peer: bytes) -> None:
         """Treat the peer as unknown: its next message must be a `Hello`."""
-        self._last_seen.pop(peer, None)
+        self._peers.pop(peer, None)
 
     def close(self) -> None:
         self._pump.close()
@@ -153,14 +179,15 @@ class Listener(Generic[In]):
         try:
             if len(frames) != 2:
                 raise msgspec.DecodeError(f"expected 2 frames, got {len(frames)}")
-            if peer not in self._last_seen:
+            patience = self._peers.get(peer)
+            if patience is None:
                 self._admit(peer, payload)
                 return
             message = self._decoder.decode(payload)
         except UNREADABLE as error:
             self._refuse(peer, Refused("malformed", str(error)))
             return
-        self._last_seen[peer] = self._clock()
+        patience.sign()
         self._on_message(peer, message)
 
     def _admit(self, peer: bytes, payload: bytes) -> None:
@@ -175,7 +202,7 @@ class Listener(Generic[In]):
             reason = f"protocol version {hello.version} is not ours, {VERSION}"
             self._refuse(peer, Refused("version", reason))
             return
-        self._last_seen[peer] = self._clock()
+        self._peers[peer] = Patience(self._silence_limit_s, clock=self._clock)
         self._on_peer(peer, hello)
 
     def _refuse(self, peer: bytes, refusal: Refused) -> None:

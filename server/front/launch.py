@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
 import signal
 import socket
 import ssl
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -26,6 +24,7 @@ from server.control import Inbound, WorkerConfig, encode_worker
 from server.front import app as application
 from server.front import certificates
 from server.front.front import Front
+from server.front.socket_folder import SocketFolder
 from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
 from server.front.telemetry import Telemetry
 from signaling.http.auth import ApiKey, Authenticator, Limits
@@ -34,8 +33,6 @@ WORKER_READY_TIMEOUT_S = 30.0
 STOP_GRACE_S = 2.2
 HTTP_GRACE_S = 0.3
 BACKLOG = 128
-MAX_TEMP_CHARS = 64
-"""The address of a Unix socket has 103 characters at most, on some systems 107."""
 NO_LIMIT_PER_MINUTE = 1_000_000
 
 
@@ -93,14 +90,6 @@ def tls_context(config: Config, show: Callable[[str], None]) -> ssl.SSLContext |
     return context
 
 
-def link_folder() -> Path:
-    """A new folder of our own for the sockets; below /tmp where TMPDIR is too long for these."""
-    base = tempfile.gettempdir()
-    return Path(
-        tempfile.mkdtemp(prefix="omnicall-", dir=base if len(base) <= MAX_TEMP_CHARS else "/tmp")
-    )
-
-
 def specs(config: Config, folder: Path) -> list[ChildSpec]:
     """The children to start. Engines listen at an address of their own in each life."""
     control = f"ipc://{folder}/control"
@@ -108,13 +97,14 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
     def engine(index: int) -> ChildSpec:
         name = f"engine-{index}"
 
-        def payload(generation: int) -> bytes:
+        def payload(generation: int, secret: str) -> bytes:
             return msgspec.json.encode(
                 EngineConfig(
                     kind=config.engine.kind,
                     name=f"{name}#{generation}",
                     endpoint=f"ipc://{folder}/{name}.{generation}",
                     control=control,
+                    secret=secret,
                     slots=config.engine.slots,
                     gpu=index if config.engine.count > 1 else None,
                     model=config.engine.model,
@@ -130,9 +120,9 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
     def worker(index: int) -> ChildSpec:
         name = f"worker-{index}"
 
-        def payload(generation: int) -> bytes:
+        def payload(generation: int, secret: str) -> bytes:
             whole = msgspec.json.encode(config)
-            return encode_worker(WorkerConfig(f"{name}#{generation}", control, whole))
+            return encode_worker(WorkerConfig(f"{name}#{generation}", control, whole, secret))
 
         return ChildSpec("worker", name, "server.worker.worker", payload, WORKER_READY_TIMEOUT_S)
 
@@ -178,14 +168,15 @@ class Launch:
         listening = listen(config.server.host, config.server.port)
         self._show(f"omnicall {version()}, engine {config.engine.kind}")
         tls = tls_context(config, self._show)
-        folder = link_folder()
+        folder = SocketFolder()
         front = Front(
             max_queue=config.calls.max_queue,
             max_per_remote=config.calls.max_per_remote,
             max_connecting=config.calls.max_connecting,
             show=self._show,
         )
-        supervisor = Supervisor(specs(config, folder), f"ipc://{folder}/control", Inbound, front)
+        control = f"ipc://{folder.path}/control"
+        supervisor = Supervisor(specs(config, folder.path), control, Inbound, front)
         front.attach(supervisor)
         self._handle_signals(supervisor, folder)
         lag = LoopLag()
@@ -196,20 +187,23 @@ class Launch:
             await runner.setup()
             await web.SockSite(runner, listening, ssl_context=tls).start()
             port = listening.getsockname()[1]
-            await self._serve(front, supervisor, lag, port)
+            await self._serve(front, supervisor, lag, folder, port)
         finally:
             front.drain()
             await supervisor.stop(STOP_GRACE_S)
             await runner.cleanup()
             supervisor.close()
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
 
-    async def _serve(self, front: Front, supervisor: Supervisor, lag: LoopLag, port: int) -> None:
+    async def _serve(
+        self, front: Front, supervisor: Supervisor, lag: LoopLag, folder: SocketFolder, port: int
+    ) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(supervisor.run(), name="supervisor"),
                     tasks.create_task(lag.run(), name="lag"),
+                    tasks.create_task(folder.keep(), name="folder"),
                     tasks.create_task(self._announce(supervisor, port), name="announce"),
                 ]
                 await self._stop.wait()
@@ -255,13 +249,13 @@ class Launch:
         }
         return application.build(front, telemetry, auth, info)
 
-    def _handle_signals(self, supervisor: Supervisor, folder: Path) -> None:
+    def _handle_signals(self, supervisor: Supervisor, folder: SocketFolder) -> None:
         def first_or_second() -> None:
             if not self._stop.is_set():
                 self._stop.set()
                 return
             supervisor.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
             os._exit(1)
 
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,14 +2,17 @@
 
 A child proves its life twice: its process must exist (the kernel tells at once) and its event
 loop must answer pings (a hung kernel call closes nothing). One that fails is restarted with
-back-off; one that says `Fatal` before it was ever ready is not.
+back-off; one that says `Fatal` before it was ever ready is not. Who calls itself a child proves
+that by a secret, new for each life, that only the true one was told.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -18,29 +21,29 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from engine.ipc.patience import TICK_S, Patience
 from engine.ipc.protocol import Hello, Message, Ping, Pong
-from engine.ipc.supervision import Fatal, Progress, Ready, Shutdown
+from engine.ipc.supervision import Fatal, Progress, Ready, Shutdown, credential_parts
 from engine.ipc.transport import Listener
+from server.front.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
-PING_INTERVAL_S = 1.0
-SILENCE_LIMIT_S = 6.0
-BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
-GOOD_LIFE_S = 60.0
+SILENCE_LIMIT_S = 12.0
+"""A machine may pause for some seconds and its calls go on; one that hangs must end some time."""
 FIRST_START_TRIES = 3
 
 State = Literal["starting", "ready", "backoff", "failed", "stopped"]
 
 
 class ChildSpec(Struct, frozen=True):
-    """How to start a child. `payload(generation)` is the line it gets on stdin."""
+    """How to start a child. `payload(generation, secret)` is the line it gets on stdin."""
 
     role: Literal["engine", "worker"]
     name: str
     module: str
-    payload: Callable[[int], bytes]
+    payload: Callable[[int, str], bytes]
     ready_timeout_s: float
 
 
@@ -62,7 +65,9 @@ class Supervised:
         self.endpoint = ""
         self.reason = ""
         self.peer = b""
-        self.last_sign = 0.0
+        self.secret = ""
+        self.patience = Patience(spec.ready_timeout_s)
+        """First with its start, then with its silence."""
         self.is_ready = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
 
@@ -149,7 +154,7 @@ class Supervisor:
             await asyncio.wait(pending, timeout=1.0)
 
     async def _keep(self, child: Supervised) -> None:
-        failures, ever_ready = 0, False
+        backoff, ever_ready = Backoff(), False
         while not self._stopping:
             await self._live(child)
             lived_s = self._clock() - child.started_at
@@ -158,10 +163,11 @@ class Supervisor:
             if self._stopping:
                 break
             ever_ready = ever_ready or was_ready
-            failures = 0 if was_ready and lived_s > GOOD_LIFE_S else failures + 1
-            if not ever_ready and (child.state == "failed" or failures >= FIRST_START_TRIES):
+            backoff.ended(lived_s, was_ready)
+            is_hopeless = child.state == "failed" or backoff.failures >= FIRST_START_TRIES
+            if not ever_ready and is_hopeless:
                 raise ChildFailed(f"{child.spec.name}: {child.reason}")
-            pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+            pause_s = backoff.pause_s
             child.state, child.restarts = "backoff", child.restarts + 1
             log.error("%s: %s; restart in %.1f s", child.spec.name, child.reason, pause_s)
             await asyncio.sleep(pause_s)
@@ -171,7 +177,10 @@ class Supervisor:
         """One life of a child, from its start to its exit."""
         child.generation += 1
         child.state, child.ready, child.reason = "starting", None, ""
-        child.started_at = child.last_sign = self._clock()
+        child.started_at = self._clock()
+        child.patience = Patience(child.spec.ready_timeout_s, clock=self._clock)
+        child.secret = secrets.token_hex(16)
+        self._listener.mend()
         code = (
             f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
             f"from {child.spec.module} import main; main()"
@@ -186,7 +195,7 @@ class Supervisor:
         watch = asyncio.create_task(self._watch(child), name=f"watch {child.spec.name}")
         try:
             assert process.stdin is not None
-            process.stdin.write(child.spec.payload(child.generation) + b"\n")
+            process.stdin.write(child.spec.payload(child.generation, child.secret) + b"\n")
             code_ = await process.wait()
         finally:
             watch.cancel()
@@ -199,16 +208,15 @@ class Supervisor:
         """Kill a child that is not ready in time or stops answering."""
         n = 0
         while child.process is not None:
-            await asyncio.sleep(PING_INTERVAL_S)
+            await asyncio.sleep(TICK_S)
             n += 1
+            self._listener.mend()
             self.send(child, Ping(n))
-            now = self._clock()
-            if child.ready is None and now - child.started_at > child.spec.ready_timeout_s:
-                child.reason = f"not ready within {child.spec.ready_timeout_s:g} s"
-            elif child.ready is not None and now - child.last_sign > SILENCE_LIMIT_S:
-                child.reason = f"no sign of life for {now - child.last_sign:.1f} s"
-            else:
+            if not child.patience.check():
                 continue
+            child.reason = f"no sign of life for {child.patience.silent_s:.1f} s"
+            if child.ready is None:
+                child.reason = f"not ready within {child.spec.ready_timeout_s:g} s"
             child.process.kill()
             return
 
@@ -216,7 +224,7 @@ class Supervisor:
         child.ready = None
         self._by_peer.pop(child.peer, None)
         self._listener.forget(child.peer)
-        child.peer, child.process, child.pid = b"", None, 0
+        child.peer, child.secret, child.process, child.pid = b"", "", None, 0
         self._down(child)
 
     def _down(self, child: Supervised) -> None:
@@ -226,24 +234,29 @@ class Supervisor:
             self._observer.down(child, child.reason)
 
     def _hello(self, peer: bytes, hello: Hello) -> None:
+        name, secret = credential_parts(hello.name)
         for child in self.children.values():
-            if child.link_name == hello.name:
+            if child.link_name == name and child.secret and not child.peer:
+                if not hmac.compare_digest(child.secret.encode(), secret.encode()):
+                    break
                 child.peer = peer
                 self._by_peer[peer] = child
                 return
-        log.warning("a stranger called %s dialled the control link", hello.name)
+        log.warning("a stranger called %s dialled the control link", name)
         self._listener.forget(peer)
 
     def _receive(self, peer: bytes, message: Any) -> None:
         child = self._by_peer.get(peer)
         if child is None:
             return
-        child.last_sign = self._clock()
+        if child.ready is not None:
+            child.patience.sign()
         match message:
             case Progress():
                 self._observer.progress(child, message.text)
             case Ready():
                 child.ready, child.state = message, "ready"
+                child.patience = Patience(SILENCE_LIMIT_S, clock=self._clock)
                 child.endpoint = message.endpoint
                 child.is_ready.set()
                 self._observer.up(child)

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import uvloop
 
-from engine.ipc.child_process import Child, LoopLag, die_with_parent, process_usage
+from engine.ipc.child_process import Child, LoopLag, process_usage
+from engine.ipc.lifeline import OOM_WORKER, die_with_parent, go_before_parent
 from engine.ipc.logs import log_to
 from engine.ipc.supervision import Ready
 from media.clock import Ticker
@@ -64,11 +65,13 @@ def ice_settings(media: MediaConfig) -> IceSettings:
 class Worker:
     """Owns the sessions of this process and what they share: the tick, engine links, threads."""
 
-    def __init__(self, name: str, config: Config, child_control: str) -> None:
+    def __init__(self, told: WorkerConfig, config: Config) -> None:
         self._config = config
         self._ice = ice_settings(config.media)
-        self._child = Child(child_control, name, inbound=ToWorker, on_message=self._receive)
-        self._name = name
+        self._child = Child(
+            told.control, told.name, told.secret, inbound=ToWorker, on_message=self._receive
+        )
+        self._name = told.name
         self._sessions: dict[str, Session] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._ticker = Ticker()
@@ -201,11 +204,12 @@ def _tell(session: Session, message: AssignEngine | QueuePosition | PassPiece | 
 def main() -> None:
     """Entry of the child: the parent's pid is the argument, the configuration comes on stdin."""
     die_with_parent(int(sys.argv[1]))
+    go_before_parent(OOM_WORKER)
     told = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
     config = msgspec.json.decode(told.config, type=Config)
     log_to(told.name, config.log.level, config.log.file)
 
     async def serve() -> None:
-        await Worker(told.name, config, told.control).run()
+        await Worker(told, config).run()
 
     uvloop.run(serve())

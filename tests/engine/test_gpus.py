@@ -62,7 +62,7 @@ def test_counting_loads_nothing_into_this_process() -> None:
 
 def gpus(config: Config) -> list[int | None]:
     engines = [spec for spec in specs(config, Path("/tmp/x")) if spec.role == "engine"]
-    return [msgspec.json.decode(spec.payload(1), type=EngineConfig).gpu for spec in engines]
+    return [msgspec.json.decode(spec.payload(1, ""), type=EngineConfig).gpu for spec in engines]
 
 
 def test_several_engines_are_given_one_each_a_single_one_is_left_alone() -> None:

@@ -238,15 +238,18 @@ async def test_slot_comes_back_even_if_closing_fails(
 async def test_silent_media_worker_loses_its_sessions_and_the_slots_come_back(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_module, "SWEEP_INTERVAL_S", 0.001)
+    monkeypatch.setattr(host_module, "TICK_S", 0.001)
     sweeping = asyncio.create_task(setup.host.run())
     silent, lively = await setup.dial(), await setup.dial()
     await setup.open(silent, "a")
-    setup.clock.now += PEER_SILENCE_S
     await setup.open(lively, "b")
-    assert setup.host.slots.used == 2
-    setup.clock.now += 0.5
-    await until(lambda: setup.host.slots.used == 1)
+    begun = setup.clock.now
+    while setup.host.slots.used == 2:
+        setup.clock.now += 0.5
+        lively.say(Ping(1))
+        assert await receive(lively) == Pong(1)
+        await asyncio.sleep(0.002)
+    assert setup.clock.now - begun > PEER_SILENCE_S
     assert setup.engine.sessions["a"].closing.is_set()
     assert not setup.engine.sessions["b"].closing.is_set()
     # Should it wake up again, it is told to start anew.
@@ -259,14 +262,16 @@ async def test_silent_media_worker_loses_its_sessions_and_the_slots_come_back(
 async def test_pings_keep_a_quiet_media_worker(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_module, "SWEEP_INTERVAL_S", 0.001)
+    monkeypatch.setattr(host_module, "TICK_S", 0.001)
     sweeping = asyncio.create_task(setup.host.run())
     raw = await setup.dial()
     await setup.open(raw, "a")
-    for n in range(5):
-        setup.clock.now += PEER_SILENCE_S - 0.5
-        raw.say(Ping(n))
-        assert await receive(raw) == Pong(n)
+    for n in range(int(4 * PEER_SILENCE_S)):
+        setup.clock.now += 1.0
+        if n % 8 == 0:
+            raw.say(Ping(n))
+            assert await receive(raw) == Pong(n)
+        await asyncio.sleep(0.002)
     assert setup.host.slots.used == 1
     sweeping.cancel()
 
@@ -304,7 +309,7 @@ async def test_media_worker_that_sends_garbage_is_refused_and_may_start_anew(set
 async def test_refused_media_worker_loses_its_sessions_and_the_slots_come_back(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_module, "SWEEP_INTERVAL_S", 0.001)
+    monkeypatch.setattr(host_module, "TICK_S", 0.001)
     bad, good = await setup.dial(), await setup.dial()
     await setup.open(bad, "a")
     await setup.open(good, "b")

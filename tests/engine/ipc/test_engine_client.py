@@ -19,6 +19,7 @@ from engine.ipc.engine_client import SILENCE_LIMIT_S, EngineClient, EngineGone, 
 from engine.ipc.protocol import (
     AudioIn,
     CloseSession,
+    Pong,
     Refused,
     SessionConfig,
     SessionEnded,
@@ -276,18 +277,21 @@ async def test_unanswered_open_is_engine_gone_and_gives_the_slot_back(
 async def test_silent_engine_is_gone_for_every_line(
     silent: Silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "PING_INTERVAL_S", 0.001)
+    monkeypatch.setattr(client_module, "TICK_S", 0.001)
     one, two = Call(), Call()
     line = await silent.open(one, "a")
     await silent.open(two, "b")
     pinging = asyncio.create_task(silent.client.run())
     assert b"Ping" in (await silent.raw.receive())[-1]
-    silent.clock.now += SILENCE_LIMIT_S
-    await silent.raw.receive()
-    assert not silent.client.is_gone, "at the limit it still counts as alive"
-    silent.clock.now += 0.5
+    begun = silent.clock.now
+    while not silent.client.is_gone:
+        silent.clock.now += 0.5
+        await asyncio.sleep(0.005)
     await pinging
-    assert one.gone == two.gone == ["no sign of life for 4.5 s"]
+    assert silent.clock.now - begun > SILENCE_LIMIT_S
+    assert len(one.gone) == 1 and one.gone == two.gone
+    silence_s = float(one.gone[0].removeprefix("no sign of life for ").removesuffix(" s"))
+    assert SILENCE_LIMIT_S < silence_s <= SILENCE_LIMIT_S + 2.0
     assert not line.is_open and not line.send(item("a", "x"))
     with pytest.raises(EngineGone, match="no sign of life"):
         await Call().open(silent.client, "c")
@@ -296,7 +300,7 @@ async def test_silent_engine_is_gone_for_every_line(
 async def test_answering_engine_is_never_gone(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "PING_INTERVAL_S", 0.001)
+    monkeypatch.setattr(client_module, "TICK_S", 0.001)
     call = Call()
     await call.open(served.client, "a")
     session = served.engine.sessions["a"]
@@ -306,6 +310,24 @@ async def test_answering_engine_is_never_gone(
         session.send(TextOut("a", 1, n, "alive"))
         await until(lambda n=n: len(call.messages) == n + 1)  # type: ignore[misc]
     assert not pinging.done() and call.gone == []
+    pinging.cancel()
+
+
+async def test_own_standstill_is_not_taken_for_the_engines_death(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "TICK_S", 0.001)
+    call = Call()
+    line = await silent.open(call, "a")
+    pinging = asyncio.create_task(silent.client.run())
+    for stood_still_s in (4.6, 8.0, 100.0, 3600.0):
+        silent.clock.now += stood_still_s
+        for _ in range(3):
+            assert b"Ping" in (await silent.raw.receive())[-1]
+        # What the engine said meanwhile is read after the first check.
+        silent.raw.send(silent.peer, encode(Pong(1)))
+        await until(lambda: silent.client._patience.silent_s == 0.0)
+    assert line.is_open and call.gone == [] and not pinging.done()
     pinging.cancel()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -61,14 +62,11 @@ GARBAGE = {
 class Ear:
     """A listener and everything it was told."""
 
-    def __init__(
-        self, endpoint: str, inbound: Any = ToEngine, clock: Callable[[], float] | None = None
-    ) -> None:
+    def __init__(self, endpoint: str, inbound: Any = ToEngine, **options: Any) -> None:
         self.hellos: list[Hello] = []
         self.messages: list[Any] = []
         self.peers: list[bytes] = []
         self.react: Callable[[bytes, Any], None] = lambda peer, message: None
-        options: dict[str, Any] = {} if clock is None else {"clock": clock}
         self.listener: Listener[Any] = Listener(
             endpoint, inbound, on_message=self.hear, on_peer=self._meet, **options
         )
@@ -504,20 +502,67 @@ async def test_answers_that_send_again_never_stall(endpoint: str) -> None:
 
 async def test_silent_peers_are_those_that_sent_nothing_lately(endpoint: str) -> None:
     clock = Clock(0.0)
-    ear = Ear(endpoint, clock=clock)
+    ear = Ear(endpoint, clock=clock, silence_limit_s=5.0)
     with dealer(endpoint) as early, dealer(endpoint) as late:
         early.hello()
         await until(lambda: len(ear.peers) == 1)
         late.hello()
         await until(lambda: len(ear.peers) == 2)
-        clock.now = 5.0
-        assert ear.listener.silent_peers(5.0) == []
+        for clock.now in (1.0, 2.0, 3.0, 4.0, 5.0):
+            assert ear.listener.silent_peers() == []
         late.say(Ping(1))
         await until(lambda: ear.messages)
         clock.now = 5.1
-        assert ear.listener.silent_peers(5.0) == [ear.peers[0]]
+        assert ear.listener.silent_peers() == [ear.peers[0]]
         ear.listener.forget(ear.peers[0])
-        assert ear.listener.silent_peers(5.0) == []
+        assert ear.listener.silent_peers() == []
+    ear.listener.close()
+
+
+async def test_nobody_is_silent_only_because_the_listener_stood_still(endpoint: str) -> None:
+    clock = Clock(0.0)
+    ear = Ear(endpoint, clock=clock, silence_limit_s=5.0)
+    with dealer(endpoint) as peer:
+        peer.hello()
+        await until(lambda: ear.peers)
+        peer.say(Ping(1))
+        clock.now = 100.0
+        assert ear.listener.silent_peers() == [], "its ping waits to be read"
+        await until(lambda: ear.messages)
+        clock.now = 104.0
+        assert ear.listener.silent_peers() == []
+    ear.listener.close()
+
+
+async def test_deleted_socket_is_made_anew_and_those_connected_notice_nothing(
+    tmp_path: Path,
+) -> None:
+    endpoint = f"ipc://{tmp_path}/links/ear"
+    (tmp_path / "links").mkdir(mode=0o700)
+    ear = Ear(endpoint)
+    early = Mouth(endpoint)
+    await until(lambda: ear.hellos)
+    assert not ear.listener.mend(), "nothing is broken"
+    shutil.rmtree(tmp_path / "links")
+    assert not ear.listener.mend(), "its folder is not there yet"
+    (tmp_path / "links").mkdir(mode=0o700)
+    assert ear.listener.mend() and not ear.listener.mend()
+    late = Mouth(endpoint)
+    await until(lambda: len(ear.hellos) == 2)
+    assert ear.listener.send(ear.peers[0], Pong(1)) and ear.listener.send(ear.peers[1], Pong(2))
+    await until(lambda: early.messages and late.messages)
+    assert (early.messages, late.messages) == ([Pong(1)], [Pong(2)])
+    for mouth in (early, late):
+        mouth.dialer.close()
+    ear.listener.close()
+
+
+async def test_socket_is_not_made_where_others_may_write(tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir(mode=0o700)
+    ear = Ear(f"ipc://{tmp_path}/links/ear")
+    (tmp_path / "links" / "ear").unlink()
+    (tmp_path / "links").chmod(0o777)
+    assert not ear.listener.mend()
     ear.listener.close()
 
 

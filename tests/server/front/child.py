@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine.ipc.child_process import Child, die_with_parent
+from engine.ipc.child_process import Child
+from engine.ipc.lifeline import die_with_parent
 from engine.ipc.supervision import EngineStats, FromChild, Ready
 
 
@@ -37,7 +38,9 @@ def stats(slots: int) -> EngineStats:
 
 async def serve(told: dict[str, Any]) -> int:
     behaviour, generation = told["behaviour"], told["generation"]
-    child = Child(told["control"], told["name"])
+    if behaviour == "silent":
+        await asyncio.Event().wait()
+    child = Child(told["control"], told["name"], told["secret"])
     child.progress(f"life {generation}")
     if behaviour == "fatal" or (behaviour == "fatal later" and generation > 1):
         child.fatal("the model folder is empty")
@@ -98,10 +101,11 @@ def supervisor(
     control = f"ipc://{folder}/control"
 
     def spec(name: str, behaviour: str) -> ChildSpec:
-        def payload(generation: int) -> bytes:
+        def payload(generation: int, secret: str) -> bytes:
             return json.dumps(
                 {
                     "name": f"{name}#{generation}",
+                    "secret": secret,
                     "control": control,
                     "behaviour": behaviour,
                     "generation": generation,

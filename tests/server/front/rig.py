@@ -37,7 +37,7 @@ class PaperSupervisor(Supervisor):
         self.children = {}
         for name in names:
             role: Any = name.partition("-")[0]
-            spec = ChildSpec(role, name, "nothing", lambda generation: b"", 1.0)
+            spec = ChildSpec(role, name, "nothing", lambda generation, secret: b"", 1.0)
             self.children[name] = Supervised(spec)
 
     def send(self, child: Supervised, message: Message) -> bool:

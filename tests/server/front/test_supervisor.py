@@ -20,9 +20,12 @@ from typing import Any
 import psutil
 import pytest
 
+from engine.ipc.patience import Patience
 from engine.ipc.protocol import Hello, Ping
+from engine.ipc.supervision import credential
+from server.front import backoff
 from server.front import supervisor as module
-from server.front.supervisor import BACKOFF_S, ChildFailed, Observer, Supervised, Supervisor
+from server.front.supervisor import ChildFailed, Observer, Supervised, Supervisor
 from tests import ROOT
 from tests.engine.ipc.raw_peer import dealer
 from tests.server.front.child import PARENT, stats
@@ -94,12 +97,12 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
 @pytest.fixture
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BACKOFF_S", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(backoff, "PAUSES_S", (0.01, 0.02, 0.03))
 
 
 @pytest.fixture
 def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PING_INTERVAL_S", 0.02)
+    monkeypatch.setattr(module, "TICK_S", 0.02)
 
 
 def is_alive(pid: int) -> bool:
@@ -128,9 +131,9 @@ async def test_messages_reach_a_child_that_said_hello_and_no_other(start: Start)
     child = run["engine-0"]
     assert not run.supervisor.send(child, Ping(1)), "it cannot have said hello yet"
     await run.ready("engine-0")
-    before = child.last_sign
+    child.patience.silent_s = 5.0
     assert run.supervisor.send(child, Ping(2))
-    await until(lambda: child.last_sign > before)
+    await until(lambda: child.patience.silent_s < 5.0)
 
 
 async def test_child_that_is_not_ready_in_time_is_killed_and_tried_again(
@@ -229,13 +232,13 @@ async def test_child_that_says_it_is_broken_serves_nobody_while_it_still_runs(st
 async def test_pauses_between_restarts_grow_and_a_good_life_resets_them(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "BACKOFF_S", (0.001, 0.002, 0.003))
+    monkeypatch.setattr(backoff, "PAUSES_S", (0.001, 0.002, 0.003))
     clock = Clock()
     pauses: list[float] = []
     real_sleep = asyncio.sleep
 
     async def sleep(seconds: float) -> None:
-        if seconds in module.BACKOFF_S:
+        if seconds in backoff.PAUSES_S:
             pauses.append(seconds)
         await real_sleep(seconds)
 
@@ -250,16 +253,11 @@ async def test_pauses_between_restarts_grow_and_a_good_life_resets_them(
         os.kill(child.pid, signal.SIGKILL)
     await run.ready("engine-0", 5)
     assert pauses == [0.001, 0.002, 0.003, 0.003]
-    clock.now += module.GOOD_LIFE_S + 1
+    clock.now += backoff.GOOD_LIFE_S + 1
     os.kill(child.pid, signal.SIGKILL)
     await run.ready("engine-0", 6)
-    assert len(pauses) == 5 and pauses[-1] < 0.01
+    assert pauses == [0.001, 0.002, 0.003, 0.003, 0.001]
     await run.close()
-
-
-def test_back_off_begins_short_and_stays_bounded() -> None:
-    assert list(BACKOFF_S) == sorted(BACKOFF_S)
-    assert BACKOFF_S[0] <= 0.5 and BACKOFF_S[-1] <= 30
 
 
 async def test_hung_child_is_killed_and_restarted(
@@ -281,14 +279,59 @@ async def test_child_that_answers_pings_is_left_alone(
 ) -> None:
     run = start({"engine-0": "good"})
     child = await run.ready("engine-0")
-    signs = set[float]()
-
-    def seen() -> int:
-        signs.add(child.last_sign)
-        return len(signs)
-
-    await until(lambda: seen() >= 10)
+    for _ in range(10):
+        child.patience.silent_s = module.SILENCE_LIMIT_S - 1.0
+        await until(lambda: child.patience.silent_s < 1.0)
     assert child.generation == 1 and child.state == "ready"
+
+
+class Recorded(Patience):
+    """Keeps the silence that each check found."""
+
+    def __init__(self, patience: Patience) -> None:
+        vars(self).update(vars(patience))
+        self.found: list[float] = []
+
+    def check(self) -> bool:
+        is_over = super().check()
+        if self.silent_s:
+            self.found.append(self.silent_s)
+        return is_over
+
+
+async def test_own_standstill_is_not_taken_for_the_childs_death(
+    start: Start, quick_watch: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long this process stood still: what the child said meanwhile is still to be read."""
+    monkeypatch.setattr(module, "SILENCE_LIMIT_S", 6.0)
+    clock = Clock()
+    run = start({"engine-0": "good"})
+    child = run["engine-0"]
+    monkeypatch.setattr(run.supervisor, "_clock", clock)
+    await run.ready("engine-0")
+    patience = Recorded(child.patience)
+    child.patience = patience
+    for stood_still_s in (8.0, 100.0, 3600.0):
+        clock.now += stood_still_s
+        # The next check counts two ticks, and the child's next answer makes up for them.
+        await until(lambda: patience.found)
+        await until(lambda: patience.silent_s == 0.0)
+        assert max(patience.found) == 2.0
+        patience.found.clear()
+    assert (child.generation, child.state) == (1, "ready") and not child.reason
+
+
+async def test_own_standstill_is_not_taken_for_a_slow_start(
+    start: Start, quick_watch: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    run = start({"engine-0": "never ready"}, ready_timeout_s=30.0)
+    monkeypatch.setattr(run.supervisor, "_clock", clock)
+    child = run["engine-0"]
+    await until(lambda: child.peer)
+    clock.now += 300.0
+    await until(lambda: child.patience.silent_s > 0.0)
+    assert child.state == "starting" and not child.reason
 
 
 # ---------------------------------------------------------------- generations
@@ -307,29 +350,65 @@ async def test_stranger_on_the_control_link_is_not_listened_to(
     assert stats(666) not in run.watcher.messages
 
 
-async def test_messages_of_an_earlier_life_are_ignored(start: Start, quick_backoff: None) -> None:
+@pytest.mark.parametrize("said", ["engine-0#1", "engine-0#1:", "engine-0#1:" + "0" * 32])
+async def test_who_takes_a_living_childs_name_is_refused_and_the_child_lives_on(
+    start: Start, quick_watch: None, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     run = start({"engine-0": "good"})
     child = await run.ready("engine-0")
-    os.kill(child.pid, signal.SIGKILL)
-    await run.ready("engine-0", generation=2)
+    await until(lambda: run.watcher.messages)
+    peer, pid = child.peer, child.pid
+    with dealer(run.supervisor.control) as raw:
+        raw.say(Hello(1, said))
+        raw.say(stats(666))
+        assert b"hello_expected" in (await raw.receive())[-1]
+    assert child.peer == peer and stats(666) not in run.watcher.messages
+    assert "a stranger called engine-0#1 dialled" in caplog.text
+    child.patience.silent_s = 5.0
+    await until(lambda: child.patience.silent_s == 0.0)
+    assert (child.pid, child.generation, child.state) == (pid, 1, "ready")
+
+
+async def test_child_says_hello_once(start: Start) -> None:
+    """Even with its secret: who has it twice is not the child, or the child is not well."""
+    run = start({"engine-0": "good"})
+    child = await run.ready("engine-0")
     peer = child.peer
     with dealer(run.supervisor.control) as raw:
-        # A process of the first life that the kill has not reached yet.
-        raw.say(Hello(1, "engine-0#1"))
+        raw.say(Hello(1, credential(child.link_name, child.secret)))
         raw.say(stats(666))
         assert b"hello_expected" in (await raw.receive())[-1]
     assert child.peer == peer and stats(666) not in run.watcher.messages
 
 
+async def test_secret_is_new_in_each_life_and_not_in_the_log(
+    start: Start, quick_backoff: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = start({"engine-0": "good"})
+    child = await run.ready("engine-0")
+    first = child.secret
+    os.kill(child.pid, signal.SIGKILL)
+    await run.ready("engine-0", generation=2)
+    assert len(first) == len(child.secret) == 32 and first != child.secret
+    with dealer(run.supervisor.control) as raw:
+        # A process of the first life that the kill has not reached yet.
+        raw.say(Hello(1, credential("engine-0#1", first)))
+        raw.say(stats(666))
+        assert b"hello_expected" in (await raw.receive())[-1]
+    assert stats(666) not in run.watcher.messages
+    assert first not in caplog.text and child.secret not in caplog.text
+
+
 async def test_late_message_of_a_buried_child_is_ignored(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BACKOFF_S", (60.0,))
-    run = start({"engine-0": "good"})
-    child = await run.ready("engine-0")
+    monkeypatch.setattr(backoff, "PAUSES_S", (60.0,))
+    run = start({"engine-0": "silent"})
+    child = run["engine-0"]
+    await until(lambda: child.secret)
     # It has said hello as this very life, and outlives the process that is watched.
     with dealer(run.supervisor.control) as raw:
-        raw.say(Hello(1, "engine-0#1"))
+        raw.say(Hello(1, credential("engine-0#1", child.secret)))
         raw.say(stats(5))
         await until(lambda: stats(5) in run.watcher.messages)
         os.kill(child.pid, signal.SIGKILL)
@@ -338,6 +417,21 @@ async def test_late_message_of_a_buried_child_is_ignored(
         assert b"hello_expected" in (await raw.receive())[-1]
     assert stats(666) not in run.watcher.messages
     assert not run.supervisor.send(child, Ping(1))
+
+
+async def test_children_can_be_restarted_after_the_sockets_were_deleted(
+    start: Start, quick_backoff: None, quick_watch: None, tmp_path: Path
+) -> None:
+    """As cleaners of temporary folders do; those that are connected notice nothing."""
+    run = start({"engine-0": "good", "engine-1": "good"})
+    child, other = await run.ready("engine-0"), await run.ready("engine-1")
+    pid = other.pid
+    (tmp_path / "control").unlink()
+    os.kill(child.pid, signal.SIGKILL)
+    await run.ready("engine-0", generation=2)
+    other.patience.silent_s = 5.0
+    await until(lambda: other.patience.silent_s == 0.0)
+    assert (other.pid, other.generation) == (pid, 1)
 
 
 # ---------------------------------------------------------------- the end
@@ -388,7 +482,7 @@ async def test_hung_child_is_ended_too(start: Start) -> None:
 async def test_stop_while_a_child_waits_for_its_restart_starts_none(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BACKOFF_S", (0.3,))
+    monkeypatch.setattr(backoff, "PAUSES_S", (0.3,))
     run = start({"engine-0": "good"})
     child = await run.ready("engine-0")
     os.kill(child.pid, signal.SIGKILL)
