@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.print_config:
         print(render(config), end="")
         return 0
-    log_to("front", config.log.level, config.log.file)
+    log_to("front", config.log.level, config.log.file, config.log.max_mb)
     try:
         uvloop.run(Launch(config).run())
     except StartError as error:

@@ -99,3 +99,4 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     minicpmo: MiniCpmoConfig = MiniCpmoConfig()
     log_level: LogLevel = "info"
     log_file: str = ""
+    log_max_mb: Annotated[int, Meta(ge=0)] = 0

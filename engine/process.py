@@ -129,5 +129,5 @@ def main() -> None:
     die_with_parent(int(sys.argv[1]))
     go_before_parent(OOM_ENGINE)
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
-    log_to(config.name, config.log_level, config.log_file)
+    log_to(config.name, config.log_level, config.log_file, config.log_max_mb)
     sys.exit(uvloop.run(run(config)))

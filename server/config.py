@@ -131,6 +131,15 @@ class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     level: Annotated[LogLevel, Meta(description="Least severe lines written.")] = "warning"
     file: Annotated[str, Meta(description="Also append to this file; empty: terminal only.")] = ""
+    max_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000,
+            description="At this size, MB, the log file becomes FILE.1 and a new one is begun; "
+            "0: never.",
+        ),
+    ] = 100
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

@@ -112,6 +112,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
                     minicpmo=config.minicpmo,
                     log_level=config.log.level,
                     log_file=config.log.file,
+                    log_max_mb=config.log.max_mb,
                 )
             )
 

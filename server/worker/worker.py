@@ -207,7 +207,7 @@ def main() -> None:
     go_before_parent(OOM_WORKER)
     told = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
     config = msgspec.json.decode(told.config, type=Config)
-    log_to(told.name, config.log.level, config.log.file)
+    log_to(told.name, config.log.level, config.log.file, config.log.max_mb)
 
     async def serve() -> None:
         await Worker(told, config).run()

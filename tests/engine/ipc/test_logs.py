@@ -1,5 +1,7 @@
 """Logs: a file that cannot be written costs one line on the terminal and never a call.
 
+Nor does one grow without end, however many processes write to it.
+
 `log_to` changes the root logger for good, so each test runs it in a process of its own.
 """
 
@@ -75,6 +77,57 @@ def test_rotated_file_is_followed(tmp_path: Path) -> None:
     assert len((tmp_path / "log.txt.1").read_text().splitlines()) == 200
     assert path.read_text().endswith("after the rotation\n")
     assert len(path.read_text().splitlines()) == 1
+
+
+SHARED = """
+import logging, sys
+from engine import logs
+
+path, name, lines = sys.argv[1:4]
+logs.MB = 1000
+logs.log_to(name, "warning", path, 20)
+logging.getLogger().handlers[0].setLevel(100)
+for n in range(int(lines)):
+    logging.getLogger("some.module").warning("line %d %s", n, "x" * 100)
+"""
+
+
+def write(path: Path, name: str, lines: int) -> subprocess.Popen[str]:
+    """A process called `name` that logs with a bound of 20 kB."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SHARED, str(path), name, str(lines)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_full_file_is_put_aside_and_only_one_old_one_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    _, errors = write(path, "worker-0", 1000).communicate()
+    assert errors == ""
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log.txt", "log.txt.1"]
+    before, now = ((tmp_path / name).read_text() for name in ("log.txt.1", "log.txt"))
+    assert 20_000 <= len(before) < 20_200 and len(now) < 20_200
+    numbers = [int(line.split("line ")[1].split()[0]) for line in (before + now).splitlines()]
+    assert numbers == list(range(numbers[0], 1000)), "nothing is lost on the way"
+
+
+def test_processes_that_share_a_file_put_it_aside_once(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    writers = [write(path, f"worker-{n}", 400) for n in range(4)]
+    assert [writer.communicate()[1] for writer in writers] == [""] * 4
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log.txt", "log.txt.1"]
+    before, now = ((tmp_path / name).stat().st_size for name in ("log.txt.1", "log.txt"))
+    # A line of each may still come to the file that is put aside.
+    assert 20_000 <= before < 21_000 and now < 21_000
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_device_is_never_put_aside(tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to("/dev/null")
+    _, errors = write(tmp_path / "log", "worker-0", 400).communicate()
+    assert errors == "" and [file.name for file in tmp_path.iterdir()] == ["log"]
 
 
 def test_info_is_written_at_that_level_without_the_chatty_libraries() -> None:
