@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from engine.ipc.patience import patiently
 from engine.ipc.supervision import EngineStats, WorkerGone
 from server.control import (
     AssignEngine,
@@ -27,10 +28,11 @@ from server.control import (
     QueuePosition,
     WorkerStats,
 )
+from server.endings import Endings
 from server.front.broker import Broker
 from server.front.setups import room_for
 from server.front.supervisor import Observer, Supervised, Supervisor
-from server.front.uploads import Uploads, call_not_found
+from server.front.uploads import Uploads
 from signaling.client_items import ItemCreate
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.calls import PlacedCall
@@ -86,6 +88,7 @@ class Front(Observer):
         self.ended: dict[str, int] = {}
         self.placed_total = 0
         self._uploads = Uploads()
+        self._endings = Endings(clock)
         self._max_per_remote = max_per_remote
         self._max_connecting = max_connecting
         self._show = show
@@ -130,9 +133,9 @@ class Front(Observer):
         call = self.calls[call_id] = FrontCall(call_id, worker, remote, callers, self._clock())
         try:
             self.supervisor.send(worker, PlaceCall(call_id, sdp, session, remote))
-            async with asyncio.timeout(PLACE_TIMEOUT_S):
-                answer = await call.placed
+            answer = await patiently(call.placed, PLACE_TIMEOUT_S)
         except BaseException:
+            call.placed.cancel()
             self.supervisor.send(worker, HangUp(call_id, "not_answered"))
             self._over(call_id, "not_answered")
             raise
@@ -150,6 +153,10 @@ class Front(Observer):
         """Whether there is such a call."""
         return call_id in self.calls
 
+    def why_closed(self, call_id: str) -> ProtocolError:
+        """What to answer about a call that is not open (any more)."""
+        return self._endings.why_closed(call_id)
+
     async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
         """Put an item into a call's conversation; it as its events tell it.
 
@@ -157,7 +164,7 @@ class Front(Observer):
         """
         call = self.calls.get(call_id)
         if call is None:
-            raise call_not_found()
+            raise self.why_closed(call_id)
         return await self._uploads.add(call_id, create, partial(self.supervisor.send, call.worker))
 
     def _choose_worker(self) -> Supervised:
@@ -271,9 +278,13 @@ class Front(Observer):
         call = self.calls.pop(call_id, None)
         if call is None:
             return
-        self._uploads.over(call_id)
+        self._endings.add(call_id, reason)
+        why = self.why_closed(call_id)
+        self._uploads.over(call_id, why)
         if not call.placed.done():
-            call.placed.set_exception(TimeoutError("the media worker is gone"))
+            call.placed.set_exception(
+                ProtocolError(why.message, code=why.code, type=why.type, status=503)
+            )
         self.ended[reason] = self.ended.get(reason, 0) + 1
         if self.broker.release(call_id, self._clock() - call.since):
             self._assign()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from engine.ipc import protocol as p
 from engine.ipc.item_chunks import cut
+from engine.ipc.patience import patiently
 from server.control import AddItem, ItemAdded, ItemRefused, PassPiece
 from server.worker.item_mapping import as_message, as_shown, for_engine
 from signaling import server_events as ev
@@ -48,8 +49,7 @@ class Uploads:
                 _pass(send, PassPiece(call_id, piece))
                 await asyncio.sleep(PIECE_PAUSE_S)
             _pass(send, AddItem(call_id, shown, pieces[-1], create.previous_item_id))
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await answer
+            await patiently(answer, ANSWER_TIMEOUT_S)
         finally:
             del self._answers[call_id]
         return shown
@@ -68,17 +68,13 @@ class Uploads:
             )
         )
 
-    def over(self, call_id: str) -> None:
-        """The call has ended."""
+    def over(self, call_id: str, error: ProtocolError) -> None:
+        """The call has ended; `error` says so."""
         waiting = self._answers.get(call_id)
         if waiting is not None and not waiting.done():
-            waiting.set_exception(call_not_found())
+            waiting.set_exception(error)
             # Whoever is still sending pieces may fail before looking at it.
             waiting.exception()
-
-
-def call_not_found() -> ProtocolError:
-    return ProtocolError("There is no such call.", code="call_not_found", status=404)
 
 
 def _cut(item: p.ItemIn) -> list[p.ItemPiece]:

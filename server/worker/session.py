@@ -7,6 +7,7 @@ business of `server.worker.conversation` and `server.worker.requests`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -27,6 +28,7 @@ from media.uplink import AudioUplink, UnsupportedCodec
 from media.video import VideoUplink
 from server.config import Config
 from server.control import AddItem, CallStats, EngineAddress, PlaceCall
+from server.endings import FAILURES, REASONS
 from server.worker.conversation import Conversation
 from server.worker.engine_links import EngineLinks
 from server.worker.engine_settings import engine_config, mode_of
@@ -41,22 +43,11 @@ log = logging.getLogger(__name__)
 
 FLUSH_S = 0.1
 OPEN_TRIES = 5
+TELL_WAIT_S = 3.0
+"""For how long a failure waits for a data channel that is just being opened."""
 OPEN_RETRY_S = 0.2
 CAMERA_CHECK_S = 1.0
 CAMERA_OFF_S = 4.0
-REASONS = {
-    "hangup": "The call was hung up.",
-    "server_shutdown": "The server is shutting down.",
-    "engine_gone": "The engine stopped working; call again.",
-    "engine_full": "The engine has no free slot; call again.",
-    "max_duration": "The longest duration of a call is reached.",
-    "goodbye": "Goodbye.",
-    "context_limit": "The model cannot remember a longer conversation; call again.",
-    "media_failed": "The sound of this call failed; call again.",
-    "engine_failed": "The engine failed in this call; call again.",
-    "internal_error": "Something in the server failed; call again.",
-}
-FAILURES = ("engine_gone", "engine_full", "engine_failed", "media_failed", "internal_error")
 PEER_IS_GONE = frozenset({"closed", "vanished", "connect_timeout", "failed"})
 ENGINE_REASONS = {
     "goodbye": "goodbye",
@@ -112,6 +103,8 @@ class Session:
         self._last_pts = 0
         self._last_picture_at: float | None = None
         self._unsubscribes: list[Any] = []
+        self._settled = asyncio.Event()
+        """The data channel is open, or never will be."""
         self._peer = Peer(
             place.call_id, ice, self, connect_deadline_s=config.calls.connect_deadline_s
         )
@@ -205,6 +198,8 @@ class Session:
             self._to_engine(p.ImageIn(self.call_id, self._last_pts, 1, 1, b""))
 
     async def _tell_end(self, reason: str) -> None:
+        if reason in FAILURES and not self._peer.channel.is_open:
+            await self._until_settled()
         if reason in PEER_IS_GONE or not self._peer.is_connected:
             return
         message = REASONS.get(reason, reason)
@@ -213,6 +208,13 @@ class Session:
         self._emit(ev.SessionEnded(reason=reason, message=message))
         # Closing at once would overtake the event.
         await asyncio.sleep(FLUSH_S)
+
+    async def _until_settled(self) -> None:
+        """Wait a moment for the data channel of a caller who is still connecting."""
+        if self._peer.channel.is_expected:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TELL_WAIT_S):
+                    await self._settled.wait()
 
     # ------------------------------------------------------------------ from the front
 
@@ -247,6 +249,7 @@ class Session:
         self._on_connected()
 
     def channel_open(self) -> None:
+        self._settled.set()
         if self._line is not None:
             self._emit(ev.SessionCreated(session=self._session_object()))
         elif self._place_in_queue is not None and not self._assigned.done():
@@ -260,6 +263,7 @@ class Session:
         self._emit(error_event(error))
 
     def gone(self, reason: str) -> None:
+        self._settled.set()
         self.end(reason)
 
     # ------------------------------------------------------------------ media

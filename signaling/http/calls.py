@@ -62,6 +62,9 @@ class Desk(Protocol):
     def is_open(self, call_id: str) -> bool:
         """Whether there is a call of this id."""
 
+    def why_closed(self, call_id: str) -> ProtocolError:
+        """What to answer about a call that is not open: 410 if it ended lately, else 404."""
+
     async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
         """Put an item into a call's conversation; it as its events tell it.
 
@@ -141,10 +144,13 @@ class _Api:
         )
 
     async def get(self, request: web.Request) -> web.Response:
-        """Whether the call is still there, for a client whose media stopped; by its id alone."""
+        """Whether the call is still there, for a client whose media stopped; by its id alone.
+
+        410 with the reason as the error's code when it ended in the last minutes.
+        """
         call_id = request.match_info["call_id"]
         if not self._desk.is_open(call_id):
-            raise ProtocolError("There is no such call.", code="call_not_found", status=404)
+            raise self._desk.why_closed(call_id)
         return web.json_response({"id": call_id, "object": "realtime.call"})
 
     async def hang_up(self, request: web.Request) -> web.Response:

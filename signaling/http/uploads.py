@@ -25,6 +25,8 @@ class Taker(Protocol):
 
     def is_open(self, call_id: str) -> bool: ...
 
+    def why_closed(self, call_id: str) -> ProtocolError: ...
+
     async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem: ...
 
 
@@ -39,7 +41,7 @@ class Uploads:
         """Take one item; without a key, as hanging up: the call's id is the capability."""
         call_id = request.match_info["call_id"]
         if not self._taker.is_open(call_id):
-            raise ProtocolError("There is no such call.", code="call_not_found", status=404)
+            raise self._taker.why_closed(call_id)
         async with self._line.place(call_id, neighbourhood(request.remote)) as upload:
             body = await read_body(request, MAX_BODY_BYTES, "item", upload.progress)
             upload.is_received = True

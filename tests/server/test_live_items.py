@@ -61,4 +61,4 @@ async def test_mistakes_in_an_upload_are_named(server: Serving) -> None:
         await caller.hang_up()
         await caller.is_over()
         status, body = await caller.upload({"type": "input_text", "text": "hello"})
-        assert (status, body["error"]["code"]) == (404, "call_not_found")
+        assert (status, body["error"]["code"]) == (410, "hangup")

@@ -5,13 +5,15 @@
  * and, last and once, `ended` {Ending}.
  */
 
-import { Refusal, isCallOpen, postHangup, postItem, postOffer } from './server.js';
+import { Refusal, callEnding, postHangup, postItem, postOffer } from './server.js';
 
 /** The model looks at two pictures a second; more would only cost the phone's battery and the server's decoder. */
 const VIDEO_ENCODING = { maxFramerate: 2, maxBitrate: 300_000 };
 const CONNECT_DEADLINE_MS = 15_000;
 /** ICE often recovers from a Wi-Fi hand-over within a few seconds. */
 const DISCONNECTED_GRACE_MS = 6_000;
+/** When the process that carries the call dies, nothing more comes from it: only asking the server tells. */
+const ASK_INTERVAL_MS = 3_000;
 /** The server's last event may still be in flight when the channel closes. */
 const LAST_WORDS_MS = 300;
 const MAX_UNSENT = 16;
@@ -87,6 +89,7 @@ export class Call extends EventTarget {
       this.#emit('mark', { name: 'answered' });
       this.#become('connecting');
       this.#after('connect', CONNECT_DEADLINE_MS, () => this.#end({ kind: 'no_path' }));
+      this.#after('ask', ASK_INTERVAL_MS, () => this.#ask());
       await this.#pc?.setRemoteDescription({ type: 'answer', sdp: answer.sdp });
     } catch (error) {
       if (error instanceof Refusal) this.#end({ kind: 'refused', refusal: error });
@@ -156,10 +159,19 @@ export class Call extends EventTarget {
       this.#become('reconnecting');
       this.#after('disconnected', DISCONNECTED_GRACE_MS, () => this.#end({ kind: 'lost' }));
       // A server that knows nothing of this call any more will not bring it back.
-      isCallOpen(this.#path).then((open) => open || this.#end({ kind: 'lost' }));
+      this.#ask();
     } else if (state === 'failed') {
       this.#end({ kind: this.#wasConnected ? 'lost' : 'no_path' });
     }
+  }
+
+  /** Asks the server whether it still has this call, and again after a while. */
+  async #ask() {
+    if (!this.#path) return;
+    const gone = await callEnding(this.#path);
+    if (gone?.reason) this.#end({ kind: 'server', ...gone });
+    else if (gone) this.#end({ kind: 'lost' });
+    else this.#after('ask', ASK_INTERVAL_MS, () => this.#ask());
   }
 
   /**

@@ -176,16 +176,23 @@ export function postHangup(path) {
 }
 
 /**
- * Whether the server still has a call. True also when the server cannot be asked: the network may
- * be what is gone, and that may come back.
+ * What became of a call that the server does not have any more. Null while it has it, also when the server
+ * cannot be asked: the network may be what is gone, and that may come back.
  * @param {string} path the call's path
- * @returns {Promise<boolean>}
+ * @returns {Promise<{reason: string, message: string}|null>} an empty reason: the server knows none
  */
-export async function isCallOpen(path) {
+export async function callEnding(path) {
+  const abort = new AbortController();
+  const timer = setTimeout(() => abort.abort(), INFO_TIMEOUT_MS);
   try {
-    const answer = await fetch(path, { headers: authHeaders(), cache: 'no-store' });
-    return answer.status !== 404;
+    const answer = await fetch(path, { headers: authHeaders(), cache: 'no-store', signal: abort.signal });
+    if (answer.status === 404) return { reason: '', message: '' };
+    if (answer.status !== 410) return null;
+    const { error } = await answer.json();
+    return { reason: String(error?.code ?? ''), message: String(error?.message ?? '') };
   } catch {
-    return true;
+    return null;
+  } finally {
+    clearTimeout(timer);
   }
 }

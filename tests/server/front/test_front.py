@@ -327,19 +327,23 @@ async def test_dead_worker_ends_its_calls_only_and_frees_their_slots() -> None:
     mine = [c for c in calls if paper.front.calls[c].worker.spec.name == "worker-0"]
     paper.down("worker-0")
     assert len(mine) == 2 and set(paper.front.calls) == set(calls) - set(mine)
+    told = [paper.front.why_closed(call_id) for call_id in mine]
+    assert [(error.status, error.code) for error in told] == [(410, "worker_gone")] * 2
     assert paper.front.broker.used == 2 and paper.front.ended == {"worker_gone": 2}
     assert paper.supervisor.of(WorkerGone) == [("engine-0", WorkerGone("worker-0#1"))]
     assert paper.front.is_ready
 
 
-async def test_worker_that_dies_while_answering_is_a_timeout_at_once() -> None:
+async def test_worker_that_dies_while_answering_is_told_at_once() -> None:
     paper = PaperFront()
     placing = paper.begin()
     await asyncio.sleep(0)
     paper.down("worker-0")
     async with asyncio.timeout(1):
-        with pytest.raises(TimeoutError, match="the media worker is gone"):
+        with pytest.raises(ProtocolError) as caught:
             await placing
+    error = caught.value
+    assert (error.status, error.code, error.type) == (503, "worker_gone", "server_error")
     assert paper.front.calls == {} and paper.front.broker.used == 0
 
 

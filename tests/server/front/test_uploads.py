@@ -86,9 +86,11 @@ async def test_call_that_ends_meanwhile_is_404(how: str) -> None:
         paper.down("worker-0")
     with pytest.raises(ProtocolError) as caught:
         await adding
-    assert caught.value.status == 404
-    with pytest.raises(ProtocolError):
+    told = (caught.value.status, caught.value.code)
+    assert told == (410, "hangup" if how == "ended" else "worker_gone")
+    with pytest.raises(ProtocolError) as caught:
         await paper.front.add_item(call_id, film())
+    assert (caught.value.status, caught.value.code) == told
 
 
 async def test_worker_that_does_not_answer_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from signaling.client_items import ItemCreate, Message
-from signaling.errors import NoFreeSlot
+from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http import bodies, uploads
 from signaling.http.auth import (
     ApiKey,
@@ -59,6 +59,11 @@ class FakeDesk:
 
     def is_open(self, call_id: str) -> bool:
         return call_id == "rtc_abc"
+
+    def why_closed(self, call_id: str) -> ProtocolError:
+        if call_id == "rtc_lost":
+            return ProtocolError("Lost.", code="worker_gone", status=410, type="server_error")
+        return ProtocolError("There is no such call.", code="call_not_found", status=404)
 
     async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
         if self.error is not None:
@@ -385,6 +390,21 @@ async def test_item_is_added_without_a_key_and_its_id_is_told(start: Start, desk
     body = await response.json()
     assert (body["id"], body["type"], body["object"]) == ("mine", "message", "realtime.item")
     assert [call_id for call_id, _ in desk.added] == ["rtc_abc"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/items")])
+async def test_call_that_ended_lately_is_410_with_its_reason(
+    start: Start, method: str, path: str
+) -> None:
+    client = await start(with_keys())
+    response = await client.request(method, f"/v1/realtime/calls/rtc_lost{path}")
+    assert response.status == 410
+    assert (await response.json())["error"] == {
+        "message": "Lost.",
+        "type": "server_error",
+        "code": "worker_gone",
+        "param": None,
+    }
 
 
 async def test_item_for_no_call_is_404_and_never_read(start: Start, desk: FakeDesk) -> None:
