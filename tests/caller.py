@@ -60,8 +60,11 @@ class Voice(MediaStreamTrack):
 class Caller:
     """A call in a `with` block; `events` are the server's, in order."""
 
-    def __init__(self, url: str, *, session: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, url: str, *, session: dict[str, Any] | None = None, key: str | None = None
+    ) -> None:
         self.url = url.rstrip("/")
+        self.authorization = {"Authorization": f"Bearer {key}"} if key else {}
         self.voice = Voice()
         self.events: list[dict[str, Any]] = []
         self.heard_samples = 0
@@ -77,9 +80,14 @@ class Caller:
         self.pc.on("connectionstatechange", self._changed.set)
 
     async def __aenter__(self) -> Caller:
+        await self.accept(await self.offer())
+        return self
+
+    async def offer(self) -> str:
+        """Post the offer; the answer, which is for `accept`."""
         self.pc.addTrack(self.voice)
         await self.pc.setLocalDescription(await self.pc.createOffer())
-        async with aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession(headers=self.authorization) as http:
             if self._session is None:
                 headers = {"Content-Type": "application/sdp"}
                 body: Any = self.pc.localDescription.sdp
@@ -95,8 +103,11 @@ class Caller:
                 text = await answer.text()
                 assert answer.status == 201, (answer.status, text)
                 self.location = answer.headers["Location"]
-        await self.pc.setRemoteDescription(RTCSessionDescription(text, "answer"))
-        return self
+                return text
+
+    async def accept(self, answer: str) -> None:
+        """Let ICE and DTLS begin."""
+        await self.pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
 
     async def __aexit__(
         self,

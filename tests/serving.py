@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ class Serving:
     """A context manager around one server process; `url` is where it answers.
 
     `command` starts it: run.py of this checkout by default, or an installed `omnicall`.
+    `log` takes all that its processes write to stderr.
     """
 
     def __init__(
@@ -32,11 +34,13 @@ class Serving:
         command: tuple[str, ...] = (sys.executable, str(ROOT / "run.py")),
         cwd: Path = ROOT,
         environment: dict[str, str] | None = None,
+        log: Path | None = None,
     ) -> None:
         self._arguments = [*command, "--port", "0", *options]
         self._cwd = cwd
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("OMNICALL_")}
         self._environment = inherited | (environment or {})
+        self._log = log
         self.lines: list[str] = []
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
@@ -47,13 +51,16 @@ class Serving:
         return self._process.pid
 
     def __enter__(self) -> Serving:
-        self._process = subprocess.Popen(
-            self._arguments,
-            cwd=self._cwd,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        with contextlib.ExitStack() as files:
+            stderr = None if self._log is None else files.enter_context(open(self._log, "ab"))
+            self._process = subprocess.Popen(
+                self._arguments,
+                cwd=self._cwd,
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.lines.append(line.rstrip())

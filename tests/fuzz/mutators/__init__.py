@@ -1,0 +1,1 @@
+"""How cases are made from seeds: one module for each grammar, pure functions of a `Random`."""

@@ -1,0 +1,153 @@
+"""The decoders of what clients send, in a process that may die of it.
+
+Reads cases from stdin, each behind its length in 4 bytes, and prints a JSON line for each. The
+first letter says what follows: `o`, `v` and `h` payloads of Opus, VP8 and H.264; `p`, `f` and `s` a
+picture, a film and PCM sound.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import re
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+from aiortc.codecs import depayload
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+
+from media.frames import FrameAssembler
+from media.opus import OpusDecoder, OpusError, has_fec, packet_ticks
+from media.picture import PictureDecoder
+from tests.fuzz.targets.decoders import split
+
+SIDE = 640
+
+
+def opus(data: bytes) -> str:
+    """Each payload through what the jitter buffer and the uplink do with it."""
+    decoder, told = OpusDecoder(), []
+    for payload in split(data):
+        ticks = packet_ticks(payload)
+        try:
+            pcm = decoder.decode(payload)
+            fec = decoder.decode_fec(payload, 320) if has_fec(payload) else b""
+            told.append(f"{ticks is None} {len(pcm) // 320} {len(fec) > 0}")
+        except OpusError as error:
+            told.append(f"{ticks is None} {error}")
+    return " ".join(sorted(set(told)))
+
+
+def video(name: str, data: bytes) -> str:
+    """Depayloading as aiortc does it, then frames and pictures as we make them."""
+    codec = RTCRtpCodecParameters(mimeType=f"video/{name}", clockRate=90_000)
+    assembler, decoder = FrameAssembler(), PictureDecoder(SIDE)
+    told: set[str] = set()
+    for number, payload in enumerate(split(data)):
+        try:
+            depayloaded = depayload(codec, payload) if payload else b""
+        except ValueError as error:
+            # The only exception that aiortc expects here.
+            told.add(_masked(error))
+            continue
+        marker = number % 4 == 3
+        frames = assembler.push(
+            *(1, number, 3_000 * (number // 4), marker, name.lower(), payload, depayloaded),
+            float(number),
+        )
+        if frames:
+            found = decoder.decode(frames, number)
+            told.add(f"{found.frames} {found.errors} {found.picture is not None}")
+    return " ".join(sorted(told))
+
+
+def picture(data: bytes) -> str:
+    """Both engines' ways of reading one."""
+    from engine.builtin.camera import decode
+
+    told = str(decode(data) is not None)
+    if importlib.util.find_spec("torch") is not None:
+        from engine.readitem import decode_picture
+
+        try:
+            told += f" {len(decode_picture(data).shape)}"
+        except ValueError as error:
+            told += f" {_masked(error)}"
+    return told
+
+
+def film(data: bytes) -> str:
+    """As the native engine reads one."""
+    if importlib.util.find_spec("torch") is None:
+        return "no torch"
+    from engine.clip import read_clip
+
+    try:
+        clip = read_clip(data)
+    except ValueError as error:
+        return _masked(error)
+    return f"{len(clip.seconds)} {clip.cut} {clip.seconds[0].sound is not None}"
+
+
+def sound(data: bytes) -> str:
+    """24 kHz PCM to the model's rate."""
+    if importlib.util.find_spec("torch") is None:
+        return "no torch"
+    from engine.mono import from_recording
+
+    try:
+        return str(len(from_recording(data)).bit_length())
+    except ValueError as error:
+        return _masked(error)
+
+
+KINDS: dict[bytes, Callable[[bytes], str]] = {
+    b"o": opus,
+    b"v": lambda data: video("VP8", data),
+    b"h": lambda data: video("H264", data),
+    b"p": picture,
+    b"f": film,
+    b"s": sound,
+}
+
+
+def _masked(error: Exception) -> str:
+    return re.sub(r"\d+|'.*'", "#", f"{type(error).__name__}: {error}")
+
+
+def _memory_kib(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(found[1]) if found else 0
+
+
+def answer(case: bytes) -> dict[str, Any]:
+    """Decode one case; `fault` says what must not be raised."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _memory_kib("VmRSS")
+    signature = fault = ""
+    try:
+        signature = case[:1].decode("latin-1") + KINDS.get(case[:1], picture)(case[1:])
+    except Exception as error:  # noqa: BLE001 - that is what is looked for
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {str(error)[:120]}"
+        fault = f"{what} ({Path(where.filename).name}:{where.lineno})"
+    grown = _memory_kib("VmHWM") - before
+    return {"signature": signature, "fault": fault, "grown_kib": grown}
+
+
+def main() -> None:
+    av.logging.set_level(None)
+    logging.disable(logging.CRITICAL)
+    while len(size := sys.stdin.buffer.read(4)) == 4:
+        case = sys.stdin.buffer.read(struct.unpack("!I", size)[0])
+        print(json.dumps(answer(case)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
