@@ -52,17 +52,20 @@ class Campaign:
         self._memory: list[tuple[int, list[Usage]]] = []
 
     async def run(self, *, seconds: float, cases: int | None, rig: Rig | None = None) -> Report:
-        """Go on until the time or the cases are over, or too much was found."""
-        started = time.monotonic()
+        """Give the corpus, then `cases` new ones; until `seconds` are over, or too much was found.
+
+        All of the corpus and a batch of new ones are given in any case.
+        """
         made = Cases(self._target, self._seed)
         log_bytes = 0
         async with self._ready(rig) as ready:
+            started = time.monotonic()
             before = self._measure(ready)
-            source = iter(made) if cases is None else itertools.islice(made, cases)
-            for batch in _batches(source):
+            known = self._target.seeds().values()
+            for batch in _batches(itertools.chain(known, itertools.islice(made, cases))):
                 await self._give(batch, ready, made)
                 self._measure(ready)
-                is_over = time.monotonic() - started > seconds
+                is_over = time.monotonic() - started > seconds and self._done > len(known)
                 if is_over or len(self._findings) >= MAX_FINDINGS:
                     break
             await self._target.close()
@@ -70,11 +73,12 @@ class Campaign:
                 await self._finish(ready, time.monotonic() - started)
                 log_bytes = ready.log.size
             after = self._measure(ready)
+            lasted_s = time.monotonic() - started
         return Report(
             target=self._target.name,
             seed=self._seed,
             cases=self._done,
-            seconds=round(time.monotonic() - started, 1),
+            seconds=round(lasted_s, 1),
             signatures=made.signatures,
             findings=[self._told(finding) for finding in self._findings.values()],
             log_bytes=log_bytes,
@@ -85,15 +89,6 @@ class Campaign:
                 if old.pid == one.pid
             },
         )
-
-    async def replay(self, rig: Rig | None = None) -> list[str]:
-        """Give every case of the corpus, in order; what went wrong."""
-        found = []
-        async with self._ready(rig) as ready:
-            for name, case in self._target.seeds().items():
-                found += [f"{name}: {what}" for what in await self._alone(case, ready)]
-            await self._target.close()
-        return found
 
     @contextlib.asynccontextmanager
     async def _ready(self, rig: Rig | None) -> AsyncIterator[Rig | None]:

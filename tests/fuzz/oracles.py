@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from tests.processes import Usage
 
-ALARMS = re.compile(r"Traceback \(most|Exception ignored in|Unhandled exception|Fatal Python error")
+ALARMS = re.compile(r"Traceback \(most|Exception ignored in|Fatal Python error")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _PREFIX = re.compile(r"^ *[|+]-*[|+]? ?")
 """What groups of exceptions are drawn with."""
@@ -40,7 +40,7 @@ class Log:
             text = file.read().decode(errors="replace")
         self._position += len(text.encode())
         pieces = re.split(r"(?=Traceback \(most recent|Exception ignored in|Fatal Python)", text)
-        found = [_summary(piece) for piece in pieces if ALARMS.search(piece)]
+        found = [_summary(piece) for piece in pieces if ALARMS.match(piece)]
         return list(dict.fromkeys(found))
 
 

@@ -69,11 +69,11 @@ def video(name: str, data: bytes) -> str:
 
 def picture(data: bytes) -> str:
     """Both engines' ways of reading one."""
-    from engine.builtin.camera import decode
+    from engine.builtin.picture_facts import decode
 
     told = str(decode(data) is not None)
     if importlib.util.find_spec("torch") is not None:
-        from engine.readitem import decode_picture
+        from engine.minicpmo.session.item_decoding import decode_picture
 
         try:
             told += f" {len(decode_picture(data).shape)}"
@@ -86,7 +86,7 @@ def film(data: bytes) -> str:
     """As the native engine reads one."""
     if importlib.util.find_spec("torch") is None:
         return "no torch"
-    from engine.clip import read_clip
+    from engine.minicpmo.session.file_decoding import read_clip
 
     try:
         clip = read_clip(data)
@@ -99,7 +99,7 @@ def sound(data: bytes) -> str:
     """24 kHz PCM to the model's rate."""
     if importlib.util.find_spec("torch") is None:
         return "no torch"
-    from engine.mono import from_recording
+    from engine.minicpmo.session.mono import from_recording
 
     try:
         return str(len(from_recording(data)).bit_length())

@@ -9,6 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pylibsrtp
+
 from tests.caller import Caller
 from tests.fuzz.mutators import packets
 from tests.fuzz.mutators.raw import mutate_bytes
@@ -113,8 +115,8 @@ class ClientDatagrams(Target):
             self.calls += 1
         try:
             await send(caller, case)
-        except ConnectionError:
-            # The call is over; the next case gets a new one.
+        except (ConnectionError, pylibsrtp.Error):
+            # The call is over, and the next case gets a new one; or it cannot be sealed at all.
             return ""
         await asyncio.sleep(PAUSE_S)
         return ""

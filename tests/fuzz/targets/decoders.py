@@ -10,9 +10,9 @@ import sys
 from random import Random
 from typing import Any
 
+from tests import ROOT
 from tests.fuzz.mutators.raw import mutate_bytes
 from tests.fuzz.target import Target
-from tests.serving import ROOT
 
 MAX_GROWTH_KIB = 700 * 1024
 MAX_CASE_S = 45.0

@@ -63,7 +63,7 @@ class Events(Target):
         return mutate_json(rng, parent, other)
 
     def signature(self, case: bytes) -> str:
-        from tests.server.talk import Talk
+        from tests.server.worker.talk import Talk
 
         try:
             text = case.decode()

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import zmq
 
-from engine.link import UNREADABLE, encode
-from engine.protocol import VERSION, FromEngine, Hello, ToEngine
+from engine.ipc.protocol import VERSION, FromEngine, Hello, ToEngine
+from engine.ipc.transport import UNREADABLE, encode
 from server.control import Inbound
 from tests.fuzz.mutators.raw import mutate_bytes
 from tests.fuzz.mutators.structures import mutate_value
@@ -108,7 +108,7 @@ def _addresses(folder: Path) -> dict[bytes, Path]:
 
 def _heard(message: Any) -> str:
     """What a conversation makes of a message of its engine."""
-    from tests.server.talk import Talk
+    from tests.server.worker.talk import Talk
 
     talk = Talk()
     talk.hear(message)
