@@ -10,6 +10,7 @@ import webrtcvad
 from msgspec import Struct
 
 from engine.ipc.protocol import INPUT_HZ, TurnDetection
+from engine.noisefloor import Levels, NoiseFloor
 
 FRAME_MS = 20
 FRAME = INPUT_HZ * FRAME_MS // 1000
@@ -57,6 +58,9 @@ class Offset(Struct, frozen=True):
     pts: int
     known_pts: int
     voiced_ms: int
+    """Of what stands out of the surroundings; 0: it was nothing but steady noise."""
+    too_long: bool = False
+    """It was cut at its longest; what follows is another utterance."""
 
 
 Event = Onset | Voice | Offset
@@ -79,7 +83,9 @@ class Segmenter:
         self._last_frame = bytes(FRAME_BYTES)
         self._before: deque[bytes] = deque()
         self._peak_db = QUIETEST_DB
-        self.is_speaking = False
+        self._floor = NoiseFloor()
+        self._levels: deque[Levels] = deque(maxlen=ONSET_WINDOW)
+        self._utterance: list[tuple[bool, Levels]] = []
         self._reset_utterance()
         self.configure(detection)
 
@@ -116,22 +122,25 @@ class Segmenter:
 
     def stop(self) -> list[Event]:
         """End the utterance under way, if any, now."""
-        return [self._end(self._pts)] if self.is_speaking else []
+        return [self._end(self._pts, too_long=False)] if self.is_speaking else []
 
     def _step(self, frame: bytes, strict: bool) -> list[Event]:
         strict = strict and not self.is_speaking
         self._vad.set_mode(max(self._mode, STRICT_MODE) if strict else self._mode)
         level_db = rms_db(frame)
+        levels = self._floor.push(frame)
         decay_db = SPEAKING_DECAY_DB if self.is_speaking else IDLE_DECAY_DB
         self._peak_db = max(level_db, self._peak_db - decay_db)
         voiced = (
             bool(self._vad.is_speech(frame, INPUT_HZ))
             and level_db > FLOOR_DB
             and level_db > self._peak_db - RANGE_DB
+            and bool(self._floor.stands_out(levels))
         )
         if self.is_speaking:
-            return self._go_on(frame, voiced)
+            return self._go_on(frame, voiced, levels)
         self._window.append(voiced)
+        self._levels.append(levels)
         self._vocal.append(strict and voiced and is_vocal(self._last_frame + frame))
         self._last_frame = frame
         self._before.append(frame)
@@ -149,37 +158,45 @@ class Segmenter:
         recent = list(self._window)
         since = len(recent) - recent.index(True)
         self.is_speaking = True
-        self._frames = since
-        self._voiced_frames = sum(recent)
+        self._utterance = list(zip(recent, self._levels, strict=True))[-since:]
         self._silent_frames = 0
         self._last_voiced_pts = self._pts + FRAME
         pcm = b"".join(self._before)
         self._before.clear()
         return Onset(self._pts + FRAME - since * FRAME, pcm)
 
-    def _go_on(self, frame: bytes, voiced: bool) -> list[Event]:
-        self._frames += 1
+    def _go_on(self, frame: bytes, voiced: bool, levels: Levels) -> list[Event]:
+        self._utterance.append((voiced, levels))
         if voiced:
             self._silent_frames = 0
-            self._voiced_frames += 1
             self._last_voiced_pts = self._pts + FRAME
         else:
             self._silent_frames += 1
-        too_long = self._frames * FRAME_MS >= MAX_UTTERANCE_MS
+        too_long = len(self._utterance) * FRAME_MS >= MAX_UTTERANCE_MS
         if self._silent_frames >= self._hangover_frames or too_long:
-            return [Voice(frame), self._end(self._pts + FRAME)]
+            return [Voice(frame), self._end(self._pts + FRAME, too_long=too_long)]
         return [Voice(frame)]
 
-    def _end(self, known_pts: int) -> Offset:
-        offset = Offset(self._last_voiced_pts, known_pts, self._voiced_frames * FRAME_MS)
+    def _end(self, known_pts: int, *, too_long: bool) -> Offset:
+        offset = Offset(self._last_voiced_pts, known_pts, self._voiced_ms(), too_long)
         self._reset_utterance()
         return offset
+
+    def _voiced_ms(self) -> int:
+        """Judged by what is known of the surroundings now: steady noise that set in is found to be
+        speech at first."""
+        voiced = np.array([voiced for voiced, _ in self._utterance])
+        voiced &= self._floor.stands_out(np.array([levels for _, levels in self._utterance]))
+        in_window = np.convolve(voiced, np.ones(ONSET_WINDOW, int))
+        return int(voiced.sum()) * FRAME_MS if in_window.max() >= ONSET_VOICED else 0
 
     def _reset_utterance(self) -> None:
         self.is_speaking = False
         self._window.clear()
         self._vocal.clear()
-        self._frames = self._voiced_frames = self._silent_frames = 0
+        self._levels.clear()
+        self._utterance = []
+        self._silent_frames = 0
         self._last_voiced_pts = 0
         self._peak_db = QUIETEST_DB
 

@@ -22,7 +22,8 @@ OPEN_TO_SERVER = ("engine.ipc", "engine.config")
 
 FLOORS = (
     ("engine.ipc", "engine.config"),
-    ("engine.base", "engine.vad", "engine.stages", "engine.slots"),
+    ("engine.base", "engine.noisefloor", "engine.stages", "engine.slots"),
+    ("engine.vad",),
     ("engine.admission", "engine.gpus"),
     ("engine.host", "engine.builtin", "engine.gpu"),
     ("engine.echo", "engine.dsp"),

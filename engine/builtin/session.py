@@ -24,6 +24,8 @@ from engine.builtin.settings import Settings
 from engine.builtin.speech_input import Ear, Said
 from engine.builtin.speech_output import Reply
 from engine.ipc.protocol import (
+    COMMIT_EMPTY,
+    MIN_COMMIT_MS,
     AudioIn,
     AudioPart,
     CancelResponse,
@@ -57,6 +59,7 @@ MIN_ANSWERED_MS = 500
 """Shorter sounds without words are taken for noise and left unanswered."""
 MIN_HEARD_SAMPLES = 24 * 250
 """An answer cut before this was not noticed: what it answered is still open."""
+NOT_FOLLOWED = "so much was heard without a pause that nothing of it was understood"
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +123,7 @@ class CascadeSession:
             case UpdateSession(config=config):
                 self._update(config)
             case CommitAudio():
-                self._put(self._ear.commit())
+                self._commit()
             case ClearAudio():
                 self._ear.clear()
             case CreateResponse(instructions=instructions, modalities=modalities):
@@ -176,6 +179,14 @@ class CascadeSession:
         for said in self._ear.configure(self._config):
             self._put(said)
 
+    def _commit(self) -> None:
+        said = self._ear.commit()
+        if said is None:
+            told = f"there is less than {MIN_COMMIT_MS} ms of sound since the last commit"
+            self._warn(COMMIT_EMPTY, told)
+        else:
+            self._put(said)
+
     def _put(self, job: Said | _Request) -> None:
         try:
             self._jobs.put_nowait(job)
@@ -218,6 +229,8 @@ class CascadeSession:
                     self._session, said.utterance, transcript.text, True, transcript.error
                 )
             )
+        if said.too_long and not transcript.text:
+            self._warn("utterance_too_long", NOT_FOLLOWED)
         if await self._may_answer(said, transcript):
             self._begin_reply(
                 "speech",
@@ -238,7 +251,9 @@ class CascadeSession:
     async def _may_answer(self, said: Said, transcript: Transcript) -> bool:
         if not said.wants_answer or not self._config.turn_detection.create_response:
             return False
-        is_noise = not (transcript.text or transcript.error) and said.voiced_ms < MIN_ANSWERED_MS
+        is_noise = said.words is None or (
+            not (transcript.text or transcript.error) and said.voiced_ms < MIN_ANSWERED_MS
+        )
         if is_noise and not self._owes_answer:
             return False
         if self._config.turn_detection.interrupt_response:

@@ -8,6 +8,7 @@ from engine.base import Send
 from engine.builtin.interfaces import Recogniser, Utterance
 from engine.ipc.protocol import (
     INPUT_HZ,
+    MIN_COMMIT_MS,
     InputTranscript,
     SessionConfig,
     SpeechStarted,
@@ -25,11 +26,13 @@ class Said(Struct, frozen=True):
 
     utterance: int
     words: Utterance | None
-    """None: nothing that sounds like speech was heard."""
+    """None: nothing that sounds like speech was heard, or only steady noise."""
     voiced_ms: int
     endpoint_ms: float
     """Media time from the last voiced sample to the decision that it was the last."""
     wants_answer: bool
+    too_long: bool = False
+    """It was cut at its longest: the user speaks on, or something else does."""
 
 
 class Ear:
@@ -48,6 +51,7 @@ class Ear:
         self._voiced_ms = 0
         self._endpoint_ms = 0.0
         self._dropped = 0
+        self._kept = 0
 
     @property
     def is_speaking(self) -> bool:
@@ -59,14 +63,20 @@ class Ear:
 
     def push(self, pts: int, pcm: bytes, *, strict: bool) -> list[Began | Said]:
         """Take the next PCM; tell what began and what was finished in it."""
-        self._dropped += max(0, pts - self._segmenter.position)
+        before = self._segmenter.position
+        self._dropped += max(0, pts - before)
         news: list[Began | Said] = []
         for event in self._segmenter.push(pts, pcm, strict=strict):
             news += self._take(event)
+        self._kept += self._segmenter.position - before
         return news
 
-    def commit(self) -> Said:
-        """End the user's turn by hand: all that was said since the last one."""
+    def commit(self) -> Said | None:
+        """End the user's turn by hand: all that was said since the last one. None if there was
+        too little sound for a turn."""
+        kept, self._kept = self._kept, 0
+        if kept * 1000 < MIN_COMMIT_MS * INPUT_HZ:
+            return None
         for event in self._segmenter.stop():
             self._take(event)
         if self._words is None:
@@ -77,6 +87,7 @@ class Ear:
         """Forget what was said since the last turn."""
         for event in self._segmenter.stop():
             self._announce(event)
+        self._kept = 0
         self._abandon()
 
     def configure(self, config: SessionConfig) -> list[Said]:
@@ -113,7 +124,9 @@ class Ear:
             case Offset():
                 self._voiced_ms += event.voiced_ms
                 self._endpoint_ms = (event.known_pts - event.pts) * 1000 / INPUT_HZ
-                return [] if self._is_turn_based else [self._said(wants_answer=True)]
+                if self._is_turn_based:
+                    return []
+                return [self._said(wants_answer=True, too_long=event.too_long)]
 
     def _announce(self, event: Event) -> None:
         if self._is_turn_based:
@@ -140,10 +153,13 @@ class Ear:
         if self._words is not None:
             self._words.feed(pcm)
 
-    def _said(self, *, wants_answer: bool) -> Said:
-        said = Said(self._utterance, self._words, self._voiced_ms, self._endpoint_ms, wants_answer)
-        self._words, self._voiced_ms, self._endpoint_ms = None, 0, 0.0
-        return said
+    def _said(self, *, wants_answer: bool, too_long: bool = False) -> Said:
+        voiced_ms, endpoint_ms = self._voiced_ms, self._endpoint_ms
+        if voiced_ms == 0:
+            self._abandon()
+        words, self._words = self._words, None
+        self._voiced_ms, self._endpoint_ms = 0, 0.0
+        return Said(self._utterance, words, voiced_ms, endpoint_ms, wants_answer, too_long)
 
     def _abandon(self) -> None:
         if self._words is not None:

@@ -28,6 +28,8 @@ MAX_ITEM_PARTS = 32
 MAX_ITEM_BYTES = 32 * 1024 * 1024
 """Of an encoded `ItemIn`."""
 MAX_PIECE_BYTES = 256 * 1024
+MIN_COMMIT_MS = 100
+COMMIT_EMPTY = "input_audio_buffer_commit_empty"
 MAX_MESSAGE_BYTES = MAX_IMAGE_BYTES + 65_536
 
 SessionId = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -182,8 +184,10 @@ class DeleteItem(Message, frozen=True):
 class CommitAudio(Message, frozen=True):
     """Turn-based push to talk: what was heard since the last commit is the user's turn.
 
-    Answered by one final `InputTranscript`, by which the client gets the item of that turn. Where
-    turns are committed by hand, no utterances are told that the engine detects.
+    Answered by one final `InputTranscript`, by which the client gets the item of that turn, or, if
+    less than `MIN_COMMIT_MS` of sound came, by a `SessionWarning` of the code `COMMIT_EMPTY`: then
+    there is no turn. Where turns are committed by hand, no utterances are told that the engine
+    detects.
     """
 
     session: SessionId

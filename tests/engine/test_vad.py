@@ -17,7 +17,7 @@ from engine.vad import (
     mode_of,
     rms_db,
 )
-from tests.engine.builtin.rig import hiss, speech
+from tests.engine.builtin.rig import hiss, noise, speech, spoken_over
 
 
 def segment(
@@ -135,3 +135,45 @@ def test_half_a_sample_is_ignored() -> None:
 @pytest.mark.parametrize("threshold, mode", [(0, 0), (0.3, 1), (0.5, 2), (0.7, 3), (1, 3)])
 def test_threshold_is_the_detectors_mode(threshold: float, mode: int) -> None:
     assert mode_of(threshold) == mode
+
+
+KINDS = ("white", "pink", "rumble", "hum")
+
+
+def offsets_of(events: list[Event]) -> list[Offset]:
+    return [event for event in events if isinstance(event, Offset)]
+
+
+@pytest.mark.parametrize("level_db", [-40, -32, -26, -20])
+@pytest.mark.parametrize("kind", KINDS)
+def test_steady_noise_is_no_speech_from_its_third_second_on(kind: str, level_db: float) -> None:
+    events = segment(hiss(500) + noise(40_000, level_db, kind))
+    assert not [offset for offset in offsets_of(events) if offset.voiced_ms]
+    assert all(offset.known_pts < 16 * 4_000 for offset in offsets_of(events))
+    assert len(offsets_of(events)) == sum(isinstance(event, Onset) for event in events)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["what_time", "hello", "stop", "tell_story"])
+@pytest.mark.parametrize("level_db", [-42, -34])
+def test_speech_over_steady_noise_is_found(kind: str, name: str, level_db: float) -> None:
+    first, last = ends_of_speech(speech(name))
+    begin = 16 * 8_000
+    events = segment(spoken_over(noise(11_000, level_db, kind), name, 8_000))
+    (onset,) = [e for e in events if isinstance(e, Onset) and e.pts > begin - 16 * 1_000]
+    (offset,) = [e for e in offsets_of(events) if e.pts > begin]
+    assert offset.voiced_ms >= 160
+    # An "s" is lost in white noise; what the recogniser gets begins 300 ms before the onset.
+    assert abs(onset.pts - begin - first) <= 16 * 260
+    # The quiet end of a word may be lost in the noise; the recogniser gets what follows, too.
+    assert -16 * 300 <= offset.pts - begin - last <= 16 * 200
+
+
+def test_speech_that_begins_with_the_noise_counts() -> None:
+    events = segment(hiss(500) + spoken_over(noise(4_000, -36), "what_time", 300))
+    assert sum(offset.voiced_ms for offset in offsets_of(events)) >= 300
+
+
+def test_noise_that_ends_is_forgotten_at_once() -> None:
+    events = segment(noise(5_000, -26) + hiss(500) + speech("what_time") + hiss(700))
+    assert offsets_of(events)[-1].voiced_ms >= 400

@@ -93,7 +93,8 @@ class Hearing:
         strict: bool,
         arrived: float | None = None,
     ) -> list[str | Tensor]:
-        """Take PCM; tells "began" at an onset and gives each utterance that ended [N].
+        """Take PCM; tells "began" at an onset and gives each utterance that ended [N], unless
+        it was nothing but steady noise.
 
         `strict`: a false alarm would cut an answer. `arrived`: when it came, on the monotonic
         clock, if it waited before it got here.
@@ -118,7 +119,9 @@ class Hearing:
                     del self._utterance[: -2 * INPUT_HZ * MAX_UTTERANCE_S]
                 case Offset():
                     self._stopped(event.pts)
-                    found.append(samples(self._utterance))
+                    # A fan that is switched on is found to be one when it has run for a while.
+                    if event.voiced_ms:
+                        found.append(samples(self._utterance))
         return found
 
     def take_unit(self, count: int) -> Tensor | None:

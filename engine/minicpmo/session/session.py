@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from msgspec import structs
 from torch import Tensor
 
 from engine.ipc.protocol import (
+    COMMIT_EMPTY,
     INPUT_HZ,
+    MIN_COMMIT_MS,
     FromEngine,
     ImageIn,
     InputTranscript,
@@ -40,7 +41,6 @@ MAX_COMMITTED_SAMPLES = 120 * INPUT_HZ
 DEFAULT_REPLY_TOKENS = 256
 COMMITS_FROM = 1 << 31
 """What is committed by hand has numbers above it, what the detector finds below."""
-NO_SOUND = "no sound came before this commit"
 
 OPTIONS = {
     "force_listen_count": int,
@@ -163,12 +163,16 @@ class Session:
     def commit(self) -> None:
         """Push to talk: all that was said since the last commit is one turn of the user."""
         sound = self.hearing.commit()
+        if len(sound) * 1000 < MIN_COMMIT_MS * INPUT_HZ:
+            told = f"there is less than {MIN_COMMIT_MS} ms of sound since the last commit"
+            self.warn(COMMIT_EMPTY, told)
+            return
         self.keep_speech(sound)
         self._commits += 1
-        told = InputTranscript(
-            self.id, COMMITS_FROM + self._commits, "", True, NOT_TRANSCRIBED, "not_transcribed"
+        number = COMMITS_FROM + self._commits
+        self.send(
+            InputTranscript(self.id, number, "", True, NOT_TRANSCRIBED, code="not_transcribed")
         )
-        self.send(told if len(sound) else structs.replace(told, error=NO_SOUND, code="failed"))
 
     def keep_speech(self, sound: Tensor) -> None:
         """Keep sound [N] until a response is asked for; of very much the oldest goes."""

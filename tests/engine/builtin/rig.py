@@ -35,6 +35,31 @@ def hiss(ms: int, level: int = 12) -> bytes:
     return samples.tobytes()
 
 
+def noise(ms: int, level_db: float, kind: str = "white") -> bytes:
+    """Steady noise of this level (dBFS): "white", "pink", "rumble" or "hum" of the mains."""
+    random = np.random.default_rng(ms)
+    count = 16 * ms
+    if kind == "hum":
+        at_s = np.arange(count) / 16_000
+        sound = sum((np.sin(2 * np.pi * 50 * n * at_s + n) / n for n in range(1, 12)), at_s * 0)
+        sound += 0.02 * random.standard_normal(count)
+    else:
+        spectrum = np.fft.rfft(random.standard_normal(count))
+        slope = {"white": 0.0, "pink": 0.5, "rumble": 1.0}[kind]
+        hz = np.maximum(np.fft.rfftfreq(count, 1 / 16_000), 20)
+        sound = np.fft.irfft(spectrum / hz**slope, count)
+    sound *= 32_768 * 10 ** (level_db / 20) / np.sqrt(np.mean(sound**2))
+    return np.clip(sound, -32_768, 32_767).astype(np.int16).tobytes()
+
+
+def spoken_over(background: bytes, name: str, at_ms: int = 2_500) -> bytes:
+    """A phrase within other sound."""
+    mixed = np.frombuffer(background, np.int16).astype(np.int32)
+    phrase = np.frombuffer(speech(name), np.int16)
+    mixed[16 * at_ms :][: len(phrase)] += phrase
+    return np.clip(mixed, -32_768, 32_767).astype(np.int16).tobytes()
+
+
 def say(name: str, before_ms: int = 300, after_ms: int = 700) -> bytes:
     """A phrase with a quiet room around it."""
     return hiss(before_ms) + speech(name) + hiss(after_ms)

@@ -14,6 +14,7 @@ import pytest
 
 from engine.builtin.interfaces import Transcript
 from engine.ipc.protocol import (
+    COMMIT_EMPTY,
     MAX_AHEAD_MS,
     AudioOut,
     CancelResponse,
@@ -26,6 +27,7 @@ from engine.ipc.protocol import (
     InputTranscript,
     Interrupt,
     ItemIn,
+    Mode,
     ResponseDone,
     ResponseStarted,
     SessionConfig,
@@ -39,7 +41,17 @@ from engine.ipc.protocol import (
     UnitDone,
     UpdateSession,
 )
-from tests.engine.builtin.rig import SESSION, Scene, failing, hiss, say, settle, speech
+from tests.engine.builtin.rig import (
+    SESSION,
+    Scene,
+    failing,
+    hiss,
+    noise,
+    say,
+    settle,
+    speech,
+    spoken_over,
+)
 
 POLITE = TurnDetection(interrupt_response=False)
 
@@ -292,7 +304,53 @@ async def test_cleared_audio_is_forgotten() -> None:
         it.session.handle(ClearAudio(SESSION))
         assert it.recogniser.utterances[0].is_abandoned
         it.session.handle(CommitAudio(SESSION))
+        assert (await it.wait(SessionWarning)).code == COMMIT_EMPTY
+        await it.hear(hiss(200))
+        it.session.handle(CommitAudio(SESSION))
         assert (await it.wait(InputTranscript)).error
+
+
+@pytest.mark.parametrize("config", [SessionConfig(mode="turn_based"), SessionConfig()])
+@pytest.mark.parametrize("ms", [0, 80])
+async def test_a_commit_of_next_to_nothing_is_refused(config: SessionConfig, ms: int) -> None:
+    async with scene(config) as it:
+        await it.hear(hiss(500))
+        it.session.handle(CommitAudio(SESSION))
+        await it.wait(InputTranscript)
+        await it.hear(hiss(ms))
+        it.session.handle(CommitAudio(SESSION))
+        assert [warning.code for warning in it.all(SessionWarning)] == [COMMIT_EMPTY]
+        await settle()
+        assert len(it.all(InputTranscript)) == 1
+
+
+@pytest.mark.parametrize("mode", ["full_duplex", "half_duplex", "turn_based"])
+async def test_a_fan_is_no_question_whatever_the_recogniser_makes_of_it(mode: Mode) -> None:
+    async with scene(SessionConfig(mode=mode), [Transcript("the"), Transcript("what")]) as it:
+        await it.hear(hiss(300) + noise(4_000, -26))
+        if mode == "turn_based":
+            it.session.handle(CommitAudio(SESSION))
+        await it.wait(InputTranscript)
+        assert it.all(InputTranscript)[-1] == InputTranscript(
+            SESSION, 1, "", True, "no speech was heard"
+        )
+        assert all(utterance.is_abandoned for utterance in it.recogniser.utterances)
+        await settle()
+        assert it.all(ResponseStarted) == [] and it.all(SessionWarning) == []
+        await it.hear(spoken_over(noise(5_000, -36), "what_time"))
+        if mode == "turn_based":
+            it.session.handle(CommitAudio(SESSION))
+            it.session.handle(CreateResponse(SESSION))
+        await it.wait(AudioOut)
+        assert it.answerer.turns[0].conversation.items[0].text == "what"
+
+
+async def test_an_utterance_cut_at_its_longest_and_not_understood_is_told() -> None:
+    async with scene(script=[Transcript("")]) as it:
+        await it.hear(speech("open")[3_200:-6_400] * 22)
+        await it.wait(SessionWarning)
+        (warning,) = it.all(SessionWarning)
+        assert warning.code == "utterance_too_long"
 
 
 async def test_typed_text_is_answered_on_request_in_text_only_if_asked() -> None:
