@@ -23,8 +23,21 @@ class ChatEndpoint(Struct, frozen=True, forbid_unknown_fields=True):
     api_key: Annotated[str, Meta(max_length=512, description="Bearer key; secret.")] = ""
     timeout_s: Annotated[
         float,
-        Meta(gt=0, le=120, description="Longest wait for the first and for each next delta, s."),
+        Meta(
+            gt=0,
+            le=120,
+            description="Longest wait for the first word and between words, s; signs of life "
+            "without words do not count.",
+        ),
     ] = 10.0
+    max_requests: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1024,
+            description="Requests at once; as many wait, and of more the oldest is given up.",
+        ),
+    ] = 32
     max_tokens: Annotated[int, Meta(ge=1, le=8192, description="Longest answer, tokens.")] = 300
     send_picture: Annotated[
         bool, Meta(description="Send the newest camera picture with each request.")

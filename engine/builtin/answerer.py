@@ -12,7 +12,7 @@ import numpy as np
 from engine.builtin.chat import ChatFailed
 from engine.builtin.clauses import Clause, ClauseSplitter
 from engine.builtin.interfaces import AnswerFailed, Speech, Turn
-from engine.builtin.rules import MISHEARD, NOTHING_HEARD
+from engine.builtin.rules import CROWDED, MISHEARD, NOTHING_HEARD
 from engine.builtin.synthesiser import Synthesiser
 
 
@@ -59,6 +59,8 @@ class CascadeAnswerer:
             yield clause, True
 
     def _texts(self, turn: Turn) -> AsyncGenerator[str, None]:
+        if turn.transcript is not None and turn.transcript.is_overload:
+            return _once(CROWDED)
         if turn.transcript is not None and turn.transcript.error:
             return _once(MISHEARD)
         if turn.transcript is not None and not turn.transcript.text:

@@ -34,6 +34,8 @@ class Transcript(Struct, frozen=True):
     text: str
     error: str = ""
     """Why there is no text."""
+    is_overload: bool = False
+    """It failed because too many speak at once, not by itself."""
     pcm: bytes = b""
     """The utterance itself, if the recogniser keeps it: 16 kHz."""
 

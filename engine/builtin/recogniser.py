@@ -3,116 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
-import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 from engine.base import EngineError, Progress
 from engine.builtin.interfaces import Transcript
 from engine.builtin.recogniser_forkserver import Nursery
-from engine.builtin.recogniser_link import (
-    Abandon,
-    Begin,
-    Failed,
-    Feed,
-    Finish,
-    FromRecogniser,
-    Partial,
-    Result,
-    ToRecogniser,
-    Unpacker,
-    Up,
-    from_recogniser,
-    pack,
-)
+from engine.builtin.recogniser_link import Failed, FromRecogniser, Partial, Result, Taken, Up
+from engine.builtin.recogniser_process import RecogniserProcess, cpu_seconds
+from engine.builtin.utterance import OVERLOADED, SpokenUtterance, Waits
 
-FINISH_TIMEOUT_S = 15.0
-READ_BYTES = 65_536
-MAX_PER_KEPT = 4
-"""Recognisers are forked on demand up to this multiple of those kept; beyond, utterances wait."""
+MAX_PER_CORE = 2
+"""Recognisers are forked on demand up to this, and as many as are kept; beyond, utterances wait.
+Following live speech takes about a quarter of a core."""
+WAITING_PER_RUNNING = 2
 EXTRA_IDLE_S = 30.0
 """How long one that was forked on demand is kept without work; a fork takes up to 100 ms."""
 SHORT_LIFE_S = 1.0
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
-MAX_BUFFER_BYTES = 2 * 16_000 * 60
+CHECK_S = 1.0
 
 logger = logging.getLogger(__name__)
 
 
-class SpokenUtterance:
-    """One utterance, buffered until a recogniser takes it. Implements `parts.Utterance`."""
+class Forker(Protocol):
+    """What makes recogniser processes: `nursery.Nursery`."""
 
-    def __init__(
-        self, pool: RecogniserPool, speaker: Speaker, on_partial: Callable[[str], None]
-    ) -> None:
-        self.ident = next(_idents)
-        self.speaker = speaker
-        self.on_partial = on_partial
-        self.result: asyncio.Future[Transcript] = asyncio.get_running_loop().create_future()
-        self._pool = pool
-        self._link: RecogniserLink | None = None
-        self._backlog: list[bytes] = []
-        self._fed_bytes = 0
-        self._is_finishing = False
+    def spawn(self) -> socket.socket: ...
 
-    def feed(self, pcm: bytes) -> None:
-        """Take the next PCM; what exceeds a minute in all is refused with the whole utterance."""
-        if self.result.done() or self._is_finishing:
-            return
-        self._fed_bytes += len(pcm)
-        if self._fed_bytes > MAX_BUFFER_BYTES:
-            self.settle(Transcript("", error="the utterance is too long"))
-        elif self._link is None:
-            self._backlog.append(pcm)
-        else:
-            self._link.send(Feed(pcm))
+    def kill(self) -> None: ...
 
-    async def finish(self) -> Transcript:
-        self._is_finishing = True
-        if self._link is not None and not self.result.done():
-            self._link.send(Finish(self.ident))
-        try:
-            async with asyncio.timeout(FINISH_TIMEOUT_S):
-                return await asyncio.shield(self.result)
-        except TimeoutError:
-            if self._link is not None:
-                self._link.kill()
-            self.settle(Transcript("", error="the speech recogniser did not answer in time"))
-            return self.result.result()
+    async def wait(self) -> int: ...
 
-    def abandon(self) -> None:
-        self.settle(Transcript("", error="abandoned"))
-
-    def attach(self, link: RecogniserLink) -> None:
-        """Hand over what was buffered, and what comes, to `link`."""
-        self._link = link
-        link.send(Begin(self.ident, self.speaker.cepstral_mean, self.speaker.commands))
-        for pcm in self._backlog:
-            link.send(Feed(pcm))
-        self._backlog.clear()
-        if self._is_finishing:
-            link.send(Finish(self.ident))
-
-    def settle(self, transcript: Transcript) -> None:
-        """Decide the result, once, and free the recogniser."""
-        if self.result.done():
-            return
-        self.result.set_result(transcript)
-        self._backlog.clear()
-        link, self._link = self._link, None
-        self._pool.release(self, link)
+    async def close(self) -> None: ...
 
 
-_idents = itertools.count(1)
-
-
-class Speaker:
+class SessionSpeaker:
     """One session's ear: implements `parts.Recogniser` and remembers how its user sounds."""
 
     def __init__(self, pool: RecogniserPool, *, commands: bool) -> None:
@@ -121,70 +52,46 @@ class Speaker:
         self.cepstral_mean = ""
 
     def listen(self, on_partial: Callable[[str], None]) -> SpokenUtterance:
-        utterance = SpokenUtterance(self._pool, self, on_partial)
-        self._pool.assign(utterance)
-        return utterance
-
-
-class RecogniserLink:
-    """The engine's end of one recogniser process."""
-
-    def __init__(self) -> None:
-        self.utterance: SpokenUtterance | None = None
-        self.pid = 0
-        self.started_s = asyncio.get_running_loop().time()
-        self.idle_since_s = self.started_s
-        self._writer: asyncio.StreamWriter | None = None
-
-    @property
-    def is_free(self) -> bool:
-        return self.pid != 0 and self.utterance is None
-
-    def send(self, message: ToRecogniser) -> None:
-        # Unbounded by itself; what it can hold is bounded by MAX_BUFFER_BYTES per utterance.
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(pack(message))
-
-    def kill(self) -> None:
-        """End a process that does not answer; its death is noticed like any other."""
-        if self.pid and self._writer is not None and not self._writer.is_closing():
-            os.kill(self.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    async def run(self, link: socket.socket, take: Callable[[FromRecogniser], None]) -> None:
-        """Pass on what the process says until it ends."""
-        reader, self._writer = await asyncio.open_unix_connection(sock=link)
-        unpacker = Unpacker()
-        try:
-            while data := await reader.read(READ_BYTES):
-                for body in unpacker.push(data):
-                    take(from_recogniser.decode(body))
-        except ConnectionError:
-            pass  # The process died with data under way; that is an end like any other.
-        finally:
-            self._writer.close()
+        return self._pool.listen(self, on_partial)
 
 
 class RecogniserPool:
-    """Owns the nursery, the recognisers and the utterances that wait for one."""
+    """Owns the nursery, the recognisers and the utterances that wait for one.
 
-    def __init__(self, kept: int) -> None:
+    Under overload its work is bounded: so many recognisers run, so many utterances wait, each for
+    so long; of more the oldest fails at once, and nothing of it is left when the load is gone.
+    """
+
+    def __init__(
+        self,
+        kept: int,
+        *,
+        waits: Waits | None = None,
+        cores: int | None = None,
+        start_nursery: Callable[[], Awaitable[Forker]] = Nursery.start,
+        cpu_s: Callable[[int], float] = cpu_seconds,
+    ) -> None:
         self._kept = kept
-        self._nursery: Nursery | None = None
-        self._links: set[RecogniserLink] = set()
+        self._waits = waits or Waits()
+        self._cores = cores or len(os.sched_getaffinity(0))
+        self._most = max(kept, MAX_PER_CORE * self._cores)
+        self._start_nursery = start_nursery
+        self._cpu_s = cpu_s
+        self._nursery: Forker | None = None
+        self._processes: set[RecogniserProcess] = set()
         self._waiting: deque[SpokenUtterance] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._backoff_s = 0.0
+        self._is_backing_off = False
         self._is_closing = False
         self.crashes = 0
+        self.dropped = 0
+        """Utterances given up because too many spoke at once."""
 
     @property
     def pids(self) -> list[int]:
         """Recogniser processes that are up."""
-        return [link.pid for link in self._links if link.pid]
+        return [process.pid for process in self._processes if process.pid]
 
     @property
     def waiting(self) -> int:
@@ -194,34 +101,30 @@ class RecogniserPool:
     async def start(self, progress: Progress) -> None:
         """Load the models and fork the recognisers; raise `EngineError` if that fails."""
         progress("loading the speech recogniser")
-        self._nursery = await Nursery.start()
+        self._nursery = await self._start_nursery()
         self._keep(self._watch(), "recogniser-nursery")
+        self._keep(self._oversee(), "recogniser-overseer")
         self._fill()
 
-    def listen_for(self, *, commands: bool) -> Speaker:
+    def listen_for(self, *, commands: bool) -> SessionSpeaker:
         """The ear of a new session."""
-        return Speaker(self, commands=commands)
+        return SessionSpeaker(self, commands=commands)
 
-    def assign(self, utterance: SpokenUtterance) -> None:
-        """Give it a free recogniser, else a new one, else its turn."""
-        link = next((link for link in self._links if link.is_free), None)
-        if link is not None:
-            self._attach(utterance, link)
-            return
+    def listen(self, speaker: SessionSpeaker, on_partial: Callable[[str], None]) -> SpokenUtterance:
+        """A new utterance: it gets a free recogniser, else a new one, else its turn."""
+        utterance = SpokenUtterance(speaker, on_partial, waits=self._waits, owner=self)
+        process = next((process for process in self._processes if process.is_free), None)
+        if process is not None:
+            self._attach(utterance, process)
+            return utterance
         self._waiting.append(utterance)
-        coming = sum(1 for link in self._links if not link.pid)
-        if len(self._waiting) > coming and len(self._links) < self._kept * MAX_PER_KEPT:
+        coming = sum(1 for process in self._processes if not process.pid)
+        is_calm = self._backoff_s == 0.0
+        if is_calm and len(self._waiting) > coming and len(self._processes) < self._most:
             self._spawn()
-
-    def release(self, utterance: SpokenUtterance, link: RecogniserLink | None) -> None:
-        """Take back the recogniser of a settled utterance, or its place in the queue."""
-        if link is None:
-            if utterance in self._waiting:
-                self._waiting.remove(utterance)
-            return
-        link.send(Abandon(utterance.ident))
-        link.utterance = None
-        self._serve(link)
+        if len(self._waiting) > WAITING_PER_RUNNING * self._most:
+            self._waiting[0].settle(OVERLOADED)
+        return utterance
 
     async def close(self) -> None:
         """End every process; utterances under way fail."""
@@ -229,30 +132,58 @@ class RecogniserPool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for utterance in list(self._waiting):
+            utterance.abandon()
         if self._nursery is not None:
             await self._nursery.close()
 
-    def _serve(self, link: RecogniserLink) -> None:
-        if link.pid and self._waiting:
-            self._attach(self._waiting.popleft(), link)
-        elif link.pid and len(self._links) > self._kept:
+    def has_way(self, utterance: SpokenUtterance) -> bool:
+        """Of those that are behind, as many are worked at as there are cores, the oldest first:
+        with all at once none would be done in time."""
+        if not utterance.is_behind:
+            return True
+        heard = (process.utterance for process in self._processes)
+        late = sorted(other.ident for other in heard if other is not None and other.is_behind)
+        return utterance.ident in late[: self._cores]
+
+    def settled(self, utterance: SpokenUtterance) -> None:
+        """Take back the recogniser of a settled utterance, or its place in the queue."""
+        self.dropped += utterance.is_dropped
+        if utterance in self._waiting:
+            self._waiting.remove(utterance)
+        for process in self._processes:
+            if process.utterance is utterance:
+                process.utterance = None
+                self._serve(process)
+                break
+        self._pump()
+
+    def _pump(self) -> None:
+        for process in self._processes:
+            if process.utterance is not None:
+                process.utterance.pump()
+
+    def _serve(self, process: RecogniserProcess) -> None:
+        if process.pid and self._waiting:
+            self._attach(self._waiting.popleft(), process)
+        elif process.pid and len(self._processes) > self._kept:
             loop = asyncio.get_running_loop()
-            link.idle_since_s = loop.time()
-            loop.call_later(EXTRA_IDLE_S, self._retire, link, link.idle_since_s)
+            process.idle_since_s = loop.time()
+            loop.call_later(EXTRA_IDLE_S, self._retire, process, process.idle_since_s)
 
-    def _retire(self, link: RecogniserLink, idle_since_s: float) -> None:
+    def _retire(self, process: RecogniserProcess, idle_since_s: float) -> None:
         """End one more than are kept, if it had no work since."""
-        is_idle = link.is_free and link.idle_since_s == idle_since_s
-        if is_idle and link in self._links and len(self._links) > self._kept:
-            self._links.discard(link)
-            link.close()
+        is_idle = process.is_free and process.idle_since_s == idle_since_s
+        if is_idle and process in self._processes and len(self._processes) > self._kept:
+            self._processes.discard(process)
+            process.close()
 
-    def _attach(self, utterance: SpokenUtterance, link: RecogniserLink) -> None:
-        link.utterance = utterance
-        utterance.attach(link)
+    def _attach(self, utterance: SpokenUtterance, process: RecogniserProcess) -> None:
+        process.utterance = utterance
+        utterance.attach(process)
 
     def _fill(self) -> None:
-        while not self._is_closing and len(self._links) < self._kept:
+        while not self._is_closing and len(self._processes) < self._kept:
             if not self._spawn():
                 return
 
@@ -263,32 +194,33 @@ class RecogniserPool:
             socket_end = self._nursery.spawn()
         except OSError:
             return False  # The nursery is gone; its watcher starts another and fills up.
-        link = RecogniserLink()
-        self._links.add(link)
-        self._keep(self._run(link, socket_end), "recogniser")
+        process = RecogniserProcess()
+        self._processes.add(process)
+        self._keep(self._run(process, socket_end), "recogniser")
         return True
 
-    async def _run(self, link: RecogniserLink, socket_end: socket.socket) -> None:
+    async def _run(self, process: RecogniserProcess, socket_end: socket.socket) -> None:
         try:
-            await link.run(socket_end, lambda message: self._take(link, message))
+            await process.run(socket_end, lambda message: self._take(process, message))
         finally:
-            was_wanted = link in self._links
-            self._links.discard(link)
-            link.pid = 0
-            if link.utterance is not None:
-                error = "the speech recogniser stopped"
-                link.utterance.settle(Transcript("", error=error))
+            was_wanted = process in self._processes
+            self._processes.discard(process)
+            process.pid = 0
+            if process.utterance is not None:
+                process.utterance.settle(Transcript("", error="the speech recogniser stopped"))
         if was_wanted and not self._is_closing:
-            await self._replace(link)
+            await self._replace(process)
 
-    async def _replace(self, link: RecogniserLink) -> None:
+    async def _replace(self, process: RecogniserProcess) -> None:
         self.crashes += 1
-        lived_s = asyncio.get_running_loop().time() - link.started_s
+        lived_s = asyncio.get_running_loop().time() - process.started_s
         logger.warning("a recogniser process ended unasked after %.1f s", lived_s)
         if lived_s < SHORT_LIFE_S:
+            if self._is_backing_off:
+                return  # One refill is enough for all who die meanwhile.
+            self._is_backing_off = True
             await self._back_off()
-        else:
-            self._backoff_s = 0.0
+            self._is_backing_off = False
         self._fill()
 
     async def _watch(self) -> None:
@@ -301,24 +233,50 @@ class RecogniserPool:
             while self._nursery is None:
                 await self._back_off()
                 try:
-                    self._nursery = await Nursery.start()
+                    self._nursery = await self._start_nursery()
                 except (EngineError, OSError) as error:
                     logger.error("the recogniser nursery does not start: %s", error)
             self._fill()
 
+    async def _oversee(self) -> None:
+        """End what is stuck: a recogniser with work, or a nursery that forks none."""
+        loop = asyncio.get_running_loop()
+        last_s = loop.time()
+        while True:
+            await asyncio.sleep(CHECK_S)
+            # A late check tells that this process stood still, nothing about the others.
+            elapsed_s = min(loop.time() - last_s, 2 * CHECK_S)
+            last_s = loop.time()
+            for process in list(self._processes):
+                if process.pid and last_s - process.started_s > SHORT_LIFE_S:
+                    self._backoff_s = 0.0
+                if not process.is_stuck(elapsed_s, self._cpu_s(process.pid)):
+                    continue
+                if process.pid:
+                    logger.error("a recogniser process is stuck and is ended")
+                    process.kill()
+                elif self._nursery is not None:
+                    logger.error("the recogniser nursery is stuck and is ended")
+                    self._nursery.kill()
+                    break
+
     async def _back_off(self) -> None:
+        """Wait longer each time; until one lives, nothing is forked on demand either."""
         self._backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, 2 * self._backoff_s))
         await asyncio.sleep(self._backoff_s)
 
-    def _take(self, link: RecogniserLink, message: FromRecogniser) -> None:
+    def _take(self, process: RecogniserProcess, message: FromRecogniser) -> None:
         if isinstance(message, Up):
-            link.pid = message.pid
-            self._serve(link)
+            process.pid = message.pid
+            self._serve(process)
             return
-        utterance = link.utterance
+        utterance = process.utterance
         if utterance is None or message.utterance != utterance.ident:
             return
         match message:
+            case Taken(num_bytes=num_bytes):
+                utterance.taken(num_bytes)
+                self._pump()
             case Partial(text=text):
                 utterance.on_partial(text)
             case Result(text=text, cepstral_mean=mean):

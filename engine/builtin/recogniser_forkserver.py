@@ -72,6 +72,11 @@ class Nursery:
                 raise
         return ours
 
+    def kill(self) -> None:
+        """End one that does nothing any more, and with it every recogniser."""
+        if self._process.returncode is None:
+            self._process.kill()
+
     async def wait(self) -> int:
         """Wait for the end of the process; return its exit status."""
         return await self._process.wait()

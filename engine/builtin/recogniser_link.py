@@ -11,6 +11,8 @@ import msgspec
 from msgspec import Struct
 
 LENGTH_BYTES = 4
+TAKEN_BYTES = 6_400
+"""0.2 s."""
 
 
 class _Message(Struct, frozen=True, tag=True):
@@ -46,6 +48,13 @@ class Up(_Message, frozen=True):
     pid: int
 
 
+class Taken(_Message, frozen=True):
+    """How many bytes of the utterance are worked off; told every `TAKEN_BYTES` of them."""
+
+    utterance: int
+    num_bytes: int
+
+
 class Partial(_Message, frozen=True):
     utterance: int
     text: str
@@ -63,7 +72,7 @@ class Failed(_Message, frozen=True):
 
 
 ToRecogniser = Begin | Feed | Finish | Abandon
-FromRecogniser = Up | Partial | Result | Failed
+FromRecogniser = Up | Taken | Partial | Result | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 to_recogniser: msgspec.msgpack.Decoder[ToRecogniser] = msgspec.msgpack.Decoder(ToRecogniser)

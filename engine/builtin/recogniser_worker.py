@@ -18,6 +18,7 @@ from typing import Any
 
 from engine.builtin import grammar
 from engine.builtin.recogniser_link import (
+    TAKEN_BYTES,
     Abandon,
     Begin,
     Failed,
@@ -26,6 +27,7 @@ from engine.builtin.recogniser_link import (
     FromRecogniser,
     Partial,
     Result,
+    Taken,
     ToRecogniser,
     Unpacker,
     Up,
@@ -149,7 +151,7 @@ class Recognising:
                 self._decoders.begin(cepstral_mean, commands)
             case Feed(pcm) if self._utterance:
                 self._decoders.feed(pcm)
-                self._tell_partial(len(pcm))
+                self._tell_progress(len(pcm))
             case Finish(utterance) if utterance == self._utterance:
                 self._utterance = 0
                 text, cepstral_mean = self._decoders.finish()
@@ -160,8 +162,10 @@ class Recognising:
             case _:
                 pass
 
-    def _tell_partial(self, added: int) -> None:
+    def _tell_progress(self, added: int) -> None:
         before, self._fed = self._fed, self._fed + added
+        if before // TAKEN_BYTES != self._fed // TAKEN_BYTES:
+            self._send(Taken(self._utterance, self._fed))
         if before // PARTIAL_EVERY_BYTES == self._fed // PARTIAL_EVERY_BYTES:
             return
         text = self._decoders.partial()

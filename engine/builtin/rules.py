@@ -29,6 +29,7 @@ NOTHING_HEARD = "Sorry, I did not catch that."
 NO_PICTURE = "I see nothing, because the camera is off."
 BAD_PICTURE = "I could not read that picture."
 MISHEARD = "Sorry, my speech recogniser failed. Please say that again."
+CROWDED = "Sorry, too many people are talking to me just now. Please say that again in a moment."
 
 Clock = Callable[[], datetime]
 

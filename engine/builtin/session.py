@@ -60,6 +60,7 @@ MIN_ANSWERED_MS = 500
 MIN_HEARD_SAMPLES = 24 * 250
 """An answer cut before this was not noticed: what it answered is still open."""
 NOT_FOLLOWED = "so much was heard without a pause that nothing of it was understood"
+TOO_MANY_TURNS = "too many turns wait for an answer; the oldest was dropped"
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class CascadeSession:
         self._owes_answer = False
         self._committed: Transcript | None = None
         """What the newest turn that still waits for a request sounded like."""
+        self._knows_overload = False
+        """The user was told, and nothing was understood since."""
         self._is_closed = False
         self._start_task(self._listen(), "listen")
 
@@ -188,12 +191,28 @@ class CascadeSession:
             self._put(said)
 
     def _put(self, job: Said | _Request) -> None:
-        try:
-            self._jobs.put_nowait(job)
-        except asyncio.QueueFull:
-            if isinstance(job, Said) and job.words is not None:
+        if self._jobs.full():
+            self._drop(self._jobs.get_nowait())
+        self._jobs.put_nowait(job)
+
+    def _drop(self, job: Said | _Request) -> None:
+        """Give up a turn that has waited longest."""
+        if isinstance(job, Said):
+            if job.words is not None:
                 job.words.abandon()
-            self._warn("overloaded", "too many turns wait for an answer; one was dropped")
+            self._tell_transcript(job, Transcript("", error=TOO_MANY_TURNS))
+        self._tell_overload(TOO_MANY_TURNS)
+
+    def _tell_overload(self, text: str) -> None:
+        """Once, until something is understood again."""
+        if not self._knows_overload:
+            self._warn("overloaded", text)
+        self._knows_overload = True
+
+    def _tell_transcript(self, said: Said, transcript: Transcript) -> None:
+        if self._config.transcribe:
+            text, error = transcript.text, transcript.error
+            self._send(InputTranscript(self._session, said.utterance, text, True, error))
 
     # ---------------------------------------------------------------- the user's turns
 
@@ -223,15 +242,17 @@ class CascadeSession:
         stages_ms = {"endpoint": said.endpoint_ms, "asr": (time.monotonic() - begun) * 1000}
         if transcript.text:
             self._conversation.add(Item(f"utterance-{said.utterance}", "user", transcript.text))
-        if self._config.transcribe:
-            self._send(
-                InputTranscript(
-                    self._session, said.utterance, transcript.text, True, transcript.error
-                )
-            )
+        self._tell_transcript(said, transcript)
+        knew_overload = self._knows_overload
+        if transcript.is_overload:
+            self._tell_overload(transcript.error)
+        elif transcript.text:
+            self._knows_overload = False
         if said.too_long and not transcript.text:
             self._warn("utterance_too_long", NOT_FOLLOWED)
-        if await self._may_answer(said, transcript):
+        if transcript.is_overload and knew_overload:
+            self._tell_unit("listen", stages_ms)
+        elif await self._may_answer(said, transcript):
             self._begin_reply(
                 "speech",
                 utterance=said.utterance,

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from engine.builtin import chat as module
 from engine.builtin.answerer import CascadeAnswerer
 from engine.builtin.chat import ChatResponder
 from engine.builtin.interfaces import Parts, Transcript
@@ -63,6 +64,7 @@ class FakeModel:
         self.before_headers: asyncio.Event | None = None
         self.after_pieces: asyncio.Event | None = None
         self.cuts = False
+        self.drips = b""
         self.was_aborted = asyncio.Event()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -78,9 +80,12 @@ class FakeModel:
         try:
             for piece in self.pieces:
                 await response.write(piece)
+            while self.drips:
+                await response.write(self.drips)
+                await asyncio.sleep(0.02)
             if self.after_pieces is not None:
                 await self.after_pieces.wait()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):
             self.was_aborted.set()
             raise
         if self.cuts and request.transport is not None:
@@ -268,43 +273,57 @@ async def test_a_shortened_answer_is_marked_incomplete(
         assert done.status == "incomplete" and text in done.reason
 
 
+JSON_TYPE = "application/json"
 ERRORS: list[tuple[dict[str, Any], str, str]] = [
-    ({"status": 401, "pieces": [b'{"error": {"message": "bad key"}}']}, "refused", "401: bad key"),
-    ({"status": 404, "pieces": [b"<html>"], "content_type": "text/html"}, "refused", "404"),
-    ({"status": 429, "pieces": [b"slow down"], "content_type": "text/plain"}, "refused", "slow"),
-    ({"status": 302, "pieces": []}, "refused", "302"),
-    ({"status": 500, "pieces": [b"oops"]}, "is not working", "500"),
-    ({"status": 503, "pieces": []}, "is not working", "503"),
-    ({"status": 401, "pieces": [KEY.encode()], "content_type": "text/plain"}, "refused", "***"),
+    ({"status": 401, "pieces": [b'{"error": {"message": "bad key"}}']}, "refused", "refused"),
+    ({"status": 404, "pieces": [b"<html>"], "content_type": "text/html"}, "refused", "refused"),
+    ({"status": 429, "pieces": [b"slow down"], "content_type": "text/plain"}, "refused", "refused"),
+    ({"status": 302, "pieces": []}, "refused", "refused"),
+    ({"status": 500, "pieces": [b"oops"]}, "is not working", "not working"),
+    ({"status": 503, "pieces": []}, "is not working", "not working"),
+    ({"status": 401, "pieces": [KEY.encode()], "content_type": "text/plain"}, "refused", "refused"),
     ({"pieces": [b"data: {nonsense\n\n"]}, "do not understand", "malformed"),
     ({"pieces": [b"data: [1, 2]\n\n"]}, "do not understand", "malformed"),
+    ({"pieces": [b"data: " + b"[" * 50_000 + b"\n\n"]}, "do not understand", "malformed"),
     ({"pieces": [b"<html>hello</html>\n"]}, "do not understand", "malformed"),
     ({"pieces": [b'data: {"choices": [5]}\n\n']}, "do not understand", "malformed"),
     ({"pieces": [b'data: {"choices": [{"delta": {"content": 5}}]}\n\n']}, "do not", "malformed"),
     ({"pieces": [b"data: " + b"x" * 400_000]}, "do not understand", "malformed"),
-    ({"pieces": [b'data: {"error": {"message": "overloaded"}}\n\n']}, "reported", "overloaded"),
-    ({"pieces": [b'data: {"error": "overloaded"}\n\n']}, "reported", "overloaded"),
+    ({"pieces": [b'data: {"error": {"message": "bad key"}}\n\n']}, "reported", "an error"),
+    ({"pieces": [b'data: {"error": "bad key"}\n\n']}, "reported", "an error"),
     ({"pieces": []}, "cut off", "early"),
     ({"pieces": [DONE]}, "no answer", "empty"),
-    ({"pieces": [b"{}"], "content_type": "application/json"}, "do not understand", "malformed"),
-    ({"pieces": [b"[]"], "content_type": "application/json"}, "do not understand", "malformed"),
+    ({"pieces": [b"{}"], "content_type": JSON_TYPE}, "do not understand", "malformed"),
+    ({"pieces": [b"[]"], "content_type": JSON_TYPE}, "do not understand", "malformed"),
 ]
 
 
 @pytest.mark.parametrize("behaviour, spoken, reason", ERRORS)
-async def test_an_error_is_spoken_shown_and_told(
-    model: FakeModel, behaviour: dict[str, Any], spoken: str, reason: str
+async def test_an_error_is_spoken_shown_and_told_in_our_words(
+    model: FakeModel,
+    behaviour: dict[str, Any],
+    spoken: str,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for name, value in behaviour.items():
         setattr(model, name, value)
+    caplog.set_level("DEBUG", "engine.builtin.chat")
     async with conversation(model) as caller:
         ask(caller)
         done = await caller.wait(ResponseDone)
         assert done.status == "failed" and reason in done.reason
-        assert KEY not in done.reason
         assert spoken in shown(caller)
         assert sum(len(sound.pcm) for sound in caller.all(AudioOut)) > 24_000
         assert caller.all(AudioOut)[-1].last and caller.all(TextOut)[-1].last
+    told = f"{done.reason} {shown(caller)}"
+    loud = [record for record in caplog.records if record.levelname != "DEBUG"]
+    for theirs in ("bad key", "slow", "oops", "html", "choices", "endpoint", "http", KEY):
+        assert theirs not in told.lower()
+        assert theirs == "endpoint" or not any(theirs in record.getMessage() for record in loud)
+    assert KEY not in caplog.text
+    if b"bad key" in b"".join(model.pieces):
+        assert "bad key" in caplog.text
 
 
 async def test_an_answer_cut_in_the_middle_is_spoken_as_far_as_it_came(model: FakeModel) -> None:
@@ -323,7 +342,7 @@ async def test_no_server_at_all_is_told(model: FakeModel) -> None:
     async with conversation(model, url="http://127.0.0.1:9/v1") as caller:
         ask(caller)
         done = await caller.wait(ResponseDone)
-        assert done.status == "failed" and "cannot be reached" in done.reason
+        assert done.status == "failed" and done.reason == "the language model cannot be reached"
         assert "cannot reach" in shown(caller)
 
 
@@ -380,3 +399,94 @@ async def test_an_endless_answer_is_ended(model: FakeModel) -> None:
         ask(caller)
         done = await caller.wait(ResponseDone)
         assert (done.status, done.reason) == ("incomplete", "the answer is too long")
+
+
+KEEPALIVES = {
+    "comments": b": processing\n\n",
+    "empty deltas": event(""),
+    "deltas without content": event(None),
+    "blanks": event(" "),
+    "events without choices": b'data: {"choices": []}\n\n',
+}
+
+
+@pytest.mark.parametrize("said", ["", "Well. And "])
+@pytest.mark.parametrize("kind", KEEPALIVES)
+async def test_signs_of_life_without_words_buy_no_time(
+    model: FakeModel, kind: str, said: str
+) -> None:
+    model.pieces = [event(said)] if said else []
+    model.drips = KEEPALIVES[kind]
+    async with conversation(model, timeout_s=0.3) as caller:
+        ask(caller)
+        async with asyncio.timeout(5):
+            done = await caller.wait(ResponseDone)
+            assert done.status == "failed" and "nothing for 0.3 s" in done.reason
+            assert shown(caller).startswith(said) and "took too long" in shown(caller)
+            await model.was_aborted.wait()
+
+
+async def test_an_answer_with_a_finish_reason_needs_no_end_mark(
+    model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "END_GRACE_S", 0.1)
+    model.pieces = [event("Hello there.", "stop")]
+    model.drips = KEEPALIVES["comments"]
+    async with conversation(model) as caller:
+        ask(caller)
+        async with asyncio.timeout(4):
+            assert (await caller.wait(ResponseDone)).status == "completed"
+
+
+async def test_time_in_which_the_answer_is_spoken_is_no_silence(model: FakeModel) -> None:
+    model.pieces = [event("One two three. "), event("Four five six.", "stop"), DONE]
+    async with conversation(model, timeout_s=1.0) as caller:
+        caller.listens = False
+        model.pieces.insert(1, event("seven eight nine ten. " * 5))
+        ask(caller)
+        await caller.wait(AudioOut)
+        await asyncio.sleep(1.3)
+        assert not caller.all(ResponseDone)
+        caller.listens = True
+        caller.heard(1, 10**6, final=False)
+        assert (await caller.wait(ResponseDone)).status == "completed"
+
+
+@pytest.mark.parametrize(
+    "deltas, right",
+    [
+        (["Hi \ud83d", "\ude00 you."], "Hi 😀 you."),
+        (["Hi \ud83d", " you."], "Hi \ufffd you."),
+        (["Hi you.", "\ude00"], "Hi you.\ufffd"),
+        (["Hi you. \ud83d"], "Hi you. \ufffd"),
+    ],
+)
+async def test_a_character_cut_in_two_is_joined_or_replaced(
+    model: FakeModel, deltas: list[str], right: str
+) -> None:
+    model.pieces = [*(event(delta) for delta in deltas), event(None, "stop"), DONE]
+    async with conversation(model) as caller:
+        ask(caller)
+        assert (await caller.wait(ResponseDone)).status == "completed"
+        assert shown(caller) == right
+
+
+async def test_a_whole_answer_may_come_in_pieces(model: FakeModel) -> None:
+    model.content_type = JSON_TYPE
+    choice = {"message": {"content": "All at once \ud83d."}, "finish_reason": "stop"}
+    answer = json.dumps({"padding": "x" * 300_000, "choices": [choice]}).encode()
+    model.pieces = [answer[:90_000], answer[90_000:200_000], answer[200_000:]]
+    async with conversation(model) as caller:
+        ask(caller)
+        assert (await caller.wait(ResponseDone)).status == "completed"
+        assert shown(caller) == "All at once \ufffd."
+
+
+async def test_a_stream_that_is_all_husk_is_ended(
+    model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_STREAM_BYTES", 100_000)
+    model.pieces = [b": " + b"x" * 50_000 + b"\n"] * 4 + [event("Late.", "stop"), DONE]
+    async with conversation(model) as caller:
+        ask(caller)
+        assert (await caller.wait(ResponseDone)).status == "failed"

@@ -521,11 +521,54 @@ async def test_partial_transcripts_are_passed_on_unless_unwanted() -> None:
         assert len(it.all(InputTranscript)) == 1
 
 
-async def test_too_many_requests_are_refused_not_queued() -> None:
+async def test_of_too_many_requests_the_oldest_is_dropped_and_it_is_told_once() -> None:
     async with scene() as it:
-        for _ in range(40):
-            it.session.handle(CreateResponse(SESSION))
-        assert {warning.code for warning in it.all(SessionWarning)} == {"overloaded"}
+        for number in range(40):
+            it.session.handle(CreateResponse(SESSION, instructions=f"{number}"))
+        assert [warning.code for warning in it.all(SessionWarning)] == ["overloaded"]
+        await it.wait(ResponseDone)
+        await settle(200)
+        assert it.answerer.turns[-1].instructions == "39"
+
+
+async def test_of_too_many_turns_the_oldest_fails_and_is_told() -> None:
+    async with scene(SessionConfig(mode="turn_based")) as it:
+        it.recogniser.gate.clear()
+        for _ in range(19):
+            await it.hear(say("hello"))
+            it.session.handle(CommitAudio(SESSION))
+            await settle()
+        # The first is at the recogniser, 16 wait, two were dropped.
+        failed = [t.utterance for t in it.all(InputTranscript) if t.error]
+        assert failed == [2, 3]
+        assert [utterance.is_abandoned for utterance in it.recogniser.utterances[:4]] == [
+            False,
+            True,
+            True,
+            False,
+        ]
+        assert len(it.all(SessionWarning)) == 1
+        it.recogniser.gate.set()
+        await it.wait(InputTranscript, 19)
+
+
+async def test_overload_is_told_and_apologised_for_once_until_it_is_over() -> None:
+    crowd = Transcript("", error="too many", is_overload=True)
+    async with scene(script=[crowd, crowd, Transcript("hello"), crowd]) as it:
+        for number, responses in enumerate((1, 1, 2, 3), 1):
+            await it.hear(say("hello"))
+            await it.wait(UnitDone, number)
+            await settle()
+            assert len(it.all(ResponseStarted)) == responses
+            for reply in range(1, responses + 1):
+                it.heard(reply, 10**6, final=True)
+        assert [t.error for t in it.all(InputTranscript)] == [
+            "too many",
+            "too many",
+            "",
+            "too many",
+        ]
+        assert [warning.code for warning in it.all(SessionWarning)] == ["overloaded"] * 2
 
 
 async def test_lost_input_is_reported_with_the_turn() -> None:

@@ -1,0 +1,161 @@
+"""One utterance on its way through a recogniser process: buffered, fed as fast as it is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Struct
+
+from engine.builtin.interfaces import Transcript
+from engine.builtin.recogniser_link import Abandon, Begin, Feed, Finish, ToRecogniser
+
+MAX_BYTES = 2 * 16_000 * 60
+WINDOW_BYTES = 32_000
+"""Sound on its way to a recogniser, 1 s: what it must still chew when its utterance is given up."""
+FEED_BYTES = 6_400
+OVERLOADED = Transcript(
+    "", error="too many people speak at once; this was not understood", is_overload=True
+)
+
+_idents = itertools.count(1)
+
+
+class Waits(Struct, frozen=True):
+    """How long the end of an utterance may be ago, s."""
+
+    for_turn: float = 4.0
+    """Nobody waits longer for an answer, and those who came later want theirs."""
+    for_text: float = 15.0
+
+
+class Link(Protocol):
+    """The recogniser process that works at an utterance."""
+
+    def send(self, message: ToRecogniser) -> None: ...
+
+
+class Owner(Protocol):
+    """Shares out recognisers and their time."""
+
+    def has_way(self, utterance: SpokenUtterance) -> bool:
+        """Whether it may be worked at; if not, `pump` is called when that changes."""
+
+    def settled(self, utterance: SpokenUtterance) -> None:
+        """Called once, when its result is decided, whatever it is."""
+
+
+class Speaker(Protocol):
+    """Whose utterance it is."""
+
+    cepstral_mean: str
+    commands: bool
+
+
+class SpokenUtterance:
+    """Buffered until a recogniser takes it, and what that is late with. Implements `Utterance`."""
+
+    def __init__(
+        self,
+        speaker: Speaker,
+        on_partial: Callable[[str], None],
+        *,
+        waits: Waits,
+        owner: Owner,
+    ) -> None:
+        self.ident = next(_idents)
+        self.speaker = speaker
+        self.on_partial = on_partial
+        self._waits = waits
+        self._owner = owner
+        self._result: asyncio.Future[Transcript] = asyncio.get_running_loop().create_future()
+        self._link: Link | None = None
+        self._unsent = bytearray()
+        self._fed = self._sent = self._taken = 0
+        self._is_finishing = self._told_finish = False
+
+    @property
+    def is_settled(self) -> bool:
+        return self._result.done()
+
+    @property
+    def is_dropped(self) -> bool:
+        """It was given up because too many spoke at once."""
+        return self.is_settled and self._result.result() is OVERLOADED
+
+    @property
+    def is_behind(self) -> bool:
+        """More waits than what live speech brings."""
+        return len(self._unsent) >= WINDOW_BYTES
+
+    @property
+    def is_owed(self) -> bool:
+        """The recogniser has something to do for it."""
+        return self._told_finish or self._sent - self._taken >= FEED_BYTES
+
+    def feed(self, pcm: bytes) -> None:
+        """Take the next PCM; what exceeds a minute in all is refused with the whole utterance."""
+        if self.is_settled or self._is_finishing:
+            return
+        self._fed += len(pcm)
+        if self._fed > MAX_BYTES:
+            self.settle(Transcript("", error="the utterance is too long"))
+            return
+        self._unsent += pcm
+        self.pump()
+
+    async def finish(self) -> Transcript:
+        self._is_finishing = True
+        self.pump()
+        waits = self._waits
+        for seconds in (waits.for_turn, waits.for_text - waits.for_turn):
+            try:
+                async with asyncio.timeout(seconds):
+                    return await asyncio.shield(self._result)
+            except TimeoutError:
+                if self._link is None or not self._owner.has_way(self):
+                    break
+        # A process that is merely slow goes on with others; one that is stuck is ended elsewhere.
+        self.settle(OVERLOADED)
+        return self._result.result()
+
+    def abandon(self) -> None:
+        self.settle(Transcript("", error="abandoned"))
+
+    def attach(self, link: Link) -> None:
+        """Hand over what was buffered, and what comes, to `link`."""
+        self._link = link
+        link.send(Begin(self.ident, self.speaker.cepstral_mean, self.speaker.commands))
+        self.pump()
+
+    def taken(self, num_bytes: int) -> None:
+        """The recogniser has worked off as much of it."""
+        self._taken = num_bytes
+        self.pump()
+
+    def settle(self, transcript: Transcript) -> None:
+        """Decide the result, once, and free the recogniser."""
+        if self.is_settled:
+            return
+        self._result.set_result(transcript)
+        self._unsent.clear()
+        link, self._link = self._link, None
+        if link is not None:
+            link.send(Abandon(self.ident))
+        self._owner.settled(self)
+
+    def pump(self) -> None:
+        """Send what the recogniser may have."""
+        link = self._link
+        if link is None or not self._owner.has_way(self):
+            return
+        while self._unsent and self._sent - self._taken < WINDOW_BYTES:
+            pcm = bytes(self._unsent[:FEED_BYTES])
+            del self._unsent[:FEED_BYTES]
+            self._sent += len(pcm)
+            link.send(Feed(pcm))
+        if self._is_finishing and not self._unsent and not self._told_finish:
+            self._told_finish = True
+            link.send(Finish(self.ident))
