@@ -26,9 +26,19 @@ REASONS = {
     "vanished": "Nothing was heard of the caller any more.",
     "connect_timeout": "No connection came about in time.",
     "failed": "The connection failed.",
+    "downlink_failed": "The sound of this call failed; call again.",
+    "flooded": "This client sent more control traffic than a call may.",
 }
 FAILURES = frozenset(
-    {"engine_gone", "engine_full", "worker_gone", "engine_failed", "media_failed", "internal_error"}
+    {
+        "engine_gone",
+        "engine_full",
+        "worker_gone",
+        "engine_failed",
+        "media_failed",
+        "downlink_failed",
+        "internal_error",
+    }
 )
 
 

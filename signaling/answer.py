@@ -7,6 +7,7 @@ clients, aiortc among them, fail on port 0), else rejected (RFC 9429 section 5.3
 
 import msgspec
 
+from signaling import candidates
 from signaling.sdp import (
     Choice,
     Description,
@@ -33,31 +34,10 @@ class PreparedOffer(msgspec.Struct, frozen=True):
     choice: Choice
 
 
-def strip_mdns(text: str) -> str:
-    """Drop `.local` candidates.
-
-    Resolving one takes up to a second and needs multicast; the client's own checks make its real
-    address known (peer-reflexive) in any case.
-    """
-    lines = text.splitlines(keepends=True)
-    return "".join(line for line in lines if not _is_mdns_candidate(line))
-
-
-def _is_mdns_candidate(line: str) -> bool:
-    fields = line.split()
-    return line.startswith("a=candidate:") and len(fields) > 4 and fields[4].endswith(".local")
-
-
-def _is_usable_candidate(line: str) -> bool:
-    fields = line.split()
-    is_udp = len(fields) > 7 and fields[1] == "1" and fields[2].lower() == "udp"
-    return is_udp and not _is_mdns_candidate(line)
-
-
 def prepare_offer(text: str) -> PreparedOffer:
     """Check an offer and reduce it to what the call takes.
 
-    Candidates are kept only if UDP and not mDNS, at most MAX_CANDIDATES. End-of-candidates is
+    Candidates are kept only if they are usable, at most MAX_CANDIDATES. End-of-candidates is
     always dropped: with no candidate it would make aioice gather nothing and wait for ever, and
     the peer's connect deadline makes it superfluous. Raises ProtocolError as check_offer does.
     """
@@ -74,8 +54,8 @@ def prepare_offer(text: str) -> PreparedOffer:
             sources = [s for s in original.sections if s.mid in bundle]
         else:
             sources = []
-        candidates = [line for s in sources for line in s.lines if line.startswith("a=candidate:")]
-        usable = [line for line in dict.fromkeys(candidates) if _is_usable_candidate(line)]
+        offered = [line for s in sources for line in s.lines if line.startswith("a=candidate:")]
+        usable = [line for line in dict.fromkeys(offered) if candidates.is_usable(line)]
         sections.append(_reduce(original, section, usable[:MAX_CANDIDATES]))
     session = [line for line in original.session if not line.startswith("a=group:")]
     if bundled:
@@ -84,7 +64,7 @@ def prepare_offer(text: str) -> PreparedOffer:
     return PreparedOffer(text=reduced.text(), original=original, choice=choice)
 
 
-def _reduce(original: Description, section: Section, candidates: list[str]) -> Section:
+def _reduce(original: Description, section: Section, usable: list[str]) -> Section:
     if section.kind == "audio":
         payload_types = opus_payload_types(section)
     else:
@@ -110,7 +90,7 @@ def _reduce(original: Description, section: Section, candidates: list[str]) -> S
         port=section.port or 9,
         profile=section.profile,
         formats=tuple(payload_types) if is_media else section.formats,
-        lines=(*lines, *candidates),
+        lines=(*lines, *usable),
     )
 
 

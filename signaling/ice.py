@@ -1,34 +1,34 @@
-"""ICE as we want it of aioice: addresses, ports, consent, datagrams counted. Media worker.
+"""ICE as we want it of aioice: addresses, ports, consent, a door at each socket. Media worker.
 
-All access to private names of aioice (pinned to 0.13.0) is in this file. The hooks are set on the
-instances of one peer connection, so nothing else in the process changes;
+Private names of aioice (pinned to 0.13.0) are used here, in `door` and in `relay`. The hooks are
+set on the instances of one peer connection, so nothing else in the process changes;
 tests/signaling/test_ice.py fails when one of them is no longer called.
 """
 
 import asyncio
 import errno
 import ipaddress
-import itertools
 import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import aioice.ice
 import aioice.stun
-import aioice.turn
 import msgspec
 from aioice import Candidate, ConnectionClosed
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import ConnectionEvent
-from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
+from aiortc import RTCConfiguration, RTCIceServer
+
+from signaling import sockets
+from signaling.door import Door
+from signaling.relay import connect_relay
 
 logger = logging.getLogger(__name__)
 
-MAX_QUEUED_DATAGRAMS = 2048
-MAX_BACKLOG_BYTES = 1024 * 1024
 LOOPBACK = "127.0.0.1"
 
 
@@ -85,23 +85,38 @@ def host_addresses(settings: IceSettings) -> list[str]:
     return found
 
 
-class _CountingProtocol(aioice.ice.StunProtocol):
-    """aioice's socket end that also counts datagrams, STUN included."""
+class _Protocol(aioice.ice.StunProtocol):
+    """aioice's end of a socket or relay, behind the connection's door."""
 
-    hooks: "_ConnectionHooks"
+    def __init__(self, connection: Any, door: Door, bound: socket.socket | None = None) -> None:
+        super().__init__(connection)
+        self._door = door
+        self._socket = bound
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        self.hooks.datagrams += 1
+        assert isinstance(data, bytes)
+        self._door.take(self, data, addr)
+
+    def take_stun(self, data: bytes, addr: tuple[str, int]) -> None:
+        """Hand aioice what the door let in."""
         super().datagram_received(data, addr)
 
+    def abort(self) -> None:
+        """Close at once, without the farewell that a stuck close waits for."""
+        relay = getattr(self.transport, "_TurnTransport__inner_protocol", None)
+        (self.transport if relay is None else relay.transport).abort()
 
-class _ConnectionHooks:
-    """What is replaced on one aioice Connection: gathering, consent, the receive queue."""
+    def error_received(self, exc: Exception) -> None:
+        if self._socket is not None:
+            self._door.refused(list(sockets.refusals(self._socket)))
 
-    def __init__(self, connection: Any, settings: IceSettings, clock: Callable[[], float]) -> None:
-        self.connection = connection
-        self.datagrams = 0
-        self.datagrams_dropped = 0
+
+class ConnectionHooks:
+    """What is replaced on one aioice Connection: gathering, consent, its sockets' ends."""
+
+    def __init__(self, dtls: Any, settings: IceSettings, clock: Callable[[], float]) -> None:
+        self.connection = connection = dtls.transport._connection
+        self.door = Door(connection, lambda: bool(dtls.encrypted), clock)
         self.requests_sent = 0
         self.responses_received = 0
         self.round_trip_s: float | None = None
@@ -110,7 +125,6 @@ class _ConnectionHooks:
         self._clock = clock
         connection.get_component_candidates = self._gather
         connection.query_consent = self._keep_consent
-        connection.data_received = self._data_received
         self._aioice_get_event = connection.get_event
         connection.get_event = self._get_event
 
@@ -118,23 +132,19 @@ class _ConnectionHooks:
     def pair(self) -> Any | None:
         return self.connection._nominated.get(1)
 
+    def abort(self) -> None:
+        """Close every socket at once."""
+        for protocol in self.connection._protocols:
+            protocol.abort()
+
     async def _get_event(self) -> ConnectionEvent:
         # aioice returns None at once when closed, and aiortc asks again for ever, without ever
         # giving the loop back: a connection that closes before its monitor runs freezes all.
         event: ConnectionEvent | None = await self._aioice_get_event()
         return event if event is not None else ConnectionClosed()
 
-    def _data_received(self, data: bytes, component: int) -> None:
-        # aioice's queue has no bound and is filled before anybody is authenticated.
-        if self.connection._queue.qsize() >= MAX_QUEUED_DATAGRAMS:
-            self.datagrams_dropped += 1
-            return
-        self.connection._queue.put_nowait((data, component))
-
-    def _protocol(self) -> Any:
-        protocol = _CountingProtocol(self.connection)
-        protocol.hooks = self
-        return protocol
+    def _protocol(self, bound: socket.socket | None = None) -> _Protocol:
+        return _Protocol(self.connection, self.door, bound)
 
     async def _gather(
         self,
@@ -164,50 +174,31 @@ class _ConnectionHooks:
         return candidates
 
     async def _bind(self, address: str) -> Any:
-        loop = asyncio.get_running_loop()
         ports = [0]
         if self._settings.port_range is not None:
             first, last = self._settings.port_range
             ports = random.sample(range(first, last + 1), last + 1 - first)
-        for port in ports:
-            try:
-                transport, protocol = await loop.create_datagram_endpoint(
-                    self._protocol, local_addr=(address, port)
-                )
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                continue
-            receiver = transport.get_extra_info("socket")
-            if receiver is not None:
-                size = aioice.turn.UDP_SOCKET_BUFFER_SIZE
-                receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-            return protocol
-        raise OSError(errno.EADDRINUSE, f"all media ports {self._settings.port_range} are taken")
+        bound = sockets.bind(address, ports)
+        try:
+            _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+                lambda: self._protocol(bound), sock=bound
+            )
+        except BaseException:
+            bound.close()
+            raise
+        return protocol
 
     async def _gather_from_servers(self, component: int) -> list[Candidate]:
         connection = self.connection
-        tasks: list[asyncio.Task[tuple[Candidate, Any]]] = []
+        tasks: list[asyncio.Task[Candidate]] = []
         if connection.stun_server:
             tasks += [
-                asyncio.create_task(
-                    aioice.ice.server_reflexive_candidate(protocol, connection.stun_server)
-                )
+                asyncio.create_task(self._ask_for_address(protocol))
                 for protocol in connection._protocols
                 if _version(protocol.local_candidate.host) == 4
             ]
         if connection.turn_server:
-            relayed = aioice.ice.relayed_candidate(
-                component=component,
-                hide_related_address=False,
-                protocol_factory=self._protocol,
-                turn_server=connection.turn_server,
-                turn_username=connection.turn_username,
-                turn_password=connection.turn_password,
-                turn_ssl=connection.turn_ssl,
-                turn_transport=connection.turn_transport,
-            )
-            tasks.append(asyncio.create_task(relayed))
+            tasks.append(asyncio.create_task(self._ask_for_relay(component)))
         if not tasks:
             return []
         done, pending = await asyncio.wait(tasks, timeout=self._settings.gather_timeout_s)
@@ -219,12 +210,22 @@ class _ConnectionHooks:
         for task in done:
             if error := task.exception():
                 logger.warning("a STUN or TURN server gave no candidate: %s", error)
-                continue
-            candidate, relay = task.result()
-            found.append(candidate)
-            if relay is not None:
-                connection._protocols.append(relay)
+            else:
+                found.append(task.result())
         return found
+
+    async def _ask_for_address(self, protocol: Any) -> Candidate:
+        server = self.connection.stun_server
+        candidate, _ = await aioice.ice.server_reflexive_candidate(protocol, server)
+        return candidate
+
+    async def _ask_for_relay(self, component: int) -> Candidate:
+        protocol = await connect_relay(self.connection, self._protocol)
+        related = protocol.transport.get_extra_info("related_address")
+        protocol.local_candidate = _candidate("relay", component, protocol, None, related)
+        self.connection._protocols.append(protocol)
+        candidate: Candidate = protocol.local_candidate
+        return candidate
 
     async def _keep_consent(self) -> None:
         """Ask for consent (RFC 7675); same contract as Connection.query_consent.
@@ -263,8 +264,16 @@ def _version(address: str) -> int:
     return ipaddress.ip_address(address).version
 
 
-def _candidate(type: str, component: int, protocol: Any, public: str | None) -> Candidate:
+def _candidate(
+    type: str,
+    component: int,
+    protocol: Any,
+    public: str | None,
+    related: tuple[str, int] | None = None,
+) -> Candidate:
     host, port = protocol.transport.get_extra_info("sockname")[:2]
+    if public is not None:
+        related = (host, port)
     return Candidate(
         foundation=candidate_foundation(type, "udp", host),
         component=component,
@@ -273,74 +282,6 @@ def _candidate(type: str, component: int, protocol: Any, public: str | None) -> 
         host=public or host,
         port=port,
         type=type,
-        related_address=host if public else None,
-        related_port=port if public else None,
+        related_address=related[0] if related else None,
+        related_port=related[1] if related else None,
     )
-
-
-class Wire:
-    """The UDP side of one peer connection: hooks aioice before gathering, counts datagrams after.
-
-    Create it between setRemoteDescription and setLocalDescription.
-    """
-
-    def __init__(
-        self, pc: RTCPeerConnection, settings: IceSettings, clock: Callable[[], float]
-    ) -> None:
-        self._pc = pc
-        self._hooks = {
-            connection: _ConnectionHooks(connection, settings, clock)
-            for connection in _connections(pc)
-        }
-
-    @property
-    def datagrams(self) -> int:
-        """Datagrams received so far, connectivity checks and consent responses included."""
-        return sum(hooks.datagrams for hooks in self._hooks.values())
-
-    @property
-    def datagrams_dropped(self) -> int:
-        return sum(hooks.datagrams_dropped for hooks in self._hooks.values())
-
-    def is_flooded(self) -> bool:
-        """Return whether the client ignores SCTP's receive window by more than MAX_BACKLOG_BYTES.
-
-        aiortc advertises the window but keeps whatever arrives, so unfinished messages would grow.
-        """
-        sctp = self._pc.sctp
-        return sctp is not None and sctp._advertised_rwnd < -MAX_BACKLOG_BYTES
-
-    def candidate_pairs(self) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-        """Yield transport id, aioice pair and RTCIceCandidatePairStats members per connection."""
-        for transport in _dtls_transports(self._pc):
-            hooks = self._hooks.get(transport.transport._connection)
-            if hooks is None or hooks.pair is None:
-                continue
-            stats: dict[str, Any] = {
-                "nominated": True,
-                "state": "succeeded",
-                "requestsSent": hooks.requests_sent,
-                "responsesReceived": hooks.responses_received,
-                "totalRoundTripTime": hooks.total_round_trip_s,
-            }
-            if hooks.round_trip_s is not None:
-                stats["currentRoundTripTime"] = hooks.round_trip_s
-            yield transport._stats_id, hooks.pair, stats
-
-    def abort(self) -> None:
-        """Close every socket at once, without the farewell that a stuck close waits for."""
-        for connection in self._hooks:
-            for protocol in connection._protocols:
-                protocol.transport.abort()
-
-
-def _dtls_transports(pc: RTCPeerConnection) -> list[Any]:
-    found: list[Any] = [t.receiver.transport for t in pc.getTransceivers()]
-    if pc.sctp is not None:
-        found.append(pc.sctp.transport)
-    return list(dict.fromkeys(found))
-
-
-def _connections(pc: RTCPeerConnection) -> list[Any]:
-    ice_transports = [dtls.transport for dtls in _dtls_transports(pc)]
-    return list(dict.fromkeys(itertools.chain(t._connection for t in ice_transports)))

@@ -1,16 +1,26 @@
 """Whether a peer is still there: the connect deadline and the silence watch. Owned by Peer."""
 
 CONNECT_DEADLINE_S = 15.0
-SILENCE_S = 3.0
+SILENCE_S = 10.0
+"""Silence after which a peer has vanished.
+
+Lifts, roaming and sleeping phones are survived, a slot is not held for the 30 s that consent lasts
+(RFC 7675 section 5.1): a peer that returns later is told by its own consent checks to call again.
+"""
+REFUSED_SILENCE_S = 2.0
+"""The same where the peer's host says that its port is closed.
+
+Not at once: such a message (ICMP) is not authenticated, and a live peer answers a consent check
+each second.
+"""
 TICK_S = 0.25
 
 
 class Liveness:
-    """Judges one peer from a clock and the number of datagrams received, checked every TICK_S.
+    """Judges one peer from a clock and from what was certainly heard of it, checked every TICK_S.
 
-    A live client sends at least answers to our consent checks, one a second. Silence is summed
-    over checks, of which a late one counts no more than two ticks: if this process stood still,
-    nobody has vanished.
+    Only what is signed or decrypted counts as heard. Silence is summed over checks, of which a late
+    one counts no more than two ticks: if this process stood still, nobody has vanished.
     """
 
     def __init__(
@@ -19,12 +29,15 @@ class Liveness:
         *,
         connect_deadline_s: float = CONNECT_DEADLINE_S,
         silence_s: float = SILENCE_S,
+        refused_silence_s: float = REFUSED_SILENCE_S,
     ) -> None:
         self._checked_at = now
         self._connect_by = now + connect_deadline_s
         self._silence_s = silence_s
+        self._refused_silence_s = refused_silence_s
         self._is_connected = False
-        self._datagrams = 0
+        self._heard = 0
+        self._refusals = 0
         self._silent_s = 0.0
 
     def connected(self) -> None:
@@ -32,15 +45,21 @@ class Liveness:
         self._is_connected = True
         self._silent_s = 0.0
 
-    def check(self, now: float, datagrams: int) -> str | None:
-        """Return why the peer is gone ("connect_timeout", "vanished"), or None if it is there."""
+    def check(self, now: float, heard: int, refusals: int = 0) -> str | None:
+        """Return why the peer is gone ("connect_timeout", "vanished"), or None if it is there.
+
+        `heard` and `refusals` count from the beginning of the call; refusals before the last sign
+        of life do not count.
+        """
         elapsed = min(now - self._checked_at, 2 * TICK_S)
         self._checked_at = now
         if not self._is_connected:
             return "connect_timeout" if now >= self._connect_by else None
-        if datagrams != self._datagrams:
-            self._datagrams = datagrams
+        if heard != self._heard:
+            self._heard, self._refusals = heard, refusals
             self._silent_s = 0.0
             return None
         self._silent_s += elapsed
-        return "vanished" if self._silent_s >= self._silence_s else None
+        is_refused = refusals != self._refusals
+        limit_s = self._refused_silence_s if is_refused else self._silence_s
+        return "vanished" if self._silent_s >= limit_s else None

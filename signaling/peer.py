@@ -24,15 +24,19 @@ from aiortc.rtp import RtpPacket
 from signaling.answer import PreparedOffer, finish_answer, prepare_offer
 from signaling.channel import EventChannel
 from signaling.errors import ProtocolError
-from signaling.ice import IceSettings, Wire, configuration
+from signaling.ice import IceSettings, configuration
+from signaling.inbound import prepare_certificate
 from signaling.liveness import CONNECT_DEADLINE_S, TICK_S, Liveness
 from signaling.peerstats import Report, collect
 from signaling.sdp import invalid
+from signaling.wire import Wire
 
 logger = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
+OUT_OF_REACH = frozenset({"closed", "vanished", "connect_timeout", "failed", "no_answer"})
+"""Reasons after which nothing can be sent any more."""
 
 # What aiortc's SDP parser raises on input it does not expect.
 _PARSE_ERRORS = (AssertionError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
@@ -63,8 +67,9 @@ class PeerListener(Protocol):
         """The peer is over, said exactly once.
 
         "closed" (by the client), "vanished", "connect_timeout", "failed" (ICE or DTLS),
-        "downlink_failed", "flooded", "internal_error", or what was given to close(). Unless it
-        came from close(), close() must still be called.
+        "downlink_failed", "flooded" (its control traffic cost too much), "internal_error", or what
+        was given to close(). Unless it came from close(), close() must still be called; unless it
+        is one of OUT_OF_REACH, the client can be told until then.
         """
 
 
@@ -110,6 +115,11 @@ class Peer:
         return self._is_connected and self._gone_reason is None
 
     @property
+    def is_reachable(self) -> bool:
+        """Whether events may still arrive: also between the end of a call and its close()."""
+        return self._is_connected and self._gone_reason not in OUT_OF_REACH
+
+    @property
     def gone_reason(self) -> str | None:
         return self._gone_reason
 
@@ -148,6 +158,7 @@ class Peer:
         on_receivers: OnReceivers | None,
     ) -> str:
         pc = self._pc = RTCPeerConnection(configuration(self._settings))
+        prepare_certificate(pc)
         pc.on("connectionstatechange", self._on_state)
         pc.on("datachannel", self._on_datachannel)
         try:
@@ -156,7 +167,7 @@ class Peer:
             raise invalid(f"{error}.", status=406, code="unsupported_media") from error
         except _PARSE_ERRORS as error:
             raise invalid(f"The offer is malformed ({error}).") from error
-        self._wire = Wire(pc, self._settings, self._clock)
+        self._wire = Wire(pc, self._settings, self._clock, exceeded=lambda: self._end("flooded"))
         self.channel.is_expected = offer.choice.data is not None
         if offer.choice.audio is not None:
             self._sender = pc.addTrack(downlink)
@@ -184,7 +195,7 @@ class Peer:
 
     def send(self, text: str) -> bool:
         """Send one event; return False if it was dropped (no channel, closed, or congested)."""
-        return self._gone_reason is None and self.channel.send(text)
+        return self._gone_reason not in OUT_OF_REACH and self.channel.send(text)
 
     async def stats(self) -> Report:
         """Return statistics by webrtc-stats id, names and units; {} before the answer."""
@@ -223,9 +234,10 @@ class Peer:
         assert self._liveness is not None and self._wire is not None
         while self._gone_reason is None:
             await asyncio.sleep(TICK_S)
-            reason = self._liveness.check(self._clock(), self._wire.datagrams)
-            if reason is None and self._wire.is_flooded():
-                reason = "flooded"
+            wire = self._wire
+            reason = self._liveness.check(self._clock(), wire.heard, wire.refusals)
+            if reason is None and wire.has_left:
+                reason = "closed"
             if reason is None and self._has_lost_downlink():
                 reason = "downlink_failed"
             if reason is not None:

@@ -11,7 +11,7 @@ from aiortc import RTCPeerConnection
 from aiortc.stats import RTCStats
 
 from signaling.channel import EventChannel
-from signaling.ice import Wire
+from signaling.wire import Wire
 
 CLOCK_HZ = {"audio": 48_000, "video": 90_000}
 
@@ -26,6 +26,9 @@ async def collect(pc: RTCPeerConnection, wire: Wire, channel: EventChannel) -> R
         members = _members(entry)
         report[entry.id] = members
         now_ms = max(now_ms, members["timestamp"])
+    for transport_id, turned_away in wire.turned_away():
+        # Not of webrtc-stats.
+        report.get(transport_id, {})["datagramsTurnedAway"] = turned_away
     _add_candidate_pairs(report, wire, now_ms)
     if channel.channel is not None:
         report["data-channel_0"] = {

@@ -48,7 +48,6 @@ TELL_WAIT_S = 3.0
 OPEN_RETRY_S = 0.2
 CAMERA_CHECK_S = 1.0
 CAMERA_OFF_S = 4.0
-PEER_IS_GONE = frozenset({"closed", "vanished", "connect_timeout", "failed"})
 ENGINE_REASONS = {
     "goodbye": "goodbye",
     "context_limit": "context_limit",
@@ -200,7 +199,7 @@ class Session:
     async def _tell_end(self, reason: str) -> None:
         if reason in FAILURES and not self._peer.channel.is_open:
             await self._until_settled()
-        if reason in PEER_IS_GONE or not self._peer.is_connected:
+        if not self._peer.is_reachable:
             return
         message = REASONS.get(reason, reason)
         if reason in FAILURES:

@@ -107,11 +107,29 @@ class Client:
         return answer
 
     def vanish(self) -> None:
-        """Stop talking without a word, as a dead phone does."""
-        for sender in self.pc.getSenders():
-            for protocol in sender.transport.transport._connection._protocols:
-                transport: Any = protocol.transport
-                transport.sendto = lambda *args: None
+        """Stop talking without a word, as a phone out of reach does."""
+        for protocol in self._protocols():
+            protocol.transport.sendto = lambda *args: None
+
+    def come_back(self) -> None:
+        """Talk again after vanish()."""
+        for protocol in self._protocols():
+            del protocol.transport.sendto
+
+    def die(self) -> None:
+        """Close the sockets without a word, as the kernel does for a killed process."""
+        for protocol in self._protocols():
+            protocol.transport._sock.close()
+            protocol.transport.abort()
+            protocol.transport.sendto = lambda *args: None
+
+    def say(self, text: str) -> None:
+        assert self.channel is not None
+        self.channel.send(text)
+
+    def _protocols(self) -> list[Any]:
+        senders = self.pc.getSenders()
+        return [p for s in senders for p in s.transport.transport._connection._protocols]
 
     async def close(self) -> None:
         for task in self._consumers:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from signaling.answer import MAX_CANDIDATES, finish_answer, prepare_offer, strip_mdns
+from signaling.answer import MAX_CANDIDATES, finish_answer, prepare_offer
 from signaling.sdp import parse
 from tests.signaling.offers import CHROMIUM_OFFER, second_audio, sections, with_codecs
 
@@ -33,10 +33,6 @@ def test_mdns_tcp_and_end_of_candidates_are_dropped() -> None:
 def test_candidates_are_bounded() -> None:
     many = [HOST.replace("50000", str(port)) for port in range(1000, 1500)]
     assert len(kept_candidates(with_candidates(*many))) == MAX_CANDIDATES
-
-
-def test_strip_mdns_touches_nothing_else() -> None:
-    assert strip_mdns(with_candidates(HOST, MDNS)) == with_candidates(HOST)
 
 
 def test_only_opus_is_left_of_the_audio_codecs() -> None:

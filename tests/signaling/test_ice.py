@@ -9,15 +9,9 @@ import pytest
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
 from signaling.answer import prepare_offer
-from signaling.ice import (
-    MAX_BACKLOG_BYTES,
-    MAX_QUEUED_DATAGRAMS,
-    IceSettings,
-    Wire,
-    configuration,
-    host_addresses,
-)
+from signaling.ice import IceSettings, configuration, host_addresses
 from signaling.peer import Peer
+from signaling.wire import Wire
 from tests.signaling.offers import CHROMIUM_OFFER
 from tests.signaling.rtc import Client, Recorder, SilentTrack, until
 
@@ -95,30 +89,9 @@ async def connection() -> tuple[RTCPeerConnection, Wire]:
     pc = RTCPeerConnection(configuration(IceSettings()))
     offer = prepare_offer(CHROMIUM_OFFER).text
     await pc.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
-    wire = Wire(pc, IceSettings(loopback="only"), time.monotonic)
+    wire = Wire(pc, IceSettings(loopback="only"), time.monotonic, exceeded=lambda: None)
     await pc.setLocalDescription()
     return pc, wire
-
-
-async def test_datagrams_before_dtls_are_bounded() -> None:
-    pc, wire = await connection()
-    (hooks,) = wire._hooks.values()
-    protocol = hooks.connection._protocols[0]
-    for _ in range(MAX_QUEUED_DATAGRAMS + 10):
-        protocol.datagram_received(b"\x80garbage", ("127.0.0.1", 1))
-    assert hooks.connection._queue.qsize() == MAX_QUEUED_DATAGRAMS
-    assert wire.datagrams == MAX_QUEUED_DATAGRAMS + 10
-    assert wire.datagrams_dropped == 10
-    await pc.close()
-
-
-async def test_ignoring_the_sctp_window_is_seen() -> None:
-    pc, wire = await connection()
-    assert not wire.is_flooded()
-    assert pc.sctp is not None
-    pc.sctp._advertised_rwnd -= 1024 * 1024 + MAX_BACKLOG_BYTES + 1
-    assert wire.is_flooded()
-    await pc.close()
 
 
 async def test_abort_closes_the_sockets_and_does_not_freeze_the_loop() -> None:

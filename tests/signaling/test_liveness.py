@@ -1,6 +1,6 @@
 """When a peer counts as gone: connect deadline, silence, and a process that stood still."""
 
-from signaling.liveness import TICK_S, Liveness
+from signaling.liveness import REFUSED_SILENCE_S, SILENCE_S, TICK_S, Liveness
 
 
 def test_connect_deadline() -> None:
@@ -9,20 +9,29 @@ def test_connect_deadline() -> None:
     assert liveness.check(115.0, 7) == "connect_timeout"
 
 
-def gone_after(datagrams_until_s: float, steps: int = 80) -> float | None:
+def silence_endured(*, refused_at_s: float | None = None) -> float | None:
+    """How long a peer that was heard until 5.0 s is waited for; None: for more than a minute."""
     liveness = Liveness(0.0)
     liveness.connected()
-    for step in range(1, steps):
+    for step in range(1, 260):
         now = step * TICK_S
-        if liveness.check(now, int(min(now, datagrams_until_s) / TICK_S)) is not None:
-            return now
+        refusals = int(refused_at_s is not None and now >= refused_at_s)
+        if liveness.check(now, int(min(now, 5.0) / TICK_S), refusals) is not None:
+            return now - 5.0
     return None
 
 
-def test_silence_is_noticed_within_four_seconds() -> None:
-    assert gone_after(100) is None
-    noticed = gone_after(5.0)
-    assert noticed is not None and 3.0 <= noticed - 5.0 <= 3.5
+def test_silence_is_endured_for_ten_seconds() -> None:
+    assert silence_endured() == SILENCE_S == 10.0
+
+
+def test_silence_is_endured_for_two_where_the_host_says_that_the_port_is_closed() -> None:
+    assert silence_endured(refused_at_s=5.5) == REFUSED_SILENCE_S == 2.0
+    assert silence_endured(refused_at_s=9.0) == 4.0
+
+
+def test_a_refusal_before_a_sign_of_life_is_forgotten() -> None:
+    assert silence_endured(refused_at_s=4.0) == SILENCE_S
 
 
 def test_a_stalled_process_blames_nobody() -> None:

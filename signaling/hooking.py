@@ -1,0 +1,12 @@
+"""How hooks are set on instances of aiortc and aioice: only where the name still exists."""
+
+from typing import Any
+
+
+def replace(owner: Any, name: str, method: Any) -> Any:
+    """Replace a method on one instance; return what was there. Raises RuntimeError without one."""
+    original = getattr(owner, name, None)
+    if original is None:
+        raise RuntimeError(f"{type(owner).__name__} has no {name} any more")
+    setattr(owner, name, method)
+    return original
