@@ -13,6 +13,7 @@ import torch
 
 from engine.base import EngineError, EngineSession, Progress, Send, SessionMessage
 from engine.config import MiniCpmoConfig
+from engine.gpu.kernels.loader import Kernel
 from engine.gpu.weights import CheckpointError, locate
 from engine.ipc.protocol import FromEngine, SessionConfig, Welcome
 from engine.minicpmo.checkpoint import OmniModel, load
@@ -147,6 +148,9 @@ class MiniCpmoEngine:
             show(left)
             if not is_enough:
                 log.warning(left)
+            show(Kernel.report())
+            if Kernel.are_missing():
+                log.warning(Kernel.report())
 
     def _fit(self, model: OmniModel, max_context: int, show: Progress) -> None:
         """Offer as many slots as the GPU has memory for; raises `EngineError` if there is none."""

@@ -8,27 +8,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from engine.gpu.kernels.compiler import compiled
-from engine.gpu.kernels.cuda import decode_bf16 as decode16_kernels
-from engine.gpu.kernels.cuda import decode_fp8 as decode8_kernels
-from engine.gpu.kernels.cuda.decode_common import (
-    HEAD_DIMS,
-    HEADS_PER_BLOCK,
-    LEAST_SHARE,
-    MOST_GROUP,
-    MOST_SPLITS,
-    THREADS,
-)
 from engine.gpu.kernels.fp8_kv import Cells8
+from engine.gpu.kernels.loader import Kernel
 from engine.gpu.layers.varlen_attention import VarlenLayout
 
+HEAD_DIMS = (64, 128)
+MOST_GROUP = 8
+"""Queries that share a head of keys."""
+THREADS = 256
+HEADS_PER_BLOCK = THREADS // 32
+LEAST_SHARE = 64
+"""Positions that are worth a block of their own: what a block leaves behind is an eighth of it."""
+MOST_SPLITS = THREADS
+"""As many as the threads of `combine`."""
+_SHARES = {"TILE": 16, "CHUNK": 32, "LEAST_SHARE": LEAST_SHARE, "THREADS": THREADS}
 _BLOCKS_PER_PROCESSOR = 4
 """More than run at once, so that short rows leave no multiprocessor idle."""
+
+
+class Pair(NamedTuple):
+    """What runs a step's attention for heads of one size."""
+
+    parts: Kernel
+    """Of each row, several at once."""
+    combine: Kernel
+
+    @classmethod
+    def of(cls, name: str, kind: str, head_dim: int, lift: int) -> Pair:
+        """`kind`: of the products; `lift`: what the values are divided by."""
+        sizes = {"DIM": head_dim, **_SHARES}
+        return cls(
+            Kernel(name, torch.bfloat16, KIND=f'"{kind}"', **sizes),
+            Kernel("combine", torch.bfloat16, LIFT=f"{lift}.f", **sizes),
+        )
+
+
+DECODE16 = {dim: Pair.of("decode16", "bf16", dim, 1) for dim in HEAD_DIMS}
+DECODE8 = {dim: Pair.of("decode8", "f16", dim, 256) for dim in HEAD_DIMS}
 
 
 def decode8(query: Tensor, cells: Cells8, rates: Tensor, layout: VarlenLayout) -> Tensor | None:
@@ -39,41 +60,31 @@ def decode8(query: Tensor, cells: Cells8, rates: Tensor, layout: VarlenLayout) -
     kernel can do it.
     """
     given = [cells.keys, cells.values, cells.key_scales, cells.value_scales, rates]
-    return _run("decode8", decode8_kernels.SOURCES, query, given, layout)
+    return _run(DECODE8, query, given, layout)
 
 
 def decode16(query: Tensor, keys: Tensor, values: Tensor, layout: VarlenLayout) -> Tensor | None:
     """`varlen_attention` of one query a row; None where no kernel can do it."""
     if keys.dtype != torch.bfloat16:
         return None
-    return _run("decode16", decode16_kernels.SOURCES, query, [keys, values], layout)
-
-
-def _kernel(source: str, name: str, device: int) -> Any | None:
-    return compiled(source, name, device)
+    return _run(DECODE16, query, [keys, values], layout)
 
 
 def _run(
-    name: str,
-    sources: Mapping[tuple[str, int], str],
-    query: Tensor,
-    given: Sequence[Tensor],
-    layout: VarlenLayout,
+    pairs: Mapping[int, Pair], query: Tensor, given: Sequence[Tensor], layout: VarlenLayout
 ) -> Tensor | None:
     """`given`: keys and values [S, L, Hkv, D], and what else the kernel takes of them."""
     kv_heads, head_dim = given[0].shape[2:]
     heads, rows = query.shape[1], layout.used.shape[0]
-    if head_dim not in HEAD_DIMS or heads > MOST_GROUP * kv_heads:
+    pair = pairs.get(head_dim)
+    if pair is None or heads > MOST_GROUP * kv_heads:
         return None
-    if query.device.type != "cuda" or query.dtype != torch.bfloat16:
-        return None
-    device = query.device.index or 0
-    kernel, combine = (_kernel(sources[part, head_dim], part, device) for part in (name, "combine"))
+    kernel, combine = pair.parts.on(query), pair.combine.on(query)
     if kernel is None or combine is None:
         return None
     assert query.is_contiguous() and all(tensor.is_contiguous() for tensor in given)
     blocks = -(-kv_heads // HEADS_PER_BLOCK)
-    splits = _splits(_processors(device), rows * blocks, layout.max_keys)
+    splits = _splits(_processors(query.device), rows * blocks, layout.max_keys)
     mixed = torch.empty(rows, splits, heads, head_dim, device=query.device)
     sums = torch.empty(rows, splits, heads, 2, device=query.device)
     starts = [layout.query_starts, layout.key_starts, layout.used]
@@ -89,7 +100,7 @@ def _run(
 
 
 @cache
-def _processors(device: int) -> int:
+def _processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 

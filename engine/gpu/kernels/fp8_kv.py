@@ -1,6 +1,6 @@
 """Keys and values in e4m3: what stores and reads them.
 
-On CUDA in bfloat16 by kernels (`fp8_kernels.py`); elsewhere, and where NVRTC is not to be had, in
+On CUDA in bfloat16 by kernels; elsewhere, and where NVRTC is not to be had, in
 torch operations. A head's numbers at a position share a scale, so that the largest of them is the
 largest that e4m3 has: nothing saturates.
 """
@@ -8,14 +8,12 @@ largest that e4m3 has: nothing saturates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.gpu.kernels.compiler import compiled
-from engine.gpu.kernels.cuda.fp8_kv import READ_POSITIONS, SOURCES
 from engine.gpu.kernels.decoder_layer import norm_arguments, normed_heads
+from engine.gpu.kernels.loader import Kernel
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import rotate
 from engine.gpu.layers.varlen_attention import VarlenLayout
@@ -25,10 +23,14 @@ LARGEST = 448.0
 LEAST = 1e-20
 """A largest number below it counts as this: its scale and one over it stay normal numbers."""
 
+_READ_POSITIONS = 16
+"""Positions that a block of `read8` takes at a time."""
+_STORE8 = Kernel("store8", torch.bfloat16)
+_READ8 = Kernel("read8", torch.bfloat16, POSITIONS=_READ_POSITIONS)
 _WARP = 32
 _STORE_HEADS = 4
 _READ_BLOCKS = 128
-"""Of a row; each takes several times `READ_POSITIONS` where the row is longer."""
+"""Of a row; each takes several times `_READ_POSITIONS` where the row is longer."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,6 @@ def dequantise(x: Tensor, scales: Tensor) -> Tensor:
     return x.float() * scales[..., None]
 
 
-def _kernel(name: str, device: int) -> Any | None:
-    return compiled(SOURCES[name], name, device)
-
-
-def _on_cuda(name: str, x: Tensor) -> Any | None:
-    if x.device.type != "cuda" or x.dtype != torch.bfloat16:
-        return None
-    return _kernel(name, x.device.index or 0)
-
-
 # ------------------------------------------------------------------ in
 
 
@@ -90,7 +82,7 @@ def store8(
     """
     kv_heads, head_dim = cells.keys.shape[2:]
     all_heads = num_heads + 2 * kv_heads
-    kernel = _on_cuda("store8", packed)
+    kernel = _STORE8.on(packed)
     if kernel is None:
         query, keys, values = normed_heads(packed, norms, num_heads, kv_heads, head_dim)
         place = write.long()
@@ -142,16 +134,16 @@ def read8(cells: Cells8, rates: Tensor, layout: VarlenLayout, keys: Tensor, valu
     """
     kv_heads, head_dim = keys.shape[2:]
     # A thread takes eight values of a head at a time.
-    kernel = _on_cuda("read8", keys) if head_dim % 8 == 0 else None
+    kernel = _READ8.on(keys, head_dim % 8 == 0)
     if kernel is None:
         for own in _spans(layout, keys):
             _read_plainly(cells, rates, own, keys, values)
         return
     assert keys.is_contiguous() and values.is_contiguous()
-    blocks = min(_READ_BLOCKS, -(-layout.max_keys // READ_POSITIONS))
+    blocks = min(_READ_BLOCKS, -(-layout.max_keys // _READ_POSITIONS))
     kernel(
         (blocks, layout.used.shape[0], 1),
-        (READ_POSITIONS * max(1, head_dim // 8), 1, 1),
+        (_READ_POSITIONS * max(1, head_dim // 8), 1, 1),
         [
             cells.keys,
             cells.values,

@@ -9,13 +9,12 @@ devices, for widths that are no multiple of four, and where NVRTC is not to be h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.gpu.kernels.compiler import compiled, null
+from engine.gpu.kernels.loader import Argument, Kernel, null
 
 SNAKE_EPS = 1e-9
 
@@ -23,80 +22,8 @@ _QUAD = 4
 _THREADS = 256
 _MEANT = 3
 
-_FOUR = r"""
-__device__ __forceinline__ float4 added(float4 a, float4 b) {
-    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-}
-"""
-
-_JOIN = (
-    _FOUR
-    + r"""
-__device__ __forceinline__ float snake(float v, float a, float eps) {
-    float s = sinf(a * v), scale = 1.f / (a + eps);
-    return v + s * s * scale;
-}
-extern "C" __global__ void join(const float4* x, const float4* y, const float4* bias,
-                                const float4* alpha, const long long* own, float4* sum,
-                                float4* out, int quads, int length, int lead, int mirrored,
-                                double eps) {
-    int at = (int)(blockIdx.x * blockDim.x + threadIdx.x) - lead;
-    if (at >= length) return;
-    long long row = blockIdx.y;
-    float4* to = out + row * (length + lead) + lead;
-    if (at < 0) {
-        to[at] = make_float4(0.f, 0.f, 0.f, 0.f);
-        return;
-    }
-    int channel = at % quads;
-    float4 v = x[row * length + at], more = make_float4(0.f, 0.f, 0.f, 0.f);
-    if (mirrored) {
-        int from = at < quads ? at + quads : at - quads;
-        more = y[row * (length - quads) + from];
-    } else if (y) {
-        more = y[row * length + at];
-    }
-    if (bias) more = added(more, bias[channel]);
-    v = added(v, more);
-    if (own && at >= own[row] * quads) v = make_float4(0.f, 0.f, 0.f, 0.f);
-    if (sum) sum[row * length + at] = v;
-    if (alpha) {
-        float4 a = alpha[channel];
-        float e = (float)eps;
-        to[at] = make_float4(snake(v.x, a.x, e), snake(v.y, a.y, e), snake(v.z, a.z, e),
-                             snake(v.w, a.w, e));
-    }
-}
-"""
-)
-
-_LEAKY_MEAN = (
-    _FOUR
-    + r"""
-__device__ __forceinline__ float leaky(float v, float slope) { return v > 0.f ? v : v * slope; }
-extern "C" __global__ void leaky_mean(const float4* a, const float4* b, const float4* c,
-                                      float4* out, int length, int lead, double slope) {
-    int at = (int)(blockIdx.x * blockDim.x + threadIdx.x) - lead;
-    if (at >= length) return;
-    long long row = blockIdx.y, from = row * length + at;
-    float4* to = out + row * (length + lead) + lead;
-    if (at < 0) {
-        to[at] = make_float4(0.f, 0.f, 0.f, 0.f);
-        return;
-    }
-    float4 v = added(added(a[from], b[from]), c[from]);
-    float s = (float)slope;
-    to[at] = make_float4(leaky(v.x / 3.f, s), leaky(v.y / 3.f, s), leaky(v.z / 3.f, s),
-                         leaky(v.w / 3.f, s));
-}
-"""
-)
-
-_SOURCES = {"join": _JOIN, "leaky_mean": _LEAKY_MEAN}
-
-
-def _kernel(name: str, device: int) -> Any | None:
-    return compiled(_SOURCES[name], name, device)
+_JOIN = Kernel("join", torch.float32)
+_LEAKY_MEAN = Kernel("leaky_mean", torch.float32)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -158,13 +85,13 @@ def leaky_mean(parts: Sequence[Tensor], slope: float, lead: int = 0) -> Tensor:
     kernel = None
     if len(parts) == _MEANT and first.is_cuda:
         parts = [channels_last(part) for part in parts]
-        kernel = _kernel_for("leaky_mean", *parts)
+        kernel = _LEAKY_MEAN.on(parts[0], _fit(*parts))
     if kernel is None:
         return led(F.leaky_relu(sum(parts[1:], first) / len(parts), slope), lead)
     batch, channels, length = first.shape
     out = _empty(first, lead + length)
     quads = channels // _QUAD
-    arguments = [*parts, out, length * quads, lead * quads, float(slope)]
+    arguments: list[Argument] = [*parts, out, length * quads, lead * quads, float(slope)]
     kernel(_grid(batch, quads * (lead + length)), (_THREADS, 1, 1), arguments)
     return out
 
@@ -187,7 +114,7 @@ def _joined(
     kernel = None
     if x.is_cuda:
         x, y = channels_last(x), None if y is None else channels_last(y)
-        kernel = _kernel_for("join", x, y, bias, alpha)
+        kernel = _JOIN.on(x, _fit(x, y, bias, alpha))
     if kernel is None:
         return _plain(x, y, bias, alpha, own, lead, mirrored)
     batch, channels, length = x.shape
@@ -198,7 +125,7 @@ def _joined(
     out = nothing if alpha is None else _empty(x, lead + length)
     given = [nothing if part is None else part for part in (y, bias, alpha, own)]
     numbers = [quads, length * quads, lead * quads, int(mirrored), SNAKE_EPS]
-    arguments = [x, *given, total, out, *numbers]
+    arguments: list[Argument] = [x, *given, total, out, *numbers]
     kernel(_grid(batch, quads * (lead + length)), (_THREADS, 1, 1), arguments)
     return total, out
 
@@ -230,13 +157,12 @@ def _plain(
     return total, led(out, lead)
 
 
-def _kernel_for(name: str, x: Tensor, *others: Tensor | None) -> Any | None:
-    """The kernel, where it can work on these: it reads and writes four values at a time."""
-    if x.dtype != torch.float32 or x.shape[1] % _QUAD or not x.numel():
-        return None
-    if any(part is not None and part.data_ptr() % (4 * _QUAD) for part in (x, *others)):
-        return None
-    return _kernel(name, x.device.index or 0)
+def _fit(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether a kernel can work on these: it reads and writes four values at a time."""
+    if x.shape[1] % _QUAD or not x.numel():
+        return False
+    given = [part for part in (x, *others) if part is not None]
+    return not any(part.data_ptr() % (4 * _QUAD) for part in given)
 
 
 def _empty(like: Tensor, length: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.kernels.decode_attention import decode16
-from engine.gpu.kernels.decoder_layer import turn_rows, turn_store
+from engine.gpu.kernels.decoder_layer import rope_store, rotate_keys
 from engine.gpu.kv.base import SlotRows
 from engine.gpu.kv.plan import TokenPlan
 from engine.gpu.layers.norms import RMSNorm
@@ -57,7 +57,7 @@ class SlotKV(SlotRows):
         num_heads: int,
     ) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
-        query = turn_store(
+        query = rope_store(
             packed, norms, rates, plan.positions, plan.write, keys, values, num_heads
         )
         is_step = plan.layout.max_query == 1
@@ -67,4 +67,4 @@ class SlotKV(SlotRows):
         return mixed
 
     def _moved_keys(self, keys: Tensor, shift: int, rope: Rope) -> Tensor:
-        return turn_rows(keys, shift, rope.frequencies(self.device))
+        return rotate_keys(keys, shift, rope.frequencies(self.device))

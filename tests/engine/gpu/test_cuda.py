@@ -15,7 +15,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from engine.gpu.graphs import GraphPool
 from engine.gpu.kernels import decode_attention as decode
 from engine.gpu.kernels import decoder_layer as fused
-from engine.gpu.kernels.cuda import decode_bf16 as decode16_kernels
 from engine.gpu.layers import varlen_attention as varlen
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
@@ -41,8 +40,9 @@ from tests.engine.gpu.cuda_rig import (
     ints,
     needs_cuda,
     relative,
-    skip_without,
+    skip_without_kernels,
     small_llm,
+    without_kernels,
 )
 from tests.engine.minicpmo.llm_rig import VOCAB, ids_of
 
@@ -51,7 +51,7 @@ pytestmark = needs_cuda
 
 @pytest.fixture
 def kernels() -> None:
-    skip_without(*((source, name) for name, source in fused._SOURCES.items()))
+    skip_without_kernels()
 
 
 # ------------------------------------------------------------------ kernels
@@ -70,7 +70,7 @@ def test_add_norm(monkeypatch: pytest.MonkeyPatch, count: int, size: int, adds: 
     norm = norm.to("cuda", BF16)
     x, delta = drawn(count, size, seed=1), drawn(count, size, seed=2) if adds else None
     total, ours = fused.add_norm(x, delta, norm)
-    monkeypatch.setattr(fused, "_kernel", lambda *_: None)
+    without_kernels(monkeypatch)
     plain_total, plain = fused.add_norm(x, delta, norm)
     assert torch.equal(total, plain_total)
     assert_rounds_alike(ours, plain)
@@ -80,7 +80,7 @@ def test_add_norm(monkeypatch: pytest.MonkeyPatch, count: int, size: int, adds: 
 @pytest.mark.parametrize("head_dim", [8, 24, 64, 96, 128, 130])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(5, 1), (4, 2), (3, 3), (32, 8)])
 @pytest.mark.parametrize("normed", [True, False])
-def test_turn_store(
+def test_rope_store(
     monkeypatch: pytest.MonkeyPatch, head_dim: int, heads: int, kv_heads: int, normed: bool
 ) -> None:
     count, slots, length = 13, 3, 11
@@ -102,13 +102,13 @@ def test_turn_store(
     def run() -> tuple[Tensor, Tensor, Tensor]:
         keys, values = torch.full((2, *shape), 7.0, device="cuda", dtype=BF16).unbind()
         return (
-            fused.turn_store(packed, norms, rates, positions, write, keys, values, heads),
+            fused.rope_store(packed, norms, rates, positions, write, keys, values, heads),
             keys,
             values,
         )
 
     query, keys, values = run()
-    monkeypatch.setattr(fused, "_kernel", lambda *_: None)
+    without_kernels(monkeypatch)
     plain_query, plain_keys, plain_values = run()
     assert torch.equal(values, plain_values)
     assert_rounds_alike(query, plain_query)
@@ -122,16 +122,16 @@ def test_turn_store(
 @pytest.mark.parametrize("head_dim", [8, 24, 64, 130])
 @pytest.mark.parametrize(("layers", "count", "heads"), [(1, 1, 1), (3, 7, 2), (6, 101, 8)])
 @pytest.mark.parametrize("shift", [-1500, -1, 3])
-def test_turn_rows(
+def test_rotate_keys(
     monkeypatch: pytest.MonkeyPatch, head_dim: int, layers: int, count: int, heads: int, shift: int
 ) -> None:
     # Rows of one slot of a cache: behind them lie others.
     cache = drawn(layers, 2, count + 3, heads, head_dim, seed=15)
     keys, before = cache[:, 1, 2 : 2 + count], cache.clone()
     rates = 1e6 ** (-torch.arange(0, head_dim, 2, device="cuda").float() / head_dim)
-    ours = fused.turn_rows(keys, shift, rates)
-    monkeypatch.setattr(fused, "_kernel", lambda *_: None)
-    assert_rounds_alike(ours, fused.turn_rows(keys, shift, rates))
+    ours = fused.rotate_keys(keys, shift, rates)
+    without_kernels(monkeypatch)
+    assert_rounds_alike(ours, fused.rotate_keys(keys, shift, rates))
     assert torch.equal(cache, before)
 
 
@@ -141,7 +141,7 @@ def test_turn_rows(
 def test_silu_mul(monkeypatch: pytest.MonkeyPatch, count: int, inner: int) -> None:
     both = 3 * drawn(count, 2 * inner, seed=7)
     ours = fused.silu_mul(both)
-    monkeypatch.setattr(fused, "_kernel", lambda *_: None)
+    without_kernels(monkeypatch)
     assert_rounds_alike(ours, fused.silu_mul(both))
 
 
@@ -201,11 +201,7 @@ def test_decode_step(heads: int, kv_heads: int) -> None:
 def test_decode_by_our_kernel(
     monkeypatch: pytest.MonkeyPatch, head_dim: int, heads: int, kv_heads: int, processors: int
 ) -> None:
-    if any(
-        decode._kernel(source, name, 0) is None
-        for (name, _), source in decode16_kernels.SOURCES.items()
-    ):
-        pytest.skip("this torch or GPU compiles no kernel for it")
+    skip_without_kernels()
     empty, empty_like = torch.empty, torch.empty_like
     # New memory holds what no result may show.
     monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))

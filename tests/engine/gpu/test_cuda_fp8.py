@@ -15,8 +15,6 @@ from torch import Tensor
 from engine.gpu.graphs import GraphPool
 from engine.gpu.kernels import decode_attention as decoding
 from engine.gpu.kernels import fp8_kv as fp8
-from engine.gpu.kernels.cuda import decode_fp8 as decode8_kernels
-from engine.gpu.kernels.cuda import fp8_kv as fp8_kernels
 from engine.gpu.kernels.decode_attention import decode8
 from engine.gpu.kernels.fp8_kv import Cells8, quantise, read8, store8
 from engine.gpu.kv.fp8 import SlotKV8
@@ -33,8 +31,9 @@ from tests.engine.gpu.cuda_rig import (
     ints,
     needs_cuda,
     relative,
-    skip_without,
+    skip_without_kernels,
     small_llm,
+    without_kernels,
 )
 from tests.engine.minicpmo.llm_rig import ids_of
 
@@ -46,15 +45,7 @@ NOT_A_NUMBER = 0x7F
 
 @pytest.fixture(autouse=True)
 def kernels() -> None:
-    skip_without(
-        *((source, name) for name, source in fp8_kernels.SOURCES.items()),
-        *((source, name) for (name, _), source in decode8_kernels.SOURCES.items()),
-    )
-
-
-def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (fp8, decoding):
-        monkeypatch.setattr(module, "_kernel", lambda *_: None)
+    skip_without_kernels()
 
 
 def rates_of(head_dim: int) -> Tensor:

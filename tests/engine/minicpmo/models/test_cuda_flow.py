@@ -11,7 +11,7 @@ from engine.gpu.kernels.flow_block import Columns, Gated, Norm
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.flow.flow import Flow
 from engine.minicpmo.models.flow.state import Window
-from tests.engine.gpu.cuda_rig import needs_cuda, skip_without
+from tests.engine.gpu.cuda_rig import needs_cuda, skip_without_kernels, without_kernels
 from tests.speech_assets import random_flow
 
 pytestmark = [
@@ -27,16 +27,12 @@ STEP = 2e-3
 @pytest.fixture
 def kernels() -> None:
     """Without them torch would be compared with itself."""
-    skip_without(*((source, name) for name, source in flow_fused._SOURCES.items()))
+    skip_without_kernels()
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float16) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator).to("cuda", dtype)
-
-
-def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow_fused, "_kernel", lambda *_: None)
 
 
 def norm(size: int) -> Norm:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from engine.dsp.logmel import LogMel
 from engine.gpu.graphs import GraphPool
-from engine.gpu.kernels import vocoder as vocoder_kernels
 from engine.gpu.kernels.vocoder import add, add_snake, channels_last, leaky_mean, snake
 from engine.gpu.weights import empty
 from engine.minicpmo.models.audio.whisper import WhisperEncoder
@@ -25,7 +24,7 @@ from engine.minicpmo.models.vocoder.hift import Hift
 from engine.minicpmo.models.vocoder.ragged import Count
 from engine.minicpmo.models.vocoder.vocoder import Push, Vocoder, make_noise
 from engine.minicpmo.speech.code2wav import Codes, SpeechStreams
-from tests.engine.gpu.cuda_rig import needs_cuda, skip_without
+from tests.engine.gpu.cuda_rig import needs_cuda, skip_without_kernels, without_kernels
 from tests.engine.minicpmo.models import test_tts, test_whisper
 from tests.exactness import exact
 from tests.random_weights import random_weights
@@ -67,7 +66,7 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.fixture
 def kernels() -> None:
-    skip_without(*((source, name) for name, source in vocoder_kernels._SOURCES.items()))
+    skip_without_kernels()
 
 
 def steps(x: Tensor, y: Tensor, own: Tensor | None, lead: int) -> list[Tensor]:
@@ -103,7 +102,7 @@ def test_kernels_between_convolutions(
     x, y = (channels_last(part.cuda()) for part in both)
     own = torch.tensor([length, length // 2, 0]).cuda() if ragged else None
     ours = steps(x, y, own, lead)
-    monkeypatch.setattr(vocoder_kernels, "_kernel", lambda *_: None)
+    without_kernels(monkeypatch)
     for one, plain in zip(ours, steps(x, y, own, lead), strict=True):
         torch.testing.assert_close(one, plain, rtol=1e-5, atol=1e-5)
         assert channels % 4 or channels_last(one) is one
@@ -118,7 +117,7 @@ def test_other_layouts_and_places_are_taken_too(monkeypatch: pytest.MonkeyPatch)
     longer[..., :41] = x
     shifted = torch.randn(3 * 8 * 41 + 1, device="cuda")[1:].view(3, 41, 8).transpose(1, 2)
     shifted.copy_(x)
-    monkeypatch.setattr(vocoder_kernels, "_kernel", lambda *_: None)
+    without_kernels(monkeypatch)
     wanted = steps(alike, alike, None, 2)
     monkeypatch.undo()
     for given in (x, longer[..., :41], shifted):

@@ -1,18 +1,12 @@
-"""The kernel of `decode.py` for keys and values in 8 bits, as NVRTC compiles it.
+// A step's attention over keys and values in 8 bits, in products of float16: an e4m3 number is a
+// float16 one but for a factor of 2^8, and rotated in float16 a key is nearer to the exact one than in
+// bfloat16. What a lane holds is chosen so that it has both numbers of the pairs that rotate, and that
+// 16-byte loads come out as the products want them.
+#include "bf16.cuh"
+#include "warp.cuh"
+#include "decode.cuh"
+#include "tensor_core.cuh"
 
-It multiplies in float16: an e4m3 number is a float16 one but for a factor of 2^8, and rotated in
-float16 a key is nearer to the exact one than in bfloat16.
-What a lane holds of keys and queries is chosen so that it holds both numbers of the pairs that
-rotate, and that 16-byte loads come out as the products want them: the order of the dimensions does
-not matter as long as keys and queries agree.
-Source of the fragments' layout: PTX ISA, mma.m16n8k16 and movmatrix.
-"""
-
-from __future__ import annotations
-
-from engine.gpu.kernels.cuda.decode_common import COMBINE, HEAD_DIMS, PTX, SUMS, product, source
-
-_PTX = r"""
 // Pairs of float16 in 32 bits.
 __device__ __forceinline__ unsigned halves(float low, float high) {
     unsigned out;
@@ -34,9 +28,7 @@ __device__ __forceinline__ unsigned minus(unsigned a) {
     asm("neg.f16x2 %0, %1;" : "=r"(out) : "r"(a));
     return out;
 }
-"""
 
-_DECODE8 = r"""
 typedef unsigned char e4m3;
 #define HALF (DIM / 2)
 #define SPAN (DIM / 8)
@@ -269,14 +261,3 @@ decode8(const bf16* query, const e4m3* keys, const e4m3* values, const float* ke
         if (lane / 4 == 0) *(float2*)(sums_out + 2 * at) = make_float2(sums.peak[q], sums.total[q]);
     }
 }
-"""
-
-SOURCES = {
-    (name, head_dim): source(head_dim, *parts, lift=256)
-    for name, parts in (
-        ("decode8", (PTX, _PTX, product("f16"), SUMS, _DECODE8)),
-        ("combine", (COMBINE,)),
-    )
-    for head_dim in HEAD_DIMS
-}
-"""By name and head size."""

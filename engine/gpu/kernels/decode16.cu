@@ -1,24 +1,18 @@
-"""The kernel of `decode.py` for keys and values in bfloat16, as NVRTC compiles it.
+// A step's attention over keys and values in bfloat16.
+// What a lane holds of keys and queries is chosen so that 16-byte loads come out as the products want
+// them: the order of the dimensions does not matter as long as keys and queries agree.
+#include "bf16.cuh"
+#include "warp.cuh"
+#include "decode.cuh"
+#include "tensor_core.cuh"
 
-What a lane holds of keys and queries is chosen so that 16-byte loads come out as the products want
-them: the order of the dimensions does not matter as long as keys and queries agree.
-Source of the fragments' layout: PTX ISA, mma.m16n8k16 and movmatrix.
-"""
-
-from __future__ import annotations
-
-from engine.gpu.kernels.cuda.decode_common import COMBINE, HEAD_DIMS, PTX, SUMS, product, source
-
-_PTX = r"""
 // A pair of bfloat16 in 32 bits.
 __device__ __forceinline__ unsigned pair(float low, float high) {
     unsigned out;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
     return out;
 }
-"""
 
-_DECODE16 = r"""
 #define ALL 0xffffffffu
 
 struct Tile {
@@ -163,14 +157,3 @@ decode16(const bf16* query, const bf16* keys, const bf16* values, const int* que
         if (lane / 4 == 0) *(float2*)(sums_out + 2 * at) = make_float2(sums.peak[q], sums.total[q]);
     }
 }
-"""
-
-SOURCES = {
-    (name, head_dim): source(head_dim, *parts)
-    for name, parts in (
-        ("decode16", (PTX, _PTX, product("bf16"), SUMS, _DECODE16)),
-        ("combine", (COMBINE,)),
-    )
-    for head_dim in HEAD_DIMS
-}
-"""By name and head size."""
