@@ -27,6 +27,25 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
             description="Web origins that may call besides our own pages, e.g. https://a.example."
         ),
     ] = ()
+    trusted_proxies: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]+(/\d{1,3})?$")], ...],
+        Meta(
+            description="Reverse proxies whose word on the client is taken: addresses or networks "
+            "such as 10.0.0.0/8. A key is needed then."
+        ),
+    ] = ()
+    proxy_header: Annotated[
+        Literal["x-forwarded-for", "forwarded"],
+        Meta(description="The header that they write the client's address in."),
+    ] = "x-forwarded-for"
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=16,
+            le=1_000_000,
+            description="HTTP connections at once; an eighth of them from one address.",
+        ),
+    ] = 1024
 
 
 class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,7 +184,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def needs_key(self) -> bool:
-        return bool(self.auth.key) or not self.on_loopback
+        return bool(self.auth.key) or not self.on_loopback or bool(self.server.trusted_proxies)
 
 
 SECRETS = frozenset({"auth.key", "builtin.chat.api_key", "media.turn_password"})

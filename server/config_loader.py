@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import ipaddress
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -201,6 +202,11 @@ def load(args: argparse.Namespace, environment: Mapping[str, str]) -> Config:
 
 def _check_together(config: Config) -> None:
     _check_tls(config)
+    for network in config.server.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ConfigError(f"server.trusted_proxies: {error}") from None
     if config.engine.kind == "minicpmo" and not config.engine.model:
         raise ConfigError("engine.model: the minicpmo engine needs a model folder (--model DIR)")
     if config.auth.key and len(config.auth.key) < 16:

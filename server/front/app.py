@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
 
 from server.front.front import Front
 from server.front.telemetry import Telemetry
 from signaling.http import calls
 from signaling.http.auth import Authenticator, install, require
+from signaling.http.httperrors import json_error
+from signaling.http.proxies import TrustedProxies
 
 PAGES = {"/": "index.html", "/call": "index.html", "/admin": "admin.html"}
 CONTENT_TYPES = {
@@ -69,6 +72,26 @@ def _serve(asset: Asset) -> Handler:
         )
 
     return handler
+
+
+def proxied(proxies: TrustedProxies) -> Middleware:
+    """Show every handler the client's address, host and scheme instead of a trusted proxy's."""
+
+    @web.middleware
+    async def resolve(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await handler(proxies.resolve(request))
+
+    return resolve
+
+
+@web.middleware
+async def take_no_packed_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A megabyte may unpack to a gigabyte; no client of ours packs."""
+    coding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
+    if coding.strip().lower() == "identity":
+        return await handler(request)
+    message = f"Content-Encoding {coding[:40]!r} is not taken: send the body as it is."
+    return json_error(415, message, code="unsupported_media_type")
 
 
 @web.middleware
@@ -148,9 +171,12 @@ def build(
     telemetry: Telemetry,
     auth: Authenticator,
     info: dict[str, Any],
+    proxies: TrustedProxies | None = None,
 ) -> web.Application:
     """The application; it owns nothing that outlives a request."""
-    app = web.Application(middlewares=[secure])
+    app = web.Application(
+        middlewares=[secure, take_no_packed_bodies, proxied(proxies or TrustedProxies())]
+    )
     install(app, auth)
     assets = load_assets()
     for path, name in PAGES.items():

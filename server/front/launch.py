@@ -22,17 +22,18 @@ from engine.ipc.child_process import LoopLag
 from server.config import Config
 from server.control import Inbound, WorkerConfig, encode_worker
 from server.front import app as application
-from server.front import certificates
+from server.front import certificates, door
 from server.front.front import Front
 from server.front.socket_folder import SocketFolder
 from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
 from server.front.telemetry import Telemetry
 from signaling.http.auth import ApiKey, Authenticator, Limits
+from signaling.http.proxies import TrustedProxies
 
 WORKER_READY_TIMEOUT_S = 30.0
 STOP_GRACE_S = 2.2
 HTTP_GRACE_S = 0.3
-BACKLOG = 128
+BACKLOG = 1024
 NO_LIMIT_PER_MINUTE = 1_000_000
 
 
@@ -159,6 +160,7 @@ class Launch:
         self._config = config
         self._started = time.monotonic()
         self._stop = asyncio.Event()
+        self._proxies = TrustedProxies(config.server.trusted_proxies, config.server.proxy_header)
         self._key = config.auth.key
         if config.needs_key and not self._key:
             self._key = secrets.token_urlsafe(24)
@@ -181,14 +183,11 @@ class Launch:
         front.attach(supervisor)
         self._handle_signals(supervisor, folder)
         lag = LoopLag()
-        runner = web.AppRunner(
-            self._application(front, lag), shutdown_timeout=HTTP_GRACE_S, access_log=None
-        )
+        runner = door.runner(self._application(front, lag), HTTP_GRACE_S)
         try:
             await runner.setup()
-            await web.SockSite(runner, listening, ssl_context=tls).start()
-            port = listening.getsockname()[1]
-            await self._serve(front, supervisor, lag, folder, port)
+            entrance = self._door(listening, runner, tls)
+            await self._serve(front, supervisor, lag, folder, entrance)
         finally:
             front.drain()
             await supervisor.stop(STOP_GRACE_S)
@@ -196,8 +195,22 @@ class Launch:
             supervisor.close()
             folder.remove()
 
+    def _door(
+        self, listening: socket.socket, runner: web.AppRunner, tls: ssl.SSLContext | None
+    ) -> door.Door:
+        assert runner.server is not None
+        most = min(self._config.server.max_connections, door.raise_file_limit() - door.SPARE_FILES)
+        return door.Door(
+            listening, runner.server, most=max(door.FEWEST, most), proxies=self._proxies, tls=tls
+        )
+
     async def _serve(
-        self, front: Front, supervisor: Supervisor, lag: LoopLag, folder: SocketFolder, port: int
+        self,
+        front: Front,
+        supervisor: Supervisor,
+        lag: LoopLag,
+        folder: SocketFolder,
+        entrance: door.Door,
     ) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -205,7 +218,8 @@ class Launch:
                     tasks.create_task(supervisor.run(), name="supervisor"),
                     tasks.create_task(lag.run(), name="lag"),
                     tasks.create_task(folder.keep(), name="folder"),
-                    tasks.create_task(self._announce(supervisor, port), name="announce"),
+                    tasks.create_task(entrance.run(), name="door"),
+                    tasks.create_task(self._announce(supervisor, entrance.port), name="announce"),
                 ]
                 await self._stop.wait()
                 self._show(f"stopping; telling {len(front.calls)} open calls")
@@ -248,7 +262,7 @@ class Launch:
             "ice_servers": servers,
             "kind": config.engine.kind,
         }
-        return application.build(front, telemetry, auth, info)
+        return application.build(front, telemetry, auth, info, self._proxies)
 
     def _handle_signals(self, supervisor: Supervisor, folder: SocketFolder) -> None:
         def first_or_second() -> None:
