@@ -28,7 +28,7 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = ()
     trusted_proxies: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]+(/\d{1,3})?$")], ...],
+        tuple[str, ...],
         Meta(
             description="Reverse proxies whose word on the client is taken: addresses or networks "
             "such as 10.0.0.0/8. A key is needed then."

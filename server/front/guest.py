@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 HEAD_S = 10.0
 """From the connection, or the first byte of a later request, to the end of its headers; with TLS
@@ -87,8 +87,8 @@ class Guest(asyncio.Protocol):
     # ------------------------------------------------------------------ asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports are no subclass of it.
+        self.transport = cast(asyncio.Transport, transport)
         self.inner = self._make_inner()
         self.inner.connection_made(transport)
 

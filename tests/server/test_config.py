@@ -61,6 +61,10 @@ def test_configured_key_is_needed_on_loopback_too() -> None:
     assert Config(auth=AuthConfig(key="0123456789abcdef")).needs_key
 
 
+def test_behind_a_proxy_a_key_is_needed() -> None:
+    assert Config(server=ServerConfig(trusted_proxies=("127.0.0.1",))).needs_key
+
+
 def test_largest_picture_that_may_be_configured_fits_a_message() -> None:
     kind = msgspec.inspect.type_info(MediaConfig)
     assert isinstance(kind, msgspec.inspect.StructType)

@@ -126,6 +126,11 @@ def test_every_field_can_be_set_by_its_environment_variable() -> None:
         ("tls.mode=yes", "tls.mode = 'yes': expected one of auto, off, on"),
         ("log.level=chatty", "expected one of debug, error, info, warning"),
         ("builtin.chat.send_picture=perhaps", "expected true or false"),
+        (
+            "server.trusted_proxies=proxy.example",
+            "server.trusted_proxies: 'proxy.example' does not",
+        ),
+        ("server.trusted_proxies=10.0.0.1/8", "server.trusted_proxies: 10.0.0.1/8 has host bits"),
         ("media.ports=5000", "media.ports = '5000': expected text matching"),
         ("media.ports=600-500", "media.ports = '600-500': expected LOW-HIGH in 1024-65535"),
         ("media.ports=5000-99999", "media.ports = '5000-99999': expected LOW-HIGH"),

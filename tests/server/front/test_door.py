@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from server.front import certificates, door, guest
@@ -107,6 +108,13 @@ async def is_closed(reader: asyncio.StreamReader) -> bool:
         except ConnectionError:
             return True
     return True
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The loop of the real front, whose transports differ from asyncio's."""
+    policy: asyncio.AbstractEventLoopPolicy = uvloop.EventLoopPolicy()
+    return policy
 
 
 @pytest.fixture
