@@ -19,6 +19,7 @@ from aiortc import RTCRtpReceiver
 
 from engine.ipc import protocol as p
 from engine.ipc.engine_client import EngineClient, EngineGone, Line, NoFreeSlot
+from engine.ipc.patience import TICK_S, Patience
 from media.clock import Ticker
 from media.downlink import AudioDownlink
 from media.opus import OpusEncoder
@@ -46,7 +47,6 @@ OPEN_TRIES = 5
 TELL_WAIT_S = 3.0
 """For how long a failure waits for a data channel that is just being opened."""
 OPEN_RETRY_S = 0.2
-CAMERA_CHECK_S = 1.0
 CAMERA_OFF_S = 4.0
 ENGINE_REASONS = {
     "goodbye": "goodbye",
@@ -100,7 +100,8 @@ class Session:
         self._video: VideoUplink | None = None
         self._is_piece_lost = False
         self._last_pts = 0
-        self._last_picture_at: float | None = None
+        self._camera = Patience(CAMERA_OFF_S)
+        self._is_camera_on = False
         self._unsubscribes: list[Any] = []
         self._settled = asyncio.Event()
         """The data channel is open, or never will be."""
@@ -170,7 +171,7 @@ class Session:
         if self._peer.channel.is_open:
             self._emit(ev.SessionCreated(session=self._session_object()))
         while True:
-            await asyncio.sleep(CAMERA_CHECK_S)
+            await asyncio.sleep(TICK_S)
             self._notice_camera_off()
 
     async def _open_line(self, client: EngineClient) -> Line:
@@ -191,9 +192,8 @@ class Session:
 
     def _notice_camera_off(self) -> None:
         """Tell the engine once when the pictures stop, so that it does not describe the past."""
-        seen_at = self._last_picture_at
-        if seen_at is not None and time.monotonic() - seen_at > CAMERA_OFF_S:
-            self._last_picture_at = None
+        if self._camera.check() and self._is_camera_on:
+            self._is_camera_on = False
             self._to_engine(p.ImageIn(self.call_id, self._last_pts, 1, 1, b""))
 
     async def _tell_end(self, reason: str) -> None:
@@ -293,7 +293,8 @@ class Session:
 
     def _see(self, picture: Picture) -> None:
         if self._conversation.settings.video.enabled:
-            self._last_picture_at = time.monotonic()
+            self._is_camera_on = True
+            self._camera.sign()
             self._to_engine(
                 p.ImageIn(self.call_id, self._last_pts, picture.width, picture.height, picture.rgb)
             )

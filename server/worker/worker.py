@@ -18,6 +18,7 @@ from engine.ipc.lifeline import OOM_WORKER, die_with_parent, go_before_parent
 from engine.ipc.logs import log_to
 from engine.ipc.supervision import Ready
 from media.clock import Ticker
+from media.wallclock import measure_with_monotonic_clock
 from server.config import Config, MediaConfig
 from server.control import (
     AddItem,
@@ -205,6 +206,7 @@ def main() -> None:
     """Entry of the child: the parent's pid is the argument, the configuration comes on stdin."""
     die_with_parent(int(sys.argv[1]))
     go_before_parent(OOM_WORKER)
+    measure_with_monotonic_clock()
     told = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
     config = msgspec.json.decode(told.config, type=Config)
     log_to(told.name, config.log.level, config.log.file, config.log.max_mb)
