@@ -42,6 +42,8 @@ from signaling.settings import SessionSettings
 log = logging.getLogger(__name__)
 
 PLACE_TIMEOUT_S = 10.0
+RESTART_WAIT_S = 6.0
+"""For how long an offer waits for a media worker that died to be back, rather than be refused."""
 STATS_TIMEOUT_S = 1.0
 
 
@@ -126,6 +128,7 @@ class Front(Observer):
         Raises `NoFreeSlot` when full, `ProtocolError` for an offer that cannot be
         served, `TimeoutError` when the worker does not answer.
         """
+        await self._restarted_worker()
         worker = self._choose_worker()
         self._make_room(callers)
         call_id = f"rtc_{secrets.token_urlsafe(18)}"
@@ -166,6 +169,19 @@ class Front(Observer):
         if call is None:
             raise self.why_closed(call_id)
         return await self._uploads.add(call_id, create, partial(self.supervisor.send, call.worker))
+
+    async def _restarted_worker(self) -> None:
+        """While all media workers have died and come back, wait for the first, for a while."""
+        workers = [c for c in self.supervisor.children.values() if c.spec.role == "worker"]
+        is_any_ready = any(child.is_ready.is_set() for child in workers)
+        if is_any_ready or self._is_draining or not any(child.restarts for child in workers):
+            return
+        waits = [asyncio.ensure_future(child.is_ready.wait()) for child in workers]
+        try:
+            await asyncio.wait(waits, timeout=RESTART_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     def _choose_worker(self) -> Supervised:
         workers = [

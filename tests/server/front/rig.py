@@ -130,6 +130,7 @@ class PaperFront:
         child = self[name]
         child.state, child.reason = "backoff", reason
         child.restarts += 1
+        child.is_ready.clear()
         child.ready = None
         self.front.down(child, reason)
 

@@ -25,6 +25,7 @@ from server.control import (
 from server.front import front as module
 from signaling.errors import NoFreeSlot, ProtocolError
 from tests.server.front.rig import ANSWER, PaperFront, call_stats, engine_stats, worker_stats
+from tests.waiting import until
 
 # ---------------------------------------------------------------- readiness
 
@@ -345,6 +346,30 @@ async def test_worker_that_dies_while_answering_is_told_at_once() -> None:
     error = caught.value
     assert (error.status, error.code, error.type) == (503, "worker_gone", "server_error")
     assert paper.front.calls == {} and paper.front.broker.used == 0
+
+
+async def test_offer_waits_for_a_media_worker_that_is_coming_back() -> None:
+    paper = PaperFront()
+    paper.down("worker-0")
+    placing = paper.begin()
+    await asyncio.sleep(0.01)
+    assert not placing.done() and not list(paper.asked())
+    paper.up("worker-0")
+    await until(lambda: list(paper.asked()))
+    [(name, asked)] = paper.asked()
+    paper.says(name, CallPlaced(asked.call_id, ANSWER))
+    assert (await placing).call_id == asked.call_id
+
+
+async def test_offer_is_refused_when_no_media_worker_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "RESTART_WAIT_S", 0.01)
+    paper = PaperFront()
+    paper.down("worker-0")
+    with pytest.raises(NoFreeSlot):
+        await paper.begin()
+    assert paper.front.calls == {}
 
 
 async def test_dead_worker_hands_its_slots_to_those_who_wait() -> None:

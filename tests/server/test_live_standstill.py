@@ -1,0 +1,108 @@
+"""Processes that stand still for seconds, are killed, or lose their sockets, in a running server.
+
+Guarded: whoever stood still 8 s kills nobody when it goes on, and its calls go on; a caller of a
+media worker that died is told by the front; a deleted socket folder costs no restart; children go
+before the front when memory runs out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.caller import Caller
+from tests.serving import Serving
+from tests.waiting import until
+
+pytestmark = pytest.mark.loopback
+
+STANDSTILL_S = 8.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    # Short, or the sockets would be elsewhere.
+    folder = Path("/tmp") / tmp_path_factory.mktemp("sockets").name
+    folder.mkdir(exist_ok=True)
+    with Serving("--engine", "echo", environment={"TMPDIR": str(folder)}) as serving:
+        vars(serving)["folder"] = folder
+        yield serving
+    shutil.rmtree(folder)
+
+
+async def processes(server: Serving) -> dict[str, dict[str, Any]]:
+    _, stats = await asyncio.to_thread(server.get, "/api/stats")
+    return {row["name"]: row for row in stats["processes"]}
+
+
+def is_new(server: Serving, role: str, pid: int) -> bool:
+    """Whether another process has taken over from the one that was killed."""
+    row = server.process(role)
+    return bool(row["state"] == "ready" and row["pid"] != pid)
+
+
+@pytest.mark.parametrize("role", ["front", "worker", "engine"])
+async def test_standstill_kills_nobody_and_the_call_goes_on(server: Serving, role: str) -> None:
+    before = await processes(server)
+    pid = server.pid if role == "front" else server.process(role)["pid"]
+    async with Caller(server.url) as caller:
+        await caller.hears("session.created")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(STANDSTILL_S)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        # As long as any of those who watch would need to judge.
+        await asyncio.sleep(2.5)
+        heard = caller.heard_samples
+        await until(lambda: caller.heard_samples > heard + 24_000)
+        assert server.get(caller.location)[0] == 200
+        assert [e for e in caller.events if e["type"] in ("error", "session.ended")] == []
+    after = await processes(server)
+    assert {n: p["pid"] for n, p in after.items()} == {n: p["pid"] for n, p in before.items()}
+
+
+async def test_deleted_sockets_cost_no_restart(server: Serving) -> None:
+    [folder] = [p for p in os.listdir(vars(server)["folder"]) if p.startswith("omnicall-")]
+    async with Caller(server.url) as caller:
+        await caller.hears("session.created")
+        shutil.rmtree(os.path.join(vars(server)["folder"], folder))
+        for role in ("engine", "worker"):
+            pid = server.process(role)["pid"]
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda role=role, pid=pid: is_new(server, role, pid), 30)  # type: ignore[misc]
+            async with Caller(server.url) as again:
+                await again.hears("session.created")
+    assert server.get("/health")[0] == 200
+
+
+async def test_caller_of_a_dead_media_worker_is_told_by_the_front(server: Serving) -> None:
+    async with Caller(server.url) as caller:
+        await caller.hears("session.created")
+        assert server.get(caller.location)[0] == 200
+        pid = server.process("worker")["pid"]
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: server.get(caller.location)[0] != 200, 5)
+        status, body = server.get(caller.location)
+        assert (status, body["error"]["code"]) == (410, "worker_gone")
+        await until(lambda: is_new(server, "worker", pid), 30)
+        async with Caller(server.url) as again:
+            await again.hears("session.created")
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux only")
+async def test_children_go_before_the_front_when_memory_runs_out(server: Serving) -> None:
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    front = score(server.pid)
+    children = psutil.Process(server.pid).children()
+    assert len(children) == 2 and all(score(child.pid) > front for child in children)
