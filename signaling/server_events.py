@@ -10,6 +10,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
+from signaling.errors import ProtocolError
+
 Json = dict[str, Any]
 
 
@@ -335,6 +337,19 @@ def error(
     """Return an error event; `event_id` is the client's."""
     return Error(
         error=ErrorDetail(message=message, type=type, code=code, param=param, event_id=event_id)
+    )
+
+
+def error_event(error: ProtocolError) -> Error:
+    """The `error` event that tells a client about its mistake."""
+    return Error(
+        error=ErrorDetail(
+            message=error.message,
+            type=error.type,
+            code=error.code,
+            param=error.param,
+            event_id=error.event_id,
+        )
     )
 
 

@@ -22,7 +22,7 @@ OPEN_TO_SERVER = ("engine.ipc", "engine.config")
 
 FLOORS = (
     ("engine.ipc", "engine.config"),
-    ("engine.base", "engine.noisefloor", "engine.stages", "engine.slots"),
+    ("engine.base", "engine.noisefloor"),
     ("engine.vad",),
     ("engine.admission", "engine.gpus"),
     ("engine.host", "engine.builtin", "engine.gpu"),

@@ -29,8 +29,8 @@ from engine.ipc.protocol import (
 from engine.minicpmo.background import Background
 from engine.minicpmo.modes.full_duplex import FullDuplex
 from engine.minicpmo.modes.half_duplex import TurnTaking
-from engine.minicpmo.modes.phases import PHASES
 from engine.minicpmo.modes.turn_encoding import Asked
+from engine.minicpmo.modes.unit_alignment import PHASES
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.item_decoding import ModelMessage, ReadItem
 from engine.minicpmo.session.session import Session, SessionFailed

@@ -11,9 +11,10 @@ from server.worker.item_mapping import as_message, as_shown, for_engine
 from server.worker.responses import Emit
 from signaling import client_events as c
 from signaling import server_events as ev
+from signaling.client_events import parse_client_event
 from signaling.client_items import ItemCreate
 from signaling.errors import ProtocolError
-from signaling.events import error_event, parse_client_event
+from signaling.server_events import error_event
 
 
 class Requests:

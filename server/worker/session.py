@@ -36,9 +36,9 @@ from server.worker.engine_settings import engine_config, mode_of
 from server.worker.requests import Requests
 from signaling import server_events as ev
 from signaling.errors import ProtocolError
-from signaling.events import encode, error_event
 from signaling.ice import IceSettings
 from signaling.peer import Peer
+from signaling.server_events import encode, error_event
 
 log = logging.getLogger(__name__)
 

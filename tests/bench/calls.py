@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.stages import quantiles
+from engine.admission import quantiles
 from tests.bench.calls_profile import interpreter_shares
 from tests.bench.calls_server import LOG, SPEAKING
 from tests.serving import Serving

@@ -25,15 +25,15 @@ from typing import Any, get_args
 
 import torch
 
+from engine.admission import quantiles
 from engine.config import KvCacheType
 from engine.ipc import protocol as p
 from engine.minicpmo.checkpoint import OmniModel, load
-from engine.minicpmo.modes.phases import PHASES
+from engine.minicpmo.modes.unit_alignment import PHASES
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.scheduler import Scheduler
 from engine.minicpmo.speech.pipeline import Speaker
 from engine.minicpmo.speech.voices import VoiceShelf
-from engine.stages import quantiles
 from tests.bench.engine_floors import Floors
 from tests.bench.engine_load import LATE_MS, Call, Chat, Clock, Script, Waits, fill
 from tests.bench.gpu import memory_gib

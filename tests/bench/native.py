@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.admission import quantiles
 from engine.ipc import protocol as p
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.modes.full_duplex import UNIT_SAMPLES, FullDuplex
@@ -30,7 +31,6 @@ from engine.minicpmo.speech.pipeline import Speaker
 from engine.minicpmo.speech.voices import VoiceShelf
 from engine.minicpmo.speech.worker import Spoken, VoiceLane
 from engine.minicpmo.step import step
-from engine.stages import quantiles
 from tests.tiny_checkpoint import full_size_model, write_checkpoint
 
 WORDS = 5

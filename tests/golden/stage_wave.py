@@ -12,8 +12,8 @@ from engine.dsp.mel_filters import whisper_log_mel
 from engine.minicpmo.models.code2wav import Token2Wav, VoiceBase, load_token2wav
 from engine.minicpmo.models.flow.flow import FlowChunk
 from engine.minicpmo.models.flow.state import FlowState, Window
+from engine.minicpmo.models.vocoder.streaming import VocoderState
 from engine.minicpmo.models.vocoder.vocoder import Push, Sound
-from engine.minicpmo.models.vocoder.vocoder_state import VocoderState
 from engine.minicpmo.models.voice.preparation import (
     S3_MELS,
     S3_NAME,

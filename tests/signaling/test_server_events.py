@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from signaling import server_events as ev
 from signaling.errors import ProtocolError
-from signaling.events import error_event
+from signaling.server_events import error_event
 from signaling.settings import SessionSettings
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)

@@ -50,3 +50,23 @@ def pack(*layers: nn.Linear) -> Tensor:
         layer.weight = nn.Parameter(whole[start : start + rows], requires_grad=False)
         start += rows
     return whole
+
+
+def pack_biased(*layers: nn.Linear) -> tuple[Tensor, Tensor]:
+    """One weight [sum of rows, C] and bias for all layers; the layers' own become views of them.
+
+    A layer without a bias gets zeros there.
+    """
+    weight = pack(*layers)
+    biases = [
+        layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+        for layer in layers
+    ]
+    bias = torch.cat(biases)
+    start = 0
+    for layer in layers:
+        if layer.bias is not None:
+            own = bias[start : start + layer.out_features]
+            layer.bias = nn.Parameter(own, requires_grad=False)
+        start += layer.out_features
+    return weight, bias

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.minicpmo.llm.chooser import Chooser
 from engine.minicpmo.llm.duplex_state import DuplexSession, Phase, UnitResult
 from engine.minicpmo.llm.rows import (
     LONG_ROW,
@@ -19,7 +18,13 @@ from engine.minicpmo.llm.rows import (
     Piece,
     cut,
 )
-from engine.minicpmo.llm.sampler import duplex_tensors, forbidden_mask, record, sample_duplex
+from engine.minicpmo.llm.sampler import (
+    Chooser,
+    duplex_tensors,
+    forbidden_mask,
+    record,
+    sample_duplex,
+)
 from engine.minicpmo.llm.sampling_ops import MAX_RECENT, DuplexIds, choose_duplex
 from engine.minicpmo.llm.tokenizer import Tokens
 

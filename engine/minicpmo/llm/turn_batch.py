@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engine.minicpmo.llm.chooser import Chooser
 from engine.minicpmo.llm.context_window import Slide
 from engine.minicpmo.llm.rows import LONG_ROW, Fed, Feed, LlmRows, Piece, cut
-from engine.minicpmo.llm.sampler import forbidden_mask, sample_turn, turn_tensors
+from engine.minicpmo.llm.sampler import Chooser, forbidden_mask, sample_turn, turn_tensors
 from engine.minicpmo.llm.sampling_ops import MAX_RECENT, choose_turn
 from engine.minicpmo.llm.tokenizer import Tokens
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnSession

@@ -16,8 +16,7 @@ from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.duplex_batch import UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexSession, UnitResult
 from engine.minicpmo.llm.prompts import DUPLEX_SYSTEM, check_instructions
-from engine.minicpmo.modes.phases import PHASES
-from engine.minicpmo.modes.unit_alignment import Placing
+from engine.minicpmo.modes.unit_alignment import PHASES, Placing
 from engine.minicpmo.runner import Runner, Seen
 from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.code2wav import Pcm

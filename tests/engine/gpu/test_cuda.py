@@ -18,9 +18,9 @@ from engine.gpu.kernels import decoder_layer as fused
 from engine.gpu.layers import varlen_attention as varlen
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
-from engine.minicpmo.llm.chooser import Chooser
 from engine.minicpmo.llm.rows import Feed, LlmRows
 from engine.minicpmo.llm.sampler import (
+    Chooser,
     Draws,
     DuplexRow,
     DuplexSampling,

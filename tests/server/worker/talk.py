@@ -15,7 +15,7 @@ from engine.ipc import protocol as p
 from media.playout import Playout
 from server.worker.conversation import Conversation
 from server.worker.requests import Requests
-from signaling.events import encode
+from signaling.server_events import encode
 from signaling.settings import SessionSettings
 from tests.waiting import Clock
 

@@ -11,9 +11,17 @@ from torch import Tensor
 
 from engine.minicpmo.models.vocoder.hift import F0Predictor, Hift
 from engine.minicpmo.models.vocoder.ragged import Count, cut, ended, joined
-from engine.minicpmo.models.vocoder.streaming import DELAY_FRAMES, HISTORY_FRAMES, Plan, VoiceStream
-from engine.minicpmo.models.vocoder.vocoder_state import VocoderState
-from engine.minicpmo.models.vocoder.vocoder_step import Rows, Wave, keep, noise_from
+from engine.minicpmo.models.vocoder.streaming import (
+    DELAY_FRAMES,
+    HISTORY_FRAMES,
+    Plan,
+    Rows,
+    VocoderState,
+    VoiceStream,
+    Wave,
+    keep,
+    noise_from,
+)
 
 
 class Causal:

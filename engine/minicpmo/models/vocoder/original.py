@@ -12,9 +12,16 @@ from torch import Tensor
 
 from engine.minicpmo.models.vocoder.hift import Hift
 from engine.minicpmo.models.vocoder.ragged import covered, ended, joined
-from engine.minicpmo.models.vocoder.streaming import DELAY_FRAMES, Plan, VoiceStream
-from engine.minicpmo.models.vocoder.vocoder_state import VocoderState
-from engine.minicpmo.models.vocoder.vocoder_step import Rows, Wave, keep, noise_from
+from engine.minicpmo.models.vocoder.streaming import (
+    DELAY_FRAMES,
+    Plan,
+    Rows,
+    VocoderState,
+    VoiceStream,
+    Wave,
+    keep,
+    noise_from,
+)
 
 
 class Original:

@@ -8,6 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.minicpmo.models.vocoder.config import VocoderConfig
+from engine.minicpmo.models.vocoder.ragged import Count, cut
 
 DELAY_FRAMES = 8
 """Mel frames that the stream lags behind what it was given, until its end."""
@@ -97,3 +104,104 @@ class Shape:
     plan: Plan
     is_ragged: bool = False
     """Each row has a plan of its own, for which `plan` is the room."""
+
+
+class VocoderState:
+    """Tails and counters of all slots."""
+
+    def __init__(self, config: VocoderConfig, slots: int, like: Tensor) -> None:
+        rows, samples = slots + 1, MEL_FRAMES * config.frame_samples
+        self.mel = like.new_zeros(rows, config.num_mels, MEL_FRAMES)
+        self.source = like.new_zeros(rows, samples)
+        self.speech = like.new_zeros(
+            rows, 0 if config.causal else DELAY_FRAMES * config.frame_samples
+        )
+        self.carry = like.new_zeros(rows, config.num_harmonics + 1, dtype=torch.float64)
+        """Phase of the harmonics in cycles (causal generation only)."""
+        self.spare = slots
+        self.warm: set[Shape] = set()
+        """What there are graphs for."""
+        self.streams = [VoiceStream() for _ in range(slots)]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.mel, self.source, self.speech, self.carry
+
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def open(self, slot: int) -> None:
+        """Begin a turn."""
+        self.streams[slot] = VoiceStream()
+        self.carry[slot].zero_()
+
+    def clear(self, slot: int) -> None:
+        """Leave nothing of a session in the slot."""
+        self.streams[slot] = VoiceStream()
+        for tensor in self.tensors:
+            tensor[slot].zero_()
+
+
+class Rows:
+    """The rows of a batch, on the device."""
+
+    def __init__(self, plan: Plan, index: Tensor) -> None:
+        """`index` [2, B]: slots and samples of the turn where the excitation begins; with each
+        row's `Plan.numbers` below [2 + numbers, B], `plan` is the room for all."""
+        self.plan = plan
+        self.slots, self.samples, *own = index.unbind()
+        self._own = dict(zip(NUMBERS, own, strict=True)) if own else {}
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a row that goes on."""
+        return bool(self._own) or not self.plan.last
+
+    def count(self, name: str) -> Count:
+        """By its name in `Plan`."""
+        return Count(getattr(self.plan, name), self._own.get(name))
+
+
+@dataclass(frozen=True)
+class Wave:
+    """What a call gave to its rows."""
+
+    wave: Tensor
+    """[B, N] in [-1, 1], from `DELAY_FRAMES` of silence before the first kept frame on."""
+    f0: Tensor
+    """Hz of the frames whose excitation is new [B, T]."""
+    source: Tensor
+    """The excitation behind `f0` [B, N]."""
+
+
+class Generation(Protocol):
+    """How a generation of the vocoder streams."""
+
+    def after(self, stream: VoiceStream, frames: int, last: bool) -> VoiceStream:
+        """Where a call takes the stream."""
+
+    def plan(self, stream: VoiceStream, frames: int, last: bool) -> Plan:
+        """What a call does; raises `ValueError` for what the generation cannot do."""
+
+    def first_sample(self, stream: VoiceStream) -> int:
+        """The sample of the turn whose noise a call begins with."""
+
+    def run(self, state: VocoderState, rows: Rows, mel: Tensor, f0: Tensor | None = None) -> Wave:
+        """Advance rows by mel [B, C, T], with fixed shapes and without waiting.
+
+        `f0` [B, T] is used in place of the predicted one.
+        """
+
+
+def noise_from(table: Tensor, samples: Tensor, count: int) -> Tensor:
+    """Noise [B, count, harmonics], each row from its own sample [B] on."""
+    steps = torch.arange(count, device=table.device)
+    return table[(samples[:, None] + steps) % len(table)]
+
+
+def keep(store: Tensor, rows: Rows, x: Tensor, first: Count) -> None:
+    """Put x [B, ..., T] from `first` on to the beginning of the slots' rows of `store`."""
+    size = store.shape[-1]
+    if first.own is None:
+        size = min(size, x.shape[-1] - first.most)
+    store[..., :size].index_copy_(0, rows.slots, cut(x, first, size))

@@ -24,12 +24,14 @@ from engine.minicpmo.models.vocoder.original import Original
 from engine.minicpmo.models.vocoder.streaming import (
     DELAY_FRAMES,
     MEL_FRAMES,
+    Generation,
     Plan,
+    Rows,
     Shape,
+    VocoderState,
     VoiceStream,
+    Wave,
 )
-from engine.minicpmo.models.vocoder.vocoder_state import VocoderState
-from engine.minicpmo.models.vocoder.vocoder_step import Generation, Rows, Wave
 
 NOISE_SECONDS = 10
 NOISE_SEED = 1

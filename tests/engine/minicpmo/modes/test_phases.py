@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from engine.minicpmo.modes.phases import NEAR_S, Phases
+from engine.minicpmo.modes.unit_alignment import NEAR_S, Phases
 
 
 def test_the_first_session_stays_where_it_is_and_the_second_is_put_between_its_units() -> None:

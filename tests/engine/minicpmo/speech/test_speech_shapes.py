@@ -14,7 +14,7 @@ from engine.gpu.graphs import GraphPool
 from engine.minicpmo.models.code2wav import Token2Wav, VoiceBase
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.vocoder.config import VocoderConfig
-from engine.minicpmo.models.vocoder.vocoder_step import Wave
+from engine.minicpmo.models.vocoder.streaming import Wave
 from engine.minicpmo.speech.code2wav import WINDOW_CODES, Codes, SpeechStreams
 from tests.speech_assets import random_token2wav, random_voice
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from engine.slots import Slots
+from engine.host import Slots
 
 
 def test_rows_are_handed_out_until_none_is_free() -> None:

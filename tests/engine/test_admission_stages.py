@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from engine.admission import KEPT_PER_STAGE, MAX_STAGES, Stages, quantiles
 from engine.ipc.supervision import Quantiles
-from engine.stages import KEPT_PER_STAGE, MAX_STAGES, Stages, quantiles
 
 
 @pytest.mark.parametrize(
