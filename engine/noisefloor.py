@@ -35,12 +35,22 @@ class NoiseFloor:
         self._next = (self._next + 1) % WINDOW_FRAMES
         return levels
 
-    def stands_out(self, levels: Levels) -> NDArray[np.bool_]:
-        """Whether any band of each frame [..., bands] is well above what is always there."""
-        rank = int(QUIET_SHARE * WINDOW_FRAMES)
-        floor = np.partition(self._recent, rank, axis=0)[rank]
-        above: NDArray[np.bool_] = (levels > floor + MARGIN_DB).any(axis=-1)
-        return above
+    @property
+    def levels(self) -> Levels:
+        """What is always there, dB [bands]."""
+        return quiet_of(self._recent)
+
+
+def quiet_of(levels: Levels) -> Levels:
+    """The level of each band in the gaps of some frames [frames, bands]."""
+    rank = int(QUIET_SHARE * len(levels))
+    quiet: Levels = np.partition(levels, rank, axis=0)[rank]
+    return quiet
+
+
+def stands_out(levels: Levels, floor: Levels) -> NDArray[np.bool_]:
+    """Whether any band of each frame [..., bands] is well above a floor [bands]."""
+    return np.asarray((levels > floor + MARGIN_DB).any(axis=-1))
 
 
 _SHAPE = np.hanning(FRAME) / 32768

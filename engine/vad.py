@@ -10,7 +10,7 @@ import webrtcvad
 from msgspec import Struct
 
 from engine.ipc.protocol import INPUT_HZ, TurnDetection
-from engine.noisefloor import Levels, NoiseFloor
+from engine.noisefloor import Levels, NoiseFloor, quiet_of, stands_out
 
 FRAME_MS = 20
 FRAME = INPUT_HZ * FRAME_MS // 1000
@@ -135,7 +135,7 @@ class Segmenter:
             bool(self._vad.is_speech(frame, INPUT_HZ))
             and level_db > FLOOR_DB
             and level_db > self._peak_db - RANGE_DB
-            and bool(self._floor.stands_out(levels))
+            and bool(stands_out(levels, self._floor.levels))
         )
         if self.is_speaking:
             return self._go_on(frame, voiced, levels)
@@ -183,10 +183,14 @@ class Segmenter:
         return offset
 
     def _voiced_ms(self) -> int:
-        """Judged by what is known of the surroundings now: steady noise that set in is found to be
-        speech at first."""
+        """Judged by what is known of the surroundings now, the silence behind the speech included:
+        steady noise that set in is found to be speech at first, some of it for a moment only."""
         voiced = np.array([voiced for voiced, _ in self._utterance])
-        voiced &= self._floor.stands_out(np.array([levels for _, levels in self._utterance]))
+        levels = np.array([levels for _, levels in self._utterance])
+        floor = self._floor.levels
+        if self._silent_frames:
+            floor = np.maximum(floor, quiet_of(levels[-self._silent_frames :]))
+        voiced &= stands_out(levels, floor)
         in_window = np.convolve(voiced, np.ones(ONSET_WINDOW, int))
         return int(voiced.sum()) * FRAME_MS if in_window.max() >= ONSET_VOICED else 0
 

@@ -177,3 +177,10 @@ def test_speech_that_begins_with_the_noise_counts() -> None:
 def test_noise_that_ends_is_forgotten_at_once() -> None:
     events = segment(noise(5_000, -26) + hiss(500) + speech("what_time") + hiss(700))
     assert offsets_of(events)[-1].voiced_ms >= 400
+
+
+def test_noise_taken_for_speech_for_a_moment_is_known_by_the_silence_behind_it() -> None:
+    """The detector loses interest long before two seconds of it were heard."""
+    for level_db in (-46, -40):
+        offsets = offsets_of(segment(noise(1_500, level_db)))
+        assert offsets and not [offset for offset in offsets if offset.voiced_ms]
