@@ -60,6 +60,10 @@ def table(pid: int) -> list[Usage]:
     return [found for one in descendants(pid) if (found := usage(one)) is not None]
 
 
+def is_there(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def of_role(pid: int, wanted: str) -> list[int]:
     return [one for one in descendants(pid) if role(one) == wanted]
 

@@ -1,0 +1,192 @@
+"""Calls that come and go for a long time, and the slopes of what the processes hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from tests.caller import Caller
+from tests.fuzz.oracles import Log
+from tests.processes import table
+from tests.serving import Serving
+
+SAMPLE_S = 10.0
+TELL_S = 60.0
+WARM_UP_MIN = 15.0
+LONG_MIN = 20.0
+"""From this on the first quarter of an hour does not count."""
+CALL_S = (15.0, 90.0)
+SAYINGS = ("hello", "what_time", "seven_times_eight", "who", "date", "thanks", "tell_story")
+TYPED = ("What is 3 plus 4?", "Tell me a story", "What time is it?", "Count to ten")
+MAX_RSS_MB_PER_H = 1.0
+MAX_OTHERS_PER_H = 2.0
+"""Threads, file descriptors and tasks; they go up and down with the calls."""
+
+
+class Sample(Struct, frozen=True):
+    at_s: float
+    process: str
+    values: dict[str, float]
+
+
+class Soak:
+    """Owns the server and the callers; `samples` is what it saw."""
+
+    def __init__(self, server: Serving) -> None:
+        self._server = server
+        self._random = random.Random(1)
+        self.samples: list[Sample] = []
+        self.counts = dict.fromkeys(
+            ("calls", "refused", "cut off", "transcripts", "transcripts failed", "answers"), 0
+        )
+
+    async def caller(self, number: int, until: float) -> None:
+        """One who calls again and again."""
+        await asyncio.sleep(number * 1.5)
+        while time.monotonic() < until:
+            try:
+                await self._call(until)
+            except (OSError, AssertionError, TimeoutError):
+                self.counts["refused"] += 1
+                await asyncio.sleep(2.0)
+
+    async def _call(self, until: float) -> None:
+        ends = min(time.monotonic() + self._random.uniform(*CALL_S), until)
+        async with Caller(self._server.url) as caller:
+            await caller.hears("session.created")
+            self.counts["calls"] += 1
+            while time.monotonic() < ends and caller.pc.connectionState == "connected":
+                if self._random.random() < 0.7:
+                    caller.voice.say(self._random.choice(SAYINGS))
+                else:
+                    with contextlib.suppress(Exception):
+                        caller.type(self._random.choice(TYPED))
+                await asyncio.sleep(self._random.uniform(3, 9))
+            self._count(caller)
+            # One in five vanishes: its peer connection is closed without a word over HTTP.
+            if self._random.random() > 0.2:
+                await caller.hang_up()
+
+    def _count(self, caller: Caller) -> None:
+        if caller.pc.connectionState != "connected":
+            self.counts["cut off"] += 1
+        names = {
+            "conversation.item.input_audio_transcription.completed": "transcripts",
+            "conversation.item.input_audio_transcription.failed": "transcripts failed",
+            "response.done": "answers",
+        }
+        for event in caller.events:
+            if event["type"] in names:
+                self.counts[names[event["type"]]] += 1
+
+    async def watch(self, started: float, until: float) -> None:
+        """Take a sample every few seconds."""
+        told = started
+        while (now := time.monotonic()) < until:
+            with contextlib.suppress(OSError):
+                await self._sample(now - started)
+            if now - told > TELL_S:
+                told = now
+                latest = {s.process: s.values for s in self.samples[-12:]}
+                print(f"{(now - started) / 60:.0f} min {self.counts} {latest}", file=sys.stderr)
+                sys.stderr.flush()
+            await asyncio.sleep(SAMPLE_S)
+
+    async def _sample(self, at_s: float) -> None:
+        _, found = await asyncio.to_thread(self._server.get, "/api/stats")
+        names = {row["pid"]: row for row in found["processes"]}
+        recognisers = 0.0
+        for one in table(self._server.pid):
+            if one.role == "recogniser":
+                recognisers += one.rss_kib / 1024
+                continue
+            row = names.get(one.pid)
+            if row is None:
+                continue
+            values = {"rss_mb": one.rss_kib / 1024, "threads": one.threads, "fds": one.fds}
+            values["tasks"] = row.get("tasks", 0)
+            self.samples.append(Sample(at_s, f"{row['name']}/{one.pid}", values))
+        self.samples.append(Sample(at_s, "recognisers", {"rss_mb": recognisers}))
+
+
+def slopes(samples: list[Sample], from_s: float) -> dict[str, dict[str, dict[str, float]]]:
+    """Per process and quantity: the slope an hour (least squares), first, last, highest."""
+    return {
+        process: {
+            name: _line([(s.at_s, s.values[name]) for s in of if name in s.values])
+            for name in of[0].values
+        }
+        for process, of in _by_process([s for s in samples if s.at_s >= from_s])
+    }
+
+
+def _by_process(samples: list[Sample]) -> Iterator[tuple[str, list[Sample]]]:
+    for process in dict.fromkeys(s.process for s in samples):
+        yield process, [s for s in samples if s.process == process]
+
+
+def _line(points: list[tuple[float, float]]) -> dict[str, float]:
+    x = np.array([at for at, _ in points]) / 3600
+    y = np.array([value for _, value in points])
+    slope = float(np.polyfit(x, y, 1)[0]) if len(points) > 2 else 0.0
+    ends = {"first": float(y[:6].mean()), "last": float(y[-6:].mean()), "max": float(y.max())}
+    return {name: round(value, 2) for name, value in {"per_hour": slope, **ends}.items()}
+
+
+def judged(found: dict[str, dict[str, dict[str, float]]], is_long: bool) -> list[str]:
+    """What grows; a short soak says nothing about slopes."""
+    if not is_long:
+        return []
+    limits = {"rss_mb": MAX_RSS_MB_PER_H}
+    return [
+        f"{process}: {name} grows by {line['per_hour']} an hour"
+        for process, lines in found.items()
+        for name, line in lines.items()
+        if line["per_hour"] > limits.get(name, MAX_OTHERS_PER_H)
+    ]
+
+
+async def run(minutes: float, calls: int) -> dict[str, Any]:
+    """Soak a server of its own."""
+    with tempfile.TemporaryDirectory(prefix="fs") as folder:
+        path = Path(folder, "log")
+        await asyncio.to_thread(path.touch)
+        log = Log(path)
+        environment = {"TMPDIR": folder}
+        server = Serving("--set", f"engine.slots={calls + 2}", environment=environment, log=path)
+        await asyncio.to_thread(server.__enter__)
+        try:
+            soak = Soak(server)
+            started = time.monotonic()
+            until = started + minutes * 60
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(soak.watch(started, until))
+                for number in range(calls):
+                    tasks.create_task(soak.caller(number, until))
+            _, stats = await asyncio.to_thread(server.get, "/api/stats")
+        finally:
+            await asyncio.to_thread(server.stop)
+        from_s = WARM_UP_MIN * 60 if minutes > LONG_MIN else 0.0
+        found = slopes(soak.samples, from_s)
+        restarts = {p["name"]: p["restarts"] for p in stats["processes"] if p["restarts"]}
+        faults = [*log.alarms(), *judged(found, minutes > LONG_MIN)]
+        faults += [f"{name} was restarted {count} times" for name, count in restarts.items()]
+        return {
+            "minutes": minutes,
+            "from_min": from_s / 60,
+            "counts": soak.counts,
+            "ended": stats["calls_ended"],
+            "slopes": found,
+            "log_bytes": log.size,
+            "faults": faults,
+        }
