@@ -7,7 +7,7 @@ import contextlib
 import json
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -133,18 +133,18 @@ ATTACKS: dict[str, Attack] = {name: by_packets(make) for name, make in PACKETS.i
 ATTACKS |= {"events": by_events, "requests": by_requests}
 
 
-async def run() -> dict[str, Any]:
+async def run(names: Sequence[str] = tuple(ATTACKS), attack_s: float = ATTACK_S) -> dict[str, Any]:
     """Each attack by a caller of its own, beside the calls of others."""
     faults: list[str] = []
     told: dict[str, Any] = {}
     async with attacked(CALLS) as under:
-        for name, attack in ATTACKS.items():
+        for name in names:
             caller = Caller(under.server.url.split("?")[0], key=KEY)
             async with caller:
                 await caller.hears("session.created")
                 await under.begin()
                 with contextlib.suppress(ConnectionError):
-                    await attack(caller, Random(name), time.monotonic() + ATTACK_S)
+                    await ATTACKS[name](caller, Random(name), time.monotonic() + attack_s)
                 await asyncio.sleep(COOL_DOWN_S)
                 found = await under.end()
                 with contextlib.suppress(OSError):
