@@ -19,7 +19,7 @@ from engine.builtin.utterance import OVERLOADED, SpokenUtterance, Waits
 
 MAX_PER_CORE = 2
 """Recognisers are forked on demand up to this, and as many as are kept; beyond, utterances wait.
-Following live speech takes about a quarter of a core."""
+Following live speech takes about half a core."""
 WAITING_PER_RUNNING = 2
 EXTRA_IDLE_S = 30.0
 """How long one that was forked on demand is kept without work; a fork takes up to 100 ms."""

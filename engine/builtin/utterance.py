@@ -28,7 +28,8 @@ class Waits(Struct, frozen=True):
 
     for_turn: float = 4.0
     """Nobody waits longer for an answer, and those who came later want theirs."""
-    for_text: float = 15.0
+    for_text: float = 30.0
+    """Far longer than anybody likes to wait: work that goes on is not thrown away."""
 
 
 class Link(Protocol):
