@@ -180,7 +180,10 @@ class Authenticator:
         """Return whether pages of `origin` may call: same origin, loopback, or configured."""
         if origin in self.allowed_origins or "*" in self.allowed_origins:
             return True
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
         if parts.scheme not in ("http", "https"):
             return False
         return parts.netloc == request.host or parts.hostname in LOOPBACK_HOSTS
@@ -278,8 +281,10 @@ def _page_key(request: web.Request) -> str | None:
 
 
 def _hostname(host: str) -> str:
-    name = urlsplit(f"//{host}").hostname or ""
-    return name.rstrip(".")
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
 def _digest(value: str) -> bytes:

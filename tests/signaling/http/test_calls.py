@@ -322,7 +322,13 @@ async def test_calls_are_rate_limited_per_remote(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("localhost:1", 201), ("127.0.0.1", 201), ("[::1]:80", 201), ("evil.example", 403)],
+    [
+        ("localhost:1", 201),
+        ("127.0.0.1", 201),
+        ("[::1]:80", 201),
+        ("evil.example", 403),
+        ("[", 403),
+    ],
 )
 async def test_keyless_refuses_foreign_hosts(start: Start, host: str, status: int) -> None:
     client = await start()
@@ -336,6 +342,7 @@ async def test_keyless_refuses_foreign_hosts(start: Start, host: str, status: in
     [
         ("https://evil.example", 403),
         ("null", 403),
+        ("http://[", 403),
         ("http://localhost:3000", 201),
         ("https://app.example", 201),
     ],
