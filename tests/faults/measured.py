@@ -27,6 +27,8 @@ class Loss(Struct, frozen=True):
     seconds: float
     heard_percent: float
     """Of the sound that the caller should have heard."""
+    received_percent: float
+    """Of the 50 packets a second, whatever the caller's own process made of them."""
     concealed_percent: float
     """Of the caller's own sound, at the server."""
     packets_lost: int
@@ -96,8 +98,15 @@ def _loss(before: tuple[Any, ...], after: tuple[Any, ...]) -> Loss:
     concealed = 100.0
     if before[1] and after[1] and after[1][0] > before[1][0]:
         concealed = 100 * (after[1][1] - before[1][1]) / (after[1][0] - before[1][0])
-    lost = after[0].lost - before[0].lost
-    return Loss(round(seconds, 1), round(heard, 2), round(concealed, 2), lost, after[2])
+    received = 2 * (after[0].packets - before[0].packets) / seconds if seconds else 0.0
+    return Loss(
+        seconds=round(seconds, 1),
+        heard_percent=round(heard, 2),
+        received_percent=round(received, 2),
+        concealed_percent=round(concealed, 2),
+        packets_lost=after[0].lost - before[0].lost,
+        over=after[2],
+    )
 
 
 @contextlib.asynccontextmanager
