@@ -1,7 +1,8 @@
 """The outbound audio track: 20 ms of Opus at each tick, taken from the playout.
 
-Encodes at the tick, so that a cut of the playout is heard within 20 ms. Owned by the session; its
-coroutine is driven by aiortc's sender, in the media worker's event loop.
+The only taker of the playout, whether anybody listens or not. Encodes at the tick, so that a cut of
+the playout is heard within 20 ms. Owned by the session; its coroutine is driven by aiortc's sender,
+in the media worker's event loop.
 """
 
 import asyncio
@@ -29,7 +30,9 @@ class AudioDownlink(MediaStreamTrack):
     """A track whose `recv` returns exactly one Opus packet of 20 ms per tick, without a gap in pts.
 
     While the playout is idle it sends a constant packet of silence, which costs no encoding.
-    `on_error` gets the first exception of the encoder or the playout; the track ends then.
+    Without a sender (`bind(None)`) it takes 20 ms a tick all the same and drops them: what is said
+    to a client that takes no sound goes on, and ends, as if it were heard. `on_error` gets the
+    first exception of the encoder or the playout; the track ends then.
     """
 
     kind = "audio"
@@ -54,6 +57,7 @@ class AudioDownlink(MediaStreamTrack):
         # FEC costs a fifth of the encoding: it begins with the first report of a loss.
         self._encoder = encoder or OpusEncoder(fec=False)
         self._sender: RTCRtpSender | None = None
+        self._is_unheard = False
         self._fec_percent = 0
         self._pts = 0
         self._was_idle = True
@@ -61,9 +65,13 @@ class AudioDownlink(MediaStreamTrack):
         self._has_tick = False
         self._unsubscribe = ticker.subscribe(self._on_tick)
 
-    def bind(self, sender: RTCRtpSender) -> None:
-        """Name the sender: FEC follows the loss that is reported to it, `stats` include it."""
+    def bind(self, sender: RTCRtpSender | None) -> None:
+        """Name the sender once the offer is answered, None if the client takes no sound.
+
+        FEC follows the loss that is reported to the sender, `stats` include it.
+        """
         self._sender = sender
+        self._is_unheard = sender is None
 
     async def recv(self) -> "av.Packet[Any]":
         """Return the packet of the next tick. Raises MediaStreamError once the track has ended."""
@@ -108,14 +116,23 @@ class AudioDownlink(MediaStreamTrack):
         return stats
 
     def _on_tick(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._is_unheard:
+            self._take_unheard()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         elif self.packets_sent:
             self.missed_ticks += self._has_tick
             self._has_tick = True
 
+    def _take_unheard(self) -> None:
+        try:
+            self._playout.take()
+        except Exception as exc:  # noqa: BLE001  handed to the session, which ends the call
+            self.stop()
+            self._on_error(exc)
+
     async def _next_tick(self) -> None:
-        if self.readyState != "live":
+        if self.readyState != "live" or self._is_unheard:
             raise MediaStreamError
         if self._has_tick:
             self._has_tick = False

@@ -1,13 +1,14 @@
 """Peer: the life of one RTCPeerConnection. Says what happens, carries no sound. Media worker.
 
-One private name of aiortc (pinned to 1.16.0) is used, RTCRtpReceiver._handle_rtp_packet, hooked on
-the instance; tests/signaling/test_peer.py fails when that stops working.
+Of aiortc (pinned to 1.16.0) one private name is used, RTCRtpReceiver._handle_rtp_packet, hooked on
+the instance, and two of its constants are replaced; tests/signaling/ fails when that stops working.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from aiortc import (
@@ -18,16 +19,17 @@ from aiortc import (
     RTCRtpSender,
     RTCSessionDescription,
 )
-from aiortc.exceptions import OperationError
+from aiortc import rtp as aiortc_rtp
 from aiortc.rtp import RtpPacket
 
-from signaling.answer import PreparedOffer, finish_answer, prepare_offer
+from signaling.answer import finish_answer
 from signaling.channel import EventChannel
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings, configuration
 from signaling.inbound import prepare_certificate
 from signaling.liveness import CONNECT_DEADLINE_S, TICK_S, Liveness
 from signaling.peerstats import Report, collect
+from signaling.prepared import PreparedOffer, prepare_offer
 from signaling.sdp import invalid
 from signaling.wire import Wire
 
@@ -38,14 +40,28 @@ CLOSE_TIMEOUT_S = 3.0
 OUT_OF_REACH = frozenset({"closed", "vanished", "connect_timeout", "failed", "no_answer"})
 """Reasons after which nothing can be sent any more."""
 
-# What aiortc's SDP parser raises on input it does not expect.
-_PARSE_ERRORS = (AssertionError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
+# aiortc renumbers what is below 96 and refuses five numbers. A payload type is what its offer says
+# (RFC 3264 section 6.1); `signaling.offer` leaves out those that cannot work.
+aiortc_rtp.DYNAMIC_PAYLOAD_TYPES = range(128)
+aiortc_rtp.FORBIDDEN_PAYLOAD_TYPES = range(0)
 
 OnReceivers = Callable[[RTCRtpReceiver | None, RTCRtpReceiver | None], None]
 
 
 async def _ignore_packet(packet: RtpPacket, arrival_time_ms: int) -> None:
     """Take the place of RTCRtpReceiver._handle_rtp_packet where nobody wants the media."""
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what aiortc makes of an offer into a refusal; what the system lacks stays as it is."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        logger.warning("an offer could not be negotiated: %s", type(error).__name__)
+        raise invalid("The offer cannot be answered: its m-lines contradict each other.") from error
 
 
 class PeerListener(Protocol):
@@ -87,7 +103,7 @@ class Peer:
     ) -> None:
         self.call_id = call_id
         self.audio_receiver: RTCRtpReceiver | None = None
-        """Receives the client's first audio m-line; None if it sends none."""
+        """Receives the first audio m-line on which the client sends; None if there is none."""
         self.video_receiver: RTCRtpReceiver | None = None
         self.channel = EventChannel(received=self._message, refused=self._refused, clock=clock)
         self._settings = settings
@@ -107,7 +123,7 @@ class Peer:
 
     @property
     def audio_sender(self) -> RTCRtpSender | None:
-        """Sends the downlink, once the offer is answered; None if it has no audio."""
+        """Sends the downlink, once the offer is answered; None if the client takes no sound."""
         return self._sender
 
     @property
@@ -132,12 +148,12 @@ class Peer:
     ) -> str:
         """Answer the client's offer; called once. The connect deadline starts here.
 
-        `downlink` is sent if the offer has audio, and stopped with the peer in any case.
+        `downlink` is sent if the client receives audio, and stopped with the peer in any case.
         `on_receivers(audio, video)` runs before any media can arrive: there the uplinks replace
         `receiver._handle_rtp_packet`. Packets of a receiver left without such a hook are ignored,
         for nothing would empty aiortc's unbounded queues behind it.
 
-        Raises ProtocolError as signaling.sdp.check_offer does, OSError when no UDP port can be
+        Raises ProtocolError as signaling.offer.check_offer does, OSError when no UDP port can be
         bound, TimeoutError after ANSWER_TIMEOUT_S. After an error the peer is closed.
         """
         if self._pc is not None or self._is_closing:
@@ -161,31 +177,38 @@ class Peer:
         prepare_certificate(pc)
         pc.on("connectionstatechange", self._on_state)
         pc.on("datachannel", self._on_datachannel)
-        try:
+        with _refusing():
             await pc.setRemoteDescription(RTCSessionDescription(sdp=offer.text, type="offer"))
-        except OperationError as error:
-            raise invalid(f"{error}.", status=406, code="unsupported_media") from error
-        except _PARSE_ERRORS as error:
-            raise invalid(f"The offer is malformed ({error}).") from error
         self._wire = Wire(pc, self._settings, self._clock, exceeded=lambda: self._end("flooded"))
-        self.channel.is_expected = offer.choice.data is not None
-        if offer.choice.audio is not None:
-            self._sender = pc.addTrack(downlink)
-        self._hand_out_receivers(pc, on_receivers)
+        self.channel.is_expected = offer.plan.data is not None
+        self._use_transceivers(pc, offer, downlink)
+        self._hand_out_receivers(on_receivers)
         self._liveness = Liveness(self._clock(), connect_deadline_s=self._connect_deadline_s)
-        await pc.setLocalDescription()
+        with _refusing():
+            await pc.setLocalDescription()
         self._watch = asyncio.create_task(self._run_watch(), name=f"peer-watch-{self.call_id}")
         return finish_answer(pc.localDescription.sdp, offer)
 
-    def _hand_out_receivers(self, pc: RTCPeerConnection, on_receivers: OnReceivers | None) -> None:
-        for transceiver in pc.getTransceivers():
-            receiver = transceiver.receiver
-            if receiver.track is None:
+    def _use_transceivers(
+        self, pc: RTCPeerConnection, offer: PreparedOffer, downlink: MediaStreamTrack
+    ) -> None:
+        """Give each m-line that is taken its part: who hears, who speaks, who sees."""
+        by_mid = {transceiver.mid: transceiver for transceiver in pc.getTransceivers()}
+        plan = offer.plan
+        for index in plan.taken:
+            transceiver = by_mid.get(offer.mids[index])
+            if transceiver is None:
                 continue
-            if transceiver.kind == "audio":
-                self.audio_receiver = receiver
-            else:
-                self.video_receiver = receiver
+            transceiver.direction = plan.direction(index)
+            if index == plan.speaks:
+                self._sender = transceiver.sender
+                self._sender.replaceTrack(downlink)
+            if index == plan.hears:
+                self.audio_receiver = transceiver.receiver
+            if index == plan.sees:
+                self.video_receiver = transceiver.receiver
+
+    def _hand_out_receivers(self, on_receivers: OnReceivers | None) -> None:
         if on_receivers is not None:
             on_receivers(self.audio_receiver, self.video_receiver)
         for idle in (self.audio_receiver, self.video_receiver):
@@ -227,8 +250,14 @@ class Peer:
                 await pc.close()
         except TimeoutError:
             logger.warning("peer connection did not close within %s s", CLOSE_TIMEOUT_S)
-            if self._wire is not None:
-                self._wire.abort()
+            self._abort()
+        except Exception as error:  # noqa: BLE001  half-made, aiortc fails in ways of its own
+            logger.warning("peer connection did not close: %s", type(error).__name__)
+            self._abort()
+
+    def _abort(self) -> None:
+        if self._wire is not None:
+            self._wire.abort()
 
     async def _run_watch(self) -> None:
         assert self._liveness is not None and self._wire is not None

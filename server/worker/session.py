@@ -120,8 +120,7 @@ class Session:
         answer = await self._peer.answer(
             self._offer, downlink=self._downlink, on_receivers=self._attach
         )
-        if self._peer.audio_sender is not None:
-            self._downlink.bind(self._peer.audio_sender)
+        self._downlink.bind(self._peer.audio_sender)
         return answer
 
     async def run(self) -> str:
@@ -271,9 +270,6 @@ class Session:
         if audio is not None:
             self._audio = AudioUplink(audio, self._hear, on_error=self._media_failed)
             self._unsubscribes.append(self._ticker.subscribe(self._audio.poll))
-        else:
-            # Nobody pulls the outbound track then, yet responses must go on and end.
-            self._unsubscribes.append(self._ticker.subscribe(self._play_to_nobody))
         if video is not None:
             self._video = VideoUplink(
                 video,
@@ -283,9 +279,6 @@ class Session:
                 max_fps=self._config.media.video_fps,
                 max_side=self._config.media.video_side,
             )
-
-    def _play_to_nobody(self) -> None:
-        self._playout.take()
 
     def _hear(self, pts: int, pcm: bytes) -> None:
         self._last_pts = pts
@@ -342,8 +335,8 @@ class Session:
     async def stats(self) -> CallStats:
         """What `/api/stats` shows of this call."""
         rows = list((await self._peer.stats()).values())
+        rows.append({"type": "media-playout", "kind": "audio"} | self._playout_stats())
         if self._audio is not None:
-            rows.append({"type": "media-playout", "kind": "audio"} | self._playout_stats())
             self._merge(rows, "inbound-rtp", "audio", self._audio.stats())
         if self._video is not None:
             self._merge(rows, "inbound-rtp", "video", self._video.stats())

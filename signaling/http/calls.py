@@ -26,7 +26,7 @@ from signaling.http.bodies import MAX_SESSION_BYTES, ClientLeft, decode_json, re
 from signaling.http.cors import add_cors, preflight
 from signaling.http.httperrors import busy_response, error_response, json_error
 from signaling.http.uploads import Uploads
-from signaling.sdp import check_offer
+from signaling.offer import check_offer
 from signaling.server_events import MessageItem, new_id
 from signaling.settings import SessionSettings
 

@@ -8,9 +8,9 @@ import aioice.ice
 import pytest
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
-from signaling.answer import prepare_offer
 from signaling.ice import IceSettings, configuration, host_addresses
 from signaling.peer import Peer
+from signaling.prepared import prepare_offer
 from signaling.wire import Wire
 from tests.signaling.offers import CHROMIUM_OFFER
 from tests.signaling.rtc import Client, Recorder, SilentTrack, until

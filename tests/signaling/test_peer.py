@@ -55,6 +55,8 @@ def resources() -> tuple[int, int, int]:
         (with_codecs("PCMU/8000", "VP8/90000"), False, True),
         (CHROMIUM_OFFER.replace("a=setup:actpass", "a=setup:active"), True, True),
         (CHROMIUM_OFFER.replace("a=sendrecv", "a=recvonly"), False, False),
+        (CHROMIUM_OFFER.replace("a=rtcp:9 IN IP4 0.0.0.0", "a=rtcp:x"), True, True),
+        (CHROMIUM_OFFER.replace("a=extmap:1 ", "a=extmap:x "), True, True),
     ],
 )
 async def test_offer_is_answered(offer: str, audio: bool, video: bool) -> None:
@@ -76,8 +78,6 @@ async def test_offer_is_answered(offer: str, audio: bool, video: bool) -> None:
         ("", 400),
         ("hello", 400),
         (without("ice-pwd"), 400),
-        (CHROMIUM_OFFER.replace("a=rtcp:9 IN IP4 0.0.0.0", "a=rtcp:x"), 400),
-        (CHROMIUM_OFFER.replace("a=extmap:1 ", "a=extmap:x "), 400),
         (with_codecs("PCMU/8000", "AV1/90000"), 406),
         ("v=0\r\n" + "x" * 1_000_000, 413),
     ],

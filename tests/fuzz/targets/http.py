@@ -91,13 +91,11 @@ class Offers(_Door):
         return mutate_sdp(rng, parent, other)
 
     def signature(self, case: bytes) -> str:
-        from signaling.answer import prepare_offer
         from signaling.errors import ProtocolError
-        from signaling.sdp import check_offer
+        from signaling.prepared import prepare_offer
 
         try:
-            check_offer(case.decode())
-            return f"taken {prepare_offer(case.decode()).choice}"
+            return f"taken {prepare_offer(case.decode()).plan}"
         except UnicodeDecodeError:
             return "no UTF-8"
         except ProtocolError as error:
