@@ -56,7 +56,7 @@ def _tagged_first(bundled: list[str], offer: PreparedOffer) -> list[str]:
     for index in offer.plan.taken:
         taken = offer.original.sections[index]
         first = next((mid for mid in ports if ports[mid] == taken.port), taken.mid)
-        if first != taken.mid and taken.port not in (0, 9, ports[bundled[0]]):
+        if first != taken.mid and taken.port not in (0, 9):
             return sorted(bundled, key=lambda mid: mid != first)
     return bundled
 

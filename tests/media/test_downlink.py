@@ -128,3 +128,42 @@ async def test_fec_follows_the_reported_loss(monkeypatch: pytest.MonkeyPatch) ->
     reported[0] = Transmission(200, 18_000, 7, 0.0, 0.05)
     await line.packets(100)
     assert line.track.stats()["fecPercent"] == 5
+
+
+async def test_unheard_speech_is_taken_in_real_time_by_the_tick_alone() -> None:
+    line = Line()
+    line.track.bind(None)
+    line.playout.push(1, speech(2.0, 24_000))
+    for taken in range(1, 6):
+        line.timers.run_to(line.timers.now + 0.02001)
+        assert line.playout.taken_samples == taken * 480
+    with pytest.raises(MediaStreamError):
+        await line.track.recv()
+    line.track.stop()
+    line.timers.run_to(line.timers.now + 0.2)
+    assert line.playout.taken_samples == 5 * 480
+
+
+async def test_speech_for_a_sender_waits_until_the_sender_takes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hooks, "transmission", lambda sender: Transmission(0, 0))
+    line = Line()
+    line.track.bind(RTCRtpSender.__new__(RTCRtpSender))
+    line.playout.push(1, speech(2.0, 24_000))
+    line.timers.run_to(line.timers.now + 0.2)
+    assert line.playout.taken_samples == 0
+    await line.packets(3)
+    assert line.playout.taken_samples == 3 * 480
+
+
+async def test_a_failing_listener_of_unheard_speech_is_told_once() -> None:
+    class Failing(Quiet):
+        def progressed(self, epoch: int, samples: int) -> None:
+            raise LookupError("bug")
+
+    line = Line(Failing())
+    line.track.bind(None)
+    line.playout.push(1, speech(1.0, 24_000))
+    line.timers.run_to(line.timers.now + 0.2)
+    assert [type(error) for error in line.errors] == [LookupError]

@@ -1,7 +1,9 @@
 """The life of a peer: answered, connected, heard, lost, closed; nothing is left behind."""
 
 import asyncio
+import fractions
 import gc
+import re
 import threading
 import time
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 import aiortc
 import av
 import pytest
-from aiortc import RTCRtpReceiver
+from aiortc import MediaStreamTrack, RTCRtpReceiver
+from aiortc.exceptions import InvalidStateError
 
 from signaling import peer as peer_module
 from signaling.errors import ProtocolError
@@ -21,6 +24,24 @@ from tests.signaling.offers import CHROMIUM_OFFER, only, second_audio, with_code
 from tests.signaling.rtc import Client, Recorder, SilentTrack, until, without_candidates
 
 SETTINGS = IceSettings()
+
+
+class OneFrame(MediaStreamTrack):
+    """Sends the same small VP8 frame ten times a second."""
+
+    kind = "video"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sent = 0
+
+    async def recv(self) -> "av.Packet[Any]":
+        await asyncio.sleep(0.1)
+        packet: av.Packet[Any] = av.Packet(b"\x10\x02\x00\x9d\x01\x2a\x10\x00\x10\x00")
+        packet.pts = self._sent * 9000
+        packet.time_base = fractions.Fraction(1, 90000)
+        self._sent += 1
+        return packet
 
 
 def make(listener: Recorder | None = None, **kwargs: Any) -> tuple[Peer, Recorder]:
@@ -91,6 +112,35 @@ async def test_bad_offer_is_refused_and_leaves_nothing(offer: str, status: int) 
     assert (caught.value.status, caught.value.param) == (status, "sdp")
     assert listener.reasons == ["no_answer"]
     assert downlink.readyState == "ended"
+    await until(lambda: resources() == before, 1.0)
+
+
+@pytest.mark.parametrize("method", ["setRemoteDescription", "setLocalDescription"])
+@pytest.mark.parametrize("error", [ValueError, AttributeError, AssertionError, InvalidStateError])
+async def test_what_aiortc_makes_of_an_offer_is_a_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    error: type[Exception],
+) -> None:
+    """Even when the half-made connection cannot be closed either."""
+    before = resources()
+
+    async def fail(self: object, *description: object) -> None:
+        raise error("what a stranger wrote")
+
+    async def fail_to_close(self: object) -> None:
+        raise AttributeError("half made")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(aiortc.RTCPeerConnection, method, fail)
+        patched.setattr(aiortc.RTCPeerConnection, "close", fail_to_close)
+        peer, listener = make()
+        with pytest.raises(ProtocolError) as caught:
+            await peer.answer(CHROMIUM_OFFER, downlink=SilentTrack())
+    assert (caught.value.status, caught.value.param) == (400, "sdp")
+    assert listener.reasons == ["no_answer"]
+    assert "Traceback" not in caplog.text and "stranger" not in caplog.text
     await until(lambda: resources() == before, 1.0)
 
 
@@ -215,6 +265,84 @@ async def test_receiver_hook_gets_packets_and_an_unhooked_receiver_none(is_hooke
     assert track._queue.qsize() == 0
     await client.close()
     await peer.close()
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize(
+    ("audio", "video"),
+    [
+        (["sendrecv"], []),
+        (["recvonly"], []),
+        (["sendonly"], []),
+        (["recvonly", "sendonly"], ["sendonly"]),
+        (["sendonly", "recvonly"], ["sendonly"]),
+        (["sendrecv"], ["recvonly", "sendonly"]),
+        (["recvonly"], ["inactive", "sendonly"]),
+    ],
+)
+async def test_who_sends_is_received_and_who_receives_gets_sound(
+    audio: list[str], video: list[str]
+) -> None:
+    """A real client with m-lines of these directions, its usual bundle policy included."""
+    client = Client(audio=0)
+    for direction in audio:
+        track = SilentTrack() if direction.startswith("send") else "audio"
+        client.pc.addTransceiver(track, direction=direction)
+    for direction in video:
+        client.pc.addTransceiver(OneFrame() if direction == "sendonly" else "video", direction)
+    packets: dict[str, int] = {"audio": 0, "video": 0}
+
+    def attach(*receivers: RTCRtpReceiver | None) -> None:
+        for kind, receiver in zip(packets, receivers, strict=True):
+
+            async def handle(packet: Any, arrival_time_ms: int, kind: str = kind) -> None:
+                packets[kind] += 1
+
+            if receiver is not None:
+                vars(receiver)["_handle_rtp_packet"] = handle
+
+    peer, _ = make()
+    downlink = SilentTrack()
+    listens = any(d in ("sendrecv", "recvonly") for d in audio)
+    try:
+        answer = await peer.answer(await client.offer(), downlink=downlink, on_receivers=attach)
+        await client.accept(answer)
+        await until(lambda: peer.is_connected)
+        assert (peer.audio_sender is not None) is listens
+        await until(lambda: packets["audio"] > 3 or audio == ["recvonly"])
+        await until(lambda: packets["video"] > 0 or "sendonly" not in video)
+        await until(lambda: downlink._sent > 3 or not listens)
+    finally:
+        await client.close()
+        await peer.close()
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("number", [0, 35, 63, 127])
+async def test_sound_flows_in_the_payload_type_that_was_offered(number: int) -> None:
+    heard: set[int] = set()
+
+    def attach(audio: RTCRtpReceiver | None, video: RTCRtpReceiver | None) -> None:
+        async def handle(packet: Any, arrival_time_ms: int) -> None:
+            heard.add(packet.payload_type)
+
+        vars(audio)["_handle_rtp_packet"] = handle
+
+    def renumber(sdp: str) -> str:
+        sdp = re.sub(r"(m=audio \d+ \S+) [^\r]*", rf"\1 {number}", sdp)
+        return re.sub(r"a=(rtpmap|fmtp|rtcp-fb):96 ", rf"a=\1:{number} ", sdp)
+
+    peer, _ = make()
+    client = Client(channel=False)
+    offer = renumber(await client.offer())
+    answer = await peer.answer(offer, downlink=SilentTrack(), on_receivers=attach)
+    assert re.search(rf"m=audio \d+ UDP/TLS/RTP/SAVPF {number}\r", answer)
+    try:
+        await client.accept(answer)
+        await until(lambda: heard == {number})
+    finally:
+        await client.close()
+        await peer.close()
 
 
 @pytest.mark.loopback

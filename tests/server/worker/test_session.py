@@ -1,0 +1,87 @@
+"""One call in the media worker: who takes its sound, and that each answer ends."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import pytest
+
+from engine.ipc import protocol as p
+from media.clock import Ticker
+from media.formats import DOWNLINK_PACKET_SAMPLES
+from server.config import Config
+from server.control import PlaceCall
+from server.worker.session import Session
+from signaling.ice import IceSettings
+from signaling.settings import SessionSettings
+from tests.media.test_clock import FakeTimers
+from tests.signaling.offers import CHROMIUM_OFFER, only
+
+TICKS = 50
+
+
+class Call:
+    """A session with its offer answered, on virtual ticks; nobody connects."""
+
+    def __init__(self, offer: str) -> None:
+        self.timers = FakeTimers()
+        self.session = Session(
+            PlaceCall("rtc_test", offer, SessionSettings(), "127.0.0.1"),
+            Config(),
+            IceSettings(loopback="only"),
+            cast("Any", None),
+            Ticker(phases=1, timers=self.timers),
+            ThreadPoolExecutor(1),
+            lambda: None,
+        )
+
+    def answer_in_sound(self, seconds: int) -> None:
+        """What an engine says that answers at once and whole."""
+        hear = self.session._conversation.hear
+        hear(p.ResponseStarted("rtc_test", 1, "request"))
+        hear(p.TextOut("rtc_test", 1, 0, "Hello."))
+        hear(p.AudioOut("rtc_test", 1, 0, bytes(2 * p.OUTPUT_HZ * seconds)))
+        hear(p.ResponseDone("rtc_test", 1, "completed"))
+
+    def tick(self, count: int) -> None:
+        self.timers.run_to(self.timers.now + count * 0.02 + 0.001)
+
+    @property
+    def taken_packets(self) -> float:
+        return self.session._playout.taken_samples / DOWNLINK_PACKET_SAMPLES
+
+
+def with_audio(direction: str) -> str:
+    audio = re.sub(r"a=sendrecv\r\n", f"a={direction}\r\n" if direction else "", only("audio"))
+    return audio + only("application").split("m=", 1)[1].join(["m=", ""])
+
+
+@pytest.mark.parametrize(
+    ("offer", "is_listening"),
+    [
+        (with_audio("sendrecv"), True),
+        (with_audio(""), True),
+        (with_audio("recvonly"), True),
+        (with_audio("sendonly"), False),
+        (with_audio("inactive"), False),
+        (only("video", "application"), False),
+        (CHROMIUM_OFFER.replace("m=audio 9", "m=audio 0"), False),
+    ],
+)
+async def test_one_taker_of_the_sound_whatever_the_directions(
+    offer: str, is_listening: bool
+) -> None:
+    """A listener's sound waits for the listener; nobody's is taken at the pace of speech."""
+    call = Call(offer)
+    await call.session.answer()
+    call.answer_in_sound(2)
+    call.tick(TICKS)
+    assert call.taken_packets == (0 if is_listening else TICKS)
+    assert call.session._conversation.active is not None
+    call.tick(2 * TICKS)
+    assert (call.session._conversation.active is None) is not is_listening
+    playout = [row for row in (await call.session.stats()).stats if row["type"] == "media-playout"]
+    assert len(playout) == 1
+    await call.session.close()
