@@ -27,7 +27,7 @@ from engine.builtin.recogniser_link import (
 )
 
 BYTES_PER_S = 32_000
-CPU_PER_S = 0.25
+CPU_PER_S = 0.55
 """CPU seconds that a second of sound costs."""
 SLICE_S = 0.01
 

@@ -56,7 +56,7 @@ async def talk(pool: RecogniserPool, until_s: float, found: list[tuple[float, Tr
         await asyncio.sleep(0.5)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.1, 0.03])
+@pytest.mark.parametrize("share", [0.6, 0.2, 0.06])
 def test_two_minutes_of_overload_are_survived_and_forgotten(
     monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
@@ -87,7 +87,7 @@ def test_two_minutes_of_overload_are_survived_and_forgotten(
         failed = [transcript for _, transcript in found if not transcript.text]
         assert failed and all(transcript.is_overload for transcript in failed)
         assert pool.dropped == len(failed)
-        if share >= 0.1:
+        if share >= 0.2:
             # The floor: work that was begun is not thrown away.
             understood = [at for at, transcript in found if transcript.text]
             gaps = [b - a for a, b in zip([begun, *understood], [*understood, quiet], strict=True)]
@@ -122,7 +122,7 @@ def test_an_utterance_that_waits_too_long_after_its_end_is_told_so(
 def test_alone_a_slow_utterance_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(machine: Machine) -> None:
         pool = await started(machine)
-        machine.share = 0.06
+        machine.share = 0.13
         begun = now()
         assert (await speak(pool, 3.0)).text == "understood"
         assert 10 < now() - begun < 18
