@@ -97,7 +97,7 @@ class Parent:
     async def exit_code(self) -> int:
         """Of the process, which must end by itself."""
         assert self.process is not None and self.process.stderr is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             self.stderr = await self.process.stderr.read()
             return await self.process.wait()
 
