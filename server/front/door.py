@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -88,6 +88,8 @@ class Door:
         self._tls = tls
         self._clock = clock
         self._guests: dict[Guest, None] = {}
+        self._half_open: dict[Guest, None] = {}
+        """The slowest first."""
         self._by_protocol: dict[asyncio.Protocol, Guest] = {}
         self._complained_at = -COMPLAINT_S
 
@@ -109,7 +111,7 @@ class Door:
                         sock, address = await loop.sock_accept(self._listening)
                     except OSError as error:
                         self._complain(error)
-                        self._dismiss_slowest(self._guests)
+                        self._dismiss_slowest()
                         await asyncio.sleep(ACCEPT_PAUSE_S)
                         continue
                     if self._has_room(str(address[0])):
@@ -126,8 +128,10 @@ class Door:
             self._by_protocol[inner] = guest
             return inner
 
-        guest = Guest(sock, neighbourhood(address), make_inner, self._lost, self._clock)
-        self._guests[guest] = None
+        guest = Guest(
+            *(sock, neighbourhood(address), make_inner, self._phase_of, self._lost, self._clock)
+        )
+        self._guests[guest] = self._half_open[guest] = None
         limits = {"ssl_handshake_timeout": HEAD_S, "ssl_shutdown_timeout": TLS_GOODBYE_S}
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
@@ -139,7 +143,7 @@ class Door:
             log.exception("a connection failed")
         finally:
             if guest.transport is None:
-                self._guests.pop(guest, None)
+                self._lost(guest)
                 sock.close()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -155,8 +159,14 @@ class Door:
         finally:
             guest.answered(is_body_unread=not request.content.is_eof())
 
+    def _phase_of(self, guest: Guest) -> None:
+        self._half_open.pop(guest, None)
+        if guest.is_half_open and guest in self._guests:
+            self._half_open[guest] = None
+
     def _lost(self, guest: Guest) -> None:
         self._guests.pop(guest, None)
+        self._half_open.pop(guest, None)
         if guest.inner is not None:
             self._by_protocol.pop(guest.inner, None)
 
@@ -176,21 +186,21 @@ class Door:
         host, parsed = neighbourhood(address), parse_address(address)
         is_local = parsed is not None and parsed.is_loopback
         if not is_local and not self._proxies.trusts(address):
-            mine = [guest for guest in self._guests if guest.host == host]
-            if len(mine) >= max(1, self._most // SHARE) and not self._dismiss_slowest(mine):
+            mine = sum(guest.host == host for guest in self._guests)
+            if mine >= max(1, self._most // SHARE) and not self._dismiss_slowest(host):
                 return False
-        half_open = [guest for guest in self._guests if guest.is_half_open]
-        if len(half_open) >= max(1, self._most // 2) or len(self._guests) >= self._most:
-            return self._dismiss_slowest(half_open)
+        if len(self._half_open) >= max(1, self._most // 2) or len(self._guests) >= self._most:
+            return self._dismiss_slowest()
         return True
 
-    def _dismiss_slowest(self, guests: Iterable[Guest]) -> bool:
-        half_open = [guest for guest in guests if guest.is_half_open]
-        if not half_open:
-            return False
-        [(busiest, _)] = Counter(guest.host for guest in half_open).most_common(1)
-        self._dismiss(min((g for g in half_open if g.host == busiest), key=lambda g: g.since))
-        return True
+    def _dismiss_slowest(self, host: str | None = None) -> bool:
+        """End a half-open connection of `host`, else of who has most; whether there was one."""
+        if host is None and self._half_open:
+            [(host, _)] = Counter(guest.host for guest in self._half_open).most_common(1)
+        slowest = next((guest for guest in self._half_open if guest.host == host), None)
+        if slowest is not None:
+            self._dismiss(slowest)
+        return slowest is not None
 
     def _dismiss(self, guest: Guest) -> None:
         self.dismissed += 1

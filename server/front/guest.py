@@ -34,6 +34,7 @@ class Guest(asyncio.Protocol):
         sock: socket.socket,
         host: str,
         make_inner: Callable[[], asyncio.Protocol],
+        on_phase: Callable[[Guest], None],
         on_lost: Callable[[Guest], None],
         clock: Callable[[], float],
     ) -> None:
@@ -45,6 +46,7 @@ class Guest(asyncio.Protocol):
         self.inner: asyncio.Protocol | None = None
         self._sock = sock
         self._make_inner = make_inner
+        self._on_phase = on_phase
         self._on_lost = on_lost
         self._clock = clock
         self._blocked_at: float | None = None
@@ -83,6 +85,7 @@ class Guest(asyncio.Protocol):
 
     def _enter(self, phase: Phase) -> None:
         self.phase, self.since = phase, self._clock()
+        self._on_phase(self)
 
     # ------------------------------------------------------------------ asyncio.Protocol
 

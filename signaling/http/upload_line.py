@@ -89,25 +89,28 @@ class UploadLine:
                 continue
 
     def _enter(self, upload: Upload) -> bool:
-        """Whether it has a place now; if only its number is in the way, one may be made."""
-        if upload is not next(filter(self._is_eligible, self._waiting), None):
+        """Whether it has a place now; what stands still in its way is dropped."""
+        if in_the_way := self._in_the_way_of(upload):
+            _drop_stalled(in_the_way, self._clock() - STALL_S)
             return False
-        if len(self._active) >= MAX_UPLOADS:
-            self._drop_stalled()
+        if upload is not next(u for u in self._waiting if not self._in_the_way_of(u)):
             return False
         self._waiting.remove(upload)
         self._active.append(upload)
         return True
 
-    def _is_eligible(self, upload: Upload) -> bool:
-        of_caller = sum(other.caller == upload.caller for other in self._active)
-        of_call = any(other.call_id == upload.call_id for other in self._active)
-        return of_caller < SHARE and not of_call
+    def _in_the_way_of(self, upload: Upload) -> list[Upload]:
+        """Of which uploads one has to end first."""
+        of_call = [other for other in self._active if other.call_id == upload.call_id]
+        of_caller = [other for other in self._active if other.caller == upload.caller]
+        if of_call or len(of_caller) >= SHARE:
+            return of_call or of_caller
+        return self._active if len(self._active) >= MAX_UPLOADS else []
 
-    def _drop_stalled(self) -> None:
-        if any(upload.progress.is_dropped for upload in self._active):
-            return
-        since = self._clock() - STALL_S
-        stalled = [u for u in self._active if not u.is_received and u.progress.step_at < since]
+
+def _drop_stalled(uploads: list[Upload], since: float) -> None:
+    """Drop the one that has stood still longest, unless one is on its way out already."""
+    if not any(upload.progress.is_dropped for upload in uploads):
+        stalled = [u for u in uploads if not u.is_received and u.progress.step_at < since]
         if stalled:
             min(stalled, key=lambda u: u.progress.step_at).progress.drop()

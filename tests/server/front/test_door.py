@@ -110,6 +110,16 @@ async def is_closed(reader: asyncio.StreamReader) -> bool:
     return True
 
 
+def visit(visitors: Door, host: str, clock: Clock) -> Guest:
+    """A connection that is one on paper only."""
+    one = Guest(
+        *(socket.socket(), host, asyncio.Protocol, visitors._phase_of, visitors._lost, clock)
+    )
+    visitors._guests[one] = visitors._half_open[one] = None
+    clock.now += 1
+    return one
+
+
 @pytest.fixture(scope="module")
 def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
     """The loop of the real front, whose transports differ from asyncio's."""
@@ -203,16 +213,15 @@ async def test_one_address_has_a_share_and_proxies_have_all(entrance: Entrance) 
     visitors, clock = entrance.door, Clock()
 
     def come(host: str, phase: str) -> Guest:
-        one = Guest(socket.socket(), host, asyncio.Protocol, lambda _: None, clock)
-        one.phase = phase  # type: ignore[assignment]
-        clock.now += 1
-        visitors._guests[one] = None
+        one = visit(visitors, host, clock)
+        if phase == "serving":
+            one.serve()
         return one
 
     served = [come("192.0.2.1", "serving") for _ in range(16 // SHARE)]
     assert not visitors._has_room("192.0.2.1")
     assert visitors._has_room("192.0.2.2") and visitors._has_room("127.0.0.1")
-    served[1].phase = "idle"
+    served[1].answered(is_body_unread=False)
     assert visitors._has_room("192.0.2.1") and list(visitors._guests) == [served[0]]
     come("2001:db8::/64", "serving")
     come("2001:db8::/64", "serving")
@@ -220,19 +229,20 @@ async def test_one_address_has_a_share_and_proxies_have_all(entrance: Entrance) 
     visitors._proxies = TrustedProxies(["2001:db8::/32"])
     assert visitors._has_room("2001:db8::77")
     visitors._guests.clear()
+    visitors._half_open.clear()
 
 
 async def test_who_half_opens_most_goes_first(entrance: Entrance) -> None:
     clock = Clock()
     guests = []
     for host in ("198.51.100.1", "192.0.2.1", "192.0.2.1"):
-        one = Guest(socket.socket(), host, asyncio.Protocol, lambda _: None, clock)
-        entrance.door._guests[one] = None
-        guests.append(one)
-        clock.now += 1
-    entrance.door._dismiss_slowest(guests)
+        guests.append(visit(entrance.door, host, clock))
+    assert entrance.door._dismiss_slowest()
     assert list(entrance.door._guests) == [guests[0], guests[2]]
+    guests[0].answered(is_body_unread=False)
+    assert list(entrance.door._half_open) == [guests[2], guests[0]], "slow since its new phase"
     entrance.door._guests.clear()
+    entrance.door._half_open.clear()
 
 
 async def test_full_table_of_files_costs_half_open_connections_only(

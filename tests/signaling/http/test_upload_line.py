@@ -113,3 +113,15 @@ async def test_few_of_a_call_may_wait() -> None:
     assert isinstance(error, ProtocolError) and error.status == 429
     await going.start("other", "b")
     assert "other" in going.begun
+
+
+async def test_upload_that_stands_still_goes_when_another_of_its_caller_or_call_waits() -> None:
+    going = Uploading()
+    await going.start("a1", "a")
+    await going.start("a2", "a")
+    await going.start("a3", "a")
+    await going.start("a2-again", "a", call_id="a2")
+    assert list(going.begun) == ["a1", "a2"]
+    going.clock.now += 2 * STALL_S
+    await until(lambda: "a3" in going.begun and "a2-again" in going.begun)
+    assert set(going.ended) == {"a1", "a2"}
