@@ -13,6 +13,7 @@ from signaling.client_items import EventId, Id, ItemCreate, parse_item_create
 from signaling.errors import ProtocolError
 from signaling.fields import convert
 from signaling.settings import MAX_INSTRUCTIONS_CHARS, Modality, SessionSettings
+from signaling.texts import decode_json
 
 
 class SessionUpdate(msgspec.Struct, frozen=True):
@@ -106,8 +107,8 @@ def parse_client_event(text: str) -> ClientEvent:
     Raises ProtocolError carrying the client's event_id if it has one.
     """
     try:
-        raw = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raw = decode_json(text)
+    except ValueError as error:
         raise ProtocolError(f"The event is not JSON: {error}.", code="invalid_json") from None
     if not isinstance(raw, dict):
         raise ProtocolError("An event is a JSON object.", code="invalid_event")

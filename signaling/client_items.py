@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from signaling.errors import ProtocolError
 from signaling.fields import convert
+from signaling.texts import decode_json
 
 MAX_TEXT_CHARS = 32 * 1024
 MAX_IMAGE_CHARS = 8 * 1024 * 1024
@@ -142,8 +143,8 @@ def parse_upload(body: bytes) -> ItemCreate:
             status=413,
         )
     try:
-        item = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        item = decode_json(body)
+    except ValueError as error:
         raise ProtocolError(f"The item is not JSON: {error}.", code="invalid_json") from None
     return parse_item_create({"item": item})
 

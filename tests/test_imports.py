@@ -145,13 +145,8 @@ def test_light_part_of_engine_imports_nothing_heavy() -> None:
         assert not names & {"torch", "numpy", "aiortc", "av"}, path
 
 
-def test_texts_knows_nobody() -> None:
-    ours = {name for _, name in imported(ROOT / "texts.py") if name.partition(".")[0] in PACKAGES}
-    assert ours == set()
-
-
 def test_no_package_of_ours_hides_a_package_that_we_use() -> None:
-    for package in (*PACKAGES, "texts"):
+    for package in PACKAGES:
         assert package not in sys.stdlib_module_names
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.loopback
 
 SHIPPED = (
     *("engine", "media", "server", "signaling", "web", "certs"),
-    *("run.py", "texts.py", "pyproject.toml", "README.md", "LICENSE"),
+    *("run.py", "pyproject.toml", "README.md", "LICENSE"),
 )
 
 

@@ -12,10 +12,10 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.builtin.chat_request import request_body
+from engine.builtin.deltas import DeltaJoiner
 from engine.builtin.gate import Dropped, Gate, Patience
 from engine.builtin.interfaces import AnswerFailed, Turn
 from engine.config import ChatEndpoint
-from texts import DeltaJoiner
 
 MAX_ANSWER_CHARS = 20_000
 MAX_LINE_BYTES = 1 << 17

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from signaling.errors import ProtocolError
 from signaling.http.forms import parse_form
 from signaling.sdp import MAX_OFFER_BYTES
+from signaling.texts import decode_json
 
 MAX_SESSION_BYTES = 512 * 1024
 MAX_FORM_BYTES = MAX_OFFER_BYTES + MAX_SESSION_BYTES + 16 * 1024
@@ -128,7 +128,7 @@ def _from_form(parts: list[tuple[str, bytes]]) -> tuple[str, dict[str, Any]]:
         raise ProtocolError(
             "sdp: this field is required.", code="missing_required_parameter", param="sdp"
         )
-    update = decode_json(fields.get("session") or b"{}", "session")
+    update = read_json(fields.get("session") or b"{}", "session")
     if not isinstance(update, dict):
         raise ProtocolError("session: a JSON object is expected.", param="session")
     return _text(fields["sdp"]), update
@@ -147,10 +147,11 @@ def _text(body: bytes) -> str:
         raise ProtocolError("The offer is not UTF-8 text.", param="sdp") from None
 
 
-def decode_json(body: bytes, param: str) -> Any:
+def read_json(body: bytes, param: str) -> Any:
+    """The value of a JSON body or part; raises ProtocolError."""
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        return decode_json(body)
+    except ValueError as error:
         raise ProtocolError(
             f"{param}: this is not JSON: {error}.", code="invalid_json", param=param
         ) from None

@@ -22,7 +22,7 @@ from signaling.http.auth import (
     Principal,
     require,
 )
-from signaling.http.bodies import MAX_SESSION_BYTES, ClientLeft, decode_json, read_body, read_offer
+from signaling.http.bodies import MAX_SESSION_BYTES, ClientLeft, read_body, read_json, read_offer
 from signaling.http.cors import add_cors, preflight
 from signaling.http.httperrors import busy_response, error_response, json_error
 from signaling.http.uploads import Uploads
@@ -173,7 +173,7 @@ class _Api:
                 "A client secret cannot create another one.", code="forbidden", status=403
             )
         body = await read_body(request, MAX_SESSION_BYTES, "session")
-        wanted = convert(decode_json(body or b"{}", "body"), _SecretRequest)
+        wanted = convert(read_json(body or b"{}", "body"), _SecretRequest)
         session = SessionSettings().merge(wanted.session or {})
         lifetime_s = (wanted.expires_after or _Expiry()).seconds
         value, expires_at = self._auth.secrets.issue(lifetime_s, session, principal.key_id)

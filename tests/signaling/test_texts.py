@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from texts import DeltaJoiner, decode_json, well_formed
+from signaling.texts import MAX_DEPTH, decode_json, well_formed
 
 ANY_TEXT = st.text(st.characters())
 SURROGATES = st.text(st.sampled_from("a\\u\ud83d\ude00\udc00\ud800é😀"))
@@ -32,16 +32,6 @@ def test_half_a_character_is_replaced_and_the_rest_stays(text: str, right: str) 
     assert decode_json(json.dumps([text]).encode()) == [right]
 
 
-@given(SURROGATES, st.lists(st.integers(0, 30)))
-def test_pieces_of_a_text_make_what_the_whole_makes(text: str, cuts: list[int]) -> None:
-    joiner = DeltaJoiner()
-    marks = [0, *sorted(cuts), len(text)]
-    pieces = [joiner.push(text[a:b]) for a, b in zip(marks, marks[1:], strict=False)]
-    for piece in pieces:
-        piece.encode()
-    assert "".join(pieces) + joiner.flush() == well_formed(text)
-
-
 @given(ANY_TEXT | SURROGATES)
 @example("\\ud83d")
 @example("\\\\ud83d\\")
@@ -59,13 +49,24 @@ def test_any_text_as_json_is_read_as_its_well_formed_self(text: str) -> None:
         ('"\\\\\\ud83d"', "\\\ufffd"),
         ('"\ud83d"', "\ufffd"),
         ('"\\ud83d\\ude00"', "😀"),
+        ("\ufeff[]", []),
+        (b'\xef\xbb\xbf"\\ud83d"', "\ufffd"),
+        (b'{"half \xf0\x9f": 1}', {"half \ufffd": 1}),
     ],
 )
-def test_what_json_does_not_allow_is_replaced_not_refused(data: bytes | str, right: str) -> None:
+def test_what_json_does_not_allow_is_replaced_not_refused(data: bytes | str, right: Any) -> None:
     assert decode_json(data) == right
 
 
 @pytest.mark.parametrize("data", ["", "{", '{"a": nope}', '"\\ud83', "\0", b"\xff\xfe", '"a'])
 def test_what_is_no_json_is_still_refused(data: bytes | str) -> None:
-    with pytest.raises(msgspec.DecodeError):
+    with pytest.raises(ValueError):
         decode_json(data)
+
+
+@pytest.mark.parametrize("begin, end", [("[", "]"), ('{"a":', "}")])
+def test_nested_values_are_bounded(begin: str, end: str) -> None:
+    assert decode_json(begin * (MAX_DEPTH - 1) + "1" + end * (MAX_DEPTH - 1))
+    for depth in (MAX_DEPTH, 10_000):
+        with pytest.raises(ValueError, match="nested"):
+            decode_json(begin * depth + "1" + end * depth)
