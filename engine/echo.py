@@ -13,6 +13,7 @@ from engine.base import Progress, Send
 from engine.builtin.interfaces import Parts, Speech, Transcript, Turn
 from engine.builtin.resampler import Resampler
 from engine.builtin.session import CascadeSession
+from engine.files.decoder import Decoder
 from engine.ipc.protocol import INPUT_HZ, OUTPUT_HZ, VERSION, SessionConfig, Welcome
 
 MAX_KEPT_BYTES = 2 * INPUT_HZ * 60
@@ -24,10 +25,11 @@ NOT_TRANSCRIBED = "the echo engine does not transcribe"
 
 
 class EchoEngine:
-    """Implements `engine.base.Engine`; owns nothing but a thread for pictures, never used."""
+    """Implements `engine.interface.Engine`; of pictures it tells only which cannot be read."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
+        self._decoder = Decoder()
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="eyes")
 
     def welcome(self, slots: int) -> Welcome:
@@ -47,7 +49,7 @@ class EchoEngine:
         progress("nothing to load")
 
     def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> CascadeSession:
-        parts = Parts(EchoRecogniser(), EchoAnswerer(), self._eyes, has_voice=_any_voice)
+        parts = Parts(EchoRecogniser(), EchoAnswerer(), self._eyes, self._decoder, _any_voice)
         return CascadeSession(session, config, send, parts)
 
     def pending_ms(self) -> float:
@@ -55,6 +57,7 @@ class EchoEngine:
         return 0.0
 
     async def close(self) -> None:
+        self._decoder.close()
         self._eyes.shutdown(wait=False, cancel_futures=True)
 
 

@@ -74,6 +74,5 @@ def _as_parts(content: Any) -> list[dict[str, Any]]:
 
 
 def _image_part(image: bytes) -> dict[str, Any]:
-    kind = "png" if image.startswith(b"\x89PNG") else "webp" if image[8:12] == b"WEBP" else "jpeg"
-    url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+    url = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}

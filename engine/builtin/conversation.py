@@ -21,15 +21,16 @@ class Item:
         role: Role,
         text: str,
         images: Sequence[bytes] = (),
+        *,
         unread: str = "",
     ) -> None:
         self.ident = ident
         self.role = role
         self.text = text
         self.images = tuple(images)
-        """Encoded JPEG, PNG or WebP files."""
+        """JPEG files."""
         self.unread = unread
-        """What of the message cannot be taken in here, for people: "videos", "recordings"."""
+        """What of the message cannot be taken in here, for people: "videos", "that picture"."""
 
 
 class Conversation:
@@ -48,6 +49,14 @@ class Conversation:
             del self._items[0]
         while sum(len(kept.text) for kept in self._items) > MAX_CHARS and len(self._items) > 1:
             del self._items[0]
+        self._bound_images()
+
+    def show(self, item: Item, images: Sequence[bytes]) -> None:
+        """Give an item its pictures."""
+        item.images = tuple(images)
+        self._bound_images()
+
+    def _bound_images(self) -> None:
         num_images = 0
         for kept in reversed(self._items):
             room = MAX_IMAGES - num_images

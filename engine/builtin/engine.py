@@ -13,6 +13,7 @@ from engine.builtin.rules import Clock, RuleResponder, system_clock
 from engine.builtin.session import CascadeSession
 from engine.builtin.synthesiser import Synthesiser
 from engine.config import BuiltinConfig
+from engine.files.decoder import Decoder
 from engine.ipc.protocol import VERSION, SessionConfig, Welcome
 
 ENGLISH = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc")
@@ -41,6 +42,7 @@ class BuiltinEngine:
         self._recognisers = RecogniserPool(config.recognisers)
         self._synthesiser = Synthesiser(config.voice, config.rate_wpm)
         self._chat = ChatResponder(config.chat) if config.chat.url else None
+        self._decoder = Decoder()
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="eyes")
 
     @property
@@ -79,6 +81,7 @@ class BuiltinEngine:
             recogniser=self._recognisers.listen_for(commands=self._chat is None),
             answerer=CascadeAnswerer(responder, self._synthesiser),
             eyes=self._eyes,
+            decoder=self._decoder,
             has_voice=self._synthesiser.has_voice,
         )
         return CascadeSession(session, config, send, parts)
@@ -92,6 +95,7 @@ class BuiltinEngine:
         if self._chat is not None:
             await self._chat.close()
         await self._synthesiser.close()
+        self._decoder.close()
         self._eyes.shutdown(wait=False, cancel_futures=True)
 
     def _voices(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from engine.builtin.conversation import Conversation
 from engine.builtin.picture_facts import Camera
+from engine.files.decoder import Decoder
 from engine.ipc.protocol import SessionConfig
 
 
@@ -103,4 +104,5 @@ class Parts(Struct, frozen=True):
     answerer: Answerer
     eyes: Executor
     """Where pictures are looked at: one thread."""
+    decoder: Decoder
     has_voice: Callable[[str], bool]

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
+import cv2
+import cv2.data
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-# OpenCV reads this once, at its first decode: a small file can claim 2^30 pixels otherwise.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 25))
-
-import cv2  # noqa: E402  (the limit above must be set first)
-import cv2.data  # noqa: E402
-
-from engine.ipc.protocol import INPUT_HZ, ImageIn  # noqa: E402
+from engine.ipc.protocol import INPUT_HZ, ImageIn
 
 Pixels = NDArray[Any]
 """uint8; OpenCV's own annotations leave the type open."""
@@ -36,6 +31,9 @@ MOVING = 6.0
 MOTION_SPAN = 3 * INPUT_HZ
 FACE_WIDTH = 320
 JPEG_WIDTH = 1024
+"""Of the camera's pictures."""
+MAX_WIDTH = 2048
+"""Of those in messages."""
 JPEG_QUALITY = 85
 MIN_COLOUR_SHARE = 0.18
 MAX_QR_CHARS = 200
@@ -115,17 +113,14 @@ class Camera:
         if image is None:
             return None
         return await asyncio.get_running_loop().run_in_executor(
-            self._eyes, _encode_jpeg, _as_array(image)
+            self._eyes, encode_jpeg, _as_array(image), JPEG_WIDTH
         )
 
-    async def look_at_file(self, data: bytes) -> Facts | None:
-        """Measure a JPEG, PNG or WebP file; None if it is none or too large."""
-
-        def work() -> Facts | None:
-            rgb = decode(data)
-            return None if rgb is None else measure(rgb)
-
-        return await asyncio.get_running_loop().run_in_executor(self._eyes, work)
+    async def look_at(self, jpeg: bytes) -> Facts:
+        """Measure a picture that `encode_jpeg` has made."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._eyes, lambda: measure(_decode_jpeg(jpeg))
+        )
 
 
 def measure(rgb: Pixels) -> Facts:
@@ -213,25 +208,22 @@ def read_qr(grey: Pixels) -> str:
     return "".join(char for char in text if char.isprintable())[:MAX_QR_CHARS]
 
 
-def decode(data: bytes) -> Pixels | None:
-    """An image file as RGB, or None if it is none or larger than 2^25 pixels."""
-    if not data:
-        return None
-    try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        return None
-    return None if bgr is None else np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
-
-
-def _encode_jpeg(rgb: Pixels) -> bytes:
+def encode_jpeg(rgb: Pixels, max_width: int = MAX_WIDTH) -> bytes:
+    """A picture [height, width, 3] as a JPEG file at most so wide."""
     height, width = rgb.shape[:2]
-    if width > JPEG_WIDTH:
-        rgb = cv2.resize(rgb, (JPEG_WIDTH, max(1, round(height * JPEG_WIDTH / width))))
+    if width > max_width:
+        size = (max_width, max(1, round(height * max_width / width)))
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert done, rgb.shape
     return bytes(data)
+
+
+def _decode_jpeg(jpeg: bytes) -> Pixels:
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None, "no JPEG of ours"
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 
 _DETECTORS: list[Any] = []

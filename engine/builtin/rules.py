@@ -27,7 +27,6 @@ WHO = (
 )
 NOTHING_HEARD = "Sorry, I did not catch that."
 NO_PICTURE = "I see nothing, because the camera is off."
-BAD_PICTURE = "I could not read that picture."
 MISHEARD = "Sorry, my speech recogniser failed. Please say that again."
 CROWDED = "Sorry, too many people are talking to me just now. Please say that again in a moment."
 
@@ -70,17 +69,17 @@ class RuleResponder:
         if not asked:
             yield HELLO if turn.conversation.last("user") is None else await self._repeat_turn(turn)
             return
-        unread = next((item.unread for item in reversed(asked) if item.unread), "")
-        if unread:
-            yield f"Sorry, I cannot take in {unread}. I can only tell a little of single pictures."
-            return
         if asked[-1].images:
-            yield await self._look_at_file(turn, asked[-1].images[-1])
+            yield describe(await turn.camera.look_at(asked[-1].images[-1]))
             return
         said = asked[-1].text.strip()
         # A pause in mid-sentence splits a command in two; together they may be one.
         whole = " ".join(item.text.strip() for item in asked)
         intent = find_intent(said) or find_intent(whole)
+        unread = next((item.unread for item in reversed(asked) if item.unread), "")
+        if unread and (intent is None or intent.name == "look"):
+            yield f"Sorry, I cannot take in {unread}. I can only tell a little of single pictures."
+            return
         yield await self._answer(intent, whole, turn)
 
     async def _repeat_turn(self, turn: Turn) -> str:
@@ -98,10 +97,6 @@ class RuleResponder:
     async def _look(self, _: Intent, turn: Turn) -> str:
         facts = await turn.camera.look()
         return NO_PICTURE if facts is None else describe(facts)
-
-    async def _look_at_file(self, turn: Turn, data: bytes) -> str:
-        facts = await turn.camera.look_at_file(data)
-        return BAD_PICTURE if facts is None else describe(facts)
 
     def _now(self, turn: Turn) -> datetime:
         zone = read_timezone(turn.config.options.get("timezone"))

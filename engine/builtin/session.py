@@ -17,6 +17,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from engine.base import Send, SessionMessage
+from engine.builtin.album import Album
 from engine.builtin.conversation import Conversation, Item
 from engine.builtin.interfaces import AnswerFailed, Parts, Speech, Transcript, Turn
 from engine.builtin.picture_facts import Camera
@@ -27,7 +28,6 @@ from engine.ipc.protocol import (
     COMMIT_EMPTY,
     MIN_COMMIT_MS,
     AudioIn,
-    AudioPart,
     CancelResponse,
     ClearAudio,
     CommitAudio,
@@ -37,7 +37,6 @@ from engine.ipc.protocol import (
     FromEngine,
     Heard,
     ImageIn,
-    ImagePart,
     InputTranscript,
     Interrupt,
     ItemIn,
@@ -47,10 +46,8 @@ from engine.ipc.protocol import (
     SessionConfig,
     SessionEnded,
     SessionWarning,
-    TextPart,
     UnitDone,
     UpdateSession,
-    VideoPart,
 )
 
 MAX_JOBS = 16
@@ -83,6 +80,7 @@ class CascadeSession:
         self._config = self._settings.accept(config)
         self._camera = Camera(parts.eyes)
         self._conversation = Conversation()
+        self._album = Album(self._conversation, parts.decoder, parts.eyes, self._send)
         self._ear = Ear(session, self._config, self._send, parts.recogniser)
         self._jobs: asyncio.Queue[Said | _Request] = asyncio.Queue(MAX_JOBS)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,6 +97,7 @@ class CascadeSession:
         """The user was told, and nothing was understood since."""
         self._is_closed = False
         self._start_task(self._listen(), "listen")
+        self._start_task(self._album.run(), "album")
 
     # ---------------------------------------------------------------- messages
 
@@ -167,13 +166,7 @@ class CascadeSession:
             self._conversation.discard(item)
 
     def _on_item(self, message: ItemIn) -> None:
-        text = "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
-        images = [part.data for part in message.parts if isinstance(part, ImagePart)]
-        unread = _unread(message)
-        if unread:
-            told = f"this engine cannot take in {unread}: only the rest of the message counts"
-            self._warn("not_supported", told)
-        self._conversation.add(Item(message.item, message.role, text, images, unread))
+        self._album.add(message)
         if message.role == "user":
             self._committed = None
 
@@ -327,6 +320,7 @@ class CascadeSession:
         item = Item(f"response-{reply.epoch}", "assistant", "")
         status: Literal["completed", "failed", "incomplete"] = "completed"
         reason = ""
+        await self._album.settled()
         try:
             async with aclosing(self._parts.answerer.answer(turn)) as speeches:
                 async for speech in speeches:
@@ -432,10 +426,3 @@ class CascadeSession:
         logger.error("session %s failed", self._session, exc_info=error)
         self._send(SessionEnded(self._session, "failed", "an internal error ended the session"))
         self._is_closed = True
-
-
-def _unread(message: ItemIn) -> str:
-    """What of a message no cascade can take in, for people; empty if there is nothing."""
-    if any(isinstance(part, VideoPart) for part in message.parts):
-        return "videos"
-    return "recordings" if any(isinstance(part, AudioPart) for part in message.parts) else ""

@@ -139,12 +139,12 @@ class TextPart(Struct, frozen=True, tag="text"):
 
 class ImagePart(Struct, frozen=True, tag="image"):
     data: Annotated[bytes, Meta(max_length=MAX_IMAGE_BYTES)]
-    """An encoded JPEG, PNG or WebP file."""
+    """An encoded picture file; which kinds are read, the engine says."""
 
 
 class AudioPart(Struct, frozen=True, tag="audio"):
     pcm: Annotated[bytes, Meta(max_length=MAX_CLIP_BYTES)]
-    """A recording: 24 kHz, as clients send it, not yet at the model's rate."""
+    """A recording: 24 kHz, as clients send it, not yet at the model's rate; or a sound file."""
 
 
 class VideoPart(Struct, frozen=True, tag="video"):
@@ -386,6 +386,17 @@ class SessionWarning(Message, frozen=True):
     limit: Count = 0
 
 
+class PartLeftOut(Message, frozen=True):
+    """A part of an item cannot be used; the words and the other parts count all the same."""
+
+    session: SessionId
+    item: Annotated[str, Meta(max_length=128)]
+    part: Count
+    """Its place among the item's parts."""
+    reason: str
+    """For people."""
+
+
 class SessionEnded(Message, frozen=True):
     session: SessionId
     reason: Literal["closed", "goodbye", "context_limit", "failed", "shutdown"]
@@ -430,6 +441,7 @@ FromEngine = (
     | Interrupt
     | UnitDone
     | SessionWarning
+    | PartLeftOut
     | SessionEnded
     | Pong
 )

@@ -6,13 +6,13 @@ import asyncio
 import gc
 import logging
 import secrets
-from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from engine.base import EngineError, EngineSession, Progress, Send, SessionMessage
 from engine.config import MiniCpmoConfig
+from engine.files.decoder import Decoder
 from engine.gpu.kernels.loader import Kernel
 from engine.gpu.weights import CheckpointError, locate
 from engine.ipc.protocol import FromEngine, SessionConfig, Welcome
@@ -30,20 +30,18 @@ log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
 UNIT_MS = 1_000
-READING_THREADS = 2
-"""Files that are decoded at once, over all sessions."""
 
 
 class MiniCpmoSession:
     """The loop's end of a session: hands its messages to the model's thread."""
 
     def __init__(
-        self, scheduler: Scheduler, session: str, slot: int, send: Send, threads: Executor
+        self, scheduler: Scheduler, session: str, slot: int, send: Send, decoder: Decoder
     ) -> None:
         self._scheduler = scheduler
         self._slot = slot
         self._intake = Intake(
-            session, lambda message: scheduler.post((slot, message)), send, threads
+            session, lambda message: scheduler.post((slot, message)), send, decoder
         )
 
     def handle(self, message: SessionMessage) -> None:
@@ -72,7 +70,7 @@ class MiniCpmoEngine:
         self._config = config
         self._scheduler: Scheduler | None = None
         self._shelf: VoiceShelf | None = None
-        self._threads = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="files")
+        self._decoder = Decoder()
 
     @property
     def slots(self) -> int:
@@ -179,7 +177,7 @@ class MiniCpmoEngine:
 
         talk = Session(session, slot, config, secrets.randbits(48), post)
         self._scheduler.post(Opening(talk))
-        return MiniCpmoSession(self._scheduler, session, slot, send, self._threads)
+        return MiniCpmoSession(self._scheduler, session, slot, send, self._decoder)
 
     def pending_ms(self) -> float:
         """The most sound of a session that waits for its unit; raises `EngineError` if broken."""
@@ -190,6 +188,6 @@ class MiniCpmoEngine:
         return self._scheduler.pending_ms()
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._decoder.close()
         if self._scheduler is not None:
             await asyncio.to_thread(self._scheduler.stop)

@@ -108,8 +108,8 @@ class Conversation:
                 figures: dict[str, Any] = {f"{k}_ms": v for k, v in message.stages_ms.items()}
                 figures |= {"unit": message.unit, "kv_tokens": message.kv_tokens}
                 self._emit(ev.Metrics(metrics=figures))
-            case p.SessionWarning():
-                self._emit(ev.SessionWarning(code=message.code, message=message.message))
+            case p.SessionWarning() | p.PartLeftOut():
+                self._emit(_told(message))
 
     def _hear_speech(self, message: p.SpeechStarted | p.SpeechStopped | p.InputTranscript) -> None:
         match message:
@@ -254,6 +254,14 @@ class Conversation:
             response.cut(samples, reason)
             self.items.put(response.item("incomplete"))
         return True
+
+
+def _told(message: p.SessionWarning | p.PartLeftOut) -> ev.SessionWarning | ev.Error:
+    if isinstance(message, p.SessionWarning):
+        return ev.SessionWarning(code=message.code, message=message.message)
+    where = f"item.content.{message.part}"
+    told = f"{where} of the item {message.item!r} is left out: {message.reason}."
+    return ev.error(told, code="part_left_out", param=where)
 
 
 def _cancel_reason(reason: str) -> CancelReason:

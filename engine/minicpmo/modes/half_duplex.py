@@ -6,10 +6,12 @@ import time
 from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from engine.gpu.timing import Stages, Timer, timed, totals
+from engine.ipc.protocol import Modality
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.prompts import (
     VOICE_PROMPTS,
@@ -35,6 +37,10 @@ PIECES_IN_A_ROW = 16
 ROOM_FOR_REPLY = 3 * CHUNK_TOKENS
 """Positions that a reply needs beside its tokens."""
 DEFAULT_SYSTEM = "You are a helpful assistant."
+
+
+class NothingToAnswer(ValueError):
+    """A response is asked for, and nothing was said or sent."""
 
 
 @dataclass(eq=False)
@@ -220,11 +226,23 @@ class TurnTaking:
             pass
         except ContextFull:
             mind.session.end("the model cannot remember more")
+        except NothingToAnswer as error:
+            self._refuse(mind, "empty_message", str(error))
         except (PromptError, ValueError) as error:
-            mind.session.warn("bad_message", str(error))
+            self._refuse(mind, "bad_message", str(error))
         except Exception as error:
             raise SessionFailed(mind.session, error) from error
         mind.taking = mind.reading = None
+
+    def _refuse(self, mind: _Mind, code: str, reason: str) -> None:
+        """Tell why a turn gets no answer; whoever asked for a response gets one that failed."""
+        mind.session.warn(code, reason)
+        asked = mind.reading
+        if asked is None or asked.is_withdrawn:
+            return
+        aloud = mind.session.reply_settings(asked.modalities).speech
+        self._open_output(mind.session, asked, "audio" if aloud else "text")
+        mind.session.output.finish("failed", reason)
 
     def _take(self, mind: _Mind, asked: Asked) -> Generator[None, None, None]:
         """Encode a turn, with a yield between batches; then open the reply."""
@@ -232,8 +250,7 @@ class TurnTaking:
         mind.started, mind.stages = time.monotonic(), []
         planned = plan_turn(runner, session, asked)
         if not planned.parts and not asked.instructions:
-            session.warn("empty_message", "there is nothing to answer yet")
-            return
+            raise NothingToAnswer("there is nothing to answer yet")
         prompts, talk = runner.model.prompts, runner.turns.sessions[session.slot]
         is_chat = session.config.mode == "turn_based"
         prompt = prompts.half_duplex(
@@ -259,14 +276,14 @@ class TurnTaking:
         session = mind.session
         mind.is_aloud = settings.speech
         mind.mouth.hush()
-        session.output.begin(
-            "speech" if asked.utterance else "request",
-            utterance=asked.utterance,
-            modality="audio" if mind.is_aloud else "text",
-        )
+        self._open_output(session, asked, "audio" if mind.is_aloud else "text")
         if asked.is_withdrawn:
             session.output.interrupt()
             self._runner.turns.cancel(session.slot, 0)
+
+    def _open_output(self, session: Session, asked: Asked, modality: Modality) -> None:
+        trigger: Literal["speech", "request"] = "speech" if asked.utterance else "request"
+        session.output.begin(trigger, utterance=asked.utterance, modality=modality)
 
     def _check_room(self, talk: TurnSession, message: int, settings: ReplySettings) -> None:
         """Raise `PromptError` if the message would not fit even into an empty conversation."""

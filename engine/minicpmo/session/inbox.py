@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
 
 from engine.base import Send, SessionMessage
+from engine.files.decoder import Decoder
+from engine.files.items import read_files
 from engine.ipc.protocol import (
     AudioIn,
     CancelResponse,
@@ -20,7 +21,7 @@ from engine.ipc.protocol import (
     SessionEnded,
     SessionWarning,
 )
-from engine.minicpmo.session.item_decoding import ModelMessage, has_files, read_item
+from engine.minicpmo.session.item_decoding import ModelMessage, has_files, with_files
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +38,16 @@ class Intake:
     """
 
     def __init__(
-        self, session: str, post: Callable[[ModelMessage], None], send: Send, threads: Executor
+        self, session: str, post: Callable[[ModelMessage], None], send: Send, decoder: Decoder
     ) -> None:
         self._session = session
         self._post = post
         self._send = send
-        self._threads = threads
+        self._decoder = decoder
         self._held: deque[SessionMessage] = deque()
         self._held_bytes = 0
+        self._is_overloaded = False
+        """The caller was told, and messages still wait."""
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -55,24 +58,37 @@ class Intake:
         if self._passes(message):
             self._forward(message)
             return
-        size = _num_bytes(message)
-        if len(self._held) >= MAX_HELD or (size and self._held_bytes + size > MAX_HELD_BYTES):
+        if len(self._held) >= MAX_HELD:
             if not isinstance(message, AudioIn):
                 self._warn("overloaded", "too much waits to be read; this was dropped")
             return
+        self._make_room(_num_bytes(message))
         self._held.append(message)
-        self._held_bytes += size
+        self._held_bytes += _num_bytes(message)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(
                 self._work(), name=f"read-{self._session}"
             )
 
     def close(self) -> None:
-        """Drop what waits; a file that is being decoded is given up soon."""
+        """Drop what waits; a file that is being decoded is given up."""
         self._is_closed = True
         self._held.clear()
         if self._task is not None:
             self._task.cancel()
+
+    def _make_room(self, size: int) -> None:
+        """Drop the oldest files that nobody has begun to read."""
+        while size and self._held_bytes + size > MAX_HELD_BYTES:
+            waiting = (m for m in list(self._held)[1:] if _num_bytes(m))
+            oldest = next(waiting, None)
+            if oldest is None:
+                return
+            self._held.remove(oldest)
+            self._held_bytes -= _num_bytes(oldest)
+            if not self._is_overloaded:
+                self._is_overloaded = True
+                self._warn("overloaded", "too many files wait to be read; the oldest are dropped")
 
     def _passes(self, message: SessionMessage) -> bool:
         match message:
@@ -87,37 +103,26 @@ class Intake:
                 return not self._held
 
     def _forward(self, message: SessionMessage) -> None:
-        self._post(read_item(message) if isinstance(message, ItemIn) else message)
+        self._post(with_files(message, {}) if isinstance(message, ItemIn) else message)
 
     async def _work(self) -> None:
         try:
             while self._held:
                 message = self._held[0]
                 if isinstance(message, ItemIn) and has_files(message):
-                    await self._read(message)
+                    files = await read_files(message, self._decoder, self._send)
+                    self._post(with_files(message, files))
                 else:
                     self._forward(message)
                 self._held.popleft()
                 self._held_bytes -= _num_bytes(message)
+            self._is_overloaded = False
         except Exception:  # noqa: BLE001 - the boundary: a bug ends this session only
             log.exception("session %s failed", self._session)
             told = "internal error of the engine"
             self._send(SessionEnded(self._session, "failed", told))
         finally:
             self._task = None
-
-    async def _read(self, message: ItemIn) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            item = await loop.run_in_executor(
-                self._threads, read_item, message, lambda: not self._is_closed
-            )
-        except ValueError as error:
-            self._warn("bad_item", f"a message was left out: {error}")
-            return
-        for remark in item.remarks:
-            self._warn("video_cut", remark)
-        self._post(item)
 
     def _warn(self, code: str, message: str) -> None:
         self._send(SessionWarning(self._session, code, message))

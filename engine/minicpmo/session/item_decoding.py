@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import av
-import numpy as np
 import torch
 from torch import Tensor
 
+from engine.files.file import PICTURE_PIXELS, Film, PictureFile
+from engine.files.worker import read_file
 from engine.ipc.protocol import (
     AudioIn,
-    AudioPart,
     CancelResponse,
     ClearAudio,
     CommitAudio,
@@ -22,19 +21,11 @@ from engine.ipc.protocol import (
     ForceListen,
     Heard,
     ImageIn,
-    ImagePart,
     ItemIn,
-    ItemPart,
     TextPart,
     UpdateSession,
-    VideoPart,
 )
-from engine.minicpmo.session.file_decoding import Clip, KeepGoing, read_clip
-from engine.minicpmo.session.mono import from_recording
-
-_PICTURES = ((b"\xff\xd8\xff", "jpeg_pipe"), (b"\x89PNG\r\n", "png_pipe"), (b"RIFF", "webp_pipe"))
-"""How files begin, and the only demuxer that may read them; a guessed one may open other files."""
-MAX_PICTURE_PIXELS = 8192 * 8192
+from engine.minicpmo.session.file_decoding import Clip, clip_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ class Recording:
 ReadPart = str | Picture | Recording | Clip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadItem:
     session: str
     item: str
@@ -64,14 +55,10 @@ class ReadItem:
         """Memory of its pictures and sounds."""
         return sum(map(_num_bytes, self.parts))
 
-    @property
-    def remarks(self) -> list[str]:
-        """What the user should know of the files."""
-        return [
-            f"the video is not used to its end: {part.cut}"
-            for part in self.parts
-            if isinstance(part, Clip) and part.cut
-        ]
+    def words(self) -> ReadItem:
+        """The item without its files."""
+        texts = tuple(part for part in self.parts if isinstance(part, str))
+        return ReadItem(self.session, self.item, self.role, texts)
 
 
 ModelMessage = (
@@ -94,39 +81,31 @@ def has_files(item: ItemIn) -> bool:
     return not all(isinstance(part, TextPart) for part in item.parts)
 
 
-def read_item(item: ItemIn, keep_going: KeepGoing = lambda: True) -> ReadItem:
-    """Decode the item's files; raises `ValueError` with a reason for people. Blocks."""
-    parts = tuple(_read(part, keep_going) for part in item.parts)
-    return ReadItem(item.session, item.item, item.role, parts)
+def with_files(item: ItemIn, files: Mapping[int, PictureFile | Film]) -> ReadItem:
+    """The item's words, and what was read of its files, by their places among its parts."""
+    parts: list[ReadPart] = []
+    for index, part in enumerate(item.parts):
+        if isinstance(part, TextPart):
+            parts.append(part.text)
+        elif index in files:
+            parts.append(_part(files[index]))
+    return ReadItem(item.session, item.item, item.role, tuple(parts))
 
 
-def _read(part: ItemPart, keep_going: KeepGoing) -> ReadPart:
-    match part:
-        case TextPart():
-            return part.text
-        case ImagePart():
-            return Picture(decode_picture(part.data))
-        case AudioPart():
-            return Recording(from_recording(part.pcm))
-        case VideoPart():
-            return read_clip(part.data, keep_going)
+def _part(read: PictureFile | Film) -> ReadPart:
+    if isinstance(read, PictureFile):
+        return Picture(torch.from_numpy(read.rgb))
+    if read.shown:
+        return clip_of(read)
+    assert read.sound is not None, "neither pictures nor sound"
+    return Recording(torch.from_numpy(read.sound))
 
 
 def decode_picture(data: bytes) -> Tensor:
-    """A JPEG, PNG or WebP file as [height, width, 3] uint8; raises `ValueError`."""
-    kind = next((name for start, name in _PICTURES if data.startswith(start)), None)
-    if kind is None:
-        raise ValueError("the picture is no JPEG, PNG or WebP file")
-    try:
-        with av.open(io.BytesIO(data), mode="r", format=kind) as container:
-            size = container.streams.video[0].codec_context
-            if size.width * size.height > MAX_PICTURE_PIXELS:
-                raise ValueError(f"the picture's {size.width} x {size.height} pixels are too many")
-            frame = next(container.decode(video=0))
-    except (av.error.FFmpegError, StopIteration, IndexError) as error:
-        raise ValueError(f"the picture cannot be read: {error}") from None
-    rgb: np.ndarray = frame.to_ndarray(format="rgb24")
-    return torch.from_numpy(np.ascontiguousarray(rgb))
+    """A picture file, read here, as [height, width, 3] uint8; raises `ValueError`. Blocks."""
+    picture = read_file("picture", data, PICTURE_PIXELS)
+    assert isinstance(picture, PictureFile)
+    return torch.from_numpy(picture.rgb)
 
 
 def _num_bytes(part: ReadPart) -> int:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -35,8 +36,8 @@ from engine.minicpmo.session.audio_output import Output
 from engine.minicpmo.session.item_decoding import ReadItem
 
 MAX_ITEMS = 64
-MAX_ITEM_BYTES = 512 * 1024 * 1024
-"""Of decoded pictures and sound that wait for a turn: more than two minutes of video."""
+MAX_ITEM_BYTES = 256 * 1024 * 1024
+"""Of a session's decoded pictures and sound, until the model has read them."""
 MAX_COMMITTED_SAMPLES = 120 * INPUT_HZ
 DEFAULT_REPLY_TOKENS = 256
 COMMITS_FROM = 1 << 31
@@ -91,6 +92,8 @@ class Session:
         """[height, width, 3] uint8, the newest; None while the camera is off."""
         self.is_picture_new = False
         self.items: deque[ReadItem] = deque(maxlen=MAX_ITEMS)
+        self._in_memory: WeakSet[ReadItem] = WeakSet()
+        """Also those whose turn is being read."""
         """Typed items that no turn has taken yet."""
         self.committed: Tensor | None = None
         """What the user said [N] that no response has taken yet."""
@@ -153,11 +156,16 @@ class Session:
         return picture
 
     def add_item(self, item: ReadItem) -> None:
-        """Keep an item for the next turn."""
+        """Keep an item for the next turn; of its files only what there is memory for."""
         size = item.num_bytes
-        if size and sum(kept.num_bytes for kept in self.items) + size > MAX_ITEM_BYTES:
-            self.warn("too_much_media", "too many pictures wait for an answer; this was left out")
-            return
+        if size and sum(kept.num_bytes for kept in self._in_memory) + size > MAX_ITEM_BYTES:
+            self.warn(
+                "too_much_media",
+                "too many pictures and sounds wait for an answer: of this message only the words "
+                "count",
+            )
+            item = item.words()
+        self._in_memory.add(item)
         self.items.append(item)
 
     def commit(self) -> None:

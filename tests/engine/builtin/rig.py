@@ -14,6 +14,7 @@ import numpy as np
 from engine.base import EngineSession
 from engine.builtin.interfaces import AnswerFailed, Parts, Speech, Transcript, Turn
 from engine.builtin.session import CascadeSession
+from engine.files.decoder import Decoder
 from engine.ipc.protocol import AudioIn, AudioOut, FromEngine, Heard, SessionConfig
 
 DATA = Path(__file__).parents[1] / "data"
@@ -205,10 +206,14 @@ class Scene(Caller):
         self.recogniser = ScriptedRecogniser(script)
         self.answerer = ScriptedAnswerer(stretches_ms)
         self.eyes = ThreadPoolExecutor(1)
-        parts = Parts(self.recogniser, self.answerer, self.eyes, lambda voice: voice == "known")
+        self.decoder = Decoder()
+        parts = Parts(
+            self.recogniser, self.answerer, self.eyes, self.decoder, lambda voice: voice == "known"
+        )
         self.cascade = CascadeSession(SESSION, config or SessionConfig(), self.receive, parts)
         self.connect(self.cascade)
 
     async def close(self) -> None:
         await self.cascade.close()
+        self.decoder.close()
         self.eyes.shutdown(wait=True)

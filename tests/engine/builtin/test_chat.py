@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from PIL import Image
 
 from engine.builtin import chat as module
 from engine.builtin.answerer import CascadeAnswerer
@@ -22,6 +24,7 @@ from engine.builtin.interfaces import Parts, Transcript
 from engine.builtin.session import CascadeSession
 from engine.builtin.synthesiser import Synthesiser
 from engine.config import ChatEndpoint
+from engine.files.decoder import Decoder
 from engine.ipc.protocol import (
     AudioOut,
     AudioPart,
@@ -30,6 +33,7 @@ from engine.ipc.protocol import (
     ImageIn,
     ImagePart,
     ItemIn,
+    PartLeftOut,
     ResponseDone,
     ResponseStarted,
     Sampling,
@@ -122,9 +126,10 @@ async def conversation(
     await chat.start()
     caller = Caller()
     caller.listens = True
+    decoder = Decoder()
     with ThreadPoolExecutor(1) as eyes:
         parts = Parts(
-            ScriptedRecogniser(script), CascadeAnswerer(chat, voice), eyes, voice.has_voice
+            ScriptedRecogniser(script), CascadeAnswerer(chat, voice), eyes, decoder, voice.has_voice
         )
         session = CascadeSession(SESSION, config or SessionConfig(), caller.receive, parts)
         caller.connect(session)
@@ -132,12 +137,19 @@ async def conversation(
             yield caller
         finally:
             await session.close()
+            decoder.close()
             await chat.close()
             await voice.close()
             for gate in (model.before_headers, model.after_pieces):
                 if gate is not None:
                     gate.set()
             await server.close()
+
+
+def png(colour: tuple[int, int, int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGBA", (64, 48), colour).save(file, "PNG")
+    return file.getvalue()
 
 
 def ask(caller: Caller, text: str = "hi", *pictures: bytes) -> None:
@@ -198,7 +210,7 @@ async def test_the_request_says_what_the_session_knows(model: FakeModel) -> None
     async with conversation(model, config=config) as caller:
         rgb = np.full((48, 64, 3), 90, np.uint8)
         caller.session.handle(ImageIn(SESSION, 0, 64, 48, rgb.tobytes()))
-        ask(caller, "what is this", b"\x89PNG not really")
+        ask(caller, "what is this", png((200, 30, 30, 255)), b"\x89PNG not really")
         await caller.wait(ResponseDone)
     (request,) = model.requests
     assert model.headers[0]["Authorization"] == f"Bearer {KEY}"
@@ -207,8 +219,13 @@ async def test_the_request_says_what_the_session_knows(model: FakeModel) -> None
     system, user = request["messages"]
     assert system["role"] == "system" and system["content"].endswith("Be kind.")
     text, typed, camera = user["content"]
-    assert text == {"type": "text", "text": "what is this"}
-    assert typed["image_url"]["url"].startswith("data:image/png;base64,")
+    assert text["text"].startswith("what is this\n[A file was attached that did not reach you")
+    [left_out] = caller.all(PartLeftOut)
+    assert left_out.part == 2 and "cannot be read" in left_out.reason
+    prefix, data = typed["image_url"]["url"].split(",")
+    assert prefix == "data:image/jpeg;base64"
+    seen = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert seen.size == (64, 48) and seen.getpixel((9, 9)) == pytest.approx((200, 30, 30), abs=4)
     prefix, data = camera["image_url"]["url"].split(",")
     assert prefix == "data:image/jpeg;base64"
     assert base64.b64decode(data).startswith(b"\xff\xd8")

@@ -21,10 +21,10 @@ from engine.ipc.protocol import (
     InputTranscript,
     Interrupt,
     ItemIn,
+    PartLeftOut,
     ResponseDone,
     SessionConfig,
     SessionEnded,
-    SessionWarning,
     TextOut,
     TextPart,
     UnitDone,
@@ -123,8 +123,8 @@ async def test_video_is_honestly_declined(caller: Caller) -> None:
     caller.session.handle(ItemIn(SESSION, "i", "user", parts))
     caller.session.handle(CreateResponse(SESSION))
     await caller.wait(ResponseDone)
-    [warning] = caller.all(SessionWarning)
-    assert warning.code == "not_supported" and "videos" in warning.message
+    [left_out] = caller.all(PartLeftOut)
+    assert left_out.part == 0 and "videos" in left_out.reason
     assert "cannot take in videos" in answer(caller)
 
 

@@ -15,7 +15,7 @@ from engine.builtin.conversation import Conversation, Item
 from engine.builtin.intents import Intent, find_intent
 from engine.builtin.interfaces import Turn
 from engine.builtin.numerals import read_number, show_number
-from engine.builtin.picture_facts import Camera
+from engine.builtin.picture_facts import Camera, encode_jpeg
 from engine.builtin.rules import HELLO, HELP, WHO, RuleResponder
 from engine.builtin.stories import STORIES
 from engine.ipc.protocol import ImageIn, SessionConfig
@@ -167,7 +167,14 @@ async def test_it_says_what_the_camera_shows(talk: Talk) -> None:
 
 
 async def test_a_typed_picture_is_looked_at(talk: Talk) -> None:
-    assert await talk.ask("", images=(b"no picture",)) == "I could not read that picture."
+    red = encode_jpeg(np.full((48, 64, 3), (200, 20, 20), np.uint8))
+    assert "red" in await talk.ask("", images=(red,))
+
+
+async def test_words_beside_a_file_that_cannot_be_taken_in_are_answered(talk: Talk) -> None:
+    for words, answer in (("what is two plus two", "2 plus 2 is 4."), ("look at this", "Sorry")):
+        talk.conversation.add(Item("u", "user", words, unread="that picture"))
+        assert answer in await talk.ask()
 
 
 async def test_long_input_is_quoted_in_part(talk: Talk) -> None:

@@ -10,8 +10,10 @@ import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -73,13 +75,13 @@ def read_recording(data: bytes) -> Recording:
     pieces: list[np.ndarray] = []
     length = 0
     try:
-        with av.open(io.BytesIO(data), "r") as container:
+        with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise VoiceError("unreadable", "The file has no sound in it.")
             stream = container.streams.audio[0]
             rate = int(stream.rate)
             resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-            for frame in container.decode(stream):
+            for frame in _frames(container, stream):
                 for part in resampler.resample(frame):
                     pieces.append(part.to_ndarray())
                     length += part.samples
@@ -95,6 +97,15 @@ def read_recording(data: bytes) -> Recording:
         raise VoiceError("unreadable", "The recording holds no sound.")
     samples = torch.from_numpy(np.concatenate(pieces, axis=1).astype(np.float32))
     return Recording(samples, rate)
+
+
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """All but what is damaged."""
+    for packet in container.demux(stream):
+        try:
+            yield from packet.decode()
+        except (av.error.InvalidDataError, av.error.EOFError):
+            continue
 
 
 def check_recording(recording: Recording) -> None:

@@ -48,7 +48,7 @@ async def test_what_is_too_long_is_refused_before_it_is_encoded(
     assert encoded == []
     write(talk, p.VideoPart(film(1.0)))
     respond(talk)
-    await talk.until(p.ResponseDone)
+    await talk.until(p.ResponseDone, 2)
     assert encoded == ["look", "hear_whole"]
     await talk.session.close()
 
@@ -70,8 +70,8 @@ async def test_counts_told_ahead_are_those_of_the_encoders(engine: MiniCpmoEngin
 async def test_an_empty_recording_is_told(engine: MiniCpmoEngine) -> None:
     talk = begin(engine)
     write(talk, p.AudioPart(b""), "hello")
-    warning = await talk.until(p.SessionWarning)
-    assert warning.code == "bad_item" and "recording is empty" in warning.message
+    left_out = await talk.until(p.PartLeftOut)
+    assert left_out.part == 0 and "recording is empty" in left_out.reason
     await talk.session.close()
 
 

@@ -6,15 +6,19 @@ of it, too long, too large, damaged, of another kind; nothing but the named demu
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from engine.ipc.protocol import AudioPart, ImagePart, ItemIn, TextPart, VideoPart
-from engine.minicpmo.session import file_decoding as module
+from engine.files import film as module
+from engine.files.file import FRAME_PIXELS
+from engine.files.mono import from_recording
+from engine.files.worker import read_file
+from engine.ipc.protocol import AudioPart, ItemIn, TextPart, VideoPart
 from engine.minicpmo.session.file_decoding import Clip, read_clip
-from engine.minicpmo.session.item_decoding import Recording, decode_picture, read_item
-from engine.minicpmo.session.mono import from_recording
+from engine.minicpmo.session.item_decoding import Recording, with_files
 from tests.engine.minicpmo.videos import film, grey
 
 
@@ -36,13 +40,13 @@ def test_each_second_has_its_picture_and_its_sound(kind: str) -> None:
 
 def test_picture_is_the_frame_nearest_to_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[float] = []
-    picture = module._picture
+    picture = module._Reader._picture
 
-    def note(frame: object) -> torch.Tensor:
-        taken.append(frame.time)  # type: ignore[attr-defined]
-        return picture(frame)
+    def note(self: module._Reader, frame: Any) -> Any:
+        taken.append(frame.time)
+        return picture(self, frame)
 
-    monkeypatch.setattr(module, "_picture", note)
+    monkeypatch.setattr(module._Reader, "_picture", note)
     read_clip(film(2.0, fps=10, sound_s=0))
     assert taken == pytest.approx([0.5, 1.5])
 
@@ -70,8 +74,6 @@ def test_long_video_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(exact.seconds) == 60 and not exact.cut
     clip = read_clip(film(70.0, fps=2))
     assert len(clip.seconds) == 60 and "first 60 s" in clip.cut
-    item = read_item(ItemIn("s", "i", "user", (VideoPart(film(61.0, fps=1, sound_s=0)),)))
-    assert item.remarks and "60 s" in item.remarks[0]
 
 
 def test_large_pictures_are_scaled_down_and_keep_their_shape() -> None:
@@ -112,7 +114,7 @@ def test_what_is_no_video_is_refused_with_a_reason(data: bytes) -> None:
 
 
 def test_sound_alone_is_no_video() -> None:
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no pictures"):
         read_clip(film(0.0, sound_s=1.0, kind="matroska"))
 
 
@@ -122,27 +124,29 @@ def test_damaged_file_gives_what_can_be_read() -> None:
     assert 1 <= len(clip.seconds) < 6
 
 
-def test_pictures_are_read_by_the_named_demuxers_only() -> None:
-    for data in (b"#EXTM3U\n", b"GIF89a" + b"\x00" * 50):
-        with pytest.raises(ValueError, match="no JPEG, PNG or WebP"):
-            decode_picture(data)
-    with pytest.raises(ValueError, match="the picture cannot be read"):
-        decode_picture(b"RIFF\x00\x00\x00\x00WEBP")
-
-
 def test_recording_is_brought_to_the_models_rate() -> None:
     at = np.arange(24_000) / 24_000
     pcm = (8000 * np.sin(2 * np.pi * 440 * at)).astype(np.int16).tobytes()
     sound = from_recording(pcm)
     assert abs(len(sound) - 16_000) <= 32
-    assert abs(pitch(sound) - 440) < 5
+    assert abs(pitch(torch.from_numpy(sound)) - 440) < 5
 
 
 def test_parts_of_an_item_are_read_in_order() -> None:
-    parts = (TextPart("look"), VideoPart(film(1.0)), AudioPart(bytes(48_000)))
-    item = read_item(ItemIn("s", "i", "user", parts))
-    assert item.parts[0] == "look"
+    parts = (TextPart("look"), VideoPart(b"a film"), VideoPart(b"no film"), AudioPart(b"PCM"))
+    files = {
+        1: read_file("video", film(1.0), FRAME_PIXELS),
+        3: read_file("recording", bytes(48_000), 0),
+    }
+    item = with_files(ItemIn("s", "i", "user", parts), files)
+    assert len(item.parts) == 3 and item.parts[0] == "look"
     assert isinstance(item.parts[1], Clip) and isinstance(item.parts[2], Recording)
     assert item.num_bytes > 48 * 64 * 3
-    with pytest.raises(ValueError, match="no JPEG"):
-        read_item(ItemIn("s", "i", "user", (ImagePart(b"x"),)))
+    assert item.words().parts == ("look",)
+
+
+def test_a_film_of_sound_alone_is_a_recording() -> None:
+    heard = read_file("video", film(0.0, sound_s=1.0, kind="matroska"), FRAME_PIXELS)
+    item = with_files(ItemIn("s", "i", "user", (VideoPart(b"a film"),)), {0: heard})
+    [part] = item.parts
+    assert isinstance(part, Recording) and abs(len(part.sound) - 16_000) < 1_000

@@ -7,17 +7,18 @@ costs its message only, and is told; bounds; nothing after the end.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 
+import numpy as np
 import pytest
 
 from engine.base import SessionMessage
+from engine.files.decoder import BusyError, Decoder
+from engine.files.file import File, Film, PictureFile, UnreadableError
 from engine.ipc import protocol as p
 from engine.minicpmo.session import inbox as module
 from engine.minicpmo.session.inbox import Intake
-from engine.minicpmo.session.item_decoding import ModelMessage, ReadItem, read_item
+from engine.minicpmo.session.item_decoding import ModelMessage, ReadItem
 from tests.waiting import until
 
 VIDEO = p.ItemIn("s", "video", "user", (p.VideoPart(b"a file"),))
@@ -25,25 +26,31 @@ TEXT = p.ItemIn("s", "text", "user", (p.TextPart("hello"),))
 SOUND = p.AudioIn("s", 0, b"\x00\x00")
 
 
-class Desk:
-    """An intake whose files are read when the test says so."""
+class Reader(Decoder):
+    """Reads when the test says so."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.posted: list[ModelMessage] = []
-        self.told: list[p.FromEngine] = []
-        self.may_read = threading.Event()
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.may_read = asyncio.Event()
         self.error: Exception | None = None
-        monkeypatch.setattr(module, "read_item", self.read)
-        self._threads = ThreadPoolExecutor(1)
-        self.intake = Intake("s", self.posted.append, self.told.append, self._threads)
 
-    def read(self, item: p.ItemIn, keep_going: object = None) -> ReadItem:
-        if item.item == "text":
-            return read_item(item)
-        assert self.may_read.wait(5)
+    async def read(self, file: File) -> PictureFile | Film:
+        self.asked += 1
+        await self.may_read.wait()
         if self.error is not None:
             raise self.error
-        return ReadItem("s", item.item, "user", ())
+        return Film((), (), np.zeros(16, np.float32))
+
+
+class Desk:
+    """An intake and all that came of it."""
+
+    def __init__(self) -> None:
+        self.posted: list[ModelMessage] = []
+        self.told: list[p.FromEngine] = []
+        self.decoder = Reader()
+        self.intake = Intake("s", self.posted.append, self.told.append, self.decoder)
 
     def push(self, *messages: SessionMessage) -> None:
         for message in messages:
@@ -54,14 +61,13 @@ class Desk:
         return [m.item if isinstance(m, ReadItem) else type(m).__name__ for m in self.posted]
 
     def close(self) -> None:
-        self.may_read.set()
         self.intake.close()
-        self._threads.shutdown()
+        self.decoder.close()
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    desk = Desk(monkeypatch)
+async def desk() -> AsyncIterator[Desk]:
+    desk = Desk()
     yield desk
     desk.close()
 
@@ -77,7 +83,7 @@ async def test_what_depends_on_an_item_waits_for_it_and_sound_does_not(desk: Des
     await asyncio.sleep(0.02)
     passed = ["AudioIn", "Heard", "AudioIn", "CancelResponse"]
     assert desk.order == passed
-    desk.may_read.set()
+    desk.decoder.may_read.set()
     await until(lambda: len(desk.posted) == 9)
     behind = ["video", "text", "CreateResponse", "CommitAudio", "AudioIn"]
     assert desk.order == [*passed, *behind]
@@ -86,19 +92,28 @@ async def test_what_depends_on_an_item_waits_for_it_and_sound_does_not(desk: Des
 
 
 async def test_file_that_cannot_be_read_is_told_and_left_out(desk: Desk) -> None:
-    desk.error = ValueError("the video is no MP4")
-    desk.may_read.set()
-    desk.push(VIDEO, p.CreateResponse("s"))
+    desk.decoder.error = UnreadableError("the video is no MP4")
+    desk.decoder.may_read.set()
+    mixed = p.ItemIn("s", "mixed", "user", (p.VideoPart(b"a file"), p.TextPart("hello")))
+    desk.push(mixed, p.CreateResponse("s"))
+    await until(lambda: len(desk.posted) == 2)
+    assert desk.order == ["mixed", "CreateResponse"]
+    assert isinstance(desk.posted[0], ReadItem) and desk.posted[0].parts == ("hello",)
+    assert desk.told == [p.PartLeftOut("s", "mixed", 0, "the video is no MP4")]
+
+
+async def test_a_busy_decoder_is_asked_once_for_a_message(desk: Desk) -> None:
+    desk.decoder.error = BusyError("too many files")
+    desk.decoder.may_read.set()
+    desk.push(p.ItemIn("s", "many", "user", (p.VideoPart(b"a"), p.VideoPart(b"b"))))
     await until(lambda: desk.posted)
-    assert desk.order == ["CreateResponse"]
-    [warning] = desk.told
-    assert isinstance(warning, p.SessionWarning)
-    assert warning.code == "bad_item" and "no MP4" in warning.message
+    assert desk.decoder.asked == 1
+    assert [told.part for told in desk.told if isinstance(told, p.PartLeftOut)] == [0, 1]
 
 
 async def test_bug_ends_the_session(desk: Desk) -> None:
-    desk.error = RuntimeError("bug")
-    desk.may_read.set()
+    desk.decoder.error = RuntimeError("bug")
+    desk.decoder.may_read.set()
     desk.push(VIDEO)
     await until(lambda: desk.told)
     assert isinstance(desk.told[0], p.SessionEnded) and desk.told[0].reason == "failed"
@@ -106,17 +121,19 @@ async def test_bug_ends_the_session(desk: Desk) -> None:
 
 async def test_files_that_wait_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_HELD_BYTES", 2 * len(b"a file"))
-    desk.push(VIDEO, VIDEO, VIDEO)
+    first, *rest = (p.ItemIn("s", f"{n}", "user", (p.VideoPart(b"a file"),)) for n in range(5))
+    desk.push(first, *rest)
     [warning] = desk.told
     assert isinstance(warning, p.SessionWarning) and warning.code == "overloaded"
-    desk.may_read.set()
-    await until(lambda: desk.order == ["video", "video"])
+    desk.decoder.may_read.set()
+    # What is being read is read; of those that wait the newest counts.
+    await until(lambda: desk.order == ["0", "4"])
 
 
 async def test_nothing_comes_after_the_end(desk: Desk) -> None:
     desk.push(VIDEO, TEXT)
     desk.intake.close()
-    desk.may_read.set()
+    desk.decoder.may_read.set()
     desk.push(TEXT)
     await asyncio.sleep(0.05)
     assert desk.posted == [] and desk.told == []

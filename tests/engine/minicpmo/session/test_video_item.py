@@ -7,11 +7,13 @@ larger than the model's memory costs the message and not the call.
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from engine.config import MiniCpmoConfig
 from engine.ipc import protocol as p
@@ -98,11 +100,28 @@ async def test_recording_is_answered(engine: MiniCpmoEngine, prompts: list[Promp
 
 async def test_file_that_is_no_video_is_told(engine: MiniCpmoEngine) -> None:
     talk = Talk(engine, "one", 0, turn_based())
-    ask(talk, p.VideoPart(b"no video"), p.TextPart("what happens?"))
-    await talk.until(p.SessionWarning, 2)
-    bad, empty = talk.all(p.SessionWarning)
-    assert bad.code == "bad_item" and "no MP4" in bad.message
-    assert empty.code == "empty_message"
+    ask(talk, p.VideoPart(b"no video"))
+    done = await talk.until(p.ResponseDone)
+    [bad] = talk.all(p.PartLeftOut)
+    assert (bad.item, bad.part) == ("i1", 0) and "no MP4" in bad.reason
+    assert (await talk.until(p.SessionWarning)).code == "empty_message"
+    assert done.status == "failed" and "nothing to answer" in done.reason
+    await talk.session.close()
+
+
+async def test_one_bad_part_takes_nothing_else_with_it(
+    engine: MiniCpmoEngine, prompts: list[Prompt]
+) -> None:
+    talk = Talk(engine, "one", 0, turn_based())
+    good = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(good, "PNG")
+    broken = p.ImagePart(b"\xff\xd8\xff\xe0broken")
+    ask(talk, broken, p.TextPart("what is two plus two?"), p.ImagePart(good.getvalue()), broken)
+    done = await talk.until(p.ResponseDone)
+    assert done.status in ("completed", "incomplete")
+    assert [told.part for told in talk.all(p.PartLeftOut)] == [0, 3]
+    assert prompts[0].text.startswith("<|im_start|>user\nwhat is two plus two?")
+    assert len(prompts[0].image_bounds) == 1
     await talk.session.close()
 
 
@@ -111,7 +130,8 @@ async def test_message_beyond_the_models_memory_costs_only_itself(engine: MiniCp
     ask(talk, p.VideoPart(film(25.0, fps=2)))
     warning = await talk.until(p.SessionWarning)
     assert warning.code == "bad_message" and "shorter" in warning.message
+    assert (await talk.until(p.ResponseDone)).status == "failed"
     ask(talk, p.TextPart("hello"), item="i2")
-    await talk.until(p.ResponseDone)
+    assert (await talk.until(p.ResponseDone, 2)).status != "failed"
     assert not talk.all(p.SessionEnded)
     await talk.session.close()
