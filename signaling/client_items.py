@@ -28,15 +28,17 @@ MAX_AUDIO_CHARS = MAX_AUDIO_S * AUDIO_HZ * 2 // 3 * 4 + 4
 MAX_PARTS = 32
 MAX_UPLOAD_COMMAS = 100_000
 """Bounds what an upload's JSON may unpack to: 40 MB of `{},` would be gigabytes of objects."""
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
-VIDEO_TYPES = ("video/mp4", "video/webm", "video/quicktime", "video/x-matroska")
+UNTYPED = "application/octet-stream"
+"""What browsers call files that they do not know, such as HEIC."""
 
 Id = Annotated[str, Meta(min_length=1, max_length=128)]
 EventId = Annotated[str, Meta(max_length=512)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 
 # Recorders name their codecs in the type: video/webm;codecs=vp8.
-_DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]{1,64})(?:;[a-z]+=[\w\", .-]{1,64})?;base64,")
+_DATA_URL = re.compile(
+    r"data:([a-z]+/[a-z0-9.+-]{1,64})(?:;[a-z]+=[\w\", .-]{1,64})?;base64,", re.IGNORECASE
+)
 
 
 class TextPart(msgspec.Struct, frozen=True):
@@ -189,9 +191,9 @@ def _part(part: _RawPart, role: str, where: str) -> Part:
     match part.type:
         case "input_image":
             where = f"{where}.image_url"
-            return ImagePart(*_file(part.image_url, IMAGE_TYPES, where), part.detail or "auto")
+            return ImagePart(*_file(part.image_url, "image", where), part.detail or "auto")
         case "input_video":
-            return VideoPart(*_file(part.video_url, VIDEO_TYPES, f"{where}.video_url"))
+            return VideoPart(*_file(part.video_url, "video", f"{where}.video_url"))
         case "input_audio":
             return AudioPart(_pcm(part.audio, f"{where}.audio"), part.transcript)
     field = "transcript" if part.type == "output_audio" else "text"
@@ -201,19 +203,24 @@ def _part(part: _RawPart, role: str, where: str) -> Part:
     return TextPart(text)
 
 
-def _file(url: str | None, types: tuple[str, ...], where: str) -> tuple[str, bytes]:
-    """The media type and the bytes of a data URL."""
+def _file(url: str | None, kind: str, where: str) -> tuple[str, bytes]:
+    """The media type and the bytes of a data URL.
+
+    Types are often wrong: what a file is, its bytes say, and an engine that cannot read them leaves
+    out this part and keeps the words beside it.
+    """
     match = _DATA_URL.match(url or "")
-    if url is None or match is None or match[1] not in types:
+    media_type = match[1].lower() if match is not None else ""
+    if url is None or match is None or not media_type.startswith((f"{kind}/", UNTYPED)):
         raise ProtocolError(
-            f"{where}: a data URL data:<type>;base64,... is expected, type one of "
-            f"{', '.join(types)}; nothing is fetched from the network.",
+            f"{where}: a data URL data:{kind}/<type>;base64,... is expected; nothing is fetched "
+            "from the network.",
             param=where,
         )
     data = _decoded(url[match.end() :], where)
     if not data:
         raise ProtocolError(f"{where}: the file is empty.", param=where)
-    return match[1], data
+    return media_type, data
 
 
 def _pcm(text: str | None, where: str) -> bytes:

@@ -14,7 +14,7 @@ from engine.files.process import DecoderProcess
 
 PROCESSES = 2
 """Files that are read at once, over all sessions."""
-WAIT_LIMIT_S = 30.0
+WAIT_LIMIT_S = 60.0
 """For a process to be free. Sessions wait with one file each, so that all get their turn."""
 
 

@@ -17,7 +17,7 @@ from engine.files.mono import Mono, from_recording
 MAX_SIDE = 1_280
 """Larger frames are scaled down: the model looks at about 448 x 448 of them anyway."""
 MAX_PIXELS = 8192 * 4352
-READ_LIMIT_S = 30.0
+READ_LIMIT_S = 45.0
 """A file that takes longer to decode is cut where the time ended."""
 CODEC_THREADS = 2
 MIN_REST_S = 0.1

@@ -52,10 +52,9 @@ class Mono:
         self._flush()
         if not self._pieces:
             return np.zeros(0, np.float32)
-        if all(len(piece) == 1 for piece in self._pieces):
-            return _mixed(_floats(np.concatenate(self._pieces, axis=1)))
-        both = [np.broadcast_to(piece, (2, piece.shape[1])) for piece in self._pieces]
-        return _mixed(_floats(np.concatenate(both, axis=1)))
+        channels = max(map(len, self._pieces))
+        all_of_them = [np.broadcast_to(p, (channels, p.shape[1])) for p in self._pieces]
+        return _mixed(_floats(np.concatenate(all_of_them, axis=1)))
 
     def _flush(self) -> None:
         if self._resampler is not None:

@@ -21,9 +21,9 @@ from engine.files.file import Film, Kind, PictureFile, UnreadableError
 
 MEMORY_BYTES = 2 * 1024**3
 """Of its own, beside the libraries; a file that needs more is refused."""
-CPU_SECONDS = 120
+CPU_SECONDS = 60
 """For one file: even a process that nobody waits for ends."""
-NICENESS = 10
+NICENESS = 5
 """Whoever speaks comes before files."""
 LENGTH_BYTES = 4
 READY = b"\0"
@@ -100,7 +100,6 @@ def limit_process(parent_pid: int) -> None:
     from engine.ipc.child_process import die_with_parent
 
     die_with_parent(parent_pid)
-    os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -116,6 +115,7 @@ def serve(files: BinaryIO, answers: BinaryIO) -> None:
     libc = ctypes.CDLL(None)
     answers.write(READY)
     answers.flush()
+    os.nice(NICENESS)
     while length := files.read(LENGTH_BYTES):
         request = msgspec.json.decode(files.read(int.from_bytes(length, "big")), type=Request)
         _allow_cpu()

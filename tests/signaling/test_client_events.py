@@ -160,13 +160,13 @@ def test_response_options() -> None:
             message({"type": "input_video", "video_url": "https://example.com/a.mp4"}),
             "invalid_value",
             "item.content.0.video_url",
-            "video/mp4",
+            "data URL data:video/",
         ),
         (
             message({"type": "input_video", "video_url": JPEG}),
             "invalid_value",
             "item.content.0.video_url",
-            "video/webm",
+            "data URL data:video/",
         ),
         (
             message({"type": "input_video", "video_url": "data:video/mp4;base64,"}),
@@ -242,3 +242,14 @@ def test_largest_video_is_taken() -> None:
 def test_upload_that_is_no_item_is_an_error(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         items.parse_upload(body)
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/heic", "IMAGE/JPG", "image/gif", "application/octet-stream"]
+)
+def test_kinds_of_pictures_are_left_to_whoever_reads_them(kind: str) -> None:
+    url = f"data:{kind};base64,{encoded(b'a photo')}"
+    create = parse(**message({"type": "input_image", "image_url": url}))
+    assert isinstance(create, items.ItemCreate)
+    picture = items.ImagePart(kind.lower(), b"a photo")
+    assert create.item == items.Message("user", (picture,))

@@ -221,7 +221,7 @@ async def test_the_request_says_what_the_session_knows(model: FakeModel) -> None
     text, typed, camera = user["content"]
     assert text["text"].startswith("what is this\n[A file was attached that did not reach you")
     [left_out] = caller.all(PartLeftOut)
-    assert left_out.part == 2 and "cannot be read" in left_out.reason
+    assert left_out.part == 2 and "no JPEG" in left_out.reason
     prefix, data = typed["image_url"]["url"].split(",")
     assert prefix == "data:image/jpeg;base64"
     seen = Image.open(io.BytesIO(base64.b64decode(data)))
