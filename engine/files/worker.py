@@ -18,6 +18,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from engine.files.file import Film, Kind, PictureFile, UnreadableError
+from engine.ipc.lifeline import OOM_RECOGNISER, die_with_parent, go_before_parent
 
 MEMORY_BYTES = 2 * 1024**3
 """Of its own, beside the libraries; a file that needs more is refused."""
@@ -97,9 +98,8 @@ def answer_to(kind: Kind, data: bytes, pixels: int) -> tuple[Answer, list[NDArra
 
 def limit_process(parent_pid: int) -> None:
     """Bound what this process may take; called before anything is read."""
-    from engine.ipc.child_process import die_with_parent
-
     die_with_parent(parent_pid)
+    go_before_parent(OOM_RECOGNISER)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

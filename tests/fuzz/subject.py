@@ -7,7 +7,6 @@ picture, a film and PCM sound.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import re
@@ -68,43 +67,35 @@ def video(name: str, data: bytes) -> str:
 
 
 def picture(data: bytes) -> str:
-    """Both engines' ways of reading one."""
-    from engine.builtin.picture_facts import decode
+    """As all engines have one read."""
+    from engine.files.picture import read_picture
 
-    told = str(decode(data) is not None)
-    if importlib.util.find_spec("torch") is not None:
-        from engine.minicpmo.session.item_decoding import decode_picture
-
-        try:
-            told += f" {len(decode_picture(data).shape)}"
-        except ValueError as error:
-            told += f" {_masked(error)}"
-    return told
+    try:
+        return str(read_picture(data).rgb.ndim)
+    except ValueError as error:
+        return _masked(error)
 
 
 def film(data: bytes) -> str:
-    """As the native engine reads one."""
-    if importlib.util.find_spec("torch") is None:
-        return "no torch"
-    from engine.minicpmo.session.file_decoding import read_clip
+    """As all engines have one read."""
+    from engine.files.film import read_film
 
     try:
-        clip = read_clip(data)
+        read = read_film(data)
     except ValueError as error:
         return _masked(error)
-    return f"{len(clip.seconds)} {clip.cut} {clip.seconds[0].sound is not None}"
+    return f"{len(read.shown)} {read.remark} {read.sound is not None}"
 
 
 def sound(data: bytes) -> str:
-    """24 kHz PCM to the model's rate."""
-    if importlib.util.find_spec("torch") is None:
-        return "no torch"
-    from engine.minicpmo.session.mono import from_recording
+    """24 kHz PCM, or a sound file, to the model's rate."""
+    from engine.files.film import read_recording
 
     try:
-        return str(len(from_recording(data)).bit_length())
+        heard = read_recording(data).sound
     except ValueError as error:
         return _masked(error)
+    return "" if heard is None else str(len(heard).bit_length())
 
 
 KINDS: dict[bytes, Callable[[bytes], str]] = {
