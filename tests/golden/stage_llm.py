@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT, RecordingRows, compare_top, load_llm
 from tests.golden.own_inputs import own_embeddings
 from tests.golden.report import Report
+from tests.golden.stage_pictures import image_counts
 
 REPEATS = ("duplex", "duplex_tts_reset")
 """Parts of a set that hold the same language-model session."""
@@ -200,12 +202,11 @@ class Replay:
         )
         if audio is not None:
             self.rows.audio.add(id(audio))
-        pictures = []
-        for images in unit.get("images", []):
-            names = list(images["names"])
-            for count in images["per_image"]:
-                pictures.append([self._embedding(f"{head}{name}.embed") for name in names[:count]])
-                names = names[count:]
+        names = iter([name for images in unit.get("images", []) for name in images["names"]])
+        pictures = [
+            [self._embedding(f"{head}{name}.embed") for name in islice(names, count)]
+            for count in image_counts(self.golden, unit["inputs"])
+        ]
         parts = [part for group in pictures for part in group]
         turn.prefilled = 1 + sum(2 + len(part) for part in parts)
         turn.prefilled += 0 if audio is None else len(audio)
@@ -287,6 +288,7 @@ class Replay:
             "kv_after_finalize": self.rows.length(slot),
             "history": [entry.length for entry in window.entries],
             "protected": window.protected,
+            "window_moved": window.dropped_entries > turn.dropped[0],
         }
         # The trace may count what was dropped in this unit or since the start.
         counts = (window.dropped_entries, window.dropped_tokens)

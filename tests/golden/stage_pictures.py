@@ -33,6 +33,12 @@ class Scene:
     stored: list[dict[str, Any]]
 
 
+def image_counts(golden: GoldenSet, inputs: dict[str, Any]) -> list[int]:
+    """Into how many images each picture of a unit's `inputs` is cut, the source included."""
+    slices, config = inputs["max_slice_nums"], golden.config.picture
+    return [len(cut(golden.picture(name), config, slices).images) for name in inputs["images"]]
+
+
 def load_vision(golden: GoldenSet) -> tuple[VisionTower, Resampler]:
     config, place = golden.config, golden.place
     tower = empty(lambda: VisionTower(config.vision))
@@ -52,13 +58,15 @@ def compare(golden: GoldenSet, report: Report, batch: int) -> None:
     for scene in scenes(golden):
         own, counts = _own_images(golden, scene)
         names = [f"{scene.prefix}image{place}" for place in range(len(own))]
-        facts = {
+        facts: dict[str, Any] = {
             "grids": [list(grid_of(image, patch)) for image in own],
             "names": [name.rpartition(".")[2] for name in names],
-            "per_image": counts,
+            # Stored is a call's number of images, whatever pictures they were cut from.
+            "per_image": sum(counts),
         }
         for key, value in facts.items():
-            stored = [item for entry in scene.stored for item in entry[key]]
+            items = [item for entry in scene.stored for item in entry[key]]
+            stored = sum(items) if key == "per_image" else items
             report.equal(f"{scene.trace_key}.images.{key}", value, stored, "own")
         for key, image in zip(names, own, strict=True):
             stored_image = golden.host(f"{key}.resized")
