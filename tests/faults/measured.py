@@ -121,8 +121,8 @@ async def attacked(calls: int) -> AsyncIterator[Attacked]:
         bystanders: list[Bystander] = []
         try:
             url = server.url.split("?")[0]
-            for _ in range(calls):
-                bystanders.append(await Bystander.call(url, "--key", KEY, "--story"))
+            placing = (Bystander.call(url, "--key", KEY, "--story") for _ in range(calls))
+            bystanders += await asyncio.gather(*placing)
             yield Attacked(server, Log(path), bystanders)
         finally:
             for bystander in bystanders:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import aioice.stun
 import pylibsrtp
 
 from tests.caller import Caller
@@ -35,6 +37,18 @@ def media_addresses(caller: Caller) -> list[tuple[str, int]]:
     return list(dict.fromkeys((host, int(port)) for host, port in found))
 
 
+def parsed(datagram: bytes) -> str:
+    """What aioice and the kinds of RFC 7983 make of a datagram."""
+    first = datagram[0] if datagram else -1
+    if not 0 <= first < 4:
+        return f"{first} {len(datagram).bit_length()}"
+    try:
+        message = aioice.stun.parse_message(datagram)
+    except (ValueError, LookupError, struct.error) as error:
+        return re.sub(r"\d+", "#", f"{type(error).__name__} {error}")
+    return f"{message.message_method} {message.message_class} {sorted(message.attributes)}"
+
+
 class StrangerDatagrams(Target):
     """A case is a datagram, sent to a call's ports from a socket that has nothing to do with it."""
 
@@ -49,6 +63,9 @@ class StrangerDatagrams(Target):
         if rng.random() < 0.3:
             return mutate_bytes(rng, parent, other, limit=packets.MAX_DATAGRAM)
         return rng.choice(packets.STRANGE)(rng)
+
+    def signature(self, case: bytes) -> str:
+        return parsed(case)
 
     async def open(self, url: str, folder: Path) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -100,6 +117,11 @@ class ClientDatagrams(Target):
                 return MEDIA + rng.choice((packets.rtp, packets.rtcp))(rng)
             case _:
                 return CHANNEL + packets.sctp(rng, 0, 0)[SCTP_HEADER:]
+
+    def signature(self, case: bytes) -> str:
+        if case[:1] != WIRE:
+            return f"{case[:3]!r} {len(case).bit_length()}"
+        return parsed(case[1:])
 
     async def open(self, url: str, folder: Path) -> None:
         self._url = url
