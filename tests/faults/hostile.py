@@ -96,7 +96,7 @@ def by_packets(make: Callable[[Caller, Random], bytes]) -> Attack:
     async def attack(caller: Caller, rng: Random, until: float) -> None:
         while time.monotonic() < until and caller.pc.connectionState == "connected":
             for _ in range(20):
-                with contextlib.suppress(pylibsrtp.Error):
+                with contextlib.suppress(ValueError, pylibsrtp.Error):
                     await send(caller, make(caller, rng))
             await asyncio.sleep(0.05)
 

@@ -54,7 +54,8 @@ class Campaign:
     async def run(self, *, seconds: float, cases: int | None, rig: Rig | None = None) -> Report:
         """Give the corpus, then `cases` new ones; until `seconds` are over, or too much was found.
 
-        All of the corpus and a batch of new ones are given in any case.
+        All of the corpus and a batch of new ones are given in any case. What is left behind is
+        looked for only in a server of its own: whoever gives a `rig` ends it.
         """
         made = Cases(self._target, self._seed)
         log_bytes = 0
@@ -70,8 +71,11 @@ class Campaign:
                     break
             await self._target.close()
             if ready is not None:
-                await self._finish(ready, time.monotonic() - started)
+                self._judge_memory(time.monotonic() - started)
                 log_bytes = ready.log.size
+                if rig is None:
+                    for what in await ready.end():
+                        self._add(Finding(what, b"", is_alone=False))
             after = self._measure(ready)
             lasted_s = time.monotonic() - started
         return Report(
@@ -98,7 +102,9 @@ class Campaign:
             return
         async with contextlib.AsyncExitStack() as stack:
             if rig is None:
-                rig = await stack.enter_async_context(Rig(*self._target.options))
+                rig = await stack.enter_async_context(
+                    Rig(*self._target.options, environment=self._target.environment)
+                )
             await self._target.open(rig.server.url, rig.folder)
             yield rig
 
@@ -162,7 +168,7 @@ class Campaign:
         await rig.recover()
         await self._target.open(rig.server.url, rig.folder)
 
-    async def _finish(self, rig: Rig, lasted_s: float) -> None:
+    def _judge_memory(self, lasted_s: float) -> None:
         half = [usage for cases, usage in self._memory if cases >= self._done / 2]
         if lasted_s > 60 and half:
             old = {one.pid: one for one in half[0]}
@@ -171,8 +177,6 @@ class Campaign:
                 if grown > MAX_GROWTH_KIB:
                     what = f"the {one.role} grew by {grown} KiB in the second half"
                     self._add(Finding(what, b"", is_alone=False))
-        for what in await rig.end():
-            self._add(Finding(what, b"", is_alone=False))
 
     def _measure(self, rig: Rig | None) -> list[Usage]:
         found = [] if rig is None else table(rig.server.pid)

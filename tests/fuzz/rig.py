@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,21 @@ LIMITS = ("calls.max_per_remote=1000", "engine.slots=16")
 class Rig:
     """Owns the server's processes, its log, its folder and the bystander."""
 
-    def __init__(self, *options: str, bystander: bool = True) -> None:
+    def __init__(
+        self, *options: str, bystander: bool = True, environment: Mapping[str, str] | None = None
+    ) -> None:
         # Short: the address of a Unix socket has 103 characters at most.
         self.folder = Path(tempfile.mkdtemp(prefix="fz"))
         path = self.folder / "log"
         path.touch()
         self.log = Log(path)
         limits = [part for limit in LIMITS for part in ("--set", limit)]
-        self.server = Serving(*limits, *options, environment={"TMPDIR": str(self.folder)}, log=path)
+        self.server = Serving(
+            *limits,
+            *options,
+            environment={"TMPDIR": str(self.folder), **(environment or {})},
+            log=path,
+        )
         self._wants_bystander = bystander
         self._bystander: Bystander | None = None
         self._baseline = Baseline([], {})

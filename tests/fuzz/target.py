@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -32,6 +32,7 @@ class Target:
     needs_server = True
     options: Sequence[str] = ()
     """More of the server's command line."""
+    environment: Mapping[str, str] = {}
     concurrency = 1
     corpus = ""
     """The folder of its seeds; empty: its name."""

@@ -17,7 +17,7 @@ from tests.fuzz.cases import Cases
 from tests.fuzz.rig import Rig
 from tests.fuzz.targets import TARGETS
 
-SECONDS = 2.0
+SECONDS = 1.5
 """A target gets its corpus and some cases more, however slow the machine is."""
 BESIDE_BUILTIN = ("offers", "multiparts", "items", "events", "zmq", "udp-stranger", "udp-client")
 ALONE = ("payloads", "files")
@@ -33,10 +33,9 @@ async def survives(name: str, rig: Rig | None = None) -> None:
 @pytest.mark.loopback
 async def test_no_door_of_a_server_breaks() -> None:
     async with Rig() as rig:
-        for number, name in enumerate(BESIDE_BUILTIN):
-            if number:
-                await rig.begin()
+        for name in BESIDE_BUILTIN:
             await survives(name, rig)
+        assert not await rig.end()
 
 
 @pytest.mark.loopback
@@ -55,7 +54,7 @@ async def test_no_decoder_breaks(name: str) -> None:
     await survives(name)
 
 
-@pytest.mark.parametrize("name", ["offers", "events", "zmq", "udp-client", "payloads"])
+@pytest.mark.parametrize("name", ["offers", "events", "zmq", "udp-client"])
 async def test_same_seed_gives_the_same_cases(name: str) -> None:
     def first() -> list[bytes]:
         return [case for case, _ in zip(Cases(TARGETS[name](), 5), range(60), strict=False)]

@@ -137,7 +137,7 @@ class ClientDatagrams(Target):
             self.calls += 1
         try:
             await send(caller, case)
-        except (ConnectionError, pylibsrtp.Error):
+        except (ConnectionError, ValueError, pylibsrtp.Error):
             # The call is over, and the next case gets a new one; or it cannot be sealed at all.
             return ""
         await asyncio.sleep(PAUSE_S)

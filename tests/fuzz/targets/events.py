@@ -41,6 +41,8 @@ class Events(Target):
     def __init__(self, engine: str = "builtin") -> None:
         self.name = "events" if engine == "builtin" else f"events:{engine}"
         self._engine = engine
+        # The threads of torch would stand in each other's way where cores are few.
+        self.environment = {"OMP_NUM_THREADS": "1"} if engine == "minicpmo" else {}
         # The bystander needs a slot, and each slot of a native engine seconds of warm-up.
         self._calls = 1 if engine == "minicpmo" else CALLS
         self._folder: Path | None = None
