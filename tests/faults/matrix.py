@@ -75,7 +75,7 @@ async def _happen(scene: Scene, process: str, fault: Fault, folder: Path) -> Row
     before = {pid: role(pid) for pid in descendants(front)}
     victim = front if process == "all" else of_role(front, process)[0]
     for actor in scene.actors:
-        actor.begin()
+        await actor.begin()
     window_s = fault.lasts_s + WATCH_S
     watching = asyncio.gather(*(actor.watch(window_s) for actor in scene.actors))
     async with fault.do(victim, folder):

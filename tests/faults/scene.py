@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
-from tests.caller import RATE, Caller
+from tests.caller import Caller
 from tests.fuzz.oracles import Baseline, Log, leaks
 from tests.processes import table
 from tests.serving import Serving
@@ -23,6 +23,7 @@ IN_CALL: tuple[State, ...] = ("listening", "answering", "closing")
 """These hold a slot."""
 SETTLE_S = 15.0
 PATIENCE_S = 40.0
+PACKET_S = 0.02
 
 
 class Fate(Struct, frozen=True):
@@ -58,7 +59,7 @@ class Actor:
         self.caller = Caller(url)
         self._answer = ""
         self._events = 0
-        self._heard_s = 0.0
+        self._got_s = 0.0
         self._since = 0.0
 
     async def prepare(self) -> None:
@@ -76,11 +77,11 @@ class Actor:
             caller.type("Tell me a story")
             await caller.hears("output_audio_buffer.started", timeout_s=PATIENCE_S)
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
         """The fault comes now."""
         self._events = len(self.caller.events)
         self._since = time.monotonic()
-        self._heard_s = self.caller.heard_samples / RATE
+        self._got_s = await self._sound_s()
 
     async def watch(self, window_s: float) -> Fate:
         """Go on with the state for this long; what became of the caller."""
@@ -100,8 +101,10 @@ class Actor:
             await asyncio.sleep(0.02)
         told = told or self._word()
         lives = over_at is None and not told and await self._is_alive()
-        heard_s = caller.heard_samples / RATE - self._heard_s
-        lost_s = max(0.0, time.monotonic() - self._since - heard_s) if lives else 0.0
+        passed, got_s = time.monotonic() - self._since, await self._sound_s() - self._got_s
+        # Who connects gets nothing before.
+        counts = lives and self.state != "connecting"
+        lost_s = max(0.0, passed - got_s) if counts else 0.0
         is_served = any(event["type"] == "session.created" for event in caller.events)
         return Fate(self.state, lives, is_served, told, told_at, over_at, lost_s)
 
@@ -124,6 +127,12 @@ class Actor:
             if event["type"] == "session.ended":
                 return str(event["reason"])
         return ""
+
+    async def _sound_s(self) -> float:
+        """What came, by its packets: what this process makes of them in time is its own affair."""
+        stats: Any = await self.caller.pc.getStats()
+        inbound = [s for s in stats.values() if s.type == "inbound-rtp" and s.kind == "audio"]
+        return float(sum(s.packetsReceived for s in inbound)) * PACKET_S
 
     async def leave(self) -> None:
         with contextlib.suppress(OSError, asyncio.TimeoutError, AssertionError):
