@@ -1,5 +1,7 @@
 """The outbound audio track: 20 ms of Opus at each tick, taken from the playout.
 
+Its timestamps keep real time: where ticks were missed they jump, and no sample is lost.
+
 The only taker of the playout, whether anybody listens or not. Encodes at the tick, so that a cut of
 the playout is heard within 20 ms. Owned by the session; its coroutine is driven by aiortc's sender,
 in the media worker's event loop.
@@ -27,7 +29,9 @@ MAX_FEC_PERCENT = 25
 
 
 class AudioDownlink(MediaStreamTrack):
-    """A track whose `recv` returns exactly one Opus packet of 20 ms per tick, without a gap in pts.
+    """A track whose `recv` returns exactly one Opus packet of 20 ms per tick.
+
+    Missed ticks show as a gap in pts, so that the receiver never plays later and later.
 
     While the playout is idle it sends a constant packet of silence, which costs no encoding.
     Without a sender (`bind(None)`) it takes 20 ms a tick all the same and drops them: what is said
@@ -59,7 +63,9 @@ class AudioDownlink(MediaStreamTrack):
         self._sender: RTCRtpSender | None = None
         self._is_unheard = False
         self._fec_percent = 0
+        self._ticker = ticker
         self._pts = 0
+        self._skipped_ticks = ticker.skipped_ticks
         self._was_idle = True
         self._waiter: asyncio.Future[None] | None = None
         self._has_tick = False
@@ -83,7 +89,7 @@ class AudioDownlink(MediaStreamTrack):
             self._on_error(exc)
             raise MediaStreamError from exc
         packet: av.Packet[Any] = av.Packet(payload)
-        packet.pts = self._pts
+        packet.pts = self._pts = self._pts + self._gap_ticks() * RTP_OPUS_PACKET_TICKS
         packet.time_base = TIME_BASE
         self._pts += RTP_OPUS_PACKET_TICKS
         self.packets_sent += 1
@@ -130,6 +136,14 @@ class AudioDownlink(MediaStreamTrack):
         except Exception as exc:  # noqa: BLE001  handed to the session, which ends the call
             self.stop()
             self._on_error(exc)
+
+    def _gap_ticks(self) -> int:
+        """Return how many ticks passed without a packet since the packet before."""
+        passed = self._ticker.skipped_ticks + self.missed_ticks
+        gap = passed - self._skipped_ticks
+        self._skipped_ticks = passed
+        # Before the first packet nobody counts.
+        return gap if self.packets_sent else 0
 
     async def _next_tick(self) -> None:
         if self.readyState != "live" or self._is_unheard:

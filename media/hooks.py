@@ -10,8 +10,10 @@ from typing import Any
 
 import aiortc
 from aiortc import RTCRtpReceiver, RTCRtpSender
-from aiortc.rtcrtpreceiver import NackGenerator, StreamStatistics
+from aiortc.rtcrtpreceiver import NackGenerator
 from aiortc.rtp import RtpPacket
+
+from media.reception import StreamStatistics
 
 AIORTC_VERSION = "1.16.0"
 MAX_SOURCES = 4
@@ -183,8 +185,7 @@ def reception(receiver: RTCRtpReceiver) -> Reception:
     stream = max(streams.values(), key=lambda s: s.packets_received, default=None)
     if stream is None or stream.max_seq is None:
         return Reception()
-    clock_rate: int = stream._clockrate
-    return Reception(stream.packets_received, stream.packets_lost, stream.jitter / clock_rate)
+    return Reception(stream.packets_received, stream.packets_lost, stream.jitter_s)
 
 
 def transmission(sender: RTCRtpSender) -> Transmission:

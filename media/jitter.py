@@ -19,6 +19,7 @@ from media.formats import (
 )
 from media.opus import has_fec, packet_ticks
 from media.pieces import Action, JitterCounters, Piece
+from media.senderclock import SenderClock
 
 MIN_GAP_DEADLINE_S = 0.040
 MAX_GAP_DEADLINE_S = 0.200
@@ -132,6 +133,7 @@ class JitterBuffer:
         self.counters = JitterCounters()
         self._clock = clock
         self._transit = TransitTracker()
+        self._sender_clock = SenderClock()
         self._ssrc: int | None = None
         self._stray: _Stray | None = None
         self._held: dict[int, _Packet] = {}
@@ -162,6 +164,10 @@ class JitterBuffer:
         """Take a packet as it came; `sequence` has 16 bits, `timestamp` 32."""
         now = self._clock()
         pieces: list[Piece] = []
+        ticks = packet_ticks(payload)
+        timestamp = self._sender_clock.translate(
+            ssrc, sequence, timestamp, ticks, len(payload), now
+        )
         if self._ssrc is None:
             self._begin_s = self._last_poll_s = now
             self._start(ssrc, sequence, timestamp, now)
@@ -244,11 +250,15 @@ class JitterBuffer:
         if self._is_ahead(arrival_s, position + ticks - self._next):
             self.counters.packets_ahead += 1
             return
-        self._transit.add(arrival_s, position / RTP_OPUS_HZ)
+        if is_newest and self._concealing_ticks and position < self._next and not self._held:
+            # Filled time, then sound from before it: the sender's timestamps stood still, or the
+            # network did. Either way this was not heard yet, and what follows goes on from it.
+            self._next = position
+            self._transit.rebase(arrival_s, position / RTP_OPUS_HZ)
+        else:
+            self._transit.add(arrival_s, position / RTP_OPUS_HZ)
         if position + ticks <= self._next or position in self._held:
             self.counters.packets_late += 1
-            if is_newest:
-                self._transit.rebase(arrival_s, position / RTP_OPUS_HZ)
             return
         self._held[position] = _Packet(extended, position, ticks, payload, arrival_s)
         self._drain(self._clock(), pieces)
@@ -358,7 +368,10 @@ class JitterBuffer:
         """Return when the timeline goes on without packets; at once where silence was announced."""
         transit = self._transit
         wait_s = transit.gap_deadline_s if self._is_dtx else transit.silence_deadline_s
-        return self._expected_s() + wait_s
+        # What was filled while late sound was on its way is made up for when nothing is said.
+        expected_s = self._expected_s()
+        surplus_s = self._released_ticks / RTP_OPUS_HZ - (expected_s - self._begin_s)
+        return expected_s + wait_s + min(max(0.0, surplus_s), MAX_AHEAD_TICKS / RTP_OPUS_HZ)
 
     def _expected_s(self) -> float:
         """Return when the next packet of the timeline arrives on an undisturbed path."""

@@ -127,18 +127,27 @@ def _check(code: int) -> int:
     return code
 
 
-class OpusDecoder:
-    """Decode one mono stream to int16 PCM at `hz` (8, 12, 16, 24 or 48 kHz)."""
+def is_stereo(payload: bytes) -> bool:
+    """Tell whether a packet carries two channels (RFC 6716 section 3.1)."""
+    return bool(payload and payload[0] & 4)
 
-    def __init__(self, hz: int = UPLINK_HZ) -> None:
+
+class OpusDecoder:
+    """Decode one stream to int16 PCM at `hz` (8, 12, 16, 24 or 48 kHz).
+
+    With two `channels` their samples alternate in the PCM.
+    """
+
+    def __init__(self, hz: int = UPLINK_HZ, channels: int = 1) -> None:
         self._lib = _library()
         self._state: int | None = None
         error = ctypes.c_int()
-        self._state = self._lib.opus_decoder_create(hz, 1, ctypes.byref(error))
+        self._state = self._lib.opus_decoder_create(hz, channels, ctypes.byref(error))
         _check(error.value)
         self._step = hz // 400
         self._capacity = hz * MAX_PACKET_MS // 1000
-        self._pcm = ctypes.create_string_buffer(self._capacity * SAMPLE_BYTES)
+        self._sample_bytes = SAMPLE_BYTES * channels
+        self._pcm = ctypes.create_string_buffer(self._capacity * self._sample_bytes)
         self._address = ctypes.addressof(self._pcm)
 
     def __del__(self) -> None:
@@ -164,19 +173,19 @@ class OpusDecoder:
     def conceal(self, samples: int) -> bytes:
         """Return any number of extrapolated samples; they fade out while the loss lasts."""
         pcm = b""
-        while len(pcm) < samples * SAMPLE_BYTES:
-            missing = samples - len(pcm) // SAMPLE_BYTES
+        while len(pcm) < samples * self._sample_bytes:
+            missing = samples - len(pcm) // self._sample_bytes
             # libopus conceals whole 2.5 ms steps.
             size = min(self._capacity, -(-missing // self._step) * self._step)
             pcm += self._decode(None, size, 0)
-        return pcm[: samples * SAMPLE_BYTES]
+        return pcm[: samples * self._sample_bytes]
 
     def _decode(self, payload: bytes | None, samples: int, fec: int) -> bytes:
         length = len(payload) if payload is not None else 0
         decoded = self._lib.opus_decode(self._state, payload, length, self._address, samples, fec)
         if decoded < 0:
             _check(decoded)
-        return ctypes.string_at(self._address, decoded * SAMPLE_BYTES)
+        return ctypes.string_at(self._address, decoded * self._sample_bytes)
 
 
 class OpusEncoder:

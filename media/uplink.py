@@ -12,7 +12,8 @@ from aiortc.rtp import RtpPacket
 from media import hooks
 from media.formats import SAMPLE_BYTES, UPLINK_HZ, UPLINK_PACKET_BYTES, UPLINK_PACKET_SAMPLES
 from media.jitter import JitterBuffer
-from media.opus import OpusDecoder, OpusError
+from media.mixdown import Mixdown
+from media.opus import OpusDecoder, OpusError, is_stereo
 from media.pieces import Action, Piece
 
 
@@ -44,6 +45,8 @@ class AudioUplink:
         self._clock = clock
         self._jitter = JitterBuffer(clock=clock)
         self._decoder = OpusDecoder(UPLINK_HZ)
+        self._mixdown: Mixdown | None = None
+        """Only once two channels came: who sends one pays nothing for it."""
         self._pending = b""
         self._pts = 0
         self._bytes_received = 0
@@ -126,28 +129,32 @@ class AudioUplink:
         self._pending = self._pending[offset:]
 
     def _decode(self, piece: Piece) -> bytes:
-        """Return exactly the piece's samples, whatever the payload is."""
+        """Return exactly the piece's mono samples, whatever the payload is."""
         size = piece.samples * SAMPLE_BYTES
-        action = piece.action
-        if action is Action.DECODE:
-            try:
-                pcm = self._decoder.decode(piece.payload)
-            except OpusError:
-                self._undecodable_packets += 1
-                self._undecodable_samples += piece.samples
-                return self._decoder.conceal(piece.samples)
-            if piece.skip or len(pcm) != size:
-                start = piece.skip * SAMPLE_BYTES
-                pcm = pcm[start : start + size].ljust(size, b"\0")
-            return pcm
-        if action is Action.SILENCE:
+        if piece.action is Action.SILENCE:
             return bytes(size)
-        if action is Action.FEC:
-            try:
+        if self._mixdown is None and piece.action is Action.DECODE and is_stereo(piece.payload):
+            self._mixdown = Mixdown()
+            self._decoder = OpusDecoder(UPLINK_HZ, channels=2)
+        pcm = self._decode_channels(piece)
+        if self._mixdown is not None:
+            pcm = self._mixdown.mix(pcm)
+        start = piece.skip * SAMPLE_BYTES
+        if start or len(pcm) != size:
+            pcm = pcm[start : start + size].ljust(size, b"\0")
+        return pcm
+
+    def _decode_channels(self, piece: Piece) -> bytes:
+        try:
+            if piece.action is Action.DECODE:
+                return self._decoder.decode(piece.payload)
+            if piece.action is Action.FEC:
                 return self._decoder.decode_fec(piece.payload, piece.samples)
-            except OpusError:
-                self._undecodable_samples += piece.samples
-        return self._decoder.conceal(piece.samples)
+        except OpusError:
+            self._undecodable_packets += piece.action is Action.DECODE
+            self._undecodable_samples += piece.samples
+        # As much as will be left out at the start, too.
+        return self._decoder.conceal(piece.skip + piece.samples)
 
     def _fail(self, exc: Exception) -> None:
         self.close()
