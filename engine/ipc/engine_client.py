@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 from engine.ipc.patience import TICK_S, Patience, patiently
 from engine.ipc.protocol import (
+    AudioIn,
     CloseSession,
     FromEngine,
+    Heard,
     Message,
     OpenSession,
     Ping,
@@ -169,7 +171,13 @@ class EngineClient:
         return line
 
     def send(self, message: Message) -> bool:
-        return self._dialer is not None and not self.is_gone and self._dialer.send(message)
+        if self._dialer is None or self.is_gone:
+            return False
+        if isinstance(message, AudioIn | Heard):
+            # Many a second from each session, and none of them is waited for.
+            self._dialer.gather(message)
+            return True
+        return self._dialer.send(message)
 
     def drop(self, line: Line) -> None:
         """Stop delivering to a line; for `Line` only."""

@@ -45,6 +45,8 @@ GARBAGE = {
     "text": b"GET / HTTP/1.1\r\n\r\n",
     "a number": b"\x07",
     "an array": b"\x93\x01\x02\x03",
+    "an array of nothing": b"\x90",
+    "too many messages": encode([Ping(1)] * (link.MAX_GATHERED + 1)),
     "a map without a tag": b"\x81\xa1n\x01",
     "an unknown tag": msgspec.msgpack.encode({"type": "Nonsense", "n": 1}),
     "a field of another type": msgspec.msgpack.encode({"type": "Ping", "n": "one"}),
@@ -139,6 +141,58 @@ async def test_messages_arrive_typed_and_in_order_both_ways(ear: Ear, endpoint: 
     assert ear.listener.send(ear.peers[0], answer) and ear.listener.send(ear.peers[0], Pong(7))
     await until(lambda: len(mouth.messages) == 2)
     assert mouth.messages == [answer, Pong(7)]
+    mouth.dialer.close()
+
+
+async def test_gathered_messages_come_as_one_and_in_order(endpoint: str) -> None:
+    with router(endpoint) as raw:
+        mouth = Mouth(endpoint)
+        await raw.receive()
+        first, second = AudioIn("s", 0, bytes(640)), AudioIn("t", 0, bytes(640))
+        mouth.dialer.gather(first)
+        mouth.dialer.gather(second)
+        frames = await raw.receive()
+        assert msgspec.msgpack.decode(frames[-1], type=list[ToEngine]) == [first, second]
+        mouth.dialer.gather(first)
+        mouth.dialer.send(Ping(1))
+        for message in (first, Ping(1)):
+            assert msgspec.msgpack.decode((await raw.receive())[-1], type=ToEngine) == message
+    mouth.dialer.close()
+
+
+async def test_a_listener_tells_what_was_gathered_one_by_one(ear: Ear, endpoint: str) -> None:
+    mouth = Mouth(endpoint)
+    sound = [AudioIn("s", 320 * i, bytes(640)) for i in range(3 * link.MAX_GATHERED)]
+    for message in sound:
+        mouth.dialer.gather(message)
+    mouth.dialer.close()
+    await until(lambda: len(ear.messages) == len(sound))
+    assert ear.messages == sound and not ear.listener.refused
+
+
+async def test_nothing_of_an_array_is_told_after_its_sender_was_forgotten(
+    ear: Ear, endpoint: str
+) -> None:
+    ear.react = lambda peer, message: ear.listener.forget(peer)
+    mouth = Mouth(endpoint)
+    mouth.dialer.gather(Ping(1))
+    mouth.dialer.gather(Ping(2))
+    await until(lambda: ear.messages)
+    mouth.dialer.send(Ping(3))
+    await until(lambda: mouth.lost)
+    assert ear.messages == [Ping(1)]
+    mouth.dialer.close()
+
+
+async def test_gathered_messages_that_are_refused_are_counted(endpoint: str) -> None:
+    mouth = Mouth(endpoint + "-nobody")
+    for _ in range(link.HIGH_WATER_MESSAGES):
+        mouth.dialer.send(Ping(1))
+    refused = mouth.dialer.undelivered
+    mouth.dialer.gather(Ping(2))
+    mouth.dialer.gather(Ping(3))
+    assert not mouth.dialer.send(Ping(4))
+    assert mouth.dialer.undelivered == refused + 3
     mouth.dialer.close()
 
 
