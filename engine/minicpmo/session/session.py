@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,6 +52,9 @@ OPTIONS = {
     "language": str,
 }
 """Options that this engine knows, beside the settings that every engine has."""
+
+# Pictures are only read; a copy of each would cost the model's thread more than all its sound.
+warnings.filterwarnings("ignore", "The given buffer is not writable")
 
 
 class SessionFailed(Exception):
@@ -145,7 +149,7 @@ class Session:
         if len(image.rgb) != image.width * image.height * 3:
             self.warn("bad_picture", f"a picture of {len(image.rgb)} bytes does not fit its size")
             return
-        flat = torch.frombuffer(bytearray(image.rgb), dtype=torch.uint8)
+        flat = torch.frombuffer(image.rgb, dtype=torch.uint8)
         self.picture = flat.view(image.height, image.width, 3)
         self.is_picture_new = True
 
