@@ -1,4 +1,4 @@
-"""Work that no unit waits for: pictures ahead, newcomers' prompts, messages; piece by piece."""
+"""Work that no unit waits for: room in contexts, pictures ahead, newcomers' prompts, messages."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ class Background:
     def go_on(self) -> bool:
         """Do a piece; whether there was one.
 
-        Pictures wait while units are decided. Prompts and messages wait for units that are spoken,
-        too, but not for ever.
+        Full contexts and pictures wait while units are decided. Prompts and messages wait for units
+        that are spoken, too, but not for ever.
         """
         now, is_busy = self._clock(), self._duplex.is_busy()
-        if not is_busy and self._paced(self._duplex.look_ahead):
+        if not is_busy and (
+            self._paced(self._duplex.make_room) or self._paced(self._duplex.look_ahead)
+        ):
             return True
         if (is_busy or self._duplex.is_speaking()) and now - self._had_turn < PATIENCE_S:
             return False

@@ -122,12 +122,12 @@ class DuplexWindow:
             return self._drop(len(self.entries) - settings.max_units)
         return None
 
-    def make_room(self, positions: int) -> Slide | None:
+    def make_room(self, positions: int) -> Cut | None:
         """Drop the oldest units so that at least `positions` are freed; raises `ContextFull`."""
         count = self._oldest(positions)
         if sum(entry.length for entry in self.entries[:count]) < positions:
             raise ContextFull(f"{positions} positions are needed, {self.protected} are protected")
-        return self._drop(count, remember=False)
+        return self._forget(count) if count else None
 
     def _oldest(self, positions: int) -> int:
         """How many of the oldest units hold at least `positions`, or all of them."""
@@ -138,17 +138,22 @@ class DuplexWindow:
             freed += entry.length
         return len(self.entries)
 
-    def _drop(self, count: int, remember: bool = True) -> Slide | None:
+    def _drop(self, count: int) -> Slide | None:
         if count == 0:
             return None
+        gone = self.entries[:count]
+        cut = self._forget(count)
+        if self.settings.mode == "context" and self._remember(gone):
+            ids = (*self.previous, *self.suffix_ids)
+            return Rebuild(self.prefix_len, ids, cut.start + cut.count)
+        return cut
+
+    def _forget(self, count: int) -> Cut:
         gone, self.entries = self.entries[:count], self.entries[count:]
-        start, positions = self.protected, sum(entry.length for entry in gone)
+        positions = sum(entry.length for entry in gone)
         self.dropped_entries += count
         self.dropped_tokens += positions
-        if remember and self.settings.mode == "context" and self._remember(gone):
-            ids = (*self.previous, *self.suffix_ids)
-            return Rebuild(self.prefix_len, ids, start + positions)
-        return Cut(start, positions)
+        return Cut(self.protected, positions)
 
     def _remember(self, gone: Iterable[Entry]) -> bool:
         """Take over what was spoken in units that go; returns whether anything was."""

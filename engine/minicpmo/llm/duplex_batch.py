@@ -127,15 +127,27 @@ class DuplexRows:
 
     def room(self, unit: UnitInput) -> None:
         """Make room for a unit; raises `ContextFull` where there is none or policy forbids it."""
-        session = self.sessions[unit.slot]
-        if session.lacking(unit.pictures, unit.audio) <= 0:
-            return
-        self.finalize([unit.slot], defer=False)
-        lacking = session.lacking(unit.pictures, unit.audio)
-        slide = session.make_room(lacking) if lacking > 0 else None
-        if slide is not None:
-            self.rows.apply(unit.slot, slide)
-        self._check([unit.slot])
+        lacking = self.sessions[unit.slot].lacking(unit.pictures, unit.audio)
+        if lacking > 0:
+            self._make_room(unit.slot, lacking)
+
+    def room_ahead(self, slot: int) -> bool:
+        """Make room for a unit like the last one before it comes; whether there was none."""
+        lacking = self.sessions[slot].lacking_next()
+        if lacking <= 0:
+            return False
+        self._make_room(slot, lacking)
+        return True
+
+    def _make_room(self, slot: int, lacking: int) -> None:
+        session = self.sessions[slot]
+        if lacking > session.droppable:
+            # The newest unit has to go, too, and must be whole for it.
+            self.finalize([slot], defer=False)
+        cut = session.make_room(lacking)
+        if cut is not None:
+            self.rows.apply(slot, cut)
+        self._check([slot])
 
     def step(self, slots: Iterable[int] | None = None) -> dict[int, UnitResult]:
         """Decide one token for every session under way (of `slots`) and feed it in one forward.

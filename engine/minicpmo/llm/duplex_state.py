@@ -17,6 +17,7 @@ from engine.minicpmo.llm.context_window import (
     ContextLimit,
     ContextPolicy,
     ContextWarning,
+    Cut,
     DuplexWindow,
     Entry,
     Slide,
@@ -136,6 +137,8 @@ class DuplexSession:
         self._decisions = 0
         self._speech_open = False
         self._unit = _Unit(0)
+        self._brought = 1
+        """Positions that the newest unit's input takes."""
         self._tail_entry: Entry | None = None
 
     def configure(self, settings: DuplexSettings) -> None:
@@ -174,10 +177,18 @@ class DuplexSession:
 
     def lacking(self, pictures: Sequence[Sequence[Tensor]], audio: Tensor | None) -> int:
         """Positions short for a unit of this input; raises `ContextFull` where policy is `end`."""
-        coming = 1 + sum(2 + len(part) for group in pictures for part in group)
-        coming += 0 if audio is None else len(audio)
+        self._brought = 1 + sum(2 + len(part) for group in pictures for part in group)
+        self._brought += 0 if audio is None else len(audio)
+        return self._lacking(self._brought)
+
+    def lacking_next(self) -> int:
+        """Positions short for a unit like the last one that was asked about; 0 with policy `end`,
+        under which nothing is dropped."""
+        return 0 if self.context.policy == "end" else self._lacking(self._brought)
+
+    def _lacking(self, brought: int) -> int:
         # turn_eos of a forced listen, the decided tokens, terminator and </unit>
-        coming += self.settings.max_tokens + 2
+        coming = brought + self.settings.max_tokens + 2
         return self.context.lacking(self.length + len(self.tail), coming)
 
     def begin(
@@ -303,16 +314,24 @@ class DuplexSession:
         self.length = self.window.length
         return tail, slide
 
-    def make_room(self, positions: int) -> Slide | None:
-        """Drop the oldest units to free this many positions; raises `ContextFull`."""
-        assert not self.tail, "the last unit is not closed"
+    @property
+    def droppable(self) -> int:
+        """Positions of the units that `make_room` may drop: those that are closed."""
+        return sum(entry.length for entry in self.window.entries)
+
+    def make_room(self, positions: int) -> Cut | None:
+        """Drop the oldest units to free this many positions; raises `ContextFull`.
+
+        What the last unit still has to be fed stays so.
+        """
         # Rather seldom and much: each time all that stays is moved.
         share = self.context.limit // SLIDE_PARTS
-        spare = sum(entry.length for entry in self.window.entries[:-1])
-        slide = self.window.make_room(max(positions, min(share, spare)))
-        self.length = self.window.length
+        closed = self.window.entries if self.tail else self.window.entries[:-1]
+        spare = sum(entry.length for entry in closed)
+        cut = self.window.make_room(max(positions, min(share, spare)))
+        self.length -= 0 if cut is None else cut.count
         self.context.check(self.length)
-        return slide
+        return cut
 
     def _register_tail(self) -> None:
         if self._tail_entry is not None:

@@ -86,6 +86,8 @@ class FullDuplex:
         self._minds: dict[int, _Mind] = {}
         self._deciding: list[int] = []
         """Slots between `choose` and `fed`."""
+        self._decided: set[int] = set()
+        """Slots whose units are over and whose contexts may be full."""
 
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
@@ -173,6 +175,23 @@ class FullDuplex:
                 except Exception as error:
                     raise SessionFailed(mind.session, error) from error
                 return True
+        return False
+
+    def make_room(self) -> bool:
+        """Let one full context forget before its next unit comes; whether there was one."""
+        while self._decided:
+            slot = self._decided.pop()
+            mind = self._minds.get(slot)
+            if mind is None or not self._can_begin(mind):
+                continue
+            try:
+                if self._runner.duplex.room_ahead(slot):
+                    return True
+            except ContextFull:
+                # Its next unit finds that, too.
+                continue
+            except Exception as error:
+                raise SessionFailed(mind.session, error) from error
         return False
 
     # ------------------------------------------------------------------ a unit's start
@@ -327,6 +346,7 @@ class FullDuplex:
                 self._done(mind, result, mind.due, spoke=bool(result.text), stages=mind.stages)
             mind.session.warn_context(result.warning)
         self._runner.duplex.finalize(list(results))
+        self._decided.update(results)
 
     def _say(self, mind: _Mind, result: UnitResult, *, others_follow: bool) -> None:
         slot = mind.session.slot

@@ -15,7 +15,7 @@ class Modes:
     """Both modes: units that are decided or spoken, and pieces that are left of each kind."""
 
     def __init__(self, **left: int) -> None:
-        self.left = {"pictures": 0, "prompts": 0, "messages": 0} | left
+        self.left = {"room": 0, "pictures": 0, "prompts": 0, "messages": 0} | left
         self.deciding = self.speaking = False
         self.done: list[str] = []
 
@@ -31,6 +31,9 @@ class Modes:
         self.left[kind] -= 1
         self.done.append(kind)
         return True
+
+    def make_room(self) -> bool:
+        return self.do("room")
 
     def look_ahead(self) -> bool:
         return self.do("pictures")
@@ -53,11 +56,11 @@ def background(modes: Modes) -> tuple[Background, Clock]:
     return Background(torch.device("cpu"), cast(Any, modes), turns, clock=clock), clock
 
 
-def test_with_nothing_else_to_do_pictures_go_before_prompts_and_these_before_messages() -> None:
-    modes = Modes(pictures=1, prompts=2, messages=1)
+def test_with_nothing_else_to_do_room_and_pictures_go_before_prompts_and_messages() -> None:
+    modes = Modes(room=1, pictures=1, prompts=2, messages=1)
     made, _ = background(modes)
-    assert [made.go_on() for _ in range(5)] == [True] * 4 + [False]
-    assert modes.done == ["pictures", "prompts", "prompts", "messages"]
+    assert [made.go_on() for _ in range(6)] == [True] * 5 + [False]
+    assert modes.done == ["room", "pictures", "prompts", "prompts", "messages"]
 
 
 @pytest.mark.parametrize("kind", ["deciding", "speaking"])
@@ -73,12 +76,13 @@ def test_beside_units_a_piece_is_read_now_and_then(kind: str) -> None:
     assert 3 <= sum(taken) <= 4
 
 
-def test_pictures_wait_for_units_that_are_decided_and_not_for_those_that_are_spoken() -> None:
-    modes = Modes(pictures=2)
+@pytest.mark.parametrize("kind", ["room", "pictures"])
+def test_it_waits_for_units_that_are_decided_and_not_for_those_that_are_spoken(kind: str) -> None:
+    modes = Modes(**{kind: 2})
     made, clock = background(modes)
     modes.deciding = modes.speaking = True
     clock.now += 10 * PATIENCE_S
     assert not made.go_on()
     modes.deciding = False
     assert made.go_on() and made.go_on() and not made.go_on()
-    assert modes.done == ["pictures"] * 2
+    assert modes.done == [kind] * 2

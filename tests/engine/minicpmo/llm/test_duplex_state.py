@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -346,6 +347,38 @@ def test_the_limit_warns_then_slides_or_ends() -> None:
     with pytest.raises(ContextFull):
         ending.duplex.prefill([UnitInput(0, rows_of(10, 1))])
     assert ending.rows.length(0) == before
+
+
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_a_full_context_forgets_without_a_forward_of_its_own(is_ahead: bool) -> None:
+    """What a unit leaves to be fed waits for the next one also where the oldest ones go."""
+    stage = Stage(replace(GREEDY, context_policy="slide"), limit=160)
+    appended, made = [], 0
+    append = stage.rows.append
+
+    def count(feeds: Any, **more: Any) -> None:
+        appended.append(len(feeds))
+        append(feeds, **more)
+
+    stage.rows.append = count  # type: ignore[method-assign]
+    for index in range(14):
+        stage.unit([LI] if index % 3 == 2 else [SP, A, B, TE, CE], defer=True)
+        made += is_ahead and stage.duplex.room_ahead(0)
+        if is_ahead:
+            assert stage.session().lacking([], rows_of(10, 7)) == 0
+    assert appended == [1] * 14 and stage.session().window.dropped_entries > 0
+    assert made > 1 or not is_ahead
+    stage.duplex.finalize([0], defer=False)
+    assert stage.rows.length(0) == stage.session().window.length
+
+
+def test_a_session_that_must_not_forget_has_no_room_made_ahead() -> None:
+    stage = Stage(replace(GREEDY, context_policy="end"), limit=120)
+    with pytest.raises(ContextFull):
+        for _ in range(12):
+            stage.unit([LI], defer=True)
+            assert not stage.duplex.room_ahead(0)
+    assert stage.session().window.dropped_entries == 0
 
 
 # ------------------------------------------------------------------ batches
