@@ -16,6 +16,7 @@ from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.duplex_batch import UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexSession, UnitResult
 from engine.minicpmo.llm.prompts import DUPLEX_SYSTEM, check_instructions
+from engine.minicpmo.modes.thinning import MOST, Thinning
 from engine.minicpmo.modes.unit_alignment import PHASES, Placing
 from engine.minicpmo.runner import Runner, Seen
 from engine.minicpmo.session.session import Session, SessionFailed
@@ -82,6 +83,7 @@ class FullDuplex:
         self._runner = runner
         self._lane = lane
         self._placing = Placing(phases)
+        self._thinning = Thinning()
         self._max_context = max_context
         self._minds: dict[int, _Mind] = {}
         self._deciding: list[int] = []
@@ -127,7 +129,8 @@ class FullDuplex:
         """A picture has come, or the camera is off: the newest counts for the next unit."""
         mind, picture = self._minds[session.slot], session.take_picture()
         mind.picture = mind.seen = None
-        if picture is not None:
+        units = self._runner.duplex.sessions[session.slot].units
+        if picture is not None and self._thinning.looks(session.slot, units):
             slices = session.config.max_image_slices
             # What cannot be cut fails here, where it ends its own session only.
             self._runner.plan_picture(picture, slices)
@@ -415,8 +418,20 @@ class FullDuplex:
         self, mind: _Mind, result: UnitResult, due: float, *, spoke: bool, stages: Stages
     ) -> None:
         total_ms = (time.monotonic() - due) * 1000
+        if self._thinning.unit(total_ms):
+            self._tell_thinning()
         mind.session.unit_done(
             speaks=spoke,
             stages_ms=totals(stages) | {"unit": round(total_ms, 2)},
             kv_tokens=result.kv_length,
         )
+
+    def _tell_thinning(self) -> None:
+        """Tell those who show something how often it is looked at now."""
+        step = self._thinning.step
+        often = ("all of your pictures are", "every second picture is", "every fourth picture is")
+        what = "none of your pictures is" if step == MOST else often[step]
+        for mind in self._minds.values():
+            if mind.session.picture is not None:
+                why = "" if step == 0 else "the engine is busy: "
+                mind.session.warn("pictures_thinned", f"{why}{what} looked at")
