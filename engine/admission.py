@@ -64,7 +64,8 @@ class Pace(NamedTuple):
     """The figures of the last `WINDOW_S`."""
 
     capacity: int
-    """Sessions that can be served now, those there are included."""
+    """Sessions that can be served now, those there are included: fewer than there are where they
+    come late."""
     unit_p99_ms: float
     """From the moment a unit's sound was complete until the unit was done."""
     late_share: float
@@ -91,6 +92,7 @@ class Headroom:
         self._units: deque[_Unit] = deque()
         self._level: Level = "easy"
         self._better_since: float | None = None
+        self._worst_ms = 0.0
         self._ceiling = slots
         """Sessions at level "tight" at most, until `_ceiling_until`."""
         self._ceiling_until = 0.0
@@ -118,6 +120,7 @@ class Headroom:
         return Pace(self._capacity(now, sessions), round(p99_ms, 1), share)
 
     def _judge(self, now: float, worst_ms: float, has_dropped: bool) -> None:
+        self._worst_ms = worst_ms
         level = _level(worst_ms, has_dropped)
         if _LEVELS.index(level) >= _LEVELS.index(self._level):
             self._better_since = None
@@ -140,7 +143,9 @@ class Headroom:
         if self._level == "easy":
             return self._slots
         if self._level == "full":
-            return min(self._slots, sessions)
+            # As many as would be in time at the pace of those there are.
+            held = int(sessions * HARD_MS / max(HARD_MS, self._worst_ms))
+            return min(self._slots, max(1, held))
         if now >= self._ceiling_until:
             self._ceiling, self._ceiling_until = sessions + 1, now + WINDOW_S
         return max(sessions, min(self._slots, self._ceiling, sessions + 1))
