@@ -42,6 +42,8 @@ LATE_MS = 1000.0
 FIRST_SOUND_S = 3.0
 """A turn whose first sound was not heard for so long is not counted among the first sounds."""
 SETTLE_S = 4.0
+RECOVERY_S = 20.0
+"""Watched after an overload."""
 
 
 def show(text: str) -> None:
@@ -132,8 +134,15 @@ class Watch:
         for name, row in last.items():
             if "cpu_s" in row and "cpu_s" in first.get(name, {}):
                 cores = (row["cpu_s"] - first[name]["cpu_s"]) / elapsed
+                lags = [
+                    seen["loop_lag_ms"]
+                    for _, stats in inside
+                    for seen in stats["processes"]
+                    if seen["name"] == name
+                ]
                 rows[name] = {
                     "cores": round(cores, 3),
+                    "worst_lag_ms": max(lags),
                     "rss_mib": [r["rss_bytes"] >> 20 for r in (first[name], row)],
                 }
         workers = sum(row["cores"] for name, row in rows.items() if name.startswith("worker"))
@@ -195,6 +204,31 @@ def of_callers(results: list[dict[str, Any]], turns: list[Any], seconds: float) 
     }
 
 
+def of_overload(
+    path: Path, inside: set[str], times: tuple[float, float, float], samples: list[Any]
+) -> dict[str, Any]:
+    """Units of those who were there before, while more called and after these left."""
+    begin, end, over = times
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    units = [row for row in rows if row[0] == "unit" and row[6] in inside and begin <= row[1]]
+
+    def late(row: Any) -> bool:
+        return bool(row[3]["unit"] > LATE_MS or row[5])
+
+    last = max((row[1] - end for row in units if late(row) and row[1] > end), default=0.0)
+    found: dict[str, Any] = {"on_time_after_s": round(last, 1)}
+    for name, since, until in (("during", begin, end), ("after", end, over)):
+        part = [row for row in units if since <= row[1] < until]
+        spans = [stats["slots"] for at, stats in samples if since <= at < until]
+        found[name] = told([row[3]["unit"] for row in part]) | {
+            "late_share": round(sum(map(late, part)) / max(1, len(part)), 4),
+            "skipped_ms": sum(row[5] for row in part),
+            "capacity": [min(s["capacity"] for s in spans), max(s["capacity"] for s in spans)],
+            "most_calls": max(s["used"] for s in spans),
+        }
+    return found
+
+
 def cores_of(options: argparse.Namespace) -> tuple[set[int], set[int]]:
     """Those of the server and those of the callers; shared where there are too few."""
     cores = sorted(os.sched_getaffinity(0))
@@ -233,6 +267,11 @@ async def measure(server: Serving, log: Path, options: argparse.Namespace) -> di
         end = time.monotonic()
         answers = await asyncio.gather(*(client.ask("result") for client in clients))
         results = [call for answer in answers for call in answer["calls"]]
+        overload = {}
+        if options.extra:
+            inside = {call["call_id"] for call in results}
+            times = await overloaded(server.url, caller_cores, options)
+            overload = {"overload": of_overload(log, inside, times, watch.samples)}
         profile = {}
         if options.profile:
             pid = server.process("engine")["pid"]
@@ -250,12 +289,31 @@ async def measure(server: Serving, log: Path, options: argparse.Namespace) -> di
         "units": of_units(units, options.context),
         "server": watch.processes(begin, end, options.calls),
         "gpu": watch.gpu(),
-    } | profile
+    } | (overload | profile)
+
+
+async def overloaded(
+    url: str, cores: set[int], options: argparse.Namespace
+) -> tuple[float, float, float]:
+    """Let more call for a while; when they began, when they left, when that was over."""
+    count = max(1, -(-options.extra // CALLERS_A_PROCESS))
+    clients = [await Process.start(cores) for _ in range(count)]
+    begin = time.monotonic()
+    show(f"  {options.extra} more call for {options.extra_seconds:g} s")
+    try:
+        await place(clients, options, url, options.extra)
+        await asyncio.sleep(max(0.0, begin + options.extra_seconds - time.monotonic()))
+    finally:
+        for client in clients:
+            await client.stop()
+    end = time.monotonic()
+    await asyncio.sleep(RECOVERY_S)
+    return begin, end, time.monotonic()
 
 
 def settings(options: argparse.Namespace, model: Path) -> list[str]:
     device = "cuda" if options.gpu else "cpu"
-    slots = options.slots or options.calls
+    slots = options.slots or options.calls + options.extra
     found = ["--engine", "minicpmo", "--model", str(model)]
     for setting in (
         f"engine.slots={slots}",
@@ -285,6 +343,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4, help="media worker processes")
     parser.add_argument("--caller-cores", type=int, default=0, help="0: a third of them")
     parser.add_argument("--profile", type=float, default=0.0, help="seconds of sampling at the end")
+    parser.add_argument("--extra", type=int, default=0, help="calls more than these, afterwards")
+    parser.add_argument("--extra-seconds", type=float, default=60.0)
     parser.add_argument("--set", action="append", default=[], help="more settings of the server")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     return parser.parse_args()
