@@ -22,6 +22,7 @@ from engine.config import MiniCpmoConfig
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.duplex_state import UnitResult
+from engine.minicpmo.modes import thinning
 from engine.minicpmo.speech.worker import Say
 from tests.waiting import until
 
@@ -100,7 +101,11 @@ def config(**changes: Any) -> p.SessionConfig:
 
 
 @pytest.fixture
-async def engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
+async def engine(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[MiniCpmoEngine]:
+    # However slow this machine is, every picture is looked at.
+    monkeypatch.setattr(thinning, "RAISE_MS", float("inf"))
     made = MiniCpmoEngine(str(tiny_checkpoint), 4, MiniCpmoConfig(device="cpu", max_context=400))
     await made.start(lambda text: None)
     yield made
@@ -397,6 +402,22 @@ async def test_the_newest_picture_goes_into_the_next_unit(engine: MiniCpmoEngine
     blind = (await talk.units(1))[-1].kv_tokens - without - seen
     # A picture is 64 embeddings between two marks; with the camera off there is none.
     assert seen - blind == 66
+    await talk.session.close()
+
+
+async def test_while_units_come_late_pictures_are_left_out_and_the_client_is_told(
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thinning, "RAISE_MS", 0.0)
+    monkeypatch.setattr(thinning, "RAISE_S", 0.0)
+    talk = Talk(engine, "one", 0, config(options={"force_listen_count": 99}))
+    picture = p.ImageIn("one", 0, 160, 120, bytes(160 * 120 * 3))
+    talk.session.handle(picture)
+    before = (await talk.units(thinning.MOST + 1))[-1].kv_tokens
+    talk.session.handle(picture)
+    assert (await talk.units(1))[-1].kv_tokens - before < 66
+    told = [w for w in talk.all(p.SessionWarning) if w.code == "pictures_thinned"]
+    assert told[-1].message == "the engine is busy: none of your pictures is looked at"
     await talk.session.close()
 
 
