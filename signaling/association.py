@@ -8,9 +8,13 @@ fails when a hook is no longer called.
 from collections.abc import Callable
 from typing import Any
 
+from aiortc import RTCDataChannel, RTCDataChannelParameters
 from aiortc.rtcsctptransport import (
+    WEBRTC_BINARY,
+    WEBRTC_BINARY_EMPTY,
     WEBRTC_DCEP,
     WEBRTC_STRING,
+    WEBRTC_STRING_EMPTY,
     DataChunk,
     ForwardTsnChunk,
     RTCSctpTransport,
@@ -19,6 +23,8 @@ from aiortc.rtcsctptransport import (
 
 from signaling import sctp
 from signaling.hooking import replace
+
+_MESSAGES = (WEBRTC_STRING, WEBRTC_STRING_EMPTY, WEBRTC_BINARY, WEBRTC_BINARY_EMPTY)
 
 MAX_STREAMS = 64
 MAX_MISORDERED = 256
@@ -102,10 +108,23 @@ class Association:
                 return self._count("malformed_channel")
             if len(channels) >= MAX_STREAMS and not is_acknowledgement:
                 return self._end()
-        elif protocol == WEBRTC_STRING:
+        elif protocol in _MESSAGES and stream_id not in self._transport._data_channels:
+            if len(self._transport._data_channels) >= MAX_STREAMS:
+                return self._end()
+            self._adopt(stream_id)
+        if protocol == WEBRTC_STRING:
             # aiortc raises on text that is not UTF-8.
             data = data.decode(errors="replace").encode()
         await self._message(stream_id, protocol, data)
+
+    def _adopt(self, stream_id: int) -> None:
+        """Open our end of a channel that the client negotiated with itself (RFC 8831 section 6.5).
+
+        Its first message is the first that is heard of it.
+        """
+        parameters = RTCDataChannelParameters(negotiated=True, id=stream_id)
+        channel = RTCDataChannel(self._transport, parameters, False)
+        self._transport.emit("datachannel", channel)
 
 
 def _is_full(stream: Any) -> bool:

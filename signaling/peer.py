@@ -29,7 +29,7 @@ from signaling.ice import IceSettings, configuration
 from signaling.inbound import prepare_certificate
 from signaling.liveness import CONNECT_DEADLINE_S, TICK_S, Liveness
 from signaling.peerstats import Report, collect
-from signaling.prepared import PreparedOffer, prepare_offer
+from signaling.prepared import PreparedOffer, max_message_bytes, prepare_offer
 from signaling.sdp import invalid
 from signaling.wire import Wire
 
@@ -71,7 +71,10 @@ class PeerListener(Protocol):
         """ICE and DTLS are done; media can flow."""
 
     def channel_open(self) -> None:
-        """The client's `oai-events` is open and what waited for it was sent."""
+        """A data channel for the events is open; what waited for it is sent next.
+
+        Said again for each channel that takes the place of another within the call.
+        """
 
     def message(self, text: str) -> None:
         """The client sent an event (unparsed)."""
@@ -105,7 +108,12 @@ class Peer:
         self.audio_receiver: RTCRtpReceiver | None = None
         """Receives the first audio m-line on which the client sends; None if there is none."""
         self.video_receiver: RTCRtpReceiver | None = None
-        self.channel = EventChannel(received=self._message, refused=self._refused, clock=clock)
+        self.channel = EventChannel(
+            opened=self._channel_opened,
+            received=self._message,
+            refused=self._refused,
+            clock=clock,
+        )
         self._settings = settings
         self._listener = listener
         self._clock = clock
@@ -180,7 +188,10 @@ class Peer:
         with _refusing():
             await pc.setRemoteDescription(RTCSessionDescription(sdp=offer.text, type="offer"))
         self._wire = Wire(pc, self._settings, self._clock, exceeded=lambda: self._end("flooded"))
-        self.channel.is_expected = offer.plan.data is not None
+        if offer.plan.data is not None:
+            self.channel.is_expected = True
+            data = offer.original.sections[offer.plan.data]
+            self.channel.max_message_bytes = max_message_bytes(data)
         self._use_transceivers(pc, offer, downlink)
         self._hand_out_receivers(on_receivers)
         self._liveness = Liveness(self._clock(), connect_deadline_s=self._connect_deadline_s)
@@ -287,9 +298,11 @@ class Peer:
             self._end(state)
 
     def _on_datachannel(self, channel: RTCDataChannel) -> None:
-        if self._gone_reason is None and self.channel.bind(channel):
-            self.channel.release_waiting()
-            self._tell(self._listener.channel_open)
+        if self._gone_reason is None:
+            self.channel.bind(channel)
+
+    def _channel_opened(self) -> None:
+        self._tell(self._listener.channel_open)
 
     def _message(self, text: str) -> None:
         if self._gone_reason is None:

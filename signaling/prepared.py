@@ -129,13 +129,17 @@ def _feedback(section: Section, codec: Codec) -> list[Attribute]:
     return [("rtcp-fb", value) for value in dict.fromkeys(found)]
 
 
-def _data_attributes(section: Section) -> list[Attribute]:
+def max_message_bytes(section: Section) -> int:
+    """Return what the client takes in one message (RFC 8841 section 6.1); 0: any size."""
     size = next(iter(section.values("max-message-size")), "")
     is_size = size.isascii() and size.isdigit()
-    message_bytes = min(int(size[:20]), MAX_MESSAGE_BYTES) if is_size else DEFAULT_MESSAGE_BYTES
+    return min(int(size[:20]), MAX_MESSAGE_BYTES) if is_size else DEFAULT_MESSAGE_BYTES
+
+
+def _data_attributes(section: Section) -> list[Attribute]:
     return [
         ("sctp-port", str(sctp_port(section))),
-        ("max-message-size", str(message_bytes)),
+        ("max-message-size", str(max_message_bytes(section))),
     ]
 
 
