@@ -12,8 +12,23 @@ from msgspec import Meta
 from signaling.client_items import EventId, Id, ItemCreate, parse_item_create
 from signaling.errors import ProtocolError
 from signaling.fields import convert
-from signaling.settings import MAX_INSTRUCTIONS_CHARS, Modality, SessionSettings
+from signaling.settings import (
+    MAX_INSTRUCTIONS_CHARS,
+    MAX_TOOLS,
+    AudioFormat,
+    Modality,
+    Name,
+    SessionSettings,
+)
 from signaling.texts import decode_json
+
+MAX_INPUT_ITEMS = 128
+
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+    Meta(max_length=16),
+]
+"""What a client attaches to a response, as OpenAI bounds it; comes back unchanged."""
 
 
 class SessionUpdate(msgspec.Struct, frozen=True):
@@ -39,17 +54,35 @@ class ItemTruncate(msgspec.Struct, frozen=True):
     event_id: EventId | None = None
 
 
-class ResponseOptions(msgspec.Struct, frozen=True):
-    """What response.create may set for one response; null or absent keeps the session's."""
+class ResponseOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: AudioFormat | None = None
+    voice: Name | dict[str, Any] | None = None
+
+
+class ResponseAudio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    output: ResponseOutput | None = None
+
+
+class ResponseOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What response.create may set for one response; null or absent keeps the session's.
+
+    Who asks for one response wants it as asked: unknown members are refused here.
+    """
 
     instructions: Annotated[str, Meta(max_length=MAX_INSTRUCTIONS_CHARS)] | None = None
     output_modalities: Annotated[tuple[Modality, ...], Meta(min_length=1, max_length=2)] | None = (
         None
     )
-    conversation: str | None = None
+    conversation: Literal["auto", "none"] | None = None
+    input: Annotated[list[dict[str, Any]], Meta(max_length=MAX_INPUT_ITEMS)] | None = None
+    metadata: Metadata | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=4096)] | Literal["inf"] | None = None
-    metadata: dict[str, Any] | None = None
+    audio: ResponseAudio | None = None
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    prompt: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
 
 
 class ResponseCreate(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ _ALLOWED = {
     "session.type": '"realtime"',
     "max_output_tokens": 'an integer from 1 to 4096, or "inf"',
     "truncation": '"auto", "disabled", or a retention_ratio object',
+    "response.conversation": '"auto", "none"',
     "tracing": '"auto", null, or an object',
     "detail": '"low", "auto", "high"',
     "item.type": '"message", "function_call", "function_call_output"',
@@ -52,6 +53,10 @@ def _named(text: str, value: Any, prefix: str, event_id: str | None) -> Protocol
         code = "missing_required_parameter"
         steps.append(missing[1])
         problem = "this field is required"
+    elif unknown := re.search(r"contains unknown field `(.+)`", problem):
+        code = "unknown_parameter"
+        steps.append(unknown[1])
+        problem = "this field is not known here"
     param = ".".join([prefix, *steps] if prefix else steps) or None
     message = problem[:1].lower() + problem[1:] if param else problem
     if code == "invalid_value" and (given := _given(value, steps)) is not None:

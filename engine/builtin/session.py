@@ -41,6 +41,7 @@ from engine.ipc.protocol import (
     Interrupt,
     ItemIn,
     Modality,
+    RequestRefused,
     ResponseDone,
     ResponseStarted,
     SessionConfig,
@@ -67,6 +68,7 @@ class _Request(Struct, frozen=True):
 
     instructions: str
     modalities: tuple[Modality, ...]
+    name: str
 
 
 class CascadeSession:
@@ -124,13 +126,13 @@ class CascadeSession:
         match message:
             case UpdateSession(config=config):
                 self._update(config)
-            case CommitAudio():
-                self._commit()
+            case CommitAudio(request=name):
+                self._commit(name)
             case ClearAudio():
                 self._ear.clear()
-            case CreateResponse(instructions=instructions, modalities=modalities):
+            case CreateResponse(instructions=instructions, modalities=modalities, request=name):
                 self._interrupt("superseded by a new response")
-                self._put(_Request(instructions, modalities))
+                self._put(_Request(instructions, modalities, name))
             case CancelResponse(epoch=epoch):
                 if self._reply is not None and self._reply.epoch <= epoch:
                     self._cut_reply("client_cancelled")
@@ -175,11 +177,11 @@ class CascadeSession:
         for said in self._ear.configure(self._config):
             self._put(said)
 
-    def _commit(self) -> None:
+    def _commit(self, name: str) -> None:
         said = self._ear.commit()
         if said is None:
             told = f"there is less than {MIN_COMMIT_MS} ms of sound since the last commit"
-            self._warn(COMMIT_EMPTY, told)
+            self._send(RequestRefused(self._session, name, COMMIT_EMPTY, told))
         else:
             self._put(said)
 
@@ -194,7 +196,9 @@ class CascadeSession:
             if job.words is not None:
                 job.words.abandon()
             self._tell_transcript(job, Transcript("", error=TOO_MANY_TURNS))
-        self._tell_overload(TOO_MANY_TURNS)
+            self._tell_overload(TOO_MANY_TURNS)
+        else:
+            self._send(RequestRefused(self._session, job.name, "overloaded", TOO_MANY_TURNS))
 
     def _tell_overload(self, text: str) -> None:
         """Once, until something is understood again."""
@@ -219,7 +223,8 @@ class CascadeSession:
 
     async def _on_request(self, request: _Request) -> None:
         if self._only_listens:
-            self._warn("listening_only", "no response while the session is forced to listen")
+            told = "no response while the session is forced to listen"
+            self._send(RequestRefused(self._session, request.name, "listening_only", told))
             return
         self._interrupt("superseded by a new response")
         self._begin_reply(
@@ -227,6 +232,7 @@ class CascadeSession:
             transcript=self._committed,
             instructions=request.instructions,
             modalities=request.modalities,
+            request=request.name,
         )
 
     async def _on_said(self, said: Said) -> None:
@@ -292,6 +298,7 @@ class CascadeSession:
         transcript: Transcript | None = None,
         instructions: str = "",
         modalities: tuple[Modality, ...] = (),
+        request: str = "",
         stages_ms: dict[str, float] | None = None,
         ended_s: float | None = None,
     ) -> None:
@@ -312,7 +319,9 @@ class CascadeSession:
         self._owes_answer = False
         self._committed = None
         modality: Modality = "audio" if with_audio else "text"
-        self._send(ResponseStarted(self._session, self._epoch, trigger, utterance, modality))
+        self._send(
+            ResponseStarted(self._session, self._epoch, trigger, utterance, modality, request)
+        )
         begun_s = time.monotonic() if ended_s is None else ended_s
         self._answering = self._start_task(self._answer(turn, reply, begun_s), "answer")
 

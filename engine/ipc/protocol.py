@@ -30,11 +30,14 @@ MAX_ITEM_BYTES = 32 * 1024 * 1024
 MAX_PIECE_BYTES = 256 * 1024
 MIN_COMMIT_MS = 100
 COMMIT_EMPTY = "input_audio_buffer_commit_empty"
+"""The code of a `RequestRefused` for a commit of less sound."""
 MAX_MESSAGE_BYTES = MAX_IMAGE_BYTES + 65_536
 
 SessionId = Annotated[str, Meta(min_length=1, max_length=64)]
 Count = Annotated[int, Meta(ge=0)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+RequestName = Annotated[str, Meta(max_length=64)]
+"""By which the answer to a request names it."""
 InputPcm = Annotated[bytes, Meta(max_length=MAX_AUDIO_BYTES)]
 OutputPcm = Annotated[bytes, Meta(max_length=MAX_OUTPUT_BYTES)]
 
@@ -184,13 +187,13 @@ class DeleteItem(Message, frozen=True):
 class CommitAudio(Message, frozen=True):
     """Turn-based push to talk: what was heard since the last commit is the user's turn.
 
-    Answered by one final `InputTranscript`, by which the client gets the item of that turn, or, if
-    less than `MIN_COMMIT_MS` of sound came, by a `SessionWarning` of the code `COMMIT_EMPTY`: then
-    there is no turn. Where turns are committed by hand, no utterances are told that the engine
-    detects.
+    Answered by one final `InputTranscript`, by which the client gets the item of that turn, or by
+    `RequestRefused`: then there is no turn. Where turns are committed by hand, no utterances are
+    told that the engine detects.
     """
 
     session: SessionId
+    request: RequestName = ""
 
 
 class ClearAudio(Message, frozen=True):
@@ -200,13 +203,17 @@ class ClearAudio(Message, frozen=True):
 
 
 class CreateResponse(Message, frozen=True):
-    """Answer now, with what the conversation holds; a running response is cancelled first."""
+    """Answer now, with what the conversation holds; a running response is cancelled first.
+
+    Each is answered by one `ResponseStarted` or one `RequestRefused`.
+    """
 
     session: SessionId
     instructions: Text = ""
     """For this response only, beside the session's."""
     modalities: tuple[Modality, ...] = ()
     """Of this response; empty: the session's."""
+    request: RequestName = ""
 
 
 class CancelResponse(Message, frozen=True):
@@ -323,6 +330,18 @@ class ResponseStarted(Message, frozen=True):
     """The utterance answered, 0 if none."""
     modality: Modality = "audio"
     """`text`: words only, no `AudioOut` follows."""
+    request: RequestName = ""
+    """The `CreateResponse` that it answers."""
+
+
+class RequestRefused(Message, frozen=True):
+    """A `CreateResponse` or `CommitAudio` comes to nothing; the session goes on."""
+
+    session: SessionId
+    request: RequestName
+    code: str
+    reason: str
+    """For people."""
 
 
 class AudioOut(Message, frozen=True):
@@ -435,6 +454,7 @@ FromEngine = (
     | SpeechStopped
     | InputTranscript
     | ResponseStarted
+    | RequestRefused
     | AudioOut
     | TextOut
     | ResponseDone

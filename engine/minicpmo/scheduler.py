@@ -266,6 +266,8 @@ class Scheduler:
             before.configure(session)
             return
         session.output.cancel()
+        if isinstance(before, TurnTaking):
+            before.refuse_asked(session, "context_restarted", "other settings came first")
         before.close(session.slot)
         self.runner.clear(session.slot)
         self._lane.clear(session.slot)
@@ -350,19 +352,26 @@ class Scheduler:
     def _respond(self, session: Session, message: CommitAudio | CreateResponse) -> None:
         if session.config.mode == "full_duplex":
             session.items.clear()
-            session.warn(
+            session.refuse(
+                message.request,
                 "mode",
                 "in full duplex the model decides itself when to speak; for typed messages and "
                 "push to talk set turn_detection to null",
             )
             return
         if isinstance(message, CommitAudio):
-            session.commit()
+            session.commit(message.request)
             return
         if session.output.is_speaking:
             self._silence(session, by_client=False)
-        instructions, modalities = message.instructions, message.modalities
-        self._ask(session, Asked(instructions=instructions, modalities=modalities))
+        self._ask(
+            session,
+            Asked(
+                instructions=message.instructions,
+                modalities=message.modalities,
+                request=message.request,
+            ),
+        )
 
     def _ask(self, session: Session, asked: Asked) -> None:
         """Have all that the user gave since the last response answered."""

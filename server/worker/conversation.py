@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from engine.ipc import protocol as p
 from server.worker.items import Items
 from server.worker.responses import ActiveResponse, CancelReason, Emit, ItemStatus
 from signaling import server_events as ev
+from signaling.errors import ProtocolError
 from signaling.settings import SessionSettings
 
 HEARD_INTERVAL_SAMPLES = p.OUTPUT_HZ // 5
 MAX_UTTERANCES = 64
+MAX_ASKED = 64
+MAX_PAST = 16
+"""Answers that are over and can still be truncated."""
 
 
 class Speaker(Protocol):
@@ -30,6 +34,13 @@ class Speaker(Protocol):
     def clear(self) -> Any: ...
 
     def heard(self, epoch: int) -> int: ...
+
+
+class Asked(NamedTuple):
+    """What a client asked an engine for, until the engine says what became of it."""
+
+    metadata: dict[str, str] | None = None
+    event_id: str | None = None
 
 
 class Utterance:
@@ -61,12 +72,16 @@ class Conversation:
         self.turns = 0
         self.latency_ms: dict[str, float] = {}
         self.kv_tokens = 0
+        self.expires_at: int | None = None
+        """Unix seconds; known when the call is served."""
         self._emit = emit
         self._to_engine = to_engine
         self._clock = clock
         self._speaker: Speaker | None = None
         self._utterances: dict[int, Utterance] = {}
         self._responses: dict[int, ActiveResponse] = {}
+        self._past: dict[str, ActiveResponse] = {}
+        self._asked: dict[str, Asked] = {}
         self._speech_stopped_at: float | None = None
 
     def use(self, speaker: Speaker) -> None:
@@ -82,6 +97,18 @@ class Conversation:
     def active(self) -> ActiveResponse | None:
         """The newest response that is not over."""
         return next(reversed(self._responses.values()), None)
+
+    def session_object(self) -> dict[str, Any]:
+        """What the client sees of its session."""
+        return self.settings.to_session(self.session_id, self.expires_at)
+
+    def asked_for(self, asked: Asked) -> str:
+        """Note what the client asks for; the name by which the engine answers."""
+        name = ev.new_id("ask")
+        self._asked[name] = asked
+        if len(self._asked) > MAX_ASKED:
+            del self._asked[next(iter(self._asked))]
+        return name
 
     # ------------------------------------------------------------------ from the engine
 
@@ -108,8 +135,8 @@ class Conversation:
                 figures: dict[str, Any] = {f"{k}_ms": v for k, v in message.stages_ms.items()}
                 figures |= {"unit": message.unit, "kv_tokens": message.kv_tokens}
                 self._emit(ev.Metrics(metrics=figures))
-            case p.SessionWarning() | p.PartLeftOut():
-                self._emit(_told(message))
+            case p.SessionWarning() | p.PartLeftOut() | p.RequestRefused():
+                self._pass_on(message)
 
     def _hear_speech(self, message: p.SpeechStarted | p.SpeechStopped | p.InputTranscript) -> None:
         match message:
@@ -179,16 +206,34 @@ class Conversation:
             )
         )
 
-    def _response_started(self, message: p.ResponseStarted) -> None:
-        response = ActiveResponse(
-            message.epoch, ev.new_id("resp"), ev.new_id("item"), message.modality, self._emit
+    def _pass_on(self, message: p.SessionWarning | p.PartLeftOut | p.RequestRefused) -> None:
+        if not isinstance(message, p.RequestRefused):
+            self._emit(_told(message))
+            return
+        asked = self._asked.pop(message.request, Asked())
+        self._emit(
+            ev.error(
+                _sentence(message.reason),
+                code=message.code,
+                event_id=asked.event_id,
+                type="server_error" if message.code == "overloaded" else "invalid_request_error",
+            )
         )
-        previous = self.items.last_id
+
+    def _response_started(self, message: p.ResponseStarted) -> None:
+        asked = self._asked.pop(message.request, Asked())
+        response = ActiveResponse(
+            message.epoch,
+            message.modality,
+            self._emit,
+            previous_item_id=self.items.last_id,
+            metadata=asked.metadata,
+        )
         self._responses[message.epoch] = response
         self.items.put(response.item("in_progress"))
         # From now on the playout knows the epoch, so that a cut before its first sample holds.
         self.speaker.push(message.epoch, b"")
-        response.begin(previous)
+        response.begin()
 
     def _response_done(self, message: p.ResponseDone) -> None:
         response = self._responses.get(message.epoch)
@@ -232,10 +277,11 @@ class Conversation:
             # A newer epoch came before the engine said how this one ended.
             response.outcome = p.ResponseDone(self.session_id, epoch, "completed")
         del self._responses[epoch]
-        self._to_engine(p.Heard(self.session_id, epoch, self.speaker.heard(epoch), final=True))
-        response.finish()
+        heard = self.speaker.heard(epoch)
+        self._to_engine(p.Heard(self.session_id, epoch, heard, final=True))
+        response.finish(heard)
         status: ItemStatus = "completed" if response.outcome.status == "completed" else "incomplete"
-        self.items.put(response.item(status))
+        self._keep(response, status)
 
     # ------------------------------------------------------------------ cutting
 
@@ -252,15 +298,49 @@ class Conversation:
                 p.Heard(self.session_id, response.epoch, samples, final=True, interrupted=True)
             )
             response.cut(samples, reason)
-            self.items.put(response.item("incomplete"))
+            self._keep(response, "incomplete")
         return True
+
+    def _keep(self, response: ActiveResponse, status: ItemStatus) -> None:
+        if response.item_id in self.items:
+            self.items.put(response.item(status))
+        self._past[response.item_id] = response
+        if len(self._past) > MAX_PAST:
+            del self._past[next(iter(self._past))]
+
+    def truncate(self, item_id: str, audio_end_ms: int) -> None:
+        """Take back what of an answer that is over was heard later; raises `ProtocolError`."""
+        response = self._past.get(item_id)
+        heard_ms = None if response is None else response.heard_ms
+        if response is None or heard_ms is None:
+            raise ProtocolError(
+                "item_id: only newer items of the assistant that were spoken can be truncated.",
+                param="item_id",
+            )
+        is_whole = self.items.get(item_id).status == "completed"
+        if audio_end_ms > heard_ms and is_whole:
+            raise ProtocolError(
+                f"audio_end_ms: {heard_ms} ms of sound is already shorter than {audio_end_ms} ms.",
+                param="audio_end_ms",
+            )
+        heard = response.forget(audio_end_ms * p.OUTPUT_HZ // 1000)
+        self.items.put(response.item("incomplete"))
+        self._to_engine(
+            p.Heard(self.session_id, response.epoch, heard, final=True, interrupted=True)
+        )
+
+
+def _sentence(text: str) -> str:
+    """What an engine says of something, as a client is to read it."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
 
 
 def _told(message: p.SessionWarning | p.PartLeftOut) -> ev.SessionWarning | ev.Error:
     if isinstance(message, p.SessionWarning):
-        return ev.SessionWarning(code=message.code, message=message.message)
+        return ev.SessionWarning(code=message.code, message=_sentence(message.message))
     where = f"item.content.{message.part}"
-    told = f"{where} of the item {message.item!r} is left out: {message.reason}."
+    told = f"{where} of the item {message.item!r} is left out: {message.reason.rstrip('.')}."
     return ev.error(told, code="part_left_out", param=where)
 
 

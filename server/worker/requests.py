@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.ipc import protocol as p
-from server.worker.conversation import Conversation
+from server.worker.conversation import Asked, Conversation
 from server.worker.engine_settings import engine_config
 from server.worker.item_mapping import as_message, as_shown, for_engine
+from server.worker.items import Items
+from server.worker.response_options import check as check_options
 from server.worker.responses import Emit
 from signaling import client_events as c
 from signaling import server_events as ev
@@ -54,7 +56,8 @@ class Requests:
             case c.ResponseCancel():
                 self._cancel_response(event)
             case c.InputBufferCommit():
-                self._send(p.CommitAudio(self._session))
+                asked = Asked(event_id=event.event_id)
+                self._send(p.CommitAudio(self._session, self._conversation.asked_for(asked)))
             case c.InputBufferClear():
                 self._send(p.ClearAudio(self._session))
                 self._emit(ev.InputCleared())
@@ -73,9 +76,7 @@ class Requests:
         conversation = self._conversation
         conversation.settings = conversation.settings.merge(event.session)
         self._to_engine(p.UpdateSession(self._session, engine_config(conversation.settings)))
-        self._emit(
-            ev.SessionUpdated(session=conversation.settings.to_session(conversation.session_id))
-        )
+        self._emit(ev.SessionUpdated(session=conversation.session_object()))
 
     def _create_item(self, event: ItemCreate) -> None:
         message = as_message(event)
@@ -97,8 +98,10 @@ class Requests:
                 code="duplicate",
                 param="item.id",
             )
+        _check_place(previous_item_id, items)
+        previous = items.last_id
         self._send(carrier)
-        self._conversation.add_item(shown, previous_item_id or items.last_id)
+        self._conversation.add_item(shown, previous)
 
     def _about_item(self, event: c.ItemDelete | c.ItemRetrieve | c.ItemTruncate) -> None:
         items = self._conversation.items
@@ -111,23 +114,39 @@ class Requests:
             case c.ItemRetrieve():
                 self._emit(ev.ItemRetrieved(item=items.get(event.item_id)))
             case c.ItemTruncate():
-                items.get(event.item_id)
-                active = self._conversation.active
-                if active is not None and active.item_id == event.item_id:
-                    # The cut tells how much was heard; the client's own figure is not better.
-                    self._cut_active()
-                else:
-                    self._emit(
-                        ev.ItemTruncated(item_id=event.item_id, audio_end_ms=event.audio_end_ms)
-                    )
+                self._truncate(event)
+
+    def _truncate(self, event: c.ItemTruncate) -> None:
+        self._conversation.items.get(event.item_id)
+        if event.content_index:
+            raise ProtocolError(
+                "content_index: items of the assistant have one part; allowed: 0.",
+                param="content_index",
+            )
+        active = self._conversation.active
+        if active is not None and active.item_id == event.item_id:
+            # The cut tells how much was heard; the client's own figure is not better.
+            self._cut_active()
+        else:
+            self._conversation.truncate(event.item_id, event.audio_end_ms)
 
     def _create_response(self, event: c.ResponseCreate) -> None:
         options = event.response or c.ResponseOptions()
-        # A client that asks again while the answer is spoken wants the new one, now.
-        self._cut_active()
+        check_options(options, self._conversation.settings)
+        active = self._conversation.active
+        if active is not None:
+            raise ProtocolError(
+                f"Conversation already has an active response in progress: {active.id}. Wait "
+                "until it is finished, or cancel it, before creating a new one.",
+                code="conversation_already_has_active_response",
+            )
+        asked = Asked(options.metadata, event.event_id)
         self._send(
             p.CreateResponse(
-                self._session, options.instructions or "", options.output_modalities or ()
+                self._session,
+                options.instructions or "",
+                options.output_modalities or (),
+                self._conversation.asked_for(asked),
             )
         )
 
@@ -146,3 +165,21 @@ class Requests:
         if active is not None:
             self._to_engine(p.CancelResponse(self._session, active.epoch))
             self._conversation.cut(active.epoch, "client_cancelled")
+
+
+def _check_place(previous_item_id: str | None, items: Items) -> None:
+    """Engines add items at the end only: raise `ProtocolError` for any other place."""
+    last = items.last_id
+    if previous_item_id in (None, last) or (previous_item_id == "root" and last is None):
+        return
+    if previous_item_id != "root" and previous_item_id not in items:
+        raise ProtocolError(
+            f"previous_item_id: there is no item {previous_item_id[:80]!r}.",
+            code="item_not_found",
+            param="previous_item_id",
+        )
+    raise ProtocolError(
+        f"previous_item_id: items are added at the end only, which is behind {last!r}.",
+        code="unsupported_parameter",
+        param="previous_item_id",
+    )

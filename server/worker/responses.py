@@ -21,11 +21,17 @@ class ActiveResponse:
     """Owned by the conversation, from `begin` until `finish` or `cut`."""
 
     def __init__(
-        self, epoch: int, response_id: str, item_id: str, modality: Modality, emit: Emit
+        self,
+        epoch: int,
+        modality: Modality,
+        emit: Emit,
+        *,
+        previous_item_id: str | None,
+        metadata: dict[str, str] | None = None,
     ) -> None:
         self.epoch = epoch
-        self.id = response_id
-        self.item_id = item_id
+        self.id = ev.new_id("resp")
+        self.item_id = ev.new_id("item")
         self.is_audible = False
         """Whether its first sample is on the wire."""
         self.reported_samples = 0
@@ -33,13 +39,23 @@ class ActiveResponse:
         self.outcome: ResponseDone | None = None
         self._modality = modality
         self._emit = emit
+        self._previous_item_id = previous_item_id
+        self._metadata = metadata
+        self._heard_samples = 0
         self._pending: deque[tuple[int, str]] = deque(maxlen=MAX_PENDING_WORDS)
-        self._said: list[str] = []
+        self._said: list[tuple[int, str]] = []
 
     @property
     def text(self) -> str:
         """What has been heard (or, without sound, shown) so far."""
-        return "".join(self._said)
+        return "".join(text for _, text in self._said)
+
+    @property
+    def heard_ms(self) -> int | None:
+        """What of its sound was heard when it was over; None if it had none."""
+        if self._modality == "text":
+            return None
+        return self._heard_samples * 1000 // OUTPUT_HZ
 
     def item(self, status: ItemStatus) -> ev.MessageItem:
         """The assistant's item as it stands."""
@@ -52,11 +68,11 @@ class ActiveResponse:
             )
         return ev.MessageItem(id=self.item_id, role="assistant", status=status, content=content)
 
-    def begin(self, previous_item_id: str | None) -> None:
+    def begin(self) -> None:
         self._emit(ev.ResponseCreated(response=self._response("in_progress")))
         item = self.item("in_progress")
         self._emit(ev.OutputItemAdded(response_id=self.id, item=item))
-        self._emit(ev.ItemAdded(item=item, previous_item_id=previous_item_id))
+        self._emit(ev.ItemAdded(item=item, previous_item_id=self._previous_item_id))
         self._emit(
             ev.ContentPartAdded(response_id=self.id, item_id=self.item_id, part=self._part())
         )
@@ -71,8 +87,8 @@ class ActiveResponse:
     def release(self, samples: int | None = None) -> None:
         """Show the words due after `samples` of playout; None: all."""
         while self._pending and (samples is None or self._pending[0][0] <= samples):
-            _, text = self._pending.popleft()
-            self._said.append(text)
+            at, text = self._pending.popleft()
+            self._said.append((at, text))
             delta = ev.AudioTranscriptDelta if self._modality == "audio" else ev.OutputTextDelta
             self._emit(delta(response_id=self.id, item_id=self.item_id, delta=text))
 
@@ -81,9 +97,10 @@ class ActiveResponse:
         self.is_audible = True
         self._emit(ev.OutputBufferStarted(response_id=self.id))
 
-    def finish(self) -> None:
+    def finish(self, heard_samples: int) -> None:
         """Generated and played to the end, as the outcome says."""
         assert self.outcome is not None, "finish needs the engine's outcome"
+        self._heard_samples = heard_samples
         self.release()
         status = self.outcome.status
         self._close("completed" if status == "completed" else "incomplete")
@@ -101,17 +118,28 @@ class ActiveResponse:
 
     def cut(self, heard_samples: int, reason: CancelReason) -> None:
         """Ended early; what was not heard by then never happened."""
+        self._heard_samples = heard_samples
         if heard_samples:
             # Not even the first word, due at sample 0, without a sample.
             self.release(heard_samples)
         if self.is_audible:
             self._emit(ev.OutputBufferCleared(response_id=self.id))
         if self._modality == "audio":
-            heard_ms = heard_samples * 1000 // OUTPUT_HZ
-            self._emit(ev.ItemTruncated(item_id=self.item_id, audio_end_ms=heard_ms))
+            self._tell_truncated()
         self._close("incomplete")
         details = {"type": "cancelled", "reason": reason}
         self._emit(ev.ResponseDone(response=self._response("cancelled", details)))
+
+    def forget(self, samples: int) -> int:
+        """Over, yet what came after `samples` is to be as if it was not heard; what remains."""
+        if samples < self._heard_samples:
+            self._heard_samples = samples
+            self._said = [(at, text) for at, text in self._said if samples and at <= samples]
+        self._tell_truncated()
+        return self._heard_samples
+
+    def _tell_truncated(self) -> None:
+        self._emit(ev.ItemTruncated(item_id=self.item_id, audio_end_ms=self.heard_ms or 0))
 
     def _close(self, status: ItemStatus) -> None:
         where: dict[str, Any] = {"response_id": self.id, "item_id": self.item_id}
@@ -123,7 +151,7 @@ class ActiveResponse:
         self._emit(ev.ContentPartDone(**where, part=self._part()))
         item = self.item(status)
         self._emit(ev.OutputItemDone(response_id=self.id, item=item))
-        self._emit(ev.ItemDone(item=item))
+        self._emit(ev.ItemDone(item=item, previous_item_id=self._previous_item_id))
 
     def _part(self) -> ev.Part:
         if self._modality == "audio":
@@ -153,4 +181,5 @@ class ActiveResponse:
             output_modalities=(self._modality,),
             status_details=details,
             usage=usage,
+            metadata=self._metadata,
         )

@@ -36,13 +36,18 @@ from server.worker.engine_settings import engine_config, mode_of
 from server.worker.requests import Requests
 from signaling import server_events as ev
 from signaling.errors import ProtocolError
+from signaling.fitting import fitted
 from signaling.ice import IceSettings
 from signaling.peer import Peer
-from signaling.server_events import encode, error_event
+from signaling.server_events import error_event
 
 log = logging.getLogger(__name__)
 
 FLUSH_S = 0.1
+END_ANNOUNCED_S = 30.0
+"""So long before the longest duration is reached its end is announced,"""
+END_ANNOUNCED_SHARE = 0.25
+"""or this share of a short duration."""
 OPEN_TRIES = 5
 TELL_WAIT_S = 3.0
 """For how long a failure waits for a data channel that is just being opened."""
@@ -126,13 +131,10 @@ class Session:
     async def run(self) -> str:
         """Talk until the call is over; the reason."""
         try:
-            async with asyncio.timeout(self._config.calls.max_duration_s):
-                async with asyncio.TaskGroup() as tasks:
-                    serving = tasks.create_task(self._serve(), name="serve")
-                    reason = await self._ended
-                    serving.cancel()
-        except TimeoutError:
-            reason = "max_duration"
+            async with asyncio.TaskGroup() as tasks:
+                serving = tasks.create_task(self._serve(), name="serve")
+                reason = await self._ended
+                serving.cancel()
         except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only, and says so
             log.exception("call %s failed", self.call_id)
             reason = "internal_error"
@@ -167,8 +169,25 @@ class Session:
             log.warning("call %s gets no engine: %s", self.call_id, error)
             self.end("engine_full" if isinstance(error, NoFreeSlot) else "engine_gone")
             return
+        longest_s = self._config.calls.max_duration_s
+        self._conversation.expires_at = int(time.time() + longest_s)
         if self._peer.channel.is_open:
-            self._emit(ev.SessionCreated(session=self._session_object()))
+            self._emit(ev.SessionCreated(session=self._conversation.session_object()))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_camera(), name="camera")
+            tasks.create_task(self._run_down(longest_s), name="duration")
+
+    async def _run_down(self, longest_s: float) -> None:
+        """End the call when it has been served for so long, not without a word before."""
+        announced_s = min(END_ANNOUNCED_S, longest_s * END_ANNOUNCED_SHARE)
+        await asyncio.sleep(longest_s - announced_s)
+        left = f"{announced_s:.0f} s" if announced_s >= 1 else "a moment"
+        message = f"This call ends in {left}: the longest duration of a call is then reached."
+        self._emit(ev.SessionWarning(code="call_ends_soon", message=message))
+        await asyncio.sleep(announced_s)
+        self.end("max_duration")
+
+    async def _watch_camera(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             self._notice_camera_off()
@@ -249,7 +268,7 @@ class Session:
     def channel_open(self) -> None:
         self._settled.set()
         if self._line is not None:
-            self._emit(ev.SessionCreated(session=self._session_object()))
+            self._emit(ev.SessionCreated(session=self._conversation.session_object()))
         elif self._place_in_queue is not None and not self._assigned.done():
             position, eta_s = self._place_in_queue
             self._emit(ev.SessionQueued(position=position, eta_s=eta_s))
@@ -326,11 +345,8 @@ class Session:
     # ------------------------------------------------------------------ events and statistics
 
     def _emit(self, event: Any) -> None:
-        self._peer.send(encode(event))
-
-    def _session_object(self) -> dict[str, Any]:
-        expires_at = int(time.time() + self._config.calls.max_duration_s)
-        return self._conversation.settings.to_session(self.call_id, expires_at)
+        for text in fitted(event, self._peer.channel.max_message_bytes):
+            self._peer.send(text)
 
     async def stats(self) -> CallStats:
         """What `/api/stats` shows of this call."""

@@ -120,11 +120,19 @@ class TurnTaking:
         mind.asked.clear()
         mind.speaking.clear()
 
+    def refuse_asked(self, session: Session, code: str, reason: str) -> None:
+        """Tell the client that nothing comes of what it asked for and has not begun."""
+        mind = self._minds[session.slot]
+        for asked in (mind.reading, *mind.asked):
+            if asked is not None and not asked.utterance:
+                session.refuse(asked.request, code, reason)
+
     def ask(self, session: Session, asked: Asked) -> None:
         """Queue a turn of the user; the oldest goes where too many wait."""
         waiting = self._minds[session.slot].asked
         if len(waiting) == MAX_WAITING_TURNS:
-            session.warn("overloaded", "too many turns wait for an answer; one was dropped")
+            told = "too many turns wait for an answer; one was dropped"
+            _tell_unanswered(session, waiting.popleft(), "overloaded", told)
         waiting.append(asked)
 
     def is_asked(self, slot: int) -> bool:
@@ -238,7 +246,7 @@ class TurnTaking:
         """Tell why a turn gets no answer; whoever asked for a response gets one that failed."""
         mind.session.warn(code, reason)
         asked = mind.reading
-        if asked is None or asked.is_withdrawn:
+        if asked is None or (asked.is_withdrawn and asked.utterance):
             return
         aloud = mind.session.reply_settings(asked.modalities).speech
         self._open_output(mind.session, asked, "audio" if aloud else "text")
@@ -283,7 +291,9 @@ class TurnTaking:
 
     def _open_output(self, session: Session, asked: Asked, modality: Modality) -> None:
         trigger: Literal["speech", "request"] = "speech" if asked.utterance else "request"
-        session.output.begin(trigger, utterance=asked.utterance, modality=modality)
+        session.output.begin(
+            trigger, utterance=asked.utterance, modality=modality, request=asked.request
+        )
 
     def _check_room(self, talk: TurnSession, message: int, settings: ReplySettings) -> None:
         """Raise `PromptError` if the message would not fit even into an empty conversation."""
@@ -338,3 +348,11 @@ class TurnTaking:
             stages_ms=totals(mind.stages) | {"turn": round(total_ms, 2)},
             kv_tokens=utterance.kv_tokens,
         )
+
+
+def _tell_unanswered(session: Session, asked: Asked | None, code: str, reason: str) -> None:
+    """Say why a turn gets no answer: to a client's request as its answer."""
+    if asked is not None and not asked.utterance:
+        session.refuse(asked.request, code, reason)
+    else:
+        session.warn(code, reason)

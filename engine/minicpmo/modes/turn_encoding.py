@@ -37,6 +37,8 @@ class Asked:
     """For this answer only."""
     modalities: tuple[Modality, ...] = ()
     """Of this answer; empty: the session's."""
+    request: str = ""
+    """The client's name for what it asked for; empty for what was spoken."""
     is_withdrawn: bool = False
     """The user spoke on before the answer began: it is read, and answered with nothing."""
 

@@ -69,6 +69,7 @@ class Output:
         *,
         utterance: int = 0,
         modality: Modality = "audio",
+        request: str = "",
     ) -> None:
         """Open a response."""
         assert not self.is_open, f"epoch {self.epoch} is still open"
@@ -77,7 +78,9 @@ class Output:
         self.samples = self.tokens = self._heard = 0
         self._is_playing = False
         self._marks = []
-        self._send(ResponseStarted(self._session, self.epoch, trigger, utterance, modality))
+        self._send(
+            ResponseStarted(self._session, self.epoch, trigger, utterance, modality, request)
+        )
 
     def say(
         self, text: str, pcm: NDArray[np.int16], *, tokens: int = 0, last: bool = False

@@ -13,11 +13,14 @@ from engine.files.items import read_files
 from engine.ipc.protocol import (
     AudioIn,
     CancelResponse,
+    CommitAudio,
+    CreateResponse,
     DeleteItem,
     ForceListen,
     Heard,
     ImageIn,
     ItemIn,
+    RequestRefused,
     SessionEnded,
     SessionWarning,
 )
@@ -59,8 +62,7 @@ class Intake:
             self._forward(message)
             return
         if len(self._held) >= MAX_HELD:
-            if not isinstance(message, AudioIn):
-                self._warn("overloaded", "too much waits to be read; this was dropped")
+            self._tell_dropped(message)
             return
         self._make_room(_num_bytes(message))
         self._held.append(message)
@@ -123,6 +125,13 @@ class Intake:
             self._send(SessionEnded(self._session, "failed", told))
         finally:
             self._task = None
+
+    def _tell_dropped(self, message: SessionMessage) -> None:
+        told = "too much waits to be read; this was dropped"
+        if isinstance(message, CreateResponse | CommitAudio):
+            self._send(RequestRefused(self._session, message.request, "overloaded", told))
+        elif not isinstance(message, AudioIn):
+            self._warn("overloaded", told)
 
     def _warn(self, code: str, message: str) -> None:
         self._send(SessionWarning(self._session, code, message))

@@ -20,6 +20,7 @@ from engine.ipc.protocol import (
     ImageIn,
     InputTranscript,
     Modality,
+    RequestRefused,
     SessionConfig,
     SessionEnded,
     SessionWarning,
@@ -172,12 +173,12 @@ class Session:
         self._in_memory.add(item)
         self.items.append(item)
 
-    def commit(self) -> None:
+    def commit(self, request: str = "") -> None:
         """Push to talk: all that was said since the last commit is one turn of the user."""
         sound = self.hearing.commit()
         if len(sound) * 1000 < MIN_COMMIT_MS * INPUT_HZ:
             told = f"there is less than {MIN_COMMIT_MS} ms of sound since the last commit"
-            self.warn(COMMIT_EMPTY, told)
+            self.refuse(request, COMMIT_EMPTY, told)
             return
         self.keep_speech(sound)
         self._commits += 1
@@ -262,6 +263,10 @@ class Session:
 
     def warn(self, code: str, message: str, used: int = 0, limit: int = 0) -> None:
         self.send(SessionWarning(self.id, code, message, used, limit))
+
+    def refuse(self, request: str, code: str, reason: str) -> None:
+        """Say that what was asked for comes to nothing."""
+        self.send(RequestRefused(self.id, request, code, reason))
 
     def warn_context(self, warning: ContextWarning | None) -> None:
         if warning is not None:

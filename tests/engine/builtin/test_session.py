@@ -28,6 +28,7 @@ from engine.ipc.protocol import (
     Interrupt,
     ItemIn,
     Mode,
+    RequestRefused,
     ResponseDone,
     ResponseStarted,
     SessionConfig,
@@ -304,7 +305,7 @@ async def test_cleared_audio_is_forgotten() -> None:
         it.session.handle(ClearAudio(SESSION))
         assert it.recogniser.utterances[0].is_abandoned
         it.session.handle(CommitAudio(SESSION))
-        assert (await it.wait(SessionWarning)).code == COMMIT_EMPTY
+        assert (await it.wait(RequestRefused)).code == COMMIT_EMPTY
         await it.hear(hiss(200))
         it.session.handle(CommitAudio(SESSION))
         assert (await it.wait(InputTranscript)).error
@@ -318,8 +319,9 @@ async def test_a_commit_of_next_to_nothing_is_refused(config: SessionConfig, ms:
         it.session.handle(CommitAudio(SESSION))
         await it.wait(InputTranscript)
         await it.hear(hiss(ms))
-        it.session.handle(CommitAudio(SESSION))
-        assert [warning.code for warning in it.all(SessionWarning)] == [COMMIT_EMPTY]
+        it.session.handle(CommitAudio(SESSION, "mine"))
+        refused = [(refusal.request, refusal.code) for refusal in it.all(RequestRefused)]
+        assert refused == [("mine", COMMIT_EMPTY)]
         await settle()
         assert len(it.all(InputTranscript)) == 1
 
@@ -396,8 +398,9 @@ async def test_forced_to_listen_it_transcribes_and_stays_silent() -> None:
         assert it.all(Interrupt)
         await it.hear(say("hello"))
         await it.wait(InputTranscript)
-        it.session.handle(CreateResponse(SESSION))
-        assert (await it.wait(SessionWarning)).code == "listening_only"
+        it.session.handle(CreateResponse(SESSION, request="mine"))
+        refused = await it.wait(RequestRefused)
+        assert (refused.request, refused.code) == ("mine", "listening_only")
         assert len(it.all(ResponseStarted)) == 1
         it.session.handle(ForceListen(SESSION, False))
         it.session.handle(CreateResponse(SESSION))
@@ -521,14 +524,21 @@ async def test_partial_transcripts_are_passed_on_unless_unwanted() -> None:
         assert len(it.all(InputTranscript)) == 1
 
 
-async def test_of_too_many_requests_the_oldest_is_dropped_and_it_is_told_once() -> None:
+async def test_of_too_many_requests_the_oldest_are_refused_by_name() -> None:
     async with scene() as it:
         for number in range(40):
-            it.session.handle(CreateResponse(SESSION, instructions=f"{number}"))
-        assert [warning.code for warning in it.all(SessionWarning)] == ["overloaded"]
+            it.session.handle(
+                CreateResponse(SESSION, instructions=f"{number}", request=f"{number}")
+            )
+        refused = it.all(RequestRefused)
+        assert {refusal.code for refusal in refused} == {"overloaded"}
+        assert [refusal.request for refusal in refused] == [f"{n}" for n in range(24)]
         await it.wait(ResponseDone)
         await settle(200)
         assert it.answerer.turns[-1].instructions == "39"
+        assert [begun.request for begun in it.all(ResponseStarted)] == [
+            f"{number}" for number in range(24, 40)
+        ]
 
 
 async def test_of_too_many_turns_the_oldest_fails_and_is_told() -> None:

@@ -507,7 +507,7 @@ def test_figures_and_warnings_of_the_engine_are_told() -> None:
         "kv_tokens": 9,
     }
     warning = talk.one("session.warning")
-    assert (warning["code"], warning["message"]) == ("context_near_limit", "soon full")
+    assert (warning["code"], warning["message"]) == ("context_near_limit", "Soon full.")
     assert talk.conversation.latency_ms == {"asr": 12.5, "tts": 30.0}
 
 

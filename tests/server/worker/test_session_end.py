@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from media.clock import Ticker
-from server.config import Config
-from server.control import PlaceCall
+from server.config import CallsConfig, Config
+from server.control import EngineAddress, PlaceCall
 from server.worker import session as module
 from server.worker.session import Session
 from signaling.ice import IceSettings
 from signaling.settings import SessionSettings
+from tests import virtual_time
 from tests.waiting import until
 
 
 class PaperChannel:
     is_expected = True
     is_open = False
+    max_message_bytes = 0
 
 
 class PaperPeer:
@@ -30,7 +32,7 @@ class PaperPeer:
 
     def __init__(self) -> None:
         self.channel = PaperChannel()
-        self.is_connected = True
+        self.is_connected = self.is_reachable = True
         self.sent: list[dict[str, Any]] = []
 
     def send(self, text: str) -> bool:
@@ -80,7 +82,7 @@ async def test_failure_waits_for_nobody_who_is_gone(call: tuple[Session, PaperPe
     running = asyncio.create_task(session.run())
     session.end("engine_full")
     await asyncio.sleep(0)
-    peer.is_connected = False
+    peer.is_connected = peer.is_reachable = False
     session.gone("vanished")
     assert await running == "engine_full"
     assert peer.sent == []
@@ -113,3 +115,65 @@ async def test_call_without_a_data_channel_waits_for_none(
     session.end("engine_gone")
     async with asyncio.timeout(module.TELL_WAIT_S / 2):
         await session.run()
+
+
+# ---------------------------------------------------------------- the longest duration
+
+
+class PaperTicker:
+    def subscribe(self, on_tick: object) -> Callable[[], None]:
+        return lambda: None
+
+
+class PaperLine:
+    def send(self, message: object) -> bool:
+        return True
+
+    async def close(self) -> None:
+        pass
+
+
+class PaperLinks:
+    """An engine that takes any call."""
+
+    async def get(self, address: EngineAddress) -> PaperLinks:
+        return self
+
+    async def open(self, *args: object, **more: object) -> PaperLine:
+        return PaperLine()
+
+
+@pytest.mark.parametrize(
+    ("longest_s", "announced_s"), [(3600.0, 30.0), (12.0, 3.0), (0.4, 0.1)], ids=str
+)
+def test_the_end_by_duration_is_announced_and_the_queue_does_not_count(
+    longest_s: float, announced_s: float
+) -> None:
+    waited_s = 5000.0
+
+    async def talk() -> list[tuple[float, dict[str, Any]]]:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        links: Any = PaperLinks()
+        ticker: Any = PaperTicker()
+        config = Config(calls=CallsConfig(max_duration_s=longest_s))
+        place = PlaceCall("rtc_1", "v=0\r\n", SessionSettings(), "192.0.2.1")
+        session = Session(
+            place, config, IceSettings(), links, ticker, ThreadPoolExecutor(1), lambda: None
+        )
+        peer = PaperPeer()
+        peer.channel.is_open = True
+        told: list[tuple[float, dict[str, Any]]] = []
+        vars(peer)["send"] = lambda text: told.append((loop.time() - begun, json.loads(text)))
+        vars(session)["_peer"] = peer
+        loop.call_later(waited_s, session.assign, EngineAddress("e", "ipc:///none"))
+        assert await session.run() == "max_duration"
+        return told
+
+    (_, created), (announced_at, warning), (ended_at, ended) = virtual_time.run(talk)
+    assert created["type"] == "session.created" and created["session"]["expires_at"]
+    assert (warning["type"], warning["code"]) == ("session.warning", "call_ends_soon")
+    assert (ended["type"], ended["reason"]) == ("session.ended", "max_duration")
+    assert ended["message"] == "The longest duration of a call is reached."
+    assert announced_at == pytest.approx(waited_s + longest_s - announced_s, abs=0.01)
+    assert ended_at == pytest.approx(waited_s + longest_s, abs=0.01)

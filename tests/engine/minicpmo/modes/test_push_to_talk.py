@@ -72,8 +72,9 @@ async def test_a_commit_of_nothing_or_next_to_nothing_is_refused(
 ) -> None:
     talk = begin(engine)
     talk.quiet(seconds)
-    talk.session.handle(p.CommitAudio(talk.name))
-    assert (await talk.until(p.SessionWarning)).code == p.COMMIT_EMPTY
+    talk.session.handle(p.CommitAudio(talk.name, "mine"))
+    refused = await talk.until(p.RequestRefused)
+    assert (refused.request, refused.code) == ("mine", p.COMMIT_EMPTY)
     assert talk.all(p.InputTranscript) == []
     await talk.session.close()
 

@@ -1,0 +1,124 @@
+"""Asking for responses: what comes back, what is refused by name, what comes of it in the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.ipc import protocol as p
+from tests.server.worker.talk import SESSION, Talk
+
+
+def ask(talk: Talk, event_id: str = "e1", **options: Any) -> None:
+    talk.ask({"type": "response.create", "event_id": event_id, "response": options})
+
+
+def test_metadata_comes_back_with_the_response_it_was_given_for() -> None:
+    talk = Talk()
+    ask(talk, metadata={"topic": "one"})
+    ask(talk, metadata={"topic": "two"})
+    first, second = talk.sent(p.CreateResponse)
+    talk.hear(p.ResponseStarted(SESSION, 1, "speech"), p.ResponseDone(SESSION, 1, "cancelled"))
+    talk.hear(p.ResponseStarted(SESSION, 2, "request", request=second.request))
+    talk.hear(p.ResponseDone(SESSION, 2, "cancelled"))
+    talk.hear(p.ResponseStarted(SESSION, 3, "request", request=first.request))
+    told = [event["response"]["metadata"] for event in talk.of("response.created")]
+    assert told == [None, {"topic": "two"}, {"topic": "one"}]
+    assert talk.of("response.done")[1]["response"]["metadata"] == {"topic": "two"}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_asking_while_a_response_is_active_is_an_error_and_does_no_harm(finished: bool) -> None:
+    talk = Talk()
+    talk.answer(1, {0: "long"}, 1000, last=finished)
+    talk.play(100)
+    active = talk.one("response.created")["response"]["id"]
+    talk.to_engine.clear()
+    ask(talk)
+    error = talk.one("error")["error"]
+    assert error["code"] == "conversation_already_has_active_response"
+    assert active in error["message"] and error["event_id"] == "e1"
+    assert talk.to_engine == [] and talk.of("response.done") == []
+
+
+def test_cancelling_and_asking_in_one_breath_gets_the_new_answer() -> None:
+    talk = Talk()
+    talk.answer(1, {0: "long"}, 1000)
+    talk.play(100)
+    talk.to_engine.clear()
+    talk.ask({"type": "response.cancel"})
+    ask(talk)
+    kinds = [type(message) for message in talk.to_engine]
+    assert kinds == [p.CancelResponse, p.Heard, p.CreateResponse]
+    assert talk.of("error") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "member"),
+    [
+        ({"conversation": "none"}, "conversation"),
+        ({"input": []}, "input"),
+        ({"input": [{"type": "message"}]}, "input"),
+        ({"max_output_tokens": 7}, "max_output_tokens"),
+        ({"audio": {"output": {"voice": "marin"}}}, "audio.output.voice"),
+        ({"tools": [{"type": "function", "name": "f"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
+        ({"prompt": {"id": "p"}}, "prompt"),
+        ({"reasoning": {"effort": "low"}}, "reasoning"),
+        ({"temperature": 0.5}, "temperature"),
+        ({"modalities": ["text"]}, "modalities"),
+        ({"audio": {"output": {"speed": 2}}}, "audio.output.speed"),
+        ({"conversation": "mine"}, "conversation"),
+        ({"metadata": {"topic": 3}}, "metadata"),
+        ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
+    ],
+    ids=str,
+)
+def test_what_a_response_cannot_have_is_refused_by_name(
+    options: dict[str, Any], member: str
+) -> None:
+    talk = Talk()
+    ask(talk, **options)
+    error = talk.one("error")["error"]
+    assert error["param"].startswith(f"response.{member}") and error["event_id"] == "e1"
+    assert f"response.{member}" in error["message"] and talk.to_engine == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"conversation": "auto", "tools": [], "tool_choice": "none", "parallel_tool_calls": True},
+        {"max_output_tokens": "inf", "audio": {"output": {"voice": "default"}}},
+        {"audio": {"output": {"format": {"type": "audio/pcm", "rate": 24000}}}},
+        dict.fromkeys(("conversation", "input", "metadata", "audio", "tools", "prompt")),
+    ],
+    ids=str,
+)
+def test_what_is_so_anyway_may_be_asked_for(options: dict[str, Any]) -> None:
+    talk = Talk()
+    ask(talk, **options)
+    assert talk.events == [] and len(talk.sent(p.CreateResponse)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "type"),
+    [
+        ("response.create", "empty_message", "invalid_request_error"),
+        ("response.create", "overloaded", "server_error"),
+        ("input_audio_buffer.commit", p.COMMIT_EMPTY, "invalid_request_error"),
+    ],
+)
+def test_a_request_that_comes_to_nothing_is_an_error_with_the_clients_event(
+    kind: str, code: str, type: str
+) -> None:
+    talk = Talk()
+    talk.ask({"type": kind, "event_id": "other"})
+    talk.ask({"type": kind, "event_id": "mine"})
+    request = talk.to_engine[-1]
+    assert isinstance(request, p.CreateResponse | p.CommitAudio)
+    talk.hear(p.RequestRefused(SESSION, request.request, code, "nothing was said"))
+    error = talk.one("error")["error"]
+    assert (error["code"], error["type"], error["event_id"]) == (code, type, "mine")
+    assert error["message"] == "Nothing was said."
