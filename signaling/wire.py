@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from aiortc import RTCPeerConnection
+from aiortc import InvalidStateError, RTCPeerConnection
 
+from signaling.hooking import replace
 from signaling.ice import ConnectionHooks, IceSettings
 from signaling.inbound import Inbound
 
@@ -23,6 +24,7 @@ class Wire:
         clock: Callable[[], float],
         exceeded: Callable[[], None],
     ) -> None:
+        _connect_until_closed(pc)
         self._hooks: dict[Any, ConnectionHooks] = {}
         self._inbounds: dict[Any, Inbound] = {}
         for dtls in _dtls_transports(pc):
@@ -72,6 +74,23 @@ class Wire:
         """Close every socket at once, without the farewell that a stuck close waits for."""
         for hooks in self._hooks.values():
             hooks.abort()
+
+
+def _connect_until_closed(pc: RTCPeerConnection) -> None:
+    """Let aiortc's connecting end in silence when the peer is closed in the middle of it.
+
+    It starts one transport after the other and takes no look at whether it still should; nobody
+    waits for its task, so that what it raises would be logged as never retrieved.
+    """
+
+    async def connect() -> None:
+        try:
+            await original()
+        except InvalidStateError:
+            if pc.signalingState != "closed":
+                raise
+
+    original = replace(pc, "_RTCPeerConnection__connect", connect)
 
 
 def _dtls_transports(pc: RTCPeerConnection) -> list[Any]:
