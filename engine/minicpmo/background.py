@@ -9,7 +9,7 @@ import torch
 
 from engine.gpu.timing import passed
 from engine.minicpmo.modes.full_duplex import FullDuplex
-from engine.minicpmo.modes.half_duplex import TurnTaking
+from engine.minicpmo.modes.half_duplex import HalfDuplex
 
 PATIENCE_S = 0.15
 """For so long nothing is done while units are under way: a piece takes 20 ms and fills the GPU, so
@@ -23,7 +23,7 @@ class Background:
         self,
         device: torch.device,
         duplex: FullDuplex,
-        turns: TurnTaking,
+        turns: HalfDuplex,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

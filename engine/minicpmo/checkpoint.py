@@ -11,7 +11,7 @@ import torch
 from engine.dsp.logmel import LogMel
 from engine.gpu.weights import Checkpoint, CheckpointError, empty
 from engine.minicpmo.llm.prompts import PromptBuilder
-from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
 from engine.minicpmo.models.code2wav import Token2Wav, load_token2wav
 from engine.minicpmo.models.config import OmniConfig
@@ -34,7 +34,7 @@ class OmniModel:
 
     folder: Path
     config: OmniConfig
-    tokens: Tokens
+    tokens: OmniTokenizer
     prompts: PromptBuilder
     llm: Qwen3
     whisper: WhisperEncoder
@@ -72,7 +72,7 @@ def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> O
     Raises `CheckpointError` or `ConfigError` that names the tensor or field.
     """
     where, dtype = best_device(device)
-    config, tokens = OmniConfig.load(folder), Tokens(folder)
+    config, tokens = OmniConfig.load(folder), OmniTokenizer(folder)
     with Checkpoint(folder) as checkpoint:
         show(f"loading the language model onto {where}")
         llm = empty(lambda: Qwen3(config.llm))

@@ -21,9 +21,9 @@ from engine.minicpmo.encoders.audio import Ears
 from engine.minicpmo.encoders.slicing import SlicePlan
 from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, Eyes, Picture
 from engine.minicpmo.encoders.vision import Seen as Seen
-from engine.minicpmo.llm.duplex_batch import DuplexRows
+from engine.minicpmo.llm.duplex_batch import DuplexBatch
 from engine.minicpmo.llm.rows import LlmRows
-from engine.minicpmo.llm.turn_batch import TurnRows
+from engine.minicpmo.llm.turn_batch import TurnBatch
 
 
 class Runner:
@@ -40,8 +40,8 @@ class Runner:
         self.model = model
         self.graphs = GraphPool(model.device)
         rows = LlmRows(model.llm, num_slots, max_context, self.graphs, kv_cache=kv_cache)
-        self.duplex = DuplexRows(rows, model.tokens)
-        self.turns = TurnRows(rows, model.tokens)
+        self.duplex = DuplexBatch(rows, model.tokens)
+        self.turns = TurnBatch(rows, model.tokens)
         self.mels = MelStreams(model.mel, num_slots)
         self.audio_kv = model.whisper.make_cache(num_slots)
         self.ears = Ears(self.mels, model.whisper, model.projector, self.audio_kv, self.graphs)

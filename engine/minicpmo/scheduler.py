@@ -28,8 +28,8 @@ from engine.ipc.protocol import (
 )
 from engine.minicpmo.background import Background
 from engine.minicpmo.modes.full_duplex import FullDuplex
-from engine.minicpmo.modes.half_duplex import TurnTaking
-from engine.minicpmo.modes.turn_encoding import Asked
+from engine.minicpmo.modes.half_duplex import HalfDuplex
+from engine.minicpmo.modes.turn_encoding import PendingTurn
 from engine.minicpmo.modes.unit_alignment import PHASES
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.item_decoding import ModelMessage, ReadItem
@@ -81,13 +81,13 @@ class Scheduler:
         *,
         phases: int = PHASES,
     ) -> None:
-        """`phases`: groups whose units end together, see `Phases`."""
+        """`phases`: groups whose units end together, see `UnitGroups`."""
         self.runner = runner
         self.speaker = speaker
         self._lane = VoiceLane(speaker, self.post)
         self._shelf = shelf
         self._duplex = FullDuplex(runner, self._lane, max_context, phases=phases)
-        self._turns = TurnTaking(runner, self._lane, max_context)
+        self._turns = HalfDuplex(runner, self._lane, max_context)
         self._background = Background(runner.model.device, self._duplex, self._turns)
         self._sessions: dict[int, Session] = {}
         self._inbox: deque[tuple[float, Order]] = deque()
@@ -256,7 +256,7 @@ class Scheduler:
             self.runner.clear(slot)
             self._lane.clear(slot)
 
-    def _mode(self, session: Session) -> FullDuplex | TurnTaking:
+    def _mode(self, session: Session) -> FullDuplex | HalfDuplex:
         return self._duplex if session.config.mode == "full_duplex" else self._turns
 
     def _switch(self, session: Session, message: UpdateSession) -> None:
@@ -266,7 +266,7 @@ class Scheduler:
             before.configure(session)
             return
         session.output.cancel()
-        if isinstance(before, TurnTaking):
+        if isinstance(before, HalfDuplex):
             before.refuse_asked(session, "context_restarted", "other settings came first")
         before.close(session.slot)
         self.runner.clear(session.slot)
@@ -347,7 +347,7 @@ class Scheduler:
         session.hearing.clear()
         session.keep_speech(sound)
         if session.config.turn_detection.create_response:
-            self._ask(session, Asked(utterance=session.hearing.utterances))
+            self._ask(session, PendingTurn(utterance=session.hearing.utterances))
 
     def _respond(self, session: Session, message: CommitAudio | CreateResponse) -> None:
         if session.config.mode == "full_duplex":
@@ -366,14 +366,14 @@ class Scheduler:
             self._silence(session, by_client=False)
         self._ask(
             session,
-            Asked(
+            PendingTurn(
                 instructions=message.instructions,
                 modalities=message.modalities,
                 request=message.request,
             ),
         )
 
-    def _ask(self, session: Session, asked: Asked) -> None:
+    def _ask(self, session: Session, asked: PendingTurn) -> None:
         """Have all that the user gave since the last response answered."""
         asked.sound, asked.picture = session.take_speech(), session.take_picture()
         asked.items = list(session.items)

@@ -12,8 +12,8 @@ import numpy as np
 from engine.gpu.kv.fp8 import SlotKV8
 from engine.ipc import protocol as p
 from engine.minicpmo.llm.context_window import Entry
-from engine.minicpmo.llm.duplex_state import DuplexSession
-from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.llm.duplex_state import DuplexState
+from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.modes.full_duplex import UNIT_SAMPLES
 from engine.minicpmo.scheduler import Scheduler
 from engine.minicpmo.session.item_decoding import ReadItem
@@ -31,7 +31,7 @@ LATE_MS = 1000.0
 class Script:
     """Decides for a random model: turns of four units with five words each, then silence."""
 
-    def __init__(self, tokens: Tokens, sessions: int, speaking: float, seed: int) -> None:
+    def __init__(self, tokens: OmniTokenizer, sessions: int, speaking: float, seed: int) -> None:
         self._tokens = tokens
         self._word = tokens.encode("a")[0]
         silent = 0 if speaking >= 1 else round(TURN_UNITS * (1 - speaking) / max(speaking, 1e-9))
@@ -41,7 +41,7 @@ class Script:
             random.Random(seed + slot).randrange(self._cycle) for slot in range(sessions)
         ]
         self._place = [(-1, 0)] * sessions
-        self.talks: dict[int, DuplexSession] = {}
+        self.talks: dict[int, DuplexState] = {}
 
     def part(self, slot: int, unit: int) -> str:
         """What a slot's unit is: "listen", "first", "middle" or "last" of a turn."""
@@ -52,7 +52,7 @@ class Script:
         return {0: "first", TURN_UNITS - 1: "last"}.get(place, "first" if unit == 0 else "middle")
 
     def choose(self, slots: list[int]) -> list[int]:
-        """For `DuplexRows.force`."""
+        """For `DuplexBatch.force`."""
         chosen = []
         for slot in slots:
             unit = self.talks[slot].units - 1

@@ -18,7 +18,7 @@ from engine.gpu.graphs import GraphPool
 from engine.gpu.kernels.loader import Kernel
 from engine.gpu.layers import varlen_attention as varlen
 from engine.minicpmo.llm.rows import Feed, LlmRows
-from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.bench.errors import error, significant
 from tests.bench.widening import widen
@@ -42,7 +42,7 @@ PASSAGE = (
 )
 
 
-def prompts_of(tokens: Tokens, rows: int, length: int) -> list[list[int]]:
+def prompts_of(tokens: OmniTokenizer, rows: int, length: int) -> list[list[int]]:
     """A prompt for each row, of different lengths and beginnings."""
     ids = tokens.encode(PASSAGE)
     ids *= 2 + length // len(ids)
@@ -168,7 +168,7 @@ def plain(*, kernels: bool, attention: bool) -> Iterator[None]:
 class Caches:
     """Keys and values in 16 and in 8 bits, behind longer prompts."""
 
-    def __init__(self, model: Qwen3, tokens: Tokens) -> None:
+    def __init__(self, model: Qwen3, tokens: OmniTokenizer) -> None:
         """`model`: as the engine has it."""
         self._prompts = prompts_of(tokens, LONG_ROWS, LONG_PROMPT)
         self._wide = self._follow(model, "auto")
@@ -193,7 +193,7 @@ class Caches:
         }
 
 
-def measure(model: Qwen3, tokens: Tokens) -> tuple[dict[str, Any], Trace]:
+def measure(model: Qwen3, tokens: OmniTokenizer) -> tuple[dict[str, Any], Trace]:
     """Leaves the model in float32. Also returns what the engine's path computed."""
     prompts, device = prompts_of(tokens, ROWS, PROMPT), model.device
     engine = follow(model, prompts, GraphPool(device))

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from engine.gpu.weights import Checkpoint
-from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.config import OmniConfig
 from tests.golden.place import Place
 
@@ -41,8 +41,8 @@ class GoldenSet:
         return OmniConfig.load(self.path)
 
     @cached_property
-    def tokens(self) -> Tokens:
-        return Tokens(self.path)
+    def tokens(self) -> OmniTokenizer:
+        return OmniTokenizer(self.path)
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(self.path)

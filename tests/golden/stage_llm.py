@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from engine.minicpmo.llm.context_window import WindowSettings
-from engine.minicpmo.llm.duplex_batch import DuplexRows, UnitInput
-from engine.minicpmo.llm.duplex_state import DuplexSession, DuplexSettings, UnitResult
+from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
+from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState, UnitResult
 from engine.minicpmo.llm.sampler import DuplexSampling, duplex_logits, forbidden_mask
 from engine.minicpmo.llm.sampling_ops import DuplexIds
-from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT, RecordingRows, compare_top, load_llm
@@ -79,7 +79,7 @@ def window_settings(values: dict[str, Any]) -> WindowSettings:
     return WindowSettings(**{name: value["found"] for name, value in names.items() if value})
 
 
-class RecordedSession(DuplexSession):
+class RecordedSession(DuplexState):
     """Remembers what the sampler returned."""
 
     chosen: list[int]
@@ -125,7 +125,7 @@ class Replay:
         self.embeddings = dict(embeddings or {})
         longest = max(u["kv_after_generate"] for u in self.units) + 64
         self.rows = RecordingRows(model, count, longest, golden.place.pool())
-        self.duplex = DuplexRows(self.rows, self.tokens, observe=self._observe)
+        self.duplex = DuplexBatch(self.rows, self.tokens, observe=self._observe)
         settings = duplex_settings(golden)
         self.turns = []
         for slot in range(count):
@@ -334,6 +334,6 @@ class Replay:
         return sorted(keys, key=lambda key: int(key[len(prefix) : -len(suffix)]))
 
 
-def duplex_ids(tokens: Tokens) -> DuplexIds:
+def duplex_ids(tokens: OmniTokenizer) -> DuplexIds:
     """The special ids of the duplex sampling order."""
     return DuplexIds(tokens.chunk_eos, tokens.turn_eos, tokens.listen, tokens.im_end)

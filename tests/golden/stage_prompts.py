@@ -8,8 +8,14 @@ import torch
 
 from engine.dsp.logmel import FIRST_FILL, mel_frames, pieces
 from engine.minicpmo.encoders.slicing import plan_slices
-from engine.minicpmo.llm.prompts import Message, Part, Picture, PromptBuilder, Sound
-from engine.minicpmo.llm.tokenizer import TextStream, Tokens
+from engine.minicpmo.llm.prompts import (
+    PromptBuilder,
+    PromptMessage,
+    PromptPart,
+    PromptPicture,
+    PromptSound,
+)
+from engine.minicpmo.llm.tokenizer import OmniTokenizer, TextStream
 from engine.minicpmo.models.audio.whisper import conv_frames
 from tests.golden.golden_set import GoldenSet
 from tests.golden.report import Report
@@ -37,9 +43,9 @@ def input_name(part: str) -> str | None:
 
 def message_parts(
     golden: GoldenSet, content: list[str], max_slices: int, fill: int = 0
-) -> tuple[Part, ...]:
+) -> tuple[PromptPart, ...]:
     """Turn the content of a stored message into parts; sounds are filled up to `fill` samples."""
-    parts: list[Part] = []
+    parts: list[PromptPart] = []
     for part in content:
         name = input_name(part)
         if name is None:
@@ -47,9 +53,9 @@ def message_parts(
         elif golden.host(f"inputs/{name}").ndim == 3:
             height, width = golden.picture(name).shape[:2]
             plan = plan_slices((width, height), golden.config.picture, max_slices)
-            parts.append(Picture(plan.columns, plan.rows))
+            parts.append(PromptPicture(plan.columns, plan.rows))
         else:
-            parts.append(Sound(_embeddings(golden, max(golden.sound(name).shape[0], fill))))
+            parts.append(PromptSound(_embeddings(golden, max(golden.sound(name).shape[0], fill))))
     return tuple(parts)
 
 
@@ -116,7 +122,7 @@ def _chat(
 ) -> None:
     slices = chat_slices(golden, chat)
     messages = [
-        Message(message["role"], message_parts(golden, message["content"], slices))
+        PromptMessage(message["role"], message_parts(golden, message["content"], slices))
         for message in chat["messages"]
     ]
     prompt = builder.chat(messages, image_ids=chat.get("use_image_id", True), trusted=True)
@@ -130,7 +136,7 @@ def _chat(
     report.equal(f"{key}.text", "".join(text for text, _ in text_pieces), chat["text"], KIND)
 
 
-def stream_pieces(tokens: Tokens, chunks: list[dict[str, Any]]) -> list[tuple[str, bool]]:
+def stream_pieces(tokens: OmniTokenizer, chunks: list[dict[str, Any]]) -> list[tuple[str, bool]]:
     """Decode a streamed answer. A chunk holds its last token back until the next one or the end."""
     stream = TextStream(tokens)
     held: list[int] = []
@@ -154,7 +160,7 @@ def _half_duplex(golden: GoldenSet, report: Report, builder: PromptBuilder) -> N
             fill = FIRST_FILL if part["role"] == "user" else 0
             slices = int(part.get("max_slice_nums") or 1)
             prompt = builder.half_duplex(
-                Message(part["role"], message_parts(golden, part["content"], slices, fill)),
+                PromptMessage(part["role"], message_parts(golden, part["content"], slices, fill)),
                 answered=answered > 0,
                 continues=user_before and answered == answers_before,
                 trusted=True,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from engine.minicpmo.llm.rows import Feed
 from engine.minicpmo.llm.sampler import TurnSampling
-from engine.minicpmo.llm.turn_batch import TurnRows
-from engine.minicpmo.llm.turn_state import ReplyChunk, ReplySettings, TurnSession
+from engine.minicpmo.llm.turn_batch import TurnBatch
+from engine.minicpmo.llm.turn_state import ReplyChunk, ReplySettings, TurnState
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT, RecordingRows, compare_top, load_llm
@@ -105,9 +105,9 @@ class Replay:
         tried = [self._trace(a).get("max_new_tokens", 0) for script in scripts for a in script]
         longest = max(lengths) + max(tried) + 64
         self.rows = RecordingRows(model, len(scripts), longest, golden.place.pool())
-        self.turns = TurnRows(self.rows, golden.tokens, observe=self._observe)
+        self.turns = TurnBatch(self.rows, golden.tokens, observe=self._observe)
         for slot in range(len(scripts)):
-            self.turns.open(slot, TurnSession(golden.tokens, slot, longest))
+            self.turns.open(slot, TurnState(golden.tokens, slot, longest))
 
     def run(self) -> None:
         moment = 0

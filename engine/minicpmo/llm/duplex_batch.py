@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.minicpmo.llm.duplex_state import DuplexSession, Phase, UnitResult
+from engine.minicpmo.llm.duplex_state import DuplexState, UnitPhase, UnitResult
 from engine.minicpmo.llm.rows import (
     LONG_ROW,
     MAX_FORWARD_TOKENS,
@@ -19,14 +19,14 @@ from engine.minicpmo.llm.rows import (
     cut,
 )
 from engine.minicpmo.llm.sampler import (
-    Chooser,
+    BatchSampler,
     duplex_tensors,
     forbidden_mask,
     record,
     sample_duplex,
 )
 from engine.minicpmo.llm.sampling_ops import MAX_RECENT, DuplexIds, choose_duplex
-from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.llm.tokenizer import OmniTokenizer
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class UnitInput:
     force_listen: bool = False
 
 
-class DuplexRows:
+class DuplexBatch:
     """Drives sessions by slot. A unit: `prefill`, `step` until all are done, `finalize`.
 
     `observe` sees the slots and raw logits [B, V] of every sampling step and may replace them;
@@ -52,22 +52,22 @@ class DuplexRows:
     def __init__(
         self,
         rows: LlmRows,
-        tokens: Tokens,
+        tokens: OmniTokenizer,
         observe: Callable[[list[int], Tensor], Tensor] | None = None,
     ) -> None:
         self.rows = rows
-        self.sessions: dict[int, DuplexSession] = {}
+        self.sessions: dict[int, DuplexState] = {}
         self.observe = observe
         self.force: Callable[[list[int]], list[int]] | None = None
         self._ids = DuplexIds(tokens.chunk_eos, tokens.turn_eos, tokens.listen, tokens.im_end)
         self._forbidden = forbidden_mask(
             tokens.duplex_forbidden, rows.model.config.vocab_size, rows.model.device
         )
-        self._chooser = Chooser("choose duplex", rows, self._choose)
+        self._chooser = BatchSampler("choose duplex", rows, self._choose)
 
     # ------------------------------------------------------------------ sessions
 
-    def open(self, slot: int, session: DuplexSession) -> None:
+    def open(self, slot: int, session: DuplexState) -> None:
         """Put a session on an empty slot."""
         assert slot not in self.sessions, f"slot {slot} is taken"
         self.sessions[slot] = session
@@ -117,7 +117,7 @@ class DuplexRows:
             session = self.sessions[unit.slot]
             pieces = session.begin(unit.pictures, unit.audio, force_listen=unit.force_listen)
             feeds.append(Feed(unit.slot, pieces))
-        forced = [f for f in feeds if self.sessions[f.slot].phase is Phase.DONE]
+        forced = [f for f in feeds if self.sessions[f.slot].phase is UnitPhase.DONE]
         if len(forced) == len(feeds):
             self.rows.append(feeds)
         else:
@@ -183,7 +183,7 @@ class DuplexRows:
     def _decide(self, slots: list[int]) -> list[int]:
         rows = [self.sessions[slot].row for slot in slots]
         forced = self.force(slots) if self.force is not None else ()
-        if self.observe is None and all(Chooser.takes(row.settings) for row in rows):
+        if self.observe is None and all(BatchSampler.takes(row.settings) for row in rows):
             vocab = self.rows.model.config.vocab_size
             chosen = self._chooser(slots, duplex_tensors(rows, vocab, MAX_RECENT, forced))
             record(rows, chosen, self._ids)
@@ -235,7 +235,7 @@ class DuplexRows:
             self.rows.append([Feed(slot, parts) for slot, parts in pieces.items()])
 
     def _take(self, slots: Iterable[int]) -> dict[int, UnitResult]:
-        done = [slot for slot in slots if self.sessions[slot].phase is Phase.DONE]
+        done = [slot for slot in slots if self.sessions[slot].phase is UnitPhase.DONE]
         return {slot: self.sessions[slot].take_result() for slot in done}
 
     def _check(self, slots: Iterable[int]) -> None:

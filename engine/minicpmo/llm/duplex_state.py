@@ -1,7 +1,7 @@
 """The full-duplex automaton of one session, without tensors: what to feed, when a unit is over.
 
 Every second of input is a unit: `<unit>`, pictures, sound, then the model's own tokens up to a
-terminator, then `</unit>`. `DuplexRows` drives many sessions through one model.
+terminator, then `</unit>`. `DuplexBatch` drives many sessions through one model.
 Source: MiniCPM-o 4.5 inference code; deliberate differences are off with `Parity`.
 """
 
@@ -25,7 +25,7 @@ from engine.minicpmo.llm.context_window import (
 )
 from engine.minicpmo.llm.rows import Piece
 from engine.minicpmo.llm.sampler import Draws, DuplexRow, DuplexSampling
-from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.llm.tokenizer import OmniTokenizer
 
 SLIDE_PARTS = 10
 """Which part of the context is freed at once where it is full."""
@@ -58,7 +58,7 @@ class DuplexSettings:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SpokenToken:
     """One token for the speech decoder."""
 
     id: int
@@ -73,7 +73,7 @@ class UnitResult:
     unit: int
     is_listen: bool
     text: str
-    spoken: tuple[Spoken, ...]
+    spoken: tuple[SpokenToken, ...]
     """For the speech decoder; may be empty although `wants_speech`."""
     wants_speech: bool
     """The speech decoder runs, if only to go on with what it has."""
@@ -90,7 +90,7 @@ class UnitResult:
     warning: ContextWarning | None = None
 
 
-class Phase(Enum):
+class UnitPhase(Enum):
     CLOSED = "closed"
     """Not prepared."""
     IDLE = "idle"
@@ -106,7 +106,7 @@ class _Unit:
     start: int
     """Position of `<unit>`."""
     step: int = 0
-    spoken: list[Spoken] = field(default_factory=list)
+    spoken: list[SpokenToken] = field(default_factory=list)
     chosen: int | None = None
     """Decided but not yet fed."""
     ends_turn: bool = False
@@ -115,17 +115,19 @@ class _Unit:
     is_cut: bool = False
 
 
-class DuplexSession:
+class DuplexState:
     """State of one conversation. The order of calls for a unit: `begin`, then `decide` and `fed`
     until `phase` is DONE, `take_result`, `close_unit`."""
 
-    def __init__(self, tokens: Tokens, settings: DuplexSettings, seed: int, limit: int) -> None:
+    def __init__(
+        self, tokens: OmniTokenizer, settings: DuplexSettings, seed: int, limit: int
+    ) -> None:
         """`limit`: positions the session's cache may hold."""
         self._tokens = tokens
         self.settings = settings
         self.context = ContextLimit(limit, settings.context_policy)
         self.row = DuplexRow(settings.sampling, Draws(seed))
-        self.phase = Phase.CLOSED
+        self.phase = UnitPhase.CLOSED
         self.length = 0
         """Positions in the cache."""
         self.turn_open = False
@@ -143,7 +145,9 @@ class DuplexSession:
 
     def configure(self, settings: DuplexSettings) -> None:
         """Take new settings between units; the window's mode stays."""
-        assert self.phase in (Phase.IDLE, Phase.CLOSED), f"settings changed while {self.phase}"
+        assert self.phase in (UnitPhase.IDLE, UnitPhase.CLOSED), (
+            f"settings changed while {self.phase}"
+        )
         self.settings = settings
         self.row.settings = settings.sampling
         self.context.policy = settings.context_policy
@@ -165,7 +169,7 @@ class DuplexSession:
             self._tokens.special_ids,
         )
         self.row = DuplexRow(self.settings.sampling, self.row.draws)
-        self.phase = Phase.IDLE
+        self.phase = UnitPhase.IDLE
         self.length = prefix_len + len(suffix)
         self.turn_open = self._speech_open = False
         self.units = self._decisions = 0
@@ -203,7 +207,7 @@ class DuplexSession:
         `pictures`: per picture its embeddings [T, C], the whole one first and then its slices.
         `audio`: [T, C]. Everything must be there; nothing is fed for a unit that lacks input.
         """
-        assert self.phase is Phase.IDLE, f"a unit begins while {self.phase}"
+        assert self.phase is UnitPhase.IDLE, f"a unit begins while {self.phase}"
         assert not self.must_close, "the last unit must be closed first: its window moves"
         if audio is None and not pictures:
             raise ValueError("a unit needs sound or a picture")
@@ -223,7 +227,7 @@ class DuplexSession:
         if audio is not None:
             head.append(audio)
         self.units += 1
-        self.phase = Phase.DECIDING
+        self.phase = UnitPhase.DECIDING
         self.length += sum(len(piece) for piece in head)
         if force_listen or self._decisions < self.settings.force_listen_count:
             if self.turn_open:
@@ -237,7 +241,7 @@ class DuplexSession:
     @property
     def needs_decision(self) -> bool:
         """The newest logits are to be sampled from, with `row`."""
-        return self.phase is Phase.DECIDING and self._unit.chosen is None
+        return self.phase is UnitPhase.DECIDING and self._unit.chosen is None
 
     def decide(self, token: int) -> int | None:
         """Take the sampled id; returns the id to feed, None when the unit is over."""
@@ -264,7 +268,7 @@ class DuplexSession:
         if unit.ends_turn:
             self.turn_open = False
         if unit.step > 0:
-            unit.spoken.append(Spoken(unit.chosen, hidden))
+            unit.spoken.append(SpokenToken(unit.chosen, hidden))
         unit.chosen = None
         unit.step += 1
         if unit.step == self.settings.max_tokens - 1:
@@ -285,7 +289,7 @@ class DuplexSession:
 
     def take_result(self) -> UnitResult:
         """Return what the finished unit came to; its terminator and `</unit>` become the tail."""
-        assert self.phase is Phase.DONE, f"no result while {self.phase}"
+        assert self.phase is UnitPhase.DONE, f"no result while {self.phase}"
         unit, tokens = self._unit, self._tokens
         assert unit.terminator is not None
         result = self._result(unit, unit.terminator)
@@ -295,7 +299,7 @@ class DuplexSession:
             tuple(spoken.id for spoken in unit.spoken),
             result.is_listen,
         )
-        self.phase = Phase.IDLE
+        self.phase = UnitPhase.IDLE
         return result
 
     # ------------------------------------------------------------------ a unit's end
@@ -307,7 +311,7 @@ class DuplexSession:
 
     def close_unit(self) -> tuple[list[int], Slide | None]:
         """Return the rows still to be fed and what the window then does to the cache."""
-        assert self.phase is Phase.IDLE, f"a unit is closed while {self.phase}"
+        assert self.phase is UnitPhase.IDLE, f"a unit is closed while {self.phase}"
         tail = self.tail
         self._register_tail()
         slide = self.window.slide()
@@ -346,7 +350,7 @@ class DuplexSession:
 
     def _end(self, terminator: int) -> None:
         self._unit.terminator = terminator
-        self.phase = Phase.DONE
+        self.phase = UnitPhase.DONE
 
     def _text(self, *more: int) -> str:
         ids = [spoken.id for spoken in self._unit.spoken]

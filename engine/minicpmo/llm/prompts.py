@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torch import Tensor
 
-from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.config import OmniConfig
 
 Role = Literal["system", "user", "assistant"]
@@ -81,7 +81,7 @@ def check_instructions(taken: int, limit: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PromptPicture:
     """The place of a picture in a message."""
 
     columns: int = 0
@@ -90,19 +90,19 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class PromptSound:
     """The place of a sound in a message."""
 
     embeddings: int
 
 
-Part = str | Picture | Sound
+PromptPart = str | PromptPicture | PromptSound
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class PromptMessage:
     role: Role
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Prompt:
 class PromptBuilder:
     """Renders prompts for one checkpoint. Immutable, shared by all sessions."""
 
-    def __init__(self, tokens: Tokens, config: OmniConfig) -> None:
+    def __init__(self, tokens: OmniTokenizer, config: OmniConfig) -> None:
         self.tokens = tokens
         self.image_rows = config.resampler.num_queries
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
@@ -187,7 +187,7 @@ class PromptBuilder:
 
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[PromptMessage],
         *,
         open_answer: bool = False,
         thinking: bool | None = None,
@@ -228,7 +228,7 @@ class PromptBuilder:
 
     def half_duplex(
         self,
-        message: Message,
+        message: PromptMessage,
         *,
         answered: bool = False,
         continues: bool = False,
@@ -269,12 +269,12 @@ class PromptBuilder:
             raise PromptError(f"the chat template refuses this conversation: {error}") from error
         return rendered
 
-    def _content(self, message: Message, glue: str, trusted: bool) -> str:
+    def _content(self, message: PromptMessage, glue: str, trusted: bool) -> str:
         pieces: list[str] = []
         for part in message.parts:
-            if isinstance(part, Picture):
+            if isinstance(part, PromptPicture):
                 pieces.append(IMAGE_SLOT)
-            elif isinstance(part, Sound):
+            elif isinstance(part, PromptSound):
                 pieces.append(AUDIO_SLOT)
             else:
                 # An answer of ours may hold thinking, which the template takes out of history.
@@ -295,18 +295,18 @@ class PromptBuilder:
         return self._reserved_at.sub(escape, text)
 
     def _fill(
-        self, text: str, parts: Sequence[Part], *, image_ids: bool, first_image: int = 0
+        self, text: str, parts: Sequence[PromptPart], *, image_ids: bool, first_image: int = 0
     ) -> Prompt:
         media = [part for part in parts if not isinstance(part, str)]
         chunks = re.split(f"({re.escape(IMAGE_SLOT)}|{re.escape(AUDIO_SLOT)})", text)
         slots = chunks[1::2]
-        wanted = [IMAGE_SLOT if isinstance(part, Picture) else AUDIO_SLOT for part in media]
+        wanted = [IMAGE_SLOT if isinstance(part, PromptPicture) else AUDIO_SLOT for part in media]
         if slots != wanted:
             raise PromptError(f"{len(slots)} media slots in the prompt for {len(media)} media")
         filled = [chunks[0]]
         image = first_image
         for part, rest in zip(media, chunks[2::2], strict=True):
-            if isinstance(part, Picture):
+            if isinstance(part, PromptPicture):
                 filled.append(self._picture_text(part, image if image_ids else None))
                 image += 1
             else:
@@ -317,15 +317,15 @@ class PromptBuilder:
         self._find_bounds(prompt, media)
         return prompt
 
-    def _picture_text(self, picture: Picture, image_id: int | None) -> str:
+    def _picture_text(self, picture: PromptPicture, image_id: int | None) -> str:
         head = "" if image_id is None else f"<image_id>{image_id}</image_id>"
         rows = [self._slice_text * picture.columns] * picture.rows
         return head + self._image_text + "\n".join(rows)
 
-    def _find_bounds(self, prompt: Prompt, media: Sequence[Picture | Sound]) -> None:
+    def _find_bounds(self, prompt: Prompt, media: Sequence[PromptPicture | PromptSound]) -> None:
         tokens = self.tokens
-        wanted_images = sum(1 + m.columns * m.rows for m in media if isinstance(m, Picture))
-        wanted_sounds = [m.embeddings for m in media if isinstance(m, Sound)]
+        wanted_images = sum(1 + m.columns * m.rows for m in media if isinstance(m, PromptPicture))
+        wanted_sounds = [m.embeddings for m in media if isinstance(m, PromptSound)]
         for place, token in enumerate(prompt.ids):
             if token in (tokens.image_start, tokens.slice_start):
                 prompt.image_bounds.append((place + 1, place + 1 + self.image_rows))

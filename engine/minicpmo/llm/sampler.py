@@ -319,7 +319,7 @@ Choose = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """Logits [B, V], numbers, recent, limit -> ids [B]; see `engine.minicpmo.llm.sampling_ops`."""
 
 
-class Chooser:
+class BatchSampler:
     """One order of sampling over the rows of `LlmRows`, captured for all sizes of batches."""
 
     def __init__(self, name: Hashable, rows: LlmRows, choose: Choose) -> None:

@@ -29,7 +29,7 @@ UNSPOKEN = ": ： ； # “ ” ‘ ’ @ * 【 】 「 」 ( ) （ ） [ ] & / 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-class Tokens:
+class OmniTokenizer:
     """Everything between text and ids. Immutable, shared by all sessions.
 
     Special ids are attributes (`tokens.listen`); they are looked up by their strings.
@@ -170,7 +170,7 @@ class Tokens:
 class TextStream:
     """Decode an answer piece by piece; a piece never ends in half a character."""
 
-    def __init__(self, tokens: Tokens, *, skip_special: bool = False) -> None:
+    def __init__(self, tokens: OmniTokenizer, *, skip_special: bool = False) -> None:
         self._tokens = tokens
         self._skip_special = skip_special
         self._pending = b""

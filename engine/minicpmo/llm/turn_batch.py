@@ -10,10 +10,10 @@ from torch import Tensor
 
 from engine.minicpmo.llm.context_window import Slide
 from engine.minicpmo.llm.rows import LONG_ROW, Fed, Feed, LlmRows, Piece, cut
-from engine.minicpmo.llm.sampler import Chooser, forbidden_mask, sample_turn, turn_tensors
+from engine.minicpmo.llm.sampler import BatchSampler, forbidden_mask, sample_turn, turn_tensors
 from engine.minicpmo.llm.sampling_ops import MAX_RECENT, choose_turn
-from engine.minicpmo.llm.tokenizer import Tokens
-from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnSession
+from engine.minicpmo.llm.tokenizer import OmniTokenizer
+from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnState
 
 
 @dataclass
@@ -26,7 +26,7 @@ class ChosenTurns:
     chunks: dict[int, ReplyChunk] = field(default_factory=dict)
 
 
-class TurnRows:
+class TurnBatch:
     """Drives sessions by slot: `add`, `open_replies`, then `step` until every reply is over.
 
     `observe` sees the slots and raw logits [B, V] of every sampling step and may replace them;
@@ -37,20 +37,20 @@ class TurnRows:
     def __init__(
         self,
         rows: LlmRows,
-        tokens: Tokens,
+        tokens: OmniTokenizer,
         observe: Callable[[list[int], Tensor], Tensor] | None = None,
     ) -> None:
         self.rows = rows
-        self.sessions: dict[int, TurnSession] = {}
+        self.sessions: dict[int, TurnState] = {}
         self._observe = observe
         self.force: Callable[[list[int]], list[int]] | None = None
         self._terminators = tokens.half_duplex_terminators
         self._forbidden = forbidden_mask(
             tokens.half_duplex_forbidden, rows.model.config.vocab_size, rows.model.device
         )
-        self._chooser = Chooser("choose turn", rows, self._choose)
+        self._chooser = BatchSampler("choose turn", rows, self._choose)
 
-    def open(self, slot: int, session: TurnSession) -> None:
+    def open(self, slot: int, session: TurnState) -> None:
         """Put a session on an empty slot."""
         assert slot not in self.sessions, f"slot {slot} is taken"
         self.sessions[slot] = session
@@ -147,7 +147,7 @@ class TurnRows:
     def _decide(self, slots: list[int]) -> list[int]:
         rows = [self.sessions[slot].sampling_row(self._forbidden) for slot in slots]
         forced = self.force(slots) if self.force is not None else ()
-        if self._observe is None and all(Chooser.takes(row.settings) for row in rows):
+        if self._observe is None and all(BatchSampler.takes(row.settings) for row in rows):
             vocab = self.rows.model.config.vocab_size
             return self._chooser(slots, turn_tensors(rows, vocab, MAX_RECENT, forced))
         logits = torch.stack([fed.logits for fed in self.rows.newest(slots)])
@@ -180,7 +180,7 @@ class TurnRows:
             assert ours == cached, f"slot {slot}: session counts {ours}, cache holds {cached}"
 
 
-def _closes_reply(session: TurnSession, feed: Feed) -> bool:
+def _closes_reply(session: TurnState, feed: Feed) -> bool:
     """The message begins with the ids that end the reply before; they belong to that turn."""
     first, closing = feed.pieces[0], session.closing_ids
     return not isinstance(first, Tensor) and tuple(first[: len(closing)]) == closing

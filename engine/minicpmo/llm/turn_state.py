@@ -1,6 +1,6 @@
 """Half duplex and chat: messages go in whole, replies come out in chunks.
 
-`TurnSession` is one conversation's state without tensors, `TurnRows` drives many through one model.
+`TurnState` is one conversation's state without tensors, `TurnBatch` drives many through one model.
 Source: MiniCPM-o 4.5 inference code (chunk prefill, chunk generate).
 """
 
@@ -20,7 +20,7 @@ from engine.minicpmo.llm.context_window import (
     TurnWindow,
 )
 from engine.minicpmo.llm.sampler import Draws, TurnRow, TurnSampling
-from engine.minicpmo.llm.tokenizer import TextStream, Tokens
+from engine.minicpmo.llm.tokenizer import OmniTokenizer, TextStream
 
 CHUNK_TOKENS = 10
 """Tokens of a chunk; the first has one more, since its last one is held back for its state."""
@@ -103,12 +103,12 @@ class _Reply:
         return len(self.chunk) >= self.settings.chunk_tokens + (self.chunks == 0)
 
 
-class TurnSession:
+class TurnState:
     """State of one conversation: message rows, then `open_reply`, then tokens until it is over."""
 
     def __init__(
         self,
-        tokens: Tokens,
+        tokens: OmniTokenizer,
         seed: int,
         limit: int,
         *,

@@ -14,10 +14,10 @@ from engine.gpu.timing import Stages, Timer, timed, totals
 from engine.minicpmo.encoders.vision import Picture
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.duplex_batch import UnitInput
-from engine.minicpmo.llm.duplex_state import DuplexSession, UnitResult
+from engine.minicpmo.llm.duplex_state import DuplexState, UnitResult
 from engine.minicpmo.llm.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.minicpmo.modes.thinning import MOST, Thinning
-from engine.minicpmo.modes.unit_alignment import PHASES, Placing
+from engine.minicpmo.modes.unit_alignment import PHASES, UnitAlignment
 from engine.minicpmo.runner import Runner, Seen
 from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.code2wav import Pcm
@@ -42,7 +42,7 @@ class _Utterance:
     """A unit that is decided and being spoken."""
 
     slot: int
-    mind: _Mind
+    mind: SessionEntry
     result: UnitResult
     generation: int
     due: float
@@ -53,7 +53,7 @@ class _Utterance:
     """A part of its sound is out, and with it its text."""
 
 
-class _Mind:
+class SessionEntry:
     """What full duplex keeps of a session beside its rows."""
 
     def __init__(self, session: Session, mouth: Mouth, prompt: Iterator[None]) -> None:
@@ -82,10 +82,10 @@ class FullDuplex:
     ) -> None:
         self._runner = runner
         self._lane = lane
-        self._placing = Placing(phases)
+        self._placing = UnitAlignment(phases)
         self._thinning = Thinning()
         self._max_context = max_context
-        self._minds: dict[int, _Mind] = {}
+        self._minds: dict[int, SessionEntry] = {}
         self._deciding: list[int] = []
         """Slots between `choose` and `fed`."""
         self._decided: set[int] = set()
@@ -95,7 +95,7 @@ class FullDuplex:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
         settings = session.duplex_settings()
         slot, prompts = session.slot, self._runner.model.prompts
-        talk = DuplexSession(self._runner.model.tokens, settings, session.seed, self._max_context)
+        talk = DuplexState(self._runner.model.tokens, settings, session.seed, self._max_context)
         self._runner.duplex.open(slot, talk)
         text = session.config.instructions or DUPLEX_SYSTEM
         message = prompts.duplex_prefix(text), session.voice.embeddings, prompts.duplex_suffix()
@@ -105,7 +105,7 @@ class FullDuplex:
         # The first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         mouth = Mouth(self._runner, self._lane, session)
-        self._minds[slot] = _Mind(session, mouth, prompt)
+        self._minds[slot] = SessionEntry(session, mouth, prompt)
         session.hearing.is_placed = False
         next(prompt, None)
 
@@ -249,7 +249,7 @@ class FullDuplex:
             for mind in self._minds.values()
         )
 
-    def _can_begin(self, mind: _Mind) -> bool:
+    def _can_begin(self, mind: SessionEntry) -> bool:
         """Whether nothing but sound lacks for the next unit."""
         return not (mind.is_running or mind.session.is_over or mind.prompt is not None)
 
@@ -299,7 +299,7 @@ class FullDuplex:
             mind.seen, mind.picture = seen.images, None
         return True
 
-    def _see(self, minds: Sequence[_Mind]) -> list[Seen]:
+    def _see(self, minds: Sequence[SessionEntry]) -> list[Seen]:
         pictures = [mind.picture for mind in minds if mind.picture is not None]
         try:
             return self._runner.look(pictures)
@@ -351,7 +351,7 @@ class FullDuplex:
         self._runner.duplex.finalize(list(results))
         self._decided.update(results)
 
-    def _say(self, mind: _Mind, result: UnitResult, *, others_follow: bool) -> None:
+    def _say(self, mind: SessionEntry, result: UnitResult, *, others_follow: bool) -> None:
         slot = mind.session.slot
         utterance = _Utterance(slot, mind, result, mind.mouth.generation, mind.due, mind.stages)
         if not mind.speaking:
@@ -387,7 +387,7 @@ class FullDuplex:
             stages = [*utterance.stages, *spoken.stages]
             self._done(mind, result, utterance.due, spoke=True, stages=stages)
 
-    def _open(self, mind: _Mind, result: UnitResult) -> None:
+    def _open(self, mind: SessionEntry, result: UnitResult) -> None:
         output = mind.session.output
         if result.is_turn_start and output.is_open:
             output.finish("completed")
@@ -396,7 +396,7 @@ class FullDuplex:
 
     def _tell(
         self,
-        mind: _Mind,
+        mind: SessionEntry,
         result: UnitResult,
         pcm: Pcm | None,
         *,
@@ -415,7 +415,7 @@ class FullDuplex:
             output.finish("completed", input_tokens=result.kv_length)
 
     def _done(
-        self, mind: _Mind, result: UnitResult, due: float, *, spoke: bool, stages: Stages
+        self, mind: SessionEntry, result: UnitResult, due: float, *, spoke: bool, stages: Stages
     ) -> None:
         total_ms = (time.monotonic() - due) * 1000
         if self._thinning.unit(total_ms):

@@ -15,15 +15,15 @@ from engine.ipc.protocol import Modality
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.prompts import (
     VOICE_PROMPTS,
-    Message,
-    Part,
     PromptError,
-    Sound,
+    PromptMessage,
+    PromptPart,
+    PromptSound,
     check_instructions,
 )
 from engine.minicpmo.llm.turn_batch import ChosenTurns
-from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnSession
-from engine.minicpmo.modes.turn_encoding import Asked, encode_turn, plan_turn
+from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnState
+from engine.minicpmo.modes.turn_encoding import PendingTurn, encode_turn, plan_turn
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.code2wav import Pcm
@@ -48,20 +48,20 @@ class _Utterance:
     """A chunk of a reply that is being spoken."""
 
     slot: int
-    mind: _Mind
+    mind: SessionEntry
     chunk: ReplyChunk
     generation: int
     kv_tokens: int
 
 
-class _Mind:
+class SessionEntry:
     def __init__(self, session: Session, mouth: Mouth) -> None:
         self.session = session
         self.mouth = mouth
-        self.asked: deque[Asked] = deque(maxlen=MAX_WAITING_TURNS)
+        self.asked: deque[PendingTurn] = deque(maxlen=MAX_WAITING_TURNS)
         self.taking: Generator[None, None, None] | None = None
         """The system message or the turn that is being read, batch by batch."""
-        self.reading: Asked | None = None
+        self.reading: PendingTurn | None = None
         """The turn among these."""
         self.is_aloud = False
         """The newest reply is spoken."""
@@ -71,14 +71,14 @@ class _Mind:
         self.started = 0.0
 
 
-class TurnTaking:
+class HalfDuplex:
     """Drives the sessions of a runner that take turns; an `engine.minicpmo.step.Mode`."""
 
     def __init__(self, runner: Runner, lane: VoiceLane, max_context: int) -> None:
         self._runner = runner
         self._lane = lane
         self._max_context = max_context
-        self._minds: dict[int, _Mind] = {}
+        self._minds: dict[int, SessionEntry] = {}
         self._last_read = -1
         self._pieces_in_a_row = 0
         self._chosen = ChosenTurns([])
@@ -87,14 +87,16 @@ class TurnTaking:
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
         session.reply_settings()
-        talk = TurnSession(
+        talk = TurnState(
             self._runner.model.tokens,
             session.seed,
             self._max_context,
             context_policy=session.config.context_policy,
         )
         self._runner.turns.open(session.slot, talk)
-        mind = self._minds[session.slot] = _Mind(session, Mouth(self._runner, self._lane, session))
+        mind = self._minds[session.slot] = SessionEntry(
+            session, Mouth(self._runner, self._lane, session)
+        )
         mind.taking = self._system(session)
         # The first piece now, so that what does not fit is refused at once.
         if next(mind.taking, self) is self:
@@ -127,7 +129,7 @@ class TurnTaking:
             if asked is not None and not asked.utterance:
                 session.refuse(asked.request, code, reason)
 
-    def ask(self, session: Session, asked: Asked) -> None:
+    def ask(self, session: Session, asked: PendingTurn) -> None:
         """Queue a turn of the user; the oldest goes where too many wait."""
         waiting = self._minds[session.slot].asked
         if len(waiting) == MAX_WAITING_TURNS:
@@ -203,7 +205,7 @@ class TurnTaking:
 
     def _system(self, session: Session) -> Generator[None, None, None]:
         text = session.config.instructions or DEFAULT_SYSTEM
-        parts: list[Part] = [text]
+        parts: list[PromptPart] = [text]
         sounds: list[Tensor] = []
         if session.voice.embeddings is not None and session.speaks:
             language = session.option("language", "en")
@@ -211,14 +213,14 @@ class TurnTaking:
                 ("audio_assistant", language), VOICE_PROMPTS["audio_assistant", "en"]
             )
             sounds = [session.voice.embeddings]
-            parts = [before, Sound(len(sounds[0])), session.config.instructions or after]
-        prompt = self._runner.model.prompts.half_duplex(Message("system", tuple(parts)))
+            parts = [before, PromptSound(len(sounds[0])), session.config.instructions or after]
+        prompt = self._runner.model.prompts.half_duplex(PromptMessage("system", tuple(parts)))
         check_instructions(len(prompt), self._max_context)
         yield from self._runner.turns.add_slowly(
             session.slot, prompt.weave([], sounds), protect=True
         )
 
-    def _has_to_read(self, mind: _Mind) -> bool:
+    def _has_to_read(self, mind: SessionEntry) -> bool:
         if mind.session.is_over or mind.session.forced_listen:
             return False
         if mind.taking is not None:
@@ -226,7 +228,7 @@ class TurnTaking:
         is_replying = self._runner.turns.sessions[mind.session.slot].is_replying
         return bool(mind.asked) and not is_replying and not mind.speaking
 
-    def _go_on(self, mind: _Mind, taking: Generator[None, None, None]) -> None:
+    def _go_on(self, mind: SessionEntry, taking: Generator[None, None, None]) -> None:
         try:
             next(taking)
             return
@@ -242,7 +244,7 @@ class TurnTaking:
             raise SessionFailed(mind.session, error) from error
         mind.taking = mind.reading = None
 
-    def _refuse(self, mind: _Mind, code: str, reason: str) -> None:
+    def _refuse(self, mind: SessionEntry, code: str, reason: str) -> None:
         """Tell why a turn gets no answer; whoever asked for a response gets one that failed."""
         mind.session.warn(code, reason)
         asked = mind.reading
@@ -252,7 +254,7 @@ class TurnTaking:
         self._open_output(mind.session, asked, "audio" if aloud else "text")
         mind.session.output.finish("failed", reason)
 
-    def _take(self, mind: _Mind, asked: Asked) -> Generator[None, None, None]:
+    def _take(self, mind: SessionEntry, asked: PendingTurn) -> Generator[None, None, None]:
         """Encode a turn, with a yield between batches; then open the reply."""
         session, runner = mind.session, self._runner
         mind.started, mind.stages = time.monotonic(), []
@@ -280,7 +282,7 @@ class TurnTaking:
         mind.stages += [("encode", encode), ("prefill", prefill)]
         self._begin_reply(mind, asked, settings)
 
-    def _begin_reply(self, mind: _Mind, asked: Asked, settings: ReplySettings) -> None:
+    def _begin_reply(self, mind: SessionEntry, asked: PendingTurn, settings: ReplySettings) -> None:
         session = mind.session
         mind.is_aloud = settings.speech
         mind.mouth.hush()
@@ -289,13 +291,13 @@ class TurnTaking:
             session.output.interrupt()
             self._runner.turns.cancel(session.slot, 0)
 
-    def _open_output(self, session: Session, asked: Asked, modality: Modality) -> None:
+    def _open_output(self, session: Session, asked: PendingTurn, modality: Modality) -> None:
         trigger: Literal["speech", "request"] = "speech" if asked.utterance else "request"
         session.output.begin(
             trigger, utterance=asked.utterance, modality=modality, request=asked.request
         )
 
-    def _check_room(self, talk: TurnSession, message: int, settings: ReplySettings) -> None:
+    def _check_room(self, talk: TurnState, message: int, settings: ReplySettings) -> None:
         """Raise `PromptError` if the message would not fit even into an empty conversation."""
         room = self._max_context - talk.window.protected - settings.max_new_tokens - ROOM_FOR_REPLY
         if settings.aside and settings.aside > room - message:
@@ -350,7 +352,7 @@ class TurnTaking:
         )
 
 
-def _tell_unanswered(session: Session, asked: Asked | None, code: str, reason: str) -> None:
+def _tell_unanswered(session: Session, asked: PendingTurn | None, code: str, reason: str) -> None:
     """Say why a turn gets no answer: to a client's request as its answer."""
     if asked is not None and not asked.utterance:
         session.refuse(asked.request, code, reason)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.ipc.protocol import Modality
-from engine.minicpmo.llm.prompts import Message, Part, Picture, Sound
+from engine.minicpmo.llm.prompts import PromptMessage, PromptPart, PromptPicture, PromptSound
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.file_decoding import Clip
 from engine.minicpmo.session.item_decoding import Picture as ReadPicture
@@ -25,7 +25,7 @@ BATCH = 16
 
 
 @dataclass
-class Asked:
+class PendingTurn:
     """A turn of the user that wants an answer."""
 
     sound: Tensor | None = None
@@ -47,7 +47,7 @@ class Asked:
 class UserMessage:
     """A message whose length is known, and what of it is still to be encoded, in order."""
 
-    parts: list[Part] = field(default_factory=list)
+    parts: list[PromptPart] = field(default_factory=list)
     pictures: list[tuple[Tensor, int]] = field(default_factory=list)
     """[height, width, 3] uint8, each with its most slices."""
     recordings: list[Tensor] = field(default_factory=list)
@@ -56,8 +56,8 @@ class UserMessage:
     """[N], 16 kHz, what the user said into the microphone: behind everything else."""
 
     @property
-    def message(self) -> Message:
-        return Message("user", tuple(self.parts))
+    def message(self) -> PromptMessage:
+        return PromptMessage("user", tuple(self.parts))
 
 
 class _Planner:
@@ -69,20 +69,20 @@ class _Planner:
 
     def look(self, picture: Tensor, slices: int) -> None:
         plan = self._runner.plan_picture(picture, slices)
-        self.planned.parts.append(Picture(plan.columns, plan.rows))
+        self.planned.parts.append(PromptPicture(plan.columns, plan.rows))
         self.planned.pictures.append((picture, slices))
 
     def hear(self, sound: Tensor) -> None:
         count = self._runner.count_sound(len(sound))
         # A file may hold less than one embedding's tenth of a second, or no sample at all.
         if count:
-            self.planned.parts.append(Sound(count))
+            self.planned.parts.append(PromptSound(count))
             self.planned.recordings.append(sound)
 
     def listen(self, speech: Tensor) -> None:
         lacking = max(0, MIN_SOUND_SAMPLES - len(speech))
         self.planned.speech = torch.nn.functional.pad(speech, (lacking, 0))
-        self.planned.parts.append(Sound(self._runner.count_sound(len(self.planned.speech))))
+        self.planned.parts.append(PromptSound(self._runner.count_sound(len(self.planned.speech))))
 
     def add(self, part: ReadPart, slices: int) -> None:
         match part:
@@ -99,7 +99,7 @@ class _Planner:
                         self.hear(second.sound)
 
 
-def plan_turn(runner: Runner, session: Session, asked: Asked) -> UserMessage:
+def plan_turn(runner: Runner, session: Session, asked: PendingTurn) -> UserMessage:
     """What a turn will be in the model."""
     planner = _Planner(runner)
     parts = [part for item in asked.items for part in item.parts]

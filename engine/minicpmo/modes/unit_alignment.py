@@ -1,4 +1,4 @@
-"""Keeps the ends of sessions' units in their places within a second, see `Phases`."""
+"""Keeps the ends of sessions' units in their places within a second, see `UnitGroups`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEAR_S = 0.02
 """Units that end so little before their place are in it."""
 
 
-class Phases:
+class UnitGroups:
     """Which session ends its units with which others. Owned by the model's thread.
 
     Calls begin at random, but a batch of many units costs little more than one unit. The end of a
@@ -83,11 +83,11 @@ class _Course:
     """Seconds that they end behind their group's, on average."""
 
 
-class Placing:
+class UnitAlignment:
     """Owned by the model's thread."""
 
     def __init__(self, phases: int = PHASES) -> None:
-        self._phases = Phases(phases)
+        self._phases = UnitGroups(phases)
         self._courses: dict[int, _Course] = {}
 
     def hears(self, session: Session, count: int, arrived: float) -> None:

@@ -20,7 +20,7 @@ from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.minicpmo.llm.rows import Feed, LlmRows
 from engine.minicpmo.llm.sampler import (
-    Chooser,
+    BatchSampler,
     Draws,
     DuplexRow,
     DuplexSampling,
@@ -310,7 +310,7 @@ def test_graphs_leave_padding_out_of_the_cache() -> None:
 SLOTS = [4, 0, 2, 1, 5]
 
 
-def chooser_pair(name: str) -> tuple[Chooser, Chooser]:
+def chooser_pair(name: str) -> tuple[BatchSampler, BatchSampler]:
     """One by graphs and one without, over the same logits."""
     model = small_llm()
     forbidden = forbidden_mask([40, 41], VOCAB, "cuda")
@@ -328,7 +328,7 @@ def chooser_pair(name: str) -> tuple[Chooser, Chooser]:
     logits = 3 * drawn(7, VOCAB, seed=12, dtype=torch.float32)
     captured.logits.copy_(logits)
     eager.logits.copy_(logits)
-    choosers = Chooser(name, captured, positional), Chooser(name, eager, positional)
+    choosers = BatchSampler(name, captured, positional), BatchSampler(name, eager, positional)
     choosers[0].warm_up()
     return choosers
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.minicpmo.llm.rows import LlmRows
-from engine.minicpmo.llm.tokenizer import Tokens
+from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.config import LlmConfig
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 
@@ -33,7 +33,7 @@ VOCAB = 64
 
 
 class WordTokens:
-    """What the automata use of `Tokens`; special ids are 1 to 18, ids from 40 spell letters."""
+    """What the automata use of `OmniTokenizer`; special ids are 1 to 18, those from 40 letters."""
 
     def __init__(self) -> None:
         for place, name in enumerate(SPECIALS):
@@ -65,8 +65,8 @@ class WordTokens:
         return self.bytes_of(ids, skip_special=skip_special).decode("utf-8", "replace")
 
 
-def word_tokens() -> Tokens:
-    return cast(Tokens, WordTokens())
+def word_tokens() -> OmniTokenizer:
+    return cast(OmniTokenizer, WordTokens())
 
 
 def llm_config(heads: int = 4, kv_heads: int = 2, layers: int = 2, tie: bool = False) -> LlmConfig:

@@ -16,7 +16,7 @@ from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.context_window import Cut, Slide
 from engine.minicpmo.llm.rows import Feed, LlmRows
-from engine.minicpmo.llm.turn_batch import TurnRows
+from engine.minicpmo.llm.turn_batch import TurnBatch
 from engine.minicpmo.scheduler import Scheduler
 from tests.engine.minicpmo.test_engine import Talk, config
 from tests.server.worker.talk import SESSION
@@ -92,12 +92,12 @@ class Rows:
 def hold_reading(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Until it is set, nothing but system messages gets into the caches."""
     go = threading.Event()
-    add = TurnRows.add_slowly
+    add = TurnBatch.add_slowly
 
-    def held(turns: TurnRows, slot: int, pieces: Any, **more: Any) -> Iterator[None]:
+    def held(turns: TurnBatch, slot: int, pieces: Any, **more: Any) -> Iterator[None]:
         while not more.get("protect") and not go.is_set():
             yield
         yield from add(turns, slot, pieces, **more)
 
-    monkeypatch.setattr(TurnRows, "add_slowly", held)
+    monkeypatch.setattr(TurnBatch, "add_slowly", held)
     return go

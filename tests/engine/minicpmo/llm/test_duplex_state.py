@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from engine.minicpmo.llm.context_window import ContextFull, WindowSettings
-from engine.minicpmo.llm.duplex_batch import DuplexRows, UnitInput
-from engine.minicpmo.llm.duplex_state import DuplexSession, DuplexSettings, Phase, UnitResult
+from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
+from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState, UnitPhase, UnitResult
 from engine.minicpmo.llm.rows import Feed, LlmRows, Piece
 from engine.minicpmo.llm.sampler import DuplexSampling
 from tests.engine.minicpmo.llm_rig import (
@@ -66,9 +66,9 @@ class Stage:
     ) -> None:
         self.rows = Recording(slots, limit)
         self.scripts: dict[int, list[int]] = {slot: [] for slot in range(slots)}
-        self.duplex = DuplexRows(self.rows, word_tokens(), observe=self._observe)
+        self.duplex = DuplexBatch(self.rows, word_tokens(), observe=self._observe)
         for slot in range(slots):
-            self.duplex.open(slot, DuplexSession(word_tokens(), settings, slot, limit))
+            self.duplex.open(slot, DuplexState(word_tokens(), settings, slot, limit))
         self.duplex.prepare({slot: (PREFIX, rows_of(4, 90), SUFFIX) for slot in range(slots)})
 
     def _observe(self, slots: list[int], logits: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Stage:
             logits[index, token] = 10_000.0
         return logits
 
-    def session(self, slot: int = 0) -> DuplexSession:
+    def session(self, slot: int = 0) -> DuplexState:
         return self.duplex.sessions[slot]
 
     def unit(
@@ -278,7 +278,7 @@ def test_an_interruption_leaves_the_cache_as_if_the_turn_had_ended(steps: int) -
     expected = fresh.feed([Feed(0, following)])[0]
     stage.duplex.prefill([UnitInput(0, rows_of(10, 8))])
     assert torch.allclose(stage.duplex.newest(0).hidden, expected.hidden, atol=1e-5)
-    assert stage.session(0).phase is Phase.DECIDING
+    assert stage.session(0).phase is UnitPhase.DECIDING
 
 
 def test_preparing_again_forgets_everything_but_the_random_numbers() -> None:
@@ -387,14 +387,14 @@ def test_a_session_that_must_not_forget_has_no_room_made_ahead() -> None:
 def drive(slots: list[int], together: bool) -> dict[int, list[tuple[UnitResult, list[int]]]]:
     """Eight sampled sessions with settings of their own, five units each."""
     rows = LlmRows(tiny_llm(), 8, 400)
-    duplex = DuplexRows(rows, word_tokens())
+    duplex = DuplexBatch(rows, word_tokens())
     for slot in slots:
         sampling = DuplexSampling(temperature=0.6 + 0.1 * slot, top_k=5 + slot, greedy=slot == 4)
         window = WindowSettings("basic", high=70, low=40) if slot % 2 else WindowSettings()
         settings = DuplexSettings(
             sampling, force_listen_count=slot % 2, max_tokens=6 + slot, window=window
         )
-        duplex.open(slot, DuplexSession(word_tokens(), settings, seed=slot, limit=400))
+        duplex.open(slot, DuplexState(word_tokens(), settings, seed=slot, limit=400))
         duplex.prepare({slot: (PREFIX, rows_of(2 + slot, slot), SUFFIX)})
     found: dict[int, list[tuple[UnitResult, list[int]]]] = {slot: [] for slot in slots}
     for unit in range(5):

@@ -11,8 +11,8 @@ from torch import Tensor
 from engine.minicpmo.llm.context_window import ContextFull, ContextPolicy, TurnWindow
 from engine.minicpmo.llm.rows import Feed, LlmRows
 from engine.minicpmo.llm.sampler import TurnSampling
-from engine.minicpmo.llm.turn_batch import TurnRows
-from engine.minicpmo.llm.turn_state import ReplyChunk, ReplySettings, TurnSession
+from engine.minicpmo.llm.turn_batch import TurnBatch
+from engine.minicpmo.llm.turn_state import ReplyChunk, ReplySettings, TurnState
 from tests.engine.minicpmo.llm_rig import (
     HALF,
     HELLO,
@@ -43,9 +43,9 @@ class Stage:
     ) -> None:
         self.scripts: dict[int, list[int]] = {}
         self.rows = LlmRows(tiny_llm(), slots, limit)
-        self.turns = TurnRows(self.rows, word_tokens(), observe=self._observe)
+        self.turns = TurnBatch(self.rows, word_tokens(), observe=self._observe)
         for slot in range(slots):
-            session = TurnSession(word_tokens(), slot, limit, window=window, context_policy=policy)
+            session = TurnState(word_tokens(), slot, limit, window=window, context_policy=policy)
             self.turns.open(slot, session)
 
     def _observe(self, slots: list[int], logits: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Stage:
         return logits
 
     @property
-    def session(self) -> TurnSession:
+    def session(self) -> TurnState:
         return self.turns.sessions[0]
 
     def user(self, count: int, seed: int = 1) -> None:
@@ -74,7 +74,7 @@ class Stage:
 
 
 def opening(settings: ReplySettings = SETTINGS) -> int:
-    session = TurnSession(word_tokens(), 0, 100)
+    session = TurnState(word_tokens(), 0, 100)
     return len(session.open_reply(settings))
 
 
@@ -95,7 +95,7 @@ def test_states_belong_to_the_fed_tokens() -> None:
     stage.user(4)
     chunks = stage.reply([HELLO, WORLD, LETTER, END])
     direct = LlmRows(stage.rows.model, 1, 64)
-    begun = TurnSession(word_tokens(), 0, 100).open_reply(SETTINGS)
+    begun = TurnState(word_tokens(), 0, 100).open_reply(SETTINGS)
     direct.append([Feed(0, [ids_of(4, 1), begun])])
     for token, state in zip(chunks[0].ids, chunks[0].hidden, strict=True):
         expected = direct.feed([Feed(0, [[token]])])[0].hidden
@@ -228,7 +228,7 @@ def test_a_cancelled_reply_keeps_what_was_heard() -> None:
     assert stage.turns.step() == {}
     stage.user(9, seed=3)
     direct = LlmRows(stage.rows.model, 1, 64)
-    begun = TurnSession(word_tokens(), 0, 100).open_reply(SETTINGS)
+    begun = TurnState(word_tokens(), 0, 100).open_reply(SETTINGS)
     closing = list(stage.session.closing_ids)
     direct.append([Feed(0, [ids_of(5, 1), begun, [LETTER] * 3, closing, ids_of(6, 3)])])
     assert len(closing) == 3
@@ -253,7 +253,7 @@ def test_what_holds_for_one_reply_is_gone_with_the_next_message(keep: int | None
     stage.user(5)
     stage.turns.add({0: [[HELLO, WORLD, HELLO]]})
     stage.reply([LETTER, LETTER, LETTER, END], replace(SETTINGS, aside=3))
-    begun = TurnSession(word_tokens(), 0, 100).open_reply(SETTINGS)
+    begun = TurnState(word_tokens(), 0, 100).open_reply(SETTINGS)
     said = [*begun, *[LETTER] * 3]
     user = [*ids_of(7, 9), *ids_of(5, 1)]
     ours, theirs = direct_keys(stage, [*user, HELLO, WORLD, HELLO, *said])
@@ -275,10 +275,10 @@ def test_what_holds_for_one_reply_is_gone_with_the_next_message(keep: int | None
 
 def converse(slots: list[int], together: bool) -> dict[int, list[ReplyChunk]]:
     """Sampled conversations of two turns with settings of their own."""
-    turns = TurnRows(LlmRows(tiny_llm(), 8, 300), word_tokens())
+    turns = TurnBatch(LlmRows(tiny_llm(), 8, 300), word_tokens())
     found: dict[int, list[ReplyChunk]] = {slot: [] for slot in slots}
     for slot in slots:
-        turns.open(slot, TurnSession(word_tokens(), slot, 300))
+        turns.open(slot, TurnState(word_tokens(), slot, 300))
     for turn in range(2):
         for group in [slots] if together else [[slot] for slot in slots]:
             turns.add({slot: [rows_of(3 + slot, slot + 10 * turn)] for slot in group})
