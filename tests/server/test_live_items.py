@@ -43,8 +43,8 @@ async def test_uploaded_video_is_an_item_like_any_other(server: Serving) -> None
         assert added["item"]["id"] == item["id"]
         kinds = [part["type"] for part in added["item"]["content"]]
         assert kinds == ["input_video", "input_text"]
-        warning = await caller.hears("session.warning")
-        assert warning["code"] == "not_supported"
+        refused = (await caller.hears("error"))["error"]
+        assert (refused["code"], refused["param"]) == ("part_left_out", "item.content.0")
         caller.send("response.create")
         await caller.hears("response.done")
         lasted = (caller.heard_samples - heard) / RATE

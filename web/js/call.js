@@ -198,7 +198,7 @@ export class Call extends EventTarget {
     const id = newItemId();
     const content = [{ type: 'input_text', text }];
     this.send({ type: 'conversation.item.create', item: { id, type: 'message', role: 'user', content } });
-    this.#ask();
+    this.#wantAnswer();
     return id;
   }
 
@@ -214,7 +214,7 @@ export class Call extends EventTarget {
     if (!(await this.hasSession)) throw new Refusal('away', 'The call is over.');
     const content = text ? [part, { type: 'input_text', text }] : [part];
     await postItem(this.#path, { id, type: 'message', role: 'user', content }, onProgress);
-    this.#ask();
+    this.#wantAnswer();
   }
 
   /** @param {Record<string, any>} session settings to change @returns {string} the event's id, which an error names */
@@ -232,11 +232,11 @@ export class Call extends EventTarget {
   /** What was heard is a turn of the user, which wants an answer. */
   commitInput() {
     this.send({ type: 'input_audio_buffer.commit' });
-    this.#ask();
+    this.#wantAnswer();
   }
 
   /** Wants an answer to what was said last; one that is still under way gives way to it. */
-  #ask() {
+  #wantAnswer() {
     // Clearing what does not play is no error, and no event of the server's can come in between.
     this.send({ type: 'output_audio_buffer.clear' });
     this.send({ type: 'response.create' });
