@@ -5,8 +5,12 @@ does, would cost a whole frame interval, 500 ms at 2 pictures a second. Pure log
 video uplink. Sequence numbers are extended beyond 16 bits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+from aiortc.rtp import RtpPacket
+
+from media.payloads import NOTHING, ParameterSets, has_picture, is_key, read_payload
 
 MAX_PACKETS = 1024
 MAX_JUMP_PACKETS = 512
@@ -14,9 +18,7 @@ MAX_JUMP_PACKETS = 512
 MAX_GAP_S = 0.3
 """Waited for a retransmission before the frames behind a gap are given up."""
 
-_H264_START = b"\0\0\0\1"
-_H264_KEY_UNITS = (5, 7)  # IDR slice, sequence parameters
-_MAX_UNITS_SCANNED = 8
+MAX_PREFIX_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,18 @@ class _Part:
 class FrameAssembler:
     """Put packets together to frames, in order.
 
-    After a loss that no retransmission repaired it withholds frames until the next keyframe.
+    After a loss that no retransmission repaired it withholds frames until the next keyframe. Gets
+    the parameter sets of the offer by payload type.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, offered_sets: Mapping[int, tuple[bytes, ...]] | None = None) -> None:
         self.gaps = 0
         """Losses that cost frames."""
         self.late_packets = 0
+        self._offered_sets = offered_sets or {}
+        self._sets = ParameterSets()
+        self._payload_type: int | None = None
+        self._prefix = b""
         self._parts: dict[int, _Part] = {}
         self._ssrc: int | None = None
         self._highest = 0
@@ -62,29 +69,23 @@ class FrameAssembler:
         """Return whether nothing can be delivered before a keyframe comes."""
         return self._start is None
 
-    def push(
-        self,
-        ssrc: int,
-        sequence: int,
-        timestamp: int,
-        is_last: bool,
-        codec: str,
-        payload: bytes,
-        data: bytes,
-        now: float,
-    ) -> list[EncodedFrame]:
-        """Take one packet: its RTP payload and the `data` depayloaded from it."""
-        ahead = ((sequence - self._highest + 0x8000) & 0xFFFF) - 0x8000
-        if ssrc != self._ssrc or abs(ahead) > MAX_JUMP_PACKETS:
-            self._restart(ssrc, sequence)
+    def push(self, packet: RtpPacket, codec: str, now: float) -> list[EncodedFrame]:
+        """Take one packet of a codec that `media.payloads` reads."""
+        ahead = ((packet.sequence_number - self._highest + 0x8000) & 0xFFFF) - 0x8000
+        if packet.ssrc != self._ssrc or abs(ahead) > MAX_JUMP_PACKETS:
+            self._restart(packet.ssrc, packet.sequence_number)
             ahead = 0
         extended = self._highest + ahead
         self._highest = max(self._highest, extended)
         if self._start is not None and extended < self._cursor:
             self.late_packets += 1
             return []
-        is_key = _begins_keyframe(codec, payload, data)
-        self._parts[extended] = _Part(codec, timestamp, is_last, is_key, data)
+        part = read_payload(codec, packet.payload) if packet.payload else NOTHING
+        if codec == "h264":
+            self._learn(packet.payload_type, part.data)
+        self._parts[extended] = _Part(
+            codec, packet.timestamp, bool(packet.marker), part.begins_key, part.data
+        )
         if self._start is None:
             self._seek_keyframe()
         frames = list(self._collect())
@@ -92,11 +93,18 @@ class FrameAssembler:
             frames += self._collect()
         return frames
 
+    def _learn(self, payload_type: int, data: bytes) -> None:
+        if payload_type != self._payload_type:
+            self._payload_type = payload_type
+            self._sets = ParameterSets(self._offered_sets.get(payload_type, ()))
+        self._sets.learn(data)
+
     def _restart(self, ssrc: int, sequence: int) -> None:
         self._ssrc = ssrc
         self._highest = sequence
         self._parts.clear()
         self._start = None
+        self._prefix = b""
         self._gap_since_s = None
 
     def _collect(self) -> Iterator[EncodedFrame]:
@@ -114,10 +122,17 @@ class FrameAssembler:
         assert self._start is not None
         parts = [self._parts.pop(i) for i in range(self._start, self._cursor)]
         self._start = self._cursor
-        data = b"".join(part.data for part in parts)
-        if data:
-            is_key = _is_keyframe(parts[0].codec, data)
-            yield EncodedFrame(parts[0].codec, parts[0].timestamp, is_key, data)
+        codec = parts[0].codec
+        data = self._prefix + b"".join(part.data for part in parts)
+        self._prefix = b""
+        if not has_picture(codec, data):
+            # Parameter sets with a time of their own belong to what follows.
+            self._prefix = data[-MAX_PREFIX_BYTES:]
+            return
+        begins = is_key(codec, data)
+        if begins and codec == "h264":
+            data = self._sets.complete(data)
+        yield EncodedFrame(codec, parts[0].timestamp, begins, data)
 
     def _skip_gap(self, now: float) -> bool:
         """Give up a gap that has lasted too long or that a keyframe makes irrelevant."""
@@ -157,24 +172,3 @@ class FrameAssembler:
             self._start = self._cursor = oldest = first
         for i in [i for i in self._parts if i < oldest]:
             del self._parts[i]
-
-
-def _begins_keyframe(codec: str, payload: bytes, data: bytes) -> bool:
-    if codec == "vp8":
-        # RFC 7741 section 4.2: start of partition 0; section 4.3: P bit clear.
-        return bool(data) and payload[0] & 0x1F == 0x10 and data[0] & 1 == 0
-    return data[:4] == _H264_START and len(data) > 4 and data[4] & 0x1F in _H264_KEY_UNITS
-
-
-def _is_keyframe(codec: str, data: bytes) -> bool:
-    if codec == "vp8":
-        return data[0] & 1 == 0
-    position = 0
-    for _ in range(_MAX_UNITS_SCANNED):
-        position = data.find(_H264_START, position)
-        if position < 0 or position + 4 >= len(data):
-            return False
-        if data[position + 4] & 0x1F == 5:
-            return True
-        position += 4
-    return False

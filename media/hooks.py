@@ -11,7 +11,15 @@ from typing import Any
 import aiortc
 from aiortc import RTCRtpReceiver, RTCRtpSender
 from aiortc.rtcrtpreceiver import NackGenerator
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import (
+    RTCP_PSFB_APP,
+    RtcpByePacket,
+    RtcpPsfbPacket,
+    RtcpSrPacket,
+    RtpPacket,
+    pack_remb_fci,
+    unwrap_rtx,
+)
 
 from media.reception import StreamStatistics
 
@@ -25,8 +33,8 @@ OnPacket = Callable[[RtpPacket, str], None]
 """Gets a packet and the lower-case name of its codec. Must not raise."""
 
 
-OnPayload = Callable[[RtpPacket, str, bytes], bool]
-"""Gets a packet, its codec and its depayloaded bytes; returns whether to ask for a keyframe."""
+OnVideoPacket = Callable[[RtpPacket, str], bool]
+"""Gets a packet and its codec; returns whether to ask for a keyframe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +57,6 @@ class Transmission:
     fraction_lost: float | None = None
     """0 to 1, over the latest report interval."""
     round_trip_s: float | None = None
-
-
-class _FrameBuffer:
-    """Take the place of aiortc's video jitter buffer; never returns a frame to decode."""
-
-    def __init__(self, codecs: dict[int, Any], on_payload: OnPayload) -> None:
-        self._codecs = codecs
-        self._on_payload = on_payload
-
-    def add(self, packet: Any) -> tuple[bool, None]:
-        """Take a packet with its depayloaded bytes in `_data`; True sends a PLI."""
-        codec = self._codecs[packet.payload_type]
-        return self._on_payload(packet, codec.name.lower(), packet._data), None
 
 
 class _NoDecoder:
@@ -131,41 +126,113 @@ def take_audio(receiver: RTCRtpReceiver, on_packet: OnPacket) -> None:
     _set_method(receiver, "_handle_rtp_packet", handle)
 
 
-def take_video(receiver: RTCRtpReceiver, on_packet: OnPacket, on_payload: OnPayload) -> None:
-    """Show each packet to `on_packet`, then, depayloaded, to `on_payload`; decode nothing.
+def take_video(
+    receiver: RTCRtpReceiver,
+    on_packet: OnVideoPacket,
+    on_report: Callable[[int], None] = lambda ssrc: None,
+    on_bye: Callable[[list[int]], None] = lambda sources: None,
+) -> None:
+    """Show each packet to `on_packet`, past aiortc's depayloading, buffer and decoder.
 
-    Reports, bandwidth estimation, retransmission and depayloading remain aiortc's. `on_payload`
-    gets packets in the order of arrival, retransmitted ones too. Neither may raise.
+    Packets come in the order of arrival, retransmitted ones unwrapped. Reports, bandwidth
+    estimation and requests for retransmission are kept. `on_report` gets the source of each sender
+    report, `on_bye` those that leave (RFC 3550 section 6.6). None of them may raise.
     """
     check_version()
     _stop_decoder(receiver)
     codecs: dict[int, Any] = _get(receiver, "codecs")
-    _set(receiver, "jitter_buffer", _FrameBuffer(codecs, on_payload))
     streams: dict[int, StreamStatistics] = _get(receiver, "remote_streams")
-    nack: NackGenerator = _get(receiver, "nack_generator")
-    # The class's own, so that a receiver may be taken again.
-    original = RTCRtpReceiver._handle_rtp_packet
-    nack_ssrc: int | None = None
+    rtx_sources: dict[int, int] = _get(receiver, "rtx_ssrc")
+    missing = _Missing(_get(receiver, "nack_generator"))
 
     async def handle(packet: RtpPacket, arrival_time_ms: int) -> None:
-        nonlocal nack_ssrc
+        await _estimate(receiver, packet, arrival_time_ms)
         codec = codecs.get(packet.payload_type)
         if codec is None:
             return
-        name = codec.name.lower()
         if packet.ssrc not in streams:
             _add_source(streams, packet.ssrc, codec.clockRate)
-        if name != "rtx":
-            gap = (packet.sequence_number - (nack.max_seq or 0)) & 0xFFFF
-            is_jump = MAX_VIDEO_DROPOUT_PACKETS < gap < 0x10000 - MAX_VIDEO_DROPOUT_PACKETS
-            if nack.max_seq is not None and (is_jump or packet.ssrc != nack_ssrc):
-                nack.max_seq = None
-                nack.missing.clear()
-            nack_ssrc = packet.ssrc
-            on_packet(packet, name)
-        await original(receiver, packet, arrival_time_ms=arrival_time_ms)
+        streams[packet.ssrc].add(packet)
+        if codec.name.lower() == "rtx":
+            payload_type = codec.parameters.get("apt")
+            original = _unwrapped(packet, payload_type, rtx_sources.get(packet.ssrc))
+            if original is None or payload_type not in codecs:
+                return
+            packet, codec = original, codecs[payload_type]
+        if lost := missing.add(packet):
+            await receiver._send_rtcp_nack(packet.ssrc, lost)
+        if on_packet(packet, codec.name.lower()):
+            await receiver._send_rtcp_pli(packet.ssrc)
 
     _set_method(receiver, "_handle_rtp_packet", handle)
+    _take_reports(receiver, on_report, on_bye)
+
+
+def _take_reports(
+    receiver: RTCRtpReceiver,
+    on_report: Callable[[int], None],
+    on_bye: Callable[[list[int]], None],
+) -> None:
+    # The class's own, so that a receiver may be taken again.
+    original = RTCRtpReceiver._handle_rtcp_packet
+
+    async def handle(packet: Any) -> None:
+        if isinstance(packet, RtcpSrPacket):
+            on_report(packet.ssrc)
+        elif isinstance(packet, RtcpByePacket):
+            on_bye(packet.sources)
+        await original(receiver, packet)
+
+    _set_method(receiver, "_handle_rtcp_packet", handle)
+
+
+async def request_keyframe(receiver: RTCRtpReceiver, ssrc: int) -> None:
+    """Send a PLI (RFC 4585 section 6.3.1)."""
+    await receiver._send_rtcp_pli(ssrc)
+
+
+async def _estimate(receiver: RTCRtpReceiver, packet: RtpPacket, arrival_time_ms: int) -> None:
+    """Feed the bandwidth estimation, and send what it says."""
+    if packet.extensions.abs_send_time is None:
+        return
+    remb = _get(receiver, "remote_bitrate_estimator").add(
+        abs_send_time=packet.extensions.abs_send_time,
+        arrival_time_ms=arrival_time_ms,
+        payload_size=len(packet.payload) + packet.padding_size,
+        ssrc=packet.ssrc,
+    )
+    own_ssrc = _get(receiver, "rtcp_ssrc")
+    if remb is not None and own_ssrc is not None:
+        fci = pack_remb_fci(*remb)
+        await receiver._send_rtcp(
+            RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=own_ssrc, media_ssrc=0, fci=fci)
+        )
+
+
+def _unwrapped(packet: RtpPacket, payload_type: Any, ssrc: int | None) -> RtpPacket | None:
+    """Return the packet that a retransmission repeats (RFC 4588 section 4)."""
+    if ssrc is None or len(packet.payload) < 2 or not isinstance(payload_type, int):
+        return None
+    return unwrap_rtx(packet, payload_type=payload_type, ssrc=ssrc)
+
+
+class _Missing:
+    """Which packets of the stream that is sent now are to be sent again."""
+
+    def __init__(self, nack: NackGenerator) -> None:
+        self._nack = nack
+        self._ssrc: int | None = None
+
+    def add(self, packet: RtpPacket) -> list[int]:
+        """Return what to ask for: all that is missing, whenever something new is."""
+        nack = self._nack
+        gap = (packet.sequence_number - (nack.max_seq or 0)) & 0xFFFF
+        is_jump = MAX_VIDEO_DROPOUT_PACKETS < gap < 0x10000 - MAX_VIDEO_DROPOUT_PACKETS
+        if nack.max_seq is not None and (is_jump or packet.ssrc != self._ssrc):
+            nack.max_seq = None
+            nack.missing.clear()
+        self._ssrc = packet.ssrc
+        return sorted(nack.missing) if nack.add(packet) else []
 
 
 def discard(receiver: RTCRtpReceiver) -> None:

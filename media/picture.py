@@ -1,5 +1,6 @@
 """Decode encoded frames to RGB pictures. Runs in an executor, one call at a time per stream."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ class Decoded:
     """Of the frames as sent."""
     height: int = 0
     picture: Picture | None = None
+    cpu_s: float = 0.0
+    """Time of the processor that it took."""
 
 
 class PictureDecoder:
@@ -44,26 +47,33 @@ class PictureDecoder:
         self._max_side = max_side
         self._codec = ""
         self._context: Any = None
+        self._image: Any = None
 
     def decode(self, frames: list[EncodedFrame], pts_ms: int | None) -> Decoded:
-        """Decode frames in order; make a picture of the last one unless `pts_ms` is None."""
-        decoded: list[Any] = []
-        keyframes = errors = 0
+        """Decode frames in order; make a picture of the newest unless `pts_ms` is None.
+
+        Without frames it is that of the latest call.
+        """
+        began = time.thread_time()
+        count = keyframes = errors = 0
         for frame in frames:
             if frame.codec != self._codec:
                 self._open(frame.codec)
             try:
                 images = self._context.decode(av.Packet(frame.data))
-            except av.FFmpegError:
+            except (av.FFmpegError, MemoryError):
                 errors += 1
                 continue
-            decoded += images
+            count += len(images)
             keyframes += frame.is_key and bool(images)
-        if not decoded:
-            return Decoded(0, keyframes, errors)
-        image = decoded[-1]
-        picture = None if pts_ms is None else self._convert(image, pts_ms)
-        return Decoded(len(decoded), keyframes, errors, image.width, image.height, picture)
+            self._image = images[-1] if images else self._image
+        image, picture = self._image, None
+        if image is None:
+            return Decoded(count, keyframes, errors, cpu_s=time.thread_time() - began)
+        if pts_ms is not None and (count or not frames):
+            picture = self._convert(image, pts_ms)
+        cpu_s = time.thread_time() - began
+        return Decoded(count, keyframes, errors, image.width, image.height, picture, cpu_s)
 
     def _open(self, codec: str) -> None:
         self._context = av.CodecContext.create(codec, "r")

@@ -5,6 +5,8 @@ when nothing is left to talk with, or when the only microphone line is malformed
 sender means to speak. Whoever sends is heard or seen, whoever receives gets the sound.
 """
 
+import base64
+import contextlib
 import re
 
 import msgspec
@@ -19,6 +21,7 @@ DEFAULT_SCTP_PORT = 5000
 
 H264_PROFILES = ("42", "4d", "58", "64")
 """profile_idc of Baseline, Main, Extended and High: 8 bit, 4:2:0."""
+MAX_PARAMETER_SETS = 32
 RTCP_LOOKALIKES = range(64, 81)
 """Payload types that read as RTCP in a packet with the marker bit (RFC 5761 section 4)."""
 
@@ -242,6 +245,23 @@ def _decodes(codec: Codec) -> bool:
     mode = codec.parameters.get("packetization-mode", "0")
     is_known = bool(re.fullmatch(r"[0-9a-f]{6}", profile)) and profile[:2] in H264_PROFILES
     return is_known and mode in ("0", "1")
+
+
+def parameter_sets(section: Section) -> dict[int, tuple[bytes, ...]]:
+    """Return the H.264 parameter sets of a video section by payload type (RFC 6184 section 8.1).
+
+    What is no base64 is left out: a camera may bring its sets in the stream as well.
+    """
+    found: dict[int, tuple[bytes, ...]] = {}
+    for codec in codecs(section):
+        given = codec.parameters.get("sprop-parameter-sets", "").split(",")[:MAX_PARAMETER_SETS]
+        sets = []
+        for text in filter(None, given):
+            with contextlib.suppress(ValueError):
+                sets.append(base64.b64decode(text, validate=True))
+        if sets and codec.name == "h264":
+            found[int(codec.payload_type)] = tuple(filter(None, sets))
+    return found
 
 
 def sctp_port(section: Section) -> int | None:

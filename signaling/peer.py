@@ -28,6 +28,7 @@ from signaling.errors import ProtocolError
 from signaling.ice import IceSettings, configuration
 from signaling.inbound import prepare_certificate
 from signaling.liveness import CONNECT_DEADLINE_S, TICK_S, Liveness
+from signaling.offer import parameter_sets
 from signaling.peerstats import Report, collect
 from signaling.prepared import PreparedOffer, max_message_bytes, prepare_offer
 from signaling.sdp import invalid
@@ -108,6 +109,8 @@ class Peer:
         self.audio_receiver: RTCRtpReceiver | None = None
         """Receives the first audio m-line on which the client sends; None if there is none."""
         self.video_receiver: RTCRtpReceiver | None = None
+        self.parameter_sets: dict[int, tuple[bytes, ...]] = {}
+        """H.264 parameter sets that the offer brings for the video, by payload type."""
         self.channel = EventChannel(
             opened=self._channel_opened,
             received=self._message,
@@ -193,6 +196,8 @@ class Peer:
             data = offer.original.sections[offer.plan.data]
             self.channel.max_message_bytes = max_message_bytes(data)
         self._use_transceivers(pc, offer, downlink)
+        if offer.plan.sees is not None:
+            self.parameter_sets = parameter_sets(offer.original.sections[offer.plan.sees])
         self._hand_out_receivers(on_receivers)
         self._liveness = Liveness(self._clock(), connect_deadline_s=self._connect_deadline_s)
         with _refusing():

@@ -19,7 +19,7 @@ from aiortc import RTCRtpReceiver
 
 from engine.ipc import protocol as p
 from engine.ipc.engine_client import EngineClient, EngineGone, Line, NoFreeSlot
-from engine.ipc.patience import TICK_S, Patience
+from engine.ipc.patience import TICK_S
 from media.clock import Ticker
 from media.downlink import AudioDownlink
 from media.opus import OpusEncoder
@@ -52,7 +52,6 @@ OPEN_TRIES = 5
 TELL_WAIT_S = 3.0
 """For how long a failure waits for a data channel that is just being opened."""
 OPEN_RETRY_S = 0.2
-CAMERA_OFF_S = 4.0
 ENGINE_REASONS = {
     "goodbye": "goodbye",
     "context_limit": "context_limit",
@@ -105,7 +104,6 @@ class Session:
         self._video: VideoUplink | None = None
         self._is_piece_lost = False
         self._last_pts = 0
-        self._camera = Patience(CAMERA_OFF_S)
         self._is_camera_on = False
         self._unsubscribes: list[Any] = []
         self._settled = asyncio.Event()
@@ -190,7 +188,7 @@ class Session:
     async def _watch_camera(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._notice_camera_off()
+            await self._tend_camera()
 
     async def _open_line(self, client: EngineClient) -> Line:
         """The slot may still be held by a call whose media worker just died: ask again."""
@@ -208,9 +206,13 @@ class Session:
                 await asyncio.sleep(OPEN_RETRY_S)
         raise AssertionError("unreachable")
 
-    def _notice_camera_off(self) -> None:
-        """Tell the engine once when the pictures stop, so that it does not describe the past."""
-        if self._camera.check() and self._is_camera_on:
+    async def _tend_camera(self) -> None:
+        """Tell the engine once when the camera goes off, so that it does not describe the past."""
+        if self._video is None:
+            return
+        await self._video.tend()
+        is_off = self._video.is_off or not self._conversation.settings.video.enabled
+        if is_off and self._is_camera_on:
             self._is_camera_on = False
             self._to_engine(p.ImageIn(self.call_id, self._last_pts, 1, 1, b""))
 
@@ -297,6 +299,7 @@ class Session:
                 on_error=self._video_failed,
                 max_fps=self._config.media.video_fps,
                 max_side=self._config.media.video_side,
+                parameter_sets=self._peer.parameter_sets,
             )
 
     def _hear(self, pts: int, pcm: bytes) -> None:
@@ -306,7 +309,6 @@ class Session:
     def _see(self, picture: Picture) -> None:
         if self._conversation.settings.video.enabled:
             self._is_camera_on = True
-            self._camera.sign()
             self._to_engine(
                 p.ImageIn(self.call_id, self._last_pts, picture.width, picture.height, picture.rgb)
             )

@@ -2,37 +2,43 @@
 
 import random
 
+from aiortc.rtp import RtpPacket
+
 from media.frames import MAX_GAP_S, MAX_PACKETS, EncodedFrame, FrameAssembler
 
 KEY, INTER = b"\x10" + bytes(15), b"\x11" + bytes(15)
 
 
 class Wire:
-    """Make the VP8 packets of consecutive frames and push them."""
+    """Make the packets of consecutive frames and push them."""
 
-    def __init__(self, sequence: int = 65_530) -> None:
-        self.assembler = FrameAssembler()
-        self.sequence = sequence
+    def __init__(self, codec: str = "vp8", *sets: bytes) -> None:
+        self.codec = codec
+        self.assembler = FrameAssembler({97: sets})
+        self.sequence = 65_530
         self.timestamp = 1000
         self.now = 0.0
         self.got: list[EncodedFrame] = []
 
-    def frame(self, data: bytes, parts: int = 3) -> list[tuple[int, int, bool, bytes, bytes]]:
-        packets = []
-        for i in range(parts):
-            part = data if i == 0 else bytes([i]) * 8
-            payload = (b"\x10" if i == 0 else b"\x00") + part
-            packets.append((self.sequence, self.timestamp, i == parts - 1, payload, part))
+    def packets(self, payloads: list[bytes], *, marker: bool = True) -> list[RtpPacket]:
+        """One frame of these payloads."""
+        made = []
+        for i, payload in enumerate(payloads):
+            is_last = marker and i == len(payloads) - 1
+            made.append(RtpPacket(97, int(is_last), self.sequence, self.timestamp, 1, payload))
             self.sequence = (self.sequence + 1) & 0xFFFF
         self.timestamp += 3000
-        return packets
+        return made
 
-    def push(self, *packets: tuple[int, int, bool, bytes, bytes], ssrc: int = 1) -> int:
+    def frame(self, data: bytes, parts: int = 3) -> list[RtpPacket]:
+        rest = [b"\x00" + bytes([i]) * 8 for i in range(1, parts)]
+        return self.packets([b"\x10" + data, *rest])
+
+    def push(self, *packets: RtpPacket, ssrc: int = 1) -> int:
         before = len(self.got)
-        for sequence, timestamp, is_last, payload, data in packets:
-            self.got += self.assembler.push(
-                ssrc, sequence, timestamp, is_last, "vp8", payload, data, self.now
-            )
+        for packet in packets:
+            packet.ssrc = ssrc
+            self.got += self.assembler.push(packet, self.codec, self.now)
         return len(self.got) - before
 
 
@@ -50,7 +56,8 @@ def test_a_frame_is_complete_with_its_last_packet() -> None:
 def test_a_frame_without_marker_ends_where_the_next_begins() -> None:
     wire = Wire()
     key, inter = wire.frame(KEY, 1)[0], wire.frame(INTER, 1)[0]
-    wire.push((*key[:2], False, *key[3:]))
+    key.marker = 0
+    wire.push(key)
     assert wire.push(inter) == 2
 
 
@@ -116,8 +123,9 @@ def test_a_new_ssrc_or_a_jump_starts_anew() -> None:
 def test_empty_packets_are_no_frames() -> None:
     wire = Wire()
     wire.push(*wire.frame(KEY))
-    padding = (wire.sequence, wire.timestamp - 3000, False, b"", b"")
-    wire.sequence += 1
+    padding = wire.packets([b""], marker=False)[0]
+    wire.timestamp -= 3000
+    padding.timestamp = wire.timestamp - 3000
     wire.push(padding)
     assert wire.push(*wire.frame(INTER)) == 1
     assert all(frame.data for frame in wire.got)
@@ -134,6 +142,7 @@ def test_random_packets_never_break_it_nor_grow_it() -> None:
         sequence = rng.randrange(400) if near else rng.randrange(65_536)
         timestamp = rng.randrange(50) * 3000
         codec = rng.choice(("vp8", "h264"))
-        ssrc, is_last = rng.choice((1, 1, 1, 2)), rng.random() < 0.3
-        wire.assembler.push(ssrc, sequence, timestamp, is_last, codec, payload, data, wire.now)
+        packet = RtpPacket(97, int(rng.random() < 0.3), sequence, timestamp, 1, payload)
+        packet.ssrc = rng.choice((1, 1, 1, 2))
+        wire.assembler.push(packet, codec, wire.now)
         assert len(wire.assembler._parts) <= MAX_PACKETS + 1

@@ -46,21 +46,19 @@ async def test_statistics_are_kept_for_a_bounded_number_of_sources() -> None:
 
 async def test_video_hook_gets_payloads_and_sends_pli_and_nack() -> None:
     async with rig("video") as made:
-        seen: list[str] = []
-        payloads: list[tuple[int, str, bytes]] = []
+        seen: list[tuple[int, str, bytes]] = []
 
-        def on_payload(packet: RtpPacket, codec: str, data: bytes) -> bool:
-            payloads.append((packet.sequence_number, codec, data))
-            return len(payloads) == 1
+        def on_packet(packet: RtpPacket, codec: str) -> bool:
+            seen.append((packet.sequence_number, codec, packet.payload))
+            return len(seen) == 1
 
-        hooks.take_video(made.receiver, lambda p, codec: seen.append(codec), on_payload)
+        hooks.take_video(made.receiver, on_packet)
         await made.start()
         await made.feed(1, 0, VP8_START, payload_type=VP8)
         await made.feed(3, 0, VP8_START, payload_type=VP8)
         resent = b"\x00\x02" + VP8_START
         await made.feed(900, 0, resent, payload_type=VP8_RTX, ssrc=2)
-        assert payloads == [(n, "vp8", VP8_START[1:]) for n in (1, 3, 2)]
-        assert seen == ["vp8", "vp8"]
+        assert seen == [(n, "vp8", VP8_START) for n in (1, 3, 2)]
         assert len(made.transport.rtcp(RtcpPsfbPacket)) == 1
         assert [p.lost for p in made.transport.rtcp(RtcpRtpfbPacket)] == [[2]]
         assert_no_decoder_thread()
@@ -70,7 +68,7 @@ async def test_video_hook_gets_payloads_and_sends_pli_and_nack() -> None:
 @pytest.mark.parametrize("jump", [600, 20_000, 32_767, 50_000])
 async def test_a_jump_of_the_video_sequence_asks_for_nothing_again(jump: int) -> None:
     async with rig("video") as made:
-        hooks.take_video(made.receiver, lambda p, codec: None, lambda p, codec, data: False)
+        hooks.take_video(made.receiver, lambda p, codec: False)
         await made.start()
         await made.feed(1, 0, VP8_START, payload_type=VP8)
         await made.feed(1 + jump, 0, VP8_START, payload_type=VP8)
