@@ -1,4 +1,4 @@
-"""Which GPU an engine process sees, when there are several engines. Works without torch."""
+"""What an engine process takes of the machine: which GPU, how many cores. Works without torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable, MutableMapping
 from engine.base import EngineError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+THREADS = "OMP_NUM_THREADS"
+MOST_THREADS = 8
 COUNT_TIMEOUT_S = 60.0
 
 _COUNT = """
@@ -53,3 +55,16 @@ def see_only(
         )
     listed = [name.strip() for name in environment.get(VISIBLE, "").split(",") if name.strip()]
     environment[VISIBLE] = listed[index] if listed else str(index)
+
+
+def bound_threads(
+    environment: MutableMapping[str, str] = os.environ, cores: int | None = None
+) -> None:
+    """Have torch compute on half of the cores at most; before anything loads it.
+
+    The thread that thinks and the one that speaks have a pool each, and its threads wait for each
+    other at every step: with one more than there are free cores a step takes many times as long.
+    What the user has set stays.
+    """
+    cores = cores or len(os.sched_getaffinity(0))
+    environment.setdefault(THREADS, str(max(1, min(cores // 2, MOST_THREADS))))

@@ -13,8 +13,9 @@ import uvloop
 
 from engine.base import Engine, EngineError
 from engine.config import EngineConfig
-from engine.gpus import see_only
+from engine.gpus import bound_threads, see_only
 from engine.host import Host
+from engine.hub import Fetching, unheard
 from engine.ipc.child_process import Child, LoopLag, process_usage
 from engine.ipc.lifeline import OOM_ENGINE, die_with_parent, go_before_parent
 from engine.ipc.logs import log_to
@@ -26,8 +27,11 @@ STATS_INTERVAL_S = 1.0
 EXIT_FATAL = 3
 
 
-def build(config: EngineConfig) -> Engine:
-    """The engine that `config.kind` names; each is imported only when it is the one wanted."""
+def build(config: EngineConfig, fetching: Fetching = unheard) -> Engine:
+    """The engine that `config.kind` names; each is imported only when it is the one wanted.
+
+    `fetching` hears of downloads, on the event loop.
+    """
     match config.kind:
         case "echo":
             from engine.echo import EchoEngine
@@ -40,6 +44,7 @@ def build(config: EngineConfig) -> Engine:
         case "minicpmo":
             if config.gpu is not None and config.minicpmo.device != "cpu":
                 see_only(config.gpu)
+            bound_threads()
             try:
                 from engine.minicpmo.engine import MiniCpmoEngine
             except ImportError as error:
@@ -47,7 +52,7 @@ def build(config: EngineConfig) -> Engine:
                     f"the minicpmo engine needs more packages ({error.name} is missing): "
                     "pip install 'omnicall[minicpmo]'"
                 ) from error
-            return MiniCpmoEngine(config.model, config.slots, config.minicpmo)
+            return MiniCpmoEngine(config.model, config.slots, config.minicpmo, fetching)
 
 
 async def _report(child: Child, engine: Engine, host: Host, lag: LoopLag) -> None:
@@ -99,7 +104,7 @@ async def run(config: EngineConfig) -> int:
 
     child = Child(config.control, config.name, config.secret, on_message=told)
     try:
-        engine = build(config)
+        engine = build(config, child.fetching)
         await engine.start(child.progress)
     except EngineError as error:
         child.fatal(str(error))

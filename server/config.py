@@ -85,7 +85,12 @@ class EnginesConfig(Struct, frozen=True, forbid_unknown_fields=True):
     count: Annotated[int, Meta(ge=1, le=64, description="Engine processes.")] = 1
     slots: Annotated[int, Meta(ge=1, le=1024, description="Sessions an engine serves at once.")] = 8
     ready_timeout_s: Annotated[
-        float, Meta(gt=0, le=3600, description="Longest start of an engine, s.")
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="Longest step of an engine's start, s; downloads do not count.",
+        ),
     ] = 60.0
 
 

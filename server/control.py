@@ -39,7 +39,7 @@ class AssignEngine(Message, frozen=True):
 class QueuePosition(Message, frozen=True):
     call_id: str
     position: int
-    eta_s: float
+    eta_s: float | None
 
 
 class HangUp(Message, frozen=True):

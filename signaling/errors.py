@@ -28,9 +28,9 @@ class ProtocolError(Exception):
 
 
 class NoFreeSlot(Exception):
-    """Every slot is taken and the queue is full: 503 with `Retry-After`."""
+    """Every slot is taken and the queue is full: 503, with `Retry-After` where a time is known."""
 
-    def __init__(self, retry_after_s: float, message: str = "Every line is busy.") -> None:
+    def __init__(self, retry_after_s: float | None, message: str = "Every line is busy.") -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s

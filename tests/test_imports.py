@@ -24,7 +24,7 @@ FLOORS = (
     ("engine.ipc", "engine.config"),
     ("engine.base", "engine.noisefloor"),
     ("engine.vad",),
-    ("engine.admission", "engine.gpus", "engine.files"),
+    ("engine.admission", "engine.gpus", "engine.files", "engine.hub"),
     ("engine.host", "engine.builtin", "engine.gpu"),
     ("engine.echo", "engine.dsp"),
     ("engine.minicpmo.models",),

@@ -39,43 +39,6 @@ def empty(factory: Callable[[], ModuleT]) -> ModuleT:
         return factory()
 
 
-def locate(model: str | Path, *, revision: str | None = None) -> Path:
-    """Return the folder of a checkpoint given as a path or as a Hugging Face hub id.
-
-    Raises `CheckpointError` that says what is missing and which commands fetch it.
-    """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    text = str(model)
-    if folder.is_absolute() or text.startswith(("./", "../", "~")) or text.count("/") != 1:
-        raise CheckpointError(
-            f"{folder} is not a folder.\n{_how_to_fetch('openbmb/MiniCPM-o-4_5')}"
-        )
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise CheckpointError(
-            f"{text} is not a folder, and huggingface_hub is not installed.\n{_how_to_fetch(text)}"
-        ) from None
-    try:
-        return Path(snapshot_download(text, revision=revision))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{text} is not a folder and cannot be fetched: {error}\n{_how_to_fetch(text)}"
-        ) from error
-
-
-def _how_to_fetch(model: str) -> str:
-    return (
-        "Fetch it on a machine with a network:\n"
-        "  pip install huggingface-hub\n"
-        f"  hf download {model} --local-dir DIR\n"
-        "and start with --model DIR."
-    )
-
-
 class Checkpoint:
     """One folder with `model.safetensors` or its shards; leaving the context closes the files."""
 

@@ -58,6 +58,10 @@ class Child:
     def progress(self, text: str) -> None:
         self.send(Progress(text))
 
+    def fetching(self, what: str, done_bytes: int, total_bytes: int) -> None:
+        """How far a download is."""
+        self.send(Progress(f"downloading {what}", done_bytes, total_bytes, is_download=True))
+
     def fatal(self, reason: str) -> None:
         self.send(Fatal(reason))
 

@@ -8,9 +8,27 @@ from engine.ipc.protocol import Hello, Message, Ping, Pong, Welcome
 
 
 class Progress(Message, frozen=True):
-    """What a starting child is busy with, for the terminal."""
+    """What a starting child is busy with, for people; its limit of time begins anew with each."""
 
     text: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """0: not known."""
+    is_download: bool = False
+    """How long that takes is the network's affair: no limit counts until the next progress."""
+
+    @property
+    def percent(self) -> int | None:
+        """Of the bytes; None where they are not known."""
+        if not self.total_bytes:
+            return None
+        return min(100, 100 * self.done_bytes // self.total_bytes)
+
+    def __str__(self) -> str:
+        if self.percent is None:
+            return self.text
+        done_gb, total_gb = self.done_bytes / 1e9, self.total_bytes / 1e9
+        return f"{self.text}: {done_gb:.2f} of {total_gb:.2f} GB ({self.percent} %)"
 
 
 class Ready(Message, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from engine.minicpmo.models.vision.siglip import VisionTower
 from engine.minicpmo.models.voice.preparation import Preparer, Voices
 
 Show = Callable[[str], None]
+
+SHOW_S = 5.0
 
 ASSETS = Path("assets") / "token2wav"
 VOICES = Path("assets") / "voices"
@@ -66,6 +69,26 @@ def best_device(wanted: str = "auto") -> tuple[torch.device, torch.dtype]:
     return device, torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+class WeightsProgress:
+    """Says every few seconds how much of the weights is in place: a slow disk is no dead one."""
+
+    def __init__(
+        self, folder: Path, show: Show, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._show = show
+        self._clock = clock
+        self._total_gb = sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 1e9
+        self._done_gb = 0.0
+        self._shown_at = clock()
+
+    def __call__(self, name: str, size: int) -> None:
+        """A tensor of `size` bytes is in place; see `engine.gpu.weights.Progress`."""
+        self._done_gb += size / 1e9
+        if self._clock() - self._shown_at >= SHOW_S:
+            self._shown_at = self._clock()
+            self._show(f"loading weights: {self._done_gb:.1f} of {self._total_gb:.1f} GB")
+
+
 def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> OmniModel:
     """Load a checkpoint folder; each tensor goes to the device on its own.
 
@@ -73,7 +96,7 @@ def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> O
     """
     where, dtype = best_device(device)
     config, tokens = OmniConfig.load(folder), OmniTokenizer(folder)
-    with Checkpoint(folder) as checkpoint:
+    with Checkpoint(folder, progress=WeightsProgress(folder, show)) as checkpoint:
         show(f"loading the language model onto {where}")
         llm = empty(lambda: Qwen3(config.llm))
         checkpoint.load(llm, "llm.", device=where, dtype=dtype)
@@ -112,7 +135,7 @@ def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> O
 
 def _token2wav(folder: Path, device: torch.device, steps: int, show: Show) -> Token2Wav | None:
     if not (folder / ASSETS).is_dir():
-        show(f"{folder / ASSETS} is missing: answers will be text only")
+        show(f"the model's folder has no {ASSETS}: answers will be text only")
         return None
     # The flow is trained and released in float32; its cost is small beside the language model's.
     return load_token2wav(folder / ASSETS, device=device, steps=steps)

@@ -14,7 +14,8 @@ from engine.base import EngineError, EngineSession, Progress, Send, SessionMessa
 from engine.config import MiniCpmoConfig
 from engine.files.decoder import Decoder
 from engine.gpu.kernels.loader import Kernel
-from engine.gpu.weights import CheckpointError, locate
+from engine.gpu.weights import CheckpointError
+from engine.hub import Fetching, HubError, locate, unheard
 from engine.ipc.protocol import FromEngine, SessionConfig, Welcome
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
@@ -64,8 +65,11 @@ class MiniCpmoSession:
 class MiniCpmoEngine:
     """Implements `engine.base.Engine`."""
 
-    def __init__(self, folder: str, slots: int, config: MiniCpmoConfig) -> None:
-        self._folder = folder
+    def __init__(
+        self, model: str, slots: int, config: MiniCpmoConfig, fetching: Fetching = unheard
+    ) -> None:
+        self._model = model
+        self._fetching = fetching
         self._slots = slots
         self._config = config
         self._scheduler: Scheduler | None = None
@@ -102,9 +106,13 @@ class MiniCpmoEngine:
         def show(text: str) -> None:
             loop.call_soon_threadsafe(progress, text)
 
+        def fetching(model: str, done_bytes: int, total_bytes: int) -> None:
+            loop.call_soon_threadsafe(self._fetching, model, done_bytes, total_bytes)
+
         try:
-            await asyncio.to_thread(self._load, show)
-        except (CheckpointError, ConfigError, ValueError) as error:
+            folder = await asyncio.to_thread(locate, self._model, fetching)
+            await asyncio.to_thread(self._load, folder, show)
+        except (HubError, CheckpointError, ConfigError, ValueError) as error:
             raise EngineError(str(error)) from error
         except torch.OutOfMemoryError as error:
             first = str(error).partition(". ")[0]
@@ -115,9 +123,8 @@ class MiniCpmoEngine:
         assert self._scheduler is not None
         self._scheduler.start()
 
-    def _load(self, show: Progress) -> None:
+    def _load(self, folder: Path, show: Progress) -> None:
         wanted = self._config
-        folder: Path = locate(self._folder)
         model: OmniModel = load(folder, device=wanted.device, steps=wanted.flow_steps, show=show)
         limit = min(wanted.max_context, model.config.llm.max_position_embeddings)
         show("preparing voices")

@@ -152,7 +152,9 @@ class Operations:
                     "video": welcome.video,
                 }
                 break
-        return _json({k: v for k, v in self._info.items() if k != "kind"} | {"engine": engine})
+        told = {k: v for k, v in self._info.items() if k != "kind"}
+        starting = self._front.starting()
+        return _json(told | {"engine": engine, "ready": self._front.is_ready, "starting": starting})
 
     async def stats(self, request: web.Request) -> web.Response:
         require(request, "admin")

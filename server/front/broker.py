@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from bisect import insort
 from collections import deque
+from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
@@ -12,16 +14,14 @@ from server.control import EngineAddress
 from signaling.errors import NoFreeSlot
 
 RECENT_CALLS = 20
-ASSUMED_CALL_S = 120.0
-ENGINE_START_S = 5.0
 
 
 class Waiting(NamedTuple):
-    """A place in the queue; `position` starts at 1."""
+    """A place in the queue; `position` starts at 1. `eta_s` is None while nothing is known."""
 
     call_id: str
     position: int
-    eta_s: float
+    eta_s: float | None
 
 
 class _Engine:
@@ -44,7 +44,12 @@ class Broker:
     An offer holds nothing but its turn: whoever never connects takes no slot and no place.
     """
 
-    def __init__(self, max_queue: int) -> None:
+    def __init__(self, max_queue: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start_s: float | None = None
+        """How long the last start of an engine took."""
+        self._none_since = clock()
+        """When the last engine went."""
         self._engines: dict[str, _Engine] = {}
         self._turns: dict[str, int] = {}
         """Of every call from its offer to its end."""
@@ -118,7 +123,9 @@ class Broker:
         """The queue, in order."""
         return [self._waiting(position) for position in range(1, len(self._queue) + 1)]
 
-    def engine_up(self, address: EngineAddress, slots: int) -> None:
+    def engine_up(self, address: EngineAddress, slots: int, start_s: float | None = None) -> None:
+        """An engine is ready, after a start of `start_s`."""
+        self._start_s = start_s
         self._engines[address.name] = _Engine(address, slots)
 
     def set_capacity(self, name: str, capacity: int) -> bool:
@@ -135,6 +142,8 @@ class Broker:
     def engine_down(self, name: str) -> list[str]:
         """Forget an engine; the calls that held its slots."""
         engine = self._engines.pop(name, None)
+        if engine is not None and not self._engines:
+            self._none_since = self._clock()
         return [] if engine is None else sorted(engine.leases)
 
     def engine_of(self, call_id: str) -> str | None:
@@ -151,13 +160,24 @@ class Broker:
         return engine.address
 
     def _full(self) -> NoFreeSlot:
-        return NoFreeSlot(max(1.0, self._eta_s(1)))
+        eta_s = self._eta_s(1)
+        return NoFreeSlot(None if eta_s is None else max(1.0, eta_s))
 
     def _waiting(self, position: int) -> Waiting:
         return Waiting(self._queue[position - 1], position, self._eta_s(position))
 
-    def _eta_s(self, position: int) -> float:
+    def _eta_s(self, position: int) -> float | None:
+        """By the calls and the start that were seen last; None where there were none."""
         if not self._engines:
-            return ENGINE_START_S
-        mean_s = sum(self._recent_s) / len(self._recent_s) if self._recent_s else ASSUMED_CALL_S
+            return self._start_eta_s()
+        if not self._recent_s:
+            return None
+        mean_s = sum(self._recent_s) / len(self._recent_s)
         return math.ceil(mean_s * position / max(1, self.capacity))
+
+    def _start_eta_s(self) -> float | None:
+        """What is left of a start like the last; None when this one takes longer."""
+        if self._start_s is None:
+            return None
+        left_s = self._start_s - (self._clock() - self._none_since)
+        return math.ceil(left_s) if left_s > 0 else None

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from msgspec import Struct
+
 from engine.ipc.patience import patiently
-from engine.ipc.supervision import EngineStats, WorkerGone
+from engine.ipc.supervision import EngineStats, Progress, WorkerGone
 from server.control import (
     AssignEngine,
     CallConnected,
@@ -29,7 +31,7 @@ from server.control import (
     WorkerStats,
 )
 from server.endings import Endings
-from server.front.broker import Broker
+from server.front.broker import Broker, Waiting
 from server.front.setups import room_for
 from server.front.supervisor import Observer, Supervised, Supervisor
 from server.front.uploads import Uploads
@@ -45,6 +47,28 @@ PLACE_TIMEOUT_S = 10.0
 RESTART_WAIT_S = 6.0
 """For how long an offer waits for a media worker that died to be back, rather than be refused."""
 STATS_TIMEOUT_S = 1.0
+
+
+class Starting(Struct, frozen=True):
+    """A child's start, for people."""
+
+    doing: str
+    percent: int | None
+    """Of a download; None: it is not counted."""
+    step_s: float
+    """How long it has been doing this."""
+    since_s: float
+    """How long it has been starting."""
+
+    @classmethod
+    def of(cls, child: Supervised, now: float) -> Starting:
+        progress = child.progress
+        return cls(
+            "starting" if progress is None else progress.text,
+            None if progress is None else progress.percent,
+            round(now - child.step_at, 1),
+            round(now - child.started_at, 1),
+        )
 
 
 class FrontCall:
@@ -66,7 +90,7 @@ class FrontCall:
         self.since = now
         self.is_setting_up = True
         """Until it is connected, or given up."""
-        self.position = 0
+        self.place: Waiting | None = None
         """In the queue, as it was told last."""
         self.placed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -83,7 +107,7 @@ class Front(Observer):
         show: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.broker = Broker(max_queue)
+        self.broker = Broker(max_queue, clock)
         self.calls: dict[str, FrontCall] = {}
         self.engine_stats: dict[str, EngineStats] = {}
         self.worker_stats: dict[str, WorkerStats] = {}
@@ -113,6 +137,13 @@ class Front(Observer):
         """At least one media worker and one engine can take a call."""
         ready = {c.spec.role for c in self.supervisor.children.values() if c.state == "ready"}
         return not self._is_draining and ready == {"worker", "engine"}
+
+    def starting(self) -> Starting | None:
+        """How far the engines are, by the one that was begun first; None when one is ready."""
+        engines = [c for c in self.supervisor.children.values() if c.spec.role == "engine"]
+        if not engines or any(child.state == "ready" for child in engines):
+            return None
+        return Starting.of(min(engines, key=lambda child: child.started_at), self._clock())
 
     def drain(self) -> None:
         """Take no more calls."""
@@ -213,8 +244,13 @@ class Front(Observer):
 
     # -------------------------------------------------------------- supervisor.Observer
 
-    def progress(self, child: Supervised, text: str) -> None:
-        self._show(f"{child.spec.name}: {text}")
+    def progress(self, child: Supervised, progress: Progress) -> None:
+        """Show each step, of a long one each tenth."""
+        before = child.progress
+        if before is not None and before.text == progress.text:
+            if (before.percent or 0) // 10 == (progress.percent or 0) // 10:
+                return
+        self._show(f"{child.spec.name}: {progress}")
 
     def up(self, child: Supervised) -> None:
         ready = child.ready
@@ -222,7 +258,8 @@ class Front(Observer):
         self._show(f"{child.spec.name}: ready in {self._clock() - child.started_at:.1f} s")
         if child.spec.role == "engine" and ready.welcome is not None:
             address = EngineAddress(child.spec.name, ready.endpoint)
-            self.broker.engine_up(address, ready.welcome.slots)
+            start_s = self._clock() - child.started_at
+            self.broker.engine_up(address, ready.welcome.slots, start_s)
             self._assign()
 
     def down(self, child: Supervised, reason: str) -> None:
@@ -237,6 +274,7 @@ class Front(Observer):
             return
         self.engine_stats.pop(child.spec.name, None)
         self.broker.engine_down(child.spec.name)
+        self._assign()
         for worker in self.supervisor.children.values():
             if worker.spec.role == "worker" and child.endpoint:
                 self.supervisor.send(worker, EngineDown(child.endpoint, reason))
@@ -313,8 +351,8 @@ class Front(Observer):
                 self.supervisor.send(call.worker, AssignEngine(call_id, address))
         for waiting in self.broker.waiting():
             call = self.calls.get(waiting.call_id)
-            if call is not None and call.position != waiting.position:
-                call.position = waiting.position
+            if call is not None and call.place != waiting:
+                call.place = waiting
                 self.supervisor.send(call.worker, QueuePosition(*waiting))
 
     # -------------------------------------------------------------- statistics

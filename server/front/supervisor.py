@@ -67,7 +67,11 @@ class Supervised:
         self.peer = b""
         self.secret = ""
         self.patience = Patience(spec.ready_timeout_s)
-        """First with its start, then with its silence."""
+        """First with each step of its start, then with its silence."""
+        self.progress: Progress | None = None
+        """What it is busy with while it starts."""
+        self.step_at = 0.0
+        """When it began that."""
         self.is_ready = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
 
@@ -80,7 +84,8 @@ class Supervised:
 class Observer:
     """What the owner of a supervisor wants to know; override what matters."""
 
-    def progress(self, child: Supervised, text: str) -> None: ...
+    def progress(self, child: Supervised, progress: Progress) -> None:
+        """`child.progress` is still the one before."""
 
     def up(self, child: Supervised) -> None: ...
 
@@ -177,7 +182,8 @@ class Supervisor:
         """One life of a child, from its start to its exit."""
         child.generation += 1
         child.state, child.ready, child.reason = "starting", None, ""
-        child.started_at = self._clock()
+        child.started_at = child.step_at = self._clock()
+        child.progress = None
         child.patience = Patience(child.spec.ready_timeout_s, clock=self._clock)
         child.secret = secrets.token_hex(16)
         self._listener.mend()
@@ -212,16 +218,20 @@ class Supervisor:
             n += 1
             self._listener.mend()
             self.send(child, Ping(n))
+            if child.progress is not None and child.progress.is_download:
+                child.patience.sign()
             if not child.patience.check():
                 continue
             child.reason = f"no sign of life for {child.patience.silent_s:.1f} s"
             if child.ready is None:
-                child.reason = f"not ready within {child.spec.ready_timeout_s:g} s"
+                child.reason = f"no progress for {child.spec.ready_timeout_s:g} s"
+                if child.progress is not None:
+                    child.reason += f" after: {child.progress.text}"
             child.process.kill()
             return
 
     def _buried(self, child: Supervised) -> None:
-        child.ready = None
+        child.ready = child.progress = None
         self._by_peer.pop(child.peer, None)
         self._listener.forget(child.peer)
         child.peer, child.secret, child.process, child.pid = b"", "", None, 0
@@ -253,9 +263,13 @@ class Supervisor:
             child.patience.sign()
         match message:
             case Progress():
-                self._observer.progress(child, message.text)
+                self._observer.progress(child, message)
+                if child.progress is None or child.progress.text != message.text:
+                    child.step_at = self._clock()
+                child.progress = message
+                child.patience.sign()
             case Ready():
-                child.ready, child.state = message, "ready"
+                child.ready, child.state, child.progress = message, "ready", None
                 child.patience = Patience(SILENCE_LIMIT_S, clock=self._clock)
                 child.endpoint = message.endpoint
                 child.is_ready.set()

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from engine.ipc.child_process import LoopLag, process_usage
 from server.control import CallStats
-from server.front.front import Front
+from server.front.front import Front, Starting
 from server.front.supervisor import Supervised
 
 LATENCY_QUANTILES = ("p50", "p95", "p99")
@@ -91,6 +91,8 @@ class Telemetry(Collector):
             "uptime_s": round(time.monotonic() - child.started_at, 1),
             "reason": child.reason,
         }
+        if child.state == "starting":
+            row |= msgspec.to_builtins(Starting.of(child, time.monotonic()))
         if usage is not None and child.state == "ready":
             row |= {
                 "cpu_s": round(usage.cpu_s, 2),

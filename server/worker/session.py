@@ -84,7 +84,7 @@ class Session:
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._assigned: asyncio.Future[EngineAddress] = asyncio.get_running_loop().create_future()
         self._on_connected = on_connected
-        self._place_in_queue: tuple[int, float] | None = None
+        self._place_in_queue: tuple[int, float | None] | None = None
         self._line: Line | None = None
         self._conversation = Conversation(
             place.session, emit=self._emit, to_engine=self._to_engine, session_id=place.call_id
@@ -241,7 +241,7 @@ class Session:
         if not self._assigned.done():
             self._assigned.set_result(engine)
 
-    def queued(self, position: int, eta_s: float) -> None:
+    def queued(self, position: int, eta_s: float | None) -> None:
         self._place_in_queue = (position, eta_s)
         if self._peer.channel.is_open:
             self._emit(ev.SessionQueued(position=position, eta_s=eta_s))

@@ -14,16 +14,18 @@ def error_response(error: ProtocolError) -> web.Response:
     )
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
-    retry_after_s = getattr(error, "retry_after_s", None)
-    if retry_after_s is not None:
-        response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
-    return response
+    return _retry_after(response, getattr(error, "retry_after_s", None))
 
 
 def busy_response(error: NoFreeSlot) -> web.Response:
-    """Return 503 with Retry-After in whole seconds."""
+    """Return 503, with Retry-After if it is known when to retry."""
     response = json_error(503, error.message, type="server_error", code="no_free_slot")
-    response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return _retry_after(response, error.retry_after_s)
+
+
+def _retry_after(response: web.Response, seconds: float | None) -> web.Response:
+    if seconds is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
     return response
 
 

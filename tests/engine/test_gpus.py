@@ -12,7 +12,7 @@ import pytest
 
 from engine.base import EngineError
 from engine.config import EngineConfig
-from engine.gpus import VISIBLE, count_gpus, see_only
+from engine.gpus import THREADS, VISIBLE, bound_threads, count_gpus, see_only
 from server.config import Config, EnginesConfig
 from server.front.launch import specs
 from tests import ROOT
@@ -68,3 +68,26 @@ def gpus(config: Config) -> list[int | None]:
 def test_several_engines_are_given_one_each_a_single_one_is_left_alone() -> None:
     assert gpus(Config(engine=EnginesConfig(count=3))) == [0, 1, 2]
     assert gpus(Config()) == [None]
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (6, "3"), (64, "8")])
+def test_torch_computes_on_half_of_the_cores_at_most(cores: int, threads: str) -> None:
+    environment: dict[str, str] = {}
+    bound_threads(environment, cores)
+    assert environment == {THREADS: threads}
+
+
+def test_number_of_threads_that_the_user_set_stays() -> None:
+    environment = {THREADS: "12"}
+    bound_threads(environment, 2)
+    assert environment == {THREADS: "12"}
+
+
+def test_bound_reaches_torch() -> None:
+    pytest.importorskip("torch")
+    code = (
+        "import engine.gpus as g; g.bound_threads(cores=2); import torch; "
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != THREADS}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)

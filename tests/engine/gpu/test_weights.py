@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from engine.gpu.weights import Checkpoint, CheckpointError, empty, load_state, locate
+from engine.gpu.weights import Checkpoint, CheckpointError, empty, load_state
 from engine.minicpmo.models.config import ConfigError, OmniConfig
 from tests.tiny_checkpoint import full_size_config, write_checkpoint
 
@@ -102,11 +102,6 @@ def test_a_state_dict_is_checked_like_a_file() -> None:
             device="cpu",
             dtype=torch.float32,
         )
-
-
-def test_a_folder_that_is_not_there_tells_how_to_fetch_it() -> None:
-    with pytest.raises(CheckpointError, match=r"(?s)is not a folder.*hf download"):
-        locate("/nowhere/model")
 
 
 def test_full_size_has_the_released_number_of_layers(tmp_path: Path) -> None:

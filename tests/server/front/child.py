@@ -42,6 +42,8 @@ async def serve(told: dict[str, Any]) -> int:
         await asyncio.Event().wait()
     child = Child(told["control"], told["name"], told["secret"])
     child.progress(f"life {generation}")
+    if behaviour == "downloads":
+        child.fetching("a model", 40, 100)
     if behaviour == "fatal" or (behaviour == "fatal later" and generation > 1):
         child.fatal("the model folder is empty")
         child.close()
@@ -49,7 +51,7 @@ async def serve(told: dict[str, Any]) -> int:
     if behaviour == "exit" or (behaviour == "exit twice" and generation <= 2):
         child.close()
         return 7
-    if behaviour != "never ready":
+    if behaviour not in ("never ready", "downloads"):
         child.send(Ready(os.getpid(), f"ipc:///life/{generation}"))
         child.send(stats(generation))
     if behaviour == "breaks":

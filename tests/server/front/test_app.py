@@ -83,8 +83,11 @@ async def test_information_for_the_page_tells_of_the_engine(
     engine = info["engine"]
     assert (engine["kind"], engine["label"], engine["video"]) == ("fake", "A fake engine", True)
     assert engine["voices"] == ["one", "two"] and "kind" not in info
+    assert info["ready"] and info["starting"] is None
     paper.down("engine-0")
-    assert (await (await client.get("/api/info")).json())["engine"]["label"] == ""
+    info = await (await client.get("/api/info")).json()
+    assert info["engine"]["label"] == "" and not info["ready"]
+    assert set(info["starting"]) == {"doing", "percent", "step_s", "since_s"}
 
 
 # ---------------------------------------------------------------- statistics

@@ -7,8 +7,9 @@ import random
 import pytest
 
 from server.control import EngineAddress
-from server.front.broker import ASSUMED_CALL_S, ENGINE_START_S, Broker, Waiting
+from server.front.broker import Broker, Waiting
 from signaling.errors import NoFreeSlot
+from tests.waiting import Clock
 
 ONE = EngineAddress("engine-0", "ipc:///one")
 TWO = EngineAddress("engine-1", "ipc:///two")
@@ -61,7 +62,7 @@ def test_offer_holds_nothing_but_its_turn() -> None:
     for call in ("early", "later", "last"):
         b.offer(call)
     assert b.request("later") == ONE, "who connects first is served first"
-    assert b.request("last") == Waiting("last", 1, ASSUMED_CALL_S)
+    assert b.request("last") == Waiting("last", 1, None)
     with pytest.raises(NoFreeSlot):
         b.offer("newcomer")
     with pytest.raises(NoFreeSlot):
@@ -76,9 +77,9 @@ def test_who_offered_first_is_first_in_the_queue() -> None:
         b.offer(call)
     b.offer("first")
     assert b.request("first") == ONE
-    assert b.request("c") == Waiting("c", 1, ASSUMED_CALL_S)
-    assert b.request("a") == Waiting("a", 1, ASSUMED_CALL_S)
-    assert b.request("b") == Waiting("b", 2, 2 * ASSUMED_CALL_S)
+    assert b.request("c") == Waiting("c", 1, None)
+    assert b.request("a") == Waiting("a", 1, None)
+    assert b.request("b") == Waiting("b", 2, None)
     assert [w.call_id for w in b.waiting()] == ["a", "b", "c"]
     b.release("first")
     assert b.assignments() == [("a", ONE)]
@@ -90,8 +91,14 @@ def test_full_queue_is_no_free_slot_with_a_time_to_retry() -> None:
         b.request(call)
     with pytest.raises(NoFreeSlot) as caught:
         b.request("d")
-    assert caught.value.retry_after_s == ASSUMED_CALL_S / 2
+    assert caught.value.retry_after_s is None, "no call was seen to end"
     assert [w.call_id for w in b.waiting()] == ["c"], "the refused call was queued"
+    b.release("a", 90.0)
+    assert b.assignments() == [("c", ONE)]
+    b.request("d")
+    with pytest.raises(NoFreeSlot) as caught:
+        b.request("e")
+    assert caught.value.retry_after_s == 45.0
 
 
 def test_no_queue_means_refused_at_once() -> None:
@@ -125,7 +132,7 @@ def test_eta_is_the_mean_of_recent_calls_shared_by_the_slots() -> None:
     b.request("b")
     waiting = b.request("c")
     assert isinstance(waiting, Waiting)
-    assert waiting.eta_s == ASSUMED_CALL_S / 2, "nothing is known yet"
+    assert waiting.eta_s is None, "nothing is known yet"
     b.release("a", 10.0)
     b.release("b", 30.0)
     assert b.assignments() == [("c", ONE)]
@@ -153,7 +160,7 @@ def test_waiting_that_ends_does_not_count_as_a_call() -> None:
     b.request("b")
     b.release("b", 1.0)
     waiting = b.request("c")
-    assert isinstance(waiting, Waiting) and waiting.eta_s == ASSUMED_CALL_S
+    assert isinstance(waiting, Waiting) and waiting.eta_s is None
 
 
 def test_lost_engine_takes_its_leases_along_and_no_others() -> None:
@@ -183,7 +190,25 @@ def test_engine_that_comes_back_serves_the_queue() -> None:
 
 def test_without_engines_calls_wait() -> None:
     b = Broker(2)
-    assert b.request("a") == Waiting("a", 1, ENGINE_START_S)
+    assert b.request("a") == Waiting("a", 1, None), "no start was seen"
+
+
+def test_wait_for_an_engine_that_died_is_what_is_left_of_a_start_like_its_last() -> None:
+    clock = Clock()
+    b = Broker(8, clock)
+    b.engine_up(ONE, 1, 20.0)
+    b.request("held")
+    b.release("held", 100.0)
+    clock.now += 500.0
+    b.engine_down("engine-0")
+    assert b.request("a") == Waiting("a", 1, 20.0)
+    clock.now += 15.5
+    assert b.request("b") == Waiting("b", 2, 5.0)
+    clock.now += 5.0
+    assert [w.eta_s for w in b.waiting()] == [None, None], "it takes longer than the last"
+    b.engine_up(ONE, 1, 30.0)
+    b.engine_down("engine-0")
+    assert [w.eta_s for w in b.waiting()] == [30.0, 30.0]
 
 
 def test_no_slot_is_ever_leased_twice() -> None:

@@ -11,7 +11,7 @@ import asyncio
 
 import pytest
 
-from engine.ipc.supervision import WorkerGone
+from engine.ipc.supervision import Progress, WorkerGone
 from server.control import (
     AssignEngine,
     CallConnected,
@@ -23,6 +23,7 @@ from server.control import (
     QueuePosition,
 )
 from server.front import front as module
+from server.front.front import Starting
 from signaling.errors import NoFreeSlot, ProtocolError
 from tests.server.front.rig import ANSWER, PaperFront, call_stats, engine_stats, worker_stats
 from tests.waiting import until
@@ -61,7 +62,7 @@ async def test_draining_server_takes_no_calls_and_is_not_ready() -> None:
 
 def test_start_of_each_process_is_shown_with_its_time() -> None:
     paper = PaperFront("engine-0", "worker-0")
-    paper.front.progress(paper["engine-0"], "loading")
+    paper.front.progress(paper["engine-0"], Progress("loading"))
     paper.down("engine-0", "exit code 3")
     assert paper.shown == [
         "engine-0: ready in 1.5 s",
@@ -69,6 +70,41 @@ def test_start_of_each_process_is_shown_with_its_time() -> None:
         "engine-0: loading",
         "engine-0: exit code 3",
     ]
+
+
+def test_long_step_is_shown_each_tenth() -> None:
+    paper = PaperFront("engine-0")
+    paper.shown.clear()
+    for done in range(0, 101, 4):
+        progress = Progress("downloading it", done * 10**7, 10**9, is_download=True)
+        paper.front.progress(paper["engine-0"], progress)
+        paper["engine-0"].progress = progress
+    assert paper.shown[0] == "engine-0: downloading it: 0.00 of 1.00 GB (0 %)"
+    assert paper.shown[-1] == "engine-0: downloading it: 1.00 of 1.00 GB (100 %)"
+    assert len(paper.shown) == 11
+
+
+def test_engines_start_is_told_until_one_is_ready() -> None:
+    paper = PaperFront("engine-0", "engine-1", "worker-0", ready=False)
+    later, first = paper["engine-0"], paper["engine-1"]
+    later.started_at = later.step_at = paper.clock.now - 2.0
+    first.started_at, first.step_at = paper.clock.now - 30.0, paper.clock.now - 12.0
+    assert paper.front.starting() == Starting("starting", None, 12.0, 30.0)
+    first.progress = Progress("downloading it", 25, 100, is_download=True)
+    assert paper.front.starting() == Starting("downloading it", 25, 12.0, 30.0)
+    paper.up("engine-0")
+    assert paper.front.starting() is None
+
+
+async def test_who_waits_is_told_what_is_known_when_the_engine_dies() -> None:
+    paper = PaperFront(slots=1)
+    first, second = await paper.call(), await paper.call()
+    told = [(m.call_id, m.eta_s) for _, m in paper.supervisor.of(QueuePosition)]
+    assert told == [(second, None)], "no call was seen to end"
+    paper.down("engine-0")
+    told = [(m.call_id, m.eta_s) for _, m in paper.supervisor.of(QueuePosition)]
+    assert told == [(second, None), (second, 2.0)], "its last start took 1.5 s"
+    assert first in paper.front.calls
 
 
 # ---------------------------------------------------------------- placing

@@ -22,7 +22,7 @@ import pytest
 
 from engine.ipc.patience import Patience
 from engine.ipc.protocol import Hello, Ping
-from engine.ipc.supervision import credential
+from engine.ipc.supervision import Progress, credential
 from server.front import backoff
 from server.front import supervisor as module
 from server.front.supervisor import ChildFailed, Observer, Supervised, Supervisor
@@ -42,8 +42,8 @@ class Watcher(Observer):
         self.told: list[tuple[str, ...]] = []
         self.messages: list[Any] = []
 
-    def progress(self, child: Supervised, text: str) -> None:
-        self.told.append(("progress", child.spec.name, text))
+    def progress(self, child: Supervised, progress: Progress) -> None:
+        self.told.append(("progress", child.spec.name, progress.text))
 
     def up(self, child: Supervised) -> None:
         self.told.append(("up", child.spec.name))
@@ -144,9 +144,50 @@ async def test_child_that_is_not_ready_in_time_is_killed_and_tried_again(
         await run.task
     failed = caught.value.exceptions[0]
     assert isinstance(failed, ChildFailed)
-    assert str(failed) == "engine-0: not ready within 0.3 s"
+    assert str(failed) == "engine-0: no progress for 0.3 s after: life 3"
     assert run["engine-0"].generation == 3
     assert not any(told[0] in ("up", "down") for told in run.watcher.told)
+
+
+async def minute_passes(child: Supervised, clock: Clock) -> None:
+    """A minute in which the watch looks at the child in time."""
+    for _ in range(30):
+        clock.now += 1.9
+        await until(lambda: child.patience._checked_at == clock.now or child.state != "starting")
+
+
+async def test_start_may_take_long_while_it_makes_progress(
+    start: Start, quick_watch: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    run = start({"engine-0": "never ready"}, ready_timeout_s=70.0)
+    monkeypatch.setattr(run.supervisor, "_clock", clock)
+    child = run["engine-0"]
+    await until(lambda: child.progress)
+    for step in ("one", "two"):
+        await minute_passes(child, clock)
+        run.supervisor._receive(child.peer, Progress(step))
+    assert (child.generation, child.state, child.reason) == (1, "starting", "")
+    assert child.step_at == clock.now and child.started_at < clock.now - 100.0
+
+
+async def test_download_is_outside_the_limit_of_a_start(
+    start: Start, quick_watch: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    run = start({"engine-0": "downloads"}, ready_timeout_s=30.0)
+    monkeypatch.setattr(run.supervisor, "_clock", clock)
+    child = run["engine-0"]
+    await until(lambda: child.progress is not None and child.progress.is_download)
+    assert child.progress is not None and child.progress.percent == 40
+    began_at = child.step_at
+    await minute_passes(child, clock)
+    assert (child.generation, child.state, child.reason) == (1, "starting", "")
+    run.supervisor._receive(child.peer, Progress("downloading a model", 41, 100, is_download=True))
+    assert child.step_at == began_at, "it is still the same step"
+    run.supervisor._receive(child.peer, Progress("loading"))
+    await minute_passes(child, clock)
+    await until(lambda: child.generation == 2)
 
 
 async def test_fatal_at_the_start_is_not_tried_again_and_tells_the_reason(start: Start) -> None:

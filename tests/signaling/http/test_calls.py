@@ -212,7 +212,12 @@ async def test_invalid_session_member_is_named(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("error", "status", "retry_after"),
-    [(NoFreeSlot(2.2), 503, "3"), (TimeoutError(), 504, None), (KeyError("bug"), 500, None)],
+    [
+        (NoFreeSlot(2.2), 503, "3"),
+        (NoFreeSlot(None), 503, None),
+        (TimeoutError(), 504, None),
+        (KeyError("bug"), 500, None),
+    ],
 )
 async def test_desk_errors(
     start: Start, desk: FakeDesk, error: Exception, status: int, retry_after: str | None

@@ -1,0 +1,93 @@
+"""The folder of a checkpoint: a path, or a Hugging Face hub id that is fetched. Needs no torch."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+Fetching = Callable[[str, int, int], None]
+"""Told what is being fetched, the bytes that are there, and all bytes as far as they are known."""
+
+TELL_S = 1.0
+
+
+class HubError(RuntimeError):
+    """There is no such folder and it cannot be fetched; the message says which commands do it."""
+
+
+def unheard(model: str, done_bytes: int, total_bytes: int) -> None:
+    """Where nobody wants to know how far a download is."""
+
+
+def locate(model: str | Path, fetching: Fetching = unheard, *, revision: str | None = None) -> Path:
+    """The folder of a checkpoint given as a path or as a hub id; blocks while it is fetched.
+
+    Raises `HubError`. `fetching` is called from threads of the download.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    text = str(model)
+    if folder.is_absolute() or text.startswith(("./", "../", "~")) or text.count("/") != 1:
+        raise HubError(f"{folder} is not a folder.\n{_how_to_fetch('openbmb/MiniCPM-o-4_5')}")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise HubError(
+            f"{text} is not a folder, and huggingface_hub is not installed.\n{_how_to_fetch(text)}"
+        ) from None
+    fetching(text, 0, 0)
+    try:
+        found = snapshot_download(text, revision=revision, tqdm_class=_bars(text, fetching))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise HubError(
+            f"{text} is not a folder and cannot be fetched: {error}\n{_how_to_fetch(text)}"
+        ) from error
+    return Path(found)
+
+
+def _bars(model: str, fetching: Fetching) -> type[Any]:
+    """A class of progress bars that draw nothing and tell `fetching` of bytes instead.
+
+    The hub's client makes several: of bytes received, of bytes written, of files done.
+    """
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    lock, told_at = Lock(), 0.0
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options.pop("name", None)
+            super().__init__(*args, **options | {"file": io.StringIO(), "disable": False})
+
+        def update(self, n: float | None = 1) -> Any:
+            nonlocal told_at
+            shown = super().update(n)
+            done, total = int(self.n), int(self.total or 0)
+            with lock:
+                now = time.monotonic()
+                is_due = now - told_at >= TELL_S or done == total
+                if self.unit != "B" or not total or not is_due:
+                    return shown
+                told_at = now
+            fetching(model, done, total)
+            return shown
+
+        def refresh(self, *args: Any, **options: Any) -> None:
+            """Nobody looks at it."""
+
+    return Bar
+
+
+def _how_to_fetch(model: str) -> str:
+    return (
+        "Fetch it on a machine with a network:\n"
+        "  pip install huggingface-hub\n"
+        f"  hf download {model} --local-dir DIR\n"
+        "and start with --model DIR."
+    )
