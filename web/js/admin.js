@@ -5,6 +5,7 @@ import { saveKey, readKey, takeKeyFromAddress } from './key.js';
 import { LiveTable } from './livetable.js';
 import { Rates, list, unknownFields } from './rates.js';
 import { Refusal, getStats, postHangup } from './server.js';
+import { stepOf } from './starting.js';
 
 const EVERY_MS = 1000;
 /** A server that is down need not be asked each second. */
@@ -42,11 +43,12 @@ function toneOfState(state) {
 
 // ---- tables -------------------------------------------------------------------------------------------------
 
-const KNOWN_PROCESS = ['role', 'name', 'pid', 'state', 'restarts', 'uptime_s', 'cpu_s', 'rss_bytes', 'loop_lag_ms'];
+const KNOWN_PROCESS = ['role', 'name', 'pid', 'state', 'restarts', 'uptime_s', 'cpu_s', 'rss_bytes', 'loop_lag_ms', 'doing', 'percent', 'step_s', 'since_s'];
 const processes = new LiveTable(byId('processes'), [
   { title: 'Name', text: (one) => words(one.name) },
   { title: 'Role', text: (one) => words(one.role) },
   { title: 'State', text: (one) => words(one.state), tone: (one) => toneOfState(one.state) },
+  { title: 'Doing', text: (one) => (one.doing ? stepOf(one) : ''), isOptional: true },
   { title: 'PID', text: (one) => words(one.pid), isNumber: true },
   { title: 'Up', text: (one) => duration(one.uptime_s), isNumber: true },
   { title: 'Restarts', text: (one) => words(one.restarts), tone: (one) => toneAbove(one.restarts ?? 0, 1, 3), isNumber: true },

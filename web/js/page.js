@@ -15,9 +15,11 @@ import { hintOf, isTalking, wordsOf } from './phase.js';
 import { deviceLost, deviceProblem, endingProblem, serverAway } from './problems.js';
 import { Selectors } from './selectors.js';
 import { Refusal, getInfo } from './server.js';
+import { startText } from './starting.js';
 import { bindTalkButton } from './talkbutton.js';
 
 const LOOK_FOR_SERVER_MS = 3000;
+const LOOK_FOR_ENGINE_MS = 1000;
 const COPIED_MS = 1500;
 
 const conversation = new Conversation(byId('remote-audio'));
@@ -27,6 +29,8 @@ const attach = new AttachView();
 const modes = new ModeView((mode) => conversation.chooseMode(mode));
 const selectors = new Selectors(conversation.devices, conversation.audio, useChoice);
 let searchTimer = 0;
+/** The server was asked since the call got in line. */
+let isLookedAt = false;
 /** What is said under the state once a call is over. */
 let epilogue = '';
 
@@ -42,7 +46,7 @@ function render() {
   state.dataset.state = phase;
   const { talk, isTurnBased, isMuted, hasCamera, pushToTalk } = conversation;
   setText(state, wordsOf(phase, talk, isTurnBased));
-  const now = { talk, isTurnBased, isMuted, hasCamera, pushToTalk, listenOnly: Boolean(conversation.call?.listenOnly) };
+  const now = { talk, isTurnBased, isMuted, hasCamera, pushToTalk, listenOnly: Boolean(conversation.call?.listenOnly), starting: conversation.info?.starting ?? null };
   setText(byId('hint'), phase === 'ended' ? epilogue : hintOf(phase, now));
   byId('clock').hidden = !conversation.connected_s;
   showOnly(byId('call'), byId('hangup'), isInCall);
@@ -136,11 +140,15 @@ async function findServer() {
   if (['away', 'lost_away'].includes(notice.shown?.kind ?? '')) notice.hide();
   const { engine, name, version } = conversation.info;
   conversation.mode.support(engine?.modes);
-  setText(byId('engine-label'), engine?.label ?? 'Engine');
-  setText(byId('engine-text'), engine?.description ?? '');
+  const { starting } = conversation.info;
+  setText(byId('engine-label'), engine?.label || 'Engine');
+  setText(byId('engine-text'), starting ? startText(starting) : engine?.description ?? '');
+  byId('engine').dataset.starting = String(Boolean(starting));
+  if (conversation.info.ready === false) searchTimer = window.setTimeout(findServer, LOOK_FOR_ENGINE_MS);
   const languages = (engine?.languages ?? []).map(languageName).join(', ');
   setText(byId('engine-more'), [languages, `${name ?? 'omnicall'} ${version ?? ''}`.trim()].filter(Boolean).join(' · '));
-  needsKey();
+  // Who types the key already must not lose the place.
+  if (byId('key-form').hidden) needsKey();
   render();
 }
 
@@ -299,7 +307,12 @@ function bindConversation() {
   new CaptionView(byId('captions'), byId('captions-empty'), conversation.captions);
   const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ handle) =>
     conversation.addEventListener(type, (event) => handle(/** @type {CustomEvent} */ (event).detail));
-  on('change', render);
+  on('change', () => {
+    // Who waits may wait for an engine that died and starts again.
+    if (conversation.phase === 'queued' && conversation.info?.ready !== false && !isLookedAt) findServer();
+    isLookedAt = conversation.phase === 'queued';
+    render();
+  });
   on('levels', showLevels);
   on('figures', (now) => {
     figures.show(now, conversation.talk.latency);

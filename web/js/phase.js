@@ -1,5 +1,7 @@
 /** What the page says about where the call stands. */
 
+import { waitText } from './starting.js';
+
 /** @typedef {'idle'|'permission'|'connecting'|'queued'|'listening'|'hearing'|'thinking'|'speaking'|'interrupted'|'reconnecting'|'ended'} Phase */
 
 /** @type {Record<Phase, string>} */
@@ -60,8 +62,10 @@ export function wordsOf(phase, talk, isTurnBased) {
  * @param {boolean} now.listenOnly
  * @param {boolean} now.hasCamera
  * @param {import('./pushtotalk.js').PushToTalk} now.pushToTalk
+ * @param {import('./starting.js').Starting|null} [now.starting] while no engine is ready
  */
-export function hintOf(phase, { talk, isTurnBased, isMuted, listenOnly, hasCamera, pushToTalk }) {
+export function hintOf(phase, { talk, isTurnBased, isMuted, listenOnly, hasCamera, pushToTalk, starting }) {
+  if (phase === 'queued' && starting) return waitText(starting);
   if (phase === 'queued') return talk.queue.eta_s ? `About ${roundedWait(talk.queue.eta_s)}. The call starts by itself.` : 'The call starts by itself.';
   if (HINTS[phase]) return HINTS[phase];
   if (phase === 'connecting' || phase === 'ended') return '';

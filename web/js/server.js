@@ -15,6 +15,8 @@ const ITEM_TIMEOUT_MS = 130_000;
  * @property {string} version
  * @property {boolean} auth_required
  * @property {RTCIceServer[]} ice_servers
+ * @property {boolean} [ready] whether a call would be served
+ * @property {import('./starting.js').Starting|null} [starting] null when an engine is ready
  * @property {{kind: string, label: string, description: string, languages: string[], modes?: string[], video: boolean}} engine
  */
 

@@ -144,7 +144,7 @@ async def test_child_that_is_not_ready_in_time_is_killed_and_tried_again(
         await run.task
     failed = caught.value.exceptions[0]
     assert isinstance(failed, ChildFailed)
-    assert str(failed) == "engine-0: no progress for 0.3 s after: life 3"
+    assert str(failed).startswith("engine-0: no progress for 0.3 s")
     assert run["engine-0"].generation == 3
     assert not any(told[0] in ("up", "down") for told in run.watcher.told)
 

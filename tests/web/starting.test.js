@@ -1,0 +1,26 @@
+/** What the pages say about an engine that is still starting. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { hintOf } from '../../web/js/phase.js';
+import { startText, stepOf } from '../../web/js/starting.js';
+
+const loading = { doing: 'loading the voice', percent: null, step_s: 75, since_s: 90 };
+
+test('a step says what is done, how far it is, and since when', () => {
+  assert.equal(stepOf(loading), 'loading the voice, for 01:15');
+  assert.equal(stepOf({ ...loading, percent: 0, step_s: 0.4 }), 'loading the voice, 0 %');
+  assert.equal(stepOf({ doing: 'downloading a/b', percent: 42, step_s: 5, since_s: 5 }), 'downloading a/b, 42 %, for 00:05');
+});
+
+test('who has not called learns that a call would wait', () => {
+  assert.equal(startText(loading), 'The engine is starting: loading the voice, for 01:15. A call waits in line until it is ready.');
+});
+
+test('who waits in a call is told of the start instead of a time', () => {
+  const talk = { queue: { position: 1, eta_s: 20 } };
+  const now = (/** @type {any} */ starting) => /** @type {any} */ ({ talk, starting });
+  assert.equal(hintOf('queued', now(loading)), 'The engine is starting: loading the voice, for 01:15. The call starts by itself.');
+  assert.equal(hintOf('queued', now(null)), 'About 20 seconds. The call starts by itself.');
+});

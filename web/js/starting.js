@@ -1,0 +1,29 @@
+/** What the pages say about an engine that is still starting. */
+
+import { clockText } from './dom.js';
+
+/**
+ * @typedef {Object} Starting
+ * @property {string} doing
+ * @property {number|null} percent of a download
+ * @property {number} step_s how long it has been doing this
+ * @property {number} since_s how long it has been starting
+ */
+
+/** @param {Starting} starting what is being done, how far it is, and since when */
+export function stepOf({ doing, percent, step_s }) {
+  const far = percent === null || percent === undefined ? '' : `, ${percent} %`;
+  const since = step_s >= 1 ? `, for ${clockText(step_s)}` : '';
+  return `${doing}${far}${since}`;
+}
+
+/** @param {Starting} starting */
+export function startText(starting) {
+  const step = stepOf(starting);
+  return `The engine is starting: ${step}. A call waits in line until it is ready.`;
+}
+
+/** @param {Starting} starting said to who waits in a call */
+export function waitText(starting) {
+  return `The engine is starting: ${stepOf(starting)}. The call starts by itself.`;
+}
