@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 OPEN_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 1.0
+SILENT_S = 3.0
+"""Callers are told of a silence that is longer."""
 SILENCE_LIMIT_S = 13.0
 """A machine may pause for some seconds. The supervisor, which judges a little earlier, ends the
 process as well, so that no new call is sent to it meanwhile."""
@@ -47,7 +49,8 @@ class NoFreeSlot(Exception):
 class Line:
     """One session's way to its engine. Messages from the engine arrive at `on_message`, in order.
 
-    `on_gone(reason)` is called at most once, when the engine is lost while the line is open.
+    `on_gone(reason)` is called at most once, when the engine is lost while the line is open;
+    `on_silence(is_silent)` when it has said nothing for `SILENT_S`, and when it is back.
     """
 
     def __init__(
@@ -56,11 +59,13 @@ class Line:
         session: str,
         on_message: Callable[[FromEngine], None],
         on_gone: Callable[[str], None],
+        on_silence: Callable[[bool], None],
     ) -> None:
         self._client = client
         self.session = session
         self.on_message = on_message
         self.on_gone = on_gone
+        self.on_silence = on_silence
         self.opened: asyncio.Future[SessionOpened] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_open = True
@@ -106,6 +111,7 @@ class EngineClient:
         self._gone: asyncio.Event = asyncio.Event()
         self._gone_reason = ""
         self._patience = Patience(SILENCE_LIMIT_S, clock=clock)
+        self._is_silent = False
 
     @property
     def is_gone(self) -> bool:
@@ -140,8 +146,18 @@ class EngineClient:
                 async with asyncio.timeout(TICK_S):
                     await self._gone.wait()
             except TimeoutError:
-                if self._patience.check():
+                is_gone = self._patience.check()
+                self._notice_silence(self._patience.silent_s > SILENT_S)
+                if is_gone:
                     self.lost(f"no sign of life for {self._patience.silent_s:.1f} s")
+
+    def _notice_silence(self, is_silent: bool) -> None:
+        if is_silent == self._is_silent:
+            return
+        self._is_silent = is_silent
+        for line in tuple(self._lines.values()):
+            if line.is_open and line.opened.done():
+                line.on_silence(is_silent)
 
     async def open(
         self,
@@ -150,13 +166,14 @@ class EngineClient:
         *,
         on_message: Callable[[FromEngine], None],
         on_gone: Callable[[str], None],
+        on_silence: Callable[[bool], None] = lambda is_silent: None,
     ) -> Line:
         """Get a slot. Raises `NoFreeSlot`, `EngineGone`, or `ValueError` for a refused config."""
         if self._gone.is_set():
             raise EngineGone(self._gone_reason)
         if session in self._lines:
             raise ValueError(f"session {session} is open already")
-        line = Line(self, session, on_message, on_gone)
+        line = Line(self, session, on_message, on_gone, on_silence)
         self._lines[session] = line
         self.send(OpenSession(session, config))
         try:
@@ -196,6 +213,7 @@ class EngineClient:
 
     def _receive(self, message: FromEngine) -> None:
         self._patience.sign()
+        self._notice_silence(False)
         match message:
             case Welcome():
                 if self._welcome is not None and not self._welcome.done():

@@ -100,6 +100,15 @@ class Door:
     def __len__(self) -> int:
         return len(self._guests)
 
+    def counts(self) -> dict[str, int]:
+        """What `/api/stats` shows of the connections."""
+        return {
+            "open": len(self._guests),
+            "half_open": len(self._half_open),
+            "most": self._most,
+            "dismissed": self.dismissed,
+        }
+
     async def run(self) -> None:
         """Accept until cancelled."""
         loop = asyncio.get_running_loop()

@@ -183,10 +183,12 @@ class Launch:
         front.attach(supervisor)
         self._handle_signals(supervisor, folder)
         lag = LoopLag()
-        runner = door.runner(self._application(front, lag), HTTP_GRACE_S)
+        telemetry = Telemetry(front, version(), config.engine.kind, lag)
+        runner = door.runner(self._application(front, telemetry), HTTP_GRACE_S)
         try:
             await runner.setup()
             entrance = self._door(listening, runner, tls)
+            telemetry.connections = entrance.counts
             await self._serve(front, supervisor, lag, folder, entrance)
         finally:
             front.drain()
@@ -241,9 +243,8 @@ class Launch:
         if not self._config.on_loopback and not self._config.uses_tls:
             self._show("without TLS browsers give no microphone to pages of another machine")
 
-    def _application(self, front: Front, lag: LoopLag) -> web.Application:
+    def _application(self, front: Front, telemetry: Telemetry) -> web.Application:
         config = self._config
-        telemetry = Telemetry(front, version(), config.engine.kind, lag)
         # Whoever is on this machine can load it without our help.
         per_minute = config.auth.calls_per_minute if self._key else NO_LIMIT_PER_MINUTE
         auth = Authenticator(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -30,6 +30,8 @@ class Telemetry(Collector):
         self._kind = kind
         self._lag = lag
         self._started = time.monotonic()
+        self.connections: Callable[[], dict[str, int]] | None = None
+        """The door's counts, once there is a door."""
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -55,6 +57,7 @@ class Telemetry(Collector):
                 "capacity": self._front.broker.capacity,
             },
             "engines": self._engines(),
+            "connections": self.connections() if self.connections is not None else {},
         }
 
     def exposition(self) -> bytes:
@@ -162,6 +165,8 @@ class Telemetry(Collector):
         slots.add_metric(["used"], front.broker.used)
         slots.add_metric(["free"], front.broker.slots - front.broker.used)
         yield slots
+        if self.connections is not None:
+            yield from _connection_metrics(self.connections())
         yield from self._process_metrics()
         yield from self._engine_metrics()
         yield self._latency_metric()
@@ -240,3 +245,17 @@ class Telemetry(Collector):
                     totals[name] += row.get(name, 0)
         for name, text in names.items():
             yield GaugeMetricFamily(f"omnicall_open_calls_{name}", text, value=totals[name])
+
+
+def _connection_metrics(counts: dict[str, int]) -> Iterator[Metric]:
+    connections = GaugeMetricFamily(
+        "omnicall_http_connections", "HTTP connections.", labels=["state"]
+    )
+    connections.add_metric(["half_open"], counts["half_open"])
+    connections.add_metric(["served"], counts["open"] - counts["half_open"])
+    yield connections
+    yield CounterMetricFamily(
+        "omnicall_http_connections_dismissed",
+        "HTTP connections ended or refused to make room.",
+        value=counts["dismissed"],
+    )

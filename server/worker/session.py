@@ -52,6 +52,10 @@ OPEN_TRIES = 5
 TELL_WAIT_S = 3.0
 """For how long a failure waits for a data channel that is just being opened."""
 OPEN_RETRY_S = 0.2
+SILENCE_WORDS = {
+    "engine_silent": "No answer comes at the moment. Please stay, the call goes on if it can.",
+    "engine_back": "The assistant is back.",
+}
 ENGINE_REASONS = {
     "goodbye": "goodbye",
     "context_limit": "context_limit",
@@ -199,6 +203,7 @@ class Session:
                     engine_config(self._conversation.settings),
                     on_message=self._from_engine,
                     on_gone=self._engine_gone,
+                    on_silence=self._engine_silent,
                 )
             except NoFreeSlot:
                 if attempt == OPEN_TRIES:
@@ -339,6 +344,10 @@ class Session:
         except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only
             log.exception("call %s failed", self.call_id)
             self.end("internal_error")
+
+    def _engine_silent(self, is_silent: bool) -> None:
+        code = "engine_silent" if is_silent else "engine_back"
+        self._emit(ev.SessionWarning(code=code, message=SILENCE_WORDS[code]))
 
     def _engine_gone(self, reason: str) -> None:
         log.warning("call %s lost its engine: %s", self.call_id, reason)

@@ -15,7 +15,14 @@ import pytest
 
 from engine.host import Host
 from engine.ipc import engine_client as client_module
-from engine.ipc.engine_client import SILENCE_LIMIT_S, EngineClient, EngineGone, Line, NoFreeSlot
+from engine.ipc.engine_client import (
+    SILENCE_LIMIT_S,
+    SILENT_S,
+    EngineClient,
+    EngineGone,
+    Line,
+    NoFreeSlot,
+)
 from engine.ipc.protocol import (
     AudioIn,
     CloseSession,
@@ -38,6 +45,7 @@ class Call:
     def __init__(self) -> None:
         self.messages: list[Any] = []
         self.gone: list[str] = []
+        self.silences: list[bool] = []
 
     async def open(self, client: EngineClient, session: str, **config: Any) -> Line:
         return await client.open(
@@ -45,6 +53,7 @@ class Call:
             SessionConfig(**config),
             on_message=self.messages.append,
             on_gone=self.gone.append,
+            on_silence=self.silences.append,
         )
 
 
@@ -295,6 +304,29 @@ async def test_silent_engine_is_gone_for_every_line(
     assert not line.is_open and not line.send(item("a", "x"))
     with pytest.raises(EngineGone, match="no sign of life"):
         await Call().open(silent.client, "c")
+
+
+async def test_silence_of_an_engine_is_told_once_and_so_is_its_end(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "TICK_S", 0.001)
+    one = Call()
+    await silent.open(one, "a")
+    pinging = asyncio.create_task(silent.client.run())
+    begun = silent.clock.now
+    while not one.silences:
+        silent.clock.now += 0.5
+        await asyncio.sleep(0.005)
+    assert SILENT_S < silent.clock.now - begun <= SILENT_S + 2.0
+    await asyncio.sleep(0.02)
+    assert one.silences == [True] and not silent.client.is_gone
+    silent.raw.send(silent.peer, encode(Pong(1)))
+    await until(lambda: one.silences == [True, False])
+    silent.clock.now += 1.5
+    await asyncio.sleep(0.02)
+    assert one.silences == [True, False], "less than the limit since its last sign"
+    silent.client.close()
+    await pinging
 
 
 async def test_answering_engine_is_never_gone(

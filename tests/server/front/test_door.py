@@ -241,6 +241,9 @@ async def test_who_half_opens_most_goes_first(entrance: Entrance) -> None:
     assert list(entrance.door._guests) == [guests[0], guests[2]]
     guests[0].answered(is_body_unread=False)
     assert list(entrance.door._half_open) == [guests[2], guests[0]], "slow since its new phase"
+    guests[2].serve()
+    counts = entrance.door.counts()
+    assert (counts["open"], counts["half_open"], counts["dismissed"]) == (2, 1, 1)
     entrance.door._guests.clear()
     entrance.door._half_open.clear()
 

@@ -99,6 +99,18 @@ async def test_idle_server_has_statistics_too() -> None:
     assert samples(made)[("omnicall_ready", ())] == 0
 
 
+async def test_connections_are_counted_once_there_is_a_door(busy: PaperFront) -> None:
+    made = telemetry(busy)
+    assert made.stats()["connections"] == {}
+    counts = {"open": 7, "half_open": 3, "most": 100, "dismissed": 12}
+    made.connections = lambda: counts
+    assert made.stats()["connections"] == counts
+    found = samples(made)
+    assert found["omnicall_http_connections", (("state", "half_open"),)] == 3
+    assert found["omnicall_http_connections", (("state", "served"),)] == 4
+    assert found["omnicall_http_connections_dismissed_total", ()] == 12
+
+
 async def test_metrics_can_be_parsed_and_say_the_same(busy: PaperFront) -> None:
     found = samples(telemetry(busy))
     assert found[("omnicall_ready", ())] == 1

@@ -177,3 +177,15 @@ def test_the_end_by_duration_is_announced_and_the_queue_does_not_count(
     assert ended["message"] == "The longest duration of a call is reached."
     assert announced_at == pytest.approx(waited_s + longest_s - announced_s, abs=0.01)
     assert ended_at == pytest.approx(waited_s + longest_s, abs=0.01)
+
+
+async def test_caller_of_an_engine_that_falls_silent_is_told_so(
+    call: tuple[Session, PaperPeer],
+) -> None:
+    session, peer = call
+    session._engine_silent(True)
+    session._engine_silent(False)
+    told = peer.sent
+    assert [event["type"] for event in told] == ["session.warning"] * 2
+    assert [event["code"] for event in told] == ["engine_silent", "engine_back"]
+    assert all(event["message"] for event in told)
