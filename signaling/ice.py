@@ -24,12 +24,15 @@ from aioice.ice import ConnectionEvent
 from aiortc import RTCConfiguration, RTCIceServer
 
 from signaling import sockets
+from signaling.awake import AwakeClock
 from signaling.door import Door
 from signaling.relay import connect_relay
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+CONSENT_REQUEST_S = 1.0
+"""About as long as a check waits for its response."""
 
 
 class IceSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,9 +238,11 @@ class ConnectionHooks:
         counts; a vanished peer is noticed much earlier by the peer's silence watch.
         """
         connection = self.connection
-        heard_at = self._clock()
-        while self._clock() - heard_at < self._settings.consent_expiry_s:
+        awake = AwakeClock(max(self._settings.consent_interval_s, CONSENT_REQUEST_S), self._clock)
+        heard_at = awake()
+        while awake() - heard_at < self._settings.consent_expiry_s:
             await asyncio.sleep(self._settings.consent_interval_s * random.uniform(0.8, 1.2))
+            awake()
             for pair in list(connection._nominated.values()):
                 request = connection.build_request(pair, nominate=False)
                 sent_at = time.perf_counter()
@@ -250,11 +255,12 @@ class ConnectionHooks:
                         retransmissions=1,
                     )
                 except aioice.stun.TransactionError:
+                    awake()
                     continue
                 self.responses_received += 1
                 self.round_trip_s = time.perf_counter() - sent_at
                 self.total_round_trip_s += self.round_trip_s
-                heard_at = self._clock()
+                heard_at = awake()
         # close() would otherwise cancel and await the task that is running here.
         connection._query_consent_task = None
         await connection.close()

@@ -19,8 +19,8 @@ TICK_S = 0.25
 class Liveness:
     """Judges one peer from a clock and from what was certainly heard of it, checked every TICK_S.
 
-    Only what is signed or decrypted counts as heard. Silence is summed over checks, of which a late
-    one counts no more than two ticks: if this process stood still, nobody has vanished.
+    Only what is signed or decrypted counts as heard. The clock is one that leaves out standstills
+    (`signaling.awake`): if this process stood still, nobody has vanished.
     """
 
     def __init__(
@@ -31,19 +31,18 @@ class Liveness:
         silence_s: float = SILENCE_S,
         refused_silence_s: float = REFUSED_SILENCE_S,
     ) -> None:
-        self._checked_at = now
         self._connect_by = now + connect_deadline_s
         self._silence_s = silence_s
         self._refused_silence_s = refused_silence_s
         self._is_connected = False
         self._heard = 0
         self._refusals = 0
-        self._silent_s = 0.0
+        self._heard_at = now
 
-    def connected(self) -> None:
+    def connected(self, now: float) -> None:
         """From now on silence counts instead of the connect deadline."""
         self._is_connected = True
-        self._silent_s = 0.0
+        self._heard_at = now
 
     def check(self, now: float, heard: int, refusals: int = 0) -> str | None:
         """Return why the peer is gone ("connect_timeout", "vanished"), or None if it is there.
@@ -51,15 +50,12 @@ class Liveness:
         `heard` and `refusals` count from the beginning of the call; refusals before the last sign
         of life do not count.
         """
-        elapsed = min(now - self._checked_at, 2 * TICK_S)
-        self._checked_at = now
         if not self._is_connected:
             return "connect_timeout" if now >= self._connect_by else None
         if heard != self._heard:
             self._heard, self._refusals = heard, refusals
-            self._silent_s = 0.0
+            self._heard_at = now
             return None
-        self._silent_s += elapsed
         is_refused = refusals != self._refusals
         limit_s = self._refused_silence_s if is_refused else self._silence_s
-        return "vanished" if self._silent_s >= limit_s else None
+        return "vanished" if now - self._heard_at >= limit_s else None

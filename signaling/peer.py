@@ -23,6 +23,7 @@ from aiortc import rtp as aiortc_rtp
 from aiortc.rtp import RtpPacket
 
 from signaling.answer import finish_answer
+from signaling.awake import AwakeClock
 from signaling.channel import EventChannel
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings, configuration
@@ -120,6 +121,7 @@ class Peer:
         self._settings = settings
         self._listener = listener
         self._clock = clock
+        self._awake = AwakeClock(TICK_S, clock)
         self._connect_deadline_s = connect_deadline_s
         self._liveness: Liveness | None = None
         self._pc: RTCPeerConnection | None = None
@@ -199,7 +201,7 @@ class Peer:
         if offer.plan.sees is not None:
             self.parameter_sets = parameter_sets(offer.original.sections[offer.plan.sees])
         self._hand_out_receivers(on_receivers)
-        self._liveness = Liveness(self._clock(), connect_deadline_s=self._connect_deadline_s)
+        self._liveness = Liveness(self._awake(), connect_deadline_s=self._connect_deadline_s)
         with _refusing():
             await pc.setLocalDescription()
         self._watch = asyncio.create_task(self._run_watch(), name=f"peer-watch-{self.call_id}")
@@ -280,7 +282,7 @@ class Peer:
         while self._gone_reason is None:
             await asyncio.sleep(TICK_S)
             wire = self._wire
-            reason = self._liveness.check(self._clock(), wire.heard, wire.refusals)
+            reason = self._liveness.check(self._awake(), wire.heard, wire.refusals)
             if reason is None and wire.has_left:
                 reason = "closed"
             if reason is None and self._has_lost_downlink():
@@ -297,7 +299,7 @@ class Peer:
         if state == "connected" and not self._is_connected and self._gone_reason is None:
             self._is_connected = True
             if self._liveness is not None:
-                self._liveness.connected()
+                self._liveness.connected(self._awake())
             self._tell(self._listener.connected)
         elif state in ("failed", "closed"):
             self._end(state)

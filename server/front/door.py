@@ -12,7 +12,6 @@ import logging
 import resource
 import socket
 import ssl
-import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from server.front.guest import HEAD_S, IDLE_S, LINGER_S, Guest
+from signaling.awake import AwakeClock
 from signaling.http.proxies import TrustedProxies, neighbourhood, parse_address
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Door:
         most: int,
         proxies: TrustedProxies,
         tls: ssl.SSLContext | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.dismissed = 0
         """Connections that were ended or refused from here."""
@@ -86,7 +86,7 @@ class Door:
         self._most = most
         self._proxies = proxies
         self._tls = tls
-        self._clock = clock
+        self._clock = clock or AwakeClock(SWEEP_S)
         self._guests: dict[Guest, None] = {}
         self._half_open: dict[Guest, None] = {}
         """The slowest first."""

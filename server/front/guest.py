@@ -1,5 +1,6 @@
 """Guest: one accepted HTTP connection, and how long it may take for what it is doing.
 
+The clock is one that leaves out this process's own standstills (`signaling.awake`).
 aiohttp's protocol stands behind it; only asyncio's public protocol methods pass through here.
 """
 

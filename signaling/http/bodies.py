@@ -1,13 +1,13 @@
 """HTTP bodies read within bounds of size and time. Front."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from signaling.awake import AwakeClock
 from signaling.errors import ProtocolError
 from signaling.http.forms import parse_form
 from signaling.sdp import MAX_OFFER_BYTES
@@ -18,6 +18,7 @@ MAX_FORM_BYTES = MAX_OFFER_BYTES + MAX_SESSION_BYTES + 16 * 1024
 STEP_BYTES = 64 * 1024
 STEP_S = 10.0
 """Each `STEP_BYTES` of a body, or what remains of it, must come within this time."""
+LOOK_S = 0.25
 BODY_S = 20.0
 """The whole of an offer, a form or a session."""
 
@@ -33,41 +34,51 @@ class Progress:
     """How far a body has come, and until when it must go on."""
 
     def __init__(
-        self, total_s: float = BODY_S, *, clock: Callable[[], float] = time.monotonic
+        self, total_s: float = BODY_S, *, clock: Callable[[], float] | None = None
     ) -> None:
-        self.step_at = clock()
+        self._clock = clock or AwakeClock(LOOK_S)
+        self.step_at = self._clock()
         """When the newest whole step was complete."""
         self.is_dropped = False
-        self._clock = clock
         self._total_s = total_s
         self._ends_at = self.step_at + total_s
         self._bytes = 0
         self._timer: asyncio.Timeout | None = None
+        self._next_look: asyncio.TimerHandle | None = None
 
     def begin(self, timer: asyncio.Timeout) -> None:
-        """From now on `timer` runs out when the body does not go on."""
+        """From now on, to `end`, `timer` runs out when the body does not go on."""
         self._timer = timer
         self.step_at = self._clock()
         self._ends_at = self.step_at + self._total_s
-        self._schedule()
+        self._look()
+
+    def end(self) -> None:
+        """Its time does not count any more."""
+        self._timer = None
+        if self._next_look is not None:
+            self._next_look.cancel()
 
     def got(self, size: int) -> None:
         self._bytes += size
         if self._bytes >= STEP_BYTES:
             self._bytes = 0
             self.step_at = self._clock()
-            self._schedule()
 
     def drop(self) -> None:
         """Read no more of it: others need its place."""
         self.is_dropped = True
-        if self._timer is not None:
+        if self._timer is not None and not self._timer.expired():
             self._timer.reschedule(asyncio.get_running_loop().time())
 
-    def _schedule(self) -> None:
-        if self._timer is not None and not self.is_dropped:
-            left_s = min(STEP_S, self._ends_at - self._clock())
-            self._timer.reschedule(asyncio.get_running_loop().time() + left_s)
+    def _look(self) -> None:
+        if self._timer is None or self._timer.expired() or self.is_dropped:
+            return
+        loop = asyncio.get_running_loop()
+        if self._clock() >= min(self.step_at + STEP_S, self._ends_at):
+            self._timer.reschedule(loop.time())
+        else:
+            self._next_look = loop.call_later(LOOK_S, self._look)
 
 
 async def read_body(
@@ -101,6 +112,8 @@ async def read_body(
         raise ClientLeft from None
     except (web.RequestPayloadError, HttpProcessingError):
         raise ProtocolError("The body's framing is malformed.", code="invalid_body") from None
+    finally:
+        progress.end()
     return bytes(body)
 
 

@@ -6,10 +6,10 @@ the upload that has stood still longest is dropped; one that keeps to `STALL_S` 
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from signaling.awake import AwakeClock
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.bodies import Progress
 
@@ -39,8 +39,8 @@ class Upload:
 class UploadLine:
     """Owns the places and the line before them."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or AwakeClock(CHECK_S)
         self._active: list[Upload] = []
         self._waiting: list[Upload] = []
         self._changed = asyncio.Event()

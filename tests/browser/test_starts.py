@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.async_api import Page
+from playwright.async_api import Page, expect
 
 from tests.browser.chrome import browse
 from tests.processes import descendants, role
@@ -54,22 +54,20 @@ async def test_page_opened_during_the_start_shows_it_and_learns_when_it_is_over(
     with Serving("--engine", "echo") as serving:
         with engine_that_starts(serving):
             async with browse(serving.url, mic) as page:
-                said = "() => document.getElementById('engine-text').textContent"
-                await page.wait_for_function(f"({said})().includes('The engine is starting')")
+                engine, hint = page.locator("#engine-text"), page.locator("#hint")
+                await expect(engine).to_contain_text("The engine is starting: starting, for 00:")
                 await shoot(page, "idle")
-                await page.wait_for_function(f"({said})().includes(', for 00:0')")
                 admin = await page.context.new_page()
                 await admin.goto(serving.url + "admin")
                 await admin.wait_for_selector("#processes td:has-text('starting, for 00:')")
                 await shoot(admin, "admin")
                 await page.click("#call")
                 await page.wait_for_function("() => window.omnicall.state === 'queued'")
-                hint = "() => document.getElementById('hint').textContent"
-                await page.wait_for_function(f"({hint})().startsWith('The engine is starting')")
+                await expect(hint).to_contain_text("The engine is starting")
                 await shoot(page, "queued")
                 for pid in descendants(serving.pid):
                     if role(pid) == "engine":
                         os.kill(pid, signal.SIGCONT)
                 await page.wait_for_function("() => window.omnicall.state === 'listening'")
-                await page.wait_for_function(f"!({said})().includes('starting')")
+                await expect(engine).not_to_contain_text("starting")
                 await admin.wait_for_selector("tr[data-key='engine/engine-0'] td[data-tone=good]")

@@ -1,6 +1,8 @@
 """When a peer counts as gone: connect deadline, silence, and a process that stood still."""
 
+from signaling.awake import AwakeClock
 from signaling.liveness import REFUSED_SILENCE_S, SILENCE_S, TICK_S, Liveness
+from tests.waiting import Clock
 
 
 def test_connect_deadline() -> None:
@@ -12,7 +14,7 @@ def test_connect_deadline() -> None:
 def silence_endured(*, refused_at_s: float | None = None) -> float | None:
     """How long a peer that was heard until 5.0 s is waited for; None: for more than a minute."""
     liveness = Liveness(0.0)
-    liveness.connected()
+    liveness.connected(0.0)
     for step in range(1, 260):
         now = step * TICK_S
         refusals = int(refused_at_s is not None and now >= refused_at_s)
@@ -35,8 +37,15 @@ def test_a_refusal_before_a_sign_of_life_is_forgotten() -> None:
 
 
 def test_a_stalled_process_blames_nobody() -> None:
-    liveness = Liveness(0.0)
-    liveness.connected()
-    assert liveness.check(0.25, 10) is None
-    assert liveness.check(30.0, 10) is None
-    assert liveness.check(30.25, 60) is None
+    clock = Clock()
+    awake = AwakeClock(TICK_S, clock)
+    liveness = Liveness(awake(), connect_deadline_s=15)
+    clock.now += 30.0
+    assert liveness.check(awake(), 0) is None, "nobody could connect meanwhile"
+    liveness.connected(awake())
+    clock.now += 0.25
+    assert liveness.check(awake(), 10) is None
+    clock.now += 30.0
+    assert liveness.check(awake(), 10) is None
+    clock.now += 0.25
+    assert liveness.check(awake(), 60) is None

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from signaling.awake import AwakeClock
 from signaling.errors import NoFreeSlot, ProtocolError
-from signaling.http import upload_line
+from signaling.http import bodies, upload_line
 from signaling.http.bodies import STEP_BYTES
 from signaling.http.upload_line import (
     MAX_UPLOADS,
@@ -95,6 +96,7 @@ async def test_upload_that_is_complete_is_never_dropped() -> None:
     for name in ("a1", "a2", "b1", "b2"):
         await going.start(name, name[0])
         going.begun[name].is_received = True
+        going.begun[name].progress.end()
     going.clock.now += 10 * STALL_S
     await going.start("c1", "c")
     await asyncio.sleep(0.03)
@@ -125,3 +127,37 @@ async def test_upload_that_stands_still_goes_when_another_of_its_caller_or_call_
     going.clock.now += 2 * STALL_S
     await until(lambda: "a3" in going.begun and "a2-again" in going.begun)
     assert set(going.ended) == {"a1", "a2"}
+
+
+async def test_standstill_of_the_server_drops_no_upload_and_sends_nobody_away() -> None:
+    paused = Clock()
+    going = Uploading()
+    going.line = UploadLine(AwakeClock(0.25, paused))
+    for name in ("a1", "a2"):
+        await going.start(name, "a")
+    await going.start("a3", "a")
+    paused.now += WAIT_S + STALL_S
+    await asyncio.sleep(0.05)
+    assert going.ended == {} and "a3" not in going.begun
+    for _ in range(10):
+        paused.now += 0.25
+        await asyncio.sleep(0.02)
+    await until(lambda: "a3" in going.begun)
+    assert list(going.ended) == ["a1"], "it stands still while the server does not"
+
+
+async def test_standstill_of_the_server_ends_no_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "LOOK_S", 0.01)
+    paused = Clock()
+    progress = bodies.Progress(clock=AwakeClock(0.25, paused))
+    async with asyncio.timeout(None) as timer:
+        progress.begin(timer)
+        paused.now += 10 * bodies.BODY_S
+        await asyncio.sleep(0.1)
+        progress.end()
+    progress = bodies.Progress(clock=paused)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(None) as timer:
+            progress.begin(timer)
+            paused.now += bodies.STEP_S
+            await asyncio.sleep(5.0)
