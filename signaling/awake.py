@@ -1,4 +1,4 @@
-"""Time that passed while this process ran: what deadlines for others are measured by. Any process."""
+"""Time that passed while this process ran; by it deadlines for others are measured. Any process."""
 
 import time
 from collections.abc import Callable
