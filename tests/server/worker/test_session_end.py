@@ -121,6 +121,8 @@ async def test_call_without_a_data_channel_waits_for_none(
 
 
 class PaperTicker:
+    skipped_ticks = 0
+
     def subscribe(self, on_tick: object) -> Callable[[], None]:
         return lambda: None
 
