@@ -64,7 +64,7 @@ class Starting(Struct, frozen=True):
     def of(cls, child: Supervised, now: float) -> Starting:
         progress = child.progress
         return cls(
-            "starting" if progress is None else progress.text,
+            "loading the program" if progress is None else progress.text,
             None if progress is None else progress.percent,
             round(now - child.step_at, 1),
             round(now - child.started_at, 1),

@@ -51,15 +51,21 @@ async def test_page_opened_during_the_start_shows_it_and_learns_when_it_is_over(
     tmp_path: Path,
 ) -> None:
     mic = microphone(tmp_path / "mic.wav", [], 60)
+    expect.set_options(timeout=30_000)
     with Serving("--engine", "echo") as serving:
         with engine_that_starts(serving):
             async with browse(serving.url, mic) as page:
                 engine, hint = page.locator("#engine-text"), page.locator("#hint")
-                await expect(engine).to_contain_text("The engine is starting: starting, for 00:")
+                await expect(engine).to_contain_text(
+                    "The engine is starting: loading the program, for 00:"
+                )
+                await expect(page.locator("#state")).to_have_text("Not ready yet")
                 await shoot(page, "idle")
                 admin = await page.context.new_page()
                 await admin.goto(serving.url + "admin")
-                await admin.wait_for_selector("#processes td:has-text('starting, for 00:')")
+                await admin.wait_for_selector(
+                    "#processes td:has-text('loading the program, for 00:')"
+                )
                 await shoot(admin, "admin")
                 await page.click("#call")
                 await page.wait_for_function("() => window.omnicall.state === 'queued'")

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { hintOf } from '../../web/js/phase.js';
+import { hintOf, wordsOf } from '../../web/js/phase.js';
 import { startText, stepOf } from '../../web/js/starting.js';
 
 const loading = { doing: 'loading the voice', percent: null, step_s: 75, since_s: 90 };
@@ -15,7 +15,11 @@ test('a step says what is done, how far it is, and since when', () => {
 });
 
 test('who has not called learns that a call would wait', () => {
-  assert.equal(startText(loading), 'The engine is starting: loading the voice, for 01:15. A call waits in line until it is ready.');
+  const now = /** @type {any} */ ({ starting: loading });
+  assert.equal(wordsOf('idle', now, false, true), 'Not ready yet');
+  assert.equal(wordsOf('idle', now, false, false), 'Ready to call');
+  assert.equal(hintOf('idle', now), 'A call waits in line until the engine is ready.');
+  assert.equal(startText(loading), 'The engine is starting: loading the voice, for 01:15.');
 });
 
 test('who waits in a call is told of the start instead of a time', () => {

@@ -45,8 +45,9 @@ function render() {
   document.body.dataset.phase = phase;
   state.dataset.state = phase;
   const { talk, isTurnBased, isMuted, hasCamera, pushToTalk } = conversation;
-  setText(state, wordsOf(phase, talk, isTurnBased));
-  const now = { talk, isTurnBased, isMuted, hasCamera, pushToTalk, listenOnly: Boolean(conversation.call?.listenOnly), starting: conversation.info?.starting ?? null };
+  const starting = conversation.info?.starting ?? null;
+  setText(state, wordsOf(phase, talk, isTurnBased, Boolean(starting)));
+  const now = { talk, isTurnBased, isMuted, hasCamera, pushToTalk, listenOnly: Boolean(conversation.call?.listenOnly), starting };
   setText(byId('hint'), phase === 'ended' ? epilogue : hintOf(phase, now));
   byId('clock').hidden = !conversation.connected_s;
   showOnly(byId('call'), byId('hangup'), isInCall);

@@ -45,8 +45,14 @@ export function phaseOf({ call, talk, isAsking, wasInCall }) {
   return talk.turn;
 }
 
-/** @param {Phase} phase @param {import('./talk.js').Talk} talk @param {boolean} isTurnBased */
-export function wordsOf(phase, talk, isTurnBased) {
+/**
+ * @param {Phase} phase
+ * @param {import('./talk.js').Talk} talk
+ * @param {boolean} isTurnBased
+ * @param {boolean} [isStarting] no engine is ready
+ */
+export function wordsOf(phase, talk, isTurnBased, isStarting = false) {
+  if (phase === 'idle' && isStarting) return 'Not ready yet';
   // Nothing is listened to until the user takes the word.
   if (phase === 'listening' && isTurnBased) return YOUR_TURN;
   if (phase !== 'queued' || !talk.queue.position) return WORDS[phase];
@@ -65,6 +71,7 @@ export function wordsOf(phase, talk, isTurnBased) {
  * @param {import('./starting.js').Starting|null} [now.starting] while no engine is ready
  */
 export function hintOf(phase, { talk, isTurnBased, isMuted, listenOnly, hasCamera, pushToTalk, starting }) {
+  if (phase === 'idle' && starting) return 'A call waits in line until the engine is ready.';
   if (phase === 'queued' && starting) return waitText(starting);
   if (phase === 'queued') return talk.queue.eta_s ? `About ${roundedWait(talk.queue.eta_s)}. The call starts by itself.` : 'The call starts by itself.';
   if (HINTS[phase]) return HINTS[phase];

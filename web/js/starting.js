@@ -19,8 +19,7 @@ export function stepOf({ doing, percent, step_s }) {
 
 /** @param {Starting} starting */
 export function startText(starting) {
-  const step = stepOf(starting);
-  return `The engine is starting: ${step}. A call waits in line until it is ready.`;
+  return `The engine is starting: ${stepOf(starting)}.`;
 }
 
 /** @param {Starting} starting said to who waits in a call */

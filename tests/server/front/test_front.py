@@ -89,7 +89,7 @@ def test_engines_start_is_told_until_one_is_ready() -> None:
     later, first = paper["engine-0"], paper["engine-1"]
     later.started_at = later.step_at = paper.clock.now - 2.0
     first.started_at, first.step_at = paper.clock.now - 30.0, paper.clock.now - 12.0
-    assert paper.front.starting() == Starting("starting", None, 12.0, 30.0)
+    assert paper.front.starting() == Starting("loading the program", None, 12.0, 30.0)
     first.progress = Progress("downloading it", 25, 100, is_download=True)
     assert paper.front.starting() == Starting("downloading it", 25, 12.0, 30.0)
     paper.up("engine-0")
