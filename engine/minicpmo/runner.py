@@ -39,9 +39,9 @@ class Runner:
         """`max_context`: positions of the language model that a slot holds."""
         self.model = model
         self.graphs = GraphPool(model.device)
-        rows = LlmRows(model.llm, num_slots, max_context, self.graphs, kv_cache=kv_cache)
-        self.duplex = DuplexBatch(rows, model.tokens)
-        self.turns = TurnBatch(rows, model.tokens)
+        self.llm = LlmRows(model.llm, num_slots, max_context, self.graphs, kv_cache=kv_cache)
+        self.duplex = DuplexBatch(self.llm, model.tokens)
+        self.turns = TurnBatch(self.llm, model.tokens)
         self.mels = MelStreams(model.mel, num_slots)
         self.audio_kv = model.whisper.make_cache(num_slots)
         self.ears = Ears(self.mels, model.whisper, model.projector, self.audio_kv, self.graphs)
@@ -49,7 +49,7 @@ class Runner:
 
     def warm_up(self, show: Callable[[str], None]) -> None:
         """Capture every graph; tells how far it is."""
-        self.duplex.rows.warm_up(show)
+        self.llm.warm_up(show)
         show("choosing tokens")
         self.duplex.warm_up()
         self.turns.warm_up()
@@ -60,9 +60,10 @@ class Runner:
 
     def clear(self, slot: int) -> None:
         """Leave nothing of a conversation in the slot."""
-        for rows in (self.duplex, self.turns):
-            if slot in rows.sessions:
-                rows.close(slot)
+        if slot in self.duplex.sessions:
+            self.duplex.close(slot)
+        if slot in self.turns.sessions:
+            self.turns.close(slot)
         self.mels.reset([slot])
         self.audio_kv.reset([slot])
 

@@ -27,6 +27,6 @@ def step(runner: Runner, modes: Sequence[Mode]) -> bool:
     for mode in modes:
         feeding |= mode.choose()
     with timed(runner.model.device) as timer:
-        states = dict(zip(feeding, runner.duplex.rows.step(feeding), strict=True))
+        states = dict(zip(feeding, runner.llm.step(feeding), strict=True))
     decided = [mode.fed(states, timer) for mode in modes]
     return any(decided)

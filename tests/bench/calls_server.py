@@ -38,10 +38,10 @@ def main() -> None:
 
     def begin(self: Scheduler, runner: Any, *given: Any, **more: Any) -> None:
         usual(self, runner, *given, **more)
-        slots = runner.duplex.rows.kv.num_slots
+        slots = runner.llm.kv.num_slots
         script = Script(runner.model.tokens, slots, float(os.environ[SPEAKING]), seed=1)
         script.talks = runner.duplex.sessions
-        runner.duplex.force = script.choose
+        runner.duplex.replay.force = script.choose
 
     def said(self: FullDuplex, mind: Any, result: Any, *, others_follow: bool) -> None:
         if result.is_turn_start:

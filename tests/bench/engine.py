@@ -81,10 +81,10 @@ class Load:
         self.scheduler.warm_up(lambda text: None)
         self.warm_up_s = time.perf_counter() - started
         self.script = Script(model.tokens, total, options.speaking, options.seed)
-        runner.duplex.force = self.script.choose
+        runner.duplex.replay.force = self.script.choose
         # Most ids of a random model are no words: a reply would be over before it has a text.
         word = model.tokens.encode("a")[0]
-        runner.turns.force = lambda slots: [word] * len(slots)
+        runner.turns.replay.force = lambda slots: [word] * len(slots)
         self.callers: list[Call | Chat] = []
         for slot in range(calls):
             self._call(slot)
@@ -157,8 +157,8 @@ class Load:
             "stages_ms": {name: told(ms) for name, ms in sorted(waits.stages.items())},
             "graph_misses": runner.graphs.misses + speaker.graphs.misses,
             "clock_lag_ms": round(lag_ms, 1),
-            "longest_kv": max(runner.duplex.rows.kv.lengths),
-            "mean_kv": round(statistics.mean(runner.duplex.rows.kv.lengths)),
+            "longest_kv": max(runner.llm.kv.lengths),
+            "mean_kv": round(statistics.mean(runner.llm.kv.lengths)),
             "peak_device_gib": memory_gib(runner.model.device),
         }
 

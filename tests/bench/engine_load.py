@@ -52,7 +52,7 @@ class Script:
         return {0: "first", TURN_UNITS - 1: "last"}.get(place, "first" if unit == 0 else "middle")
 
     def choose(self, slots: list[int]) -> list[int]:
-        """For `DuplexBatch.force`."""
+        """For `Replay.force`."""
         chosen = []
         for slot in slots:
             unit = self.talks[slot].units - 1

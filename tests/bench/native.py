@@ -95,7 +95,7 @@ class Bench:
         self.warm_up_s = time.perf_counter() - started
         self.duplex = FullDuplex(self.runner, self.lane, max_context)
         self.script = Script(model)
-        self.runner.duplex.force = self.script.choose
+        self.runner.duplex.replay.force = self.script.choose
         self.stages: dict[str, list[float]] = {}
         self.first_audio_ms: list[float] = []
         self.is_finite = True
@@ -130,7 +130,7 @@ class Bench:
         while self._step() | self.lane.step():
             pass
         _synchronize(self.runner.model.device)
-        rows = self.runner.duplex.rows
+        rows = self.runner.llm
         self.is_finite &= all(bool(x[:-1].isfinite().all()) for x in (rows.hidden, rows.logits))
         return (time.perf_counter() - self._started) * 1000
 
@@ -185,7 +185,7 @@ def measure(model: OmniModel, options: argparse.Namespace) -> dict[str, Any]:
         "first_audio_ms": told(bench.first_audio_ms) if bench.first_audio_ms else {},
         "stages_ms": {stage: told(values) for stage, values in sorted(bench.stages.items())},
         "units_slower_than_real_time": late,
-        "kv_tokens": bench.runner.duplex.rows.length(0),
+        "kv_tokens": bench.runner.llm.length(0),
     }
 
 

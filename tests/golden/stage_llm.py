@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.minicpmo.llm.batch import Replay as Hooks
 from engine.minicpmo.llm.context_window import WindowSettings
 from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState, UnitResult
@@ -125,7 +126,7 @@ class Replay:
         self.embeddings = dict(embeddings or {})
         longest = max(u["kv_after_generate"] for u in self.units) + 64
         self.rows = RecordingRows(model, count, longest, golden.place.pool())
-        self.duplex = DuplexBatch(self.rows, self.tokens, observe=self._observe)
+        self.duplex = DuplexBatch(self.rows, self.tokens, Hooks(observe=self._observe))
         settings = duplex_settings(golden)
         self.turns = []
         for slot in range(count):
@@ -149,7 +150,7 @@ class Replay:
             for slot, turn in current.items():
                 self._begin(slot, turn, self.units[moment - turn.delay])
             done = self.duplex.prefill([self._input(slot) for slot in current])
-            while any(self.duplex.is_deciding(slot) for slot in current):
+            while any(turn.session.needs_decision for turn in current.values()):
                 done |= self.duplex.step()
             for slot, turn in current.items():
                 turn.result = done[slot]

@@ -85,7 +85,7 @@ class _Session:
         ):
             self.runner = Runner(model, count, longest)
             self.speaker = Speaker(model, count, max_prompt=len(voice.mel))
-        self.runner.duplex.observe = self._force
+        self.runner.duplex.replay.observe = self._force
         base = model.token2wav.base(voice)
         self.copies = [self._copy(slot, longest, base) for slot in range(count)]
 
@@ -111,7 +111,7 @@ class _Session:
             for copy in now:
                 copy.unit, copy.steps = self.units[moment - copy.delay], 0
             done = self.runner.duplex.prefill(self._inputs(now))
-            while any(self.runner.duplex.is_deciding(copy.slot) for copy in now):
+            while any(self.runner.duplex.sessions[copy.slot].needs_decision for copy in now):
                 done |= self.runner.duplex.step()
             self._say([copy for copy in now if done[copy.slot].wants_speech], done)
             for copy in now:

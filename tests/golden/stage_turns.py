@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.minicpmo.llm.batch import Replay as Hooks
 from engine.minicpmo.llm.rows import Feed
 from engine.minicpmo.llm.sampler import TurnSampling
 from engine.minicpmo.llm.turn_batch import TurnBatch
@@ -105,7 +106,7 @@ class Replay:
         tried = [self._trace(a).get("max_new_tokens", 0) for script in scripts for a in script]
         longest = max(lengths) + max(tried) + 64
         self.rows = RecordingRows(model, len(scripts), longest, golden.place.pool())
-        self.turns = TurnBatch(self.rows, golden.tokens, observe=self._observe)
+        self.turns = TurnBatch(self.rows, golden.tokens, Hooks(observe=self._observe))
         for slot in range(len(scripts)):
             self.turns.open(slot, TurnState(golden.tokens, slot, longest))
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from engine.minicpmo.llm.batch import Batch, Chosen, Replay
 from engine.minicpmo.llm.duplex_state import DuplexState, UnitPhase, UnitResult
-from engine.minicpmo.llm.rows import (
-    LONG_ROW,
-    MAX_FORWARD_TOKENS,
-    Fed,
-    Feed,
-    LlmRows,
-    Piece,
-    cut,
-)
+from engine.minicpmo.llm.rows import LONG_ROW, MAX_FORWARD_TOKENS, Feed, LlmRows, Piece, cut
 from engine.minicpmo.llm.sampler import (
-    BatchSampler,
+    DuplexRow,
+    RowTensors,
     duplex_tensors,
-    forbidden_mask,
     record,
     sample_duplex,
 )
-from engine.minicpmo.llm.sampling_ops import MAX_RECENT, DuplexIds, choose_duplex
+from engine.minicpmo.llm.sampling_ops import DuplexIds, choose_duplex
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 
 
@@ -41,42 +33,14 @@ class UnitInput:
     force_listen: bool = False
 
 
-class DuplexBatch:
-    """Drives sessions by slot. A unit: `prefill`, `step` until all are done, `finalize`.
+class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
+    """Drives sessions by slot. A unit: `prefill`, `step` until all are done, `finalize`."""
 
-    `observe` sees the slots and raw logits [B, V] of every sampling step and may replace them;
-    `force` gives the ids to choose by slot, -1 for a free choice. They are for replays and
-    benchmarks.
-    """
-
-    def __init__(
-        self,
-        rows: LlmRows,
-        tokens: OmniTokenizer,
-        observe: Callable[[list[int], Tensor], Tensor] | None = None,
-    ) -> None:
-        self.rows = rows
-        self.sessions: dict[int, DuplexState] = {}
-        self.observe = observe
-        self.force: Callable[[list[int]], list[int]] | None = None
+    def __init__(self, rows: LlmRows, tokens: OmniTokenizer, replay: Replay | None = None) -> None:
+        super().__init__(rows, "duplex", tokens.duplex_forbidden, replay)
         self._ids = DuplexIds(tokens.chunk_eos, tokens.turn_eos, tokens.listen, tokens.im_end)
-        self._forbidden = forbidden_mask(
-            tokens.duplex_forbidden, rows.model.config.vocab_size, rows.model.device
-        )
-        self._chooser = BatchSampler("choose duplex", rows, self._choose)
 
-    # ------------------------------------------------------------------ sessions
-
-    def open(self, slot: int, session: DuplexState) -> None:
-        """Put a session on an empty slot."""
-        assert slot not in self.sessions, f"slot {slot} is taken"
-        self.sessions[slot] = session
-        self.rows.reset(slot)
-
-    def close(self, slot: int) -> None:
-        """Forget a session and clear its rows."""
-        del self.sessions[slot]
-        self.rows.reset(slot)
+    # ------------------------------------------------------------------ a session's start
 
     def prepare(
         self, messages: dict[int, tuple[Sequence[int], Tensor | None, Sequence[int]]]
@@ -144,63 +108,8 @@ class DuplexBatch:
         if lacking > session.droppable:
             # The newest unit has to go, too, and must be whole for it.
             self.finalize([slot], defer=False)
-        cut = session.make_room(lacking)
-        if cut is not None:
-            self.rows.apply(slot, cut)
+        self._apply(slot, session.make_room(lacking))
         self._check([slot])
-
-    def step(self, slots: Iterable[int] | None = None) -> dict[int, UnitResult]:
-        """Decide one token for every session under way (of `slots`) and feed it in one forward.
-
-        Returns the units that are over with this step.
-        """
-        deciding, feeding = self.choose(slots)
-        if not deciding:
-            return {}
-        return self.fed(deciding, dict(zip(feeding, self.rows.step(feeding), strict=True)))
-
-    def choose(self, slots: Iterable[int] | None = None) -> tuple[list[int], dict[int, int]]:
-        """The first half of a step: the slots that decided, and the ids to feed by slot."""
-        eligible = self.sessions if slots is None else set(slots)
-        deciding = [s for s in sorted(eligible) if self.sessions[s].needs_decision]
-        feeding: dict[int, int] = {}
-        if not deciding:
-            return deciding, feeding
-        for slot, token in zip(deciding, self._decide(deciding), strict=True):
-            to_feed = self.sessions[slot].decide(token)
-            if to_feed is not None:
-                feeding[slot] = to_feed
-        return deciding, feeding
-
-    def fed(self, deciding: Sequence[int], states: Mapping[int, Tensor]) -> dict[int, UnitResult]:
-        """The second half: `states` [C] by slot after feeding; the units that are over."""
-        for slot in deciding:
-            if slot in states:
-                self.sessions[slot].fed(states[slot])
-        self._check(deciding)
-        return self._take(deciding)
-
-    def _decide(self, slots: list[int]) -> list[int]:
-        rows = [self.sessions[slot].row for slot in slots]
-        forced = self.force(slots) if self.force is not None else ()
-        if self.observe is None and all(BatchSampler.takes(row.settings) for row in rows):
-            vocab = self.rows.model.config.vocab_size
-            chosen = self._chooser(slots, duplex_tensors(rows, vocab, MAX_RECENT, forced))
-            record(rows, chosen, self._ids)
-            return chosen
-        logits = torch.stack([fed.logits for fed in self.rows.newest(slots)])
-        if self.observe is not None:
-            logits = self.observe(slots, logits)
-        return sample_duplex(logits, rows, self._ids, self._forbidden, forced)
-
-    def _choose(self, logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor:
-        return choose_duplex(logits, numbers, recent, self._ids, self._forbidden, limit)
-
-    def warm_up(self) -> None:
-        self._chooser.warm_up()
-
-    def is_deciding(self, slot: int) -> bool:
-        return self.sessions[slot].needs_decision
 
     def interrupt(self, slots: Iterable[int]) -> dict[int, UnitResult]:
         """Barge-in: the units under way become listens, with their turns closed in the cache."""
@@ -220,15 +129,8 @@ class DuplexBatch:
         ends = {slot: self.sessions[slot].close_unit() for slot in closing}
         self._append({slot: [tail] for slot, (tail, _) in ends.items() if tail})
         for slot, (_, slide) in ends.items():
-            if slide is not None:
-                self.rows.apply(slot, slide)
+            self._apply(slot, slide)
         self._check(closing)
-
-    def newest(self, slot: int) -> Fed:
-        """State and raw logits at the slot's last position that had any."""
-        return self.rows.newest([slot])[0]
-
-    # ------------------------------------------------------------------
 
     def _append(self, pieces: dict[int, list[Piece]]) -> None:
         if pieces:
@@ -238,7 +140,36 @@ class DuplexBatch:
         done = [slot for slot in slots if self.sessions[slot].phase is UnitPhase.DONE]
         return {slot: self.sessions[slot].take_result() for slot in done}
 
-    def _check(self, slots: Iterable[int]) -> None:
-        for slot in slots:
-            ours, cached = self.sessions[slot].length, self.rows.length(slot)
-            assert ours == cached, f"slot {slot}: session counts {ours}, cache holds {cached}"
+    # ------------------------------------------------------------------ a token for all
+
+    def _is_deciding(self, slot: int) -> bool:
+        return self.sessions[slot].needs_decision
+
+    def _accept(self, slot: int, token: int, chosen: Chosen[UnitResult]) -> None:
+        to_feed = self.sessions[slot].decide(token)
+        if to_feed is not None:
+            chosen.feeding[slot] = to_feed
+
+    def _feed(
+        self, chosen: Chosen[UnitResult], states: Mapping[int, Tensor]
+    ) -> dict[int, UnitResult]:
+        for slot in chosen.feeding:
+            self.sessions[slot].fed(states[slot])
+        return self._take(chosen.slots)
+
+    def _row(self, slot: int) -> DuplexRow:
+        return self.sessions[slot].row
+
+    def _tensors(
+        self, rows: Sequence[DuplexRow], vocab: int, width: int, forced: Sequence[int]
+    ) -> RowTensors:
+        return duplex_tensors(rows, vocab, width, forced)
+
+    def _sample(self, logits: Tensor, rows: list[DuplexRow], forced: Sequence[int]) -> list[int]:
+        return sample_duplex(logits, rows, self._ids, self._forbidden, forced)
+
+    def _record(self, rows: Sequence[DuplexRow], chosen: Sequence[int]) -> None:
+        record(rows, chosen, self._ids)
+
+    def _choose(self, logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor:
+        return choose_duplex(logits, numbers, recent, self._ids, self._forbidden, limit)

@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.dsp.logmel import ChunkQueue
 from engine.gpu.timing import Stages, Timer, timed, totals
 from engine.minicpmo.encoders.vision import Picture
+from engine.minicpmo.llm.batch import Chosen
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.duplex_batch import UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexState, UnitResult
@@ -86,8 +87,8 @@ class FullDuplex:
         self._thinning = Thinning()
         self._max_context = max_context
         self._minds: dict[int, SessionEntry] = {}
-        self._deciding: list[int] = []
-        """Slots between `choose` and `fed`."""
+        self._chosen: Chosen[UnitResult] = Chosen()
+        """Between `choose` and `fed`."""
         self._decided: set[int] = set()
         """Slots whose units are over and whose contexts may be full."""
 
@@ -156,17 +157,17 @@ class FullDuplex:
     def choose(self) -> dict[int, int]:
         """Decide one token for every unit under way; the ids to feed, by slot."""
         running = [slot for slot, mind in self._minds.items() if mind.is_running]
-        self._deciding, feeding = self._runner.duplex.choose(running)
-        return feeding
+        self._chosen = self._runner.duplex.choose(running)
+        return self._chosen.feeding
 
     def fed(self, states: Mapping[int, Tensor], timer: Timer) -> bool:
         """What was chosen is in the caches, with `states` [C] by slot; whether anything was."""
-        deciding, self._deciding = self._deciding, []
-        for slot in deciding:
+        chosen, self._chosen = self._chosen, Chosen[UnitResult]()
+        for slot in chosen.slots:
             self._minds[slot].stages.append(("decode", timer))
-        if deciding:
-            self._apply(self._runner.duplex.fed(deciding, states))
-        return bool(deciding)
+        if chosen.slots:
+            self._apply(self._runner.duplex.fed(chosen, states))
+        return bool(chosen.slots)
 
     def read_on(self) -> bool:
         """Read a piece of one newcomer's system message; whether there was one."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.gpu.timing import Stages, Timer, timed, totals
 from engine.ipc.protocol import Modality
+from engine.minicpmo.llm.batch import Chosen
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.prompts import (
     VOICE_PROMPTS,
@@ -21,7 +22,6 @@ from engine.minicpmo.llm.prompts import (
     PromptSound,
     check_instructions,
 )
-from engine.minicpmo.llm.turn_batch import ChosenTurns
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnState
 from engine.minicpmo.modes.turn_encoding import PendingTurn, encode_turn, plan_turn
 from engine.minicpmo.runner import Runner
@@ -81,7 +81,7 @@ class HalfDuplex:
         self._minds: dict[int, SessionEntry] = {}
         self._last_read = -1
         self._pieces_in_a_row = 0
-        self._chosen = ChosenTurns([])
+        self._chosen: Chosen[ReplyChunk] = Chosen()
         """Between `choose` and `fed`."""
 
     def open(self, session: Session) -> None:
@@ -105,8 +105,7 @@ class HalfDuplex:
     def configure(self, session: Session) -> None:
         """Take new settings from the next reply on; raises `ValueError` for bad ones."""
         session.reply_settings()
-        context = self._runner.turns.sessions[session.slot].context
-        context.policy = session.config.context_policy
+        self._runner.turns.set_policy(session.slot, session.config.context_policy)
 
     def close(self, slot: int) -> None:
         """End the conversation; what it was reading and saying is given up at once.
@@ -190,7 +189,7 @@ class HalfDuplex:
 
     def fed(self, states: Mapping[int, Tensor], timer: Timer) -> bool:
         """What was chosen is in the caches, with `states` [C] by slot; whether anything was."""
-        chosen, self._chosen = self._chosen, ChosenTurns([])
+        chosen, self._chosen = self._chosen, Chosen[ReplyChunk]()
         for slot in chosen.slots:
             self._minds[slot].stages.append(("decode", timer))
         if chosen.slots:

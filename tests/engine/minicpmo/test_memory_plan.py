@@ -44,7 +44,7 @@ def test_bytes_of_a_slot_are_what_the_caches_grow_by(
         speaker = Speaker(model, slots, max_prompt=PROMPT, speech_context=SPEECH)
         assert speaker.streams is not None
         return (
-            runner.duplex.rows.kv.nbytes,
+            runner.llm.kv.nbytes,
             runner.audio_kv.nbytes,
             speaker.codes.kv.nbytes,
             speaker.streams.nbytes,
@@ -110,7 +110,7 @@ async def test_engine_offers_what_fits(
     assert asked[0].speech_codes > 0 and asked[0].sound > 0
     assert engine._scheduler is not None
     runner = engine._scheduler.runner
-    assert type(runner.duplex.rows.kv) is CACHES[kv_cache]
+    assert type(runner.llm.kv) is CACHES[kv_cache]
     assert asked[0].thinking == runner.model.llm.bytes_per_slot(400, kv_cache)
     await engine.close()
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.minicpmo.llm.batch import Replay
 from engine.minicpmo.llm.context_window import ContextFull, WindowSettings
 from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState, UnitPhase, UnitResult
@@ -66,7 +67,7 @@ class Stage:
     ) -> None:
         self.rows = Recording(slots, limit)
         self.scripts: dict[int, list[int]] = {slot: [] for slot in range(slots)}
-        self.duplex = DuplexBatch(self.rows, word_tokens(), observe=self._observe)
+        self.duplex = DuplexBatch(self.rows, word_tokens(), Replay(observe=self._observe))
         for slot in range(slots):
             self.duplex.open(slot, DuplexState(word_tokens(), settings, slot, limit))
         self.duplex.prepare({slot: (PREFIX, rows_of(4, 90), SUFFIX) for slot in range(slots)})
@@ -88,7 +89,7 @@ class Stage:
         """One unit of sound; the script's last id repeats."""
         self.scripts[slot] = list(script)
         done = self.duplex.prefill([UnitInput(slot, rows_of(10, 7), force_listen=force)])
-        while self.duplex.is_deciding(slot):
+        while self.duplex.sessions[slot].needs_decision:
             done |= self.duplex.step()
         self.duplex.finalize([slot], defer=defer)
         return done[slot]
@@ -255,7 +256,7 @@ def test_an_interruption_leaves_the_cache_as_if_the_turn_had_ended(steps: int) -
         stage.duplex.step()
     result = stage.duplex.interrupt([0])[0]
     assert result.is_listen and not result.wants_speech and result.spoken == ()
-    while stage.duplex.is_deciding(1):
+    while stage.duplex.sessions[1].needs_decision:
         done = stage.duplex.step()
     assert done[1].text == "Hello world,"
     stage.duplex.finalize([0, 1], defer=False)
@@ -410,7 +411,7 @@ def drive(slots: list[int], together: bool) -> dict[int, list[tuple[UnitResult, 
                 for slot in group
             ]
             done = duplex.prefill(inputs)
-            while any(duplex.is_deciding(slot) for slot in group):
+            while any(duplex.sessions[slot].needs_decision for slot in group):
                 done |= duplex.step()
             duplex.finalize(group)
             for slot in group:

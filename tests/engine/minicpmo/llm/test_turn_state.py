@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.minicpmo.llm.batch import Replay
 from engine.minicpmo.llm.context_window import ContextFull, ContextPolicy, TurnWindow
 from engine.minicpmo.llm.rows import Feed, LlmRows
 from engine.minicpmo.llm.sampler import TurnSampling
@@ -43,7 +44,7 @@ class Stage:
     ) -> None:
         self.scripts: dict[int, list[int]] = {}
         self.rows = LlmRows(tiny_llm(), slots, limit)
-        self.turns = TurnBatch(self.rows, word_tokens(), observe=self._observe)
+        self.turns = TurnBatch(self.rows, word_tokens(), Replay(observe=self._observe))
         for slot in range(slots):
             session = TurnState(word_tokens(), slot, limit, window=window, context_policy=policy)
             self.turns.open(slot, session)

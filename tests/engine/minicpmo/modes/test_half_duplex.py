@@ -58,7 +58,7 @@ def may_read(engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch) -> Iterato
 async def test_what_is_only_read_comes_token_by_token(engine: MiniCpmoEngine) -> None:
     runner = scheduler_of(engine).runner
     word = runner.model.tokens.encode("a")[0]
-    runner.turns.force = lambda slots: [word] * len(slots)
+    runner.turns.replay.force = lambda slots: [word] * len(slots)
     talk = begin(engine)
     texts: list[list[str]] = []
     for wanted in ("text", "audio"):

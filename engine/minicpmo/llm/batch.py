@@ -1,0 +1,172 @@
+"""Sessions by slot over the rows of one language model: what full duplex and turns share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from engine.minicpmo.llm.context_window import Slide
+from engine.minicpmo.llm.rows import Fed, LlmRows
+from engine.minicpmo.llm.sampler import BatchSampler, RowTensors, SamplingSettings, forbidden_mask
+from engine.minicpmo.llm.sampling_ops import MAX_RECENT
+
+
+class _State(Protocol):
+    length: int
+    """Positions in the cache."""
+
+
+class _Row(Protocol):
+    @property
+    def settings(self) -> SamplingSettings: ...
+
+
+State = TypeVar("State", bound=_State)
+Row = TypeVar("Row", bound=_Row)
+Result = TypeVar("Result")
+
+
+@dataclass
+class Replay:
+    """Hooks of replays and benchmarks; a server sets none."""
+
+    observe: Callable[[list[int], Tensor], Tensor] | None = None
+    """Slots and raw logits [B, V] of a sampling step -> the logits to sample from."""
+    force: Callable[[list[int]], list[int]] | None = None
+    """Slots -> the ids to choose, -1 for a free choice."""
+
+
+@dataclass
+class Chosen(Generic[Result]):
+    """The first half of a step."""
+
+    slots: list[int] = field(default_factory=list)
+    """Slots that decided."""
+    feeding: dict[int, int] = field(default_factory=dict)
+    """Ids to feed, by slot."""
+    results: dict[int, Result] = field(default_factory=dict)
+    """Results that are complete before anything is fed."""
+
+
+class Batch(ABC, Generic[State, Row, Result]):
+    """Drives sessions by slot: all choose a token, one forward feeds what they chose."""
+
+    def __init__(
+        self, rows: LlmRows, name: str, forbidden: Sequence[int], replay: Replay | None
+    ) -> None:
+        """`name`: of the sampler's graphs. `forbidden`: ids that are never spoken."""
+        self.rows = rows
+        self.sessions: dict[int, State] = {}
+        self.replay = replay or Replay()
+        self._forbidden = forbidden_mask(forbidden, rows.model.config.vocab_size, rows.model.device)
+        self._sampler = BatchSampler(f"choose {name}", rows, self._choose)
+
+    def warm_up(self) -> None:
+        """Capture the sampler's graphs."""
+        self._sampler.warm_up()
+
+    # ------------------------------------------------------------------ sessions
+
+    def open(self, slot: int, session: State) -> None:
+        """Put a session on an empty slot."""
+        assert slot not in self.sessions, f"slot {slot} is taken"
+        self.sessions[slot] = session
+        self.rows.reset(slot)
+
+    def close(self, slot: int) -> None:
+        """Forget a session and clear its rows."""
+        del self.sessions[slot]
+        self.rows.reset(slot)
+
+    def newest(self, slot: int) -> Fed:
+        """Return state and raw logits at the slot's last position that had any."""
+        return self.rows.newest([slot])[0]
+
+    # ------------------------------------------------------------------ a token for all
+
+    def step(self, slots: Iterable[int] | None = None) -> dict[int, Result]:
+        """Decide one token for every session under way (of `slots`) and feed it in one forward.
+
+        Returns the results that are complete with this step.
+        """
+        chosen = self.choose(slots)
+        if not chosen.slots:
+            return {}
+        states = self.rows.step(chosen.feeding)
+        return self.fed(chosen, dict(zip(chosen.feeding, states, strict=True)))
+
+    def choose(self, slots: Iterable[int] | None = None) -> Chosen[Result]:
+        """Decide one token for every session under way (of `slots`)."""
+        eligible = self.sessions if slots is None else set(slots)
+        chosen: Chosen[Result] = Chosen([s for s in sorted(eligible) if self._is_deciding(s)])
+        if chosen.slots:
+            for slot, token in zip(chosen.slots, self._decide(chosen.slots), strict=True):
+                self._accept(slot, token, chosen)
+        return chosen
+
+    def fed(self, chosen: Chosen[Result], states: Mapping[int, Tensor]) -> dict[int, Result]:
+        """Take the `states` [C] by slot after feeding; returns the results that are complete."""
+        results = self._feed(chosen, states)
+        self._check(chosen.slots)
+        return results
+
+    def _decide(self, slots: list[int]) -> list[int]:
+        rows, replay = [self._row(slot) for slot in slots], self.replay
+        forced = replay.force(slots) if replay.force is not None else ()
+        if replay.observe is None and all(BatchSampler.takes(row.settings) for row in rows):
+            tensors = self._tensors(rows, self.rows.model.config.vocab_size, MAX_RECENT, forced)
+            chosen = self._sampler(slots, tensors)
+            self._record(rows, chosen)
+            return chosen
+        logits = torch.stack([fed.logits for fed in self.rows.newest(slots)])
+        if replay.observe is not None:
+            logits = replay.observe(slots, logits)
+        return self._sample(logits, rows, forced)
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def _apply(self, slot: int, slide: Slide | None) -> None:
+        """Take out of a slot's cache what its window drops."""
+        if slide is not None:
+            self.rows.apply(slot, slide)
+
+    def _check(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            ours, cached = self.sessions[slot].length, self.rows.length(slot)
+            assert ours == cached, f"slot {slot}: session counts {ours}, cache holds {cached}"
+
+    @abstractmethod
+    def _is_deciding(self, slot: int) -> bool:
+        """Whether the slot's newest logits wait for a token."""
+
+    @abstractmethod
+    def _accept(self, slot: int, token: int, chosen: Chosen[Result]) -> None:
+        """Enter a slot's token into its session and into `chosen`."""
+
+    @abstractmethod
+    def _feed(self, chosen: Chosen[Result], states: Mapping[int, Tensor]) -> dict[int, Result]:
+        """Enter what was fed into the sessions; returns the results that are complete."""
+
+    @abstractmethod
+    def _row(self, slot: int) -> Row:
+        """The slot's part of a sampling step."""
+
+    @abstractmethod
+    def _tensors(
+        self, rows: Sequence[Row], vocab: int, width: int, forced: Sequence[int]
+    ) -> RowTensors: ...
+
+    @abstractmethod
+    def _sample(self, logits: Tensor, rows: list[Row], forced: Sequence[int]) -> list[int]:
+        """Sample from logits [B, V] with any settings, and record what was chosen."""
+
+    @abstractmethod
+    def _choose(self, logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor: ...
+
+    def _record(self, rows: Sequence[Row], chosen: Sequence[int]) -> None:  # noqa: B027
+        """Remember what was chosen, where the session's history needs it."""
