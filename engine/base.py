@@ -5,36 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from engine.ipc.protocol import (
-    AudioIn,
-    CancelResponse,
-    ClearAudio,
-    CommitAudio,
-    CreateResponse,
-    DeleteItem,
-    ForceListen,
-    FromEngine,
-    Heard,
-    ImageIn,
-    ItemIn,
-    SessionConfig,
-    UpdateSession,
-    Welcome,
-)
-
-SessionMessage = (
-    UpdateSession
-    | AudioIn
-    | ImageIn
-    | ItemIn
-    | DeleteItem
-    | CommitAudio
-    | ClearAudio
-    | CreateResponse
-    | CancelResponse
-    | ForceListen
-    | Heard
-)
+from engine.ipc.protocol import FromEngine, SessionConfig, SessionMessage, Welcome
 
 Send = Callable[[FromEngine], None]
 """Puts a message of a session on its link. Never blocks; call it on the event loop only."""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 from engine.admission import Headroom, Stages
-from engine.base import Engine, EngineError, EngineSession, SessionMessage
+from engine.base import Engine, EngineError, EngineSession
 from engine.ipc.item_chunks import Joiner
 from engine.ipc.patience import TICK_S
 from engine.ipc.protocol import (
@@ -22,6 +22,7 @@ from engine.ipc.protocol import (
     Ping,
     Pong,
     SessionEnded,
+    SessionMessage,
     SessionOpened,
     SessionRefused,
     SessionWarning,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from engine.base import Send, SessionMessage
+from engine.base import Send
 from engine.builtin.album import Album
 from engine.builtin.conversation import Conversation, Item
 from engine.builtin.interfaces import AnswerFailed, Parts, Speech, Transcript, Turn
@@ -46,6 +46,7 @@ from engine.ipc.protocol import (
     ResponseStarted,
     SessionConfig,
     SessionEnded,
+    SessionMessage,
     SessionWarning,
     UnitDone,
     UpdateSession,

@@ -426,14 +426,10 @@ class Pong(Message, frozen=True):
     n: Count
 
 
-ToEngine = (
-    Hello
-    | OpenSession
-    | UpdateSession
+PlainMessage = (
+    UpdateSession
     | AudioIn
     | ImageIn
-    | ItemIn
-    | ItemPiece
     | DeleteItem
     | CommitAudio
     | ClearAudio
@@ -441,9 +437,13 @@ ToEngine = (
     | CancelResponse
     | ForceListen
     | Heard
-    | CloseSession
-    | Ping
 )
+"""A message of a session that holds no files."""
+
+SessionMessage = PlainMessage | ItemIn
+"""What an open session takes."""
+
+ToEngine = Hello | OpenSession | ItemPiece | CloseSession | Ping | SessionMessage
 
 FromEngine = (
     Welcome

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from engine.base import EngineError, EngineSession, Progress, Send, SessionMessage
+from engine.base import EngineError, EngineSession, Progress, Send
 from engine.config import MiniCpmoConfig
 from engine.files.decoder import Decoder
 from engine.gpu.kernels.loader import Kernel
 from engine.gpu.weights import CheckpointError
 from engine.hub import Fetching, HubError, locate, unheard
-from engine.ipc.protocol import FromEngine, SessionConfig, Welcome
+from engine.ipc.protocol import FromEngine, SessionConfig, SessionMessage, Welcome
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
 from engine.minicpmo.models.config import ConfigError

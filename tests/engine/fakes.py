@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.base import EngineError, Progress, Send, SessionMessage
+from engine.base import EngineError, Progress, Send
 from engine.ipc.protocol import (
     VERSION,
     ItemIn,
     SessionConfig,
     SessionEnded,
+    SessionMessage,
     TextPart,
     Welcome,
 )

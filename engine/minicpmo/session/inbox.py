@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from engine.base import Send, SessionMessage
+from engine.base import Send
 from engine.files.decoder import Decoder
 from engine.files.items import read_files
 from engine.ipc.protocol import (
@@ -22,6 +22,7 @@ from engine.ipc.protocol import (
     ItemIn,
     RequestRefused,
     SessionEnded,
+    SessionMessage,
     SessionWarning,
 )
 from engine.minicpmo.session.item_decoding import ModelMessage, has_files, with_files

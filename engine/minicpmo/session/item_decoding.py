@@ -11,20 +11,7 @@ from torch import Tensor
 
 from engine.files.file import PICTURE_PIXELS, Film, PictureFile
 from engine.files.worker import read_file
-from engine.ipc.protocol import (
-    AudioIn,
-    CancelResponse,
-    ClearAudio,
-    CommitAudio,
-    CreateResponse,
-    DeleteItem,
-    ForceListen,
-    Heard,
-    ImageIn,
-    ItemIn,
-    TextPart,
-    UpdateSession,
-)
+from engine.ipc.protocol import ItemIn, PlainMessage, TextPart
 from engine.minicpmo.session.file_decoding import Clip, clip_of
 
 
@@ -61,19 +48,7 @@ class ReadItem:
         return ReadItem(self.session, self.item, self.role, texts)
 
 
-ModelMessage = (
-    UpdateSession
-    | AudioIn
-    | ImageIn
-    | ReadItem
-    | DeleteItem
-    | CommitAudio
-    | ClearAudio
-    | CreateResponse
-    | CancelResponse
-    | ForceListen
-    | Heard
-)
+ModelMessage = PlainMessage | ReadItem
 """What the model's thread takes: nothing in it is still a file."""
 
 

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from engine.base import SessionMessage
 from engine.files.decoder import BusyError, Decoder
 from engine.files.file import File, Film, PictureFile, UnreadableError
 from engine.ipc import protocol as p
@@ -52,7 +51,7 @@ class Desk:
         self.decoder = Reader()
         self.intake = Intake("s", self.posted.append, self.told.append, self.decoder)
 
-    def push(self, *messages: SessionMessage) -> None:
+    def push(self, *messages: p.SessionMessage) -> None:
         for message in messages:
             self.intake.push(message)
 
