@@ -72,7 +72,7 @@ class Pace(NamedTuple):
     """Of all units, those over `LATE_MS`, 0 to 1."""
 
 
-class _Unit(NamedTuple):
+class _UnitFigures(NamedTuple):
     at: float
     ms: float
     dropped_ms: int
@@ -89,7 +89,7 @@ class Headroom:
     def __init__(self, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._slots = slots
         self._clock = clock
-        self._units: deque[_Unit] = deque()
+        self._units: deque[_UnitFigures] = deque()
         self._level: Level = "easy"
         self._better_since: float | None = None
         self._worst_ms = 0.0
@@ -99,7 +99,7 @@ class Headroom:
 
     def unit(self, ms: float, dropped_ms: int) -> None:
         """A unit is done, `ms` after its sound was complete; before it `dropped_ms` were lost."""
-        self._units.append(_Unit(self._clock(), ms, dropped_ms))
+        self._units.append(_UnitFigures(self._clock(), ms, dropped_ms))
 
     def pace(self, sessions: int, pending_ms: float) -> Pace:
         """`sessions`: those there are; `pending_ms`: the oldest sound that waits for its unit."""

@@ -13,7 +13,7 @@ from engine.base import Progress, Send
 from engine.builtin.interfaces import Parts, Speech, Transcript, Turn
 from engine.builtin.resampler import Resampler
 from engine.builtin.session import CascadeSession
-from engine.files.decoder import Decoder
+from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import INPUT_HZ, OUTPUT_HZ, VERSION, SessionConfig, Welcome
 
 MAX_KEPT_BYTES = 2 * INPUT_HZ * 60
@@ -29,7 +29,7 @@ class EchoEngine:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self._decoder = Decoder()
+        self._decoder = FileDecoder()
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="eyes")
 
     def welcome(self, slots: int) -> Welcome:

@@ -38,7 +38,6 @@ class Slots:
     def __init__(self, count: int) -> None:
         self._free = list(range(count))
         self._owner: list[str | None] = [None] * count
-        self.generations = [0] * count
 
     @property
     def count(self) -> int:
@@ -54,7 +53,6 @@ class Slots:
             return None
         slot = self._free.pop(0)
         self._owner[slot] = owner
-        self.generations[slot] += 1
         return slot
 
     def release(self, slot: int) -> None:

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from engine.config import BuiltinConfig, EngineKind, LogLevel, MiniCpmoConfig
-
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+from signaling.hosts import LOOPBACK_HOSTS
 
 
 class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):

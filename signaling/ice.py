@@ -25,7 +25,7 @@ from aiortc import RTCConfiguration, RTCIceServer
 
 from signaling import sockets
 from signaling.awake import AwakeClock
-from signaling.door import Door
+from signaling.datagram_filter import DatagramFilter
 from signaling.relay import connect_relay
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,9 @@ def host_addresses(settings: IceSettings) -> list[str]:
 class _Protocol(aioice.ice.StunProtocol):
     """aioice's end of a socket or relay, behind the connection's door."""
 
-    def __init__(self, connection: Any, door: Door, bound: socket.socket | None = None) -> None:
+    def __init__(
+        self, connection: Any, door: DatagramFilter, bound: socket.socket | None = None
+    ) -> None:
         super().__init__(connection)
         self._door = door
         self._socket = bound
@@ -119,7 +121,7 @@ class ConnectionHooks:
 
     def __init__(self, dtls: Any, settings: IceSettings, clock: Callable[[], float]) -> None:
         self.connection = connection = dtls.transport._connection
-        self.door = Door(connection, lambda: bool(dtls.encrypted), clock)
+        self.door = DatagramFilter(connection, lambda: bool(dtls.encrypted), clock)
         self.requests_sent = 0
         self.responses_received = 0
         self.round_trip_s: float | None = None

@@ -40,7 +40,7 @@ class Codec(msgspec.Struct, frozen=True):
     parameters: dict[str, str]
 
 
-class Plan(msgspec.Struct, frozen=True):
+class AnswerPlan(msgspec.Struct, frozen=True):
     """What a call takes of an offer: indices of m-sections."""
 
     hears: int | None = None
@@ -65,7 +65,7 @@ class Plan(msgspec.Struct, frozen=True):
         return "recvonly" if receives else "inactive"
 
 
-def check_offer(text: str) -> Plan:
+def check_offer(text: str) -> AnswerPlan:
     """Check an offer without spending anything on it.
 
     Raises ProtocolError with param "sdp": 400 malformed, 406 nothing we can take, 413 too large.
@@ -73,7 +73,7 @@ def check_offer(text: str) -> Plan:
     return plan(parse(text))
 
 
-def plan(description: Description) -> Plan:
+def plan(description: Description) -> AnswerPlan:
     """Decide what the call takes. Raises ProtocolError as check_offer does."""
     usable: dict[int, Section] = {}
     problems: list[tuple[str, ProtocolError]] = []
@@ -96,7 +96,7 @@ def plan(description: Description) -> Plan:
     return chosen
 
 
-def _choose(description: Description, usable: dict[int, Section]) -> Plan:
+def _choose(description: Description, usable: dict[int, Section]) -> AnswerPlan:
     def first(media: str, directions: tuple[str, ...]) -> int | None:
         for index, section in usable.items():
             if section.media == media and description.direction(section) in directions:
@@ -109,7 +109,7 @@ def _choose(description: Description, usable: dict[int, Section]) -> Plan:
     if hears is not None and sees is not None:
         sees = None if _collide(description, usable[hears], usable[sees]) else sees
     data = (index for index, section in usable.items() if section.media == "application")
-    return Plan(
+    return AnswerPlan(
         hears=hears,
         speaks=hears if is_duplex else first("audio", _RECEIVING),
         sees=sees,
@@ -129,7 +129,7 @@ def _refuse_silence(
     description: Description,
     usable: dict[int, Section],
     reasons: list[ProtocolError],
-    chosen: Plan,
+    chosen: AnswerPlan,
 ) -> None:
     media = [section for section in usable.values() if section.media in ("audio", "video")]
     if any(section.media == "audio" for section in media) and chosen.data is not None:
@@ -157,7 +157,7 @@ def _refuse_silence(
     )
 
 
-def _check_mids(description: Description, chosen: Plan) -> None:
+def _check_mids(description: Description, chosen: AnswerPlan) -> None:
     mids = [description.sections[index].mid for index in chosen.taken]
     given = [mid for mid in mids if mid]
     is_short = len(given) < len(mids) and bool(description.bundle) and len(mids) > 1

@@ -148,10 +148,6 @@ class Peer:
         """Whether events may still arrive: also between the end of a call and its close()."""
         return self._is_connected and self._gone_reason not in OUT_OF_REACH
 
-    @property
-    def gone_reason(self) -> str | None:
-        return self._gone_reason
-
     async def answer(
         self,
         offer_sdp: str,

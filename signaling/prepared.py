@@ -9,7 +9,16 @@ import ipaddress
 import msgspec
 
 from signaling import candidates
-from signaling.offer import Codec, Plan, codecs, fingerprints, plan, sctp_port, setup_role, sources
+from signaling.offer import (
+    AnswerPlan,
+    Codec,
+    codecs,
+    fingerprints,
+    plan,
+    sctp_port,
+    setup_role,
+    sources,
+)
 from signaling.sdp import Attribute, Description, Section, parse
 
 MAX_CANDIDATES = 64
@@ -35,7 +44,7 @@ class PreparedOffer(msgspec.Struct, frozen=True):
 
     text: str
     original: Description
-    plan: Plan
+    plan: AnswerPlan
     mids: dict[int, str]
     """aiortc's mid of each section taken: the client's where it has one."""
 
@@ -74,7 +83,7 @@ def prepare_offer(text: str) -> PreparedOffer:
     return PreparedOffer(text=reduced.text(), original=original, plan=chosen, mids=mids)
 
 
-def _mids(original: Description, chosen: Plan) -> dict[int, str]:
+def _mids(original: Description, chosen: AnswerPlan) -> dict[int, str]:
     """Name every section taken; aiortc needs a mid where RFC 8866 does not."""
     mids: dict[int, str] = {}
     used = {section.mid for section in original.sections}

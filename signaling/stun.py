@@ -32,7 +32,7 @@ _ADDRESS_BYTES = {1: 8, 2: 20}
 _STRINGS = frozenset({_USERNAME, 0x0014, 0x8022})
 
 
-class Message(msgspec.Struct, frozen=True):
+class StunMessage(msgspec.Struct, frozen=True):
     """What of a well-formed message decides whether it is let in."""
 
     kind: int
@@ -44,7 +44,7 @@ class Message(msgspec.Struct, frozen=True):
     """Where MESSAGE-INTEGRITY begins."""
 
 
-def read(data: bytes) -> Message | None:
+def read(data: bytes) -> StunMessage | None:
     """Return the message, or None unless every length, text and checksum in it is right."""
     if len(data) < HEADER_BYTES or len(data) % 4:
         return None
@@ -68,10 +68,10 @@ def read(data: bytes) -> Message | None:
                 integrity_at = at
             has_priority = has_priority or attribute == _PRIORITY
         at += 4 + size + -size % 4
-    return Message(kind, transaction_id, username, has_priority, integrity_at)
+    return StunMessage(kind, transaction_id, username, has_priority, integrity_at)
 
 
-def is_signed(data: bytes, message: Message, key: bytes) -> bool:
+def is_signed(data: bytes, message: StunMessage, key: bytes) -> bool:
     """Return whether the message's MESSAGE-INTEGRITY was made with `key` (HMAC-SHA1)."""
     if message.integrity_at is None:
         return False

@@ -7,9 +7,9 @@ from collections import deque
 from concurrent.futures import Executor
 
 from engine.base import Send
-from engine.builtin.conversation import Conversation, Item
+from engine.builtin.history import History, Item
 from engine.builtin.picture_facts import encode_jpeg
-from engine.files.decoder import Decoder
+from engine.files.decoder import FileDecoder
 from engine.files.file import PictureFile
 from engine.files.items import read_files
 from engine.ipc.protocol import (
@@ -39,10 +39,8 @@ class _Entry:
 class Album:
     """Owns the messages of one session whose pictures wait. On the event loop."""
 
-    def __init__(
-        self, conversation: Conversation, decoder: Decoder, eyes: Executor, send: Send
-    ) -> None:
-        self._conversation = conversation
+    def __init__(self, history: History, decoder: FileDecoder, eyes: Executor, send: Send) -> None:
+        self._history = history
         self._decoder = decoder
         self._eyes = eyes
         self._send = send
@@ -55,7 +53,7 @@ class Album:
         """Put a message into the conversation: its words at once, its pictures when read."""
         text = "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
         item = Item(message.item, message.role, text, unread=self._decline(message))
-        self._conversation.add(item)
+        self._history.add(item)
         entry = _Entry(message, item)
         if entry.num_bytes:
             self._make_room(entry.num_bytes)
@@ -93,7 +91,7 @@ class Album:
         ]
         if len(images) < sum(isinstance(part, ImagePart) for part in pictures):
             self._mark(entry.item)
-        self._conversation.show(entry.item, images)
+        self._history.show(entry.item, images)
 
     def _make_room(self, size: int) -> None:
         while self._waiting and sum(e.num_bytes for e in self._waiting) + size > MAX_WAITING_BYTES:

@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.builtin.chat_request import request_body
 from engine.builtin.deltas import DeltaJoiner
-from engine.builtin.gate import Dropped, Gate, Patience
+from engine.builtin.gate import Dropped, Gate, WaitBudget
 from engine.builtin.interfaces import AnswerFailed, Turn
 from engine.config import ChatEndpoint
 
@@ -63,7 +63,7 @@ class ChatResponder:
 
     async def reply(self, turn: Turn) -> AsyncGenerator[str, None]:
         """Yield the answer's text; raise `ChatFailed` if it does not come or ends early."""
-        patience = Patience(self._endpoint.timeout_s)
+        patience = WaitBudget(self._endpoint.timeout_s)
         response: aiohttp.ClientResponse | None = None
         try:
             body = await request_body(turn, self._endpoint)
@@ -118,7 +118,7 @@ class ChatResponder:
             response.close()
 
     async def _deltas(
-        self, response: aiohttp.ClientResponse, turn: Turn, patience: Patience
+        self, response: aiohttp.ClientResponse, turn: Turn, patience: WaitBudget
     ) -> AsyncGenerator[str, None]:
         if response.content_type == "application/json":
             async with patience.wait():
@@ -150,7 +150,7 @@ class ChatResponder:
             )
 
     async def _events(
-        self, response: aiohttp.ClientResponse, patience: Patience
+        self, response: aiohttp.ClientResponse, patience: WaitBudget
     ) -> AsyncGenerator[str, None]:
         """The data of each event up to the end mark, which may be missing in a hurry."""
         num_bytes = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from engine.builtin.conversation import Item
+from engine.builtin.history import Item
 from engine.builtin.interfaces import Turn
 from engine.config import ChatEndpoint
 

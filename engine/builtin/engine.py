@@ -13,7 +13,7 @@ from engine.builtin.rules import Clock, RuleResponder, system_clock
 from engine.builtin.session import CascadeSession
 from engine.builtin.synthesiser import Synthesiser
 from engine.config import BuiltinConfig
-from engine.files.decoder import Decoder
+from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import VERSION, SessionConfig, Welcome
 
 ENGLISH = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc")
@@ -42,7 +42,7 @@ class BuiltinEngine:
         self._recognisers = RecogniserPool(config.recognisers)
         self._synthesiser = Synthesiser(config.voice, config.rate_wpm)
         self._chat = ChatResponder(config.chat) if config.chat.url else None
-        self._decoder = Decoder()
+        self._decoder = FileDecoder()
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="eyes")
 
     @property

@@ -29,7 +29,7 @@ VOLUME = 75
 _VOICE_NAME = re.compile(r"([A-Za-z0-9-]+)(\+[A-Za-z0-9]+)?")
 
 
-class _Event(ctypes.Structure):
+class _EspeakEvent(ctypes.Structure):
     _fields_ = (
         ("type", c_int),
         ("identifier", c_uint),
@@ -42,7 +42,7 @@ class _Event(ctypes.Structure):
     )
 
 
-class _Voice(ctypes.Structure):
+class _EspeakVoice(ctypes.Structure):
     _fields_ = (
         ("name", c_char_p),
         # A priority byte, then the code: a plain char pointer would stop at a zero priority.
@@ -57,10 +57,10 @@ class _Voice(ctypes.Structure):
     )
 
 
-_CALLBACK = ctypes.CFUNCTYPE(c_int, POINTER(c_short), c_int, POINTER(_Event))
+_CALLBACK = ctypes.CFUNCTYPE(c_int, POINTER(c_short), c_int, POINTER(_EspeakEvent))
 
 
-class Spoken(Struct, frozen=True):
+class SynthesisedText(Struct, frozen=True):
     """One text as sound at the library's rate."""
 
     pcm: NDArray[np.int16]
@@ -90,7 +90,9 @@ class Espeak:
         match = _VOICE_NAME.fullmatch(voice)
         return match is not None and match.group(1).lower() in self.voices
 
-    def speak(self, text: str, voice: str, rate_wpm: int, stop: Callable[[], bool]) -> Spoken:
+    def speak(
+        self, text: str, voice: str, rate_wpm: int, stop: Callable[[], bool]
+    ) -> SynthesisedText:
         """Synthesise `text`; `stop` is asked after every 60 ms of sound."""
         if self._settings != (voice, rate_wpm):
             self._choose(voice, rate_wpm)
@@ -101,7 +103,7 @@ class Espeak:
             data, len(data) + 1, 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None
         )
         pcm = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
-        return Spoken(pcm, tuple(self._words), not self._stopped)
+        return SynthesisedText(pcm, tuple(self._words), not self._stopped)
 
     def _choose(self, voice: str, rate_wpm: int) -> None:
         match = _VOICE_NAME.fullmatch(voice)
@@ -158,7 +160,7 @@ def _load() -> tuple[ctypes.CDLL, int]:
             reasons.append(str(error))
             continue
         lib.espeak_ListVoices.argtypes = [c_void_p]
-        lib.espeak_ListVoices.restype = POINTER(POINTER(_Voice))
+        lib.espeak_ListVoices.restype = POINTER(POINTER(_EspeakVoice))
         rate = lib.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, data, DONT_EXIT)
         if rate > 0:
             return lib, rate

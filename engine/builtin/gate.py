@@ -12,7 +12,7 @@ class Dropped(Exception):
     """Newer ones came, and this one had waited longest."""
 
 
-class Patience:
+class WaitBudget:
     """One deadline over many waits; only `restart` sets it anew. Time between waits is free."""
 
     def __init__(self, seconds: float) -> None:
@@ -52,7 +52,7 @@ class Gate:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
-    async def admit(self, patience: Patience) -> AsyncIterator[None]:
+    async def admit(self, patience: WaitBudget) -> AsyncIterator[None]:
         """Wait for a place and hold it; raises `Dropped` or `TimeoutError`."""
         await self._enter(patience)
         try:
@@ -60,7 +60,7 @@ class Gate:
         finally:
             self._leave()
 
-    async def _enter(self, patience: Patience) -> None:
+    async def _enter(self, patience: WaitBudget) -> None:
         if self._free:
             self._free -= 1
             return

@@ -14,9 +14,9 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from engine.builtin.conversation import Conversation
+from engine.builtin.history import History
 from engine.builtin.picture_facts import Camera
-from engine.files.decoder import Decoder
+from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import SessionConfig
 
 
@@ -64,7 +64,7 @@ class Turn:
 
     def __init__(
         self,
-        conversation: Conversation,
+        conversation: History,
         camera: Camera,
         config: SessionConfig,
         *,
@@ -104,5 +104,5 @@ class Parts(Struct, frozen=True):
     answerer: Answerer
     eyes: Executor
     """Where pictures are looked at: one thread."""
-    decoder: Decoder
+    decoder: FileDecoder
     has_voice: Callable[[str], bool]

@@ -21,7 +21,6 @@ Pixels = NDArray[Any]
 
 cv2.setNumThreads(1)
 
-DARK = 40.0
 DIM = 75.0
 BRIGHT = 205.0
 FLAT = 9.0
@@ -73,10 +72,6 @@ class Camera:
         self._image: ImageIn | None = None
         self._thumbnail: NDArray[np.int16] | None = None
         self._motion: deque[tuple[int, float]] = deque(maxlen=16)
-
-    @property
-    def is_on(self) -> bool:
-        return self._image is not None
 
     def show(self, image: ImageIn) -> bool:
         """Take a picture, or the news that there is none; False if its size is not as told."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from engine.base import EngineError, Progress
 from engine.builtin.interfaces import Transcript
-from engine.builtin.recogniser_forkserver import Nursery
+from engine.builtin.recogniser_forkserver import RecogniserForkserver
 from engine.builtin.recogniser_link import Failed, FromRecogniser, Partial, Result, Taken, Up
 from engine.builtin.recogniser_process import RecogniserProcess, cpu_seconds
 from engine.builtin.utterance import OVERLOADED, SpokenUtterance, Waits
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Forker(Protocol):
-    """What makes recogniser processes: `nursery.Nursery`."""
+    """What makes recogniser processes: `recogniser_forkserver.RecogniserForkserver`."""
 
     def spawn(self) -> socket.socket: ...
 
@@ -43,7 +43,7 @@ class Forker(Protocol):
     async def close(self) -> None: ...
 
 
-class SessionSpeaker:
+class SessionRecogniser:
     """One session's ear: implements `parts.Recogniser` and remembers how its user sounds."""
 
     def __init__(self, pool: RecogniserPool, *, commands: bool) -> None:
@@ -56,7 +56,7 @@ class SessionSpeaker:
 
 
 class RecogniserPool:
-    """Owns the nursery, the recognisers and the utterances that wait for one.
+    """Owns the fork server, the recognisers and the utterances that wait for one.
 
     Under overload its work is bounded: so many recognisers run, so many utterances wait, each for
     so long; of more the oldest fails at once, and nothing of it is left when the load is gone.
@@ -68,16 +68,16 @@ class RecogniserPool:
         *,
         waits: Waits | None = None,
         cores: int | None = None,
-        start_nursery: Callable[[], Awaitable[Forker]] = Nursery.start,
+        start_forkserver: Callable[[], Awaitable[Forker]] = RecogniserForkserver.start,
         cpu_s: Callable[[int], float] = cpu_seconds,
     ) -> None:
         self._kept = kept
         self._waits = waits or Waits()
         self._cores = cores or len(os.sched_getaffinity(0))
         self._most = max(kept, MAX_PER_CORE * self._cores)
-        self._start_nursery = start_nursery
+        self._start_forkserver = start_forkserver
         self._cpu_s = cpu_s
-        self._nursery: Forker | None = None
+        self._forkserver: Forker | None = None
         self._processes: set[RecogniserProcess] = set()
         self._waiting: deque[SpokenUtterance] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,16 +101,18 @@ class RecogniserPool:
     async def start(self, progress: Progress) -> None:
         """Load the models and fork the recognisers; raise `EngineError` if that fails."""
         progress("loading the speech recogniser")
-        self._nursery = await self._start_nursery()
-        self._keep(self._watch(), "recogniser-nursery")
+        self._forkserver = await self._start_forkserver()
+        self._keep(self._watch(), "recogniser-forkserver")
         self._keep(self._oversee(), "recogniser-overseer")
         self._fill()
 
-    def listen_for(self, *, commands: bool) -> SessionSpeaker:
+    def listen_for(self, *, commands: bool) -> SessionRecogniser:
         """The ear of a new session."""
-        return SessionSpeaker(self, commands=commands)
+        return SessionRecogniser(self, commands=commands)
 
-    def listen(self, speaker: SessionSpeaker, on_partial: Callable[[str], None]) -> SpokenUtterance:
+    def listen(
+        self, speaker: SessionRecogniser, on_partial: Callable[[str], None]
+    ) -> SpokenUtterance:
         """A new utterance: it gets a free recogniser, else a new one, else its turn."""
         utterance = SpokenUtterance(speaker, on_partial, waits=self._waits, owner=self)
         process = next((process for process in self._processes if process.is_free), None)
@@ -134,8 +136,8 @@ class RecogniserPool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for utterance in list(self._waiting):
             utterance.abandon()
-        if self._nursery is not None:
-            await self._nursery.close()
+        if self._forkserver is not None:
+            await self._forkserver.close()
 
     def has_way(self, utterance: SpokenUtterance) -> bool:
         """Of those that are behind, as many are worked at as there are cores, the oldest first:
@@ -188,12 +190,12 @@ class RecogniserPool:
                 return
 
     def _spawn(self) -> bool:
-        if self._nursery is None:
+        if self._forkserver is None:
             return False
         try:
-            socket_end = self._nursery.spawn()
+            socket_end = self._forkserver.spawn()
         except OSError:
-            return False  # The nursery is gone; its watcher starts another and fills up.
+            return False  # The fork server is gone; its watcher starts another and fills up.
         process = RecogniserProcess()
         self._processes.add(process)
         self._keep(self._run(process, socket_end), "recogniser")
@@ -224,22 +226,22 @@ class RecogniserPool:
         self._fill()
 
     async def _watch(self) -> None:
-        """Start another nursery whenever one ends."""
-        while self._nursery is not None:
-            status = await self._nursery.wait()
-            logger.error("the recogniser nursery ended with status %s", status)
-            await self._nursery.close()
-            self._nursery = None
-            while self._nursery is None:
+        """Start another fork server whenever one ends."""
+        while self._forkserver is not None:
+            status = await self._forkserver.wait()
+            logger.error("the recogniser fork server ended with status %s", status)
+            await self._forkserver.close()
+            self._forkserver = None
+            while self._forkserver is None:
                 await self._back_off()
                 try:
-                    self._nursery = await self._start_nursery()
+                    self._forkserver = await self._start_forkserver()
                 except (EngineError, OSError) as error:
-                    logger.error("the recogniser nursery does not start: %s", error)
+                    logger.error("the recogniser fork server does not start: %s", error)
             self._fill()
 
     async def _oversee(self) -> None:
-        """End what is stuck: a recogniser with work, or a nursery that forks none."""
+        """End what is stuck: a recogniser with work, or a fork server that forks none."""
         loop = asyncio.get_running_loop()
         last_s = loop.time()
         while True:
@@ -255,9 +257,9 @@ class RecogniserPool:
                 if process.pid:
                     logger.error("a recogniser process is stuck and is ended")
                     process.kill()
-                elif self._nursery is not None:
-                    logger.error("the recogniser nursery is stuck and is ended")
-                    self._nursery.kill()
+                elif self._forkserver is not None:
+                    logger.error("the recogniser fork server is stuck and is ended")
+                    self._forkserver.kill()
                     break
 
     async def _back_off(self) -> None:

@@ -1,4 +1,4 @@
-"""The engine's end of the recogniser nursery: one child process that forks recognisers."""
+"""The engine's end of the recogniser fork server: one child process that forks recognisers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = "engine.builtin.recogniser_worker"
 
 
-class Nursery:
+class RecogniserForkserver:
     """Owns the child process and the socket on which recognisers are ordered."""
 
     def __init__(self, process: asyncio.subprocess.Process, control: socket.socket) -> None:
@@ -29,7 +29,7 @@ class Nursery:
         return self._process.pid
 
     @classmethod
-    async def start(cls) -> Nursery:
+    async def start(cls) -> RecogniserForkserver:
         """Start it and wait until its models are loaded; raise `EngineError` if it fails.
 
         Call it on a thread that lives as long as the engine: the child dies with its thread.
@@ -44,21 +44,21 @@ class Nursery:
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "PYTHONPATH": path},
             )  # fmt: skip
-        nursery = cls(process, ours)
+        forkserver = cls(process, ours)
         try:
             ours.setblocking(False)
             async with asyncio.timeout(START_TIMEOUT_S):
                 answer = await asyncio.get_running_loop().sock_recv(ours, 1)
         except (TimeoutError, OSError) as error:
-            await nursery.close()
+            await forkserver.close()
             raise EngineError(f"the speech recogniser did not start: {error!r}") from error
         except asyncio.CancelledError:
-            await nursery.close()
+            await forkserver.close()
             raise
         if answer != READY:
-            await nursery.close()
+            await forkserver.close()
             raise EngineError("the speech recogniser could not load its models")
-        return nursery
+        return forkserver
 
     def spawn(self) -> socket.socket:
         """Order one more recogniser; return the socket it answers on, or raise `OSError`."""

@@ -29,7 +29,7 @@ class Begin(_Message, frozen=True):
     """Listen for the command grammar, too."""
 
 
-class Feed(_Message, frozen=True):
+class FeedAudio(_Message, frozen=True):
     pcm: bytes
     """16 kHz."""
 
@@ -71,7 +71,7 @@ class Failed(_Message, frozen=True):
     reason: str
 
 
-ToRecogniser = Begin | Feed | Finish | Abandon
+ToRecogniser = Begin | FeedAudio | Finish | Abandon
 FromRecogniser = Up | Taken | Partial | Result | Failed
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,9 +1,13 @@
-"""The recogniser's own processes: a nursery that loads the models once and forks recognisers.
+"""The recogniser's own processes: a fork server that loads the models once and forks recognisers.
 
 Run as `python -m engine.builtin.recogniser_worker CONTROL_FD PARENT_PID`. A fresh interpreter
 without threads is the only safe place to fork from, and pocketsphinx, which holds the GIL, must
-stay away from the engine's event loop. Nothing outlives its parent: the kernel kills the nursery
-with the engine and the recognisers with the nursery.
+stay away from the engine's event loop. Nothing outlives its parent: the kernel kills the fork
+server with the engine, and the recognisers with the fork server.
+
+A recogniser listens with a language model and with a grammar of the commands at once. The grammar
+hears commands well but takes everything for one, so its text counts only where the language model
+heard something similar.
 """
 
 from __future__ import annotations
@@ -11,18 +15,18 @@ from __future__ import annotations
 import array
 import gc
 import os
+import re
 import signal
 import socket
 import sys
 from typing import Any
 
-from engine.builtin import grammar
 from engine.builtin.recogniser_link import (
     TAKEN_BYTES,
     Abandon,
     Begin,
     Failed,
-    Feed,
+    FeedAudio,
     Finish,
     FromRecogniser,
     Partial,
@@ -34,7 +38,80 @@ from engine.builtin.recogniser_link import (
     pack,
     to_recogniser,
 )
-from engine.ipc.lifeline import OOM_NURSERY, OOM_RECOGNISER, die_with_parent, go_before_parent
+from engine.ipc.lifeline import OOM_FORKSERVER, OOM_RECOGNISER, die_with_parent, go_before_parent
+
+MIN_SIMILARITY = 0.5
+"""Picked on 93 synthetic utterances (embedded-engine.md section 2)."""
+
+JSGF = """#JSGF V1.0;
+grammar commands;
+public <command> = [<polite>] <ask> [please] | <greeting> | <greeting> <ask>;
+<polite> = please | can you | could you | okay;
+<ask> = <time> | <date> | <sum> | <count> | <story> | <look> | <who> | <help> | <thanks>
+      | <goodbye> | <stop> | <again> | how are you;
+<greeting> = hello | hi | hey | hello there | hi there | good morning | good afternoon
+      | good evening;
+<time> = what time is it [now] | what's the time | what is the time | tell me the time;
+<date> = what day is it [today] | what is the date [today] | what's the date [today]
+      | what is today's date | which day is it | what day is today | what is today
+      | tell me the date;
+<sum> = [what is | what's | how much is | calculate] <number> <operator> <number>;
+<operator> = plus | minus | times | multiplied by | divided by;
+<count> = count to <number> | count from <number> to <number> | count up to <number>;
+<story> = tell me [a | another | one more] [short | long] story | tell us a story
+      | a story | another story;
+<look> = what do you see | what can you see | can you see me | look at this
+      | describe the picture | what is in the picture | describe what you see | what am i holding;
+<who> = who are you | what are you | what is your name | what's your name;
+<help> = help | help me | what can you do | what can i say | what can i ask;
+<thanks> = thank you | thanks | thank you very much;
+<goodbye> = goodbye | good bye | bye | bye bye | see you later | see you tomorrow | good night
+      | goodbye see you tomorrow | goodbye see you later | hang up;
+<stop> = stop | stop it | stop talking | be quiet | please stop | that's enough | never mind;
+<again> = repeat that | say that again | once more | pardon | what did you say;
+<number> = <small> | <tens> | <tens> <digit> | [one] hundred | one thousand;
+<digit> = one | two | three | four | five | six | seven | eight | nine;
+<small> = zero | <digit> | ten | eleven | twelve | thirteen | fourteen | fifteen | sixteen
+      | seventeen | eighteen | nineteen;
+<tens> = twenty | thirty | forty | fifty | sixty | seventy | eighty | ninety;
+"""
+
+
+def words() -> list[str]:
+    """Every word of the grammar, for its dictionary."""
+    body = JSGF.split(";", 2)[2]
+    body = re.sub(r"<\w+>\s*=|public|<\w+>", " ", body)
+    return sorted(set(re.findall(r"[a-z']+", body)))
+
+
+def choose(free: str, command: str) -> str:
+    """The text to believe: `command` if it is close enough to `free`, the full model's text."""
+    if not command:
+        return free
+    if "after me" in free:
+        return free
+    return command if similarity(free, command) > MIN_SIMILARITY else free
+
+
+def similarity(a: str, b: str) -> float:
+    """1 for equal texts, 0 for nothing in common: 1 - edit distance / length of the longer."""
+    longest = max(len(a), len(b))
+    if longest == 0:
+        return 1.0
+    previous = list(range(len(b) + 1))
+    for row, char_a in enumerate(a, 1):
+        current = [row]
+        for column, char_b in enumerate(b, 1):
+            current.append(
+                min(
+                    previous[column] + 1,
+                    current[-1] + 1,
+                    previous[column - 1] + (char_a != char_b),
+                )
+            )
+        previous = current
+    return 1 - previous[-1] / longest
+
 
 PARTIAL_EVERY_BYTES = 2 * 16_000 * 3 // 10
 READY = b"R"
@@ -68,13 +145,13 @@ class Decoders:
             Config(hmm=acoustic, lm=None, dict=os.devnull, loglevel="FATAL")
         )
         self._add_words()
-        self._command.add_jsgf_string("commands", grammar.JSGF)
+        self._command.add_jsgf_string("commands", JSGF)
         self._command.activate_search("commands")
         self._first_mean: str = self._free.get_cmn()
         self._active: list[Any] = []
 
     def _add_words(self) -> None:
-        for word in grammar.words():
+        for word in words():
             spelling, number = word, 1
             while (phones := self._free.lookup_word(spelling)) is not None:
                 self._command.add_word(spelling, phones, False)
@@ -103,7 +180,7 @@ class Decoders:
             decoder.end_utt()
         free = _text(self._free)
         command = _text(self._command) if len(active) > 1 else ""
-        return grammar.choose(free, command), self._free.get_cmn()
+        return choose(free, command), self._free.get_cmn()
 
     def abandon(self) -> None:
         active, self._active = self._active, []
@@ -149,7 +226,7 @@ class Recognising:
             case Begin(utterance, cepstral_mean, commands):
                 self._utterance, self._fed, self._last_partial = utterance, 0, ""
                 self._decoders.begin(cepstral_mean, commands)
-            case Feed(pcm) if self._utterance:
+            case FeedAudio(pcm) if self._utterance:
                 self._decoders.feed(pcm)
                 self._tell_progress(len(pcm))
             case Finish(utterance) if utterance == self._utterance:
@@ -177,9 +254,9 @@ class Recognising:
         self._link.sendall(pack(message))
 
 
-def serve_nursery(control: socket.socket, decoders: Decoders) -> None:
+def serve_forks(control: socket.socket, decoders: Decoders) -> None:
     """Fork a recogniser for every socket received; return when the engine closes `control`."""
-    nursery = os.getpid()
+    forkserver = os.getpid()
     gc.collect()
     # Keeps the collector from touching, and so copying, what all recognisers share.
     gc.freeze()
@@ -189,7 +266,7 @@ def serve_nursery(control: socket.socket, decoders: Decoders) -> None:
         if not data:
             return
         if os.fork() == 0:
-            die_with_parent(nursery)
+            die_with_parent(forkserver)
             go_before_parent(OOM_RECOGNISER)
             control.close()
             with socket.socket(fileno=fds[0]) as link:
@@ -201,17 +278,17 @@ def serve_nursery(control: socket.socket, decoders: Decoders) -> None:
 def main() -> None:
     control_fd, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
-    go_before_parent(OOM_NURSERY)
+    go_before_parent(OOM_FORKSERVER)
     # Ctrl-C reaches the whole group; the engine decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Dead recognisers need no waiting for.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=control_fd) as control:
-        serve_nursery(control, Decoders())
+        serve_forks(control, Decoders())
 
 
 def send_spawn(control: socket.socket, link: socket.socket) -> None:
-    """Ask the nursery for a recogniser at the other end of `link`."""
+    """Ask the fork server for a recogniser at the other end of `link`."""
     socket.send_fds(control, [SPAWN], array.array("i", [link.fileno()]).tolist())
 
 

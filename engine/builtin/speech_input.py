@@ -35,7 +35,7 @@ class Said(Struct, frozen=True):
     """It was cut at its longest: the user speaks on, or something else does."""
 
 
-class Ear:
+class SpeechInput:
     """Owns the segmenter and the utterance under way."""
 
     def __init__(

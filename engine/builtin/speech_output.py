@@ -22,7 +22,7 @@ PLAYOUT_GRACE_S = 5.0
 logger = logging.getLogger(__name__)
 
 
-class Reply:
+class SpeechOutput:
     """Owns an epoch: what of it was sent, what was heard, what waits. One per response."""
 
     def __init__(self, session: str, epoch: int, send: Send, *, with_audio: bool) -> None:

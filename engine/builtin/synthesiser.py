@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.base import EngineError
 from engine.builtin.clauses import Clause, is_silent, speakable
-from engine.builtin.espeak import Espeak, Spoken
+from engine.builtin.espeak import Espeak, SynthesisedText
 from engine.builtin.interfaces import Speech
 from engine.builtin.resampler import Resampler
 from engine.ipc.protocol import OUTPUT_HZ
@@ -116,7 +116,7 @@ def level(pcm: NDArray[np.int16]) -> NDArray[np.int16]:
 
 
 def place_words(
-    text: str, spoken: Spoken, cut_ms: float, total_samples: int
+    text: str, spoken: SynthesisedText, cut_ms: float, total_samples: int
 ) -> tuple[tuple[int, str], ...]:
     """Pair each word of `text`, white space included, with the 24 kHz sample it is spoken at."""
     placed: list[tuple[int, str]] = []

@@ -10,7 +10,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from engine.builtin.interfaces import Transcript
-from engine.builtin.recogniser_link import Abandon, Begin, Feed, Finish, ToRecogniser
+from engine.builtin.recogniser_link import Abandon, Begin, FeedAudio, Finish, ToRecogniser
 
 MAX_BYTES = 2 * 16_000 * 60
 WINDOW_BYTES = 32_000
@@ -48,7 +48,7 @@ class Owner(Protocol):
         """Called once, when its result is decided, whatever it is."""
 
 
-class Speaker(Protocol):
+class SpeakerTraits(Protocol):
     """Whose utterance it is."""
 
     cepstral_mean: str
@@ -60,7 +60,7 @@ class SpokenUtterance:
 
     def __init__(
         self,
-        speaker: Speaker,
+        speaker: SpeakerTraits,
         on_partial: Callable[[str], None],
         *,
         waits: Waits,
@@ -156,7 +156,7 @@ class SpokenUtterance:
             pcm = bytes(self._unsent[:FEED_BYTES])
             del self._unsent[:FEED_BYTES]
             self._sent += len(pcm)
-            link.send(Feed(pcm))
+            link.send(FeedAudio(pcm))
         if self._is_finishing and not self._unsent and not self._told_finish:
             self._told_finish = True
             link.send(Finish(self.ident))

@@ -22,7 +22,7 @@ class BusyError(UnreadableError):
     """Too many files are being read; there is no use in trying the next one of the message."""
 
 
-class Decoder:
+class FileDecoder:
     """Owns the reading processes; they start with the first files. On the event loop."""
 
     def __init__(self, processes: int = PROCESSES) -> None:

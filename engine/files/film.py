@@ -65,7 +65,7 @@ def _read(kind: Kind, data: bytes, container: str, kept_pixels: int) -> Film:
         # Titles are often in another encoding than they should be.
         file = io.BytesIO(data)
         with av.open(file, "r", format=container, metadata_errors="replace") as opened:
-            return _Reader(kind, opened, kept_pixels).read()
+            return _FilmReader(kind, opened, kept_pixels).read()
     except UnreadableError:
         raise
     except MemoryError:
@@ -130,7 +130,7 @@ class _Frames:
         self.shown.append(len(self.pictures) - 1)
 
 
-class _Reader:
+class _FilmReader:
     def __init__(self, kind: Kind, container: Any, kept_pixels: int) -> None:
         self._kind = kind
         self._container = container

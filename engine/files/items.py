@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from engine.base import Send
-from engine.files.decoder import BusyError, Decoder
+from engine.files.decoder import BusyError, FileDecoder
 from engine.files.file import Film, PictureFile, UnreadableError, files_of
 from engine.ipc.protocol import ItemIn, PartLeftOut, SessionWarning
 
 
-async def read_files(item: ItemIn, decoder: Decoder, send: Send) -> dict[int, PictureFile | Film]:
+async def read_files(
+    item: ItemIn, decoder: FileDecoder, send: Send
+) -> dict[int, PictureFile | Film]:
     """What could be read, by its place among the item's parts."""
     found: dict[int, PictureFile | Film] = {}
     busy: BusyError | None = None

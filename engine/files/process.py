@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 START_LIMIT_S = 30.0
 READ_LIMITS_S: dict[Kind, float] = {"picture": 60.0, "video": 90.0, "recording": 60.0}
-MAX_HEAD_BYTES = 64 * 1024
 PIECE_BYTES = 1 << 20
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "engine.files.worker"

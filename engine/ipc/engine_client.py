@@ -1,4 +1,4 @@
-"""A media worker's end of an engine: `EngineClient` per process, `Line` per session."""
+"""A media worker's end of an engine: a client for each engine, a link for each session."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class EngineGone(Exception):
     """The engine process died, hangs or refused the link; its sessions are over."""
 
 
-class NoFreeSlot(Exception):
+class EngineFull(Exception):
     """The engine is full; another session must end first."""
 
 
-class Line:
+class EngineSessionLink:
     """One session's way to its engine. Messages from the engine arrive at `on_message`, in order.
 
     `on_gone(reason)` is called at most once, when the engine is lost while the line is open;
@@ -105,7 +105,7 @@ class EngineClient:
     ) -> None:
         self.endpoint = endpoint
         self._name = name
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, EngineSessionLink] = {}
         self._dialer: Dialer[FromEngine] | None = None
         self._welcome: asyncio.Future[Welcome] | None = None
         self._gone: asyncio.Event = asyncio.Event()
@@ -167,13 +167,13 @@ class EngineClient:
         on_message: Callable[[FromEngine], None],
         on_gone: Callable[[str], None],
         on_silence: Callable[[bool], None] = lambda is_silent: None,
-    ) -> Line:
-        """Get a slot. Raises `NoFreeSlot`, `EngineGone`, or `ValueError` for a refused config."""
+    ) -> EngineSessionLink:
+        """Get a slot. Raises `EngineFull`, `EngineGone`, or `ValueError` for a refused config."""
         if self._gone.is_set():
             raise EngineGone(self._gone_reason)
         if session in self._lines:
             raise ValueError(f"session {session} is open already")
-        line = Line(self, session, on_message, on_gone, on_silence)
+        line = EngineSessionLink(self, session, on_message, on_gone, on_silence)
         self._lines[session] = line
         self.send(OpenSession(session, config))
         try:
@@ -196,8 +196,8 @@ class EngineClient:
             return True
         return self._dialer.send(message)
 
-    def drop(self, line: Line) -> None:
-        """Stop delivering to a line; for `Line` only."""
+    def drop(self, line: EngineSessionLink) -> None:
+        """Stop delivering to a line; for `EngineSessionLink` only."""
         line.is_open = False
         line.finish()
         self._lines.pop(line.session, None)
@@ -246,7 +246,7 @@ class EngineClient:
         self.drop(line)
         if not line.opened.done():
             full = message.code == "no_free_slot"
-            line.opened.set_exception((NoFreeSlot if full else ValueError)(message.reason))
+            line.opened.set_exception((EngineFull if full else ValueError)(message.reason))
 
     def lost(self, reason: str) -> None:
         """Take the engine for gone and tell every line; by the link, or by who knows better."""

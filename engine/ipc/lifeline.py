@@ -1,6 +1,6 @@
 """When a child process has to go: with its parent, and in want of memory before it.
 
-Imports nothing heavy: the recognisers' nursery, which must stay free of threads, uses it too.
+Imports nothing heavy: the recognisers' fork server, which must stay free of threads, uses it too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 PR_SET_PDEATHSIG = 1
 OOM_WORKER = 200
 OOM_ENGINE = 300
-OOM_NURSERY = 100
+OOM_FORKSERVER = 100
 OOM_RECOGNISER = 200
 """By how much more than its parent the kernel takes a process for bad, in thousandths of the memory
 (proc(5), oom_score_adj). A recogniser costs one utterance, an engine or a media worker its calls,

@@ -2,9 +2,8 @@
 
 Both carry tagged msgspec structs, a dialer also several in one, as an array: each message of its
 own costs the far end far more than what is in it. A dialer's first message is `Hello`; a listener
-answers anything
-else, another version or bytes it cannot decode with `Refused` and forgets the peer. Nothing here
-waits: a send that would exceed the high-water mark is refused and counted.
+answers anything else, another version or bytes it cannot decode with `Refused` and forgets the
+peer. Nothing here waits: a send that would exceed the high-water mark is refused.
 
 The sockets are driven straight from the event loop by their file descriptor. It is edge triggered
 (ZeroMQ: ZMQ_FD), so every wake-up drains, and every send looks once for messages that came with it.
@@ -44,10 +43,6 @@ encode = msgspec.msgpack.Encoder().encode
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises on bytes that are no message: also for text that is not UTF-8, and nesting
 too deep."""
-
-
-class LinkRefused(Exception):
-    """The far end does not accept us or could not read what we sent; the text says why."""
 
 
 class _Pump:
@@ -135,7 +130,6 @@ class Listener(Generic[In]):
         self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._peers: dict[bytes, Patience] = {}
         self.refused = 0
-        self.undelivered = 0
         self._pump = _Pump(self._socket, self._receive)
 
     @property
@@ -143,13 +137,12 @@ class Listener(Generic[In]):
         return tuple(self._peers)
 
     def send(self, peer: bytes, message: Message) -> bool:
-        """Queue `message`; False (counted) when the peer is gone or does not keep up."""
+        """Queue `message`; False when the peer is gone or does not keep up."""
         try:
             self._socket.send_multipart((peer, encode(message)), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
-            self.undelivered += 1
             return False
         self._pump.kick()
         return True
@@ -244,7 +237,6 @@ class Dialer(Generic[In]):
         context = context or zmq.Context.instance()
         self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         _bounded(self._socket)
-        self.undelivered = 0
         self._gathered: list[Message] = []
         self._timer: asyncio.TimerHandle | None = None
         monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -254,13 +246,12 @@ class Dialer(Generic[In]):
         self.send(Hello(VERSION, name))
 
     def send(self, message: Message) -> bool:
-        """Queue `message` behind what was gathered; False (counted) when the far end does not keep
-        up."""
+        """Queue `message` behind what was gathered; False when the far end does not keep up."""
         self._flush()
-        return self._put(message, 1)
+        return self._put(message)
 
     def gather(self, message: Message) -> None:
-        """Queue `message` with others that come within `GATHER_S`; what is refused is counted."""
+        """Queue `message` with others that come within `GATHER_S`; for what may be lost."""
         self._gathered.append(message)
         if len(self._gathered) >= MAX_GATHERED:
             self._flush()
@@ -273,13 +264,12 @@ class Dialer(Generic[In]):
             self._timer = None
         gathered, self._gathered = self._gathered, []
         if gathered:
-            self._put(gathered if len(gathered) > 1 else gathered[0], len(gathered))
+            self._put(gathered if len(gathered) > 1 else gathered[0])
 
-    def _put(self, content: Message | list[Message], count: int) -> bool:
+    def _put(self, content: Message | list[Message]) -> bool:
         try:
             self._socket.send(encode(content), zmq.NOBLOCK)
         except zmq.Again:
-            self.undelivered += count
             return False
         self._pump.kick()
         return True

@@ -12,7 +12,7 @@ import torch
 
 from engine.base import EngineError, EngineSession, Progress, Send
 from engine.config import MiniCpmoConfig
-from engine.files.decoder import Decoder
+from engine.files.decoder import FileDecoder
 from engine.gpu.kernels.loader import Kernel
 from engine.gpu.weights import CheckpointError
 from engine.hub import Fetching, HubError, locate, unheard
@@ -37,7 +37,7 @@ class MiniCpmoSession:
     """The loop's end of a session: hands its messages to the model's thread."""
 
     def __init__(
-        self, scheduler: Scheduler, session: str, slot: int, send: Send, decoder: Decoder
+        self, scheduler: Scheduler, session: str, slot: int, send: Send, decoder: FileDecoder
     ) -> None:
         self._scheduler = scheduler
         self._slot = slot
@@ -74,7 +74,7 @@ class MiniCpmoEngine:
         self._config = config
         self._scheduler: Scheduler | None = None
         self._shelf: VoiceShelf | None = None
-        self._decoder = Decoder()
+        self._decoder = FileDecoder()
 
     @property
     def slots(self) -> int:

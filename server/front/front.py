@@ -34,7 +34,7 @@ from server.endings import Endings
 from server.front.broker import Broker, Waiting
 from server.front.setups import room_for
 from server.front.supervisor import Observer, Supervised, Supervisor
-from server.front.uploads import Uploads
+from server.front.uploads import ItemDelivery
 from signaling.client_items import ItemCreate
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.calls import PlacedCall
@@ -113,7 +113,7 @@ class Front(Observer):
         self.worker_stats: dict[str, WorkerStats] = {}
         self.ended: dict[str, int] = {}
         self.placed_total = 0
-        self._uploads = Uploads()
+        self._uploads = ItemDelivery()
         self._endings = Endings(clock)
         self._max_per_remote = max_per_remote
         self._max_connecting = max_connecting
@@ -149,7 +149,7 @@ class Front(Observer):
         """Take no more calls."""
         self._is_draining = True
 
-    # ------------------------------------------------------ signaling.http.calls.Desk
+    # ------------------------------------------------------ signaling.http.calls.CallService
 
     async def place(
         self, sdp: str, session: SessionSettings, *, remote: str, callers: tuple[str, ...]

@@ -21,8 +21,8 @@ from engine.config import EngineConfig
 from engine.ipc.child_process import LoopLag
 from server.config import Config
 from server.control import Inbound, WorkerConfig, encode_worker
+from server.front import acceptor, certificates
 from server.front import app as application
-from server.front import certificates, door
 from server.front.front import Front
 from server.front.socket_folder import SocketFolder
 from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
@@ -184,12 +184,12 @@ class Launch:
         self._handle_signals(supervisor, folder)
         lag = LoopLag()
         telemetry = Telemetry(front, version(), config.engine.kind, lag)
-        runner = door.runner(self._application(front, telemetry), HTTP_GRACE_S)
+        runner = acceptor.runner(self._application(front, telemetry), HTTP_GRACE_S)
         try:
             await runner.setup()
-            entrance = self._door(listening, runner, tls)
-            telemetry.connections = entrance.counts
-            await self._serve(front, supervisor, lag, folder, entrance)
+            connections = self._acceptor(listening, runner, tls)
+            telemetry.connections = connections.counts
+            await self._serve(front, supervisor, lag, folder, connections)
         finally:
             front.drain()
             await supervisor.stop(STOP_GRACE_S)
@@ -197,13 +197,19 @@ class Launch:
             supervisor.close()
             folder.remove()
 
-    def _door(
+    def _acceptor(
         self, listening: socket.socket, runner: web.AppRunner, tls: ssl.SSLContext | None
-    ) -> door.Door:
+    ) -> acceptor.HttpAcceptor:
         assert runner.server is not None
-        most = min(self._config.server.max_connections, door.raise_file_limit() - door.SPARE_FILES)
-        return door.Door(
-            listening, runner.server, most=max(door.FEWEST, most), proxies=self._proxies, tls=tls
+        most = min(
+            self._config.server.max_connections, acceptor.raise_file_limit() - acceptor.SPARE_FILES
+        )
+        return acceptor.HttpAcceptor(
+            listening,
+            runner.server,
+            most=max(acceptor.FEWEST, most),
+            proxies=self._proxies,
+            tls=tls,
         )
 
     async def _serve(
@@ -212,7 +218,7 @@ class Launch:
         supervisor: Supervisor,
         lag: LoopLag,
         folder: SocketFolder,
-        entrance: door.Door,
+        connections: acceptor.HttpAcceptor,
     ) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -220,8 +226,10 @@ class Launch:
                     tasks.create_task(supervisor.run(), name="supervisor"),
                     tasks.create_task(lag.run(), name="lag"),
                     tasks.create_task(folder.keep(), name="folder"),
-                    tasks.create_task(entrance.run(), name="door"),
-                    tasks.create_task(self._announce(supervisor, entrance.port), name="announce"),
+                    tasks.create_task(connections.run(), name="acceptor"),
+                    tasks.create_task(
+                        self._announce(supervisor, connections.port), name="announce"
+                    ),
                 ]
                 await self._stop.wait()
                 self._show(f"stopping; telling {len(front.calls)} open calls")

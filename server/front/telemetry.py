@@ -31,7 +31,7 @@ class Telemetry(Collector):
         self._lag = lag
         self._started = time.monotonic()
         self.connections: Callable[[], dict[str, int]] | None = None
-        """The door's counts, once there is a door."""
+        """The acceptor's counts, once there is one."""
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 

@@ -21,7 +21,7 @@ ANSWER_TIMEOUT_S = 10.0
 Send = Callable[[p.Message], bool]
 
 
-class Uploads:
+class ItemDelivery:
     """Owns the uploads under way, one per call."""
 
     def __init__(self) -> None:
@@ -35,12 +35,7 @@ class Uploads:
         message = as_message(create)
         item_id = message.id or ev.new_id("item")
         shown = as_shown(item_id, message)
-        if call_id in self._answers:
-            raise ProtocolError(
-                "Another item of this call is being uploaded.",
-                code="upload_in_progress",
-                status=409,
-            )
+        assert call_id not in self._answers, "of a call one item at a time: UploadLine sees to it"
         answer = self._answers[call_id] = asyncio.get_running_loop().create_future()
         try:
             # The engine knows the session by the call's id.

@@ -18,7 +18,7 @@ from typing import Any
 from aiortc import RTCRtpReceiver
 
 from engine.ipc import protocol as p
-from engine.ipc.engine_client import EngineClient, EngineGone, Line, NoFreeSlot
+from engine.ipc.engine_client import EngineClient, EngineFull, EngineGone, EngineSessionLink
 from engine.ipc.patience import TICK_S
 from media.clock import Ticker
 from media.downlink import AudioDownlink
@@ -89,7 +89,7 @@ class Session:
         self._assigned: asyncio.Future[EngineAddress] = asyncio.get_running_loop().create_future()
         self._on_connected = on_connected
         self._place_in_queue: tuple[int, float | None] | None = None
-        self._line: Line | None = None
+        self._line: EngineSessionLink | None = None
         self._conversation = Conversation(
             place.session, emit=self._emit, to_engine=self._to_engine, session_id=place.call_id
         )
@@ -167,9 +167,9 @@ class Session:
         address = await self._assigned
         try:
             self._line = await self._open_line(await self._links.get(address))
-        except (EngineGone, NoFreeSlot, ValueError) as error:
+        except (EngineGone, EngineFull, ValueError) as error:
             log.warning("call %s gets no engine: %s", self.call_id, error)
-            self.end("engine_full" if isinstance(error, NoFreeSlot) else "engine_gone")
+            self.end("engine_full" if isinstance(error, EngineFull) else "engine_gone")
             return
         longest_s = self._config.calls.max_duration_s
         self._conversation.expires_at = int(time.time() + longest_s)
@@ -194,7 +194,7 @@ class Session:
             await asyncio.sleep(TICK_S)
             await self._tend_camera()
 
-    async def _open_line(self, client: EngineClient) -> Line:
+    async def _open_line(self, client: EngineClient) -> EngineSessionLink:
         """The slot may still be held by a call whose media worker just died: ask again."""
         for attempt in itertools.count(1):
             try:
@@ -205,7 +205,7 @@ class Session:
                     on_gone=self._engine_gone,
                     on_silence=self._engine_silent,
                 )
-            except NoFreeSlot:
+            except EngineFull:
                 if attempt == OPEN_TRIES:
                     raise
                 await asyncio.sleep(OPEN_RETRY_S)

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import secrets
 import time
@@ -16,6 +15,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from signaling.errors import ProtocolError
+from signaling.hosts import LOOPBACK_HOSTS
 from signaling.http.httperrors import error_response
 from signaling.http.proxies import neighbourhood
 from signaling.ratelimit import KeyedBuckets
@@ -30,7 +30,6 @@ SECRET_MIN_S = 10
 SECRET_MAX_S = 7200
 SECRET_DEFAULT_S = 600
 MAX_SECRETS = 10_000
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -289,13 +288,3 @@ def _hostname(host: str) -> str:
 
 def _digest(value: str) -> bytes:
     return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
-
-
-def is_loopback_address(address: str) -> bool:
-    """Return whether a listening address is reachable from this host only."""
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -30,7 +30,7 @@ class ClientLeft(ProtocolError):
         super().__init__("The connection ended before the body did.", code="incomplete_body")
 
 
-class Progress:
+class BodyProgress:
     """How far a body has come, and until when it must go on."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Progress:
 
 
 async def read_body(
-    request: web.Request, limit: int, param: str | None, progress: Progress | None = None
+    request: web.Request, limit: int, param: str | None, progress: BodyProgress | None = None
 ) -> bytes:
     """The whole body, at most `limit` bytes.
 
@@ -91,7 +91,7 @@ async def read_body(
     if (request.content_length or 0) > limit:
         # Nothing of it needs to be read to know.
         raise _too_large(limit, param)
-    progress = progress or Progress()
+    progress = progress or BodyProgress()
     body = bytearray()
     try:
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":

@@ -25,7 +25,7 @@ from signaling.http.auth import (
 from signaling.http.bodies import MAX_SESSION_BYTES, ClientLeft, read_body, read_json, read_offer
 from signaling.http.cors import add_cors, preflight
 from signaling.http.httperrors import busy_response, error_response, json_error
-from signaling.http.uploads import Uploads
+from signaling.http.uploads import UploadEndpoint
 from signaling.offer import check_offer
 from signaling.server_events import MessageItem, new_id
 from signaling.settings import SessionSettings
@@ -45,7 +45,7 @@ class PlacedCall(msgspec.Struct, frozen=True):
     sdp: str
 
 
-class Desk(Protocol):
+class CallService(Protocol):
     """Who places calls: the broker, behind the front."""
 
     async def place(
@@ -82,15 +82,15 @@ class _SecretRequest(msgspec.Struct):
     session: dict[str, Any] | None = None
 
 
-def add_routes(app: web.Application, desk: Desk, auth: Authenticator) -> None:
+def add_routes(app: web.Application, service: CallService, auth: Authenticator) -> None:
     """Add the call routes; signaling.auth.install must have been called on the same app."""
-    api = _Api(desk, auth)
+    api = _Api(service, auth)
     call_path = CALLS_PATH + "/{call_id}"
     routes: list[tuple[str, dict[str, Endpoint]]] = [
         (CALLS_PATH, {hdrs.METH_POST: api.place}),
         (call_path, {hdrs.METH_GET: api.get, hdrs.METH_DELETE: api.delete}),
         (call_path + "/hangup", {hdrs.METH_POST: api.hang_up}),
-        (call_path + "/items", {hdrs.METH_POST: Uploads(desk).add}),
+        (call_path + "/items", {hdrs.METH_POST: UploadEndpoint(service).add}),
         (SECRETS_PATH, {hdrs.METH_POST: api.create_secret}),
     ]
     for path, endpoints in routes:
@@ -101,8 +101,8 @@ def add_routes(app: web.Application, desk: Desk, auth: Authenticator) -> None:
 class _Api:
     """The endpoints; holds nothing but who answers them."""
 
-    def __init__(self, desk: Desk, auth: Authenticator) -> None:
-        self._desk = desk
+    def __init__(self, service: CallService, auth: Authenticator) -> None:
+        self._service = service
         self._auth = auth
 
     def resource(self, endpoints: Mapping[str, Endpoint]) -> Endpoint:
@@ -130,7 +130,7 @@ class _Api:
         sdp, update = await read_offer(request)
         session = _session(principal, update, request.query.get("model"))
         check_offer(sdp)
-        placed = await self._desk.place(
+        placed = await self._service.place(
             sdp,
             session,
             remote=request.remote or "",
@@ -149,8 +149,8 @@ class _Api:
         410 with the reason as the error's code when it ended in the last minutes.
         """
         call_id = request.match_info["call_id"]
-        if not self._desk.is_open(call_id):
-            raise self._desk.why_closed(call_id)
+        if not self._service.is_open(call_id):
+            raise self._service.why_closed(call_id)
         return web.json_response({"id": call_id, "object": "realtime.call"})
 
     async def hang_up(self, request: web.Request) -> web.Response:
@@ -163,7 +163,7 @@ class _Api:
         return web.Response(status=204)
 
     async def _end(self, request: web.Request) -> None:
-        if not await self._desk.hang_up(request.match_info["call_id"], "hangup"):
+        if not await self._service.hang_up(request.match_info["call_id"], "hangup"):
             raise ProtocolError("There is no such call.", code="call_not_found", status=404)
 
     async def create_secret(self, request: web.Request) -> web.Response:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from signaling.awake import AwakeClock
 from signaling.errors import NoFreeSlot, ProtocolError
-from signaling.http.bodies import Progress
+from signaling.http.bodies import BodyProgress
 
 MAX_UPLOADS = 4
 SHARE = 2
@@ -31,7 +31,7 @@ class Upload:
     def __init__(self, call_id: str, caller: str, clock: Callable[[], float]) -> None:
         self.call_id = call_id
         self.caller = caller
-        self.progress = Progress(UPLOAD_S, clock=clock)
+        self.progress = BodyProgress(UPLOAD_S, clock=clock)
         self.is_received = False
         """The body is complete; what is left is our own work."""
 

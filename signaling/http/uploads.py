@@ -20,8 +20,8 @@ from signaling.server_events import MessageItem
 MAX_BODY_BYTES = 40_000_000
 
 
-class Taker(Protocol):
-    """Who has the calls; see `signaling.calls.Desk`."""
+class ItemService(Protocol):
+    """Who has the calls; see `signaling.http.calls.CallService`."""
 
     def is_open(self, call_id: str) -> bool: ...
 
@@ -30,22 +30,22 @@ class Taker(Protocol):
     async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem: ...
 
 
-class Uploads:
+class UploadEndpoint:
     """The endpoint; the uploads under way are in its line."""
 
-    def __init__(self, taker: Taker) -> None:
-        self._taker = taker
+    def __init__(self, service: ItemService) -> None:
+        self._service = service
         self._line = UploadLine()
 
     async def add(self, request: web.Request) -> web.Response:
         """Take one item; without a key, as hanging up: the call's id is the capability."""
         call_id = request.match_info["call_id"]
-        if not self._taker.is_open(call_id):
-            raise self._taker.why_closed(call_id)
+        if not self._service.is_open(call_id):
+            raise self._service.why_closed(call_id)
         async with self._line.place(call_id, neighbourhood(request.remote)) as upload:
             body = await read_body(request, MAX_BODY_BYTES, "item", upload.progress)
             upload.is_received = True
             create = await asyncio.to_thread(parse_upload, body)
             del body
-            item = await self._taker.add_item(call_id, create)
+            item = await self._service.add_item(call_id, create)
         return web.Response(body=msgspec.json.encode(item), content_type="application/json")

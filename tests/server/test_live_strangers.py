@@ -18,7 +18,7 @@ from aiortc.rtcsctptransport import SackChunk
 
 from tests.caller import Caller
 from tests.serving import Serving
-from tests.signaling.test_door import stray
+from tests.signaling.test_datagram_filter import stray
 
 pytestmark = pytest.mark.loopback
 

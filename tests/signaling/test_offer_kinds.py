@@ -6,7 +6,7 @@ import pytest
 
 from signaling.answer import finish_answer
 from signaling.errors import ProtocolError
-from signaling.offer import Plan, check_offer
+from signaling.offer import AnswerPlan, check_offer
 from signaling.prepared import prepare_offer
 from tests.signaling.answer_rules import MLine, read
 from tests.signaling.offers import CHROMIUM_OFFER, only, sections, with_codecs, without
@@ -44,16 +44,16 @@ DATA = media("application", "d", "")
 @pytest.mark.parametrize(
     ("direction", "expected", "answered"),
     [
-        ("sendrecv", Plan(hears=0, speaks=0, data=1), "sendrecv"),
-        ("", Plan(hears=0, speaks=0, data=1), "sendrecv"),
-        ("sendonly", Plan(hears=0, data=1), "recvonly"),
-        ("recvonly", Plan(speaks=0, data=1), "sendonly"),
-        ("inactive", Plan(data=1), "inactive"),
+        ("sendrecv", AnswerPlan(hears=0, speaks=0, data=1), "sendrecv"),
+        ("", AnswerPlan(hears=0, speaks=0, data=1), "sendrecv"),
+        ("sendonly", AnswerPlan(hears=0, data=1), "recvonly"),
+        ("recvonly", AnswerPlan(speaks=0, data=1), "sendonly"),
+        ("inactive", AnswerPlan(data=1), "inactive"),
     ],
 )
 @pytest.mark.parametrize("at_session", [False, True])
 def test_directions_of_the_only_audio_line(
-    direction: str, expected: Plan, answered: str, at_session: bool
+    direction: str, expected: AnswerPlan, answered: str, at_session: bool
 ) -> None:
     if at_session:
         told = f"a={direction}\r\n" if direction else ""
@@ -68,23 +68,25 @@ def test_directions_of_the_only_audio_line(
 
 def test_the_direction_of_an_m_line_goes_before_that_of_the_session() -> None:
     text = offer(media("audio", "a", "sendonly"), DATA, session="a=recvonly\r\n")
-    assert check_offer(text) == Plan(hears=0, data=1)
+    assert check_offer(text) == AnswerPlan(hears=0, data=1)
 
 
 @pytest.mark.parametrize(
     ("directions", "expected"),
     [
-        (("recvonly", "sendonly"), Plan(hears=1, speaks=0, data=2)),
-        (("sendonly", "recvonly"), Plan(hears=0, speaks=1, data=2)),
-        (("sendonly", "sendrecv"), Plan(hears=0, speaks=1, data=2)),
-        (("recvonly", "sendrecv"), Plan(hears=1, speaks=1, data=2)),
-        (("inactive", "sendrecv"), Plan(hears=1, speaks=1, data=2)),
-        (("sendrecv", "sendrecv"), Plan(hears=0, speaks=0, data=2)),
-        (("inactive", "recvonly"), Plan(speaks=1, data=2)),
-        (("recvonly", "recvonly"), Plan(speaks=0, data=2)),
+        (("recvonly", "sendonly"), AnswerPlan(hears=1, speaks=0, data=2)),
+        (("sendonly", "recvonly"), AnswerPlan(hears=0, speaks=1, data=2)),
+        (("sendonly", "sendrecv"), AnswerPlan(hears=0, speaks=1, data=2)),
+        (("recvonly", "sendrecv"), AnswerPlan(hears=1, speaks=1, data=2)),
+        (("inactive", "sendrecv"), AnswerPlan(hears=1, speaks=1, data=2)),
+        (("sendrecv", "sendrecv"), AnswerPlan(hears=0, speaks=0, data=2)),
+        (("inactive", "recvonly"), AnswerPlan(speaks=1, data=2)),
+        (("recvonly", "recvonly"), AnswerPlan(speaks=0, data=2)),
     ],
 )
-def test_of_two_audio_lines_who_sends_is_heard(directions: tuple[str, str], expected: Plan) -> None:
+def test_of_two_audio_lines_who_sends_is_heard(
+    directions: tuple[str, str], expected: AnswerPlan
+) -> None:
     first, second = directions
     text = offer(media("audio", "a", first), media("audio", "b", second), DATA)
     assert check_offer(text) == expected
@@ -153,7 +155,7 @@ def test_a_call_in_which_nothing_could_ever_happen_is_refused(direction: str) ->
 )
 def test_a_microphone_is_heard_however_its_lines_are_written(old: str, new: str) -> None:
     assert old in AUDIO
-    assert check_offer(AUDIO.replace(old, new)) == Plan(hears=0, speaks=0)
+    assert check_offer(AUDIO.replace(old, new)) == AnswerPlan(hears=0, speaks=0)
     assert answer(AUDIO.replace(old, new))[0].port
 
 
@@ -216,7 +218,7 @@ def test_h264_is_seen_or_declined_and_never_costs_the_call(fmtp: str, is_seen: b
     camera = re.sub(r"a=(rtpmap|fmtp|rtcp-fb):[^\r]*\r\n", "", camera)
     camera += f"a=rtpmap:103 H264/90000\r\na=fmtp:103 {fmtp}\r\n"
     text = offer(media("audio", "a"), camera, DATA)
-    assert check_offer(text) == Plan(hears=0, speaks=0, sees=1 if is_seen else None, data=2)
+    assert check_offer(text) == AnswerPlan(hears=0, speaks=0, sees=1 if is_seen else None, data=2)
     line = answer(text)[1]
     assert bool(line.port) == is_seen
     if is_seen and "profile-level-id" in fmtp:
@@ -237,7 +239,7 @@ def test_h264_is_seen_or_declined_and_never_costs_the_call(fmtp: str, is_seen: b
 )
 def test_an_unusable_camera_never_costs_the_call(camera: str) -> None:
     text = offer(media("audio", "a"), camera, DATA)
-    assert check_offer(text) == Plan(hears=0, speaks=0, data=2)
+    assert check_offer(text) == AnswerPlan(hears=0, speaks=0, data=2)
     assert answer(text)[1].port == 0
 
 
@@ -245,7 +247,7 @@ def test_a_camera_that_cannot_be_told_from_the_microphone_is_declined() -> None:
     camera = re.sub(r"a=ssrc[^\r]*\r\n", "", media("video", "v", "sendonly"))
     camera = re.sub(r"(m=video 9 \S+) [^\r]*", r"\1 111", camera) + "a=rtpmap:111 VP8/90000\r\n"
     text = offer(media("audio", "a"), camera)
-    assert check_offer(text) == Plan(hears=0, speaks=0)
+    assert check_offer(text) == AnswerPlan(hears=0, speaks=0)
 
 
 # ---------------------------------------------------------------------- data channels

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from signaling.answer import finish_answer
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
-from signaling.offer import Plan
+from signaling.offer import AnswerPlan
 from signaling.peer import Peer
 from signaling.prepared import prepare_offer
 from tests.signaling.answer_rules import MLine, check_answer, read
@@ -37,7 +37,7 @@ def near_answer(prepared: str) -> str:
     return "".join(f"{line}\r\n" for line in lines)
 
 
-def answer_or_reason(text: str) -> tuple[str, Plan] | None:
+def answer_or_reason(text: str) -> tuple[str, AnswerPlan] | None:
     """Answer an offer without a network; None when it is refused as it should be."""
     try:
         prepared = prepare_offer(text)

@@ -3,28 +3,28 @@
 import pytest
 
 from signaling.errors import ProtocolError
-from signaling.offer import Plan, check_offer
+from signaling.offer import AnswerPlan, check_offer
 from signaling.sdp import MAX_OFFER_BYTES
 from tests.signaling.offers import CHROMIUM_OFFER, only, second_audio, with_codecs, without
 
 
 def test_chromium_offer_is_taken_whole() -> None:
-    assert check_offer(CHROMIUM_OFFER) == Plan(hears=0, speaks=0, sees=1, data=2)
+    assert check_offer(CHROMIUM_OFFER) == AnswerPlan(hears=0, speaks=0, sees=1, data=2)
 
 
 @pytest.mark.parametrize(
     ("offer", "expected"),
     [
-        (only("audio"), Plan(hears=0, speaks=0)),
-        (only("video"), Plan(sees=0)),
-        (only("audio", "video"), Plan(hears=0, speaks=0, sees=1)),
-        (second_audio(), Plan(hears=0, speaks=0, sees=1, data=2)),
-        (CHROMIUM_OFFER.replace("m=video 9", "m=video 0"), Plan(hears=0, speaks=0, data=2)),
-        (with_codecs("opus/48000/2", "VP9/90000"), Plan(hears=0, speaks=0, data=2)),
-        (with_codecs("PCMU/8000", "VP8/90000"), Plan(sees=1, data=2)),
+        (only("audio"), AnswerPlan(hears=0, speaks=0)),
+        (only("video"), AnswerPlan(sees=0)),
+        (only("audio", "video"), AnswerPlan(hears=0, speaks=0, sees=1)),
+        (second_audio(), AnswerPlan(hears=0, speaks=0, sees=1, data=2)),
+        (CHROMIUM_OFFER.replace("m=video 9", "m=video 0"), AnswerPlan(hears=0, speaks=0, data=2)),
+        (with_codecs("opus/48000/2", "VP9/90000"), AnswerPlan(hears=0, speaks=0, data=2)),
+        (with_codecs("PCMU/8000", "VP8/90000"), AnswerPlan(sees=1, data=2)),
     ],
 )
-def test_partial_offers_are_taken(offer: str, expected: Plan) -> None:
+def test_partial_offers_are_taken(offer: str, expected: AnswerPlan) -> None:
     assert check_offer(offer) == expected
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from engine.base import Send
-from engine.files.decoder import Decoder
+from engine.files.decoder import FileDecoder
 from engine.files.items import read_files
 from engine.ipc.protocol import (
     AudioIn,
@@ -42,7 +42,7 @@ class Intake:
     """
 
     def __init__(
-        self, session: str, post: Callable[[ModelMessage], None], send: Send, decoder: Decoder
+        self, session: str, post: Callable[[ModelMessage], None], send: Send, decoder: FileDecoder
     ) -> None:
         self._session = session
         self._post = post

@@ -14,7 +14,7 @@ from engine.builtin import recogniser_process
 from engine.builtin.recogniser_link import (
     TAKEN_BYTES,
     Begin,
-    Feed,
+    FeedAudio,
     Finish,
     FromRecogniser,
     Result,
@@ -41,7 +41,7 @@ class Machine:
         self.kills: list[int] = []
         self.dies_at_once = False
         self.forks_nothing = False
-        self.nursery_ended = asyncio.Event()
+        self.forkserver_ended = asyncio.Event()
         self.cpu_s: dict[int, float] = {}
         self.stopped: set[int] = set()
         self.spinning: set[int] = set()
@@ -62,7 +62,7 @@ class Machine:
         monkeypatch.setattr(recogniser_process, "os", fake_os)
 
     async def start(self) -> Machine:
-        self.nursery_ended = asyncio.Event()
+        self.forkserver_ended = asyncio.Event()
         return self
 
     def cpu_of(self, pid: int) -> float:
@@ -85,14 +85,14 @@ class Machine:
             end.close()
         self._waiting_room.clear()
         self.forks_nothing = False
-        self.nursery_ended.set()
+        self.forkserver_ended.set()
 
     async def wait(self) -> int:
-        await self.nursery_ended.wait()
+        await self.forkserver_ended.wait()
         return -9
 
     async def close(self) -> None:
-        if self.nursery_ended.is_set():
+        if self.forkserver_ended.is_set():
             return
         for task in self.tasks.values():
             task.cancel()
@@ -124,7 +124,7 @@ class Machine:
             case Begin(utterance=utterance):
                 fed.clear()
                 fed[utterance] = 0
-            case Feed(pcm=pcm) if fed:
+            case FeedAudio(pcm=pcm) if fed:
                 (utterance,) = fed
                 before = fed[utterance]
                 await self._work(pid, len(pcm) / BYTES_PER_S * CPU_PER_S)

@@ -14,7 +14,7 @@ import numpy as np
 from engine.base import EngineSession
 from engine.builtin.interfaces import AnswerFailed, Parts, Speech, Transcript, Turn
 from engine.builtin.session import CascadeSession
-from engine.files.decoder import Decoder
+from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import AudioIn, AudioOut, FromEngine, Heard, SessionConfig
 
 DATA = Path(__file__).parents[1] / "data"
@@ -206,7 +206,7 @@ class Scene(Caller):
         self.recogniser = ScriptedRecogniser(script)
         self.answerer = ScriptedAnswerer(stretches_ms)
         self.eyes = ThreadPoolExecutor(1)
-        self.decoder = Decoder()
+        self.decoder = FileDecoder()
         parts = Parts(
             self.recogniser, self.answerer, self.eyes, self.decoder, lambda voice: voice == "known"
         )

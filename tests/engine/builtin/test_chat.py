@@ -24,7 +24,7 @@ from engine.builtin.interfaces import Parts, Transcript
 from engine.builtin.session import CascadeSession
 from engine.builtin.synthesiser import Synthesiser
 from engine.config import ChatEndpoint
-from engine.files.decoder import Decoder
+from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import (
     AudioOut,
     AudioPart,
@@ -126,7 +126,7 @@ async def conversation(
     await chat.start()
     caller = Caller()
     caller.listens = True
-    decoder = Decoder()
+    decoder = FileDecoder()
     with ThreadPoolExecutor(1) as eyes:
         parts = Parts(
             ScriptedRecogniser(script), CascadeAnswerer(chat, voice), eyes, decoder, voice.has_voice

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from engine.builtin.gate import Dropped, Gate, Patience
+from engine.builtin.gate import Dropped, Gate, WaitBudget
 from tests.virtual_time import run
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ T = TypeVar("T")
 def test_only_a_restart_buys_time() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
-        patience = Patience(10.0)
+        patience = WaitBudget(10.0)
         for _ in range(3):
             async with patience.wait():
                 await asyncio.sleep(3)
@@ -43,7 +43,7 @@ def test_only_a_restart_buys_time() -> None:
 
 async def hold(gate: Gate, seconds: float, patience_s: float = 100.0) -> str:
     try:
-        async with gate.admit(Patience(patience_s)):
+        async with gate.admit(WaitBudget(patience_s)):
             await asyncio.sleep(seconds)
             return "served"
     except Dropped:

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.builtin import grammar
-from engine.builtin.conversation import Conversation, Item
+from engine.builtin import recogniser_worker as grammar
+from engine.builtin.history import History, Item
 from engine.builtin.intents import Intent, find_intent
 from engine.builtin.interfaces import Turn
 from engine.builtin.numerals import read_number, show_number
 from engine.builtin.picture_facts import Camera, encode_jpeg
-from engine.builtin.rules import HELLO, HELP, WHO, RuleResponder
-from engine.builtin.stories import STORIES
+from engine.builtin.rules import HELLO, HELP, STORIES, WHO, RuleResponder
 from engine.ipc.protocol import ImageIn, SessionConfig
 
 NOW = datetime(2026, 11, 23, 15, 5, tzinfo=UTC)
@@ -34,7 +33,7 @@ class Talk:
 
     def __init__(self, eyes: ThreadPoolExecutor, **options: str) -> None:
         self.responder = RuleResponder(lambda: NOW)
-        self.conversation = Conversation()
+        self.conversation = History()
         self.camera = Camera(eyes)
         self.config = SessionConfig(options=dict(options))
         self.turn: Turn | None = None

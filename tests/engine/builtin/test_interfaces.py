@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.builtin.clauses import MAX_CLAUSE_CHARS, ClauseSplitter, is_silent, speakable
-from engine.builtin.conversation import MAX_IMAGES, MAX_ITEMS, Conversation, Item
+from engine.builtin.history import MAX_IMAGES, MAX_ITEMS, History, Item
 from engine.builtin.interfaces import Speech
 from engine.builtin.resampler import Resampler
-from engine.builtin.speech_output import MAX_AHEAD, Reply
+from engine.builtin.speech_output import MAX_AHEAD, SpeechOutput
 from engine.ipc.protocol import AudioOut, FromEngine, TextOut
 
 
@@ -116,7 +116,7 @@ def speech(ms: int, *words: tuple[int, str], last: bool = False) -> Speech:
 
 async def test_a_reply_known_to_end_needs_no_empty_messages() -> None:
     sent: list[FromEngine] = []
-    reply = Reply("s", 1, sent.append, with_audio=True)
+    reply = SpeechOutput("s", 1, sent.append, with_audio=True)
     reply.push(speech(400, (0, "one "), (9_000, "two"), last=True))
     reply.finish()
     sounds = [message for message in sent if isinstance(message, AudioOut)]
@@ -128,7 +128,7 @@ async def test_a_reply_known_to_end_needs_no_empty_messages() -> None:
 
 async def test_the_text_ends_even_if_its_last_word_was_sent_before() -> None:
     sent: list[FromEngine] = []
-    reply = Reply("s", 1, sent.append, with_audio=True)
+    reply = SpeechOutput("s", 1, sent.append, with_audio=True)
     reply.push(speech(900, (0, "lo-o-ong"), last=True))
     texts = [message for message in sent if isinstance(message, TextOut)]
     assert [(text.text, text.last) for text in texts] == [("lo-o-ong", False), ("", True)]
@@ -136,7 +136,7 @@ async def test_the_text_ends_even_if_its_last_word_was_sent_before() -> None:
 
 async def test_an_answer_without_any_sound_still_ends() -> None:
     sent: list[FromEngine] = []
-    reply = Reply("s", 1, sent.append, with_audio=True)
+    reply = SpeechOutput("s", 1, sent.append, with_audio=True)
     reply.push(speech(0, (0, "..."), last=True))
     reply.finish()
     assert [type(message).__name__ for message in sent if getattr(message, "last", False)] == [
@@ -147,7 +147,7 @@ async def test_an_answer_without_any_sound_still_ends() -> None:
 
 async def test_a_cut_reply_releases_whoever_waits_for_room() -> None:
     sent: list[FromEngine] = []
-    reply = Reply("s", 1, sent.append, with_audio=True)
+    reply = SpeechOutput("s", 1, sent.append, with_audio=True)
     reply.push(speech(9_000))
     waiting = asyncio.ensure_future(reply.drained())
     await asyncio.sleep(0)
@@ -162,7 +162,7 @@ async def test_a_cut_reply_releases_whoever_waits_for_room() -> None:
 
 
 def test_a_conversation_keeps_the_newest_items_and_pictures() -> None:
-    conversation = Conversation()
+    conversation = History()
     for index in range(MAX_ITEMS + 9):
         conversation.add(Item(str(index), "user", "text", [b"picture"]))
     assert len(conversation.items) == MAX_ITEMS

@@ -20,7 +20,9 @@ STEP_S = 0.1
 
 
 async def started(machine: Machine, **more: Any) -> RecogniserPool:
-    pool = RecogniserPool(2, cores=CORES, start_nursery=machine.start, cpu_s=machine.cpu_of, **more)
+    pool = RecogniserPool(
+        2, cores=CORES, start_forkserver=machine.start, cpu_s=machine.cpu_of, **more
+    )
     await pool.start(lambda _: None)
     await asyncio.sleep(1)
     return pool
@@ -211,7 +213,7 @@ def test_our_own_standstill_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> N
     play(monkeypatch, scene)
 
 
-def test_a_nursery_that_forks_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forkserver_that_forks_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(machine: Machine) -> None:
         machine.forks_nothing = True
         pool = await started(machine)

@@ -141,7 +141,7 @@ async def test_an_utterance_without_end_is_refused(pool: RecogniserPool) -> None
     assert (await utterance.finish()).error == "the utterance is too long"
 
 
-async def test_a_killed_nursery_is_replaced_with_all_recognisers() -> None:
+async def test_a_killed_forkserver_is_replaced_with_all_recognisers() -> None:
     pool = RecogniserPool(1)
     await pool.start(lambda text: None)
     await until(lambda: len(pool.pids) == 1)

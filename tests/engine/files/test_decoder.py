@@ -19,7 +19,7 @@ from PIL import Image
 from engine.files import decoder as decoder_module
 from engine.files import file as file_module
 from engine.files import process as process_module
-from engine.files.decoder import BusyError, Decoder
+from engine.files.decoder import BusyError, FileDecoder
 from engine.files.file import PICTURE_PIXELS, File, Film, PictureFile, UnreadableError, files_of
 from engine.files.worker import MEMORY_BYTES, answer_to
 from engine.ipc.protocol import AudioPart, ImagePart, ItemIn, TextPart, VideoPart
@@ -38,13 +38,13 @@ def picture(data: bytes = b"") -> File:
 
 
 @pytest.fixture
-async def decoder() -> AsyncIterator[Decoder]:
-    made = Decoder(1)
+async def decoder() -> AsyncIterator[FileDecoder]:
+    made = FileDecoder(1)
     yield made
     made.close()
 
 
-def child_of(decoder: Decoder) -> Any:
+def child_of(decoder: FileDecoder) -> Any:
     child = decoder._all[0]._child
     assert child is not None
     return child
@@ -66,7 +66,7 @@ def test_files_of_an_item_share_its_pixels(monkeypatch: pytest.MonkeyPatch) -> N
     assert 0.99 * file_module.ITEM_PIXELS < kept <= file_module.ITEM_PIXELS
 
 
-async def test_files_are_read_in_a_process_of_their_own(decoder: Decoder) -> None:
+async def test_files_are_read_in_a_process_of_their_own(decoder: FileDecoder) -> None:
     seen = await decoder.read(picture())
     assert isinstance(seen, PictureFile) and seen.rgb.shape == (48, 64, 3)
     assert seen.rgb[9, 9].tolist() == [255, 0, 0]
@@ -81,7 +81,7 @@ async def test_files_are_read_in_a_process_of_their_own(decoder: Decoder) -> Non
 
 
 @pytest.mark.loopback
-async def test_the_engine_goes_on_while_a_bomb_is_read(decoder: Decoder) -> None:
+async def test_the_engine_goes_on_while_a_bomb_is_read(decoder: FileDecoder) -> None:
     bomb = png((4_000, 4_000), "L")
     before = os.times()
     await decoder.read(picture(bomb))
@@ -90,7 +90,7 @@ async def test_the_engine_goes_on_while_a_bomb_is_read(decoder: Decoder) -> None
 
 
 async def test_a_file_that_takes_too_long_costs_only_itself(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+    decoder: FileDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await decoder.read(picture())
     os.kill(child_of(decoder).pid, signal.SIGSTOP)
@@ -103,7 +103,7 @@ async def test_a_file_that_takes_too_long_costs_only_itself(
     assert isinstance(await decoder.read(picture()), PictureFile)
 
 
-async def test_a_reader_that_dies_is_started_anew(decoder: Decoder) -> None:
+async def test_a_reader_that_dies_is_started_anew(decoder: FileDecoder) -> None:
     await decoder.read(picture())
     child = child_of(decoder)
     os.kill(child.pid, signal.SIGSTOP)
@@ -115,7 +115,7 @@ async def test_a_reader_that_dies_is_started_anew(decoder: Decoder) -> None:
     assert isinstance(await decoder.read(picture()), PictureFile)
 
 
-async def test_who_leaves_frees_the_reader_at_once(decoder: Decoder) -> None:
+async def test_who_leaves_frees_the_reader_at_once(decoder: FileDecoder) -> None:
     await decoder.read(picture())
     os.kill(child_of(decoder).pid, signal.SIGSTOP)
     leaving = asyncio.ensure_future(decoder.read(picture()))
@@ -126,7 +126,7 @@ async def test_who_leaves_frees_the_reader_at_once(decoder: Decoder) -> None:
 
 
 async def test_waiting_for_a_reader_has_an_end(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+    decoder: FileDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await decoder.read(picture())
     os.kill(child_of(decoder).pid, signal.SIGSTOP)
@@ -139,7 +139,7 @@ async def test_waiting_for_a_reader_has_an_end(
     assert isinstance(await first, PictureFile)
 
 
-async def test_readers_end_with_the_decoder(decoder: Decoder) -> None:
+async def test_readers_end_with_the_decoder(decoder: FileDecoder) -> None:
     await decoder.read(picture())
     child = child_of(decoder)
     decoder.close()

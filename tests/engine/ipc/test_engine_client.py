@@ -19,9 +19,9 @@ from engine.ipc.engine_client import (
     SILENCE_LIMIT_S,
     SILENT_S,
     EngineClient,
+    EngineFull,
     EngineGone,
-    Line,
-    NoFreeSlot,
+    EngineSessionLink,
 )
 from engine.ipc.protocol import (
     AudioIn,
@@ -47,7 +47,7 @@ class Call:
         self.gone: list[str] = []
         self.silences: list[bool] = []
 
-    async def open(self, client: EngineClient, session: str, **config: Any) -> Line:
+    async def open(self, client: EngineClient, session: str, **config: Any) -> EngineSessionLink:
         return await client.open(
             session,
             SessionConfig(**config),
@@ -98,7 +98,7 @@ class Silent:
         self.raw.send(self.peer, encode(welcome(2)))
         await connecting
 
-    async def open(self, call: Call, session: str) -> Line:
+    async def open(self, call: Call, session: str) -> EngineSessionLink:
         opening = asyncio.create_task(call.open(self.client, session))
         await self.raw.receive()
         self.raw.send(self.peer, encode(SessionOpened(session, 0)))
@@ -173,7 +173,7 @@ async def test_what_a_line_sends_reaches_its_session_with_its_configuration(
 async def test_full_engine_is_no_free_slot_until_a_line_closes(served: Served) -> None:
     first = await Call().open(served.client, "a")
     await Call().open(served.client, "b")
-    with pytest.raises(NoFreeSlot, match="all 2 slots are in use"):
+    with pytest.raises(EngineFull, match="all 2 slots are in use"):
         await Call().open(served.client, "c")
     await first.close()
     await Call().open(served.client, "c")

@@ -10,8 +10,8 @@ import pytest
 
 from engine.ipc.lifeline import (
     OOM_ENGINE,
+    OOM_FORKSERVER,
     OOM_MOST,
-    OOM_NURSERY,
     OOM_RECOGNISER,
     OOM_WORKER,
 )
@@ -36,7 +36,7 @@ def score_after(*raises: int) -> int:
 def test_children_stand_above_their_parent_and_recognisers_above_all() -> None:
     ours = int(SCORE.read_text())
     worker, engine = score_after(OOM_WORKER), score_after(OOM_ENGINE)
-    recogniser = score_after(OOM_ENGINE, OOM_NURSERY, OOM_RECOGNISER)
+    recogniser = score_after(OOM_ENGINE, OOM_FORKSERVER, OOM_RECOGNISER)
     assert ours < worker < recogniser and ours < engine < recogniser
 
 

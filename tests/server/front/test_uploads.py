@@ -110,17 +110,6 @@ async def test_worker_that_takes_no_messages_is_503() -> None:
     assert caught.value.status == 503
 
 
-async def test_second_item_of_a_call_waits_for_the_first() -> None:
-    paper = PaperFront()
-    call_id, adding = await upload(paper, film())
-    asked = await paper.added()
-    with pytest.raises(ProtocolError) as caught:
-        await paper.front.add_item(call_id, film())
-    assert caught.value.status == 409
-    paper.says("worker-0", ItemAdded(call_id, asked.item.id))
-    await adding
-
-
 async def test_only_messages_are_items_here() -> None:
     paper = PaperFront()
     call_id = await paper.call()

@@ -40,13 +40,13 @@ def test_each_second_has_its_picture_and_its_sound(kind: str) -> None:
 
 def test_picture_is_the_frame_nearest_to_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[float] = []
-    picture = module._Reader._picture
+    picture = module._FilmReader._picture
 
-    def note(self: module._Reader, frame: Any) -> Any:
+    def note(self: module._FilmReader, frame: Any) -> Any:
         taken.append(frame.time)
         return picture(self, frame)
 
-    monkeypatch.setattr(module._Reader, "_picture", note)
+    monkeypatch.setattr(module._FilmReader, "_picture", note)
     read_clip(film(2.0, fps=10, sound_s=0))
     assert taken == pytest.approx([0.5, 1.5])
 

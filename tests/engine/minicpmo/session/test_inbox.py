@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from engine.files.decoder import BusyError, Decoder
+from engine.files.decoder import BusyError, FileDecoder
 from engine.files.file import File, Film, PictureFile, UnreadableError
 from engine.ipc import protocol as p
 from engine.minicpmo.session import inbox as module
@@ -25,7 +25,7 @@ TEXT = p.ItemIn("s", "text", "user", (p.TextPart("hello"),))
 SOUND = p.AudioIn("s", 0, b"\x00\x00")
 
 
-class Reader(Decoder):
+class Reader(FileDecoder):
     """Reads when the test says so."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Door: accepts HTTP connections, and keeps room for those that ask for something.
+"""Accept HTTP connections and keep room for those that ask for something.
 
 A connection that is not being served is half open: before or within its headers, idle, or leaving.
 It is dropped when its time is over (`server.front.guest`), or before that when there are too many:
@@ -51,7 +51,7 @@ def raise_file_limit() -> int:
 
 
 def runner(app: web.Application, grace_s: float) -> web.AppRunner:
-    """What serves `app` behind a door: bodies stay packed, the log holds no clients' faults."""
+    """Serve `app` behind an acceptor: bodies stay packed, clients' faults are not logged."""
     return web.AppRunner(
         app,
         shutdown_timeout=grace_s,
@@ -63,7 +63,7 @@ def runner(app: web.Application, grace_s: float) -> web.AppRunner:
     )
 
 
-class Door:
+class HttpAcceptor:
     """Owns every connection from its acceptance to its end."""
 
     def __init__(

@@ -34,7 +34,7 @@ CHECKS_BURST = 300.0
 Address = tuple[str, int]
 
 
-class Door:
+class DatagramFilter:
     """Admits the datagrams of one aioice connection, or counts why not.
 
     `is_encrypted` says whether the DTLS handshake above is done.
@@ -104,7 +104,7 @@ class Door:
         return reason
 
     def _judge_check(
-        self, message: stun.Message, data: bytes, protocol: Any, address: Address
+        self, message: stun.StunMessage, data: bytes, protocol: Any, address: Address
     ) -> str | None:
         if not self._is_for_us(message.username):
             return "unknown_user"
@@ -117,7 +117,7 @@ class Door:
         return self._prove(protocol, address)
 
     def _judge_answer(
-        self, message: stun.Message, data: bytes, protocol: Any, address: Address
+        self, message: stun.StunMessage, data: bytes, protocol: Any, address: Address
     ) -> str | None:
         transaction = protocol.transactions.get(message.transaction_id)
         if transaction is None:

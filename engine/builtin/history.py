@@ -33,7 +33,7 @@ class Item:
         """What of the message cannot be taken in here, for people: "videos", "that picture"."""
 
 
-class Conversation:
+class History:
     """The newest items in order; the oldest go when there are too many."""
 
     def __init__(self) -> None:

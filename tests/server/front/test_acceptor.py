@@ -1,4 +1,4 @@
-"""The door: who half-opens connections, floods or stalls them does not keep others out.
+"""The acceptor: who half-opens connections, floods or stalls them does not keep others out.
 
 A real aiohttp server over loopback, raw sockets, and times made short.
 """
@@ -19,9 +19,9 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from server.front import certificates, door, guest
+from server.front import acceptor, certificates, guest
+from server.front.acceptor import FEWEST, SHARE, HttpAcceptor
 from server.front.app import take_no_packed_bodies
-from server.front.door import FEWEST, SHARE, Door
 from server.front.guest import Guest
 from signaling.http.proxies import TrustedProxies
 from tests.waiting import Clock, until
@@ -32,7 +32,7 @@ LARGE = 8_000_000
 
 
 class Entrance:
-    """A door with a small application behind it."""
+    """An acceptor with a small application behind it."""
 
     def __init__(self, tls: ssl.SSLContext | None = None, most: int = 16) -> None:
         self.may_answer = asyncio.Event()
@@ -48,17 +48,17 @@ class Entrance:
         app.router.add_get("/large", self._large)
         app.router.add_post("/read", self._read)
         app.router.add_post("/refuse", self._hello)
-        self.runner = door.runner(app, 0.1)
+        self.runner = acceptor.runner(app, 0.1)
         await self.runner.setup()
         assert self.runner.server is not None
-        self.door = Door(
+        self.acceptor = HttpAcceptor(
             socket.create_server(("127.0.0.1", 0)),
             self.runner.server,
             most=self._most,
             proxies=TrustedProxies(),
             tls=self._tls,
         )
-        self._running = asyncio.create_task(self.door.run())
+        self._running = asyncio.create_task(self.acceptor.run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -71,7 +71,7 @@ class Entrance:
     async def open(
         self, data: bytes = b"", **more: object
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.door.port, **more)  # type: ignore[arg-type]
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.acceptor.port, **more)  # type: ignore[arg-type]
         self._writers.append(writer)
         writer.write(data)
         await asyncio.sleep(0.005)
@@ -110,7 +110,7 @@ async def is_closed(reader: asyncio.StreamReader) -> bool:
     return True
 
 
-def visit(visitors: Door, host: str, clock: Clock) -> Guest:
+def visit(visitors: HttpAcceptor, host: str, clock: Clock) -> Guest:
     """A connection that is one on paper only."""
     one = Guest(
         *(socket.socket(), host, asyncio.Protocol, visitors._phase_of, visitors._lost, clock)
@@ -141,10 +141,10 @@ async def test_half_a_request_is_not_kept(
     entrance: Entrance, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setitem(guest.LONGEST_S, "head", 0.2)
-    monkeypatch.setattr(door, "SWEEP_S", 0.05)
+    monkeypatch.setattr(acceptor, "SWEEP_S", 0.05)
     reader, _ = await entrance.open(sent)
     assert await is_closed(reader)
-    await until(lambda: len(entrance.door) == 0)
+    await until(lambda: len(entrance.acceptor) == 0)
 
 
 async def test_idle_connection_is_kept_a_while_only(
@@ -152,7 +152,7 @@ async def test_idle_connection_is_kept_a_while_only(
 ) -> None:
     monkeypatch.setitem(guest.LONGEST_S, "head", 0.1)
     monkeypatch.setitem(guest.LONGEST_S, "idle", 1.0)
-    monkeypatch.setattr(door, "SWEEP_S", 0.02)
+    monkeypatch.setattr(acceptor, "SWEEP_S", 0.02)
     reader, writer = await entrance.open(GET)
     await reader.readuntil(b"hello")
     await asyncio.sleep(0.3)
@@ -165,11 +165,11 @@ async def test_client_that_does_not_read_its_answer_is_left(
     entrance: Entrance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guest, "BLOCKED_S", 0.2)
-    monkeypatch.setattr(door, "SWEEP_S", 0.05)
+    monkeypatch.setattr(acceptor, "SWEEP_S", 0.05)
     _, writer = await entrance.open(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    await until(lambda: entrance.door.dismissed == 1)
-    assert len(entrance.door) == 0
+    await until(lambda: entrance.acceptor.dismissed == 1)
+    assert len(entrance.acceptor) == 0
 
 
 async def test_request_that_is_being_served_has_no_limit_here(
@@ -177,7 +177,7 @@ async def test_request_that_is_being_served_has_no_limit_here(
 ) -> None:
     for phase in guest.LONGEST_S:
         monkeypatch.setitem(guest.LONGEST_S, phase, 0.05)
-    monkeypatch.setattr(door, "SWEEP_S", 0.02)
+    monkeypatch.setattr(acceptor, "SWEEP_S", 0.02)
     reader, _ = await entrance.open(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
     await asyncio.sleep(0.3)
     entrance.may_answer.set()
@@ -194,7 +194,7 @@ async def test_half_open_connections_keep_nobody_out_and_end_nothing_that_is_ser
     half = [(await entrance.open(GET[:-2]))[0] for _ in range(40)]
     assert await entrance.status() == 200
     assert await is_closed(half[0]), "the slowest went"
-    assert len(entrance.door) <= 16
+    assert len(entrance.acceptor) <= 16
     entrance.may_answer.set()
     assert b"200" in await served.readline()
 
@@ -205,12 +205,12 @@ async def test_when_all_places_are_served_newcomers_are_turned_away(entrance: En
     reader, _ = await entrance.open(GET)
     assert await is_closed(reader)
     entrance.may_answer.set()
-    await until(lambda: not any(g.phase == "serving" for g in entrance.door._guests))
+    await until(lambda: not any(g.phase == "serving" for g in entrance.acceptor._guests))
     assert await entrance.status() == 200
 
 
 async def test_one_address_has_a_share_and_proxies_have_all(entrance: Entrance) -> None:
-    visitors, clock = entrance.door, Clock()
+    visitors, clock = entrance.acceptor, Clock()
 
     def come(host: str, phase: str) -> Guest:
         one = visit(visitors, host, clock)
@@ -236,16 +236,16 @@ async def test_who_half_opens_most_goes_first(entrance: Entrance) -> None:
     clock = Clock()
     guests = []
     for host in ("198.51.100.1", "192.0.2.1", "192.0.2.1"):
-        guests.append(visit(entrance.door, host, clock))
-    assert entrance.door._dismiss_slowest()
-    assert list(entrance.door._guests) == [guests[0], guests[2]]
+        guests.append(visit(entrance.acceptor, host, clock))
+    assert entrance.acceptor._dismiss_slowest()
+    assert list(entrance.acceptor._guests) == [guests[0], guests[2]]
     guests[0].answered(is_body_unread=False)
-    assert list(entrance.door._half_open) == [guests[2], guests[0]], "slow since its new phase"
+    assert list(entrance.acceptor._half_open) == [guests[2], guests[0]], "slow since its new phase"
     guests[2].serve()
-    counts = entrance.door.counts()
+    counts = entrance.acceptor.counts()
     assert (counts["open"], counts["half_open"], counts["dismissed"]) == (2, 1, 1)
-    entrance.door._guests.clear()
-    entrance.door._half_open.clear()
+    entrance.acceptor._guests.clear()
+    entrance.acceptor._half_open.clear()
 
 
 async def test_full_table_of_files_costs_half_open_connections_only(
@@ -271,7 +271,7 @@ async def test_full_table_of_files_costs_half_open_connections_only(
 
 def test_this_process_may_open_as_many_files_as_the_system_allows() -> None:
     code = (
-        "import resource as r; from server.front.door import raise_file_limit;"
+        "import resource as r; from server.front.acceptor import raise_file_limit;"
         "r.setrlimit(r.RLIMIT_NOFILE, (100, 300));"
         "assert raise_file_limit() == 300 == r.getrlimit(r.RLIMIT_NOFILE)[0]"
     )
@@ -345,14 +345,14 @@ async def test_malformed_requests_leave_no_line_in_the_log(
 async def test_handshakes_count_and_have_their_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(door, "SWEEP_S", 0.05)
+    monkeypatch.setattr(acceptor, "SWEEP_S", 0.05)
     made = certificates.ensure(tmp_path, "127.0.0.1")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(made.cert, made.key)
     client = ssl.create_default_context(cafile=str(made.cert))
     async with Entrance(context) as entrance:
         half = [(await entrance.open())[0] for _ in range(30)]
-        assert len(entrance.door) <= 16
+        assert len(entrance.acceptor) <= 16
         reader, writer = await entrance.open(GET, ssl=client, server_hostname="localhost")
         assert b"200" in await reader.readline()
         writer.transport.abort()
@@ -361,5 +361,5 @@ async def test_handshakes_count_and_have_their_time(
             assert await is_closed(one)
         garbage, _ = await entrance.open(GET)
         assert await is_closed(garbage)
-        await until(lambda: len(entrance.door) == 0)
+        await until(lambda: len(entrance.acceptor) == 0)
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []

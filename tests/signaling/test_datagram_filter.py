@@ -13,7 +13,7 @@ import aioice.stun
 import pytest
 from aioice.stun import Class, Method
 
-from signaling.door import MAX_PEER_ADDRESSES, MAX_QUEUED_DATAGRAMS, Door
+from signaling.datagram_filter import MAX_PEER_ADDRESSES, MAX_QUEUED_DATAGRAMS, DatagramFilter
 from signaling.ice import IceSettings
 from signaling.peer import Peer
 from tests.signaling.rtc import Client, Recorder, SilentTrack, until
@@ -54,7 +54,7 @@ class Setup:
         self.is_encrypted = False
         self.now = 0.0
         self.end = End()
-        self.door = Door(self.connection, lambda: self.is_encrypted, lambda: self.now)
+        self.door = DatagramFilter(self.connection, lambda: self.is_encrypted, lambda: self.now)
 
     def take(self, data: bytes, address: tuple[Any, ...] = PEER) -> str | None:
         """Why the datagram was turned away, None if it was not."""
