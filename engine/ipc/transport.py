@@ -251,7 +251,10 @@ class Dialer(Generic[In]):
         return self._put(message)
 
     def gather(self, message: Message) -> None:
-        """Queue `message` with others that come within `GATHER_S`; for what may be lost."""
+        """Queue `message` with others that come within `GATHER_S`.
+
+        For sound and reports: nobody is told what is refused, the next message shows the gap.
+        """
         self._gathered.append(message)
         if len(self._gathered) >= MAX_GATHERED:
             self._flush()
