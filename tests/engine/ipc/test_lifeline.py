@@ -15,9 +15,9 @@ from engine.ipc.lifeline import (
     OOM_RECOGNISER,
     OOM_WORKER,
 )
+from tests import ROOT
 
 SCORE = Path("/proc/self/oom_score_adj")
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 pytestmark = pytest.mark.skipif(not SCORE.exists(), reason="Linux only")
 

@@ -16,9 +16,8 @@ import pytest
 
 from server.front import socket_folder
 from server.front.socket_folder import SocketFolder, clear_up
+from tests import ROOT
 from tests.waiting import until
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 HOLD = """
 import sys, tempfile
