@@ -28,7 +28,7 @@ LONGEST_S: dict[Phase, float] = {"head": HEAD_S, "idle": IDLE_S, "leaving": LING
 
 
 class Guest(asyncio.Protocol):
-    """Owns the connection's phase; `Door` decides when it has to go."""
+    """Owns the connection's phase; `HttpAcceptor` decides when it has to go."""
 
     def __init__(
         self,
