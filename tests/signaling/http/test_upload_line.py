@@ -149,13 +149,13 @@ async def test_standstill_of_the_server_drops_no_upload_and_sends_nobody_away() 
 async def test_standstill_of_the_server_ends_no_body(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "LOOK_S", 0.01)
     paused = Clock()
-    progress = bodies.Progress(clock=AwakeClock(0.25, paused))
+    progress = bodies.BodyProgress(clock=AwakeClock(0.25, paused))
     async with asyncio.timeout(None) as timer:
         progress.begin(timer)
         paused.now += 10 * bodies.BODY_S
         await asyncio.sleep(0.1)
         progress.end()
-    progress = bodies.Progress(clock=paused)
+    progress = bodies.BodyProgress(clock=paused)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(None) as timer:
             progress.begin(timer)
