@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.gpu.layers.weight_norm import NEW
-from engine.minicpmo.models.code2wav import Token2Wav
+from engine.minicpmo.models.code2wav import Code2WavModel
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.flow.flow import Flow
 from engine.minicpmo.models.vocoder.config import VocoderConfig
@@ -49,11 +49,11 @@ def random_token2wav(
     seed: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> Token2Wav:
+) -> Code2WavModel:
     """The whole of token2wav with random weights, e.g. of `FlowConfig.full()` for benchmarks."""
     network = random_flow(flow, seed, device).to(dtype).prepare(steps)
     noise = make_noise(vocoder).to(device)
-    return Token2Wav(network, Vocoder(random_hift(vocoder, seed, device), noise))
+    return Code2WavModel(network, Vocoder(random_hift(vocoder, seed, device), noise))
 
 
 def random_voice(seconds: float = 3.0, seed: int = 0) -> VoiceFeatures:

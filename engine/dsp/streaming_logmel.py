@@ -43,7 +43,7 @@ DYNAMIC_FROM = 5 * SAMPLE_HZ
 """A shorter buffer is floored at -10, a longer one at 8 below its maximum."""
 
 
-class MelStreams:
+class StreamingLogMel:
     """Streaming state of all slots, and a spare row that takes what padding rows write.
 
     `plan` decides on the host, `features` computes on the device without looking at values on the

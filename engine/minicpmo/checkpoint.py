@@ -14,7 +14,7 @@ from engine.gpu.weights import Checkpoint, CheckpointError, empty
 from engine.minicpmo.llm.prompts import PromptBuilder
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
-from engine.minicpmo.models.code2wav import Token2Wav, load_token2wav
+from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav
 from engine.minicpmo.models.config import OmniConfig
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from engine.minicpmo.models.talker.tts import SpeechDecoder, load_speech_decoder
@@ -46,7 +46,7 @@ class OmniModel:
     resampler: Resampler
     mel: LogMel
     speech: SpeechDecoder
-    token2wav: Token2Wav | None
+    code2wav: Code2WavModel | None
     """None without the token2wav assets: the model then answers in text only."""
     voices: Voices
     device: torch.device
@@ -100,7 +100,7 @@ def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> O
         show(f"loading the language model onto {where}")
         llm = empty(lambda: Qwen3(config.llm))
         checkpoint.load(llm, "llm.", device=where, dtype=dtype)
-        show("loading ears and eyes")
+        show("loading the encoders")
         whisper = empty(lambda: WhisperEncoder(config.audio))
         checkpoint.load(whisper, "apm.", device=where, dtype=dtype)
         projector = empty(lambda: AudioProjector(config.audio, config.llm.hidden_size))
@@ -126,16 +126,18 @@ def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> O
         resampler=resampler,
         mel=LogMel(config.audio.num_mel_bins, where),
         speech=speech,
-        token2wav=_token2wav(folder, where, steps, show),
+        code2wav=_load_code2wav(folder, where, steps, show),
         voices=Voices(Preparer(folder / ASSETS), folder / VOICES),
         device=where,
         dtype=dtype,
     )
 
 
-def _token2wav(folder: Path, device: torch.device, steps: int, show: Show) -> Token2Wav | None:
+def _load_code2wav(
+    folder: Path, device: torch.device, steps: int, show: Show
+) -> Code2WavModel | None:
     if not (folder / ASSETS).is_dir():
         show(f"the model's folder has no {ASSETS}: answers will be text only")
         return None
     # The flow is trained and released in float32; its cost is small beside the language model's.
-    return load_token2wav(folder / ASSETS, device=device, steps=steps)
+    return load_code2wav(folder / ASSETS, device=device, steps=steps)

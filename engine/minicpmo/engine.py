@@ -22,10 +22,10 @@ from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_by
 from engine.minicpmo.models.config import ConfigError
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.scheduler import Closing, Opening, Scheduler
-from engine.minicpmo.session.inbox import Intake
+from engine.minicpmo.session.inbox import Inbox
 from engine.minicpmo.session.session import Session
-from engine.minicpmo.speech.pipeline import Speaker
-from engine.minicpmo.speech.voices import VoiceShelf
+from engine.minicpmo.speech.pipeline import SpeechPipeline
+from engine.minicpmo.speech.voices import VoiceLibrary
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class MiniCpmoSession:
     ) -> None:
         self._scheduler = scheduler
         self._slot = slot
-        self._intake = Intake(
+        self._intake = Inbox(
             session, lambda message: scheduler.post((slot, message)), send, decoder
         )
 
@@ -73,7 +73,7 @@ class MiniCpmoEngine:
         self._slots = slots
         self._config = config
         self._scheduler: Scheduler | None = None
-        self._shelf: VoiceShelf | None = None
+        self._voices: VoiceLibrary | None = None
         self._decoder = FileDecoder()
 
     @property
@@ -81,8 +81,8 @@ class MiniCpmoEngine:
         return self._slots
 
     def welcome(self, slots: int) -> Welcome:
-        shelf = self._shelf
-        names = shelf.names() if shelf is not None else ()
+        voices = self._voices
+        names = voices.names() if voices is not None else ()
         spoken = "It speaks and understands English and Chinese."
         if not names:
             spoken = "It has no prepared voice here, so it answers in text."
@@ -128,20 +128,20 @@ class MiniCpmoEngine:
         model: OmniModel = load(folder, device=wanted.device, steps=wanted.flow_steps, show=show)
         limit = min(wanted.max_context, model.config.llm.max_position_embeddings)
         show("preparing voices")
-        shelf = self._shelf = VoiceShelf(model, wanted.voice)
-        shelf.place(model)
-        for line in shelf.remarks:
+        voices = self._voices = VoiceLibrary(model, wanted.voice)
+        voices.place(model)
+        for line in voices.remarks:
             show(line)
         self._fit(model, limit, show)
         runner = Runner(model, self._slots, limit, wanted.kv_cache_dtype)
-        speaker = Speaker(
+        pipeline = SpeechPipeline(
             model,
             self._slots,
-            max_prompt=shelf.longest_prompt,
+            max_prompt=voices.longest_prompt,
             speech_context=wanted.speech_context,
             first_codes=wanted.first_chunk_codes,
         )
-        self._scheduler = Scheduler(runner, speaker, shelf, limit)
+        self._scheduler = Scheduler(runner, pipeline, voices, limit)
         # The networks' objects live as long as the process: looking through them for garbage would
         # hold up a step by a tenth of a second, and each graph's capture as well.
         gc.collect()
@@ -159,7 +159,7 @@ class MiniCpmoEngine:
 
     def _fit(self, model: OmniModel, max_context: int, show: Progress) -> None:
         """Offer as many slots as the GPU has memory for; raises `EngineError` if there is none."""
-        assert self._shelf is not None, "the voices come first"
+        assert self._voices is not None, "the voices come first"
         free = free_bytes(model.device)
         if free is None:
             return
@@ -167,7 +167,7 @@ class MiniCpmoEngine:
             model,
             max_context=max_context,
             speech_context=self._config.speech_context,
-            max_prompt=self._shelf.longest_prompt,
+            max_prompt=self._voices.longest_prompt,
             kv_cache=self._config.kv_cache_dtype,
         )
         planned = plan(self._slots, free, slot, max_context)

@@ -61,7 +61,7 @@ def slot_bytes(
         hearing=model.whisper.bytes_per_slot(),
         choosing=SAMPLING_COPIES * 4 * llm.vocab_size,
         speech_codes=model.speech.bytes_per_slot(speech_context),
-        sound=model.token2wav.bytes_per_slot(max_prompt) if model.token2wav else 0,
+        sound=model.code2wav.bytes_per_slot(max_prompt) if model.code2wav else 0,
     )
 
 

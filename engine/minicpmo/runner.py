@@ -13,14 +13,18 @@ from torch import Tensor
 
 from engine.config import KvCacheType
 from engine.dsp.logmel import PIECE_SAMPLES, mel_frames, pieces
-from engine.dsp.streaming_logmel import MelStreams
+from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool
 from engine.gpu.timing import passed
 from engine.minicpmo.checkpoint import OmniModel
-from engine.minicpmo.encoders.audio import Ears
+from engine.minicpmo.encoders.audio import AudioEncoder
 from engine.minicpmo.encoders.slicing import SlicePlan
-from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, Eyes, Picture
-from engine.minicpmo.encoders.vision import Seen as Seen
+from engine.minicpmo.encoders.vision import (
+    IMAGES_AT_ONCE,
+    EncodedPicture,
+    PictureInput,
+    VisionEncoder,
+)
 from engine.minicpmo.llm.duplex_batch import DuplexBatch
 from engine.minicpmo.llm.rows import LlmRows
 from engine.minicpmo.llm.turn_batch import TurnBatch
@@ -42,10 +46,14 @@ class Runner:
         self.llm = LlmRows(model.llm, num_slots, max_context, self.graphs, kv_cache=kv_cache)
         self.duplex = DuplexBatch(self.llm, model.tokens)
         self.turns = TurnBatch(self.llm, model.tokens)
-        self.mels = MelStreams(model.mel, num_slots)
+        self.mels = StreamingLogMel(model.mel, num_slots)
         self.audio_kv = model.whisper.make_cache(num_slots)
-        self.ears = Ears(self.mels, model.whisper, model.projector, self.audio_kv, self.graphs)
-        self.eyes = Eyes(model.vision, model.resampler, model.config.picture, self.graphs)
+        self.audio_encoder = AudioEncoder(
+            self.mels, model.whisper, model.projector, self.audio_kv, self.graphs
+        )
+        self.vision_encoder = VisionEncoder(
+            model.vision, model.resampler, model.config.picture, self.graphs
+        )
 
     def warm_up(self, show: Callable[[str], None]) -> None:
         """Capture every graph; tells how far it is."""
@@ -53,8 +61,8 @@ class Runner:
         show("choosing tokens")
         self.duplex.warm_up()
         self.turns.warm_up()
-        self.ears.warm_up(self.mels.num_slots, show)
-        self.eyes.warm_up(IMAGES_AT_ONCE, show)
+        self.audio_encoder.warm_up(self.mels.num_slots, show)
+        self.vision_encoder.warm_up(IMAGES_AT_ONCE, show)
 
     # ------------------------------------------------------------------ slots
 
@@ -74,7 +82,7 @@ class Runner:
         """Each slot's next chunk of sound [N] -> its embeddings [T, C]."""
         if not chunks:
             return {}
-        return self.ears.hear(chunks)
+        return self.audio_encoder.hear(chunks)
 
     @torch.inference_mode()
     def hear_whole(self, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
@@ -91,14 +99,14 @@ class Runner:
 
     def plan_picture(self, picture: Tensor, most: int) -> SlicePlan:
         """Into which images `look` cuts a picture [height, width, 3], with `most` slices."""
-        return self.eyes.plan(picture, most)
+        return self.vision_encoder.plan(picture, most)
 
     @torch.inference_mode()
-    def look(self, pictures: Sequence[Picture]) -> list[Seen]:
+    def look(self, pictures: Sequence[PictureInput]) -> list[EncodedPicture]:
         """What pictures look like, as one batch."""
         if not pictures:
             return []
-        return self.eyes.look(pictures)
+        return self.vision_encoder.look(pictures)
 
     # ------------------------------------------------------------------ out
 

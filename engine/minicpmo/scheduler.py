@@ -32,11 +32,11 @@ from engine.minicpmo.modes.half_duplex import HalfDuplex
 from engine.minicpmo.modes.turn_encoding import PendingTurn
 from engine.minicpmo.modes.unit_alignment import PHASES
 from engine.minicpmo.runner import Runner
-from engine.minicpmo.session.item_decoding import ModelMessage, ReadItem
+from engine.minicpmo.session.item_decoding import DecodedItem, ModelMessage
 from engine.minicpmo.session.session import Session, SessionFailed
-from engine.minicpmo.speech.pipeline import Speaker
-from engine.minicpmo.speech.voices import VoiceShelf
-from engine.minicpmo.speech.worker import Spoken, VoiceLane
+from engine.minicpmo.speech.pipeline import SpeechPipeline
+from engine.minicpmo.speech.voices import VoiceLibrary
+from engine.minicpmo.speech.worker import SpeechChunk, SpeechWorker
 from engine.minicpmo.step import step
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Closing:
     done: Callable[[], None]
 
 
-Order = tuple[int, ModelMessage] | Opening | Closing | Spoken
+Order = tuple[int, ModelMessage] | Opening | Closing | SpeechChunk
 
 
 class Scheduler:
@@ -75,19 +75,19 @@ class Scheduler:
     def __init__(
         self,
         runner: Runner,
-        speaker: Speaker,
-        shelf: VoiceShelf,
+        pipeline: SpeechPipeline,
+        voices: VoiceLibrary,
         max_context: int,
         *,
         phases: int = PHASES,
     ) -> None:
         """`phases`: groups whose units end together, see `UnitGroups`."""
         self.runner = runner
-        self.speaker = speaker
-        self._lane = VoiceLane(speaker, self.post)
-        self._shelf = shelf
-        self._duplex = FullDuplex(runner, self._lane, max_context, phases=phases)
-        self._turns = HalfDuplex(runner, self._lane, max_context)
+        self.pipeline = pipeline
+        self._speech = SpeechWorker(pipeline, self.post)
+        self._voices = voices
+        self._duplex = FullDuplex(runner, self._speech, max_context, phases=phases)
+        self._turns = HalfDuplex(runner, self._speech, max_context)
         self._background = Background(runner.model.device, self._duplex, self._turns)
         self._sessions: dict[int, Session] = {}
         self._inbox: deque[tuple[float, Order]] = deque()
@@ -101,12 +101,12 @@ class Scheduler:
     @property
     def is_broken(self) -> bool:
         """One of the threads has ended by an error; nobody is served any more."""
-        return self._has_broken or self._lane.is_broken
+        return self._has_broken or self._speech.is_broken
 
     def warm_up(self, show: Callable[[str], None]) -> None:
         """Capture every graph; before `start`."""
         self.runner.warm_up(show)
-        self._lane.warm_up(show)
+        self._speech.warm_up(show)
 
     def open_now(self, session: Session) -> None:
         """Begin a session before `start`, in the caller's thread."""
@@ -116,7 +116,7 @@ class Scheduler:
         # Both threads run Python between calls that let go of the interpreter's lock; with the
         # default of 5 ms each such call could cost one of them that much.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._lane.start()
+        self._speech.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -124,7 +124,7 @@ class Scheduler:
         self._is_stopping = True
         self._wake.set()
         self._thread.join()
-        self._lane.stop()
+        self._speech.stop()
 
     def post(self, order: Order) -> None:
         """Hand over a message.
@@ -144,7 +144,7 @@ class Scheduler:
 
     def pending_ms(self) -> float:
         """The longest that a session's sound waits for its unit."""
-        return max((s.hearing.pending_ms for s in tuple(self._sessions.values())), default=0)
+        return max((s.audio_input.pending_ms for s in tuple(self._sessions.values())), default=0)
 
     # ------------------------------------------------------------------ the loop
 
@@ -200,22 +200,21 @@ class Scheduler:
                 case Closing():
                     self._close(order.slot)
                     order.done()
-                case Spoken():
+                case SpeechChunk():
                     self._spoken(order)
                 case (slot, message):
                     session = self._sessions.get(slot)
                     if session is not None and session.id == message.session:
                         self._guard(session, partial(self._take, session, message, came))
 
-    def _spoken(self, spoken: Spoken) -> None:
-        session = self._sessions.get(spoken.say.speak.slot)
-        if session is None or spoken.say.owner.mind.session is not session:
+    def _spoken(self, chunk: SpeechChunk) -> None:
+        session = self._sessions.get(chunk.request.input.slot)
+        if session is None or session.id != chunk.request.session:
             return
-        if spoken.error is not None:
+        if chunk.error is not None:
             self._fail(session)
             return
-        mode = self._duplex if spoken.say.is_unit else self._turns
-        self._guard(session, partial(mode.spoken, spoken))
+        self._guard(session, partial(chunk.request.on_chunk, chunk))
 
     def _guard(self, session: Session, action: Callable[[], None]) -> None:
         try:
@@ -244,9 +243,9 @@ class Scheduler:
         self._begin(session)
 
     def _begin(self, session: Session) -> None:
-        session.voice = self._shelf.get(session.config.voice)
+        session.voice = self._voices.get(session.config.voice)
         if session.voice.base is not None:
-            self._lane.set_voice(session.slot, session.voice.base)
+            self._speech.set_voice(session.slot, session.voice.base)
         self._mode(session).open(session)
 
     def _close(self, slot: int) -> None:
@@ -254,7 +253,7 @@ class Scheduler:
             self._duplex.close(slot)
             self._turns.close(slot)
             self.runner.clear(slot)
-            self._lane.clear(slot)
+            self._speech.clear(slot)
 
     def _mode(self, session: Session) -> FullDuplex | HalfDuplex:
         return self._duplex if session.config.mode == "full_duplex" else self._turns
@@ -270,7 +269,7 @@ class Scheduler:
             before.refuse_asked(session, "context_restarted", "other settings came first")
         before.close(session.slot)
         self.runner.clear(session.slot)
-        self._lane.clear(session.slot)
+        self._speech.clear(session.slot)
         self._begin(session)
         session.warn("context_restarted", "these settings begin a new conversation")
 
@@ -286,7 +285,7 @@ class Scheduler:
                     self._duplex.saw(session)
             case Heard():
                 session.output.heard(message)
-            case ReadItem():
+            case DecodedItem():
                 session.add_item(message)
             case UpdateSession():
                 self._switch(session, message)
@@ -304,7 +303,7 @@ class Scheduler:
             case CommitAudio() | CreateResponse():
                 self._respond(session, message)
             case ClearAudio():
-                session.hearing.clear()
+                session.audio_input.clear()
             case CancelResponse():
                 # A response that has begun since is not meant.
                 if message.epoch >= session.output.epoch:
@@ -318,7 +317,7 @@ class Scheduler:
         mode = session.config.mode
         if mode == "full_duplex":
             self._duplex.hears(session, len(message.pcm) // 2, came)
-        for event in session.hearing.push(
+        for event in session.audio_input.push(
             message.pts,
             message.pcm,
             for_units=mode == "full_duplex",
@@ -344,10 +343,10 @@ class Scheduler:
 
     def _said(self, session: Session, sound: torch.Tensor) -> None:
         """An utterance [N] has ended in half duplex."""
-        session.hearing.clear()
+        session.audio_input.clear()
         session.keep_speech(sound)
         if session.config.turn_detection.create_response:
-            self._ask(session, PendingTurn(utterance=session.hearing.utterances))
+            self._ask(session, PendingTurn(utterance=session.audio_input.utterances))
 
     def _respond(self, session: Session, message: CommitAudio | CreateResponse) -> None:
         if session.config.mode == "full_duplex":

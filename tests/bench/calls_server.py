@@ -49,7 +49,7 @@ def main() -> None:
         say(self, mind, result, others_follow=others_follow)
 
     def unit(self: Session, *, speaks: bool, stages_ms: dict[str, float], kv_tokens: int) -> None:
-        dropped_ms = self.hearing.dropped_ms
+        dropped_ms = self.audio_input.dropped_ms
         row = ["unit", time.monotonic(), speaks, stages_ms, kv_tokens, dropped_ms, self.id]
         log.write(json.dumps(row) + "\n")
         done(self, speaks=speaks, stages_ms=stages_ms, kv_tokens=kv_tokens)

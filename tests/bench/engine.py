@@ -32,8 +32,8 @@ from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.modes.unit_alignment import PHASES
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.scheduler import Scheduler
-from engine.minicpmo.speech.pipeline import Speaker
-from engine.minicpmo.speech.voices import VoiceShelf
+from engine.minicpmo.speech.pipeline import SpeechPipeline
+from engine.minicpmo.speech.voices import VoiceLibrary
 from tests.bench.engine_floors import Floors
 from tests.bench.engine_load import LATE_MS, Call, Chat, Clock, Script, Waits, fill
 from tests.bench.gpu import memory_gib
@@ -66,17 +66,17 @@ class Load:
     def __init__(self, model: OmniModel, options: argparse.Namespace, calls: int, chats: int):
         self.options, self.waits = options, Waits()
         total = calls + chats
-        shelf = VoiceShelf(model, "")
+        voices = VoiceLibrary(model, "")
         runner = Runner(model, total, options.context, options.kv)
-        speaker = Speaker(
+        pipeline = SpeechPipeline(
             model,
             total,
-            max_prompt=shelf.longest_prompt,
+            max_prompt=voices.longest_prompt,
             speech_context=options.speech_context,
             first_codes=options.first_codes,
         )
-        shelf.place(model)
-        self.scheduler = Scheduler(runner, speaker, shelf, options.context, phases=options.phases)
+        voices.place(model)
+        self.scheduler = Scheduler(runner, pipeline, voices, options.context, phases=options.phases)
         started = time.perf_counter()
         self.scheduler.warm_up(lambda text: None)
         self.warm_up_s = time.perf_counter() - started
@@ -117,7 +117,7 @@ class Load:
         gc.collect()
         gc.freeze()
         show(
-            f"warmed up in {self.warm_up_s:.1f} s, {memory_gib(self.scheduler.speaker.device)} GiB"
+            f"warmed up in {self.warm_up_s:.1f} s, {memory_gib(self.scheduler.pipeline.device)} GiB"
         )
         clock = Clock(self.scheduler, self.callers, self.options.seed)
         self.scheduler.start()
@@ -142,7 +142,7 @@ class Load:
     def _outcome(self, lag_ms: float) -> dict[str, Any]:
         waits = self.waits
         done = waits.listen + waits.speak
-        runner, speaker = self.scheduler.runner, self.scheduler.speaker
+        runner, pipeline = self.scheduler.runner, self.scheduler.pipeline
         return {
             "warm_up_s": round(self.warm_up_s, 1),
             "unit_ms": told(done),
@@ -155,7 +155,7 @@ class Load:
             "skipped_ms": waits.skipped_ms,
             "failed": waits.failed[:3],
             "stages_ms": {name: told(ms) for name, ms in sorted(waits.stages.items())},
-            "graph_misses": runner.graphs.misses + speaker.graphs.misses,
+            "graph_misses": runner.graphs.misses + pipeline.graphs.misses,
             "clock_lag_ms": round(lag_ms, 1),
             "longest_kv": max(runner.llm.kv.lengths),
             "mean_kv": round(statistics.mean(runner.llm.kv.lengths)),

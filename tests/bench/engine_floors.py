@@ -38,12 +38,12 @@ class Floors:
         self._encode = (seeing + hearing) / self.operations_per_s
         tts = model.speech
         self._tts_bytes = _bytes(tts.model) + _bytes(tts.head_code)
-        steps = model.token2wav.flow.steps if model.token2wav is not None else 0
+        steps = model.code2wav.flow.steps if model.code2wav is not None else 0
         speech = FLOW_OPERATIONS * steps + ENCODER_OPERATIONS + VOCODER_OPERATIONS
         self._vocoder = speech / self.operations_per_s
         self._flow_bytes = 0
-        if model.token2wav is not None:
-            self._flow_bytes = steps * _bytes(model.token2wav.flow.decoder)
+        if model.code2wav is not None:
+            self._flow_bytes = steps * _bytes(model.code2wav.flow.decoder)
 
     def rates(self) -> dict[str, float]:
         return {

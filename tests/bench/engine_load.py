@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.gpu.kv.fp8 import SlotKV8
+from engine.gpu.kv.fp8 import Fp8KV
 from engine.ipc import protocol as p
 from engine.minicpmo.llm.context_window import Entry
 from engine.minicpmo.llm.duplex_state import DuplexState
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.modes.full_duplex import UNIT_SAMPLES
 from engine.minicpmo.scheduler import Scheduler
-from engine.minicpmo.session.item_decoding import ReadItem
+from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.session import Session
 
 PIECE = 320
@@ -125,12 +125,12 @@ class Call:
     def _until_end(self) -> int:
         """Samples that the engine lacks for the next end of a unit."""
         assert self.session is not None
-        return -(self._posted + self.session.hearing.silence) % UNIT_SAMPLES
+        return -(self._posted + self.session.audio_input.silence) % UNIT_SAMPLES
 
     def _waited_ms(self, unit: int, now: float) -> float:
         """Since the last sound of a unit was there."""
         assert self.session is not None
-        end = (unit + 1) * UNIT_SAMPLES - self.session.hearing.silence
+        end = (unit + 1) * UNIT_SAMPLES - self.session.audio_input.silence
         return (now - self.came[max(0, -(-end // PIECE) - 1)]) * 1000
 
     def take(self, message: p.FromEngine) -> None:
@@ -193,7 +193,9 @@ class Chat:
         self._count += 1
         self._has_text = False
         self._asked = now
-        scheduler.post((self.slot, ReadItem(self.name, f"i{self._count}", "user", (self.prompt,))))
+        scheduler.post(
+            (self.slot, DecodedItem(self.name, f"i{self._count}", "user", (self.prompt,)))
+        )
         scheduler.post((self.slot, p.CreateResponse(self.name)))
 
     def take(self, message: p.FromEngine) -> None:
@@ -252,7 +254,7 @@ def fill(scheduler: Scheduler, slot: int, positions: int) -> None:
         talk.length += unit
     kv = duplex.rows.kv
     kv.lengths[slot] = talk.length
-    if isinstance(kv, SlotKV8):
+    if isinstance(kv, Fp8KV):
         # What is stored has no scale of 0, and the kernels take its logarithm.
         for cells in kv.layers:
             for scales in (cells.key_scales, cells.value_scales):

@@ -27,9 +27,9 @@ from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.modes.full_duplex import UNIT_SAMPLES, FullDuplex
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session
-from engine.minicpmo.speech.pipeline import Speaker
-from engine.minicpmo.speech.voices import VoiceShelf
-from engine.minicpmo.speech.worker import Spoken, VoiceLane
+from engine.minicpmo.speech.pipeline import SpeechPipeline
+from engine.minicpmo.speech.voices import VoiceLibrary
+from engine.minicpmo.speech.worker import SpeechChunk, SpeechWorker
 from engine.minicpmo.step import step
 from tests.tiny_checkpoint import full_size_model, write_checkpoint
 
@@ -82,18 +82,18 @@ class Bench:
     def __init__(
         self, model: OmniModel, sessions: int, max_context: int, *, graphs: bool = True
     ) -> None:
-        shelf = VoiceShelf(model, "")
+        voices = VoiceLibrary(model, "")
         self.runner = Runner(model, sessions, max_context)
-        speaker = Speaker(model, sessions, max_prompt=shelf.longest_prompt)
-        shelf.place(model)
-        self.lane = VoiceLane(speaker, self._spoken)
+        pipeline = SpeechPipeline(model, sessions, max_prompt=voices.longest_prompt)
+        voices.place(model)
+        self.speech = SpeechWorker(pipeline, self._spoken)
         self.runner.graphs.enabled &= graphs
-        speaker.graphs.enabled &= graphs
+        pipeline.graphs.enabled &= graphs
         started = time.perf_counter()
         self.runner.warm_up(lambda text: None)
-        self.lane.warm_up(lambda text: None)
+        self.speech.warm_up(lambda text: None)
         self.warm_up_s = time.perf_counter() - started
-        self.duplex = FullDuplex(self.runner, self.lane, max_context)
+        self.duplex = FullDuplex(self.runner, self.speech, max_context)
         self.script = Script(model)
         self.runner.duplex.replay.force = self.script.choose
         self.stages: dict[str, list[float]] = {}
@@ -107,9 +107,9 @@ class Bench:
         self.sessions = []
         for slot in range(sessions):
             session = Session(f"s{slot}", slot, config, slot, self._take)
-            session.voice = shelf.get("")
+            session.voice = voices.get("")
             if session.voice.base is not None:
-                self.lane.set_voice(slot, session.voice.base)
+                self.speech.set_voice(slot, session.voice.base)
             self.duplex.open(session)
             self.sessions.append(session)
 
@@ -122,12 +122,12 @@ class Bench:
         for session in self.sessions:
             session.see(p.ImageIn(session.id, 0, width, height, rgb))
             self.duplex.saw(session)
-            session.hearing.push(
+            session.audio_input.push(
                 index * UNIT_SAMPLES, sound.tobytes(), for_units=True, strict=False
             )
         self._started = time.perf_counter()
         self._heard.clear()
-        while self._step() | self.lane.step():
+        while self._step() | self.speech.step():
             pass
         _synchronize(self.runner.model.device)
         rows = self.runner.llm
@@ -138,10 +138,10 @@ class Bench:
         started = self.duplex.start() or self.duplex.read_on() or self.duplex.look_ahead()
         return step(self.runner, (self.duplex,)) or started
 
-    def _spoken(self, spoken: Spoken) -> None:
+    def _spoken(self, spoken: SpeechChunk) -> None:
         if spoken.error is not None:
             raise spoken.error
-        self.duplex.spoken(spoken)
+        spoken.request.on_chunk(spoken)
 
     def _take(self, message: p.FromEngine) -> None:
         if isinstance(message, p.UnitDone):
@@ -178,7 +178,7 @@ def measure(model: OmniModel, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "sessions": options.sessions,
         "warm_up_s": round(bench.warm_up_s, 1),
-        "graph_misses": bench.runner.graphs.misses + bench.lane.speaker.graphs.misses,
+        "graph_misses": bench.runner.graphs.misses + bench.speech.pipeline.graphs.misses,
         "units": options.units,
         "all_finite": bench.is_finite,
         "unit_ms": {kind: told(values) for kind, values in took.items() if values},

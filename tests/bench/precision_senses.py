@@ -1,4 +1,4 @@
-"""Ears and eyes: their engine path beside float32, and a session by itself."""
+"""AudioEncoder and vision: their engine path beside float32, and a session by itself."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.dsp.streaming_logmel import MelStreams
+from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool
 from engine.minicpmo.checkpoint import OmniModel
-from engine.minicpmo.encoders.audio import Ears
-from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, Eyes
+from engine.minicpmo.encoders.audio import AudioEncoder
+from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, VisionEncoder
 from tests.bench.errors import error
 from tests.bench.widening import widen
 from tests.engine.minicpmo.encoder_rig import chunk_of, sound
@@ -27,21 +27,23 @@ PICTURES = ((480, 640, 1), (480, 640, 1), (720, 1280, 1), (900, 700, 9))
 def hear(model: OmniModel, rows: int, pool: GraphPool) -> list[Tensor]:
     """The embeddings [rows, 10, C] of each unit."""
     cache = model.whisper.make_cache(rows)
-    ears = Ears(MelStreams(model.mel, rows), model.whisper, model.projector, cache, pool)
-    ears.warm_up(rows, lambda text: None)
+    audio = AudioEncoder(
+        StreamingLogMel(model.mel, rows), model.whisper, model.projector, cache, pool
+    )
+    audio.warm_up(rows, lambda text: None)
     sounds = [sound(row, UNITS) for row in range(rows)]
     found = []
     for unit in range(UNITS):
-        embeds = ears.hear({row: chunk_of(sounds[row], unit) for row in range(rows)})
+        embeds = audio.hear({row: chunk_of(sounds[row], unit) for row in range(rows)})
         found.append(torch.stack([embeds[row] for row in range(rows)]).float().cpu())
     return found
 
 
 def look(model: OmniModel, pictures: list[tuple[Tensor, int]], pool: GraphPool) -> list[Tensor]:
     """The embeddings [T, C] of each picture and of its slices."""
-    eyes = Eyes(model.vision, model.resampler, model.config.picture, pool)
-    eyes.warm_up(IMAGES_AT_ONCE, lambda text: None)
-    seen = eyes.look(pictures)
+    vision = VisionEncoder(model.vision, model.resampler, model.config.picture, pool)
+    vision.warm_up(IMAGES_AT_ONCE, lambda text: None)
+    seen = vision.look(pictures)
     return [image.float().cpu() for picture in seen for image in picture.images]
 
 
@@ -60,7 +62,7 @@ def pictures() -> list[tuple[Tensor, int]]:
 
 
 def measure(model: OmniModel) -> dict[str, Any]:
-    """Leaves ears and eyes in float32."""
+    """Leaves audio and vision in float32."""
     device, shown = model.device, pictures()
     pool = GraphPool(device)
     heard, seen = hear(model, ROWS, pool), look(model, shown, pool)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
 from engine.minicpmo.checkpoint import ASSETS, OmniModel
-from engine.minicpmo.models.code2wav import Token2Wav, load_token2wav
+from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav
 from engine.minicpmo.models.flow.flow import FlowChunk
 from engine.minicpmo.models.flow.state import Window
-from engine.minicpmo.models.vocoder.vocoder import Push, Sound, Vocoder
+from engine.minicpmo.models.vocoder.vocoder import Push, Vocoder, VocoderSound
 from engine.minicpmo.models.voice.preparation import VoiceFeatures
-from engine.minicpmo.speech.code2wav import WINDOW_CODES, Codes, SpeechStreams
+from engine.minicpmo.speech.code2wav import WINDOW_CODES, Code2Wav, Codes
 from tests.bench.errors import error
 from tests.bench.precision_llm import plain
 from tests.exactness import exact
@@ -42,8 +42,8 @@ def voice_of(model: OmniModel) -> VoiceFeatures:
     names = model.voices.names()
     if names:
         return model.voices.named(names[0])
-    assert model.token2wav is not None
-    config = model.token2wav.flow.config
+    assert model.code2wav is not None
+    config = model.code2wav.flow.config
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(0, config.vocab_size, (RANDOM_VOICE,), generator=generator)
     mel = torch.randn(2 * RANDOM_VOICE, config.num_mels, generator=generator) - 4.0
@@ -64,11 +64,14 @@ def filled(codes: list[list[list[int]]], most: int) -> list[list[list[int]]]:
 
 
 def play(
-    model: Token2Wav, voice: VoiceFeatures, codes: list[list[list[int]]], pool: GraphPool | None
+    model: Code2WavModel,
+    voice: VoiceFeatures,
+    codes: list[list[list[int]]],
+    pool: GraphPool | None,
 ) -> list[Played]:
     """Codes by unit and row as sound; the last unit ends the turns."""
     rows = len(codes[0])
-    streams = SpeechStreams(model, rows, len(voice.mel), graphs=pool)
+    streams = Code2Wav(model, rows, len(voice.mel), graphs=pool)
     if pool is not None:
         streams.warm_up(rows, lambda text: None)
     base = model.base(voice)
@@ -76,7 +79,7 @@ def play(
         streams.set_voice(slot, base)
     played: list[Played] = []
 
-    def observe(window: Window, chunk: FlowChunk, sound: Sound) -> None:
+    def observe(window: Window, chunk: FlowChunk, sound: VocoderSound) -> None:
         values = (chunk.mu, chunk.mel, sound.f0, sound.wave)
         kept = [value.detach().float().cpu().clone() for value in values]
         played.append(Played(window.slot, window.last, *kept))
@@ -118,16 +121,16 @@ def measure(model: OmniModel, codes: list[list[list[int]]]) -> dict[str, Any]:
     The engine's vocoder is float32 too, and its F0 float64, but the filter's convolutions on CUDA
     are TF32 unless that is switched off, which the engine leaves as it finds it.
     """
-    if model.token2wav is None:
+    if model.code2wav is None:
         return {"skipped": "the checkpoint has no token2wav"}
-    flow, voice = model.token2wav.flow, voice_of(model)
+    flow, voice = model.code2wav.flow, voice_of(model)
     codes = filled(codes, flow.config.vocab_size)
     pool = GraphPool(model.device)
-    engine = play(model.token2wav, voice, codes, pool)
-    alone = play(model.token2wav, voice, [unit[:1] for unit in codes], GraphPool(model.device))
+    engine = play(model.code2wav, voice, codes, pool)
+    alone = play(model.code2wav, voice, [unit[:1] for unit in codes], GraphPool(model.device))
     mine = [part for part in engine if part.slot == 0]
     with exact(), plain(kernels=True, attention=False):
-        wide = load_token2wav(
+        wide = load_code2wav(
             model.folder / ASSETS, device=model.device, dtype=torch.float32, steps=flow.steps
         )
         reference = play(wide, voice, codes, None)

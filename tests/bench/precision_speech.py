@@ -13,7 +13,7 @@ from engine.gpu.graphs import GraphPool
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.talker.sampling import SpeechSampling
 from engine.minicpmo.models.talker.tts import SpeechDecoder
-from engine.minicpmo.speech.talker import CODES_PER_UNIT, Speak, SpeechCodes
+from engine.minicpmo.speech.talker import CODES_PER_UNIT, Talker, TalkerInput
 from tests.bench.errors import error, significant
 from tests.bench.precision_llm import Trace, plain
 from tests.bench.widening import widen
@@ -61,7 +61,7 @@ def words_of(trace: Trace, limit: int) -> Words:
 def speak(decoder: SpeechDecoder, words: Words, pool: GraphPool) -> list[list[Told]]:
     """Free greedy codes, by unit and row."""
     count = len(words[0])
-    codes = SpeechCodes(decoder, count, graphs=pool)
+    codes = Talker(decoder, count, graphs=pool)
     codes.warm_up(count, lambda text: None)
     units = []
     for given in words:
@@ -76,7 +76,7 @@ def speak(decoder: SpeechDecoder, words: Words, pool: GraphPool) -> list[list[To
                 told[row].scores.append(scores[place].cpu())
 
         batch = [
-            Speak(
+            TalkerInput(
                 slot,
                 ids,
                 hidden.to(decoder.device, decoder.emb_text.weight.dtype),

@@ -1,4 +1,4 @@
-"""Ears and eyes by themselves, with and without CUDA graphs.
+"""The encoders by themselves, with and without CUDA graphs.
 
     python -m tests.bench.senses --size full --device cuda --rows 1,8,32 --json
 
@@ -23,13 +23,13 @@ from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
 from engine.minicpmo.encoders.slicing import cut, normalise, patch_batch, plan_slices
-from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, Eyes
+from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, VisionEncoder
 from engine.minicpmo.models.config import OmniConfig
 from tests.engine.minicpmo.encoder_rig import (
     Sizes,
     chunk_of,
-    make_ears,
-    make_eyes,
+    make_audio_encoder,
+    make_vision_encoder,
     sound,
     tiny_sizes,
 )
@@ -91,43 +91,43 @@ class Bench:
         self.device = device
         self.most = most
         self.graphs = GraphPool(device)
-        self.ears = make_ears(sizes, most, self.graphs, dtype)
-        self.eyes = make_eyes(sizes, self.graphs, dtype)
+        self.audio_encoder = make_audio_encoder(sizes, most, self.graphs, dtype)
+        self.vision_encoder = make_vision_encoder(sizes, self.graphs, dtype)
         eager = GraphPool(device, enabled=False)
-        ears, eyes = self.ears, self.eyes
-        mels = type(ears.mels)(ears.mels.mel, most)
-        cache = ears.encoder.make_cache(most)
-        self.eager_ears = type(ears)(mels, ears.encoder, ears.projector, cache, eager)
-        self.eager_eyes = Eyes(eyes.vision, eyes.resampler, eyes.config, eager)
+        audio, vision = self.audio_encoder, self.vision_encoder
+        mels = type(audio.mels)(audio.mels.mel, most)
+        cache = audio.encoder.make_cache(most)
+        self.eager_ears = type(audio)(mels, audio.encoder, audio.projector, cache, eager)
+        self.eager_eyes = VisionEncoder(vision.vision, vision.resampler, vision.config, eager)
 
     def warm_up(self) -> float:
         """Seconds that making the graphs takes."""
         started = time.perf_counter()
-        self.ears.warm_up(self.most, progress)
-        self.eyes.warm_up(IMAGES_AT_ONCE, progress)
+        self.audio_encoder.warm_up(self.most, progress)
+        self.vision_encoder.warm_up(IMAGES_AT_ONCE, progress)
         synchronize(self.device)
         return round(time.perf_counter() - started, 2)
 
-    # ------------------------------------------------------------------ ears
+    # ------------------------------------------------------------------ audio
 
     def hear(self, rows: int) -> dict[str, Any]:
         sounds = [sound(slot, UNITS) for slot in range(rows)]
         heard: dict[str, list[Tensor]] = {}
         told: dict[str, Any] = {}
-        for name, ears in (("graph", self.ears), ("eager", self.eager_ears)):
-            ears.mels.reset(range(self.most))
-            ears.cache.reset(range(self.most))
+        for name, audio in (("graph", self.audio_encoder), ("eager", self.eager_ears)):
+            audio.mels.reset(range(self.most))
+            audio.cache.reset(range(self.most))
             out = heard[name] = []
 
-            def unit(index: int, ears: Any = ears, out: list[Tensor] = out) -> None:
-                found = ears.hear({s: chunk_of(sounds[s], index) for s in range(rows)})
+            def unit(index: int, audio: Any = audio, out: list[Tensor] = out) -> None:
+                found = audio.hear({s: chunk_of(sounds[s], index) for s in range(rows)})
                 out.append(torch.stack(list(found.values())))
 
             told[name] = clock(self.device, UNITS, unit)
         told["relative_error"] = relative(heard["graph"], heard["eager"])
         return told
 
-    # ------------------------------------------------------------------ eyes
+    # ------------------------------------------------------------------ vision
 
     def look(self, rows: int) -> dict[str, Any]:
         width, height = CAMERA
@@ -140,10 +140,10 @@ class Bench:
         pictures = [(picture, 1) for picture in rgb]
         found: dict[str, list[Tensor]] = {}
         told: dict[str, Any] = {}
-        for name, eyes in (("graph", self.eyes), ("eager", self.eager_eyes)):
+        for name, vision in (("graph", self.vision_encoder), ("eager", self.eager_eyes)):
 
-            def once(_: int, eyes: Eyes = eyes, name: str = name) -> None:
-                found[name] = [seen.images[0] for seen in eyes.look(pictures)]
+            def once(_: int, vision: VisionEncoder = vision, name: str = name) -> None:
+                found[name] = [seen.images[0] for seen in vision.look(pictures)]
 
             told[name] = clock(self.device, PICTURE_ROUNDS, once)
         told["relative_error"] = relative(found["graph"], found["eager"])
@@ -154,21 +154,21 @@ class Bench:
     @torch.inference_mode()
     def _parts(self, rgb: list[Tensor]) -> dict[str, Any]:
         """Uploading and scaling all pictures; each network as a graph, for at most 16."""
-        eyes, config = self.eyes, self.eyes.config
+        vision, config = self.vision_encoder, self.vision_encoder.config
         plans = [plan_slices((x.shape[1], x.shape[0]), config, 1) for x in rgb]
         told: dict[str, Any] = {
-            "scale": clock(self.device, PICTURE_ROUNDS, lambda _: eyes.cut(rgb, plans)),
+            "scale": clock(self.device, PICTURE_ROUNDS, lambda _: vision.cut(rgb, plans)),
         }
-        grid = eyes.cut(rgb[:1], plans[:1])[0][0].grid
+        grid = vision.cut(rgb[:1], plans[:1])[0][0].grid
         batch = patch_batch([cut(x, config, 1).images[0] for x in rgb[:IMAGES_AT_ONCE]], config)
-        length = next(n for n in eyes.lengths if n >= grid[0] * grid[1])
+        length = next(n for n in vision.lengths if n >= grid[0] * grid[1])
         patches = torch.zeros(len(batch.grids), length, batch.patches.shape[2])
         patches[:, : batch.patches.shape[1]] = batch.patches
         batch = type(batch)(patches.to(self.device), batch.grids)
-        index = batch.index(eyes.vision.config.side)
-        vision = eyes.vision.encode(batch.patches, index).clone()
-        told["vit"] = self._network(eyes.vision.encode, batch.patches, index)
-        told["resampler"] = self._network(eyes.resampler.mix, vision, index)
+        index = batch.index(vision.vision.config.side)
+        features = vision.vision.encode(batch.patches, index).clone()
+        told["vit"] = self._network(vision.vision.encode, batch.patches, index)
+        told["resampler"] = self._network(vision.resampler.mix, features, index)
         return told | {"networks_pictures": len(batch.grids)}
 
     def _network(
@@ -182,11 +182,11 @@ class Bench:
     @torch.inference_mode()
     def _equals_cpu(self, rgb: Tensor) -> bool:
         """Slices too, so that scaling up is compared as well."""
-        config = self.eyes.config
+        config = self.vision_encoder.config
         sizes = ((rgb, 1), (rgb, 9), (rgb[:101, :333].contiguous(), 9))
         for picture, most in sizes:
             plan = plan_slices((picture.shape[1], picture.shape[0]), config, most)
-            (ours,) = self.eyes.cut([picture], [plan])
+            (ours,) = self.vision_encoder.cut([picture], [plan])
             batch = patch_batch(list(cut(picture, config, most).images), config)
             for row, image in enumerate(ours):
                 mine = normalise(image.patches.cpu(), torch.tensor(0.5), torch.tensor(0.5))

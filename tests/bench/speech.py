@@ -24,15 +24,15 @@ from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
 from engine.minicpmo.llm.sampler import Draws
-from engine.minicpmo.models.code2wav import Token2Wav, VoiceBase
+from engine.minicpmo.models.code2wav import Code2WavModel, VoiceBase
 from engine.minicpmo.models.config import TtsConfig
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.flow.state import Window
 from engine.minicpmo.models.talker.tts import SpeechDecoder
 from engine.minicpmo.models.vocoder.config import VocoderConfig
 from engine.minicpmo.models.vocoder.vocoder import Push
-from engine.minicpmo.speech.code2wav import WINDOW_CODES, Codes, SpeechStreams, to_pcm
-from engine.minicpmo.speech.talker import Speak, SpeechCodes
+from engine.minicpmo.speech.code2wav import WINDOW_CODES, Code2Wav, Codes, to_pcm
+from engine.minicpmo.speech.talker import Talker, TalkerInput
 from engine.minicpmo.speech.talker_rows import BLOCK
 from tests.speech_assets import random_token2wav, random_voice
 
@@ -86,7 +86,7 @@ class Parts:
 
     device: torch.device
     decoder: SpeechDecoder
-    model: Token2Wav
+    model: Code2WavModel
     voice: VoiceBase
     speech_length: int
     causal: bool
@@ -106,7 +106,7 @@ def build(options: argparse.Namespace) -> Parts:
     return Parts(device, decoder, model, voice, options.speech_length, options.causal)
 
 
-def token2wav(options: argparse.Namespace, dtype: torch.dtype) -> Token2Wav:
+def token2wav(options: argparse.Namespace, dtype: torch.dtype) -> Code2WavModel:
     full, causal = options.size == "full", options.causal
     flow = FlowConfig.full() if full else FlowConfig.tiny()
     vocoder = VocoderConfig.full(causal=causal) if full else VocoderConfig.tiny(causal=causal)
@@ -120,9 +120,9 @@ class Rows:
 
     def __init__(self, parts: Parts, count: int, graphs: GraphPool | None) -> None:
         self.parts, self.count, self.graphs = parts, count, graphs
-        self.codes = SpeechCodes(parts.decoder, count, parts.speech_length, graphs)
+        self.codes = Talker(parts.decoder, count, parts.speech_length, graphs)
         frames = parts.voice.flow.frames
-        self.streams = SpeechStreams(
+        self.streams = Code2Wav(
             parts.model,
             count,
             frames,
@@ -133,7 +133,7 @@ class Rows:
             self.streams.set_voice(slot, parts.voice)
         self.unit = 0
 
-    def batch(self) -> list[Speak]:
+    def batch(self) -> list[TalkerInput]:
         """What every row says in its next unit."""
         self.unit += 1
         generator = torch.Generator().manual_seed(self.unit)
@@ -144,7 +144,7 @@ class Rows:
             ids = torch.randint(config.audio_bos_token_id, (WORDS,), generator=generator)
             hidden = torch.randn(WORDS, config.llm_dim, generator=generator)
             draws = Draws(1000 * self.unit + slot)
-            said.append(Speak(slot, ids.to(device), hidden.to(device, dtype), draws))
+            said.append(TalkerInput(slot, ids.to(device), hidden.to(device, dtype), draws))
         return said
 
     def windows(self, seed: int) -> list[Window]:

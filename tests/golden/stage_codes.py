@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.gpu.kv.native import SlotKV
-from engine.gpu.kv.plan import Tokens
+from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.plan import DeviceTokenPlan
 from engine.gpu.layers.varlen_attention import VarlenLayout
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.talker.sampling import SpeechSampling
 from engine.minicpmo.models.talker.tts import SpeechDecoder, load_speech_decoder
-from engine.minicpmo.speech.talker import Speak, SpeechCodes
+from engine.minicpmo.speech.talker import Talker, TalkerInput
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import compare_top
 from tests.golden.report import Report
@@ -166,14 +166,14 @@ def _forced(golden: GoldenSet, report: Report, decoder: SpeechDecoder, steps: li
             kv.truncate(0, 0)
 
 
-def row_plan(kv: SlotKV, slot: int, count: int) -> Tokens:
+def row_plan(kv: NativeKV, slot: int, count: int) -> DeviceTokenPlan:
     """A plan that appends `count` tokens to one row."""
     start, cells = kv.lengths[slot], kv.keys[0].shape[1]
     positions = torch.arange(start, start + count, dtype=torch.int32, device=kv.device)
     bounds = torch.tensor([[0, count], [slot * cells, 0]], dtype=torch.int32, device=kv.device)
     used = torch.tensor([start + count], dtype=torch.int32, device=kv.device)
     layout = VarlenLayout(bounds[0], bounds[1], used, count, cells)
-    return Tokens(positions.int(), (slot * cells + positions).int(), layout)
+    return DeviceTokenPlan(positions.int(), (slot * cells + positions).int(), layout)
 
 
 def _nothing(decoder: SpeechDecoder) -> Tensor:
@@ -223,7 +223,7 @@ class _Free:
     ) -> None:
         self.golden, self.report, self.kind = golden, report, kind
         self.steps, self.count = steps, count
-        self.codes = SpeechCodes(decoder, count)
+        self.codes = Talker(decoder, count)
         self.seen: list[_Seen] = []
 
     def run(self) -> None:
@@ -247,7 +247,7 @@ class _Free:
         in_units = next(iter(speaking.values())).in_units
         sampling = sampling_of(self.golden, in_units)
         batch = [
-            Speak(
+            TalkerInput(
                 slot,
                 torch.tensor(step.ids, dtype=torch.long),
                 step.hidden if step.ids else _nothing(self.codes.decoder),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.gpu.weights import empty
 from engine.minicpmo.encoders.slicing import cut, grid_of, patch_batch, strip
-from engine.minicpmo.encoders.vision import Eyes
+from engine.minicpmo.encoders.vision import VisionEncoder
 from engine.minicpmo.models.vision.resampler import Resampler
 from engine.minicpmo.models.vision.siglip import PatchBatch, VisionTower, pad_patches
 from tests.golden.golden_set import GoldenSet
@@ -157,12 +157,12 @@ def _resample_stored(
 
 def _by_graphs(golden: GoldenSet, report: Report, tower: VisionTower, resampler: Resampler) -> None:
     """Our own pictures as the engine looks at them: scaled on the device, encoded by graphs."""
-    eyes = Eyes(tower, resampler, _config(golden), golden.place.pool())
+    vision = VisionEncoder(tower, resampler, _config(golden), golden.place.pool())
     counts = [sum(sum(entry["per_image"]) for entry in scene.stored) for scene in scenes(golden)]
-    eyes.warm_up(max(counts), lambda text: None)
+    vision.warm_up(max(counts), lambda text: None)
     for scene in scenes(golden):
         given = [(golden.picture(name), scene.max_slices) for name in scene.pictures]
-        embeds = [image for seen in eyes.look(given) for image in seen.images]
+        embeds = [image for seen in vision.look(given) for image in seen.images]
         for place, ours in enumerate(embeds):
             key = f"{scene.prefix}image{place}.embed"
             report.add(key, ours, golden.tensor(key), TENSOR, "graphs")

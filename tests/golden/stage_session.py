@@ -20,13 +20,13 @@ from engine.minicpmo.checkpoint import load
 from engine.minicpmo.llm.duplex_batch import UnitInput
 from engine.minicpmo.llm.duplex_state import UnitResult
 from engine.minicpmo.llm.sampler import Draws
-from engine.minicpmo.models.code2wav import VoiceBase, load_token2wav
+from engine.minicpmo.models.code2wav import VoiceBase, load_code2wav
 from engine.minicpmo.models.talker.sampling import SpeechSampling
 from engine.minicpmo.models.voice.preparation import VoiceFeatures
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.speech.code2wav import Codes, to_pcm
-from engine.minicpmo.speech.pipeline import Speaker
-from engine.minicpmo.speech.talker import Speak
+from engine.minicpmo.speech.pipeline import SpeechPipeline
+from engine.minicpmo.speech.talker import TalkerInput
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT
 from tests.golden.original_vocoder import WAVE_FREE
@@ -68,7 +68,7 @@ class _Session:
             "engine.minicpmo.checkpoint.best_device", lambda wanted: (device, torch.float32)
         ):
             model = load(golden.path, steps=steps, show=lambda text: None)
-        model.token2wav = load_token2wav(
+        model.code2wav = load_code2wav(
             golden.token2wav,
             device=device,
             dtype=torch.float32,
@@ -84,9 +84,9 @@ class _Session:
             mock.patch("engine.minicpmo.speech.pipeline.GraphPool", eager),
         ):
             self.runner = Runner(model, count, longest)
-            self.speaker = Speaker(model, count, max_prompt=len(voice.mel))
+            self.pipeline = SpeechPipeline(model, count, max_prompt=len(voice.mel))
         self.runner.duplex.replay.observe = self._force
-        base = model.token2wav.base(voice)
+        base = model.code2wav.base(voice)
         self.copies = [self._copy(slot, longest, base) for slot in range(count)]
 
     def _voice(self) -> VoiceFeatures:
@@ -101,7 +101,7 @@ class _Session:
         talk = RecordedSession(self.golden.tokens, duplex_settings(self.golden), slot, longest)
         talk.chosen = []
         self.runner.duplex.open(slot, talk)
-        self.speaker.set_voice(slot, base)
+        self.pipeline.set_voice(slot, base)
         return _Copy(slot, slot, talk, ChunkQueue(), Draws(slot), {})
 
     def run(self) -> None:
@@ -174,13 +174,13 @@ class _Session:
         for copy in self.copies:
             # As the reference: a forced listen restarts the waveform but not the code decoder.
             result = done.get(copy.slot)
-            if result is not None and result.is_cut and self.speaker.streams is not None:
-                self.speaker.streams.reset(copy.slot)
+            if result is not None and result.is_cut and self.pipeline.code2wav is not None:
+                self.pipeline.code2wav.reset(copy.slot)
         batch = [self._speak(copy, done[copy.slot]) for copy in speaking]
-        if not batch or self.speaker.streams is None:
+        if not batch or self.pipeline.code2wav is None:
             return
-        codes = self.speaker.codes.duplex(batch)
-        sounds = self.speaker.streams.unit(
+        codes = self.pipeline.talker.duplex(batch)
+        sounds = self.pipeline.code2wav.unit(
             [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
         )
         for copy, ours, sound in zip(speaking, codes, sounds, strict=True):
@@ -195,10 +195,10 @@ class _Session:
             meant = self.golden.tensor(f"duplex/{name}.wave_i16").float() / PCM_SCALE
             self.report.add(f"duplex/{name}.wave_i16", wave, meant, WAVE_FREE, self.kind)
 
-    def _speak(self, copy: _Copy, result: UnitResult) -> Speak:
+    def _speak(self, copy: _Copy, result: UnitResult) -> TalkerInput:
         width = self.golden.config.llm.hidden_size
         states = [token.hidden for token in result.spoken if token.hidden is not None]
-        return Speak(
+        return TalkerInput(
             copy.slot,
             torch.tensor([token.id for token in result.spoken], dtype=torch.long),
             torch.stack(states) if states else torch.zeros(0, width),

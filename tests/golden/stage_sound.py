@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.dsp.logmel import FIRST_FILL, ChunkQueue, LogMel, pieces
-from engine.dsp.streaming_logmel import UNIT_FRAMES, MelStreams
+from engine.dsp.streaming_logmel import UNIT_FRAMES, StreamingLogMel
 from engine.gpu.weights import empty
-from engine.minicpmo.encoders.audio import Ears as Hearing
+from engine.minicpmo.encoders.audio import AudioEncoder as Hearing
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder, conv_frames
 from tests.golden.golden_set import GoldenSet
 from tests.golden.report import TENSOR, Report
@@ -21,7 +21,7 @@ from tests.golden.stage_prompts import input_name
 
 
 @dataclass(frozen=True)
-class Ears:
+class AudioEncoder:
     """The modules between samples and the LLM."""
 
     mel: LogMel
@@ -29,7 +29,7 @@ class Ears:
     projector: AudioProjector
 
 
-def load_ears(golden: GoldenSet) -> Ears:
+def load_ears(golden: GoldenSet) -> AudioEncoder:
     config, place = golden.config, golden.place
     encoder = empty(lambda: WhisperEncoder(config.audio))
     projector = empty(lambda: AudioProjector(config.audio, config.llm.hidden_size))
@@ -37,28 +37,28 @@ def load_ears(golden: GoldenSet) -> Ears:
         checkpoint.load(encoder, "apm.", device=place.device, dtype=place.dtype)
         prefix = "audio_projection_layer."
         checkpoint.load(projector, prefix, device=place.device, dtype=place.dtype)
-    return Ears(LogMel(config.audio.num_mel_bins, place.device), encoder, projector)
+    return AudioEncoder(LogMel(config.audio.num_mel_bins, place.device), encoder, projector)
 
 
 def compare(golden: GoldenSet, report: Report, batch: int) -> None:
     """Compare whole sounds, then the stream: `batch` sessions, every second one a unit later."""
-    ears = load_ears(golden)
+    audio = load_ears(golden)
     for prefix, key, sounds, entries in _wholes(golden):
         rows = [row for sound in sounds for row in pieces(sound)]
         for place, entry in enumerate(entries):
             taken, rows = rows[: len(entry["mel_lens"])], rows[len(entry["mel_lens"]) :]
-            _whole(golden, report, ears, (f"{prefix}{entry['name']}", taken * batch, entry))
+            _whole(golden, report, audio, (f"{prefix}{entry['name']}", taken * batch, entry))
             facts = {
-                "mel_lens": ears.mel.whole(taken)[1],
-                "embeddings": [ears.projector.count(n) for n in ears.mel.whole(taken)[1]],
+                "mel_lens": audio.mel.whole(taken)[1],
+                "embeddings": [audio.projector.count(n) for n in audio.mel.whole(taken)[1]],
             }
             for name, ours in facts.items():
                 report.equal(f"{key}.whole_audio.{place}.{name}", ours, entry[name], "own")
     if golden.trace.get("duplex", {}).get("units"):
-        _stream(golden, report, ears, batch)
-        _stream_stored(golden, report, ears)
+        _stream(golden, report, audio, batch)
+        _stream_stored(golden, report, audio)
         if golden.place.is_narrow:
-            _by_graphs(golden, report, ears, batch)
+            _by_graphs(golden, report, audio, batch)
 
 
 def _wholes(golden: GoldenSet) -> Iterator[tuple[str, str, list[Tensor], list[dict[str, Any]]]]:
@@ -87,15 +87,18 @@ def _sounds(golden: GoldenSet, content: list[str]) -> list[Tensor]:
 
 
 def _whole(
-    golden: GoldenSet, report: Report, ears: Ears, case: tuple[str, list[Tensor], dict[str, Any]]
+    golden: GoldenSet,
+    report: Report,
+    audio: AudioEncoder,
+    case: tuple[str, list[Tensor], dict[str, Any]],
 ) -> None:
     key, sounds, entry = case
     in_blocks = entry["chunk_length"] > 0
-    mel, lengths = ears.mel.whole(sounds)
-    hidden = ears.encoder.encode(mel, lengths, in_blocks=in_blocks)
+    mel, lengths = audio.mel.whole(sounds)
+    hidden = audio.encoder.encode(mel, lengths, in_blocks=in_blocks)
     stored_mel, stored_hidden = golden.tensor(f"{key}.mel"), golden.tensor(f"{key}.enc")
     stored_rows, stored_lengths = stored_mel.shape[0], entry["mel_lens"]
-    from_mel = ears.encoder.encode(stored_mel, stored_lengths, in_blocks=in_blocks)
+    from_mel = audio.encoder.encode(stored_mel, stored_lengths, in_blocks=in_blocks)
     for row, length in enumerate(lengths):
         frames, place = conv_frames(length), row % stored_rows
         stored_row = stored_hidden[place, :frames]
@@ -106,17 +109,19 @@ def _whole(
     for kind, source in (("own", hidden), ("stored", stored_hidden.to(hidden.dtype))):
         for start in range(0, source.shape[0], stored_rows):
             rows = [
-                ears.projector(source[start + row : start + row + 1])[0][: ears.projector.count(n)]
+                audio.projector(source[start + row : start + row + 1])[0][
+                    : audio.projector.count(n)
+                ]
                 for row, n in enumerate(stored_lengths)
             ]
             report.add(f"{key}.embed", torch.cat(rows), golden.tensor(f"{key}.embed"), TENSOR, kind)
 
 
-def _stream(golden: GoldenSet, report: Report, ears: Ears, batch: int) -> None:
+def _stream(golden: GoldenSet, report: Report, audio: AudioEncoder, batch: int) -> None:
     """From samples; sessions share every forward, in an order that changes from step to step."""
     units = [unit for unit in golden.units if unit.get("audio")]
-    streams = MelStreams(ears.mel, batch)
-    cache = ears.encoder.make_cache(batch)
+    streams = StreamingLogMel(audio.mel, batch)
+    cache = audio.encoder.make_cache(batch)
     queues = [ChunkQueue() for _ in range(batch)]
     delays = [slot % 2 for slot in range(batch)]
     for step in range(len(units) + max(delays)):
@@ -134,10 +139,10 @@ def _stream(golden: GoldenSet, report: Report, ears: Ears, batch: int) -> None:
         first = [streams.calls(slot) == 0 for slot in slots]
         mel, lengths = streams.push(slots, chunks)
         before = [cache.lengths[slot] for slot in slots]
-        reset = [ears.encoder.resets(cache, slot) for slot in slots]
-        hidden = ears.encoder.stream(mel, cache, slots, first)
-        projected = ears.projector.project(hidden)
-        pooled = ears.projector.pool(projected)
+        reset = [audio.encoder.resets(cache, slot) for slot in slots]
+        hidden = audio.encoder.stream(mel, cache, slots, first)
+        projected = audio.projector.project(hidden)
+        pooled = audio.projector.pool(projected)
         for row, (slot, unit) in enumerate(zip(slots, now, strict=True)):
             name = f"duplex/u{unit['unit']:02d}"
             ours = {
@@ -172,9 +177,9 @@ def _facts(report: Report, unit: dict[str, Any], facts: dict[str, Any]) -> None:
         report.equal(f"trace/duplex.u{unit['unit']:02d}.audio.{name}", ours, stored, "own")
 
 
-def _stream_stored(golden: GoldenSet, report: Report, ears: Ears) -> None:
+def _stream_stored(golden: GoldenSet, report: Report, audio: AudioEncoder) -> None:
     """Encoder from the stored log-mel, projection from the stored encoder output."""
-    cache = ears.encoder.make_cache(1)
+    cache = audio.encoder.make_cache(1)
     first = True
     for unit in golden.units:
         name = f"duplex/u{unit['unit']:02d}"
@@ -182,23 +187,23 @@ def _stream_stored(golden: GoldenSet, report: Report, ears: Ears) -> None:
             continue
         mel = golden.tensor(f"{name}.mel")
         mel = F.pad(mel, (UNIT_FRAMES - mel.shape[2], 0))
-        hidden = ears.encoder.stream(mel, cache, [0], [first])
+        hidden = audio.encoder.stream(mel, cache, [0], [first])
         first = False
         stored_hidden = golden.tensor(f"{name}.audio_enc")
         report.add(f"{name}.audio_enc", hidden, stored_hidden, TENSOR, "stored")
-        projected = ears.projector.project(stored_hidden.to(golden.place.dtype))
+        projected = audio.projector.project(stored_hidden.to(golden.place.dtype))
         if f"{name}.audio_proj" in golden:
             stored = golden.tensor(f"{name}.audio_proj")
             report.add(f"{name}.audio_proj", projected, stored, TENSOR, "stored")
-        pooled = ears.projector.pool(projected)[0]
+        pooled = audio.projector.pool(projected)[0]
         stored = golden.tensor(f"{name}.audio_embed")
         report.add(f"{name}.audio_embed", pooled, stored, TENSOR, "stored")
 
 
-def _by_graphs(golden: GoldenSet, report: Report, ears: Ears, batch: int) -> None:
+def _by_graphs(golden: GoldenSet, report: Report, audio: AudioEncoder, batch: int) -> None:
     """The same stream as the engine runs it: from samples to embeddings in one graph."""
-    mels, cache = MelStreams(ears.mel, batch), ears.encoder.make_cache(batch)
-    hearing = Hearing(mels, ears.encoder, ears.projector, cache, golden.place.pool())
+    mels, cache = StreamingLogMel(audio.mel, batch), audio.encoder.make_cache(batch)
+    hearing = Hearing(mels, audio.encoder, audio.projector, cache, golden.place.pool())
     hearing.warm_up(batch, lambda text: None)
     queues = [ChunkQueue() for _ in range(batch)]
     for unit in golden.units:

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from engine.dsp.mel_filters import whisper_log_mel
-from engine.minicpmo.models.code2wav import Token2Wav, VoiceBase, load_token2wav
+from engine.minicpmo.models.code2wav import Code2WavModel, VoiceBase, load_code2wav
 from engine.minicpmo.models.flow.flow import FlowChunk
 from engine.minicpmo.models.flow.state import FlowState, Window
 from engine.minicpmo.models.vocoder.streaming import VocoderState
-from engine.minicpmo.models.vocoder.vocoder import Push, Sound
+from engine.minicpmo.models.vocoder.vocoder import Push, VocoderSound
 from engine.minicpmo.models.voice.preparation import (
     S3_MELS,
     S3_NAME,
     Preparer,
-    Recording,
     VoiceFeatures,
+    VoiceRecording,
     speaker_features,
 )
-from engine.minicpmo.speech.code2wav import Codes, SpeechStreams, to_pcm
+from engine.minicpmo.speech.code2wav import Code2Wav, Codes, to_pcm
 from tests.golden.golden_set import PCM_SCALE, GoldenSet
 from tests.golden.original_vocoder import (
     F0_LIMIT,
@@ -41,7 +41,7 @@ HELD, FREE = 0, 1
 
 def compare(golden: GoldenSet, report: Report, batch: int) -> None:
     """Voice, then each session window by window, then the vocoder of the other generation."""
-    model = load_token2wav(
+    model = load_code2wav(
         golden.token2wav,
         device=golden.place.device,
         dtype=torch.float32,
@@ -63,7 +63,7 @@ def compare(golden: GoldenSet, report: Report, batch: int) -> None:
         OriginalVocoder(golden, report).run(batch)
 
 
-def _voice(golden: GoldenSet, report: Report, model: Token2Wav) -> tuple[VoiceBase, VoiceBase]:
+def _voice(golden: GoldenSet, report: Report, model: Code2WavModel) -> tuple[VoiceBase, VoiceBase]:
     """Compare voice preparation; the voice of stored features and the one of our own."""
     for key, why in (
         ("prompt_wav_i16", "the input"),
@@ -87,7 +87,7 @@ def _voice(golden: GoldenSet, report: Report, model: Token2Wav) -> tuple[VoiceBa
     features = speaker_features(samples)
     report.add("voice/fbank_minus_mean", features, golden.tensor("voice/fbank_minus_mean"))
     mel, stored = (
-        preparer.mel(Recording(samples[None], RATE), len(codes)),
+        preparer.mel(VoiceRecording(samples[None], RATE), len(codes)),
         golden.tensor("voice/prompt_mel24"),
     )
     report.add("voice/prompt_mel24", mel, stored)
@@ -101,7 +101,7 @@ def _voice(golden: GoldenSet, report: Report, model: Token2Wav) -> tuple[VoiceBa
 
 
 def _prompt(
-    golden: GoldenSet, report: Report, model: Token2Wav, voice: VoiceFeatures, kind: str
+    golden: GoldenSet, report: Report, model: Code2WavModel, voice: VoiceFeatures, kind: str
 ) -> None:
     flow = model.flow
     state = flow.new_state(1, len(voice.mel))
@@ -183,7 +183,7 @@ class _Stored:
     """Each call from stored codes, mu, mel and F0."""
 
     def __init__(
-        self, golden: GoldenSet, report: Report, model: Token2Wav, session: Session
+        self, golden: GoldenSet, report: Report, model: Code2WavModel, session: Session
     ) -> None:
         self.golden, self.report, self.model, self.session = golden, report, model, session
 
@@ -239,7 +239,7 @@ class _Stored:
     def _stored(self, key: str, otherwise: Any) -> Any:
         return self.golden.tensor(key) if key in self.golden else otherwise
 
-    def _sound(self, key: str, sound: Sound, kind: str, tolerance: float) -> None:
+    def _sound(self, key: str, sound: VocoderSound, kind: str, tolerance: float) -> None:
         _compare_sound(self.golden, self.report, key, sound, (kind, tolerance))
         if f"{key}.wave_i16" in self.golden:
             _compare_pcm(self.golden, self.report, f"{key}.wave_i16", sound.wave, (kind, tolerance))
@@ -256,7 +256,7 @@ def _compare_f0(
 
 
 def _compare_sound(
-    golden: GoldenSet, report: Report, key: str, sound: Sound, how: tuple[str, float]
+    golden: GoldenSet, report: Report, key: str, sound: VocoderSound, how: tuple[str, float]
 ) -> None:
     kind, tolerance = how
     for name, ours in (("source", sound.source), ("wave", sound.wave)):
@@ -280,7 +280,12 @@ class _Play:
     """A session from its codes alone, `count` copies of it each one step later."""
 
     def __init__(
-        self, golden: GoldenSet, report: Report, model: Token2Wav, session: Session, kind: str
+        self,
+        golden: GoldenSet,
+        report: Report,
+        model: Code2WavModel,
+        session: Session,
+        kind: str,
     ) -> None:
         self.golden, self.report, self.model = golden, report, model
         self.session, self.kind = session, kind
@@ -289,7 +294,7 @@ class _Play:
 
     def run(self, voice: VoiceBase, count: int) -> None:
         # Room beyond the voice's own length must change nothing.
-        self.streams = SpeechStreams(self.model, count, voice.flow.frames + 50 * (count - 1))
+        self.streams = Code2Wav(self.model, count, voice.flow.frames + 50 * (count - 1))
         self.calls = [[] for _ in range(count)]
         for slot in range(count):
             self.streams.set_voice(slot, voice)
@@ -316,7 +321,7 @@ class _Play:
             for slot, step in current.items():
                 self._compare_unit(slot, step, waves.get(slot, torch.zeros(24_000)))
 
-    def _observe(self, window: Window, chunk: FlowChunk, sound: Sound) -> None:
+    def _observe(self, window: Window, chunk: FlowChunk, sound: VocoderSound) -> None:
         calls = self.calls[window.slot]
         key = f"{_tensor_key(self.current[window.slot].name)}.w{len(calls)}"
         golden, report = self.golden, self.report

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.gpu.kernels.fp8_kv import Cells8
+from engine.gpu.kernels.fp8_kv import Fp8Cells
 from engine.gpu.kernels.loader import Kernel
 from engine.gpu.layers.varlen_attention import VarlenLayout
 
@@ -31,7 +31,7 @@ _BLOCKS_PER_PROCESSOR = 4
 """More than run at once, so that short rows leave no multiprocessor idle."""
 
 
-class Pair(NamedTuple):
+class DecodeKernels(NamedTuple):
     """What runs a step's attention for heads of one size."""
 
     parts: Kernel
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
     combine: Kernel
 
     @classmethod
-    def of(cls, name: str, kind: str, head_dim: int, lift: int) -> Pair:
+    def of(cls, name: str, kind: str, head_dim: int, lift: int) -> DecodeKernels:
         """`kind`: of the products; `lift`: what the values are divided by."""
         sizes = {"DIM": head_dim, **_SHARES}
         return cls(
@@ -48,11 +48,11 @@ class Pair(NamedTuple):
         )
 
 
-DECODE16 = {dim: Pair.of("decode16", "bf16", dim, 1) for dim in HEAD_DIMS}
-DECODE8 = {dim: Pair.of("decode8", "f16", dim, 256) for dim in HEAD_DIMS}
+DECODE16 = {dim: DecodeKernels.of("decode16", "bf16", dim, 1) for dim in HEAD_DIMS}
+DECODE8 = {dim: DecodeKernels.of("decode8", "f16", dim, 256) for dim in HEAD_DIMS}
 
 
-def decode8(query: Tensor, cells: Cells8, rates: Tensor, layout: VarlenLayout) -> Tensor | None:
+def decode8(query: Tensor, cells: Fp8Cells, rates: Tensor, layout: VarlenLayout) -> Tensor | None:
     """Softmax attention [N, H, D] of one query a row, rotated, [N, H, D], over `cells`.
 
     The same as `read8` and `varlen_attention`, in float16 products that sum in float32: a query
@@ -71,7 +71,7 @@ def decode16(query: Tensor, keys: Tensor, values: Tensor, layout: VarlenLayout) 
 
 
 def _run(
-    pairs: Mapping[int, Pair], query: Tensor, given: Sequence[Tensor], layout: VarlenLayout
+    pairs: Mapping[int, DecodeKernels], query: Tensor, given: Sequence[Tensor], layout: VarlenLayout
 ) -> Tensor | None:
     """`given`: keys and values [S, L, Hkv, D], and what else the kernel takes of them."""
     kv_heads, head_dim = given[0].shape[2:]

@@ -34,7 +34,7 @@ _READ_BLOCKS = 128
 
 
 @dataclass(frozen=True)
-class Cells8:
+class Fp8Cells:
     """Keys and values of one layer. Keys are not rotated."""
 
     keys: Tensor
@@ -67,7 +67,7 @@ def store8(
     rates: Tensor,
     positions: Tensor,
     write: Tensor,
-    cells: Cells8,
+    cells: Fp8Cells,
     num_heads: int,
 ) -> Tensor:
     """Store keys, normed, and values; returns the queries [N, H, D], normed and rotated.
@@ -126,7 +126,9 @@ def store8(
 # ------------------------------------------------------------------ out
 
 
-def read8(cells: Cells8, rates: Tensor, layout: VarlenLayout, keys: Tensor, values: Tensor) -> None:
+def read8(
+    cells: Fp8Cells, rates: Tensor, layout: VarlenLayout, keys: Tensor, values: Tensor
+) -> None:
     """Write what the rows of `layout` see to `keys`, rotated, and `values`, both [S, L, Hkv, D].
 
     Each row's keys begin a slot, and their index there is their position. Other places of `keys`
@@ -170,7 +172,7 @@ def _spans(layout: VarlenLayout, keys: Tensor) -> list[slice]:
     return [slice(start, start + n) for start, n in zip(starts, used, strict=False) if n]
 
 
-def _read_plainly(cells: Cells8, rates: Tensor, own: slice, keys: Tensor, values: Tensor) -> None:
+def _read_plainly(cells: Fp8Cells, rates: Tensor, own: slice, keys: Tensor, values: Tensor) -> None:
     def wide(stored: Tensor, scales: Tensor) -> Tensor:
         return dequantise(stored.flatten(0, 1)[own], scales.flatten(0, 1)[own])
 

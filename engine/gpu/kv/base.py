@@ -17,7 +17,7 @@ _MOVED_LAYERS = 6
 """Layers that are moved at once: more need more memory in between, fewer more launches."""
 
 
-class SlotRows(ABC):
+class SlotCache(ABC):
     """Rows of `num_slots` sessions, of at most `max_len` positions each.
 
     `lengths` is the only record of what a row holds; it moves by `advance`, never by a forward

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from engine.gpu.kernels.decode_attention import decode8
-from engine.gpu.kernels.fp8_kv import Cells8, read8, store8
-from engine.gpu.kv.base import SlotRows
+from engine.gpu.kernels.fp8_kv import Fp8Cells, read8, store8
+from engine.gpu.kv.base import SlotCache
 from engine.gpu.kv.plan import TokenPlan
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
@@ -18,7 +18,7 @@ from engine.gpu.layers.varlen_attention import varlen_attention
 _SCALE_BYTES = 4
 
 
-class SlotKV8(SlotRows):
+class Fp8KV(SlotCache):
     """Rows in e4m3 (arXiv 2209.05433), with a scale for each position and head.
 
     Keys are stored before the rotation and rotated by their index in the slot when they are read:
@@ -45,7 +45,7 @@ class SlotKV8(SlotRows):
         super().__init__(keys, values, *scales)
         self.keys, self.values = (list(x.view(torch.float8_e4m3fn)) for x in (keys, values))
         self.layers = [
-            Cells8(*parts) for parts in zip(self.keys, self.values, *scales, strict=True)
+            Fp8Cells(*parts) for parts in zip(self.keys, self.values, *scales, strict=True)
         ]
         # Of one layer at a time, for attention that cannot read 8 bits.
         self._read = torch.zeros((2, *shape[1:]), device=device, dtype=dtype)

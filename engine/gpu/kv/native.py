@@ -7,14 +7,14 @@ from torch import Tensor
 
 from engine.gpu.kernels.decode_attention import decode16
 from engine.gpu.kernels.decoder_layer import rope_store, rotate_keys
-from engine.gpu.kv.base import SlotRows
+from engine.gpu.kv.base import SlotCache
 from engine.gpu.kv.plan import TokenPlan
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.varlen_attention import varlen_attention
 
 
-class SlotKV(SlotRows):
+class NativeKV(SlotCache):
     """Rows in a type of the model's. Keys are stored rotated to their position."""
 
     def __init__(

@@ -33,7 +33,7 @@ class TokenPlan(Protocol):
 
 
 @dataclass(frozen=True)
-class Tokens:
+class DeviceTokenPlan:
     """A `TokenPlan` put together on the device."""
 
     positions: Tensor

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.gpu.kv.base import SlotRows
+from engine.gpu.kv.base import SlotCache
 from engine.gpu.kv.plan import TokenPlan
 from engine.gpu.layers.linear import pack
 from engine.gpu.layers.norms import RMSNorm
@@ -52,7 +52,7 @@ class CachedAttention(nn.Module):
         self.packed = pack(self.q_proj, self.k_proj, self.v_proj)
 
     def forward(
-        self, x: Tensor, rates: Tensor, kv: SlotRows, layer: int, plan: TokenPlan
+        self, x: Tensor, rates: Tensor, kv: SlotCache, layer: int, plan: TokenPlan
     ) -> Tensor:
         """[N, C] -> [N, C]; appends to `kv`. `rates`: of the rotation, [D / 2]."""
         shape = self.shape

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from engine.dsp.logmel import FIRST_CHUNK
-from engine.dsp.streaming_logmel import MelStreams
+from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool, padded_size, sizes_up_to
-from engine.gpu.kv.native import SlotKV
+from engine.gpu.kv.native import NativeKV
 from engine.gpu.staging import Staging
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
 
@@ -18,15 +18,15 @@ STAGED_UNITS = 4
 """Calls of all slots whose samples find room in host memory before one waits for another."""
 
 
-class Ears:
+class AudioEncoder:
     """Streaming hearing of all slots. The state lies in `mels` and `cache`, which others reset."""
 
     def __init__(
         self,
-        mels: MelStreams,
+        mels: StreamingLogMel,
         encoder: WhisperEncoder,
         projector: AudioProjector,
-        cache: SlotKV,
+        cache: NativeKV,
         graphs: GraphPool,
     ) -> None:
         self.mels = mels
@@ -57,7 +57,7 @@ class Ears:
         sizes = sizes_up_to(rows)
         with self.graphs.capturing():
             for size in sizes if self.graphs.enabled else sizes[-1:]:
-                show(f"ears, {size} sessions")
+                show(f"audio encoder, {size} sessions")
                 self._run({}, size)
 
     def _run(self, chunks: dict[int, Tensor], rows: int) -> Tensor:
@@ -76,7 +76,7 @@ class Ears:
 
     def _embed(self, samples: Tensor, index: Tensor) -> Tensor:
         """[B, 16480] and both plans, one below the other -> [B, 10, C]."""
-        mine, theirs = index[: MelStreams.FIELDS], index[MelStreams.FIELDS :]
+        mine, theirs = index[: StreamingLogMel.FIELDS], index[StreamingLogMel.FIELDS :]
         mel = self.mels.features(samples, mine)
         hidden = self.encoder.frames(mel, mine[1].bool(), self.cache, theirs)
         embeds: Tensor = self.projector(hidden)

@@ -36,12 +36,12 @@ GROUP_PIXELS = 1 << 23
 """Pictures of one size that are scaled together have at most so many pixels."""
 
 
-Picture = tuple[Tensor, int]
+PictureInput = tuple[Tensor, int]
 """[height, width, 3] uint8 on the host, and the most slices that it is cut into."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class EncodedPicture:
     """A picture as the language model gets it."""
 
     images: tuple[Tensor, ...]
@@ -51,7 +51,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Image:
+class PatchImage:
     """One of the images that a picture is encoded as, on the device."""
 
     patches: Tensor
@@ -64,7 +64,7 @@ def _index(grid: Grid, side: int, length: int, device: torch.device) -> Tensor:
     return patch_index(grid, side, length).to(device)
 
 
-class Eyes:
+class VisionEncoder:
     """Seeing; no session's state."""
 
     def __init__(
@@ -84,13 +84,13 @@ class Eyes:
         """Padded patches of all but extremely wide or high images."""
 
     @torch.inference_mode()
-    def look(self, pictures: Sequence[Picture]) -> list[Seen]:
+    def look(self, pictures: Sequence[PictureInput]) -> list[EncodedPicture]:
         """Scale, cut and encode pictures as one batch; the results are the caller's own."""
         plans = [self.plan(picture, most) for picture, most in pictures]
         cut = self.cut([picture for picture, _ in pictures], plans)
         embeds = iter(self.encode([image for images in cut for image in images]))
         return [
-            Seen(tuple(next(embeds) for _ in images), plan.columns, plan.rows)
+            EncodedPicture(tuple(next(embeds) for _ in images), plan.columns, plan.rows)
             for plan, images in zip(plans, cut, strict=True)
         ]
 
@@ -98,12 +98,12 @@ class Eyes:
         """Into which images a picture [height, width, 3] will be cut, with `most` slices."""
         return plan_slices((picture.shape[1], picture.shape[0]), self.config, most)
 
-    def cut(self, pictures: Sequence[Tensor], plans: Sequence[SlicePlan]) -> list[list[Image]]:
+    def cut(self, pictures: Sequence[Tensor], plans: Sequence[SlicePlan]) -> list[list[PatchImage]]:
         """Upload, scale and cut pictures; equal ones in one go."""
         alike: dict[tuple[object, ...], list[int]] = {}
         for place, (picture, plan) in enumerate(zip(pictures, plans, strict=True)):
             alike.setdefault((tuple(picture.shape), plan), []).append(place)
-        found: list[list[Image]] = [[] for _ in pictures]
+        found: list[list[PatchImage]] = [[] for _ in pictures]
         for places in alike.values():
             height, width = pictures[places[0]].shape[:2]
             most = max(1, GROUP_PIXELS // (height * width))
@@ -114,10 +114,10 @@ class Eyes:
                     grid = tuple(side // self.config.patch_size for side in planes.shape[2:])
                     patches = patches_of(planes, self.config.patch_size)
                     for place, own in zip(group, patches.unbind(), strict=True):
-                        found[place].append(Image(own, (grid[0], grid[1])))
+                        found[place].append(PatchImage(own, (grid[0], grid[1])))
         return found
 
-    def encode(self, images: Sequence[Image]) -> list[Tensor]:
+    def encode(self, images: Sequence[PatchImage]) -> list[Tensor]:
         """Embeddings [T, C] of each image."""
         alike: dict[int, list[int]] = {}
         for place, image in enumerate(images):
@@ -142,13 +142,13 @@ class Eyes:
         with self.graphs.capturing():
             for length in reversed(self.lengths) if self.graphs.enabled else self.lengths[:1]:
                 for size in sizes if self.graphs.enabled else sizes[-1:]:
-                    show(f"eyes, {size} images of {length} patches")
+                    show(f"vision encoder, {size} images of {length} patches")
                     patches = torch.zeros(size, length, values, dtype=torch.uint8)
                     nothing = torch.zeros(size, 3, length, dtype=torch.long)
                     nothing[:, 0] = -1
                     self.graphs.run(("look", size, length), self._embed, patches, nothing)
 
-    def _length(self, image: Image) -> int:
+    def _length(self, image: PatchImage) -> int:
         count = image.patches.shape[0]
         for length in self.lengths:
             if count <= length:
@@ -165,7 +165,7 @@ class Eyes:
             self._staging.copy(own, picture)
         return uploaded
 
-    def _run(self, images: Sequence[Image], length: int) -> Tensor:
+    def _run(self, images: Sequence[PatchImage], length: int) -> Tensor:
         shape = (len(images), length, images[0].patches.shape[1])
         patches = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         for row, image in zip(patches, images, strict=True):

@@ -31,7 +31,7 @@ class VoiceBase:
 
 
 @dataclass
-class Token2Wav:
+class Code2WavModel:
     """The networks from codes to sound; holds nothing of any session."""
 
     flow: Flow
@@ -56,7 +56,7 @@ class Token2Wav:
         return self.flow.bytes_per_slot(max_prompt) + vocoder
 
 
-def load_token2wav(
+def load_code2wav(
     folder: Path,
     *,
     device: torch.device | str = "cpu",
@@ -65,7 +65,7 @@ def load_token2wav(
     noise: Tensor | None = None,
     vocoder_noise: Tensor | None = None,
     vocoder: str = "hift.pt",
-) -> Token2Wav:
+) -> Code2WavModel:
     """Load `flow.yaml`, `flow.pt` and a vocoder of either generation from an asset folder.
 
     `dtype` is the flow's, if not given float16 on CUDA and float32 elsewhere; the vocoder is
@@ -96,7 +96,7 @@ def load_token2wav(
     )
     if net.config.num_mels != config.num_mels:
         raise ConfigError(f"{folder}: flow {config.num_mels} bands, {net.config.num_mels} vocoder")
-    return Token2Wav(flow.prepare(steps, noise), net)
+    return Code2WavModel(flow.prepare(steps, noise), net)
 
 
 def read_pt(path: Path) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ class ConfigError(ValueError):
 _REQUIRED = object()
 
 
-class _Reader:
+class _ConfigReader:
     """Typed access to one JSON object; remembers which values were not in the file."""
 
     def __init__(self, values: Mapping[str, Any], where: str, assumed: list[str]) -> None:
@@ -67,9 +67,9 @@ class _Reader:
                 + " or ".join(repr(value) for value in allowed)
             )
 
-    def sub(self, key: str) -> _Reader:
+    def sub(self, key: str) -> _ConfigReader:
         value = self.get(key, dict)
-        return _Reader(value, f"{self.where}: {key}", self.assumed)
+        return _ConfigReader(value, f"{self.where}: {key}", self.assumed)
 
 
 def _check_heads(where: str, width: int, heads: int) -> None:
@@ -94,7 +94,7 @@ class LlmConfig:
     tie_word_embeddings: bool
 
     @classmethod
-    def read(cls, reader: _Reader) -> LlmConfig:
+    def read(cls, reader: _ConfigReader) -> LlmConfig:
         reader.only("hidden_act", "silu")
         reader.only("attention_bias", False)
         reader.only("rope_scaling", None)
@@ -142,7 +142,7 @@ class VisionConfig:
     """Pictures encoded in one forward by the original."""
 
     @classmethod
-    def read(cls, top: _Reader) -> VisionConfig:
+    def read(cls, top: _ConfigReader) -> VisionConfig:
         reader = top.sub("vision_config")
         reader.only("hidden_act", "gelu_pytorch_tanh")
         reader.only("num_channels", 3)
@@ -203,7 +203,7 @@ class AudioConfig:
     stream_input: bool
 
     @classmethod
-    def read(cls, top: _Reader) -> AudioConfig:
+    def read(cls, top: _ConfigReader) -> AudioConfig:
         reader = top.sub("audio_config")
         reader.only("activation_function", "gelu")
         reader.only("scale_embedding", False)
@@ -251,7 +251,7 @@ class TtsConfig:
     rope_theta: float = 10_000.0
 
     @classmethod
-    def read(cls, reader: _Reader) -> TtsConfig:
+    def read(cls, reader: _ConfigReader) -> TtsConfig:
         reader.only("projector_type", "mlp")
         reader.only("hidden_act", "silu")
         reader.only("backbone_model", "llama")
@@ -314,7 +314,7 @@ class OmniConfig:
         generation = read_json(folder / "generation_config.json", optional=True)
         processor = read_json(folder / "preprocessor_config.json", optional=True)
         assumed: list[str] = []
-        top = _Reader(raw, "config.json", assumed)
+        top = _ConfigReader(raw, "config.json", assumed)
         if top.word("model_type") != "minicpmo":
             raise ConfigError(f"config.json: model_type {raw['model_type']!r} is not 'minicpmo'")
         llm = LlmConfig.read(top)
@@ -328,7 +328,9 @@ class OmniConfig:
             llm=llm,
             vision=vision,
             resampler=_read_resampler(top, llm, vision),
-            picture=_read_picture(top, _Reader(processor, "preprocessor_config.json", assumed)),
+            picture=_read_picture(
+                top, _ConfigReader(processor, "preprocessor_config.json", assumed)
+            ),
             audio=AudioConfig.read(top),
             tts=tts,
             path=folder,
@@ -338,7 +340,7 @@ class OmniConfig:
         )
 
 
-def _read_resampler(top: _Reader, llm: LlmConfig, vision: VisionConfig) -> ResamplerConfig:
+def _read_resampler(top: _ConfigReader, llm: LlmConfig, vision: VisionConfig) -> ResamplerConfig:
     # As many heads of about 128 as fit; no file says it.
     heads = max(llm.hidden_size // 128, 1)
     _check_heads("config.json: hidden_size as the resampler's", llm.hidden_size, heads)
@@ -350,8 +352,10 @@ def _read_resampler(top: _Reader, llm: LlmConfig, vision: VisionConfig) -> Resam
     )
 
 
-def _read_picture(top: _Reader, processor: _Reader) -> PictureConfig:
-    slices = _Reader(top.values.get("slice_config") or {}, "config.json: slice_config", top.assumed)
+def _read_picture(top: _ConfigReader, processor: _ConfigReader) -> PictureConfig:
+    slices = _ConfigReader(
+        top.values.get("slice_config") or {}, "config.json: slice_config", top.assumed
+    )
     source = processor if "scale_resolution" in processor.values else slices
     if {"scale_resolution"} <= processor.values.keys() & slices.values.keys():
         ours, theirs = processor.integer("scale_resolution"), slices.integer("scale_resolution")

@@ -6,12 +6,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from engine.dsp.logmel import ChunkQueue
 from engine.gpu.timing import Stages, Timer, timed, totals
-from engine.minicpmo.encoders.vision import Picture
+from engine.minicpmo.encoders.vision import EncodedPicture, PictureInput
 from engine.minicpmo.llm.batch import Chosen
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.duplex_batch import UnitInput
@@ -19,12 +20,11 @@ from engine.minicpmo.llm.duplex_state import DuplexState, UnitResult
 from engine.minicpmo.llm.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.minicpmo.modes.thinning import MOST, Thinning
 from engine.minicpmo.modes.unit_alignment import PHASES, UnitAlignment
-from engine.minicpmo.runner import Runner, Seen
+from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.code2wav import Pcm
-from engine.minicpmo.speech.mouth import Mouth
 from engine.minicpmo.speech.pipeline import NO_SOUND
-from engine.minicpmo.speech.worker import Spoken, VoiceLane
+from engine.minicpmo.speech.worker import SessionSpeech, SpeechChunk, SpeechWorker
 
 UNIT_SAMPLES = 16_000
 UNIT_MS = 1_000
@@ -57,9 +57,9 @@ class _Utterance:
 class SessionEntry:
     """What full duplex keeps of a session beside its rows."""
 
-    def __init__(self, session: Session, mouth: Mouth, prompt: Iterator[None]) -> None:
+    def __init__(self, session: Session, speech: SessionSpeech, prompt: Iterator[None]) -> None:
         self.session = session
-        self.mouth = mouth
+        self.speech = speech
         self.queue = ChunkQueue()
         self.prompt: Iterator[None] | None = prompt
         """What is left to read of the system message."""
@@ -69,7 +69,7 @@ class SessionEntry:
         self.due = 0.0
         """When the unit under way was complete."""
         self.stages: Stages = []
-        self.picture: Picture | None = None
+        self.picture: PictureInput | None = None
         """The newest picture; it is brought to the device with others."""
         self.seen: tuple[Tensor, ...] | None = None
         """The newest picture, encoded ahead of its unit."""
@@ -79,10 +79,10 @@ class FullDuplex:
     """Drives the full-duplex sessions of a runner; an `engine.minicpmo.step.Mode`."""
 
     def __init__(
-        self, runner: Runner, lane: VoiceLane, max_context: int, *, phases: int = PHASES
+        self, runner: Runner, speech: SpeechWorker, max_context: int, *, phases: int = PHASES
     ) -> None:
         self._runner = runner
-        self._lane = lane
+        self._speech = speech
         self._placing = UnitAlignment(phases)
         self._thinning = Thinning()
         self._max_context = max_context
@@ -105,9 +105,9 @@ class FullDuplex:
         )
         # The first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
-        mouth = Mouth(self._runner, self._lane, session)
-        self._minds[slot] = SessionEntry(session, mouth, prompt)
-        session.hearing.is_placed = False
+        speech = SessionSpeech(self._runner, self._speech, session)
+        self._minds[slot] = SessionEntry(session, speech, prompt)
+        session.audio_input.is_placed = False
         next(prompt, None)
 
     def configure(self, session: Session) -> None:
@@ -144,7 +144,7 @@ class FullDuplex:
             self._apply(self._runner.duplex.interrupt([session.slot]))
         else:
             session.interrupted = True
-        mind.mouth.hush()
+        mind.speech.cancel()
 
     def is_busy(self) -> bool:
         """Whether a unit is being decided."""
@@ -232,9 +232,9 @@ class FullDuplex:
         Encoding and reading one unit costs nearly as much as a few, and holds up the others.
         """
         waiting = [
-            mind.session.hearing.waiting_s
+            mind.session.audio_input.waiting_s
             for mind in self._minds.values()
-            if mind.session.hearing.pending_ms >= UNIT_MS and self._can_begin(mind)
+            if mind.session.audio_input.pending_ms >= UNIT_MS and self._can_begin(mind)
         ]
         if not waiting or self._gathers(max(waiting)):
             return False
@@ -245,7 +245,7 @@ class FullDuplex:
         """Whether units that will be complete in a moment are to start with those that wait."""
         lacking_ms = (GATHER_S - waited) * 1000
         return lacking_ms > 0 and any(
-            UNIT_MS - lacking_ms <= mind.session.hearing.pending_ms < UNIT_MS
+            UNIT_MS - lacking_ms <= mind.session.audio_input.pending_ms < UNIT_MS
             and self._can_begin(mind)
             for mind in self._minds.values()
         )
@@ -260,10 +260,10 @@ class FullDuplex:
         for slot, mind in self._minds.items():
             if not self._can_begin(mind):
                 continue
-            fresh = mind.session.hearing.take_unit(UNIT_SAMPLES)
+            fresh = mind.session.audio_input.take_unit(UNIT_SAMPLES)
             if fresh is None:
                 continue
-            mind.due = mind.session.hearing.complete_since
+            mind.due = mind.session.audio_input.complete_since
             self._placing.took(mind.session, mind.due)
             if mind.has_new_settings:
                 mind.has_new_settings = False
@@ -278,7 +278,7 @@ class FullDuplex:
     def _look(self, slots: Iterable[int]) -> dict[int, list[tuple[Tensor, ...]]]:
         found: dict[int, list[tuple[Tensor, ...]]] = {}
         asked: list[int] = []
-        pictures: list[Picture] = []
+        pictures: list[PictureInput] = []
         for slot in slots:
             mind = self._minds[slot]
             if mind.picture is not None:
@@ -300,7 +300,7 @@ class FullDuplex:
             mind.seen, mind.picture = seen.images, None
         return True
 
-    def _see(self, minds: Sequence[SessionEntry]) -> list[Seen]:
+    def _see(self, minds: Sequence[SessionEntry]) -> list[EncodedPicture]:
         pictures = [mind.picture for mind in minds if mind.picture is not None]
         try:
             return self._runner.look(pictures)
@@ -338,7 +338,7 @@ class FullDuplex:
         for slot, result in results.items():
             mind = self._minds[slot]
             if result.is_cut:
-                mind.mouth.hush()
+                mind.speech.cancel()
                 if mind.session.output.is_open:
                     mind.session.output.interrupt()
             if slot in aloud:
@@ -354,38 +354,37 @@ class FullDuplex:
 
     def _say(self, mind: SessionEntry, result: UnitResult, *, others_follow: bool) -> None:
         slot = mind.session.slot
-        utterance = _Utterance(slot, mind, result, mind.mouth.generation, mind.due, mind.stages)
+        utterance = _Utterance(slot, mind, result, mind.speech.generation, mind.due, mind.stages)
         if not mind.speaking:
             # A user who speaks now speaks over the answer.
             self._open(mind, result)
             utterance.is_open = True
         mind.speaking.append(utterance)
-        mind.mouth.say(
-            utterance,
+        mind.speech.say(
             [token.id for token in result.spoken],
             [token.hidden for token in result.spoken if token.hidden is not None],
+            partial(self._spoken, utterance),
             is_unit=True,
             ends=result.end_of_turn,
             starts=result.is_turn_start,
             others_follow=others_follow,
         )
 
-    def spoken(self, spoken: Spoken) -> None:
-        """The voice lane has made sound of a unit, or a part of it."""
-        utterance: _Utterance = spoken.say.owner
+    def _spoken(self, utterance: _Utterance, chunk: SpeechChunk) -> None:
+        """Send sound of a unit, or of a part of it."""
         mind, result = utterance.mind, utterance.result
-        is_current = utterance.generation == mind.mouth.generation and not mind.session.is_over
+        is_current = utterance.generation == mind.speech.generation and not mind.session.is_over
         if self._minds.get(utterance.slot) is not mind:
             return
         if is_current:
             if not utterance.is_open:
                 self._open(mind, result)
                 utterance.is_open = True
-            self._tell(mind, result, spoken.pcm, again=utterance.is_told, more=not spoken.is_last)
+            self._tell(mind, result, chunk.pcm, again=utterance.is_told, more=not chunk.is_last)
             utterance.is_told = True
-        if spoken.is_last:
+        if chunk.is_last:
             mind.speaking.remove(utterance)
-            stages = [*utterance.stages, *spoken.stages]
+            stages = [*utterance.stages, *chunk.stages]
             self._done(mind, result, utterance.due, spoke=True, stages=stages)
 
     def _open(self, mind: SessionEntry, result: UnitResult) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -27,9 +28,8 @@ from engine.minicpmo.modes.turn_encoding import PendingTurn, encode_turn, plan_t
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.code2wav import Pcm
-from engine.minicpmo.speech.mouth import Mouth
 from engine.minicpmo.speech.pipeline import NO_SOUND
-from engine.minicpmo.speech.worker import Spoken, VoiceLane
+from engine.minicpmo.speech.worker import SessionSpeech, SpeechChunk, SpeechWorker
 
 MAX_WAITING_TURNS = 4
 PIECES_IN_A_ROW = 16
@@ -55,9 +55,9 @@ class _Utterance:
 
 
 class SessionEntry:
-    def __init__(self, session: Session, mouth: Mouth) -> None:
+    def __init__(self, session: Session, speech: SessionSpeech) -> None:
         self.session = session
-        self.mouth = mouth
+        self.speech = speech
         self.asked: deque[PendingTurn] = deque(maxlen=MAX_WAITING_TURNS)
         self.taking: Generator[None, None, None] | None = None
         """The system message or the turn that is being read, batch by batch."""
@@ -74,9 +74,9 @@ class SessionEntry:
 class HalfDuplex:
     """Drives the sessions of a runner that take turns; an `engine.minicpmo.step.Mode`."""
 
-    def __init__(self, runner: Runner, lane: VoiceLane, max_context: int) -> None:
+    def __init__(self, runner: Runner, speech: SpeechWorker, max_context: int) -> None:
         self._runner = runner
-        self._lane = lane
+        self._speech = speech
         self._max_context = max_context
         self._minds: dict[int, SessionEntry] = {}
         self._last_read = -1
@@ -95,7 +95,7 @@ class HalfDuplex:
         )
         self._runner.turns.open(session.slot, talk)
         mind = self._minds[session.slot] = SessionEntry(
-            session, Mouth(self._runner, self._lane, session)
+            session, SessionSpeech(self._runner, self._speech, session)
         )
         mind.taking = self._system(session)
         # The first piece now, so that what does not fit is refused at once.
@@ -158,7 +158,7 @@ class HalfDuplex:
         # being read follows stays as it is.
         if self._runner.turns.sessions[session.slot].has_reply and mind.taking is None:
             self._runner.turns.cancel(session.slot, session.output.heard_tokens)
-        mind.mouth.hush()
+        mind.speech.cancel()
 
     def read_on(self) -> bool:
         """Read a piece of one session's turn; whether there was one."""
@@ -284,7 +284,7 @@ class HalfDuplex:
     def _begin_reply(self, mind: SessionEntry, asked: PendingTurn, settings: ReplySettings) -> None:
         session = mind.session
         mind.is_aloud = settings.speech
-        mind.mouth.hush()
+        mind.speech.cancel()
         self._open_output(session, asked, "audio" if mind.is_aloud else "text")
         if asked.is_withdrawn:
             session.output.interrupt()
@@ -316,26 +316,26 @@ class HalfDuplex:
         for slot, chunk in chunks.items():
             mind = self._minds[slot]
             kv_tokens = self._runner.turns.sessions[slot].length
-            utterance = _Utterance(slot, mind, chunk, mind.mouth.generation, kv_tokens)
+            utterance = _Utterance(slot, mind, chunk, mind.speech.generation, kv_tokens)
             mind.speaking.append(utterance)
             mind.session.warn_context(chunk.warning)
             if not mind.is_aloud:
                 self._tell(utterance, NO_SOUND, [])
                 continue
-            mind.mouth.say(utterance, chunk.ids, chunk.hidden, is_unit=False, ends=chunk.is_last)
+            on_chunk = partial(self._spoken, utterance)
+            mind.speech.say(chunk.ids, chunk.hidden, on_chunk, is_unit=False, ends=chunk.is_last)
 
-    def spoken(self, spoken: Spoken) -> None:
-        """The voice lane has made sound of a chunk."""
-        utterance: _Utterance = spoken.say.owner
+    def _spoken(self, utterance: _Utterance, chunk: SpeechChunk) -> None:
+        """Send the sound of a chunk."""
         if self._minds.get(utterance.slot) is utterance.mind:
-            self._tell(utterance, spoken.pcm, spoken.stages)
+            self._tell(utterance, chunk.pcm, chunk.stages)
 
     def _tell(self, utterance: _Utterance, pcm: Pcm, stages: Stages) -> None:
         mind, chunk = utterance.mind, utterance.chunk
         mind.speaking.remove(utterance)
         session, output = mind.session, mind.session.output
         mind.stages += stages
-        if utterance.generation != mind.mouth.generation or session.is_over:
+        if utterance.generation != mind.speech.generation or session.is_over:
             return
         output.say(chunk.text, pcm, tokens=len(chunk.ids), last=chunk.is_last)
         if not chunk.is_last:

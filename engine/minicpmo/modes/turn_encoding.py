@@ -12,8 +12,12 @@ from engine.ipc.protocol import Modality
 from engine.minicpmo.llm.prompts import PromptMessage, PromptPart, PromptPicture, PromptSound
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.file_decoding import Clip
-from engine.minicpmo.session.item_decoding import Picture as ReadPicture
-from engine.minicpmo.session.item_decoding import ReadItem, ReadPart, Recording
+from engine.minicpmo.session.item_decoding import (
+    DecodedItem,
+    DecodedPart,
+    DecodedPicture,
+    DecodedSound,
+)
 from engine.minicpmo.session.session import Session
 
 MIN_SOUND_SAMPLES = 16_560
@@ -31,7 +35,7 @@ class PendingTurn:
     sound: Tensor | None = None
     """[N], 16 kHz."""
     utterance: int = 0
-    items: list[ReadItem] = field(default_factory=list)
+    items: list[DecodedItem] = field(default_factory=list)
     picture: Tensor | None = None
     instructions: str = ""
     """For this answer only."""
@@ -84,13 +88,13 @@ class _Planner:
         self.planned.speech = torch.nn.functional.pad(speech, (lacking, 0))
         self.planned.parts.append(PromptSound(self._runner.count_sound(len(self.planned.speech))))
 
-    def add(self, part: ReadPart, slices: int) -> None:
+    def add(self, part: DecodedPart, slices: int) -> None:
         match part:
             case str():
                 self.planned.parts.append(part)
-            case ReadPicture():
+            case DecodedPicture():
                 self.look(part.rgb, slices)
-            case Recording():
+            case DecodedSound():
                 self.hear(part.sound)
             case Clip():
                 for second in part.seconds:

@@ -92,8 +92,8 @@ class UnitAlignment:
 
     def hears(self, session: Session, count: int, arrived: float) -> None:
         """Sound of `count` samples has come; the first of a session places its units."""
-        if not session.hearing.is_placed:
-            lacking = -(session.hearing.pending + count) % INPUT_HZ
+        if not session.audio_input.is_placed:
+            lacking = -(session.audio_input.pending + count) % INPUT_HZ
             self._place(session, arrived + lacking / INPUT_HZ)
 
     def took(self, session: Session, due: float) -> None:
@@ -108,7 +108,7 @@ class UnitAlignment:
             course.drift = 0.0
             return
         course.drift += DRIFT_SHARE * (self._phases.late(session.slot, due) - course.drift)
-        if abs(course.drift) > MOST_DRIFT_S and not session.hearing.is_user_speaking:
+        if abs(course.drift) > MOST_DRIFT_S and not session.audio_input.is_user_speaking:
             self._place(session, due + 1)
 
     def leave(self, slot: int) -> None:
@@ -117,9 +117,9 @@ class UnitAlignment:
 
     def _place(self, session: Session, end: float) -> None:
         """Without silence the next unit would end at `end`."""
-        session.hearing.is_placed = True
+        session.audio_input.is_placed = True
         # With a seed the same sound gives the same answers, whoever else is served.
         if session.config.sampling.seed is None:
             lead = self._phases.join(session.slot, end)
-            session.hearing.add_silence(round(lead * INPUT_HZ))
+            session.audio_input.add_silence(round(lead * INPUT_HZ))
         self._courses.pop(session.slot, None)

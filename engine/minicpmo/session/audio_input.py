@@ -30,7 +30,7 @@ WARN_EVERY_S = 10.0
 NOT_TRANSCRIBED = "the model hears speech without writing it down"
 
 
-class Hearing:
+class AudioInput:
     """Owned by one session. `units`: sound is kept for units; else for utterances."""
 
     def __init__(

@@ -29,7 +29,7 @@ AHEAD_SAMPLES = (MAX_AHEAD_MS - 1_000) * OUTPUT_HZ // 1000
 Status = Literal["completed", "cancelled", "failed", "incomplete"]
 
 
-class Output:
+class AudioOutput:
     """Owned by one session. Epochs count from 1; at most one response is open."""
 
     def __init__(self, session: str, send: Callable[[FromEngine], None]) -> None:

@@ -35,7 +35,7 @@ MAX_HELD_BYTES = 64 * 1024 * 1024
 """Of files that wait to be read."""
 
 
-class Intake:
+class Inbox:
     """Owns the messages of one session that wait for files to be decoded. On the event loop.
 
     What does not depend on the items, above all the sound, passes by those that wait.

@@ -16,39 +16,39 @@ from engine.minicpmo.session.file_decoding import Clip, clip_of
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedPicture:
     rgb: Tensor
     """[height, width, 3] uint8."""
 
 
 @dataclass(frozen=True)
-class Recording:
+class DecodedSound:
     sound: Tensor
     """[N], 16 kHz."""
 
 
-ReadPart = str | Picture | Recording | Clip
+DecodedPart = str | DecodedPicture | DecodedSound | Clip
 
 
 @dataclass(frozen=True, eq=False)
-class ReadItem:
+class DecodedItem:
     session: str
     item: str
     role: Literal["user", "assistant", "system"]
-    parts: tuple[ReadPart, ...]
+    parts: tuple[DecodedPart, ...]
 
     @property
     def num_bytes(self) -> int:
         """Memory of its pictures and sounds."""
         return sum(map(_num_bytes, self.parts))
 
-    def words(self) -> ReadItem:
+    def words(self) -> DecodedItem:
         """The item without its files."""
         texts = tuple(part for part in self.parts if isinstance(part, str))
-        return ReadItem(self.session, self.item, self.role, texts)
+        return DecodedItem(self.session, self.item, self.role, texts)
 
 
-ModelMessage = PlainMessage | ReadItem
+ModelMessage = PlainMessage | DecodedItem
 """What the model's thread takes: nothing in it is still a file."""
 
 
@@ -56,24 +56,24 @@ def has_files(item: ItemIn) -> bool:
     return not all(isinstance(part, TextPart) for part in item.parts)
 
 
-def with_files(item: ItemIn, files: Mapping[int, PictureFile | Film]) -> ReadItem:
+def with_files(item: ItemIn, files: Mapping[int, PictureFile | Film]) -> DecodedItem:
     """The item's words, and what was read of its files, by their places among its parts."""
-    parts: list[ReadPart] = []
+    parts: list[DecodedPart] = []
     for index, part in enumerate(item.parts):
         if isinstance(part, TextPart):
             parts.append(part.text)
         elif index in files:
             parts.append(_part(files[index]))
-    return ReadItem(item.session, item.item, item.role, tuple(parts))
+    return DecodedItem(item.session, item.item, item.role, tuple(parts))
 
 
-def _part(read: PictureFile | Film) -> ReadPart:
+def _part(read: PictureFile | Film) -> DecodedPart:
     if isinstance(read, PictureFile):
-        return Picture(torch.from_numpy(read.rgb))
+        return DecodedPicture(torch.from_numpy(read.rgb))
     if read.shown:
         return clip_of(read)
     assert read.sound is not None, "neither pictures nor sound"
-    return Recording(torch.from_numpy(read.sound))
+    return DecodedSound(torch.from_numpy(read.sound))
 
 
 def decode_picture(data: bytes) -> Tensor:
@@ -83,13 +83,13 @@ def decode_picture(data: bytes) -> Tensor:
     return torch.from_numpy(picture.rgb)
 
 
-def _num_bytes(part: ReadPart) -> int:
+def _num_bytes(part: DecodedPart) -> int:
     match part:
         case str():
             return 0
-        case Picture():
+        case DecodedPicture():
             return part.rgb.nbytes
-        case Recording():
+        case DecodedSound():
             return part.sound.nbytes
         case Clip():
             # A frame that is shown for several seconds is there once.

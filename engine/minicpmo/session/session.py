@@ -33,9 +33,9 @@ from engine.minicpmo.llm.duplex_state import DuplexSettings
 from engine.minicpmo.llm.sampler import DuplexSampling, TurnSampling
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplySettings
 from engine.minicpmo.models.code2wav import VoiceBase
-from engine.minicpmo.session.audio_input import NOT_TRANSCRIBED, Hearing
-from engine.minicpmo.session.audio_output import Output
-from engine.minicpmo.session.item_decoding import ReadItem
+from engine.minicpmo.session.audio_input import NOT_TRANSCRIBED, AudioInput
+from engine.minicpmo.session.audio_output import AudioOutput
+from engine.minicpmo.session.item_decoding import DecodedItem
 
 MAX_ITEMS = 64
 MAX_ITEM_BYTES = 256 * 1024 * 1024
@@ -67,7 +67,7 @@ class SessionFailed(Exception):
         self.error = error
 
 
-class Voiced:
+class SessionVoice:
     """The voice of a session: how it sounds, and what the language model hears of it."""
 
     def __init__(self, base: VoiceBase | None, embeddings: Tensor | None) -> None:
@@ -91,13 +91,13 @@ class Session:
         self.config = config
         self.seed = config.sampling.seed if config.sampling.seed is not None else seed
         self.send = send
-        self.output = Output(session, send)
-        self.hearing = Hearing(session, config.turn_detection, self._tell_speech)
+        self.output = AudioOutput(session, send)
+        self.audio_input = AudioInput(session, config.turn_detection, self._tell_speech)
         self.picture: Tensor | None = None
         """[height, width, 3] uint8, the newest; None while the camera is off."""
         self.is_picture_new = False
-        self.items: deque[ReadItem] = deque(maxlen=MAX_ITEMS)
-        self._in_memory: WeakSet[ReadItem] = WeakSet()
+        self.items: deque[DecodedItem] = deque(maxlen=MAX_ITEMS)
+        self._in_memory: WeakSet[DecodedItem] = WeakSet()
         """Also those whose turn is being read."""
         """Typed items that no turn has taken yet."""
         self.committed: Tensor | None = None
@@ -111,7 +111,7 @@ class Session:
         """The user spoke over the answer: the unit that is due only listens."""
         self.units = 0
         self.is_over = False
-        self.voice = Voiced(None, None)
+        self.voice = SessionVoice(None, None)
         self._warn_unknown()
 
     @property
@@ -137,8 +137,8 @@ class Session:
         self.config = config
         if switches:
             # Sound that waits for a unit would wait for ever.
-            self.hearing.clear()
-        self.hearing.configure(config.turn_detection)
+            self.audio_input.clear()
+        self.audio_input.configure(config.turn_detection)
         self._warn_unknown()
         return anew
 
@@ -160,7 +160,7 @@ class Session:
         self.is_picture_new = False
         return picture
 
-    def add_item(self, item: ReadItem) -> None:
+    def add_item(self, item: DecodedItem) -> None:
         """Keep an item for the next turn; of its files only what there is memory for."""
         size = item.num_bytes
         if size and sum(kept.num_bytes for kept in self._in_memory) + size > MAX_ITEM_BYTES:
@@ -175,7 +175,7 @@ class Session:
 
     def commit(self, request: str = "") -> None:
         """Push to talk: all that was said since the last commit is one turn of the user."""
-        sound = self.hearing.commit()
+        sound = self.audio_input.commit()
         if len(sound) * 1000 < MIN_COMMIT_MS * INPUT_HZ:
             told = f"there is less than {MIN_COMMIT_MS} ms of sound since the last commit"
             self.refuse(request, COMMIT_EMPTY, told)
@@ -297,7 +297,7 @@ class Session:
     def unit_done(self, *, speaks: bool, stages_ms: dict[str, float], kv_tokens: int) -> None:
         """Tell the figures of a unit or a turn."""
         self.units += 1
-        dropped_ms, self.hearing.dropped_ms = self.hearing.dropped_ms, 0
+        dropped_ms, self.audio_input.dropped_ms = self.audio_input.dropped_ms, 0
         self.send(
             UnitDone(
                 self.id,

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
 from engine.gpu.staging import fetched
-from engine.minicpmo.models.code2wav import Token2Wav, VoiceBase
+from engine.minicpmo.models.code2wav import Code2WavModel, VoiceBase
 from engine.minicpmo.models.flow.flow import FlowChunk
 from engine.minicpmo.models.flow.state import Window
-from engine.minicpmo.models.vocoder.vocoder import END_FRAMES, Push, Sound
+from engine.minicpmo.models.vocoder.vocoder import END_FRAMES, Push, VocoderSound
 
 SILENCE_CODE = 4218
 LEAD = 3
@@ -36,7 +36,7 @@ DEFAULT_MAX_PROMPT = 1000
 Pcm = NDArray[np.int16]
 """24 kHz sound."""
 
-Observe = Callable[[Window, FlowChunk, Sound], None]
+Observe = Callable[[Window, FlowChunk, VocoderSound], None]
 """Called for each window with what became of it."""
 
 
@@ -57,18 +57,18 @@ class _Slot:
     """Samples of the unit under way that were given ahead."""
 
 
-class SpeechStreams:
+class Code2Wav:
     """The state of all slots.
 
-    `max_prompt` bounds the mel frames of the voices (50 a second), and memory grows with it, see
-    `Token2Wav.bytes_per_slot`. `first_codes`: a turn's first unit may be given in two parts, the
-    first of so many codes (`first_part`), so that it is heard earlier; other windows make slightly
-    another sound. 0: the units of the original.
+    `max_prompt` bounds the mel frames of the voices (50 a second); memory grows with it, see
+    `Code2WavModel.bytes_per_slot`. `first_codes`: codes of the first part of a turn's first unit
+    (`first_part`), so that it is heard earlier; the windows then differ, and the sound slightly.
+    0: the units of the original.
     """
 
     def __init__(
         self,
-        model: Token2Wav,
+        model: Code2WavModel,
         num_slots: int,
         max_prompt: int = DEFAULT_MAX_PROMPT,
         *,
@@ -214,7 +214,7 @@ class SpeechStreams:
             return parts[0]
         return torch.cat(parts) if parts else self.model.vocoder.noise.new_zeros(0)
 
-    def _windows(self, windows: list[Window]) -> list[tuple[FlowChunk, Sound]]:
+    def _windows(self, windows: list[Window]) -> list[tuple[FlowChunk, VocoderSound]]:
         chunks = self._chunks(windows)
         pushes = [Push(w.slot, c.mel, w.last) for w, c in zip(windows, chunks, strict=True)]
         sounds = self.model.vocoder.push(self.vocoder_state, pushes, self.graphs)

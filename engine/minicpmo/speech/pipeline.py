@@ -1,6 +1,6 @@
 """The speech of all slots: what is to be said becomes codes and sound, in batches.
 
-Owned by the voice lane's thread. What a slot gets does not depend on which others are in a batch.
+Owned by the speech thread. What a slot gets does not depend on which others are in a batch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from engine.gpu.graphs import GraphPool
 from engine.gpu.timing import Stages, timed
 from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.models.code2wav import VoiceBase
-from engine.minicpmo.speech.code2wav import Codes, Pcm, SpeechStreams, to_pcm
-from engine.minicpmo.speech.talker import Speak, SpeechCodes
+from engine.minicpmo.speech.code2wav import Code2Wav, Codes, Pcm, to_pcm
+from engine.minicpmo.speech.talker import Talker, TalkerInput
 
 NO_SOUND: Pcm = np.zeros(0, np.int16)
 
@@ -23,7 +23,7 @@ Emit = Callable[[int, Pcm, bool], None]
 """Called with the place in the batch, a part of its sound, and whether it is the last one."""
 
 
-class Speaker:
+class SpeechPipeline:
     """Owns the caches of code decoder, flow and vocoder."""
 
     def __init__(
@@ -36,58 +36,58 @@ class Speaker:
         first_codes: int = 0,
     ) -> None:
         """`max_prompt`: mel frames of the longest voice prompt; `speech_context`: condition rows
-        and codes of a turn that the code decoder holds, see `SpeechCodes`; `first_codes`: of the
-        short first part of a turn, see `SpeechStreams`."""
+        and codes of a turn that the code decoder holds, see `Talker`; `first_codes`: of the
+        short first part of a turn, see `Code2Wav`."""
         self.device = model.device
         # Speech is short kernels, somebody waits for it, and it would starve behind long ones.
         self.graphs = GraphPool(model.device, urgent=True)
         self.num_slots = num_slots
-        self.codes = SpeechCodes(model.speech, num_slots, speech_context, self.graphs)
-        self.streams = (
-            SpeechStreams(
-                model.token2wav, num_slots, max_prompt, graphs=self.graphs, first_codes=first_codes
+        self.talker = Talker(model.speech, num_slots, speech_context, self.graphs)
+        self.code2wav = (
+            Code2Wav(
+                model.code2wav, num_slots, max_prompt, graphs=self.graphs, first_codes=first_codes
             )
-            if model.token2wav
+            if model.code2wav
             else None
         )
 
     def warm_up(self, show: Callable[[str], None]) -> None:
         """Capture every graph; tells how far it is."""
-        if self.streams is None:
+        if self.code2wav is None:
             return
-        self.codes.warm_up(self.num_slots, show)
-        self.streams.warm_up(self.num_slots, show)
+        self.talker.warm_up(self.num_slots, show)
+        self.code2wav.warm_up(self.num_slots, show)
 
     def set_voice(self, slot: int, voice: VoiceBase) -> None:
-        if self.streams is not None:
-            self.streams.set_voice(slot, voice)
+        if self.code2wav is not None:
+            self.code2wav.set_voice(slot, voice)
 
-    def hush(self, slot: int) -> None:
+    def cancel(self, slot: int) -> None:
         """Forget what the slot was about to say: turn end, interruption."""
-        self.codes.reset(slot)
-        if self.streams is not None:
-            self.streams.reset(slot)
+        self.talker.reset(slot)
+        if self.code2wav is not None:
+            self.code2wav.reset(slot)
 
     def clear(self, slot: int) -> None:
         """Leave nothing of a session in the slot."""
-        self.codes.clear(slot)
-        if self.streams is not None:
-            self.streams.clear(slot)
+        self.talker.clear(slot)
+        if self.code2wav is not None:
+            self.code2wav.clear(slot)
 
     @torch.inference_mode()
-    def unit(self, batch: Sequence[Speak], stages: Stages, emit: Emit) -> None:
+    def unit(self, batch: Sequence[TalkerInput], stages: Stages, emit: Emit) -> None:
         """The speech of one full-duplex unit of each slot, as soon as it is there.
 
         A turn's first unit comes in two parts, a short one ahead of the rest.
         """
-        if self.streams is None:
+        if self.code2wav is None:
             for place in range(len(batch)):
                 emit(place, NO_SOUND, True)
             return
-        first = self.streams.first_codes
-        starts = [i for i, s in enumerate(batch) if self.codes.is_turn_start(s.slot)]
+        first = self.code2wav.first_codes
+        starts = [i for i, s in enumerate(batch) if self.talker.is_turn_start(s.slot)]
         with timed(self.device) as timer:
-            unit = self.codes.begin_unit(batch)
+            unit = self.talker.begin_unit(batch)
             codes: list[list[int]] = [[] for _ in batch]
             if first and starts:
                 codes = unit.more(first)
@@ -97,7 +97,7 @@ class Speaker:
         if early:
             with timed(self.device) as timer:
                 given = [Codes(batch[i].slot, own) for i, own in early.items()]
-                sounds = to_pcm(self.streams.first_part(given))
+                sounds = to_pcm(self.code2wav.first_part(given))
             stages.append(("vocoder", timer))
             for place, pcm in zip(early, sounds, strict=True):
                 emit(place, pcm, False)
@@ -109,22 +109,22 @@ class Speaker:
                 Codes(speak.slot, more if i in early else [*codes[i], *more], speak.ends)
                 for i, (speak, more) in enumerate(zip(batch, rest, strict=True))
             ]
-            sounds = to_pcm(self.streams.unit(left))
+            sounds = to_pcm(self.code2wav.unit(left))
         stages.append(("vocoder", timer))
         for place, pcm in enumerate(sounds):
             emit(place, pcm, True)
 
     @torch.inference_mode()
-    def group(self, batch: Sequence[Speak], stages: Stages, emit: Emit) -> None:
+    def group(self, batch: Sequence[TalkerInput], stages: Stages, emit: Emit) -> None:
         """A group of tokens of turn-based replies as speech, as far as it goes."""
         sounds = [NO_SOUND for _ in batch]
-        if self.streams is not None:
+        if self.code2wav is not None:
             with timed(self.device) as timer:
-                codes = self.codes.group(batch)
+                codes = self.talker.group(batch)
             stages.append(("tts", timer))
             with timed(self.device) as timer:
                 given = [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
-                sounds = to_pcm(self.streams.group(given))
+                sounds = to_pcm(self.code2wav.group(given))
             stages.append(("vocoder", timer))
         for place, pcm in enumerate(sounds):
             emit(place, pcm, True)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
-from engine.gpu.kv.native import SlotKV
+from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.config import ConfigError
 from engine.minicpmo.models.talker.sampling import DUPLEX, TURN_BASED, SpeechSampling
 from engine.minicpmo.models.talker.tts import SpeechDecoder
-from engine.minicpmo.speech.talker_decoding import Decoding, Observe, Spoken
-from engine.minicpmo.speech.talker_rows import BLOCK, PREFILL_WIDTH, CodeRows, Row
+from engine.minicpmo.speech.talker_decoding import DecodingRow, Observe, TalkerDecoding
+from engine.minicpmo.speech.talker_rows import BLOCK, PREFILL_WIDTH, TalkerRow, TalkerRows
 
 CODES_PER_UNIT = BLOCK
 """One second of speech: what a duplex unit gives in the middle of a turn, and at most."""
@@ -31,7 +31,7 @@ ATTENTION_TYPES = ("full_attention", "sliding_window", "sliding_recompute", "rei
 
 
 @dataclass(frozen=True, eq=False)
-class Speak:
+class TalkerInput:
     """What one slot is to say now."""
 
     slot: int
@@ -59,10 +59,12 @@ class _Turn:
     """Cache entries of the first group."""
 
 
-class Unit:
+class TalkerUnit:
     """One duplex unit of some slots while it is being spoken."""
 
-    def __init__(self, codes: SpeechCodes, batch: Sequence[Speak], decoding: Decoding) -> None:
+    def __init__(
+        self, codes: Talker, batch: Sequence[TalkerInput], decoding: TalkerDecoding
+    ) -> None:
         self._codes, self._batch, self._decoding = codes, batch, decoding
         self._left = CODES_PER_UNIT
 
@@ -80,7 +82,7 @@ class Unit:
         return found
 
 
-class SpeechCodes:
+class Talker:
     """The decoder's cache and the turns in it."""
 
     def __init__(
@@ -96,9 +98,9 @@ class SpeechCodes:
         if kind not in ATTENTION_TYPES:
             raise ConfigError(f"tts_config: attention_type {kind!r}; known are {ATTENTION_TYPES}")
         self.decoder = decoder
-        self.kv: SlotKV = decoder.make_cache(num_slots, max_len)
+        self.kv: NativeKV = decoder.make_cache(num_slots, max_len)
         self.graphs = GraphPool(decoder.device, enabled=False) if graphs is None else graphs
-        self._rows = CodeRows(decoder, self.kv, num_slots, self.graphs)
+        self._rows = TalkerRows(decoder, self.kv, num_slots, self.graphs)
         self._turns = [_Turn() for _ in range(num_slots)]
 
     def warm_up(self, most_rows: int, show: Callable[[str], None]) -> None:
@@ -120,7 +122,9 @@ class SpeechCodes:
         self.reset(slot)
         self.kv.reset([slot])
 
-    def duplex(self, batch: Sequence[Speak], observe: Observe | None = None) -> list[list[int]]:
+    def duplex(
+        self, batch: Sequence[TalkerInput], observe: Observe | None = None
+    ) -> list[list[int]]:
         """Codes of one duplex unit for each slot: 25 in mid-turn, up to 25 in its first and last.
 
         Rows of a unit are its spoken tokens but the first decoded one, the end-of-turn token
@@ -129,41 +133,43 @@ class SpeechCodes:
         return self.begin_unit(batch, observe).more()
 
     @torch.inference_mode()
-    def begin_unit(self, batch: Sequence[Speak], observe: Observe | None = None) -> Unit:
+    def begin_unit(
+        self, batch: Sequence[TalkerInput], observe: Observe | None = None
+    ) -> TalkerUnit:
         """Begin what `duplex` does whole; take all codes before anything else is spoken."""
         spoken = []
         for speak in batch:
             is_first = self.is_turn_start(speak.slot)
             count = len(speak.ids) + 1
             self._make_room(speak.slot, count + CODES_PER_UNIT)
-            row = Row(
+            row = TalkerRow(
                 speak.slot,
                 speak.sampling or DUPLEX,
                 min_codes=0 if is_first or speak.ends else CODES_PER_UNIT + 1,
                 count=count,
                 end_at=speak.end_at,
             )
-            spoken.append(Spoken(row, speak.draws, CODES_PER_UNIT))
-        decoding = Decoding(self._rows, spoken, observe, None)
+            spoken.append(DecodingRow(row, speak.draws, CODES_PER_UNIT))
+        decoding = TalkerDecoding(self._rows, spoken, observe, None)
         if max(s.row.count for s in spoken) <= PREFILL_WIDTH:
             decoding.begin(words=[(speak.ids, speak.hidden) for speak in batch])
         else:
             # The duplex path normalises whatever the configuration says.
             decoding.begin([self.decoder.condition(s.ids, s.hidden, normalize=True) for s in batch])
-        return Unit(self, batch, decoding)
+        return TalkerUnit(self, batch, decoding)
 
     @torch.inference_mode()
     def group(
         self,
-        batch: Sequence[Speak],
+        batch: Sequence[TalkerInput],
         *,
         whole: bool = False,
         observe: Observe | None = None,
     ) -> list[list[int]]:
         """Codes of one group of tokens of a turn-based reply; `whole`: of a whole reply at once.
 
-        With `Speak.ends` the reply is over: the end-of-text row is appended, and the slot's turn
-        is reset afterwards.
+        With `TalkerInput.ends` the reply is over: the end-of-text row is appended, and the slot's
+        turn is reset afterwards.
         """
         spoken, feeds = [], []
         for speak in batch:
@@ -178,7 +184,7 @@ class SpeechCodes:
             most = MAX_WHOLE_CODES if whole else MAX_GROUP_CODES
             self._make_room(speak.slot, min(len(feed) + most, self.kv.max_len))
             most = min(most, self.kv.max_len - self.kv.lengths[speak.slot] - len(feed))
-            row = Row(
+            row = TalkerRow(
                 speak.slot,
                 speak.sampling or TURN_BASED,
                 min_codes=MIN_WHOLE_CODES if whole else 0,
@@ -187,12 +193,12 @@ class SpeechCodes:
                 spares_first=not turn.codes,
                 end_at=speak.end_at,
             )
-            spoken.append(Spoken(row, speak.draws, most))
+            spoken.append(DecodingRow(row, speak.draws, most))
             feeds.append(feed)
             turn.condition = condition
         config = self.decoder.config
         slide = config.sliding_window_size if config.attention_type == "sliding_window" else None
-        decoding = Decoding(self._rows, spoken, observe, slide)
+        decoding = TalkerDecoding(self._rows, spoken, observe, slide)
         decoding.begin(feeds)
         decoding.more(max(s.max_codes for s in spoken))
         decoding.finish()

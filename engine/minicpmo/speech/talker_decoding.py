@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from engine.minicpmo.llm.sampler import Draws
-from engine.minicpmo.speech.talker_rows import BLOCK, COLUMNS, CodeRows, Drawn, Row
+from engine.minicpmo.speech.talker_rows import BLOCK, COLUMNS, Drawn, TalkerRow, TalkerRows
 
 Observe = Callable[[list[int], Tensor, Tensor, Tensor], None]
 """Called after each forward with the rows' indices, hidden states, raw scores and scores."""
 
 
 @dataclass
-class Spoken:
+class DecodingRow:
     """One row of a decode under way."""
 
-    row: Row
+    row: TalkerRow
     draws: Draws
     max_codes: int
     codes: list[int] = field(default_factory=list)
@@ -49,14 +49,18 @@ class Spoken:
                 self.codes.append(code)
 
 
-class Decoding:
+class TalkerDecoding:
     """Some rows being decoded in lock-step; all codes they keep are then in the cache, no other.
 
     Rows that are done run on with the others; what follows their end is not kept.
     """
 
     def __init__(
-        self, rows: CodeRows, spoken: list[Spoken], observe: Observe | None, slide: int | None
+        self,
+        rows: TalkerRows,
+        spoken: list[DecodingRow],
+        observe: Observe | None,
+        slide: int | None,
     ) -> None:
         """`slide`: cache entries that a row keeps after each forward."""
         self._rows, self._spoken = rows, spoken
@@ -69,7 +73,7 @@ class Decoding:
         feed: Sequence[Tensor] | None = None,
         words: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        """Feed the condition, see `CodeRows.prefill`."""
+        """Feed the condition, see `TalkerRows.prefill`."""
         draws = [s.peek(0, 1) for s in self._spoken]
         forward = self._rows.prefill([s.row for s in self._spoken], draws, feed, words)
         # Hashing takes the host as long as the prefill takes a GPU.

@@ -21,8 +21,8 @@ from engine.gpu.kernels.talker_sampling import (
     CodeState,
     draw_codes,
 )
-from engine.gpu.kv.native import SlotKV
-from engine.gpu.kv.plan import Tokens
+from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.plan import DeviceTokenPlan
 from engine.gpu.layers.varlen_attention import VarlenLayout
 from engine.gpu.staging import fetched
 from engine.minicpmo.models.talker.sampling import RowSampling, SpeechSampling, choose, scores
@@ -52,8 +52,8 @@ NEVER = 1 << 30
 
 
 @dataclass
-class Row:
-    """What one row is to do. Tokens are condition rows: words or marks."""
+class TalkerRow:
+    """What one row is to do. DeviceTokenPlan are condition rows: words or marks."""
 
     slot: int
     settings: SpeechSampling
@@ -80,11 +80,11 @@ class Drawn:
     scores: Tensor
 
 
-class CodeRows:
+class TalkerRows:
     """Device state of up to `most_rows` rows; one batch at a time."""
 
     def __init__(
-        self, decoder: SpeechDecoder, kv: SlotKV, most_rows: int, graphs: GraphPool
+        self, decoder: SpeechDecoder, kv: NativeKV, most_rows: int, graphs: GraphPool
     ) -> None:
         self.decoder, self.kv, self.graphs = decoder, kv, graphs
         self.most_rows = most_rows
@@ -111,7 +111,7 @@ class CodeRows:
 
     def prefill(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TalkerRow],
         draws: Sequence[Sequence[float]],
         feed: Sequence[Tensor] | None = None,
         words: Sequence[tuple[Tensor, Tensor]] | None = None,
@@ -166,7 +166,7 @@ class CodeRows:
 
     # ------------------------------------------------------------------ preparing
 
-    def _pack(self, rows: Sequence[Row], size: int, width: int, *, marked: bool) -> Tensor:
+    def _pack(self, rows: Sequence[TalkerRow], size: int, width: int, *, marked: bool) -> Tensor:
         """All integers of a prefill [fields + recent + tokens, size] in one tensor."""
         fields = np.zeros((len(FIELDS), size), np.int64)
         recent = np.full((RECENT, size), -1, np.int64)
@@ -232,7 +232,7 @@ class CodeRows:
             max_query=width,
             max_keys=self._cells,
         )
-        hidden = self.decoder(feed, self.kv, Tokens(positions.int(), cells.int(), layout))
+        hidden = self.decoder(feed, self.kv, DeviceTokenPlan(positions.int(), cells.int(), layout))
         length.add_(count)
         return self._draw(hidden.index_select(0, (ends - 1).clamp(min=0)))
 
@@ -248,7 +248,7 @@ class CodeRows:
             max_query=1,
             max_keys=self._cells,
         )
-        plan = Tokens(length.int(), (slot * self._cells + write).int(), layout)
+        plan = DeviceTokenPlan(length.int(), (slot * self._cells + write).int(), layout)
         hidden = self.decoder(self._feed[:size], self.kv, plan)
         length.add_(1)
         return self._draw(hidden)

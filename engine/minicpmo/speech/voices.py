@@ -7,12 +7,12 @@ from pathlib import Path
 from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.models.voice.preparation import VoiceError, VoiceFeatures, read_recording
 from engine.minicpmo.runner import hear_whole
-from engine.minicpmo.session.session import Voiced
+from engine.minicpmo.session.session import SessionVoice
 
 LISTEN_HZ = 16_000
 
 
-class VoiceShelf:
+class VoiceLibrary:
     """Each voice is prepared once, before the first call; at a call's start it costs nothing.
 
     Used by the thread that loads, and later by the model's own.
@@ -24,12 +24,12 @@ class VoiceShelf:
         Raises `engine.minicpmo.models.voice.preparation.VoiceError` if there is no such voice.
         """
         self._features: dict[str, VoiceFeatures] = {}
-        self._known: dict[str, Voiced] = {}
+        self._known: dict[str, SessionVoice] = {}
         self._recordings = {path.stem: path for path in model.recordings()}
         self.remarks: list[str] = []
         """For whoever starts the engine: what cannot be done, and why."""
         self.default = ""
-        if model.token2wav is None:
+        if model.code2wav is None:
             return
         if wanted and Path(wanted).is_file():
             self._recordings[Path(wanted).stem] = Path(wanted)
@@ -51,20 +51,20 @@ class VoiceShelf:
         """Mel frames of the longest voice."""
         return max((len(features.mel) for features in self._features.values()), default=1)
 
-    def get(self, name: str) -> Voiced:
+    def get(self, name: str) -> SessionVoice:
         """A voice by name; the default for "" and for a name that is not known."""
-        return self._known.get(name) or self._known.get(self.default) or Voiced(None, None)
+        return self._known.get(name) or self._known.get(self.default) or SessionVoice(None, None)
 
     def place(self, model: OmniModel) -> None:
         """Put every voice on the device."""
         for name, features in self._features.items():
-            assert model.token2wav is not None, "voices without token2wav"
+            assert model.code2wav is not None, "voices without token2wav"
             embeddings = None
             if name in self._recordings:
                 # The language model hears the recording, too: it speaks in that manner.
                 sound = read_recording(self._recordings[name].read_bytes()).at(LISTEN_HZ)
                 embeddings = hear_whole(model, [sound], in_blocks=True)[0]
-            self._known[name] = Voiced(model.token2wav.base(features), embeddings)
+            self._known[name] = SessionVoice(model.code2wav.base(features), embeddings)
 
     def _collect(self, model: OmniModel) -> None:
         voices = model.voices

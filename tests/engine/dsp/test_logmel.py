@@ -16,7 +16,7 @@ from engine.dsp.logmel import (
     pieces,
     slaney_filters,
 )
-from engine.dsp.streaming_logmel import MelStreams
+from engine.dsp.streaming_logmel import StreamingLogMel
 
 UNITS = 70
 
@@ -56,7 +56,7 @@ class Naive:
 
 def test_a_stream_equals_its_definition_over_seventy_units(mel: LogMel) -> None:
     samples = sound(1, FIRST_CHUNK + UNITS * CHUNK)
-    streams, naive = MelStreams(mel, 2), Naive(mel)
+    streams, naive = StreamingLogMel(mel, 2), Naive(mel)
     slides = []
     for unit in range(UNITS):
         start = 0 if unit == 0 else FIRST_CHUNK + (unit - 1) * CHUNK
@@ -74,8 +74,8 @@ def test_a_stream_equals_its_definition_over_seventy_units(mel: LogMel) -> None:
 
 def test_rows_of_a_batch_equal_single_streams(mel: LogMel) -> None:
     sounds = [sound(seed, FIRST_CHUNK + 8 * CHUNK) for seed in range(8)]
-    together, delays = MelStreams(mel, 8), [seed % 3 for seed in range(8)]
-    alone = [MelStreams(mel, 1) for _ in sounds]
+    together, delays = StreamingLogMel(mel, 8), [seed % 3 for seed in range(8)]
+    alone = [StreamingLogMel(mel, 1) for _ in sounds]
     for step in range(9):
         slots = [slot for slot in reversed(range(8)) if step >= delays[slot]]
         chunks = [chunk_of(sounds[slot], step - delays[slot]) for slot in slots]
@@ -89,7 +89,7 @@ def test_rows_of_a_batch_equal_single_streams(mel: LogMel) -> None:
 
 def test_a_reset_row_starts_anew_and_leaves_the_others(mel: LogMel) -> None:
     one, two = sound(1, FIRST_CHUNK + 6 * CHUNK), sound(2, FIRST_CHUNK)
-    streams, fresh = MelStreams(mel, 2), MelStreams(mel, 1)
+    streams, fresh = StreamingLogMel(mel, 2), StreamingLogMel(mel, 1)
     for unit in range(6):
         streams.push([0], [chunk_of(one, unit)])
     streams.reset([0])
@@ -101,7 +101,7 @@ def test_a_reset_row_starts_anew_and_leaves_the_others(mel: LogMel) -> None:
 
 def test_stable_frames_equal_the_whole_sound_under_the_same_floor(mel: LogMel) -> None:
     samples = sound(3, FIRST_CHUNK + 5 * CHUNK)
-    streams = MelStreams(mel, 1)
+    streams = StreamingLogMel(mel, 1)
     for unit in range(6):
         last, _ = streams.push([0], [chunk_of(samples, unit)])
     whole, _ = mel.whole([samples])

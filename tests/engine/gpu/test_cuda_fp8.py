@@ -16,8 +16,8 @@ from engine.gpu.graphs import GraphPool
 from engine.gpu.kernels import decode_attention as decoding
 from engine.gpu.kernels import fp8_kv as fp8
 from engine.gpu.kernels.decode_attention import decode8
-from engine.gpu.kernels.fp8_kv import Cells8, quantise, read8, store8
-from engine.gpu.kv.fp8 import SlotKV8
+from engine.gpu.kernels.fp8_kv import Fp8Cells, quantise, read8, store8
+from engine.gpu.kv.fp8 import Fp8KV
 from engine.gpu.layers import varlen_attention as varlen
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
@@ -52,13 +52,13 @@ def rates_of(head_dim: int) -> Tensor:
     return 1e6 ** (-torch.arange(0, head_dim, 2, device="cuda").float() / head_dim)
 
 
-def cells_of(slots: int, length: int, kv_heads: int, head_dim: int, byte: int = 0) -> Cells8:
+def cells_of(slots: int, length: int, kv_heads: int, head_dim: int, byte: int = 0) -> Fp8Cells:
     shape = (slots, length, kv_heads)
     keys, values = (
         torch.full((*shape, head_dim), byte, dtype=torch.uint8, device="cuda") for _ in range(2)
     )
     scales = torch.full((2, *shape), 3.0, device="cuda")
-    return Cells8(keys.view(torch.float8_e4m3fn), values.view(torch.float8_e4m3fn), *scales)
+    return Fp8Cells(keys.view(torch.float8_e4m3fn), values.view(torch.float8_e4m3fn), *scales)
 
 
 def bytes_of(stored: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def test_store(
     positions = torch.randint(0, 40_000, (count,), generator=generator).int().cuda()
     write = torch.randperm(slots * length, generator=generator)[:count].int().cuda()
 
-    def run() -> tuple[Tensor, Cells8]:
+    def run() -> tuple[Tensor, Fp8Cells]:
         cells = cells_of(slots, length, kv_heads, head_dim, byte=9)
         pair: Any = norms
         return store8(packed, pair, rates_of(head_dim), positions, write, cells, heads), cells
@@ -145,7 +145,7 @@ def case(
     length: int,
     *,
     largest: float = 1.0,
-) -> tuple[Tensor, Cells8, VarlenLayout]:
+) -> tuple[Tensor, Fp8Cells, VarlenLayout]:
     """One query a row over rows of random slots; what no row may see is not a number."""
     slots = len(used) + 2
     cells = cells_of(slots, length, kv_heads, head_dim)
@@ -173,7 +173,7 @@ def case(
     return drawn(len(used), heads, head_dim, seed=50), cells, layout
 
 
-def in_float64(query: Tensor, cells: Cells8, layout: VarlenLayout) -> Tensor:
+def in_float64(query: Tensor, cells: Fp8Cells, layout: VarlenLayout) -> Tensor:
     """Row by row over what the cells stand for."""
     head_dim = query.shape[2]
     rates, length = rates_of(head_dim), cells.keys.shape[1]
@@ -344,7 +344,7 @@ def test_graphs_leave_padding_out_of_the_cache() -> None:
     rows = rows_of(small_llm(), GraphPool("cuda"), 64)
     rows.append([Feed(2, [ids_of(5, 1)])])
     rows.step({2: 3})
-    assert rows.kv.lengths == [0, 0, 6, 0, 0] and isinstance(rows.kv, SlotKV8)
+    assert rows.kv.lengths == [0, 0, 6, 0, 0] and isinstance(rows.kv, Fp8KV)
     for cells in rows.kv.layers:
         for tensor in (bytes_of(cells.keys), bytes_of(cells.values), cells.key_scales):
             assert not tensor[[0, 1, 3, 4], :64].any()

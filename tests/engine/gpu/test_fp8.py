@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.gpu.kernels.fp8_kv import LARGEST, LEAST, Cells8, dequantise, quantise, read8, store8
+from engine.gpu.kernels.fp8_kv import LARGEST, LEAST, Fp8Cells, dequantise, quantise, read8, store8
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.varlen_attention import VarlenLayout
@@ -24,10 +24,10 @@ def ints(values: list[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.int32)
 
 
-def empty_cells() -> Cells8:
+def empty_cells() -> Fp8Cells:
     shape = (SLOTS, LENGTH, KV_HEADS)
     keys, values = (torch.zeros(*shape, DIM, dtype=torch.float8_e4m3fn) for _ in range(2))
-    return Cells8(keys, values, torch.zeros(shape), torch.zeros(shape))
+    return Fp8Cells(keys, values, torch.zeros(shape), torch.zeros(shape))
 
 
 def turned(x: Tensor, positions: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ears and eyes with random weights, without the rest of the model."""
+"""Both encoders with random weights, without the rest of the model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from engine.dsp.logmel import CHUNK, FIRST_CHUNK, LogMel
-from engine.dsp.streaming_logmel import MelStreams
+from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool
 from engine.gpu.weights import empty
-from engine.minicpmo.encoders.audio import Ears
-from engine.minicpmo.encoders.vision import Eyes
+from engine.minicpmo.encoders.audio import AudioEncoder
+from engine.minicpmo.encoders.vision import VisionEncoder
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
 from engine.minicpmo.models.config import AudioConfig, PictureConfig, ResamplerConfig, VisionConfig
 from engine.minicpmo.models.vision.resampler import Resampler
@@ -40,27 +40,29 @@ def tiny_sizes(patch: int = 14) -> Sizes:
     )
 
 
-def make_ears(
+def make_audio_encoder(
     sizes: Sizes,
     slots: int,
     graphs: GraphPool,
     dtype: torch.dtype = torch.float32,
-) -> Ears:
+) -> AudioEncoder:
     device = graphs.device
     encoder = empty(lambda: WhisperEncoder(sizes.audio))
     projector = empty(lambda: AudioProjector(sizes.audio, sizes.llm_width))
     for module, seed in ((encoder, 1), (projector, 2)):
         random_weights(module, seed, device=device, dtype=dtype)
-    mels = MelStreams(LogMel(sizes.audio.num_mel_bins, device), slots)
-    return Ears(mels, encoder, projector, encoder.make_cache(slots), graphs)
+    mels = StreamingLogMel(LogMel(sizes.audio.num_mel_bins, device), slots)
+    return AudioEncoder(mels, encoder, projector, encoder.make_cache(slots), graphs)
 
 
-def make_eyes(sizes: Sizes, graphs: GraphPool, dtype: torch.dtype = torch.float32) -> Eyes:
+def make_vision_encoder(
+    sizes: Sizes, graphs: GraphPool, dtype: torch.dtype = torch.float32
+) -> VisionEncoder:
     vision = empty(lambda: VisionTower(sizes.vision))
     resampler = empty(lambda: Resampler(sizes.resampler))
     for module, seed in ((vision, 3), (resampler, 4)):
         random_weights(module, seed, device=graphs.device, dtype=dtype)
-    return Eyes(vision, resampler, sizes.picture, graphs)
+    return VisionEncoder(vision, resampler, sizes.picture, graphs)
 
 
 def chunk_of(samples: Tensor, unit: int) -> Tensor:

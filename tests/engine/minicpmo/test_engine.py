@@ -23,7 +23,7 @@ from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.duplex_state import UnitResult
 from engine.minicpmo.modes import thinning
-from engine.minicpmo.speech.worker import Say
+from engine.minicpmo.speech.worker import SpeechRequest
 from tests.waiting import until
 
 Wanted = TypeVar("Wanted", bound=p.Message)
@@ -331,9 +331,9 @@ async def test_of_units_that_are_decided_together_all_but_the_last_say_that_othe
 
     said: list[bool] = []
     groups: list[list[bool]] = []
-    say, apply = scheduler._lane.say, scheduler._duplex._apply
+    say, apply = scheduler._speech.submit, scheduler._duplex._apply
 
-    def note(order: Say) -> None:
+    def note(order: SpeechRequest) -> None:
         said.append(order.others_follow)
         say(order)
 
@@ -343,7 +343,7 @@ async def test_of_units_that_are_decided_together_all_but_the_last_say_that_othe
         groups.append(list(said))
 
     monkeypatch.setattr(scheduler.runner.duplex, "force", choose)
-    monkeypatch.setattr(scheduler._lane, "say", note)
+    monkeypatch.setattr(scheduler._speech, "submit", note)
     monkeypatch.setattr(scheduler._duplex, "_apply", note_group)
     talks = [Talk(engine, f"t{slot}", slot, config()) for slot in range(3)]
     for _ in range(5):

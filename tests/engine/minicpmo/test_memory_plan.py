@@ -16,7 +16,7 @@ from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.memory_plan import GIB, RESERVE_BYTES, SlotBytes, free_bytes, plan, slot_bytes
 from engine.minicpmo.models.llm.qwen3 import CACHES
 from engine.minicpmo.runner import Runner
-from engine.minicpmo.speech.pipeline import Speaker
+from engine.minicpmo.speech.pipeline import SpeechPipeline
 
 CONTEXT = 400
 SPEECH = 300
@@ -41,13 +41,13 @@ def test_bytes_of_a_slot_are_what_the_caches_grow_by(
 
     def sizes(slots: int) -> tuple[int, ...]:
         runner = Runner(model, slots, CONTEXT, kv_cache)
-        speaker = Speaker(model, slots, max_prompt=PROMPT, speech_context=SPEECH)
-        assert speaker.streams is not None
+        pipeline = SpeechPipeline(model, slots, max_prompt=PROMPT, speech_context=SPEECH)
+        assert pipeline.code2wav is not None
         return (
             runner.llm.kv.nbytes,
             runner.audio_kv.nbytes,
-            speaker.codes.kv.nbytes,
-            speaker.streams.nbytes,
+            pipeline.talker.kv.nbytes,
+            pipeline.code2wav.nbytes,
         )
 
     grown = tuple(b - a for a, b in zip(sizes(1), sizes(2), strict=True))

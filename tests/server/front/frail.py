@@ -23,7 +23,7 @@ def main() -> None:
     from engine import process
     from engine.minicpmo.runner import Runner
     from engine.minicpmo.scheduler import Scheduler
-    from engine.minicpmo.session.item_decoding import ReadItem
+    from engine.minicpmo.session.item_decoding import DecodedItem
 
     take = Scheduler._take
 
@@ -31,7 +31,7 @@ def main() -> None:
         raise RuntimeError("the GPU has fallen off the bus")
 
     def taken(self: Scheduler, session: Any, message: Any, came: float) -> None:
-        if isinstance(message, ReadItem) and WORD in message.parts:
+        if isinstance(message, DecodedItem) and WORD in message.parts:
             for name in ("clear", "hear", "look"):
                 setattr(Runner, name, fault)
             fault()

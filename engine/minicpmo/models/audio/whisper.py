@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.dsp.streaming_logmel import MARGIN, UNIT_FRAMES
-from engine.gpu.kv.native import SlotKV
+from engine.gpu.kv.native import NativeKV
 from engine.gpu.layers.linear import pack_biased
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.gpu.staging import uploaded
@@ -35,7 +35,7 @@ def conv_frames(mel_frames: int) -> int:
     return (mel_frames - 1) // 2 + 1
 
 
-class _Attention(nn.Module):
+class _WhisperAttention(nn.Module):
     packed: tuple[Tensor, Tensor]
     """Weight and bias of query, key and value."""
 
@@ -64,20 +64,20 @@ class _Attention(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _WhisperRows:
     """Where the new frames of a call's streams go, and what they see."""
 
-    cache: SlotKV
+    cache: NativeKV
     places: Tensor
     """[B * 50] positions among those of all cache rows laid end to end."""
     layout: VarlenLayout
 
 
-class _Layer(nn.Module):
+class _WhisperLayer(nn.Module):
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.self_attn = _Attention(width, config.num_heads)
+        self.self_attn = _WhisperAttention(width, config.num_heads)
         self.self_attn_layer_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.fc1 = nn.Linear(width, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, width)
@@ -92,7 +92,7 @@ class _Layer(nn.Module):
         query, keys, values = attention.project(self.self_attn_layer_norm(x))
         return self.feed_forward(x + attention.mix(query, keys, values, visible))
 
-    def cached(self, x: Tensor, rows: _Rows, layer: int) -> Tensor:
+    def cached(self, x: Tensor, rows: _WhisperRows, layer: int) -> Tensor:
         attention, cache = self.self_attn, rows.cache
         projected = attention.project(self.self_attn_layer_norm(x))
         query, keys, values = (part.flatten(0, 1) for part in projected)
@@ -114,7 +114,7 @@ class WhisperEncoder(nn.Module):
         self.conv1 = nn.Conv1d(config.num_mel_bins, width, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
         self.embed_positions = nn.Embedding(config.max_positions, width)
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(_WhisperLayer(config) for _ in range(config.num_layers))
         self.layer_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
     @property
@@ -134,14 +134,14 @@ class WhisperEncoder(nn.Module):
         """Memory of one slot of `make_cache`."""
         config = self.config
         head_dim = config.hidden_size // config.num_heads
-        return SlotKV.bytes_per_slot(
+        return NativeKV.bytes_per_slot(
             config.num_layers, config.max_positions, config.num_heads, head_dim, self.dtype
         )
 
-    def make_cache(self, num_slots: int) -> SlotKV:
+    def make_cache(self, num_slots: int) -> NativeKV:
         """Cache rows for the streams of `num_slots` sessions; each holds the position table."""
         config = self.config
-        return SlotKV(
+        return NativeKV(
             config.num_layers,
             num_slots,
             config.max_positions,
@@ -165,19 +165,19 @@ class WhisperEncoder(nn.Module):
         hidden = hidden + self.embed_positions.weight[:total]
         visible = self._visible(counts, total, self.block_frames if in_blocks else 0)
         for layer in self.layers:
-            assert isinstance(layer, _Layer)
+            assert isinstance(layer, _WhisperLayer)
             hidden = layer.whole(hidden, visible)
         out: Tensor = self.layer_norm(hidden)
         return out
 
-    def resets(self, cache: SlotKV, slot: int) -> bool:
+    def resets(self, cache: NativeKV, slot: int) -> bool:
         """Whether the slot's next chunk starts with an empty cache, as the table would overflow.
 
         Counts the frames at the chunk's ends too, although they are never cached.
         """
         return cache.lengths[slot] + conv_frames(UNIT_FRAMES) >= self.config.max_positions
 
-    def plan(self, cache: SlotKV, slots: Sequence[int], rows: int) -> list[list[int]]:
+    def plan(self, cache: NativeKV, slots: Sequence[int], rows: int) -> list[list[int]]:
         """What `frames` needs to know, [3][rows]: each row's slot, the frames that it has cached
         and those that its new ones see. Rows behind the slots' see nothing and keep nothing."""
         assert len(set(slots)) == len(slots), f"a slot occurs twice in {list(slots)}"
@@ -189,14 +189,14 @@ class WhisperEncoder(nn.Module):
             [*(length + NEW_FRAMES for length in cached), *[0] * padding],
         ]
 
-    def advance(self, cache: SlotKV, slots: Sequence[int]) -> None:
+    def advance(self, cache: NativeKV, slots: Sequence[int]) -> None:
         """Count the frames of a call to `frames`."""
         for slot in slots:
             if self.resets(cache, slot):
                 cache.truncate(slot, 0)
         cache.advance(slots, [NEW_FRAMES] * len(slots))
 
-    def frames(self, mel: Tensor, is_first: Tensor, cache: SlotKV, index: Tensor) -> Tensor:
+    def frames(self, mel: Tensor, is_first: Tensor, cache: NativeKV, index: Tensor) -> Tensor:
         """Encode each row's next chunk: log-mel [B, mels, 104] -> [B, 50, C] after the last norm.
 
         `is_first` [B] marks first chunks, which have no margin on their left; `index` [3, B] is the
@@ -206,17 +206,17 @@ class WhisperEncoder(nn.Module):
         positions = cached[:, None] + torch.arange(NEW_FRAMES, device=index.device)
         starts = slots * (cache.max_len + 1)
         places = starts[:, None] + positions.clamp_max(cache.max_len)
-        rows = _Rows(cache, places.flatten(), self._layout(starts, used))
+        rows = _WhisperRows(cache, places.flatten(), self._layout(starts, used))
         known = positions.clamp_max(self.config.max_positions - 1)
         hidden = self._front(mel, is_first) + self.embed_positions(known)
         for place, layer in enumerate(self.layers):
-            assert isinstance(layer, _Layer)
+            assert isinstance(layer, _WhisperLayer)
             hidden = layer.cached(hidden, rows, place)
         out: Tensor = self.layer_norm(hidden)
         return out
 
     def stream(
-        self, mel: Tensor, cache: SlotKV, slots: Sequence[int], is_first: Sequence[bool]
+        self, mel: Tensor, cache: NativeKV, slots: Sequence[int], is_first: Sequence[bool]
     ) -> Tensor:
         """Plan, encode and count: `frames` of each slot's next chunk."""
         assert len(slots) == mel.shape[0] == len(is_first), (

@@ -37,7 +37,7 @@ class FlowChunk:
     """Rows of the noise table that it started from."""
 
 
-class Decoder(nn.Module):
+class FlowDecoder(nn.Module):
     """Holds the estimator under the name it has in `flow.pt`."""
 
     def __init__(self, config: FlowConfig) -> None:
@@ -61,7 +61,7 @@ class Flow(nn.Module):
         self.spk_embed_affine_layer = nn.Linear(config.speaker_dim, config.num_mels)
         self.encoder = FlowEncoder(config.encoder)
         self.encoder_proj = nn.Linear(config.encoder.size, config.num_mels)
-        self.decoder = Decoder(config)
+        self.decoder = FlowDecoder(config)
 
     def prepare(self, steps: int, noise: Tensor | None = None) -> Flow:
         """Fix the number of Euler steps and the noise table [mels, T]; return self."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from engine.config import KvCacheType
 from engine.gpu.kernels.decoder_layer import add_norm
-from engine.gpu.kv.base import SlotRows
-from engine.gpu.kv.fp8 import SlotKV8
-from engine.gpu.kv.native import SlotKV
+from engine.gpu.kv.base import SlotCache
+from engine.gpu.kv.fp8 import Fp8KV
+from engine.gpu.kv.native import NativeKV
 from engine.gpu.kv.plan import KvPlan, TokenPlan
 from engine.gpu.layers.attention import AttentionShape, CachedAttention
 from engine.gpu.layers.linear import GatedMlp
@@ -20,7 +20,7 @@ from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
 from engine.minicpmo.models.config import LlmConfig
 
-CACHES: dict[KvCacheType, type[SlotKV] | type[SlotKV8]] = {"auto": SlotKV, "fp8": SlotKV8}
+CACHES: dict[KvCacheType, type[NativeKV] | type[Fp8KV]] = {"auto": NativeKV, "fp8": Fp8KV}
 
 
 class DecoderLayer(nn.Module):
@@ -38,7 +38,7 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         delta: Tensor | None,
         rates: Tensor,
-        kv: SlotRows,
+        kv: SlotCache,
         layer: int,
         plan: TokenPlan,
     ) -> tuple[Tensor, Tensor]:
@@ -51,7 +51,7 @@ class DecoderLayer(nn.Module):
 
 
 def run_layers(
-    layers: nn.ModuleList, norm: RMSNorm, x: Tensor, rates: Tensor, kv: SlotRows, plan: TokenPlan
+    layers: nn.ModuleList, norm: RMSNorm, x: Tensor, rates: Tensor, kv: SlotCache, plan: TokenPlan
 ) -> Tensor:
     """All `DecoderLayer`s and the final norm: [N, C] -> [N, C]."""
     delta: Tensor | None = None
@@ -60,7 +60,7 @@ def run_layers(
     return add_norm(x, delta, norm)[1]
 
 
-class Decoder(nn.Module):
+class Qwen3Decoder(nn.Module):
     """Embedding table, layers and final norm."""
 
     def __init__(self, config: LlmConfig) -> None:
@@ -86,7 +86,7 @@ class Qwen3(nn.Module):
     def __init__(self, config: LlmConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = Decoder(config)
+        self.model = Qwen3Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.rope = Rope(config.head_dim, config.rope_theta)
         self.finish_loading()
@@ -120,7 +120,7 @@ class Qwen3(nn.Module):
 
     def make_cache(
         self, num_slots: int, max_len: int, kv_cache: KvCacheType = "auto"
-    ) -> SlotKV | SlotKV8:
+    ) -> NativeKV | Fp8KV:
         """A cache for `num_slots` sessions of at most `max_len` positions each."""
         config = self.config
         if max_len > config.max_position_embeddings:
@@ -142,10 +142,10 @@ class Qwen3(nn.Module):
         out: Tensor = self.model.embed_tokens(ids)
         return out
 
-    def forward(self, embeds: Tensor, kv: SlotRows, plan: KvPlan) -> Tensor:
+    def forward(self, embeds: Tensor, kv: SlotCache, plan: KvPlan) -> Tensor:
         """Hidden states [N, C] after the final norm, one for each of the plan's tokens.
 
-        Writes their keys and values; counting them is the caller's (`SlotRows.advance`).
+        Writes their keys and values; counting them is the caller's (`SlotCache.advance`).
         """
         assert embeds.shape == (plan.num_tokens, self.config.hidden_size), (
             f"embeddings {tuple(embeds.shape)} for {plan.num_tokens} tokens "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.gpu.kv.native import SlotKV
+from engine.gpu.kv.native import NativeKV
 from engine.gpu.kv.plan import TokenPlan
 from engine.gpu.layers.attention import AttentionShape
 from engine.gpu.layers.norms import RMSNorm
@@ -27,7 +27,7 @@ UNUSED = ("projector_spk.*", "model.embed_tokens.weight")
 HEAD = "head_code.0"
 
 
-class Pair(nn.Module):
+class WeightNormPair(nn.Module):
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()
         self.original0 = nn.Parameter(torch.ones(rows, 1))
@@ -39,11 +39,11 @@ class CodeHead(nn.Module):
 
     def __init__(self, size: int, codes: int) -> None:
         super().__init__()
-        self.parametrizations = nn.ModuleDict({"weight": Pair(codes, size)})
+        self.parametrizations = nn.ModuleDict({"weight": WeightNormPair(codes, size)})
 
     def finish_loading(self) -> None:
         pair = self.parametrizations["weight"]
-        assert isinstance(pair, Pair)
+        assert isinstance(pair, WeightNormPair)
         folded = fold(pair.original0, pair.original1).to(pair.original1.dtype)
         del self.parametrizations
         self.weight = nn.Parameter(folded, requires_grad=False)
@@ -111,11 +111,11 @@ class SpeechDecoder(nn.Module):
         size = config.num_kv_heads * config.head_dim * self.emb_text.weight.element_size()
         return 2 * config.num_layers * cells * size
 
-    def make_cache(self, num_slots: int, max_len: int | None = None) -> SlotKV:
+    def make_cache(self, num_slots: int, max_len: int | None = None) -> NativeKV:
         """A cache for `num_slots` turns of at most `max_len` condition rows and codes each."""
         config = self.config
         most = config.max_position_embeddings
-        return SlotKV(
+        return NativeKV(
             config.num_layers,
             num_slots,
             most if max_len is None else min(max_len, most),
@@ -173,7 +173,7 @@ class SpeechDecoder(nn.Module):
         projected = F.normalize(self.projector_semantic(hidden), dim=-1)
         return rows + projected.masked_fill(~is_word[:, None], 0)
 
-    def forward(self, x: Tensor, kv: SlotKV, plan: TokenPlan) -> Tensor:
+    def forward(self, x: Tensor, kv: NativeKV, plan: TokenPlan) -> Tensor:
         """Hidden states [N, C] after the final norm of the plan's tokens x [N, C].
 
         Writes their keys and values; counting them is the caller's (`SlotRows.advance`).

@@ -101,7 +101,7 @@ class _Embeddings(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _VisionRows:
     """Where the pictures of a batch end."""
 
     layout: VarlenLayout
@@ -109,7 +109,7 @@ class _Rows:
     """See `WideHeads`."""
 
 
-class _Attention(nn.Module):
+class _VisionAttention(nn.Module):
     packed: tuple[Tensor, Tensor]
     """Weight and bias of query, key and value."""
     wide: WideHeads | None
@@ -129,7 +129,7 @@ class _Attention(nn.Module):
         is_fast = weight.device.type == "cuda" and weight.element_size() == 2
         self.wide = WideHeads.of(self.heads, self.packed, weight, bias) if is_fast else None
 
-    def forward(self, x: Tensor, rows: _Rows) -> Tensor:
+    def forward(self, x: Tensor, rows: _VisionRows) -> Tensor:
         """[B, L, C] -> [B, L, C]"""
         if self.wide is not None:
             return self.wide(x, rows.behind)
@@ -151,16 +151,16 @@ class _Mlp(nn.Module):
         return out
 
 
-class _Layer(nn.Module):
+class _VisionLayer(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps
         self.layer_norm1 = nn.LayerNorm(width, eps=eps)
-        self.self_attn = _Attention(width, config.num_heads)
+        self.self_attn = _VisionAttention(width, config.num_heads)
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = _Mlp(width, config.intermediate_size)
 
-    def forward(self, x: Tensor, rows: _Rows) -> Tensor:
+    def forward(self, x: Tensor, rows: _VisionRows) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x), rows)
         out: Tensor = x + self.mlp(self.layer_norm2(x))
         return out
@@ -169,7 +169,7 @@ class _Layer(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(_VisionLayer(config) for _ in range(config.num_layers))
 
 
 class VisionTower(nn.Module):
@@ -200,7 +200,7 @@ class VisionTower(nn.Module):
         starts = torch.arange(count + 1, device=index.device, dtype=torch.int32) * length
         used = num_patches(index)
         hidden = self.embeddings(patches, index)
-        rows = _Rows(
+        rows = _VisionRows(
             VarlenLayout(starts, starts, used, length, length),
             behind_ends(used, length, hidden.dtype),
         )

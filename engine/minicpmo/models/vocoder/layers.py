@@ -34,7 +34,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(channels))
 
 
-class Pair(NamedTuple):
+class ResidualPair(NamedTuple):
     """A residual pair, in the order of its steps."""
 
     first: Snake
@@ -55,7 +55,7 @@ class ResBlock(nn.Module):
             return PaddedConv(channels, channels, kernel, causal=causal, dilation=dilation)
 
         self.pairs = [
-            Pair(Snake(channels), conv(dilation), Snake(channels), conv(1))
+            ResidualPair(Snake(channels), conv(dilation), Snake(channels), conv(1))
             for dilation in dilations
         ]
         self.convs1 = nn.ModuleList(pair.dilated for pair in self.pairs)

@@ -44,7 +44,7 @@ RAGGED_ROWS = (1, 4)
 
 
 @dataclass(frozen=True)
-class Sound:
+class VocoderSound:
     """What one call gave to one row."""
 
     wave: Tensor
@@ -106,14 +106,14 @@ class Vocoder:
     @torch.inference_mode()
     def push(
         self, state: VocoderState, pushes: Sequence[Push], graphs: GraphPool | None = None
-    ) -> list[Sound]:
+    ) -> list[VocoderSound]:
         """Advance streams of distinct slots. Order is kept.
 
         Equal shapes run together, `MOST_ROWS` at a time. With `graphs`, after `warm_up`, shapes
         without a graph run in the one that has room for all.
         """
         calls = [self._call(state.streams[push.slot], push) for push in pushes]
-        sounds: dict[int, Sound] = {}
+        sounds: dict[int, VocoderSound] = {}
         for shape, members in self._batches(state, calls, graphs is not None):
             batch = [calls[place] for place in members]
             wave = self._run(state, shape, batch, graphs)
@@ -220,7 +220,7 @@ class Vocoder:
         # The same graph may run again for other rows of the same call.
         return Wave(result.wave.clone(), result.f0.clone(), result.source.clone())
 
-    def _sound(self, wave: Wave, row: int, call: _Call, after: VoiceStream) -> Sound:
+    def _sound(self, wave: Wave, row: int, call: _Call, after: VoiceStream) -> VocoderSound:
         """What a row is given: of a turn's first call with the delay as silence."""
         frame, before = self.config.frame_samples, call.stream
         first = DELAY_FRAMES + before.emitted - before.begin
@@ -228,7 +228,7 @@ class Vocoder:
             first = 0
         end = DELAY_FRAMES + after.emitted - before.begin
         count = call.plan.f0_count
-        return Sound(
+        return VocoderSound(
             wave.wave[row, first * frame : end * frame],
             wave.f0[row, :count],
             wave.source[row, : count * frame],

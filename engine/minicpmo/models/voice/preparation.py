@@ -56,7 +56,7 @@ class VoiceError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Recording:
+class VoiceRecording:
     samples: Tensor
     """[channels, N] float32 in [-1, 1]"""
     rate: int
@@ -70,7 +70,7 @@ class Recording:
         return resample(self.samples.mean(dim=0), self.rate, rate)
 
 
-def read_recording(data: bytes) -> Recording:
+def read_recording(data: bytes) -> VoiceRecording:
     """Decode a sound file of any format that PyAV reads; raise `VoiceError` if it is none."""
     pieces: list[np.ndarray] = []
     length = 0
@@ -96,7 +96,7 @@ def read_recording(data: bytes) -> Recording:
     if not pieces:
         raise VoiceError("unreadable", "The recording holds no sound.")
     samples = torch.from_numpy(np.concatenate(pieces, axis=1).astype(np.float32))
-    return Recording(samples, rate)
+    return VoiceRecording(samples, rate)
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:
@@ -108,7 +108,7 @@ def _frames(container: Any, stream: Any) -> Iterator[Any]:
             continue
 
 
-def check_recording(recording: Recording) -> None:
+def check_recording(recording: VoiceRecording) -> None:
     """Raise `VoiceError` if it is too short, too long, silent or clipped."""
     seconds = recording.seconds
     if seconds < MIN_SECONDS:
@@ -192,7 +192,7 @@ class Preparer:
         parts = [f"{p.name}:{p.stat().st_size}" for p in paths if p is not None and p.is_file()]
         return "|".join([FORMAT, *parts])
 
-    def prepare(self, recording: Recording) -> VoiceFeatures:
+    def prepare(self, recording: VoiceRecording) -> VoiceFeatures:
         """Make the features of a recording that `check_recording` accepts."""
         if self.missing:
             raise VoiceError(
@@ -216,7 +216,7 @@ class Preparer:
             )
         return self._tokenizer(whisper_log_mel(samples, S3_MELS))
 
-    def mel(self, recording: Recording, num_codes: int) -> Tensor:
+    def mel(self, recording: VoiceRecording, num_codes: int) -> Tensor:
         """The prompt mel [2 * codes, 80], its last frame repeated where it is too short."""
         mel = prompt_mel(recording.at(24_000))[: 2 * num_codes]
         return F.pad(mel.T, (0, 2 * num_codes - len(mel)), mode="replicate").T.contiguous()

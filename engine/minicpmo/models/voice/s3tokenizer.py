@@ -111,7 +111,7 @@ class Block(nn.Module):
         return out
 
 
-class Encoder(nn.Module):
+class S3Encoder(nn.Module):
     def __init__(self, config: S3Config) -> None:
         super().__init__()
         self.conv1 = nn.Conv1d(config.num_mels, config.size, 3, stride=2, padding=1)
@@ -150,7 +150,7 @@ class S3Tokenizer(nn.Module):
     def __init__(self, config: S3Config) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = S3Encoder(config)
         self.quantizer = Quantizer(config.size)
 
     @torch.inference_mode()

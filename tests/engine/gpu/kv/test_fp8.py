@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.kernels.fp8_kv import dequantise
-from engine.gpu.kv.fp8 import SlotKV8
+from engine.gpu.kv.fp8 import Fp8KV
 from engine.gpu.kv.plan import KvPlan
 from engine.gpu.layers.rope import Rope
 from engine.minicpmo.llm.context_window import Cut, Rebuild
@@ -25,15 +25,15 @@ def drawn(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def cache(slots: int = 3, max_len: int = 20) -> SlotKV8:
-    return SlotKV8(2, slots, max_len, KV_HEADS, DIM)
+def cache(slots: int = 3, max_len: int = 20) -> Fp8KV:
+    return Fp8KV(2, slots, max_len, KV_HEADS, DIM)
 
 
 def packed_of(count: int, seed: int) -> Tensor:
     return drawn(count, (HEADS + 2 * KV_HEADS) * DIM, seed=seed)
 
 
-def attend(kv: SlotKV8, slots: Sequence[int], rows: Sequence[Tensor], layer: int = 1) -> Tensor:
+def attend(kv: Fp8KV, slots: Sequence[int], rows: Sequence[Tensor], layer: int = 1) -> Tensor:
     counts = [len(row) for row in rows]
     plan: KvPlan = kv.plan(slots, counts)
     mixed = kv.attend(layer, torch.cat(list(rows)), None, RATES, plan, HEADS)
@@ -41,7 +41,7 @@ def attend(kv: SlotKV8, slots: Sequence[int], rows: Sequence[Tensor], layer: int
     return mixed
 
 
-def bytes_of(kv: SlotKV8, slot: int, positions: slice, layer: int) -> list[Tensor]:
+def bytes_of(kv: Fp8KV, slot: int, positions: slice, layer: int) -> list[Tensor]:
     cells = kv.layers[layer]
     return [
         cells.keys.view(torch.uint8)[slot, positions].clone(),
@@ -64,7 +64,7 @@ def turned(x: Tensor, position: int) -> Tensor:
     return torch.cat((pairs.real, pairs.imag), dim=-1)
 
 
-def written_out(kv: SlotKV8, slot: int, query: Tensor, position: int) -> Tensor:
+def written_out(kv: Fp8KV, slot: int, query: Tensor, position: int) -> Tensor:
     """One query [H, D] at its position over what the slot stands for, in float64."""
     cells, seen = kv.layers[1], slice(0, position + 1)
     keys = dequantise(cells.keys[slot, seen], cells.key_scales[slot, seen])
@@ -120,7 +120,7 @@ def test_a_row_in_a_batch_equals_the_row_alone() -> None:
 # ------------------------------------------------------------------ rows
 
 
-def filled(lengths: list[int]) -> SlotKV8:
+def filled(lengths: list[int]) -> Fp8KV:
     kv = cache(len(lengths))
     for slot, length in enumerate(lengths):
         for layer in (0, 1):
@@ -163,8 +163,8 @@ def test_remove_copy_truncate_and_reset_take_scales_along() -> None:
 
 def test_a_slot_takes_what_its_bytes_say_and_half_of_what_16_bits_would() -> None:
     sizes = (36, 100, 8, 128)
-    one, two = (SlotKV8(36, n, 100, 8, 128, dtype=torch.bfloat16).nbytes for n in (1, 2))
-    assert two - one == one == SlotKV8.bytes_per_slot(*sizes, torch.bfloat16)
+    one, two = (Fp8KV(36, n, 100, 8, 128, dtype=torch.bfloat16).nbytes for n in (1, 2))
+    assert two - one == one == Fp8KV.bytes_per_slot(*sizes, torch.bfloat16)
     assert 0.5 < one / (2 * 36 * 101 * 8 * 128 * 2) < 0.55
 
 
@@ -180,7 +180,7 @@ def test_slides_leave_the_bytes_as_if_they_had_been_computed_at_their_places() -
     direct.append([Feed(1, [head, units[2]])])
     assert slid.length(1) == direct.length(1) == 16
     # Keys and values of the first layer depend on the token only.
-    assert isinstance(slid.kv, SlotKV8) and isinstance(direct.kv, SlotKV8)
+    assert isinstance(slid.kv, Fp8KV) and isinstance(direct.kv, Fp8KV)
     assert_same(bytes_of(slid.kv, 1, slice(0, 16), 0), bytes_of(direct.kv, 1, slice(0, 16), 0))
 
 
@@ -188,7 +188,7 @@ def test_a_rebuild_moves_bytes_behind_what_it_computes() -> None:
     rows = LlmRows(tiny_llm(), 2, 64, kv_cache="fp8")
     head, suffix, unit, last = ids_of(6, 1), ids_of(2, 2), rows_of(15, 3), ids_of(10, 4)
     rows.append([Feed(0, [head, suffix, unit, last])])
-    assert isinstance(rows.kv, SlotKV8)
+    assert isinstance(rows.kv, Fp8KV)
     before = [bytes_of(rows.kv, 0, slice(23, 33), layer) for layer in range(2)]
     rows.apply(0, Rebuild(6, (*ids_of(5, 5), *suffix), 23))
     assert rows.length(0) == 23
@@ -212,7 +212,7 @@ def test_padding_is_kept_nowhere_and_changes_no_result() -> None:
     padded, plain = (LlmRows(model, 3, 32, kv_cache="fp8") for _ in range(2))
     for rows in (padded, plain):
         rows.append([Feed(slot, [ids_of(4 + slot, slot)]) for slot in range(3)])
-    assert isinstance(padded.kv, SlotKV8)
+    assert isinstance(padded.kv, Fp8KV)
     before = bytes_of(padded.kv, 1, slice(0, 32), 1)
     plan = padded.kv.plan([2, 0], [3, 2], num_tokens=16, num_rows=5, max_query=8)
     x = torch.cat([padded.embed([Feed(2, [[5, 6, 7]]), Feed(0, [[8, 9]])]), torch.ones(11, 24)])

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
-from engine.minicpmo.encoders.audio import Ears
-from tests.engine.minicpmo.encoder_rig import chunk_of, make_ears, sound, tiny_sizes
+from engine.minicpmo.encoders.audio import AudioEncoder
+from tests.engine.minicpmo.encoder_rig import chunk_of, make_audio_encoder, sound, tiny_sizes
 
 UNITS = 70
 
@@ -18,23 +18,23 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def ears(slots: int) -> Ears:
-    return make_ears(tiny_sizes(), slots, GraphPool("cpu"))
+def audio(slots: int) -> AudioEncoder:
+    return make_audio_encoder(tiny_sizes(), slots, GraphPool("cpu"))
 
 
-def step_by_step(ears: Ears, slot: int, chunk: Tensor) -> Tensor:
+def step_by_step(audio: AudioEncoder, slot: int, chunk: Tensor) -> Tensor:
     """What `hear` does in one function, by the parts' own methods."""
     with torch.inference_mode():
-        is_first = ears.mels.calls(slot) == 0
-        mel, _ = ears.mels.push([slot], [chunk])
-        hidden = ears.encoder.stream(mel, ears.cache, [slot], [is_first])
-        embeds: Tensor = ears.projector(hidden)
+        is_first = audio.mels.calls(slot) == 0
+        mel, _ = audio.mels.push([slot], [chunk])
+        hidden = audio.encoder.stream(mel, audio.cache, [slot], [is_first])
+        embeds: Tensor = audio.projector(hidden)
     return embeds[0]
 
 
 def test_rows_of_different_age_equal_single_streams_over_seventy_units() -> None:
-    together, delays = ears(3), [0, 1, 29]
-    alone = [ears(1) for _ in delays]
+    together, delays = audio(3), [0, 1, 29]
+    alone = [audio(1) for _ in delays]
     sounds = [sound(seed, UNITS) for seed in range(3)]
     for step in range(UNITS):
         slots = [slot for slot in range(3) if step >= delays[slot]]
@@ -49,16 +49,16 @@ def test_rows_of_different_age_equal_single_streams_over_seventy_units() -> None
     assert together.cache.lengths == [50 * 12, 50 * 11, 50 * 12]
 
 
-def state(ears: Ears, slot: int) -> list[Tensor]:
+def state(audio: AudioEncoder, slot: int) -> list[Tensor]:
     """Everything a slot's stream holds, but the scratch place of its cache row."""
-    mels = ears.mels
+    mels = audio.mels
     rows = [mels._tail[slot], mels._loudest[slot], mels._mirrored[slot]]
-    rows += [tensor[slot, :-1] for tensor in (*ears.cache.keys, *ears.cache.values)]
+    rows += [tensor[slot, :-1] for tensor in (*audio.cache.keys, *audio.cache.values)]
     return [row.clone() for row in rows]
 
 
 def test_padding_and_warming_up_leave_all_slots_as_they_are() -> None:
-    it = ears(4)
+    it = audio(4)
     it.hear({slot: chunk_of(sound(slot, 1), 0) for slot in range(4)})
     before = [state(it, slot) for slot in range(4)]
     it.warm_up(4, lambda line: None)
@@ -70,7 +70,7 @@ def test_padding_and_warming_up_leave_all_slots_as_they_are() -> None:
 
 
 def test_results_stay_when_the_next_unit_is_heard() -> None:
-    it = ears(1)
+    it = audio(1)
     first = it.hear({0: chunk_of(sound(1, 1), 0)})[0]
     kept = first.clone()
     it.hear({0: chunk_of(sound(1, 1), 1)})
@@ -78,7 +78,7 @@ def test_results_stay_when_the_next_unit_is_heard() -> None:
 
 
 def test_a_slot_that_was_cleared_starts_anew() -> None:
-    it, fresh = ears(2), ears(1)
+    it, fresh = audio(2), audio(1)
     for unit in range(45):
         it.hear({0: chunk_of(sound(1, 45), unit), 1: chunk_of(sound(2, 45), unit)})
     it.mels.reset([0])
@@ -90,7 +90,7 @@ def test_a_slot_that_was_cleared_starts_anew() -> None:
 
 
 def test_a_chunk_of_the_wrong_length_changes_nothing() -> None:
-    it = ears(2)
+    it = audio(2)
     with pytest.raises(AssertionError, match="slot 1: chunk"):
         it.hear({0: chunk_of(sound(1, 1), 0), 1: torch.zeros(16_000)})
     assert it.mels.calls(0) == 0 and it.cache.lengths == [0, 0]

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
 from engine.minicpmo.encoders.slicing import SlicePlan, cut, patch_batch, plan_slices
-from engine.minicpmo.encoders.vision import Eyes
-from tests.engine.minicpmo.encoder_rig import make_eyes, tiny_sizes
+from engine.minicpmo.encoders.vision import VisionEncoder
+from tests.engine.minicpmo.encoder_rig import make_vision_encoder, tiny_sizes
 
 # Width, height and most slices: squares, slices, equal ones, and one that no graph has room for.
 PICTURES = [
@@ -25,9 +25,9 @@ PICTURES = [
 
 
 @pytest.fixture(scope="module")
-def eyes() -> Eyes:
+def vision() -> VisionEncoder:
     torch.set_num_threads(1)
-    return make_eyes(tiny_sizes(), GraphPool("cpu"))
+    return make_vision_encoder(tiny_sizes(), GraphPool("cpu"))
 
 
 def picture(place: int) -> tuple[Tensor, int]:
@@ -37,42 +37,42 @@ def picture(place: int) -> tuple[Tensor, int]:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator), most
 
 
-def by_parts(eyes: Eyes, rgb: Tensor, most: int) -> list[Tensor]:
+def by_parts(vision: VisionEncoder, rgb: Tensor, most: int) -> list[Tensor]:
     """Image by image, without padding."""
     with torch.inference_mode():
-        batches = [patch_batch([x], eyes.config) for x in cut(rgb, eyes.config, most).images]
-        return [eyes.resampler(eyes.vision(batch), batch)[0] for batch in batches]
+        batches = [patch_batch([x], vision.config) for x in cut(rgb, vision.config, most).images]
+        return [vision.resampler(vision.vision(batch), batch)[0] for batch in batches]
 
 
-def test_pictures_of_a_call_equal_single_ones(eyes: Eyes) -> None:
+def test_pictures_of_a_call_equal_single_ones(vision: VisionEncoder) -> None:
     pictures = [picture(place) for place in range(len(PICTURES))]
-    seen = eyes.look(pictures)
+    seen = vision.look(pictures)
     assert [(s.columns, s.rows) for s in seen[:3]] == [(0, 0), (0, 0), (2, 1)]
     for (rgb, most), together in zip(pictures, seen, strict=True):
-        expected = by_parts(eyes, rgb, most)
+        expected = by_parts(vision, rgb, most)
         assert len(together.images) == len(expected) == 1 + together.columns * together.rows
         for ours, theirs in zip(together.images, expected, strict=True):
             assert ours.shape == (8, 64)
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
-        (alone,) = eyes.look([(rgb, most)])
+        (alone,) = vision.look([(rgb, most)])
         for ours, theirs in zip(together.images, alone.images, strict=True):
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
 
 
-def test_scaled_images_are_the_ones_that_are_cut_on_their_own(eyes: Eyes) -> None:
+def test_scaled_images_are_the_ones_that_are_cut_on_their_own(vision: VisionEncoder) -> None:
     rgb, most = picture(3)
-    whole = cut(rgb, eyes.config, most)
-    (group,) = eyes.cut([rgb], [plan_of(eyes, rgb, most)])
-    patches = [patch_batch([image], eyes.config) for image in whole.images]
+    whole = cut(rgb, vision.config, most)
+    (group,) = vision.cut([rgb], [plan_of(vision, rgb, most)])
+    patches = [patch_batch([image], vision.config) for image in whole.images]
     assert [image.grid for image in group] == [batch.grids[0] for batch in patches]
     for image, batch in zip(group, patches, strict=True):
         values = (image.patches / 255.0 - 0.5) / 0.5
         torch.testing.assert_close(values, batch.patches[0], atol=1e-6, rtol=0)
 
 
-def test_a_call_of_many_images_is_made_up_of_usual_batches(eyes: Eyes) -> None:
+def test_a_call_of_many_images_is_made_up_of_usual_batches(vision: VisionEncoder) -> None:
     sizes: list[int] = []
-    run = eyes.graphs.run
+    run = vision.graphs.run
 
     def watch(key: tuple[object, ...], *rest: object) -> Tensor:
         assert isinstance(key[1], int)
@@ -81,19 +81,19 @@ def test_a_call_of_many_images_is_made_up_of_usual_batches(eyes: Eyes) -> None:
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eyes.graphs, "run", watch)
-        assert len(eyes.look([picture(0)] * 23)) == 23
+        patch.setattr(vision.graphs, "run", watch)
+        assert len(vision.look([picture(0)] * 23)) == 23
     assert sizes == [16, 4, 2, 1]
 
 
-def test_results_stay_when_the_next_picture_is_seen(eyes: Eyes) -> None:
-    eyes.warm_up(16, lambda line: None)
-    (first,) = eyes.look([picture(0)])
+def test_results_stay_when_the_next_picture_is_seen(vision: VisionEncoder) -> None:
+    vision.warm_up(16, lambda line: None)
+    (first,) = vision.look([picture(0)])
     kept = first.images[0].clone()
-    eyes.look([picture(1)])
+    vision.look([picture(1)])
     assert torch.equal(first.images[0], kept)
-    assert eyes.look([]) == []
+    assert vision.look([]) == []
 
 
-def plan_of(eyes: Eyes, rgb: Tensor, most: int) -> SlicePlan:
-    return plan_slices((rgb.shape[1], rgb.shape[0]), eyes.config, most)
+def plan_of(vision: VisionEncoder, rgb: Tensor, most: int) -> SlicePlan:
+    return plan_slices((rgb.shape[1], rgb.shape[0]), vision.config, most)

@@ -11,23 +11,23 @@ import torch
 
 from engine.gpu.graphs import GraphPool
 from engine.gpu.weights import CheckpointError
-from engine.minicpmo.models.code2wav import Token2Wav, load_token2wav, read_pt
+from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav, read_pt
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.vocoder.config import VocoderConfig
-from engine.minicpmo.speech.code2wav import Codes, SpeechStreams, to_pcm
+from engine.minicpmo.speech.code2wav import Code2Wav, Codes, to_pcm
 from tests.speech_assets import random_token2wav, random_voice, write_token2wav
 
 GOLDEN = os.environ.get("OMNICALL_GOLDEN", "")
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["causal", "original"])
-def model(request: pytest.FixtureRequest) -> Token2Wav:
+def model(request: pytest.FixtureRequest) -> Code2WavModel:
     torch.set_num_threads(1)
     return random_token2wav(FlowConfig.tiny(), VocoderConfig.tiny(causal=request.param), steps=2)
 
 
-def streams(model: Token2Wav, slots: int, room: int = 160) -> SpeechStreams:
-    made = SpeechStreams(model, slots, room)
+def streams(model: Code2WavModel, slots: int, room: int = 160) -> Code2Wav:
+    made = Code2Wav(model, slots, room)
     for slot in range(slots):
         made.set_voice(slot, model.base(random_voice(1.5 + 0.2 * (slot % 3), slot)))
     return made
@@ -41,7 +41,7 @@ def codes(count: int, seed: int = 0) -> list[int]:
 
 
 def test_every_unit_of_a_turn_has_a_second_and_the_last_has_all_that_is_left(
-    model: Token2Wav,
+    model: Code2WavModel,
 ) -> None:
     slot = streams(model, 1)
     lengths = []
@@ -51,21 +51,21 @@ def test_every_unit_of_a_turn_has_a_second_and_the_last_has_all_that_is_left(
     assert slot.waiting(0) == [4218] * 3
 
 
-def test_a_short_first_unit_has_its_silence_in_front(model: Token2Wav) -> None:
+def test_a_short_first_unit_has_its_silence_in_front(model: Code2WavModel) -> None:
     slot = streams(model, 1)
     [wave] = slot.unit([Codes(0, codes(10))])
     assert len(wave) == 24_000
     assert not wave[: 14_400 + 3840].any() and wave[14_400 + 3840 :].any()
 
 
-def test_too_few_codes_wait_while_silence_is_sent(model: Token2Wav) -> None:
+def test_too_few_codes_wait_while_silence_is_sent(model: Code2WavModel) -> None:
     slot = streams(model, 1)
     [wave] = slot.unit([Codes(0, codes(4))])
     assert len(wave) == 24_000 and not wave.any()
     assert slot.waiting(0) == [4218] * 3 + codes(4)
 
 
-def test_a_reply_comes_in_whole_windows_and_a_rest(model: Token2Wav) -> None:
+def test_a_reply_comes_in_whole_windows_and_a_rest(model: Code2WavModel) -> None:
     slot = streams(model, 1)
     lengths = [
         len(slot.group([Codes(0, codes(count), ends)])[0])
@@ -74,7 +74,7 @@ def test_a_reply_comes_in_whole_windows_and_a_rest(model: Token2Wav) -> None:
     assert lengths == [24_000, 0, 24_000 + 10_560]
 
 
-def test_an_interrupted_turn_leaves_nothing_behind(model: Token2Wav) -> None:
+def test_an_interrupted_turn_leaves_nothing_behind(model: Code2WavModel) -> None:
     used, fresh = streams(model, 1), streams(model, 1)
     used.unit([Codes(0, codes(25, 1))])
     used.unit([Codes(0, codes(25, 2))])
@@ -84,7 +84,7 @@ def test_an_interrupted_turn_leaves_nothing_behind(model: Token2Wav) -> None:
         assert torch.equal(one, two)
 
 
-def test_slots_of_a_batch_equal_the_same_slots_alone(model: Token2Wav) -> None:
+def test_slots_of_a_batch_equal_the_same_slots_alone(model: Code2WavModel) -> None:
     together, alone = streams(model, 8), streams(model, 8, room=220)
     for unit in range(4):
         rows = [slot for slot in (3, 0, 6, 1, 7, 2, 5, 4) if (slot + unit) % 4]
@@ -100,14 +100,14 @@ def test_slots_of_a_batch_equal_the_same_slots_alone(model: Token2Wav) -> None:
             assert together.waiting(item.slot) == alone.waiting(item.slot)
 
 
-def parts(model: Token2Wav, slots: int = 1) -> SpeechStreams:
-    made = SpeechStreams(model, slots, 160, graphs=GraphPool("cpu"), first_codes=9)
+def parts(model: Code2WavModel, slots: int = 1) -> Code2Wav:
+    made = Code2Wav(model, slots, 160, graphs=GraphPool("cpu"), first_codes=9)
     for slot in range(slots):
         made.set_voice(slot, model.base(random_voice(1.5 + 0.2 * slot, slot)))
     return made
 
 
-def test_a_first_part_and_the_rest_are_a_whole_second(model: Token2Wav) -> None:
+def test_a_first_part_and_the_rest_are_a_whole_second(model: Code2WavModel) -> None:
     slot, own = parts(model), codes(25)
     [first] = slot.first_part([Codes(0, own[:9])])
     [rest] = slot.unit([Codes(0, own[9:])])
@@ -116,7 +116,7 @@ def test_a_first_part_and_the_rest_are_a_whole_second(model: Token2Wav) -> None:
     assert [len(slot.unit([Codes(0, codes(n), n < 25)])[0]) for n in (25, 12)] == [24_000, 18_240]
 
 
-def test_parts_are_one_stream_of_sound(model: Token2Wav) -> None:
+def test_parts_are_one_stream_of_sound(model: Code2WavModel) -> None:
     """The same windows as a reply of the same codes: the seams are those of the vocoder."""
     slot, other, own = parts(model), streams(model, 1), codes(50)
     sound = [slot.first_part([Codes(0, own[:9])])[0], slot.unit([Codes(0, own[9:25])])[0]]
@@ -128,7 +128,7 @@ def test_parts_are_one_stream_of_sound(model: Token2Wav) -> None:
     assert torch.allclose(torch.cat(sound), torch.cat(wanted), atol=2e-4)
 
 
-def test_after_a_first_part_silence_comes_behind_a_short_rest(model: Token2Wav) -> None:
+def test_after_a_first_part_silence_comes_behind_a_short_rest(model: Code2WavModel) -> None:
     slot, own = parts(model), codes(15)
     slot.first_part([Codes(0, own[:9])])
     [rest] = slot.unit([Codes(0, own[9:])])
@@ -136,14 +136,14 @@ def test_after_a_first_part_silence_comes_behind_a_short_rest(model: Token2Wav) 
     assert rest[:5_760].any() and not rest[5_760:].any()
 
 
-def test_a_first_part_is_forgotten_by_an_interruption(model: Token2Wav) -> None:
+def test_a_first_part_is_forgotten_by_an_interruption(model: Code2WavModel) -> None:
     slot = parts(model)
     slot.first_part([Codes(0, codes(9))])
     slot.reset(0)
     assert len(slot.unit([Codes(0, codes(25))])[0]) == 24_000
 
 
-def test_warm_streams_sound_as_plain_ones(model: Token2Wav) -> None:
+def test_warm_streams_sound_as_plain_ones(model: Code2WavModel) -> None:
     plain, warm = streams(model, 3), parts(model, 3)
     for slot in range(3):
         warm.set_voice(slot, model.base(random_voice(1.5 + 0.2 * (slot % 3), slot)))
@@ -154,8 +154,8 @@ def test_warm_streams_sound_as_plain_ones(model: Token2Wav) -> None:
             assert one.shape == two.shape and torch.allclose(one, two, atol=2e-4)
 
 
-def test_memory_of_a_slot_is_known_beforehand(model: Token2Wav) -> None:
-    made = SpeechStreams(model, 3, 160)
+def test_memory_of_a_slot_is_known_beforehand(model: Code2WavModel) -> None:
+    made = Code2Wav(model, 3, 160)
     assert made.nbytes == 4 * model.bytes_per_slot(160)
 
 
@@ -168,7 +168,7 @@ def test_pcm_is_rounded_towards_zero_and_limited() -> None:
 @pytest.mark.parametrize("causal", [True, False])
 def test_an_asset_folder_is_read_back(tmp_path: Path, causal: bool) -> None:
     write_token2wav(tmp_path, vocoder=VocoderConfig.tiny(causal=causal))
-    loaded = load_token2wav(tmp_path, steps=2)
+    loaded = load_code2wav(tmp_path, steps=2)
     assert loaded.vocoder.config == VocoderConfig.tiny(causal=causal)
     assert loaded.flow.config == FlowConfig.tiny()
     slot = streams(loaded, 1)
@@ -179,7 +179,7 @@ def test_a_missing_asset_is_named(tmp_path: Path) -> None:
     write_token2wav(tmp_path)
     (tmp_path / "hift.pt").unlink()
     with pytest.raises(CheckpointError, match=r"hift\.pt"):
-        load_token2wav(tmp_path)
+        load_code2wav(tmp_path)
 
 
 class Evil:

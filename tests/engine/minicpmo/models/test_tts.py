@@ -13,7 +13,7 @@ from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.config import TtsConfig
 from engine.minicpmo.models.talker.sampling import RowSampling, SpeechSampling, choose, scores
 from engine.minicpmo.models.talker.tts import SpeechDecoder
-from engine.minicpmo.speech.talker import Speak, SpeechCodes
+from engine.minicpmo.speech.talker import Talker, TalkerInput
 from tests.golden.stage_codes import row_plan
 
 CONFIG = TtsConfig(
@@ -47,16 +47,18 @@ def make_decoder(kind: str = "full_attention") -> SpeechDecoder:
     return decoder.eval().requires_grad_(False)
 
 
-def speak(slot: int, seed: int, *, words: int = 4, ends: bool = False, **more: object) -> Speak:
+def speak(
+    slot: int, seed: int, *, words: int = 4, ends: bool = False, **more: object
+) -> TalkerInput:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(38, (words,), generator=generator)
     hidden = torch.randn(words, CONFIG.llm_dim, generator=generator)
     values: dict[str, object] = {"draws": Draws(seed), "ends": ends} | more
-    return Speak(slot, ids, hidden, **values)  # type: ignore[arg-type]
+    return TalkerInput(slot, ids, hidden, **values)  # type: ignore[arg-type]
 
 
 def test_a_unit_in_mid_turn_has_25_codes_and_never_the_end_code() -> None:
-    codes = SpeechCodes(make_decoder(), 1)
+    codes = Talker(make_decoder(), 1)
     codes.duplex([speak(0, 1)])
     before = codes.kv.lengths[0]
     for seed in range(2, 6):
@@ -68,7 +70,7 @@ def test_a_unit_in_mid_turn_has_25_codes_and_never_the_end_code() -> None:
 
 
 def test_the_end_code_ends_the_last_unit_and_the_turn() -> None:
-    codes = SpeechCodes(make_decoder(), 1)
+    codes = Talker(make_decoder(), 1)
     codes.duplex([speak(0, 1)])
     [unit] = codes.duplex([speak(0, 2, ends=True, end_at=7)])
     assert len(unit) == 7
@@ -76,7 +78,7 @@ def test_the_end_code_ends_the_last_unit_and_the_turn() -> None:
 
 
 def test_a_turn_after_an_interruption_begins_like_the_first() -> None:
-    codes = SpeechCodes(make_decoder(), 1)
+    codes = Talker(make_decoder(), 1)
     first = codes.duplex([speak(0, 5, sampling=GREEDY)])
     codes.duplex([speak(0, 6)])
     codes.reset(0)
@@ -84,7 +86,7 @@ def test_a_turn_after_an_interruption_begins_like_the_first() -> None:
 
 
 def test_a_unit_without_words_speaks_on_the_begin_row_alone() -> None:
-    codes = SpeechCodes(make_decoder(), 1)
+    codes = Talker(make_decoder(), 1)
     codes.duplex([speak(0, 1)])
     before = codes.kv.lengths[0]
     [unit] = codes.duplex([speak(0, 2, words=0)])
@@ -93,8 +95,8 @@ def test_a_unit_without_words_speaks_on_the_begin_row_alone() -> None:
 
 def test_rows_of_a_batch_equal_the_same_rows_alone() -> None:
     decoder = make_decoder()
-    together, ends = SpeechCodes(decoder, 8), {3: 4, 6: 0}
-    alone = [SpeechCodes(decoder, 1) for _ in range(8)]
+    together, ends = Talker(decoder, 8), {3: 4, 6: 0}
+    alone = [Talker(decoder, 1) for _ in range(8)]
     for unit in range(3):
         order = [5, 0, 7, 2, 1, 3, 6, 4]
         plan = [
@@ -107,7 +109,7 @@ def test_rows_of_a_batch_equal_the_same_rows_alone() -> None:
 
 
 def test_a_group_ends_with_the_end_code_and_the_turn_goes_on() -> None:
-    codes = SpeechCodes(make_decoder(), 1)
+    codes = Talker(make_decoder(), 1)
     [first] = codes.group([speak(0, 1, end_at=9, sampling=GREEDY)])
     assert len(first) == 9 and codes.kv.lengths == [4 + 1 + 9]
     [last] = codes.group([speak(0, 2, words=2, end_at=3, ends=True, sampling=GREEDY)])
@@ -116,7 +118,7 @@ def test_a_group_ends_with_the_end_code_and_the_turn_goes_on() -> None:
 
 @pytest.mark.parametrize("kind", ["sliding_window", "sliding_recompute", "reindex"])
 def test_other_attention_types_bound_what_a_long_reply_keeps(kind: str) -> None:
-    codes = SpeechCodes(make_decoder(kind), 1)
+    codes = Talker(make_decoder(kind), 1)
     for seed in range(5):
         codes.group([speak(0, seed, end_at=12)])
     longest = {"sliding_window": 30, "sliding_recompute": 34, "reindex": 51}[kind]
@@ -124,7 +126,7 @@ def test_other_attention_types_bound_what_a_long_reply_keeps(kind: str) -> None:
 
 
 def test_a_turn_longer_than_its_row_forgets_its_beginning() -> None:
-    codes = SpeechCodes(make_decoder(), 1, max_len=80)
+    codes = Talker(make_decoder(), 1, max_len=80)
     for seed in range(8):
         [unit] = codes.duplex([speak(0, seed)])
         assert seed == 0 or len(unit) == 25
@@ -182,7 +184,7 @@ def test_a_draw_picks_by_the_distribution() -> None:
 
 def test_a_unit_in_parts_is_the_same_unit() -> None:
     decoder = make_decoder()
-    whole, parts = SpeechCodes(decoder, 3), SpeechCodes(decoder, 3)
+    whole, parts = Talker(decoder, 3), Talker(decoder, 3)
     for unit in range(3):
         batch = [speak(s, 10 * unit + s, end_at=11 if s == 1 else None) for s in range(3)]
         again = [dataclasses.replace(s, draws=Draws(s.draws.seed)) for s in batch]
@@ -196,7 +198,7 @@ def test_a_unit_in_parts_is_the_same_unit() -> None:
 
 
 def test_padding_and_rows_that_ended_leave_other_slots_as_they_were() -> None:
-    codes = SpeechCodes(make_decoder(), 6)
+    codes = Talker(make_decoder(), 6)
     codes.duplex([speak(s, s) for s in range(6)])
     before = [t[[0, 2, 4, 5], : codes.kv.max_len].clone() for t in codes.kv.keys]
     lengths = list(codes.kv.lengths)
@@ -208,7 +210,7 @@ def test_padding_and_rows_that_ended_leave_other_slots_as_they_were() -> None:
 
 def test_the_cache_holds_what_was_kept_and_nothing_else() -> None:
     decoder = make_decoder()
-    codes, item = SpeechCodes(decoder, 1), speak(0, 3, end_at=6)
+    codes, item = Talker(decoder, 1), speak(0, 3, end_at=6)
     [unit] = codes.duplex([item])
     condition = decoder.condition(item.ids, item.hidden, normalize=True)
     feed = torch.cat([condition, decoder.embed_codes(torch.tensor(unit))])
@@ -227,7 +229,7 @@ def test_memory_of_a_slot_is_known_beforehand() -> None:
 
 def test_a_warmed_up_decoder_says_the_same() -> None:
     decoder = make_decoder()
-    warm, cold = SpeechCodes(decoder, 3), SpeechCodes(decoder, 3)
+    warm, cold = Talker(decoder, 3), Talker(decoder, 3)
     warm.warm_up(3, lambda line: None)
     for unit in range(2):
         batch = [speak(s, 5 * unit + s) for s in (2, 0)]

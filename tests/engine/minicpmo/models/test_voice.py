@@ -12,9 +12,9 @@ import torch
 
 from engine.minicpmo.models.voice.preparation import (
     Preparer,
-    Recording,
     VoiceError,
     VoiceFeatures,
+    VoiceRecording,
     Voices,
     check_recording,
     read_recording,
@@ -23,13 +23,15 @@ from engine.minicpmo.models.voice.s3tokenizer import S3Config, S3Tokenizer
 from tests.speech_assets import random_voice, write_token2wav
 
 
-def sound(seconds: float, level: float = 0.3, rate: int = 16_000, channels: int = 1) -> Recording:
+def sound(
+    seconds: float, level: float = 0.3, rate: int = 16_000, channels: int = 1
+) -> VoiceRecording:
     time = torch.arange(int(seconds * rate)) / rate
     mono = level * (2 * math.pi * 220 * time).sin() * (1 + (2 * math.pi * 3 * time).sin()) / 2
-    return Recording(mono.repeat(channels, 1), rate)
+    return VoiceRecording(mono.repeat(channels, 1), rate)
 
 
-def wav(recording: Recording) -> bytes:
+def wav(recording: VoiceRecording) -> bytes:
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(len(recording.samples))
@@ -39,7 +41,7 @@ def wav(recording: Recording) -> bytes:
     return buffer.getvalue()
 
 
-def code_of(recording: Recording) -> str:
+def code_of(recording: VoiceRecording) -> str:
     try:
         check_recording(recording)
     except VoiceError as error:
@@ -52,7 +54,7 @@ def test_a_recording_is_judged() -> None:
     assert code_of(sound(2.9)) == "too_short"
     assert code_of(sound(20.1)) == "too_long"
     assert code_of(sound(4, level=1e-4)) == "silent"
-    loud = Recording((3 * sound(4).samples / 0.3).clamp(-1, 1), 16_000)
+    loud = VoiceRecording((3 * sound(4).samples / 0.3).clamp(-1, 1), 16_000)
     assert code_of(loud) == "clipped"
 
 
@@ -102,7 +104,7 @@ def test_a_known_recording_is_not_prepared_again(folder: Path, tmp_path: Path) -
     assert first.of_recording(data) is voice
 
     class Broken(Preparer):
-        def prepare(self, recording: Recording) -> VoiceFeatures:
+        def prepare(self, recording: VoiceRecording) -> VoiceFeatures:
             raise AssertionError("prepared again")
 
     again = Voices(Broken(folder), folder / "voices", tmp_path / "cache").of_recording(data)

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from engine.ipc import protocol as p
 from engine.minicpmo import scheduler as module
+from engine.minicpmo.encoders.vision import EncodedPicture
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.context_window import Cut
-from engine.minicpmo.runner import Runner, Seen
+from engine.minicpmo.runner import Runner
 from engine.minicpmo.scheduler import Closing
 from engine.minicpmo.session.item_decoding import ModelMessage
 from tests.engine.minicpmo.test_engine import voiced
@@ -249,7 +250,7 @@ async def test_closed_session_lets_go_of_what_it_was_reading(
     seen: list[weakref.ref[Tensor]] = []
     look = Runner.look
 
-    def noted(runner: Runner, pictures: Any) -> list[Seen]:
+    def noted(runner: Runner, pictures: Any) -> list[EncodedPicture]:
         found = look(runner, pictures)
         seen.extend(weakref.ref(image) for one in found for image in one.images)
         return found

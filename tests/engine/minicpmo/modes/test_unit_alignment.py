@@ -17,7 +17,7 @@ def session(slot: int, *, seed: int | None = None) -> Session:
 
 
 def silence_s(one: Session) -> float:
-    return one.hearing.silence / p.INPUT_HZ
+    return one.audio_input.silence / p.INPUT_HZ
 
 
 def test_the_first_sound_of_a_session_places_it_and_no_later_one() -> None:
@@ -34,7 +34,7 @@ def test_sound_that_waits_already_counts() -> None:
     placing = UnitAlignment(2)
     first, second = session(0), session(1)
     placing.hears(first, PIECE, 10.0)
-    second.hearing.push(0, bytes(2 * 8000), for_units=True, strict=False)
+    second.audio_input.push(0, bytes(2 * 8000), for_units=True, strict=False)
     placing.hears(second, PIECE, 10.0)
     # Half a second is there: its unit would end half a second before the other's, in its place.
     assert silence_s(second) == pytest.approx(0, abs=1e-3)
@@ -45,7 +45,7 @@ def test_a_session_with_a_seed_stays_where_its_sound_puts_it() -> None:
     placing.hears(session(0), PIECE, 10.0)
     seeded = session(1, seed=3)
     placing.hears(seeded, PIECE, 10.2)
-    assert seeded.hearing.is_placed and seeded.hearing.silence == 0
+    assert seeded.audio_input.is_placed and seeded.audio_input.silence == 0
 
 
 def test_a_clock_that_runs_away_is_put_back() -> None:
@@ -53,20 +53,20 @@ def test_a_clock_that_runs_away_is_put_back() -> None:
     first, slow = session(0), session(1)
     placing.hears(first, PIECE, 10.0)
     placing.hears(slow, PIECE, 10.0)
-    begun = slow.hearing.silence
+    begun = slow.audio_input.silence
     due, step = 11.48, 1.002
     for _ in range(30):
         placing.took(slow, due)
         due += step
-    assert slow.hearing.silence == begun
+    assert slow.audio_input.silence == begun
     units = 0
-    while slow.hearing.silence == begun:
+    while slow.audio_input.silence == begun:
         placing.took(slow, due)
         due += step
         units += 1
         assert units < 100
     # It was late by the drift and what the average lags behind, and is no more.
-    assert MOST_DRIFT_S < (slow.hearing.silence - begun) / p.INPUT_HZ < MOST_DRIFT_S + 0.05
+    assert MOST_DRIFT_S < (slow.audio_input.silence - begun) / p.INPUT_HZ < MOST_DRIFT_S + 0.05
 
 
 def test_packets_that_are_late_now_and_then_move_nothing() -> None:
@@ -74,10 +74,10 @@ def test_packets_that_are_late_now_and_then_move_nothing() -> None:
     placing.hears(session(0), PIECE, 10.0)
     other = session(1)
     placing.hears(other, PIECE, 10.0)
-    begun = other.hearing.silence
+    begun = other.audio_input.silence
     for unit in range(200):
         placing.took(other, 11.48 + unit + (0.15 if unit % 7 == 0 else 0.0))
-    assert other.hearing.silence == begun
+    assert other.audio_input.silence == begun
 
 
 def test_sound_faster_than_real_time_moves_nothing() -> None:
@@ -85,7 +85,7 @@ def test_sound_faster_than_real_time_moves_nothing() -> None:
     placing.hears(session(0), PIECE, 10.0)
     other = session(1)
     placing.hears(other, PIECE, 10.0)
-    begun = other.hearing.silence
+    begun = other.audio_input.silence
     for unit in range(200):
         placing.took(other, 10.5 + 0.13 * unit)
-    assert other.hearing.silence == begun
+    assert other.audio_input.silence == begun

@@ -12,7 +12,7 @@ from engine.ipc.protocol import (
     SessionWarning,
     TurnDetection,
 )
-from engine.minicpmo.session.audio_input import UNIT_BYTES, WARN_EVERY_S, Hearing
+from engine.minicpmo.session.audio_input import UNIT_BYTES, WARN_EVERY_S, AudioInput
 from engine.minicpmo.session.session import Session
 from tests.waiting import Clock
 
@@ -25,7 +25,7 @@ class Ear:
     def __init__(self) -> None:
         self.clock = Clock()
         self.sent: list[FromEngine] = []
-        self.hearing = Hearing("one", TurnDetection(), self.sent.append, clock=self.clock)
+        self.audio_input = AudioInput("one", TurnDetection(), self.sent.append, clock=self.clock)
         self.pts = 0
 
     def hear(self, seconds: float) -> None:
@@ -36,11 +36,11 @@ class Ear:
             self.pts += PIECE
 
     def push(self, pcm: bytes) -> None:
-        self.hearing.push(self.pts, pcm, for_units=True, strict=False)
+        self.audio_input.push(self.pts, pcm, for_units=True, strict=False)
 
     def unit(self) -> int | None:
         """The first sample of the next unit; all of it must be in order."""
-        chunk = self.hearing.take_unit(INPUT_HZ)
+        chunk = self.audio_input.take_unit(INPUT_HZ)
         if chunk is None:
             return None
         found = (chunk.numpy() * 32768).astype(np.int64)
@@ -61,14 +61,14 @@ def test_up_to_two_units_wait_whole() -> None:
     ear = Ear()
     ear.hear(2.0)
     assert (ear.unit(), ear.unit(), ear.unit()) == (0, INPUT_HZ, None)
-    assert ear.hearing.dropped_ms == 0 and not ear.warnings()
+    assert ear.audio_input.dropped_ms == 0 and not ear.warnings()
 
 
 def test_beyond_them_the_oldest_unit_is_skipped_whole() -> None:
     ear = Ear()
     ear.hear(2.02)
-    assert ear.hearing.dropped_ms == 1000
-    assert ear.hearing.pending_ms == 1020
+    assert ear.audio_input.dropped_ms == 1000
+    assert ear.audio_input.pending_ms == 1020
     assert ear.unit() == INPUT_HZ
 
 
@@ -80,13 +80,13 @@ def test_after_a_stall_no_unit_is_older_than_a_second_and_the_next_one_is_on_tim
     ear.hear(stall_s)
     first = ear.unit()
     assert first is not None and first % INPUT_HZ == 0
-    assert ear.clock.now - ear.hearing.complete_since <= 1.0
+    assert ear.clock.now - ear.audio_input.complete_since <= 1.0
     while ear.unit() is not None:
         pass
-    behind_s = 1 - ear.hearing.pending_ms / 1000
+    behind_s = 1 - ear.audio_input.pending_ms / 1000
     ear.hear(behind_s)
     assert ear.unit() is not None
-    assert ear.clock.now - ear.hearing.complete_since == pytest.approx(0, abs=0.03)
+    assert ear.clock.now - ear.audio_input.complete_since == pytest.approx(0, abs=0.03)
 
 
 def test_what_is_skipped_and_what_is_heard_is_all_there_was() -> None:
@@ -96,23 +96,23 @@ def test_what_is_skipped_and_what_is_heard_is_all_there_was() -> None:
         ear.hear(0.5)
         if step % 3 == 0 and ear.unit() is not None:
             heard_s += 1
-    total_ms = heard_s * 1000 + ear.hearing.dropped_ms + ear.hearing.pending_ms
+    total_ms = heard_s * 1000 + ear.audio_input.dropped_ms + ear.audio_input.pending_ms
     assert total_ms == 20_000
-    assert ear.hearing.dropped_ms % 1000 == 0
+    assert ear.audio_input.dropped_ms % 1000 == 0
 
 
 def test_large_pieces_skip_as_many_units_as_it_takes() -> None:
     ear = Ear()
     ear.push(bytes(2 * UNIT_BYTES))
     ear.push(bytes(2 * UNIT_BYTES + 640))
-    assert ear.hearing.dropped_ms == 3000 and ear.hearing.pending_ms == 1020
+    assert ear.audio_input.dropped_ms == 3000 and ear.audio_input.pending_ms == 1020
 
 
 def test_half_a_sample_shifts_nothing() -> None:
     ear = Ear()
     ear.push(numbered(0, PIECE) + b"\x01")
     ear.push(numbered(PIECE, INPUT_HZ - PIECE))
-    assert ear.unit() == 0 and ear.hearing.pending_ms == 0
+    assert ear.unit() == 0 and ear.audio_input.pending_ms == 0
 
 
 def test_client_is_warned_once_in_ten_seconds_with_all_that_was_skipped() -> None:
@@ -121,7 +121,7 @@ def test_client_is_warned_once_in_ten_seconds_with_all_that_was_skipped() -> Non
     (warning,) = ear.warnings()
     assert warning.code == "audio_skipped" and "1 s" in warning.message
     ear.hear(5.0)
-    assert len(ear.warnings()) == 1 and ear.hearing.dropped_ms == 6000
+    assert len(ear.warnings()) == 1 and ear.audio_input.dropped_ms == 6000
     while ear.unit() is not None:
         pass
     for _ in range(12):
@@ -129,23 +129,23 @@ def test_client_is_warned_once_in_ten_seconds_with_all_that_was_skipped() -> Non
         ear.unit()
     told = ear.warnings()
     assert len(told) == 2, "the rest is told although nothing more was skipped"
-    assert "5 s" in told[1].message and ear.hearing.dropped_ms == 6000
+    assert "5 s" in told[1].message and ear.audio_input.dropped_ms == 6000
     assert WARN_EVERY_S == 10.0
 
 
 def test_sound_that_waited_before_it_got_here_counts_from_when_it_came() -> None:
     ear = Ear()
     came = ear.clock.now - 0.5
-    ear.hearing.push(0, bytes(UNIT_BYTES), for_units=True, strict=False, arrived=came)
-    assert ear.hearing.waiting_s == 0.5
-    assert ear.hearing.take_unit(INPUT_HZ) is not None
-    assert ear.hearing.complete_since == came
+    ear.audio_input.push(0, bytes(UNIT_BYTES), for_units=True, strict=False, arrived=came)
+    assert ear.audio_input.waiting_s == 0.5
+    assert ear.audio_input.take_unit(INPUT_HZ) is not None
+    assert ear.audio_input.complete_since == came
 
 
 def test_sound_for_units_does_not_outlive_full_duplex() -> None:
     session = Session("one", 0, SessionConfig(mode="full_duplex"), 1, lambda message: None)
-    session.hearing.push(0, bytes(UNIT_BYTES), for_units=True, strict=False)
+    session.audio_input.push(0, bytes(UNIT_BYTES), for_units=True, strict=False)
     session.reconfigure(SessionConfig(mode="full_duplex", instructions="Be brief."))
-    assert session.hearing.pending_ms == 1000
+    assert session.audio_input.pending_ms == 1000
     session.reconfigure(SessionConfig(mode="turn_based"))
-    assert session.hearing.pending_ms == 0
+    assert session.audio_input.pending_ms == 0

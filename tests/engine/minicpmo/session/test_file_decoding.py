@@ -18,7 +18,7 @@ from engine.files.mono import from_recording
 from engine.files.worker import read_file
 from engine.ipc.protocol import AudioPart, ItemIn, TextPart, VideoPart
 from engine.minicpmo.session.file_decoding import Clip, read_clip
-from engine.minicpmo.session.item_decoding import Recording, with_files
+from engine.minicpmo.session.item_decoding import DecodedSound, with_files
 from tests.engine.minicpmo.videos import film, grey
 
 
@@ -140,7 +140,7 @@ def test_parts_of_an_item_are_read_in_order() -> None:
     }
     item = with_files(ItemIn("s", "i", "user", parts), files)
     assert len(item.parts) == 3 and item.parts[0] == "look"
-    assert isinstance(item.parts[1], Clip) and isinstance(item.parts[2], Recording)
+    assert isinstance(item.parts[1], Clip) and isinstance(item.parts[2], DecodedSound)
     assert item.num_bytes > 48 * 64 * 3
     assert item.words().parts == ("look",)
 
@@ -149,4 +149,4 @@ def test_a_film_of_sound_alone_is_a_recording() -> None:
     heard = read_file("video", film(0.0, sound_s=1.0, kind="matroska"), FRAME_PIXELS)
     item = with_files(ItemIn("s", "i", "user", (VideoPart(b"a film"),)), {0: heard})
     [part] = item.parts
-    assert isinstance(part, Recording) and abs(len(part.sound) - 16_000) < 1_000
+    assert isinstance(part, DecodedSound) and abs(len(part.sound) - 16_000) < 1_000

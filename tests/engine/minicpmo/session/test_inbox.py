@@ -16,8 +16,8 @@ from engine.files.decoder import BusyError, FileDecoder
 from engine.files.file import File, Film, PictureFile, UnreadableError
 from engine.ipc import protocol as p
 from engine.minicpmo.session import inbox as module
-from engine.minicpmo.session.inbox import Intake
-from engine.minicpmo.session.item_decoding import ModelMessage, ReadItem
+from engine.minicpmo.session.inbox import Inbox
+from engine.minicpmo.session.item_decoding import DecodedItem, ModelMessage
 from tests.waiting import until
 
 VIDEO = p.ItemIn("s", "video", "user", (p.VideoPart(b"a file"),))
@@ -49,7 +49,7 @@ class Desk:
         self.posted: list[ModelMessage] = []
         self.told: list[p.FromEngine] = []
         self.decoder = Reader()
-        self.intake = Intake("s", self.posted.append, self.told.append, self.decoder)
+        self.intake = Inbox("s", self.posted.append, self.told.append, self.decoder)
 
     def push(self, *messages: p.SessionMessage) -> None:
         for message in messages:
@@ -57,7 +57,7 @@ class Desk:
 
     @property
     def order(self) -> list[str]:
-        return [m.item if isinstance(m, ReadItem) else type(m).__name__ for m in self.posted]
+        return [m.item if isinstance(m, DecodedItem) else type(m).__name__ for m in self.posted]
 
     def close(self) -> None:
         self.intake.close()
@@ -97,7 +97,7 @@ async def test_file_that_cannot_be_read_is_told_and_left_out(desk: Desk) -> None
     desk.push(mixed, p.CreateResponse("s"))
     await until(lambda: len(desk.posted) == 2)
     assert desk.order == ["mixed", "CreateResponse"]
-    assert isinstance(desk.posted[0], ReadItem) and desk.posted[0].parts == ("hello",)
+    assert isinstance(desk.posted[0], DecodedItem) and desk.posted[0].parts == ("hello",)
     assert desk.told == [p.PartLeftOut("s", "mixed", 0, "the video is no MP4")]
 
 

@@ -23,7 +23,7 @@ from engine.minicpmo.models.vocoder.convs import Conv, Upsampler
 from engine.minicpmo.models.vocoder.hift import Hift
 from engine.minicpmo.models.vocoder.ragged import Count
 from engine.minicpmo.models.vocoder.vocoder import Push, Vocoder, make_noise
-from engine.minicpmo.speech.code2wav import Codes, SpeechStreams
+from engine.minicpmo.speech.code2wav import Code2Wav, Codes
 from tests.engine.gpu.cuda_rig import needs_cuda, skip_without_kernels, without_kernels
 from tests.engine.minicpmo.models import test_tts, test_whisper
 from tests.exactness import exact
@@ -255,7 +255,7 @@ def test_turns_of_any_length_miss_no_graph(causal: bool) -> None:
         dtype=torch.float16,
     )
     pool = GraphPool("cuda", urgent=True)
-    streams = SpeechStreams(model, 3, 160, graphs=pool, first_codes=9)
+    streams = Code2Wav(model, 3, 160, graphs=pool, first_codes=9)
     for slot in range(3):
         streams.set_voice(slot, model.base(random_voice(1.5)))
     streams.warm_up(3, lambda line: None)

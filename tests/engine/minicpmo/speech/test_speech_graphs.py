@@ -10,8 +10,8 @@ import torch
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.vocoder.config import VocoderConfig
-from engine.minicpmo.speech.code2wav import Codes, SpeechStreams
-from engine.minicpmo.speech.talker import SpeechCodes
+from engine.minicpmo.speech.code2wav import Code2Wav, Codes
+from engine.minicpmo.speech.talker import Talker
 from tests.engine.minicpmo.models.test_tts import make_decoder, speak
 from tests.engine.minicpmo.replaying import ReplayingPool
 from tests.speech_assets import random_token2wav, random_voice
@@ -19,7 +19,7 @@ from tests.speech_assets import random_token2wav, random_voice
 
 def test_codes_by_graphs_are_the_codes_without() -> None:
     decoder, pool = make_decoder(), ReplayingPool()
-    graphed, plain = SpeechCodes(decoder, 5, graphs=pool), SpeechCodes(decoder, 5)
+    graphed, plain = Talker(decoder, 5, graphs=pool), Talker(decoder, 5)
     graphed.warm_up(5, lambda line: None)
     for unit in range(4):
         rows = [(3, None), (0, 7), (4, None), (1, None)][: 2 + unit % 3]
@@ -38,7 +38,7 @@ def test_codes_by_graphs_are_the_codes_without() -> None:
 
 def test_groups_by_graphs_are_the_groups_without() -> None:
     decoder, pool = make_decoder(), ReplayingPool()
-    graphed, plain = SpeechCodes(decoder, 3, graphs=pool), SpeechCodes(decoder, 3)
+    graphed, plain = Talker(decoder, 3, graphs=pool), Talker(decoder, 3)
     graphed.warm_up(3, lambda line: None)
     for group in range(3):
         batch = [speak(slot, 10 * group + slot) for slot in (2, 0, 1)]
@@ -53,8 +53,8 @@ def test_sound_by_graphs_is_the_sound_without(causal: bool) -> None:
     torch.set_num_threads(1)
     model = random_token2wav(FlowConfig.tiny(), VocoderConfig.tiny(causal=causal), steps=2)
     pool = ReplayingPool()
-    graphed = SpeechStreams(model, 4, 160, graphs=pool, first_codes=9)
-    plain = SpeechStreams(model, 4, 160, first_codes=9)
+    graphed = Code2Wav(model, 4, 160, graphs=pool, first_codes=9)
+    plain = Code2Wav(model, 4, 160, first_codes=9)
     for slot in range(4):
         voice = model.base(random_voice(1.2 + 0.3 * slot, slot))
         graphed.set_voice(slot, voice)

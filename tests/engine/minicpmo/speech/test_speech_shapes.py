@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
-from engine.minicpmo.models.code2wav import Token2Wav, VoiceBase
+from engine.minicpmo.models.code2wav import Code2WavModel, VoiceBase
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.vocoder.config import VocoderConfig
 from engine.minicpmo.models.vocoder.streaming import Wave
-from engine.minicpmo.speech.code2wav import WINDOW_CODES, Codes, SpeechStreams
+from engine.minicpmo.speech.code2wav import WINDOW_CODES, Code2Wav, Codes
 from tests.speech_assets import random_token2wav, random_voice
 
 T = TypeVar("T")
@@ -52,21 +52,19 @@ class Shapes(GraphPool):
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["causal", "original"])
-def model(request: pytest.FixtureRequest) -> Token2Wav:
+def model(request: pytest.FixtureRequest) -> Code2WavModel:
     torch.set_num_threads(1)
     return random_token2wav(FlowConfig.tiny(), VocoderConfig.tiny(causal=request.param), steps=2)
 
 
 @pytest.fixture(scope="module")
-def voice(model: Token2Wav) -> VoiceBase:
+def voice(model: Code2WavModel) -> VoiceBase:
     return model.base(random_voice(1.5))
 
 
-def warm(
-    model: Token2Wav, voice: VoiceBase, slots: int, first: int
-) -> tuple[SpeechStreams, Shapes]:
+def warm(model: Code2WavModel, voice: VoiceBase, slots: int, first: int) -> tuple[Code2Wav, Shapes]:
     pool = Shapes(model.vocoder.config, model.flow.config.num_mels)
-    streams = SpeechStreams(model, slots, 160, graphs=pool, first_codes=first)
+    streams = Code2Wav(model, slots, 160, graphs=pool, first_codes=first)
     for slot in range(slots):
         streams.set_voice(slot, voice)
     streams.warm_up(slots, lambda line: None)
@@ -83,7 +81,7 @@ def duplex(count: int, opening: int) -> Iterator[tuple[int, bool]]:
     yield unit, True
 
 
-def say_unit(streams: SpeechStreams, batch: list[Codes], first: int, starts: bool) -> None:
+def say_unit(streams: Code2Wav, batch: list[Codes], first: int, starts: bool) -> None:
     """As the speaker does: what begins a turn is heard in two parts where it is long enough."""
     early = [c for c in batch if starts and 0 < first <= len(c.codes)]
     if early:
@@ -94,7 +92,7 @@ def say_unit(streams: SpeechStreams, batch: list[Codes], first: int, starts: boo
 
 @pytest.mark.parametrize("first", [0, FIRST])
 @pytest.mark.parametrize("opening", [WINDOW_CODES, 12, 6, 2])
-def test_turns_in_units(model: Token2Wav, voice: VoiceBase, first: int, opening: int) -> None:
+def test_turns_in_units(model: Code2WavModel, voice: VoiceBase, first: int, opening: int) -> None:
     streams, pool = warm(model, voice, 1, first)
     for count in range(LONGEST + 1):
         for place, (codes, ends) in enumerate(duplex(count, opening)):
@@ -103,7 +101,7 @@ def test_turns_in_units(model: Token2Wav, voice: VoiceBase, first: int, opening:
 
 
 @pytest.mark.parametrize("group", [7, WINDOW_CODES, LONGEST])
-def test_turns_in_groups(model: Token2Wav, voice: VoiceBase, group: int) -> None:
+def test_turns_in_groups(model: Code2WavModel, voice: VoiceBase, group: int) -> None:
     streams, pool = warm(model, voice, 1, FIRST)
     for count in range(LONGEST + 1):
         for start in range(0, count + 1, group):
@@ -113,7 +111,7 @@ def test_turns_in_groups(model: Token2Wav, voice: VoiceBase, group: int) -> None
 
 
 @pytest.mark.parametrize("kind", ["units", "groups"])
-def test_unlike_slots_at_once(model: Token2Wav, voice: VoiceBase, kind: str) -> None:
+def test_unlike_slots_at_once(model: Code2WavModel, voice: VoiceBase, kind: str) -> None:
     streams, pool = warm(model, voice, SLOTS, FIRST)
     chance = random.Random(1)
     is_open = [False] * SLOTS
@@ -137,7 +135,7 @@ def test_unlike_slots_at_once(model: Token2Wav, voice: VoiceBase, kind: str) -> 
 
 
 @pytest.mark.parametrize(("slots", "most"), [(1, 9), (32, 52)])
-def test_the_graphs_are_few(model: Token2Wav, voice: VoiceBase, slots: int, most: int) -> None:
+def test_the_graphs_are_few(model: Code2WavModel, voice: VoiceBase, slots: int, most: int) -> None:
     """Each takes a fifth of a second of the start."""
     _, pool = warm(model, voice, slots, FIRST)
     assert len(pool.known) <= most
