@@ -15,7 +15,7 @@ _SLICES = range(1, 6)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PayloadPart:
     """What one packet adds to a frame."""
 
     data: bytes = b""
@@ -23,10 +23,10 @@ class Part:
     """A frame that a decoder may begin with begins in this packet."""
 
 
-NOTHING = Part()
+NOTHING = PayloadPart()
 
 
-def read_payload(codec: str, payload: bytes) -> Part:
+def read_payload(codec: str, payload: bytes) -> PayloadPart:
     """Return what the payload of a `vp8` or `h264` packet carries."""
     return _read_vp8(payload) if codec == "vp8" else _read_h264(payload)
 
@@ -79,7 +79,7 @@ def _is_intra(unit: bytes) -> bool:
     return int(behind[: 2 * zeros + 1], 2) - 1 in (2, 7)
 
 
-def _read_vp8(payload: bytes) -> Part:
+def _read_vp8(payload: bytes) -> PayloadPart:
     """Read the descriptor of RFC 7741 section 4.2 and leave it away."""
     if not payload:
         return NOTHING
@@ -93,10 +93,10 @@ def _read_vp8(payload: bytes) -> Part:
         position += bool(flags & 0x40) + bool(flags & 0x30)
     data = payload[position:]
     begins = bool(first & 0x10) and not first & 0x07
-    return Part(data, bool(data) and begins and data[0] & 1 == 0) if data else NOTHING
+    return PayloadPart(data, bool(data) and begins and data[0] & 1 == 0) if data else NOTHING
 
 
-def _read_h264(payload: bytes) -> Part:
+def _read_h264(payload: bytes) -> PayloadPart:
     if len(payload) < 2:
         return NOTHING
     kind = payload[0] & 0x1F
@@ -112,15 +112,15 @@ def _read_h264(payload: bytes) -> Part:
     else:
         return NOTHING
     data = b"".join(START_CODE + unit for unit in found)
-    return Part(data, any(map(_is_entry, found)))
+    return PayloadPart(data, any(map(_is_entry, found)))
 
 
-def _read_fragment(payload: bytes) -> Part:
+def _read_fragment(payload: bytes) -> PayloadPart:
     header = payload[1]
     if not header & 0x80:
-        return Part(payload[2:])
+        return PayloadPart(payload[2:])
     unit = bytes([payload[0] & 0xE0 | header & 0x1F]) + payload[2:]
-    return Part(START_CODE + unit, _is_entry(unit))
+    return PayloadPart(START_CODE + unit, _is_entry(unit))
 
 
 def _aggregated(payload: bytes) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ FADE_SAMPLES = DOWNLINK_HZ * 5 // 1000
 MAX_REMEMBERED_EPOCHS = 16
 
 
-class Heard(NamedTuple):
+class HeardPosition(NamedTuple):
     """How much of an epoch was handed to the track."""
 
     epoch: int
@@ -113,7 +113,7 @@ class Playout:
         if self._open(epoch) is not None:
             self._finish_newest()
 
-    def clear(self) -> Heard | None:
+    def clear(self) -> HeardPosition | None:
         """Cut at once: the next packet fades out within 5 ms, all that waits is dropped.
 
         Epochs known so far accept nothing more. Returns what was heard of the epoch being played,
@@ -133,7 +133,7 @@ class Playout:
         for stretch in self._stretches:
             self._remember(stretch)
         self._stretches.clear()
-        return Heard(front.epoch, front.taken_samples)
+        return HeardPosition(front.epoch, front.taken_samples)
 
     def take(self) -> bytes | None:
         """Return the next 20 ms, padded with zeros where an epoch ends or runs dry.

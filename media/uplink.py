@@ -37,12 +37,9 @@ class AudioUplink:
         on_error: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.last_arrival: float | None = None
-        """When the latest packet came, on the clock; None before the first."""
         self._receiver = receiver
         self._sink = sink
         self._on_error = on_error
-        self._clock = clock
         self._jitter = JitterBuffer(clock=clock)
         self._decoder = OpusDecoder(UPLINK_HZ)
         self._mixdown: Mixdown | None = None
@@ -95,7 +92,6 @@ class AudioUplink:
     def _on_packet(self, packet: RtpPacket, codec: str) -> None:
         if self._is_closed:
             return
-        self.last_arrival = self._clock()
         payload = packet.payload
         self._bytes_received += len(payload)
         try:

@@ -47,7 +47,6 @@ class EventChannel:
         self.bytes_sent = 0
         self.messages_received = 0
         self.bytes_received = 0
-        self.sends_dropped = 0
         self.receives_dropped = 0
         self.is_expected = False
         """Whether the offer has a data channel: only then do events wait for it."""
@@ -92,13 +91,13 @@ class EventChannel:
         if self._channel is None or self._channel.readyState != "open":
             return self._wait(text, size)
         if self._channel.bufferedAmount + size > MAX_BUFFERED_BYTES:
-            return self._drop()
+            return False
         try:
             self._channel.send(text)
         except (InvalidStateError, ConnectionError, ValueError) as error:
             # Closed meanwhile, or larger than the client takes.
             logger.debug("event not sent: %r", error)
-            return self._drop()
+            return False
         self.messages_sent += 1
         self.bytes_sent += size
         return True
@@ -135,14 +134,10 @@ class EventChannel:
             or self._waiting_bytes + size > MAX_WAITING_BYTES
         )
         if not self.is_expected or is_full:
-            return self._drop()
+            return False
         self._waiting.append(text)
         self._waiting_bytes += size
         return True
-
-    def _drop(self) -> bool:
-        self.sends_dropped += 1
-        return False
 
     def _on_message(self, channel: RTCDataChannel, message: str | bytes) -> None:
         size = len(message.encode()) if isinstance(message, str) else len(message)

@@ -41,13 +41,13 @@ _DATA_URL = re.compile(
 )
 
 
-class TextPart(msgspec.Struct, frozen=True):
+class InputTextPart(msgspec.Struct, frozen=True):
     """input_text, output_text, or the transcript of an output_audio part."""
 
     text: str
 
 
-class ImagePart(msgspec.Struct, frozen=True):
+class InputImagePart(msgspec.Struct, frozen=True):
     """A decoded input_image."""
 
     media_type: str
@@ -55,24 +55,24 @@ class ImagePart(msgspec.Struct, frozen=True):
     detail: str = "auto"
 
 
-class AudioPart(msgspec.Struct, frozen=True):
+class InputAudioPart(msgspec.Struct, frozen=True):
     """A decoded input_audio: PCM16 little endian, mono, `AUDIO_HZ`."""
 
     pcm: bytes
     transcript: str | None = None
 
 
-class VideoPart(msgspec.Struct, frozen=True):
+class InputVideoPart(msgspec.Struct, frozen=True):
     """A decoded input_video: the whole file."""
 
     media_type: str
     data: bytes
 
 
-Part = TextPart | ImagePart | AudioPart | VideoPart
+Part = InputTextPart | InputImagePart | InputAudioPart | InputVideoPart
 
 
-class Message(msgspec.Struct, frozen=True):
+class InputMessage(msgspec.Struct, frozen=True):
     role: Literal["user", "assistant", "system"]
     parts: tuple[Part, ...]
     id: str | None = None
@@ -92,7 +92,7 @@ class FunctionCallOutput(msgspec.Struct, frozen=True):
 
 
 class ItemCreate(msgspec.Struct, frozen=True):
-    item: Message | FunctionCall | FunctionCallOutput
+    item: InputMessage | FunctionCall | FunctionCallOutput
     previous_item_id: str | None = None
     event_id: str | None = None
 
@@ -157,14 +157,14 @@ def parse_item_create(raw: dict[str, Any]) -> ItemCreate:
 
 
 def _item_create(raw: _RawItemCreate) -> ItemCreate:
-    item: Message | FunctionCall | FunctionCallOutput
+    item: InputMessage | FunctionCall | FunctionCallOutput
     if isinstance(raw.item, _RawMessage):
         message = raw.item
         parts = tuple(
             _part(part, message.role, f"item.content.{index}")
             for index, part in enumerate(message.content)
         )
-        item = Message(role=message.role, parts=parts, id=message.id)
+        item = InputMessage(role=message.role, parts=parts, id=message.id)
     elif isinstance(raw.item, _RawCall):
         call = raw.item
         item = FunctionCall(call.call_id, call.name, call.arguments, call.id)
@@ -191,16 +191,16 @@ def _part(part: _RawPart, role: str, where: str) -> Part:
     match part.type:
         case "input_image":
             where = f"{where}.image_url"
-            return ImagePart(*_file(part.image_url, "image", where), part.detail or "auto")
+            return InputImagePart(*_file(part.image_url, "image", where), part.detail or "auto")
         case "input_video":
-            return VideoPart(*_file(part.video_url, "video", f"{where}.video_url"))
+            return InputVideoPart(*_file(part.video_url, "video", f"{where}.video_url"))
         case "input_audio":
-            return AudioPart(_pcm(part.audio, f"{where}.audio"), part.transcript)
+            return InputAudioPart(_pcm(part.audio, f"{where}.audio"), part.transcript)
     field = "transcript" if part.type == "output_audio" else "text"
     text = part.transcript if field == "transcript" else part.text
     if text is None:
         raise _missing(f"{where}.{field}")
-    return TextPart(text)
+    return InputTextPart(text)
 
 
 def _file(url: str | None, kind: str, where: str) -> tuple[str, bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from signaling.server_events import SessionWarning, encode, error
+from signaling.server_events import SessionWarningEvent, encode, error
 
 _ECHOES = ("tools", "instructions", "tool_choice", "engine", "truncation", "tracing", "include")
 """Members of a session that its client has given, the largest first; with their empty values."""
@@ -47,7 +47,7 @@ def _made_to_fit(event: Any, size: int, limit: int) -> Iterator[str]:
         yield encode(error(f"{told}it is not sent.", code="event_too_large", type="server_error"))
         return
     yield msgspec.json.encode(value).decode()
-    yield encode(SessionWarning(code="event_shortened", message=f"{told}{shortened}."))
+    yield encode(SessionWarningEvent(code="event_shortened", message=f"{told}{shortened}."))
 
 
 def _pieces(event: Any, size: int, limit: int) -> Iterator[str]:

@@ -115,12 +115,16 @@ class SessionUpdated(_Event, frozen=True, kw_only=True, tag="session.updated"):
     session: Json
 
 
-class SpeechStarted(_Event, frozen=True, kw_only=True, tag="input_audio_buffer.speech_started"):
+class SpeechStartedEvent(
+    _Event, frozen=True, kw_only=True, tag="input_audio_buffer.speech_started"
+):
     item_id: str
     audio_start_ms: int
 
 
-class SpeechStopped(_Event, frozen=True, kw_only=True, tag="input_audio_buffer.speech_stopped"):
+class SpeechStoppedEvent(
+    _Event, frozen=True, kw_only=True, tag="input_audio_buffer.speech_stopped"
+):
     item_id: str
     audio_end_ms: int
 
@@ -134,7 +138,7 @@ class InputCleared(_Event, frozen=True, kw_only=True, tag="input_audio_buffer.cl
     pass
 
 
-class ItemAdded(_Event, frozen=True, kw_only=True, tag="conversation.item.added"):
+class ItemAddedEvent(_Event, frozen=True, kw_only=True, tag="conversation.item.added"):
     item: Item
     previous_item_id: str | None = None
 
@@ -167,7 +171,10 @@ class TranscriptionDelta(
 
 
 class TranscriptionCompleted(
-    _Event, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.completed"
+    _Event,
+    frozen=True,
+    kw_only=True,
+    tag="conversation.item.input_audio_transcription.completed",
 ):
     item_id: str
     transcript: str
@@ -177,7 +184,10 @@ class TranscriptionCompleted(
 
 
 class TranscriptionFailed(
-    _Event, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.failed"
+    _Event,
+    frozen=True,
+    kw_only=True,
+    tag="conversation.item.input_audio_transcription.failed",
 ):
     item_id: str
     error: Json
@@ -188,7 +198,7 @@ class ResponseCreated(_Event, frozen=True, kw_only=True, tag="response.created")
     response: Response
 
 
-class ResponseDone(_Event, frozen=True, kw_only=True, tag="response.done"):
+class ResponseDoneEvent(_Event, frozen=True, kw_only=True, tag="response.done"):
     response: Response
 
 
@@ -242,23 +252,6 @@ class OutputTextDone(_ContentEvent, frozen=True, kw_only=True, tag="response.out
     text: str
 
 
-class FunctionArgumentsDelta(
-    _OutputEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.delta"
-):
-    item_id: str
-    call_id: str
-    delta: str
-
-
-class FunctionArgumentsDone(
-    _OutputEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.done"
-):
-    item_id: str
-    call_id: str
-    name: str
-    arguments: str
-
-
 class OutputBufferStarted(_Event, frozen=True, kw_only=True, tag="output_audio_buffer.started"):
     """WebRTC only: the first sample of the response is on the wire."""
 
@@ -275,10 +268,6 @@ class OutputBufferCleared(_Event, frozen=True, kw_only=True, tag="output_audio_b
     response_id: str
 
 
-class RateLimitsUpdated(_Event, frozen=True, kw_only=True, tag="rate_limits.updated"):
-    rate_limits: tuple[Json, ...] = ()
-
-
 # Extensions
 
 
@@ -288,29 +277,14 @@ class SessionQueued(_Event, frozen=True, kw_only=True, tag="session.queued"):
     eta_s: float | None = None
 
 
-class SessionPaused(_Event, frozen=True, kw_only=True, tag="session.paused"):
-    reason: str
-
-
-class SessionResumed(_Event, frozen=True, kw_only=True, tag="session.resumed"):
-    pass
-
-
-class SessionWarning(_Event, frozen=True, kw_only=True, tag="session.warning"):
+class SessionWarningEvent(_Event, frozen=True, kw_only=True, tag="session.warning"):
     code: str
     message: str
 
 
-class SessionEnded(_Event, frozen=True, kw_only=True, tag="session.ended"):
+class SessionEndedEvent(_Event, frozen=True, kw_only=True, tag="session.ended"):
     reason: str
     message: str
-
-
-class ResponseListening(_Event, frozen=True, kw_only=True, tag="response.listening"):
-    """The model decided to go on listening in this unit."""
-
-    unit: int
-    audio_end_ms: int | None = None
 
 
 class Metrics(_Event, frozen=True, kw_only=True, tag="metrics"):

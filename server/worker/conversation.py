@@ -7,12 +7,14 @@ Owned by the session, with the items, the utterances' ids and the responses that
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from engine.ipc import protocol as p
+from server.worker.engine_settings import engine_config
 from server.worker.items import Items
 from server.worker.responses import ActiveResponse, CancelReason, Emit, ItemStatus
+from server.worker.unused_settings import unused
 from signaling import server_events as ev
 from signaling.errors import ProtocolError
 from signaling.settings import SessionSettings
@@ -24,7 +26,7 @@ MAX_PAST = 16
 """Answers that are over and can still be truncated."""
 
 
-class Speaker(Protocol):
+class SpeechPlayout(Protocol):
     """The part of `media.playout.Playout` used here."""
 
     def push(self, epoch: int, pcm: bytes) -> None: ...
@@ -43,7 +45,7 @@ class Asked(NamedTuple):
     event_id: str | None = None
 
 
-class Utterance:
+class UserSpeech:
     """A stretch of the user's speech and the item it became."""
 
     def __init__(self, item_id: str, start_pts: int) -> None:
@@ -66,7 +68,8 @@ class Conversation:
         session_id: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.settings = settings
+        self._settings = settings
+        self._told_unused: set[str] = set()
         self.session_id = session_id
         self.items = Items()
         self.turns = 0
@@ -77,19 +80,19 @@ class Conversation:
         self._emit = emit
         self._to_engine = to_engine
         self._clock = clock
-        self._speaker: Speaker | None = None
-        self._utterances: dict[int, Utterance] = {}
+        self._speaker: SpeechPlayout | None = None
+        self._utterances: dict[int, UserSpeech] = {}
         self._responses: dict[int, ActiveResponse] = {}
         self._past: dict[str, ActiveResponse] = {}
         self._asked: dict[str, Asked] = {}
         self._speech_stopped_at: float | None = None
 
-    def use(self, speaker: Speaker) -> None:
+    def use(self, speaker: SpeechPlayout) -> None:
         """Give the playout that speaks for this conversation; once, before any message."""
         self._speaker = speaker
 
     @property
-    def speaker(self) -> Speaker:
+    def speaker(self) -> SpeechPlayout:
         assert self._speaker is not None, "use() comes first"
         return self._speaker
 
@@ -97,6 +100,25 @@ class Conversation:
     def active(self) -> ActiveResponse | None:
         """The newest response that is not over."""
         return next(reversed(self._responses.values()), None)
+
+    @property
+    def settings(self) -> SessionSettings:
+        return self._settings
+
+    def update(self, changes: Mapping[str, Any]) -> None:
+        """Apply a partial session object and tell both sides; raises `ProtocolError`."""
+        self._settings = self._settings.merge(changes)
+        self._to_engine(p.UpdateSession(self.session_id, engine_config(self._settings)))
+        self._emit(ev.SessionUpdated(session=self.session_object()))
+        self.tell_unused()
+
+    def tell_unused(self) -> None:
+        """Tell of settings that change nothing; of each once."""
+        for name in unused(self._settings):
+            if name not in self._told_unused:
+                self._told_unused.add(name)
+                told = f"{name} is accepted but has no effect here."
+                self._emit(ev.SessionWarningEvent(code="unused_setting", message=told))
 
     def session_object(self) -> dict[str, Any]:
         """What the client sees of its session."""
@@ -143,7 +165,7 @@ class Conversation:
             case p.SpeechStarted():
                 utterance = self._utterance(message.utterance, message.pts)
                 self._emit(
-                    ev.SpeechStarted(
+                    ev.SpeechStartedEvent(
                         item_id=utterance.item_id, audio_start_ms=_input_ms(message.pts)
                     )
                 )
@@ -152,21 +174,23 @@ class Conversation:
                 utterance.end_pts = message.pts
                 self._speech_stopped_at = self._clock()
                 self._emit(
-                    ev.SpeechStopped(item_id=utterance.item_id, audio_end_ms=_input_ms(message.pts))
+                    ev.SpeechStoppedEvent(
+                        item_id=utterance.item_id, audio_end_ms=_input_ms(message.pts)
+                    )
                 )
                 self._commit(utterance)
             case p.InputTranscript():
                 self._transcript(message)
 
-    def _utterance(self, number: int, pts: int = 0) -> Utterance:
+    def _utterance(self, number: int, pts: int = 0) -> UserSpeech:
         utterance = self._utterances.get(number)
         if utterance is None:
-            utterance = self._utterances[number] = Utterance(ev.new_id("item"), pts)
+            utterance = self._utterances[number] = UserSpeech(ev.new_id("item"), pts)
             if len(self._utterances) > MAX_UTTERANCES:
                 del self._utterances[next(iter(self._utterances))]
         return utterance
 
-    def _commit(self, utterance: Utterance) -> None:
+    def _commit(self, utterance: UserSpeech) -> None:
         if utterance.is_committed:
             return
         utterance.is_committed = True
@@ -178,7 +202,7 @@ class Conversation:
     def add_item(self, item: ev.Item, previous: str | None) -> None:
         """Keep an item and tell the client of it."""
         self.items.put(item)
-        self._emit(ev.ItemAdded(item=item, previous_item_id=previous))
+        self._emit(ev.ItemAddedEvent(item=item, previous_item_id=previous))
         self._emit(ev.ItemDone(item=item, previous_item_id=previous))
 
     def _transcript(self, message: p.InputTranscript) -> None:
@@ -336,9 +360,9 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
 
 
-def _told(message: p.SessionWarning | p.PartLeftOut) -> ev.SessionWarning | ev.Error:
+def _told(message: p.SessionWarning | p.PartLeftOut) -> ev.SessionWarningEvent | ev.Error:
     if isinstance(message, p.SessionWarning):
-        return ev.SessionWarning(code=message.code, message=_sentence(message.message))
+        return ev.SessionWarningEvent(code=message.code, message=_sentence(message.message))
     where = f"item.content.{message.part}"
     told = f"{where} of the item {message.item!r} is left out: {message.reason.rstrip('.')}."
     return ev.error(told, code="part_left_out", param=where)
@@ -352,6 +376,6 @@ def _input_ms(pts: int) -> int:
     return pts * 1000 // p.INPUT_HZ
 
 
-def _spoken(utterance: Utterance, transcript: str | None) -> ev.MessageItem:
+def _spoken(utterance: UserSpeech, transcript: str | None) -> ev.MessageItem:
     part = ev.Part(type="input_audio", transcript=transcript)
     return ev.MessageItem(id=utterance.item_id, role="user", status="completed", content=(part,))

@@ -10,9 +10,9 @@ from signaling import server_events as ev
 from signaling.errors import ProtocolError
 
 
-def as_message(create: c.ItemCreate) -> c.Message:
+def as_message(create: c.ItemCreate) -> c.InputMessage:
     """The message that is to be added; raises `ProtocolError` for any other item."""
-    if not isinstance(create.item, c.Message):
+    if not isinstance(create.item, c.InputMessage):
         raise ProtocolError(
             "item.type: this engine calls no functions; allowed: message.",
             code="unsupported_item",
@@ -21,11 +21,11 @@ def as_message(create: c.ItemCreate) -> c.Message:
     return create.item
 
 
-def for_engine(session: str, item_id: str, message: c.Message) -> p.ItemIn:
+def for_engine(session: str, item_id: str, message: c.InputMessage) -> p.ItemIn:
     return p.ItemIn(session, item_id, message.role, tuple(map(_engine_part, message.parts)))
 
 
-def as_shown(item_id: str, message: c.Message) -> ev.MessageItem:
+def as_shown(item_id: str, message: c.InputMessage) -> ev.MessageItem:
     """Without the files, which may be megabytes."""
     content = tuple(_shown_part(part, message.role) for part in message.parts)
     return ev.MessageItem(id=item_id, role=message.role, status="completed", content=content)
@@ -33,13 +33,13 @@ def as_shown(item_id: str, message: c.Message) -> ev.MessageItem:
 
 def _engine_part(part: c.Part) -> p.ItemPart:
     match part:
-        case c.TextPart():
+        case c.InputTextPart():
             return p.TextPart(part.text)
-        case c.ImagePart():
+        case c.InputImagePart():
             return p.ImagePart(part.data)
-        case c.AudioPart():
+        case c.InputAudioPart():
             return p.AudioPart(part.pcm)
-        case c.VideoPart():
+        case c.InputVideoPart():
             return p.VideoPart(part.data)
         case _:
             assert_never(part)
@@ -47,15 +47,15 @@ def _engine_part(part: c.Part) -> p.ItemPart:
 
 def _shown_part(part: c.Part, role: str) -> ev.Part:
     match part:
-        case c.ImagePart():
+        case c.InputImagePart():
             return ev.Part(type="input_image")
-        case c.AudioPart():
+        case c.InputAudioPart():
             return ev.Part(type="input_audio", transcript=part.transcript)
-        case c.VideoPart():
+        case c.InputVideoPart():
             return ev.Part(type="input_video")
-        case c.TextPart() if role == "assistant":
+        case c.InputTextPart() if role == "assistant":
             return ev.Part(type="output_text", text=part.text)
-        case c.TextPart():
+        case c.InputTextPart():
             return ev.Part(type="input_text", text=part.text)
         case _:
             assert_never(part)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from engine.ipc import protocol as p
 from server.worker.conversation import Asked, Conversation
-from server.worker.engine_settings import engine_config
 from server.worker.item_mapping import as_message, as_shown, for_engine
 from server.worker.items import Items
 from server.worker.response_options import check as check_options
@@ -46,7 +45,7 @@ class Requests:
     def _handle(self, event: c.ClientEvent) -> None:
         match event:
             case c.SessionUpdate():
-                self._update(event)
+                self._conversation.update(event.session)
             case ItemCreate():
                 self._create_item(event)
             case c.ItemDelete() | c.ItemRetrieve() | c.ItemTruncate():
@@ -71,12 +70,6 @@ class Requests:
                 code="engine_unavailable",
                 type="server_error",
             )
-
-    def _update(self, event: c.SessionUpdate) -> None:
-        conversation = self._conversation
-        conversation.settings = conversation.settings.merge(event.session)
-        self._to_engine(p.UpdateSession(self._session, engine_config(conversation.settings)))
-        self._emit(ev.SessionUpdated(session=conversation.session_object()))
 
     def _create_item(self, event: ItemCreate) -> None:
         message = as_message(event)

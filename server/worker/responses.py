@@ -72,7 +72,7 @@ class ActiveResponse:
         self._emit(ev.ResponseCreated(response=self._response("in_progress")))
         item = self.item("in_progress")
         self._emit(ev.OutputItemAdded(response_id=self.id, item=item))
-        self._emit(ev.ItemAdded(item=item, previous_item_id=self._previous_item_id))
+        self._emit(ev.ItemAddedEvent(item=item, previous_item_id=self._previous_item_id))
         self._emit(
             ev.ContentPartAdded(response_id=self.id, item_id=self.item_id, part=self._part())
         )
@@ -112,7 +112,7 @@ class ActiveResponse:
             details = {"type": "incomplete", "reason": "max_output_tokens"}
         elif status == "cancelled":
             details = {"type": "cancelled", "reason": "client_cancelled"}
-        self._emit(ev.ResponseDone(response=self._response(status, details)))
+        self._emit(ev.ResponseDoneEvent(response=self._response(status, details)))
         if self.is_audible:
             self._emit(ev.OutputBufferStopped(response_id=self.id))
 
@@ -128,7 +128,7 @@ class ActiveResponse:
             self._tell_truncated()
         self._close("incomplete")
         details = {"type": "cancelled", "reason": reason}
-        self._emit(ev.ResponseDone(response=self._response("cancelled", details)))
+        self._emit(ev.ResponseDoneEvent(response=self._response("cancelled", details)))
 
     def forget(self, samples: int) -> int:
         """Over, yet what came after `samples` is to be as if it was not heard; what remains."""

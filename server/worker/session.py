@@ -1,4 +1,4 @@
-"""Session: one conversation, from its offer to its end, in the media worker.
+"""A call: one conversation, from its offer to its end, in the media worker.
 
 Wires a peer connection, the uplinks, the playout and an engine line together; what is said is the
 business of `server.worker.conversation` and `server.worker.requests`.
@@ -65,7 +65,7 @@ ENGINE_REASONS = {
 }
 
 
-class Session:
+class CallSession:
     """Owns everything of one call: `answer`, then `run` until it returns the reason, `close`."""
 
     def __init__(
@@ -174,7 +174,7 @@ class Session:
         longest_s = self._config.calls.max_duration_s
         self._conversation.expires_at = int(time.time() + longest_s)
         if self._peer.channel.is_open:
-            self._emit(ev.SessionCreated(session=self._conversation.session_object()))
+            self._tell_created()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_camera(), name="camera")
             tasks.create_task(self._run_down(longest_s), name="duration")
@@ -185,7 +185,7 @@ class Session:
         await asyncio.sleep(longest_s - announced_s)
         left = f"{announced_s:.0f} s" if announced_s >= 1 else "a moment"
         message = f"This call ends in {left}: the longest duration of a call is then reached."
-        self._emit(ev.SessionWarning(code="call_ends_soon", message=message))
+        self._emit(ev.SessionWarningEvent(code="call_ends_soon", message=message))
         await asyncio.sleep(announced_s)
         self.end("max_duration")
 
@@ -229,7 +229,7 @@ class Session:
         message = REASONS.get(reason, reason)
         if reason in FAILURES:
             self._emit(ev.error(message, code=reason, type="server_error"))
-        self._emit(ev.SessionEnded(reason=reason, message=message))
+        self._emit(ev.SessionEndedEvent(reason=reason, message=message))
         # Closing at once would overtake the event.
         await asyncio.sleep(FLUSH_S)
 
@@ -275,10 +275,14 @@ class Session:
     def channel_open(self) -> None:
         self._settled.set()
         if self._line is not None:
-            self._emit(ev.SessionCreated(session=self._conversation.session_object()))
+            self._tell_created()
         elif self._place_in_queue is not None and not self._assigned.done():
             position, eta_s = self._place_in_queue
             self._emit(ev.SessionQueued(position=position, eta_s=eta_s))
+
+    def _tell_created(self) -> None:
+        self._emit(ev.SessionCreated(session=self._conversation.session_object()))
+        self._conversation.tell_unused()
 
     def message(self, text: str) -> None:
         self._requests.take(text)
@@ -324,11 +328,11 @@ class Session:
 
     def _video_failed(self, error: Exception) -> None:
         if isinstance(error, UnsupportedCodec):
-            self._emit(ev.SessionWarning(code="video_unsupported", message=str(error)))
+            self._emit(ev.SessionWarningEvent(code="video_unsupported", message=str(error)))
             return
         log.error("the video of call %s failed", self.call_id, exc_info=error)
         message = "The camera's pictures cannot be used; the call goes on without them."
-        self._emit(ev.SessionWarning(code="video_failed", message=message))
+        self._emit(ev.SessionWarningEvent(code="video_failed", message=message))
 
     # ------------------------------------------------------------------ engine
 

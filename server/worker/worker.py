@@ -40,7 +40,7 @@ from server.control import (
     WorkerStats,
 )
 from server.worker.engine_links import EngineLinks
-from server.worker.session import Session
+from server.worker.session import CallSession
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
 
@@ -73,7 +73,7 @@ class Worker:
             told.control, told.name, told.secret, inbound=ToWorker, on_message=self._receive
         )
         self._name = told.name
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, CallSession] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._ticker = Ticker()
         self._threads = ThreadPoolExecutor(VIDEO_THREADS, thread_name_prefix="video")
@@ -145,9 +145,9 @@ class Worker:
         """One call from its offer to its end; whatever happens, the front hears of the end."""
         assert self._links is not None
         reason, turns = "not_answered", 0
-        session: Session | None = None
+        session: CallSession | None = None
         try:
-            session = Session(
+            session = CallSession(
                 *(place, self._config, self._ice, self._links, self._ticker, self._threads),
                 on_connected=lambda: self._child.send(CallConnected(place.call_id)),
             )
@@ -190,7 +190,7 @@ class Worker:
         )
 
 
-def _tell(session: Session, message: AssignEngine | QueuePosition | PassPiece | HangUp) -> None:
+def _tell(session: CallSession, message: AssignEngine | QueuePosition | PassPiece | HangUp) -> None:
     match message:
         case AssignEngine():
             session.assign(message.engine)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from media.formats import DOWNLINK_PACKET_BYTES
-from media.playout import FADE_SAMPLES, Heard, Playout
+from media.playout import FADE_SAMPLES, HeardPosition, Playout
 
 
 class Recorder:
@@ -104,7 +104,7 @@ def test_clear_fades_out_within_5_ms_and_tells_what_was_heard() -> None:
     playout, recorder = make()
     playout.push(4, tone(4800))
     playout.take()
-    assert playout.clear() == Heard(4, 480 + FADE_SAMPLES)
+    assert playout.clear() == HeardPosition(4, 480 + FADE_SAMPLES)
     tail = values(playout.take())
     assert 7900 < tail[0] <= 8000
     assert tail[: FADE_SAMPLES + 1] == sorted(tail[: FADE_SAMPLES + 1], reverse=True)
@@ -120,7 +120,7 @@ def test_cleared_epochs_accept_nothing_more() -> None:
     playout, _ = make()
     playout.push(1, tone(480))
     playout.push(2, tone(480))
-    assert playout.clear() == Heard(1, 0)
+    assert playout.clear() == HeardPosition(1, 0)
     playout.push(1, tone(480))
     playout.push(2, tone(480))
     playout.finish(2)

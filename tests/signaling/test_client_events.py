@@ -53,17 +53,19 @@ JPEG = "data:image/jpeg;base64," + base64.b64encode(b"\xff\xd8jpeg").decode()
         ({"type": "output_audio_buffer.clear", "new": 1}, ev.OutputBufferClear()),
         (
             message({"type": "input_text", "text": "hi"}),
-            items.ItemCreate(items.Message("user", (items.TextPart("hi"),))),
+            items.ItemCreate(items.InputMessage("user", (items.InputTextPart("hi"),))),
         ),
         (
             message({"type": "input_image", "image_url": JPEG}),
             items.ItemCreate(
-                items.Message("user", (items.ImagePart("image/jpeg", b"\xff\xd8jpeg"),))
+                items.InputMessage("user", (items.InputImagePart("image/jpeg", b"\xff\xd8jpeg"),))
             ),
         ),
         (
             message({"type": "input_video", "video_url": MP4}),
-            items.ItemCreate(items.Message("user", (items.VideoPart("video/mp4", b"a film"),))),
+            items.ItemCreate(
+                items.InputMessage("user", (items.InputVideoPart("video/mp4", b"a film"),))
+            ),
         ),
         (
             message(
@@ -72,15 +74,19 @@ JPEG = "data:image/jpeg;base64," + base64.b64encode(b"\xff\xd8jpeg").decode()
                     "video_url": "data:video/webm;codecs=vp8;base64," + encoded(b"recorded"),
                 }
             ),
-            items.ItemCreate(items.Message("user", (items.VideoPart("video/webm", b"recorded"),))),
+            items.ItemCreate(
+                items.InputMessage("user", (items.InputVideoPart("video/webm", b"recorded"),))
+            ),
         ),
         (
             message({"type": "input_audio", "audio": encoded(bytes(4800)), "transcript": "hi"}),
-            items.ItemCreate(items.Message("user", (items.AudioPart(bytes(4800), "hi"),))),
+            items.ItemCreate(
+                items.InputMessage("user", (items.InputAudioPart(bytes(4800), "hi"),))
+            ),
         ),
         (
             message({"type": "output_audio", "transcript": "yes"}, role="assistant"),
-            items.ItemCreate(items.Message("assistant", (items.TextPart("yes"),))),
+            items.ItemCreate(items.InputMessage("assistant", (items.InputTextPart("yes"),))),
         ),
         (
             item(type="function_call_output", call_id="c", output="4", id="i"),
@@ -235,7 +241,7 @@ def test_largest_video_is_taken() -> None:
     url = "data:video/mp4;base64," + encoded(data)
     body = json.dumps(message({"type": "input_video", "video_url": url})["item"]).encode()
     create = items.parse_upload(body)
-    assert create.item == items.Message("user", (items.VideoPart("video/mp4", data),))
+    assert create.item == items.InputMessage("user", (items.InputVideoPart("video/mp4", data),))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"3", b"{}", b"\xff", b"[" * 100_000])
@@ -251,5 +257,5 @@ def test_kinds_of_pictures_are_left_to_whoever_reads_them(kind: str) -> None:
     url = f"data:{kind};base64,{encoded(b'a photo')}"
     create = parse(**message({"type": "input_image", "image_url": url}))
     assert isinstance(create, items.ItemCreate)
-    picture = items.ImagePart(kind.lower(), b"a photo")
-    assert create.item == items.Message("user", (picture,))
+    picture = items.InputImagePart(kind.lower(), b"a photo")
+    assert create.item == items.InputMessage("user", (picture,))

@@ -36,9 +36,9 @@ def item(*texts: str) -> ev.MessageItem:
 
 
 def test_what_fits_is_sent_as_it_is() -> None:
-    event = ev.ItemAdded(item=item("hello"))
+    event = ev.ItemAddedEvent(item=item("hello"))
     assert list(fitted(event, LIMIT)) == [ev.encode(event)]
-    large = ev.ItemAdded(item=item("x" * 100_000))
+    large = ev.ItemAddedEvent(item=item("x" * 100_000))
     assert list(fitted(large, 0)) == [ev.encode(large)]
 
 
@@ -70,7 +70,7 @@ def test_a_session_is_told_without_what_the_client_said_itself(large: str) -> No
 
 
 def test_long_texts_of_an_item_are_cut_and_short_ones_stay() -> None:
-    added, warning = sent(ev.ItemAdded(item=item("short", "é" * 5000, "\0" * 900)))
+    added, warning = sent(ev.ItemAddedEvent(item=item("short", "é" * 5000, "\0" * 900)))
     short, *cut = [part["text"] for part in added["item"]["content"]]
     assert short == "short" and all(text.endswith("…") for text in cut)
     assert warning["code"] == "event_shortened" and added["event_id"] in warning["message"]
@@ -84,4 +84,4 @@ def test_what_cannot_be_shortened_becomes_an_error() -> None:
 
 
 def test_where_nothing_fits_nothing_is_sent() -> None:
-    assert sent(ev.ItemAdded(item=item("x")), limit=40) == []
+    assert sent(ev.ItemAddedEvent(item=item("x")), limit=40) == []

@@ -15,7 +15,13 @@ from engine.ipc.item_chunks import Joiner, cut
 from engine.ipc.transport import encode
 from server.control import CallEnded, ItemAdded, ItemRefused, PassPiece
 from server.front import uploads as module
-from signaling.client_items import FunctionCall, ItemCreate, Message, TextPart, VideoPart
+from signaling.client_items import (
+    FunctionCall,
+    InputMessage,
+    InputTextPart,
+    InputVideoPart,
+    ItemCreate,
+)
 from signaling.errors import ProtocolError
 from signaling.server_events import MessageItem
 from tests.server.front.rig import PaperFront
@@ -24,8 +30,8 @@ FILM = bytes(range(256)) * 4000
 
 
 def film(data: bytes = FILM, item_id: str | None = None) -> ItemCreate:
-    parts = (VideoPart("video/mp4", data), TextPart("what is it?"))
-    return ItemCreate(Message("user", parts, item_id), previous_item_id="before")
+    parts = (InputVideoPart("video/mp4", data), InputTextPart("what is it?"))
+    return ItemCreate(InputMessage("user", parts, item_id), previous_item_id="before")
 
 
 async def upload(paper: PaperFront, create: ItemCreate) -> tuple[str, asyncio.Task[MessageItem]]:
@@ -53,7 +59,7 @@ async def test_item_crosses_in_pieces_and_is_answered_when_it_is_added() -> None
 
 async def test_small_item_is_one_message() -> None:
     paper = PaperFront()
-    create = ItemCreate(Message("user", (TextPart("hello"),), "mine"))
+    create = ItemCreate(InputMessage("user", (InputTextPart("hello"),), "mine"))
     call_id, adding = await upload(paper, create)
     asked = await paper.added()
     assert asked.last.first and asked.last.last and asked.item.id == "mine"

@@ -16,7 +16,7 @@ from engine.ipc import protocol as p
 from media.playout import FADE_SAMPLES
 from server.worker.item_mapping import as_shown, for_engine
 from signaling import server_events as ev
-from signaling.client_items import Message, VideoPart, parse_upload
+from signaling.client_items import InputMessage, InputVideoPart, parse_upload
 from tests.server.worker.talk import SESSION, Talk, samples
 from tests.server.worker.test_conversation import BEGIN_EVENTS, CLOSING_EVENTS, DELTA
 
@@ -86,7 +86,7 @@ def test_video_and_sound_reach_the_engine_and_are_not_sent_back() -> None:
     shown = talk.one("conversation.item.added")["item"]["content"]
     assert shown[0] == {"type": "input_audio", "transcript": "hum"}
     # Ours, unknown to OpenAI's types.
-    message = Message("user", (VideoPart("video/mp4", b"a film"),))
+    message = InputMessage("user", (InputVideoPart("video/mp4", b"a film"),))
     assert for_engine("s", "i", message).parts == (p.VideoPart(b"a film"),)
     assert as_shown("i", message).content == (ev.Part(type="input_video"),)
     parsed = parse_upload(

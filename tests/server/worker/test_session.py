@@ -13,7 +13,7 @@ from media.clock import Ticker
 from media.formats import DOWNLINK_PACKET_SAMPLES
 from server.config import Config
 from server.control import PlaceCall
-from server.worker.session import Session
+from server.worker.session import CallSession
 from signaling.ice import IceSettings
 from signaling.settings import SessionSettings
 from tests.media.test_clock import FakeTimers
@@ -27,7 +27,7 @@ class Call:
 
     def __init__(self, offer: str) -> None:
         self.timers = FakeTimers()
-        self.session = Session(
+        self.session = CallSession(
             PlaceCall("rtc_test", offer, SessionSettings(), "127.0.0.1"),
             Config(),
             IceSettings(loopback="only"),

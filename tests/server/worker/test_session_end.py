@@ -14,7 +14,7 @@ from media.clock import Ticker
 from server.config import CallsConfig, Config
 from server.control import EngineAddress, PlaceCall
 from server.worker import session as module
-from server.worker.session import Session
+from server.worker.session import CallSession
 from signaling.ice import IceSettings
 from signaling.settings import SessionSettings
 from tests import virtual_time
@@ -48,10 +48,10 @@ async def ticker() -> AsyncIterator[Ticker]:
 
 
 @pytest.fixture
-async def call(ticker: Ticker) -> tuple[Session, PaperPeer]:
+async def call(ticker: Ticker) -> tuple[CallSession, PaperPeer]:
     place = PlaceCall("rtc_1", "v=0\r\n", SessionSettings(), "192.0.2.1")
     links: Any = None
-    session = Session(
+    session = CallSession(
         place, Config(), IceSettings(), links, ticker, ThreadPoolExecutor(1), lambda: None
     )
     peer = PaperPeer()
@@ -60,7 +60,7 @@ async def call(ticker: Ticker) -> tuple[Session, PaperPeer]:
 
 
 async def test_failure_waits_for_a_data_channel_that_is_being_opened(
-    call: tuple[Session, PaperPeer],
+    call: tuple[CallSession, PaperPeer],
 ) -> None:
     session, peer = call
     running = asyncio.create_task(session.run())
@@ -77,7 +77,7 @@ async def test_failure_waits_for_a_data_channel_that_is_being_opened(
     assert "call again" in ended["message"]
 
 
-async def test_failure_waits_for_nobody_who_is_gone(call: tuple[Session, PaperPeer]) -> None:
+async def test_failure_waits_for_nobody_who_is_gone(call: tuple[CallSession, PaperPeer]) -> None:
     session, peer = call
     running = asyncio.create_task(session.run())
     session.end("engine_full")
@@ -89,7 +89,7 @@ async def test_failure_waits_for_nobody_who_is_gone(call: tuple[Session, PaperPe
 
 
 @pytest.mark.parametrize("reason", ["hangup", "server_shutdown", "max_duration"])
-async def test_other_ends_do_not_wait(call: tuple[Session, PaperPeer], reason: str) -> None:
+async def test_other_ends_do_not_wait(call: tuple[CallSession, PaperPeer], reason: str) -> None:
     session, peer = call
     session.end(reason)
     async with asyncio.timeout(module.TELL_WAIT_S / 2):
@@ -98,7 +98,7 @@ async def test_other_ends_do_not_wait(call: tuple[Session, PaperPeer], reason: s
 
 
 async def test_wait_has_an_end(
-    call: tuple[Session, PaperPeer], monkeypatch: pytest.MonkeyPatch
+    call: tuple[CallSession, PaperPeer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TELL_WAIT_S", 0.01)
     session, peer = call
@@ -108,7 +108,7 @@ async def test_wait_has_an_end(
 
 
 async def test_call_without_a_data_channel_waits_for_none(
-    call: tuple[Session, PaperPeer],
+    call: tuple[CallSession, PaperPeer],
 ) -> None:
     session, peer = call
     peer.channel.is_expected = False
@@ -160,7 +160,7 @@ def test_the_end_by_duration_is_announced_and_the_queue_does_not_count(
         ticker: Any = PaperTicker()
         config = Config(calls=CallsConfig(max_duration_s=longest_s))
         place = PlaceCall("rtc_1", "v=0\r\n", SessionSettings(), "192.0.2.1")
-        session = Session(
+        session = CallSession(
             place, config, IceSettings(), links, ticker, ThreadPoolExecutor(1), lambda: None
         )
         peer = PaperPeer()

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from signaling.client_items import ItemCreate, Message
+from signaling.client_items import InputMessage, ItemCreate
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http import bodies, uploads
 from signaling.http.auth import (
@@ -69,7 +69,7 @@ class FakeDesk:
         if self.error is not None:
             raise self.error
         await self.may_answer.wait()
-        assert isinstance(create.item, Message)
+        assert isinstance(create.item, InputMessage)
         self.added.append((call_id, create))
         return MessageItem(id=create.item.id or "item_1", role="user", status="completed")
 
