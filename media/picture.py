@@ -14,7 +14,7 @@ MAX_PIXELS = 4096 * 2304
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class CameraPicture:
     """What the camera saw at one moment."""
 
     pts_ms: int
@@ -35,7 +35,7 @@ class Decoded:
     width: int = 0
     """Of the frames as sent."""
     height: int = 0
-    picture: Picture | None = None
+    picture: CameraPicture | None = None
     cpu_s: float = 0.0
     """Time of the processor that it took."""
 
@@ -83,9 +83,9 @@ class PictureDecoder:
         self._context.options = {"max_pixels": str(MAX_PIXELS)}
         self._codec = codec
 
-    def _convert(self, image: Any, pts_ms: int) -> Picture:
+    def _convert(self, image: Any, pts_ms: int) -> CameraPicture:
         scale = min(1.0, self._max_side / max(image.width, image.height))
         width = max(1, round(image.width * scale))
         height = max(1, round(image.height * scale))
         rgb = image.reformat(width=width, height=height, format="rgb24")
-        return Picture(pts_ms, width, height, rgb.to_ndarray().tobytes())
+        return CameraPicture(pts_ms, width, height, rgb.to_ndarray().tobytes())

@@ -18,7 +18,7 @@ from media import hooks
 from media.formats import RTP_VIDEO_HZ
 from media.frames import EncodedFrame, FrameAssembler
 from media.keyframes import REPEAT_S, KeyframeRequests
-from media.picture import Decoded, Picture, PictureDecoder
+from media.picture import CameraPicture, Decoded, PictureDecoder
 
 CODECS = ("vp8", "h264")
 KEYFRAME_INTERVAL_S = 1.0
@@ -54,7 +54,7 @@ class VideoUplink:
     def __init__(
         self,
         receiver: RTCRtpReceiver,
-        sink: Callable[[Picture], None],
+        sink: Callable[[CameraPicture], None],
         *,
         executor: Executor,
         on_error: Callable[[Exception], None],

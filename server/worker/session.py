@@ -23,7 +23,7 @@ from engine.ipc.patience import TICK_S
 from media.clock import Ticker
 from media.downlink import AudioDownlink
 from media.opus import OpusEncoder
-from media.picture import Picture
+from media.picture import CameraPicture
 from media.playout import Playout
 from media.uplink import AudioUplink, UnsupportedCodec
 from media.video import VideoUplink
@@ -315,7 +315,7 @@ class CallSession:
         self._last_pts = pts
         self._to_engine(p.AudioIn(self.call_id, pts, pcm))
 
-    def _see(self, picture: Picture) -> None:
+    def _see(self, picture: CameraPicture) -> None:
         if self._conversation.settings.video.enabled:
             self._is_camera_on = True
             self._to_engine(
@@ -351,7 +351,7 @@ class CallSession:
 
     def _engine_silent(self, is_silent: bool) -> None:
         code = "engine_silent" if is_silent else "engine_back"
-        self._emit(ev.SessionWarning(code=code, message=SILENCE_WORDS[code]))
+        self._emit(ev.SessionWarningEvent(code=code, message=SILENCE_WORDS[code]))
 
     def _engine_gone(self, reason: str) -> None:
         log.warning("call %s lost its engine: %s", self.call_id, reason)

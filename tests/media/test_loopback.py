@@ -16,7 +16,7 @@ from media import hooks
 from media.clock import Ticker
 from media.downlink import AudioDownlink
 from media.opus import SILENT_PACKET, OpusDecoder, OpusEncoder
-from media.picture import Picture
+from media.picture import CameraPicture
 from media.playout import Playout
 from media.uplink import AudioUplink
 from media.video import VideoUplink
@@ -167,7 +167,7 @@ async def test_downlink_is_heard_whole_by_a_stock_receiver_and_ends_in_silence()
 
 @pytest.mark.parametrize("codec", ["VP8", "H264"])
 async def test_real_video_with_a_change_of_size(codec: str) -> None:
-    pictures: list[Picture] = []
+    pictures: list[CameraPicture] = []
     errors: list[Exception] = []
     small = asyncio.Event()
     executor = ThreadPoolExecutor(1)
@@ -178,7 +178,7 @@ async def test_real_video_with_a_change_of_size(codec: str) -> None:
         client.getTransceivers()[0].setCodecPreferences(chosen)
         uplinks: list[VideoUplink] = []
 
-        def see(picture: Picture) -> None:
+        def see(picture: CameraPicture) -> None:
             pictures.append(picture)
             if picture.width == 320:
                 small.set()

@@ -13,7 +13,7 @@ from aiortc.codecs.vpx import Vp8Encoder
 from aiortc.rtp import RtcpByePacket, RtcpPsfbPacket, RtcpSenderInfo, RtcpSrPacket
 
 from media.frames import EncodedFrame
-from media.picture import Picture, PictureDecoder
+from media.picture import CameraPicture, PictureDecoder
 from media.video import MAX_PENDING_FRAMES, VideoUplink
 from tests.media.network import VirtualClock
 from tests.media.rig import H264, VP8, Rig, assert_no_decoder_thread, rig
@@ -43,7 +43,7 @@ class Camera:
         self.made = made
         self.clock = VirtualClock()
         self.executor = HandExecutor()
-        self.pictures: list[Picture] = []
+        self.pictures: list[CameraPicture] = []
         self.errors: list[Exception] = []
         self.fps = fps
         self.answers = True
@@ -292,7 +292,7 @@ async def test_failing_sink_is_reported_and_closes_the_uplink() -> None:
     async with rig("video") as made:
         camera = Camera(made)
 
-        def fail(picture: Picture) -> None:
+        def fail(picture: CameraPicture) -> None:
             raise KeyError("sink")
 
         camera.uplink._sink = fail

@@ -182,7 +182,7 @@ def test_the_end_by_duration_is_announced_and_the_queue_does_not_count(
 
 
 async def test_caller_of_an_engine_that_falls_silent_is_told_so(
-    call: tuple[Session, PaperPeer],
+    call: tuple[CallSession, PaperPeer],
 ) -> None:
     session, peer = call
     session._engine_silent(True)

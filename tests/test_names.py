@@ -1,0 +1,42 @@
+"""One name, one thing: no class name stands for two things in the whole of the product."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+
+from tests import ROOT
+
+FOLDERS = ("engine", "server", "signaling", "media")
+
+SHARED = {
+    "_Attention": "of Whisper and of SigLIP: the same part of two models, private to each file",
+    "_Layer": "of Whisper and of SigLIP, as above",
+    "_Rows": "of Whisper and of SigLIP, as above",
+    "Decoder": "of Qwen3 and of the flow: one network's half, as both papers call it",
+    "Pair": "two tensors, in three models that do not know each other",
+    "ConfigError": "to be told apart: of a checkpoint and of the server",
+    "Recording": "to be told apart: of a voice and of an item",
+    "Resampler": "to be told apart: of sound and of picture features",
+    "SessionEntry": "to be told apart: of the two kinds of modes",
+    "Spoken": "to be told apart: codes and sound",
+    "_Utterance": "to be told apart: of the two kinds of modes",
+}
+"""Names that stand more than once, each with its reason."""
+
+
+def definitions() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(), str(path))):
+                if isinstance(node, ast.ClassDef):
+                    found[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    return found
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    found = definitions()
+    assert len(found) > 300, "the walk finds too little"
+    twice = {name: places for name, places in found.items() if len(places) > 1}
+    assert {name: places for name, places in twice.items() if name not in SHARED} == {}
