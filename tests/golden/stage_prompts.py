@@ -17,6 +17,7 @@ from engine.minicpmo.llm.prompts import (
 )
 from engine.minicpmo.llm.tokenizer import OmniTokenizer, TextStream
 from engine.minicpmo.models.audio.whisper import conv_frames
+from tests.golden.chat_template import ChatTemplate, unit_ids
 from tests.golden.golden_set import GoldenSet
 from tests.golden.report import Report
 
@@ -26,10 +27,13 @@ KIND = "own"
 def compare(golden: GoldenSet, report: Report, batch: int) -> None:
     """Compare ids, prompts, bounds and decoded text; `batch` makes no difference here."""
     builder = PromptBuilder(golden.tokens, golden.config)
+    chats = golden.trace.get("chat", {})
+    template = ChatTemplate(builder, golden.path) if chats else None
     _special_ids(golden, report)
     _duplex(golden, report, builder)
-    for name, chat in golden.trace.get("chat", {}).items():
-        _chat(golden, report, builder, name, chat)
+    for name, chat in chats.items():
+        assert template is not None
+        _chat(golden, report, template, name, chat)
     _half_duplex(golden, report, builder)
 
 
@@ -98,7 +102,7 @@ def _duplex(golden: GoldenSet, report: Report, builder: PromptBuilder) -> None:
                 ours = tokens.decode(unit["unit_ids"], skip_special=True)
                 report.equal(f"{key}.text", ours, unit["text"], KIND)
             if part == "duplex":
-                ids = builder.unit(_image_counts(golden, unit), _audio_rows(unit))
+                ids = unit_ids(builder, _image_counts(golden, unit), _audio_rows(unit))
                 report.equal(f"{key}.sequence", ids, unit["sequence"][: len(ids)], "prefill")
 
 
@@ -118,14 +122,14 @@ def _audio_rows(unit: dict[str, Any]) -> int:
 
 
 def _chat(
-    golden: GoldenSet, report: Report, builder: PromptBuilder, name: str, chat: dict[str, Any]
+    golden: GoldenSet, report: Report, template: ChatTemplate, name: str, chat: dict[str, Any]
 ) -> None:
     slices = chat_slices(golden, chat)
     messages = [
         PromptMessage(message["role"], message_parts(golden, message["content"], slices))
         for message in chat["messages"]
     ]
-    prompt = builder.chat(messages, image_ids=chat.get("use_image_id", True), trusted=True)
+    prompt = template.render(messages, image_ids=chat.get("use_image_id", True))
     key = f"trace/chat.{name}"
     report.equal(f"{key}.prompt", prompt.text, chat["prompt"], KIND)
     report.equal(f"{key}.input_ids", prompt.ids, chat["input_ids"], KIND)

@@ -6,25 +6,17 @@ Source: the checkpoint's chat template and the MiniCPM-o 4.5 inference code.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torch import Tensor
 
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.config import OmniConfig
 
 Role = Literal["system", "user", "assistant"]
-
-IMAGE_ROW = -1
-"""Stands for one row of a picture's embedding in the ids of a unit."""
-AUDIO_ROW = -2
-"""Stands for one row of a sound's embedding in the ids of a unit."""
 
 IMAGE_SLOT = "<image>./</image>"
 AUDIO_SLOT = "<audio>./</audio>"
@@ -35,37 +27,18 @@ DUPLEX_SYSTEM = "Streaming Omni Conversation."
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _ESCAPED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 
-VOICE_PROMPTS: dict[tuple[str, str], tuple[str, str]] = {
-    ("omni", "en"): (
-        "Clone the voice in the provided audio prompt.",
-        "As an assistant, you will speak using this voice style.",
-    ),
-    ("omni", "zh"): (
-        "模仿音频样本的音色并生成新的内容。",
-        "请用这种声音风格来为用户提供帮助。 请认真、高质量地回复用户的问题。 "
-        "请用高自然度的方式和用户聊天。",
-    ),
-    ("audio_assistant", "en"): (
+VOICE_PROMPTS = {
+    "en": (
         "Use the voice in the audio prompt to synthesize new content.",
         "You are a helpful assistant with the above voice style.",
     ),
-    ("audio_assistant", "zh"): (
+    "zh": (
         "模仿音频样本的音色并生成新的内容。",
         "你的任务是用这种声音模式来当一个助手。请认真、高质量地回复用户的问题。"
         "请用高自然度的方式和用户聊天。你是由面壁智能开发的人工智能助手：面壁小钢炮。",
     ),
-    ("audio_roleplay", "en"): (
-        "Clone the voice in the provided audio prompt.",
-        "Try to role-play the character based on the audio prompt above.",
-    ),
-    ("audio_roleplay", "zh"): (
-        "模仿输入音频中的声音特征。",
-        "假装你是上述音频中的人物，与我进行对话。",
-    ),
-    ("voice_cloning", "en"): ("Clone the voice in the provided audio prompt.", ""),
-    ("voice_cloning", "zh"): ("模仿输入音频中的声音特征。", ""),
 }
-"""What stands before and behind the reference voice in a system message, by mode and language."""
+"""What stands before and behind the reference voice in a system message, by language."""
 
 
 class PromptError(ValueError):
@@ -121,7 +94,31 @@ class Prompt:
 
     def weave(self, images: Sequence[Tensor], sounds: Sequence[Tensor]) -> list[list[int] | Tensor]:
         """Return ids and embeddings [rows, C] in order; raises `PromptError` if they do not fit."""
-        return _weave(self.ids, self.image_bounds, self.audio_bounds, images, sounds)
+        if len(images) != len(self.image_bounds) or len(sounds) != len(self.audio_bounds):
+            raise PromptError(
+                f"{len(images)} images and {len(sounds)} sounds for {len(self.image_bounds)} and "
+                f"{len(self.audio_bounds)} places"
+            )
+        spans = sorted(
+            [
+                *zip(self.image_bounds, images, strict=True),
+                *zip(self.audio_bounds, sounds, strict=True),
+            ],
+            key=lambda item: item[0],
+        )
+        woven: list[list[int] | Tensor] = []
+        done = 0
+        for (start, end), rows in spans:
+            if rows.shape[0] != end - start:
+                raise PromptError(f"{rows.shape[0]} embeddings for {end - start} places")
+            if start > done:
+                woven.append(list(self.ids[done:start]))
+            if end > start:
+                woven.append(rows)
+            done = end
+        if done < len(self.ids):
+            woven.append(list(self.ids[done:]))
+        return woven
 
 
 class PromptBuilder:
@@ -130,10 +127,6 @@ class PromptBuilder:
     def __init__(self, tokens: OmniTokenizer, config: OmniConfig) -> None:
         self.tokens = tokens
         self.image_rows = config.resampler.num_queries
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
-        self._template = environment.from_string(tokens.chat_template)
         self._image_text = "<image>" + "<unk>" * self.image_rows + "</image>"
         self._slice_text = "<slice>" + "<unk>" * self.image_rows + "</slice>"
         # Longest first, so that none hides another.
@@ -150,81 +143,7 @@ class PromptBuilder:
         """What is fed behind the embeddings of the reference voice."""
         return self._encode("<|audio_end|><|im_end|>")
 
-    def unit(self, images: Sequence[int], audio_rows: int) -> list[int]:
-        """The start of a unit: ids with `IMAGE_ROW` and `AUDIO_ROW` where embeddings go.
-
-        `images`: for each picture of the unit, the images it was cut into, the source included.
-        """
-        tokens = self.tokens
-        rows = [IMAGE_ROW] * self.image_rows
-        ids = [tokens.unit_start]
-        for count in images:
-            assert count > 0, f"a picture of {count} images"
-            ids += [tokens.image_start, *rows, tokens.image_end]
-            ids += [tokens.slice_start, *rows, tokens.slice_end] * (count - 1)
-        return ids + [AUDIO_ROW] * audio_rows
-
-    def weave_unit(
-        self, ids: Sequence[int], images: Sequence[Tensor], sounds: Sequence[Tensor]
-    ) -> list[list[int] | Tensor]:
-        """Return ids and embeddings of a unit in order, like `Prompt.weave`."""
-        size = self.image_rows
-        starts = [
-            place
-            for place, token in enumerate(ids)
-            if token == IMAGE_ROW and ids[place - 1] != IMAGE_ROW
-        ]
-        audio = [place for place, token in enumerate(ids) if token == AUDIO_ROW]
-        return _weave(
-            ids,
-            [(start, start + size) for start in starts],
-            [(audio[0], audio[-1] + 1)] if audio else [],
-            images,
-            sounds,
-        )
-
     # ------------------------------------------------------------------ turns
-
-    def chat(
-        self,
-        messages: Sequence[PromptMessage],
-        *,
-        open_answer: bool = False,
-        thinking: bool | None = None,
-        speak: bool = False,
-        joined: bool = False,
-        image_ids: bool = True,
-        trusted: bool = False,
-        max_tokens: int | None = None,
-    ) -> Prompt:
-        """Render a whole conversation with the checkpoint's template.
-
-        `open_answer` ends it with the start of an answer, where `thinking` False closes the
-        thinking at once and `speak` opens spoken text; otherwise `answer_opening` is fed next.
-        `joined` puts nothing between the parts of a message instead of line ends. Raises
-        `PromptError` if the prompt is longer than `max_tokens`.
-        """
-        glue = "" if joined else "\n"
-        rendered = self._render(
-            [
-                {"role": message.role, "content": self._content(message, glue, trusted)}
-                for message in messages
-            ],
-            add_generation_prompt=open_answer,
-            **({} if thinking is None else {"enable_thinking": thinking}),
-            **({"use_tts_template": True} if speak else {}),
-        )
-        parts = [part for message in messages for part in message.parts]
-        prompt = self._fill(rendered, parts, image_ids=image_ids)
-        if max_tokens is not None and len(prompt) > max_tokens:
-            raise PromptError(f"the prompt has {len(prompt)} tokens, at most {max_tokens}")
-        return prompt
-
-    def answer_opening(self, *, thinking: bool = False, speak: bool = True) -> list[int]:
-        """What closes the user's turn and opens the answer."""
-        text = "<|im_end|>\n<|im_start|>assistant\n"
-        text += "" if thinking else "<think>\n\n</think>\n\n"
-        return self._encode(text + ("<|tts_bos|>" if speak else ""))
 
     def half_duplex(
         self,
@@ -241,7 +160,7 @@ class PromptBuilder:
         `answered`: an answer was generated since the last user turn and is still open.
         `continues`: a further segment of the same turn.
         """
-        content = self._content(message, "", trusted)
+        content = self._content(message, trusted)
         if message.role == "system":
             text = f"<|im_start|>system\n{content}<|im_end|>\n"
         elif message.role != "user":
@@ -251,7 +170,7 @@ class PromptBuilder:
         else:
             text = f"<|im_start|>user\n{content}"
             text = f"<|tts_eos|><|im_end|>\n{text}" if answered else text
-        return self._fill(text, message.parts, image_ids=image_ids, first_image=first_image)
+        return self.fill(text, message.parts, image_ids=image_ids, first_image=first_image)
 
     def aside(self, instructions: str) -> list[int]:
         """Instructions for one answer, between the user's open message and the answer's opening.
@@ -262,14 +181,7 @@ class PromptBuilder:
 
     # ------------------------------------------------------------------ pieces
 
-    def _render(self, messages: list[dict[str, str]], **flags: bool) -> str:
-        try:
-            rendered: str = self._template.render(messages=messages, tools=None, **flags)
-        except TemplateError as error:
-            raise PromptError(f"the chat template refuses this conversation: {error}") from error
-        return rendered
-
-    def _content(self, message: PromptMessage, glue: str, trusted: bool) -> str:
+    def _content(self, message: PromptMessage, trusted: bool) -> str:
         pieces: list[str] = []
         for part in message.parts:
             if isinstance(part, PromptPicture):
@@ -277,26 +189,21 @@ class PromptBuilder:
             elif isinstance(part, PromptSound):
                 pieces.append(AUDIO_SLOT)
             else:
-                # An answer of ours may hold thinking, which the template takes out of history.
-                kept = ("<think>", "</think>") if message.role == "assistant" else ()
-                pieces.append(self._safe(part, trusted, kept))
-        return glue.join(pieces)
+                pieces.append(self._safe(part, trusted))
+        return "".join(pieces)
 
-    def _safe(self, text: str, trusted: bool, kept: Sequence[str] = ()) -> str:
+    def _safe(self, text: str, trusted: bool) -> str:
         """Take special tokens and slots out of foreign text, to be encoded as mere characters."""
         if trusted:
             return text
+        return self._reserved_at.sub(
+            lambda match: f"{_OPEN}{self._reserved.index(match[0])}{_CLOSE}", text
+        )
 
-        def escape(match: re.Match[str]) -> str:
-            if match[0] in kept:
-                return match[0]
-            return f"{_OPEN}{self._reserved.index(match[0])}{_CLOSE}"
-
-        return self._reserved_at.sub(escape, text)
-
-    def _fill(
+    def fill(
         self, text: str, parts: Sequence[PromptPart], *, image_ids: bool, first_image: int = 0
     ) -> Prompt:
+        """Put the media among `parts` into the slots of `text`; raises `PromptError`."""
         media = [part for part in parts if not isinstance(part, str)]
         chunks = re.split(f"({re.escape(IMAGE_SLOT)}|{re.escape(AUDIO_SLOT)})", text)
         slots = chunks[1::2]
@@ -351,45 +258,3 @@ class PromptBuilder:
             elif piece:
                 ids += self.tokens.encode(piece)
         return ids
-
-
-def _weave(
-    ids: Sequence[int],
-    image_bounds: Sequence[tuple[int, int]],
-    audio_bounds: Sequence[tuple[int, int]],
-    images: Sequence[Tensor],
-    sounds: Sequence[Tensor],
-) -> list[list[int] | Tensor]:
-    if len(images) != len(image_bounds) or len(sounds) != len(audio_bounds):
-        raise PromptError(
-            f"{len(images)} images and {len(sounds)} sounds for {len(image_bounds)} and "
-            f"{len(audio_bounds)} places"
-        )
-    spans = sorted(
-        [
-            *zip(image_bounds, images, strict=True),
-            *zip(audio_bounds, sounds, strict=True),
-        ],
-        key=lambda item: item[0],
-    )
-    woven: list[list[int] | Tensor] = []
-    done = 0
-    for (start, end), rows in spans:
-        if rows.shape[0] != end - start:
-            raise PromptError(f"{rows.shape[0]} embeddings for {end - start} places")
-        if start > done:
-            woven.append(list(ids[done:start]))
-        if end > start:
-            woven.append(rows)
-        done = end
-    if done < len(ids):
-        woven.append(list(ids[done:]))
-    return woven
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)

@@ -40,7 +40,6 @@ class OmniTokenizer:
         folder = Path(path)
         settings = read_json(folder / "tokenizer_config.json")
         self._tokenizer = _build(folder, settings)
-        self.chat_template = _chat_template(folder, settings)
         self.size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self.bad_token_ids: tuple[int, ...] = tuple(sorted(set(settings.get("bad_token_ids", ()))))
         """Ids that speech must never contain, as the checkpoint lists them."""
@@ -135,10 +134,6 @@ class OmniTokenizer:
         return (self.tts_eos, self.im_end, self.bpe_eos)
 
     @cached_property
-    def chat_terminators(self) -> tuple[int, ...]:
-        return (self.im_end, self.end_of_text)
-
-    @cached_property
     def added(self) -> tuple[str, ...]:
         """Strings of all added tokens, longest first."""
         added = self._tokenizer.get_added_tokens_decoder().values()
@@ -229,16 +224,6 @@ def _build(folder: Path, settings: dict[str, Any]) -> Tokenizer:
                 f"the vocabulary, {token} in tokenizer_config.json"
             )
     return tokenizer
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str:
-    for name in ("chat_template.jinja",):
-        if (folder / name).is_file():
-            return (folder / name).read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if not isinstance(template, str):
-        raise ConfigError(f"{folder / 'tokenizer_config.json'}: no chat_template")
-    return template
 
 
 def _text_of(settings: dict[str, Any], key: str) -> str:

@@ -208,9 +208,7 @@ class HalfDuplex:
         sounds: list[Tensor] = []
         if session.voice.embeddings is not None and session.speaks:
             language = session.option("language", "en")
-            before, after = VOICE_PROMPTS.get(
-                ("audio_assistant", language), VOICE_PROMPTS["audio_assistant", "en"]
-            )
+            before, after = VOICE_PROMPTS.get(language, VOICE_PROMPTS["en"])
             sounds = [session.voice.embeddings]
             parts = [before, PromptSound(len(sounds[0])), session.config.instructions or after]
         prompt = self._runner.model.prompts.half_duplex(PromptMessage("system", tuple(parts)))

@@ -432,3 +432,11 @@ def test_a_session_among_eight_equals_the_session_alone() -> None:
                 assert torch.allclose(first.hidden, second.hidden, atol=1e-5)
                 spoken += 1
     assert spoken > 20
+
+
+@pytest.mark.parametrize(("images", "length"), [([], 11), ([1], 77), ([3], 209), ([1, 1], 143)])
+def test_a_unit_has_the_released_lengths(images: list[int], length: int) -> None:
+    state = DuplexState(word_tokens(), DuplexSettings(), 0, 1000)
+    state.prepare([1], None, [2])
+    pictures = [[rows_of(64, 0)] * count for count in images]
+    assert sum(map(len, state.begin(pictures, rows_of(10, 0)))) == length
