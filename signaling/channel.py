@@ -19,6 +19,8 @@ MAX_WAITING_EVENTS = 256
 MAX_WAITING_BYTES = 256 * 1024
 EVENTS_PER_S = 100.0
 EVENTS_BURST = 200.0
+DEAF_S = 0.5
+"""For how long a flood is not listened to at a time."""
 REFUSALS_PER_S = 1.0
 
 
@@ -30,9 +32,13 @@ class EventChannel:
     events wait, the newest being dropped when too many do. A second channel is refused and kept
     aside: it takes over when the first is closed, as when a client opens a new one just before.
 
+    Who floods is not heard for `DEAF_S` at a time, rather than one event in ten being taken: what
+    was sent together, as an item and the response to it, is nearly always taken or dropped as one.
+
     `opened` is called for each channel that takes over, before what waited is sent on it;
     `received` gets each admitted message; `refused` at most once a second the error for messages
-    that were dropped (too many or too large) or for a channel.
+    that were dropped (too many or too large) or for a channel. Call `tell_dropped` now and then:
+    what was dropped within that second is told then.
     """
 
     def __init__(
@@ -61,7 +67,10 @@ class EventChannel:
         self._waiting: deque[str] = deque()
         self._waiting_bytes = 0
         self._admission = TokenBucket(EVENTS_PER_S, EVENTS_BURST)
+        self._deaf_until = float("-inf")
         self._refusals = TokenBucket(REFUSALS_PER_S, 1.0)
+        self._untold: tuple[str, str] | None = None
+        """Message and code about the last messages that were dropped."""
 
     @property
     def channel(self) -> RTCDataChannel | None:
@@ -101,6 +110,14 @@ class EventChannel:
         self.messages_sent += 1
         self.bytes_sent += size
         return True
+
+    def tell_dropped(self) -> None:
+        """Say which messages were dropped since that was said last, if it is time to."""
+        if self._untold is None or not self._refusals.take(self._clock()):
+            return
+        (message, code), self._untold = self._untold, None
+        dropped = f"{message} {self.receives_dropped} events were dropped in this call."
+        self._refused(ProtocolError(dropped, code=code))
 
     def _use(self, channel: RTCDataChannel) -> None:
         self._channel = channel
@@ -143,7 +160,7 @@ class EventChannel:
         size = len(message.encode()) if isinstance(message, str) else len(message)
         self.messages_received += 1
         self.bytes_received += size
-        if not self._admission.take(self._clock()):
+        if not self._is_admitted(self._clock()):
             self._drop_message(f"More than {EVENTS_PER_S:.0f} events per second.", "rate_limited")
         elif size > MAX_EVENT_BYTES:
             self._drop_message(f"An event is limited to {MAX_EVENT_BYTES} bytes.", "too_large")
@@ -155,10 +172,18 @@ class EventChannel:
                 message.decode(errors="replace") if isinstance(message, bytes) else message
             )
 
+    def _is_admitted(self, now: float) -> bool:
+        if now < self._deaf_until:
+            return False
+        if self._admission.take(now):
+            return True
+        self._deaf_until = now + DEAF_S
+        return False
+
     def _drop_message(self, message: str, code: str) -> None:
         self.receives_dropped += 1
-        dropped = f" {self.receives_dropped} events were dropped in this call."
-        self._refuse(ProtocolError(message + dropped, code=code))
+        self._untold = message, code
+        self.tell_dropped()
 
     def _refuse(self, error: ProtocolError) -> None:
         if self._refusals.take(self._clock()):

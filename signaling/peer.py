@@ -277,6 +277,7 @@ class Peer:
         assert self._liveness is not None and self._wire is not None
         while self._gone_reason is None:
             await asyncio.sleep(TICK_S)
+            self.channel.tell_dropped()
             wire = self._wire
             reason = self._liveness.check(self._awake(), wire.heard, wire.refusals)
             if reason is None and wire.has_left:
