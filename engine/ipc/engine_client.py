@@ -28,14 +28,15 @@ from engine.ipc.transport import Dialer
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 5.0
-OPEN_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 1.0
 SILENT_S = 3.0
 """Callers are told of a silence that is longer."""
 SILENCE_LIMIT_S = 13.0
 """A machine may pause for some seconds. The supervisor, which judges a little earlier, ends the
 process as well, so that no new call is sent to it meanwhile."""
+CONNECT_TIMEOUT_S = SILENCE_LIMIT_S
+OPEN_TIMEOUT_S = 30.0
+"""Of an engine that gives signs of life: one that is silent is gone before."""
 
 
 class EngineGone(Exception):
@@ -110,6 +111,7 @@ class EngineClient:
         self._welcome: asyncio.Future[Welcome] | None = None
         self._gone: asyncio.Event = asyncio.Event()
         self._gone_reason = ""
+        self._clock = clock
         self._patience = Patience(SILENCE_LIMIT_S, clock=clock)
         self._is_silent = False
 
@@ -130,7 +132,7 @@ class EngineClient:
             on_lost=self.lost,
         )
         try:
-            return await patiently(self._welcome, timeout_s)
+            return await patiently(self._welcome, timeout_s, clock=self._clock)
         except TimeoutError:
             self.lost(f"no answer within {timeout_s:g} s")
             return await self._welcome
@@ -177,7 +179,7 @@ class EngineClient:
         self._lines[session] = line
         self.send(OpenSession(session, config))
         try:
-            await patiently(line.opened, OPEN_TIMEOUT_S)
+            await patiently(line.opened, OPEN_TIMEOUT_S, clock=self._clock)
         except (TimeoutError, asyncio.CancelledError) as error:
             # Whether the engine opened it is unknown; closing is right in both cases.
             self.send(CloseSession(session))

@@ -7,7 +7,7 @@ who waits; a line's close waits for the engine's word, but not for ever.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from engine.ipc.protocol import (
     TextOut,
 )
 from engine.ipc.transport import encode
+from tests import virtual_time
 from tests.engine.fakes import FakeEngine, item, welcome
 from tests.engine.ipc.raw_peer import router
 from tests.waiting import Clock, until
@@ -274,10 +275,60 @@ async def test_unanswered_open_is_engine_gone_and_gives_the_slot_back(
     silent: Silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "OPEN_TIMEOUT_S", 0.01)
+    opening = asyncio.create_task(Call().open(silent.client, "a"))
+    await asyncio.sleep(0)
+    silent.clock.now += 0.1
     with pytest.raises(EngineGone, match="no slot within 0.01 s"):
-        await Call().open(silent.client, "a")
+        await opening
     assert b"OpenSession" in (await silent.raw.receive())[-1]
     assert (await silent.raw.receive())[-1] == encode(CloseSession("a"))
+
+
+class PaperDialer:
+    """A link to an engine that is stopped: it takes everything, and the test answers."""
+
+    def __init__(self, *args: object, on_message: Callable[[Any], None], **more: object) -> None:
+        self.hear = on_message
+
+    def send(self, message: object) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("standstill_s", [8.0, 60.0])
+def test_stopped_engine_is_waited_for_as_long_as_it_counts_as_alive(
+    standstill_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "Dialer", PaperDialer)
+
+    async def opened_after_s() -> float:
+        loop = asyncio.get_running_loop()
+        client = EngineClient("ipc:///none", name="worker", clock=loop.time)
+
+        def engine() -> PaperDialer:
+            dialer = client._dialer
+            assert isinstance(dialer, PaperDialer)
+            return dialer
+
+        # Stopped while it is dialled, and again while it is asked for a slot.
+        loop.call_later(8.0, lambda: engine().hear(welcome(2)))
+        await client.connect()
+        keeping = asyncio.create_task(client.run())
+        begun = loop.time()
+        loop.call_later(standstill_s, lambda: engine().hear(SessionOpened("a", 0)))
+        try:
+            await Call().open(client, "a")
+        finally:
+            keeping.cancel()
+        return loop.time() - begun
+
+    if standstill_s < SILENCE_LIMIT_S:
+        assert virtual_time.run(opened_after_s) == pytest.approx(standstill_s, abs=0.1)
+    else:
+        with pytest.raises(EngineGone, match="no sign of life"):
+            virtual_time.run(opened_after_s)
 
 
 # ---------------------------------------------------------------- the end of an engine
