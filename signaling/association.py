@@ -5,6 +5,7 @@ private names (aiortc is pinned to 1.16.0) are used in this file. tests/signalin
 fails when a hook is no longer called.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,8 @@ MAX_MISORDERED = 256
 MAX_FRAGMENTS = 1024
 """Chunks of unfinished messages in a stream, each of which is looked at for each new one."""
 MAX_BACKLOG_BYTES = 1024 * 1024
+_UNWATCHED = ("_data_channel_flush", "_transmit", "_transmit_reconfig", "_send_reconfig_param")
+"""What aiortc starts as tasks for which nobody waits."""
 
 
 class Association:
@@ -53,6 +56,16 @@ class Association:
         self._forward = replace(transport, "_receive_forward_tsn_chunk", self._receive_forward)
         self._message = replace(transport, "_data_channel_receive", self._receive_message)
         self._handle = transport._handle_data
+        for name in _UNWATCHED:
+            _end_with_connection(transport, name)
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the peer has acknowledged all that was sent to it."""
+        transport = self._transport
+        return not (
+            transport._data_channel_queue or transport._outbound_queue or transport._sent_queue
+        )
 
     async def receive(self, packet: bytes) -> None:
         """Handle one decrypted packet."""
@@ -129,3 +142,16 @@ class Association:
 
 def _is_full(stream: Any) -> bool:
     return len(stream.reassembly) >= MAX_FRAGMENTS
+
+
+def _end_with_connection(transport: RTCSctpTransport, name: str) -> None:
+    """Let a task that sends end in silence when the connection is over meanwhile.
+
+    Else what it raises would be logged as never retrieved.
+    """
+
+    async def send(*args: Any) -> None:
+        with contextlib.suppress(ConnectionError):
+            await original(*args)
+
+    original = replace(transport, name, send)

@@ -99,6 +99,11 @@ class Inbound:
         """Whether the peer ended its SCTP association: a client that closes does."""
         return self._association is not None and self._association.has_left
 
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the peer has acknowledged all events that were sent to it."""
+        return self._association is None or self._association.is_delivered
+
     async def _next_datagram(self) -> bytes:
         self._turn += 1
         if self._turn % DATAGRAMS_PER_TURN == 0:

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
+DELIVERY_TICK_S = 0.02
 OUT_OF_REACH = frozenset({"closed", "vanished", "connect_timeout", "failed", "no_answer"})
 """Reasons after which nothing can be sent any more."""
 
@@ -233,6 +234,15 @@ class Peer:
     def send(self, text: str) -> bool:
         """Send one event; return False if it was dropped (no channel, closed, or congested)."""
         return self._gone_reason not in OUT_OF_REACH and self.channel.send(text)
+
+    async def delivered(self, limit_s: float) -> None:
+        """Wait until the client has acknowledged every event, is out of reach, or for `limit_s`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limit_s
+        while self.is_reachable and self._wire is not None and loop.time() < deadline:
+            if self._wire.is_delivered:
+                return
+            await asyncio.sleep(DELIVERY_TICK_S)
 
     async def stats(self) -> Report:
         """Return statistics by webrtc-stats id, names and units; {} before the answer."""

@@ -48,6 +48,11 @@ class Wire:
         """Whether the peer said that it is going."""
         return any(inbound.has_left for inbound in self._inbounds.values())
 
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the peer has acknowledged all events that were sent to it."""
+        return all(inbound.is_delivered for inbound in self._inbounds.values())
+
     def turned_away(self) -> Iterator[tuple[str, dict[str, int]]]:
         """Yield transport id and the datagrams that were not handled, by reason."""
         for dtls, hooks in self._hooks.items():

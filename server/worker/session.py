@@ -44,11 +44,13 @@ from signaling.server_events import error_event
 log = logging.getLogger(__name__)
 
 FLUSH_S = 0.1
+DELIVERY_S = 2.0
+"""For how long the last words are sent again if they are lost."""
 END_ANNOUNCED_S = 30.0
 """So long before the longest duration is reached its end is announced,"""
 END_ANNOUNCED_SHARE = 0.25
 """or this share of a short duration."""
-OPEN_TRIES = 5
+OPEN_TRIES = 50
 TELL_WAIT_S = 3.0
 """For how long a failure waits for a data channel that is just being opened."""
 OPEN_RETRY_S = 0.2
@@ -195,7 +197,7 @@ class CallSession:
             await self._tend_camera()
 
     async def _open_line(self, client: EngineClient) -> EngineSessionLink:
-        """The slot may still be held by a call whose media worker just died: ask again."""
+        """The slot may still be held by a call that the engine is just ending: ask again."""
         for attempt in itertools.count(1):
             try:
                 return await client.open(
@@ -230,8 +232,9 @@ class CallSession:
         if reason in FAILURES:
             self._emit(ev.error(message, code=reason, type="server_error"))
         self._emit(ev.SessionEndedEvent(reason=reason, message=message))
-        # Closing at once would overtake the event.
+        # Closing at once would overtake the event, which the network may also have lost.
         await asyncio.sleep(FLUSH_S)
+        await self._peer.delivered(DELIVERY_S)
 
     async def _until_settled(self) -> None:
         """Wait a moment for the data channel of a caller who is still connecting."""

@@ -1,6 +1,7 @@
 """What a caller's own control traffic may cost: only its own call, and that it is really judged."""
 
 import asyncio
+import gc
 import logging
 import struct
 import time
@@ -309,3 +310,34 @@ def test_a_hook_whose_name_is_gone_is_an_error() -> None:
 
     with pytest.raises(RuntimeError, match="Changed has no _handle_rtp_data any more"):
         Inbound(Changed(), None, lambda: None, lambda: 0.0)
+
+
+# ---------------------------------------------------------------- what is sent to the peer
+
+
+async def test_delivered_is_what_the_client_has_acknowledged() -> None:
+    async with call() as made:
+        assert made.peer._wire is not None
+        made.peer.send("x")
+        assert not made.peer._wire.is_delivered
+        await made.peer.delivered(20.0)
+        assert made.peer._wire.is_delivered
+        # From now on the client hears nothing.
+        vars(made.dtls.transport)["_recv"] = lambda: asyncio.get_running_loop().create_future()
+        await made.peer.delivered(20.0)
+        made.peer.send("y")
+        await made.peer.delivered(20.0)
+        made.peer.send("z")
+        await made.peer.delivered(0.1)
+        assert not made.peer._wire.is_delivered
+
+
+async def test_event_sent_while_the_connection_ends_is_no_error() -> None:
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, what: failures.append(what))
+    async with call() as made:
+        assert made.peer.send("late")
+        made.inbound._dtls._set_state(rtcdtlstransport.State.CLOSED)
+        await asyncio.sleep(0.05)
+        gc.collect()
+    assert failures == []

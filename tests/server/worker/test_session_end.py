@@ -34,6 +34,11 @@ class PaperPeer:
         self.channel = PaperChannel()
         self.is_connected = self.is_reachable = True
         self.sent: list[dict[str, Any]] = []
+        self.acknowledged = asyncio.Event()
+        self.acknowledged.set()
+
+    async def delivered(self, limit_s: float) -> None:
+        await self.acknowledged.wait()
 
     def send(self, text: str) -> bool:
         self.sent.append(json.loads(text))
@@ -75,6 +80,19 @@ async def test_failure_waits_for_a_data_channel_that_is_being_opened(
     assert (error["type"], error["error"]["code"]) == ("error", "engine_gone")
     assert (ended["type"], ended["reason"]) == ("session.ended", "engine_gone")
     assert "call again" in ended["message"]
+
+
+async def test_last_words_are_acknowledged_before_the_peer_is_closed(
+    call: tuple[CallSession, PaperPeer],
+) -> None:
+    session, peer = call
+    peer.acknowledged.clear()
+    running = asyncio.create_task(session.run())
+    session.end("max_duration")
+    await asyncio.sleep(2 * module.FLUSH_S)
+    assert peer.sent and not running.done()
+    peer.acknowledged.set()
+    assert await running == "max_duration"
 
 
 async def test_failure_waits_for_nobody_who_is_gone(call: tuple[CallSession, PaperPeer]) -> None:
