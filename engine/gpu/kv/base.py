@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.gpu.kv.plan import KvPlan, TokenPlan
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
+from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 
 _MOVED_LAYERS = 6
 """Layers that are moved at once: more need more memory in between, fewer more launches."""
@@ -44,7 +45,22 @@ class SlotCache(ABC):
         """Memory of all rows."""
         return sum(tensor.nbytes for tensor in self._stored)
 
+    @staticmethod
     @abstractmethod
+    def bytes_per_position(
+        num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        """Bytes that attention reads for each position it sees, in all layers."""
+
+    @classmethod
+    def bytes_per_slot(
+        cls, num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> int:
+        """Memory of one row, without making any."""
+        return (max_len + 1) * cls.bytes_per_position(num_layers, num_kv_heads, head_dim, dtype)
+
+    # ------------------------------------------------------------------ attention
+
     def attend(
         self,
         layer: int,
@@ -61,6 +77,35 @@ class SlotCache(ABC):
             norms: of query and key heads, if the model has them.
             rates: of the rotation [D / 2], float32.
         """
+        layout = plan.layout
+        query = self._store(layer, packed, norms, rates, plan, num_heads)
+        mixed = self._decode(layer, query, rates, layout) if layout.max_query == 1 else None
+        if mixed is None:
+            keys, values = self._read(layer, rates, layout)
+            mixed = varlen_attention(query, keys, values, layout, causal=True)
+        return mixed
+
+    @abstractmethod
+    def _store(
+        self,
+        layer: int,
+        packed: Tensor,
+        norms: tuple[RMSNorm, RMSNorm] | None,
+        rates: Tensor,
+        plan: TokenPlan,
+        num_heads: int,
+    ) -> Tensor:
+        """Store the keys and values of N tokens; return their rotated queries [N, H, D]."""
+
+    @abstractmethod
+    def _decode(
+        self, layer: int, query: Tensor, rates: Tensor, layout: VarlenLayout
+    ) -> Tensor | None:
+        """Attention of one query per row by the format's own kernel; None where it is off."""
+
+    @abstractmethod
+    def _read(self, layer: int, rates: Tensor, layout: VarlenLayout) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values [slots, max_len + 1, Hkv, D] that `varlen_attention` takes."""
 
     # ------------------------------------------------------------------ plans
 

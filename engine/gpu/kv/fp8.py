@@ -13,7 +13,7 @@ from engine.gpu.kv.base import SlotCache
 from engine.gpu.kv.plan import TokenPlan
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
-from engine.gpu.layers.varlen_attention import varlen_attention
+from engine.gpu.layers.varlen_attention import VarlenLayout
 
 _SCALE_BYTES = 4
 
@@ -48,13 +48,12 @@ class Fp8KV(SlotCache):
             Fp8Cells(*parts) for parts in zip(self.keys, self.values, *scales, strict=True)
         ]
         # Of one layer at a time, for attention that cannot read 8 bits.
-        self._read = torch.zeros((2, *shape[1:]), device=device, dtype=dtype)
+        self._unpacked = torch.zeros((2, *shape[1:]), device=device, dtype=dtype)
 
     @staticmethod
     def bytes_per_position(
         num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
     ) -> int:
-        """What attention reads for each position that it sees, in all layers."""
         del dtype
         return 2 * num_layers * num_kv_heads * (head_dim + _SCALE_BYTES)
 
@@ -62,15 +61,14 @@ class Fp8KV(SlotCache):
     def bytes_per_slot(
         cls, num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
     ) -> int:
-        """Memory of one row, without making any."""
-        kept = cls.bytes_per_position(num_layers, num_kv_heads, head_dim, dtype)
-        return (max_len + 1) * (kept + 2 * num_kv_heads * head_dim * dtype.itemsize)
+        kept = super().bytes_per_slot(num_layers, max_len, num_kv_heads, head_dim, dtype)
+        return kept + (max_len + 1) * 2 * num_kv_heads * head_dim * dtype.itemsize
 
     @property
     def nbytes(self) -> int:
-        return super().nbytes + self._read.nbytes
+        return super().nbytes + self._unpacked.nbytes
 
-    def attend(
+    def _store(
         self,
         layer: int,
         packed: Tensor,
@@ -79,19 +77,23 @@ class Fp8KV(SlotCache):
         plan: TokenPlan,
         num_heads: int,
     ) -> Tensor:
-        cells, layout = self.layers[layer], plan.layout
-        query = store8(packed, norms, rates, plan.positions, plan.write, cells, num_heads)
-        mixed = decode8(query, cells, rates, layout) if layout.max_query == 1 else None
-        if mixed is None:
-            keys, values = self._read
-            read8(cells, rates, layout, keys, values)
-            mixed = varlen_attention(query, keys, values, layout, causal=True)
-        return mixed
+        cells = self.layers[layer]
+        return store8(packed, norms, rates, plan.positions, plan.write, cells, num_heads)
+
+    def _decode(
+        self, layer: int, query: Tensor, rates: Tensor, layout: VarlenLayout
+    ) -> Tensor | None:
+        return decode8(query, self.layers[layer], rates, layout)
+
+    def _read(self, layer: int, rates: Tensor, layout: VarlenLayout) -> tuple[Tensor, Tensor]:
+        keys, values = self._unpacked
+        read8(self.layers[layer], rates, layout, keys, values)
+        return keys, values
 
     def reset(self, slots: Sequence[int]) -> None:
         super().reset(slots)
         for slot in slots:
-            self._read[:, slot].zero_()
+            self._unpacked[:, slot].zero_()
 
     def _moved_keys(self, keys: Tensor, shift: int, rope: Rope) -> Tensor:
         del shift, rope

@@ -11,7 +11,7 @@ from engine.gpu.kv.base import SlotCache
 from engine.gpu.kv.plan import TokenPlan
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
-from engine.gpu.layers.varlen_attention import varlen_attention
+from engine.gpu.layers.varlen_attention import VarlenLayout
 
 
 class NativeKV(SlotCache):
@@ -37,17 +37,9 @@ class NativeKV(SlotCache):
     def bytes_per_position(
         num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
     ) -> int:
-        """What attention reads for each position that it sees, in all layers."""
         return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
 
-    @classmethod
-    def bytes_per_slot(
-        cls, num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
-    ) -> int:
-        """Memory of one row, without making any."""
-        return (max_len + 1) * cls.bytes_per_position(num_layers, num_kv_heads, head_dim, dtype)
-
-    def attend(
+    def _store(
         self,
         layer: int,
         packed: Tensor,
@@ -57,14 +49,15 @@ class NativeKV(SlotCache):
         num_heads: int,
     ) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
-        query = rope_store(
-            packed, norms, rates, plan.positions, plan.write, keys, values, num_heads
-        )
-        is_step = plan.layout.max_query == 1
-        mixed = decode16(query, keys, values, plan.layout) if is_step else None
-        if mixed is None:
-            mixed = varlen_attention(query, keys, values, plan.layout, causal=True)
-        return mixed
+        return rope_store(packed, norms, rates, plan.positions, plan.write, keys, values, num_heads)
+
+    def _decode(
+        self, layer: int, query: Tensor, rates: Tensor, layout: VarlenLayout
+    ) -> Tensor | None:
+        return decode16(query, self.keys[layer], self.values[layer], layout)
+
+    def _read(self, layer: int, rates: Tensor, layout: VarlenLayout) -> tuple[Tensor, Tensor]:
+        return self.keys[layer], self.values[layer]
 
     def _moved_keys(self, keys: Tensor, shift: int, rope: Rope) -> Tensor:
         return rotate_keys(keys, shift, rope.frequencies(self.device))

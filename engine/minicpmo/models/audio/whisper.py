@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.dsp.streaming_logmel import MARGIN, UNIT_FRAMES
+from engine.gpu.blocks.linear import pack_biased
 from engine.gpu.kv.native import NativeKV
-from engine.gpu.layers.linear import pack_biased
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.gpu.staging import uploaded
 from engine.minicpmo.models.config import AudioConfig

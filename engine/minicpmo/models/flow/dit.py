@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.gpu.blocks.linear import linear_gelu
 from engine.gpu.kernels.flow_block import Gated, Norm, gated_columns, gated_norm, store_heads
-from engine.gpu.layers.linear import linear_gelu
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.minicpmo.models.flow.cells import CellRows, TailRows, packed_kernel
 from engine.minicpmo.models.flow.config import DitConfig

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import KvCacheType
+from engine.gpu.blocks.attention import AttentionShape, CachedAttention
+from engine.gpu.blocks.linear import GatedMlp
 from engine.gpu.kernels.decoder_layer import add_norm
 from engine.gpu.kv.base import SlotCache
 from engine.gpu.kv.fp8 import Fp8KV
 from engine.gpu.kv.native import NativeKV
 from engine.gpu.kv.plan import KvPlan, TokenPlan
-from engine.gpu.layers.attention import AttentionShape, CachedAttention
-from engine.gpu.layers.linear import GatedMlp
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
 from engine.minicpmo.models.config import LlmConfig

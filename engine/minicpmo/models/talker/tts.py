@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.gpu.blocks.attention import AttentionShape
 from engine.gpu.kv.native import NativeKV
 from engine.gpu.kv.plan import TokenPlan
-from engine.gpu.layers.attention import AttentionShape
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.weight_norm import NEW, OLD, fold
@@ -105,20 +105,23 @@ class SpeechDecoder(nn.Module):
 
     def bytes_per_slot(self, max_len: int | None = None) -> int:
         """Memory of one slot of `make_cache(..., max_len)`."""
-        config = self.config
-        most = config.max_position_embeddings
-        cells = min(max_len or most, most) + 1
-        size = config.num_kv_heads * config.head_dim * self.emb_text.weight.element_size()
-        return 2 * config.num_layers * cells * size
+        config, dtype = self.config, self.emb_text.weight.dtype
+        length = self._cache_length(max_len)
+        return NativeKV.bytes_per_slot(
+            config.num_layers, length, config.num_kv_heads, config.head_dim, dtype
+        )
+
+    def _cache_length(self, max_len: int | None) -> int:
+        most = self.config.max_position_embeddings
+        return most if max_len is None else min(max_len, most)
 
     def make_cache(self, num_slots: int, max_len: int | None = None) -> NativeKV:
         """A cache for `num_slots` turns of at most `max_len` condition rows and codes each."""
         config = self.config
-        most = config.max_position_embeddings
         return NativeKV(
             config.num_layers,
             num_slots,
-            most if max_len is None else min(max_len, most),
+            self._cache_length(max_len),
             config.num_kv_heads,
             config.head_dim,
             device=self.device,

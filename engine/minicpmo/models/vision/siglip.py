@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.gpu.layers.linear import linear_gelu, pack_biased
+from engine.gpu.blocks.linear import linear_gelu, pack_biased
 from engine.gpu.layers.padded_attention import WideHeads, behind_ends
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.minicpmo.models.config import VisionConfig

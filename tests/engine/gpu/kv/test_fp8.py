@@ -156,7 +156,9 @@ def test_remove_copy_truncate_and_reset_take_scales_along() -> None:
     assert kv.lengths == [2, 0]
     for layer in (0, 1):
         assert not any(part.any() for part in bytes_of(kv, 1, slice(0, 21), layer))
-    assert before._read[:, 1].any() and not kv._read[:, 1].any() and kv._read[:, 0].any()
+    assert (
+        before._unpacked[:, 1].any() and not kv._unpacked[:, 1].any() and kv._unpacked[:, 0].any()
+    )
     for layer in (0, 1):
         assert all(part.any() for part in bytes_of(kv, 0, slice(0, 2), layer))
 

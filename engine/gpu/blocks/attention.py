@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.gpu.blocks.linear import pack
 from engine.gpu.kv.base import SlotCache
 from engine.gpu.kv.plan import TokenPlan
-from engine.gpu.layers.linear import pack
 from engine.gpu.layers.norms import RMSNorm
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from engine.gpu.layers.linear import pack_biased
+from engine.gpu.blocks.linear import pack_biased
 
 
 def test_packed_layers_share_memory_and_keep_their_names() -> None:
