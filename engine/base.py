@@ -1,4 +1,4 @@
-"""What every engine (echo, builtin, the native model) offers to `engine.process`."""
+"""The interface of every engine: echo, builtin, the native model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Protocol
 from engine.ipc.protocol import FromEngine, SessionConfig, SessionMessage, Welcome
 
 Send = Callable[[FromEngine], None]
-"""Puts a message of a session on its link. Never blocks; call it on the event loop only."""
+"""Put a message of a session on its link. Never blocks; call it on the event loop only."""
 
 Progress = Callable[[str], None]
-"""Tells whoever waits for the start what is being done."""
+"""Report what a starting engine is doing."""
 
 
 class EngineSession(Protocol):
@@ -40,7 +40,7 @@ class Engine(Protocol):
         """Begin a conversation in row `slot`; raise `EngineError` if `config` cannot be served."""
 
     def pending_ms(self) -> float:
-        """The most sound of a session that waits to be heard by the engine.
+        """Return the longest sound of any session that waits to be processed.
 
         Asked once a second; raises `EngineError` where no session can be served any more, which
         ends the process: its supervisor starts a new one.

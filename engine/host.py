@@ -1,4 +1,4 @@
-"""Serves an engine's sessions to media workers: slots, routing, and what to do when one fails."""
+"""Serve an engine's sessions to media workers: slots, routing, failures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from engine.ipc.transport import Listener
 
 
 class Slots:
-    """A free list. Released rows go to its end, so that a row rests before it is used again."""
+    """A free list. Released rows go to its end, so that a row rests before its next use."""
 
     def __init__(self, count: int) -> None:
         self._free = list(range(count))
@@ -48,7 +48,7 @@ class Slots:
         return self.count - len(self._free)
 
     def acquire(self, owner: str) -> int | None:
-        """A row for `owner`, or None when all are occupied."""
+        """Return a row for `owner`, or None when all are occupied."""
         if not self._free:
             return None
         slot = self._free.pop(0)

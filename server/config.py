@@ -61,7 +61,7 @@ class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AuthConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may call. On loopback no key is needed."""
+    """Authentication. On loopback no key is needed."""
 
     key: Annotated[
         str, Meta(max_length=256, description="Access key; empty: generated off loopback. Secret.")

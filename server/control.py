@@ -1,4 +1,4 @@
-"""What the front and its media workers say to each other, over the supervisor's control link."""
+"""The messages between the front and its media workers, over the supervisor's control link."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ Inbound = FromChild | FromWorker
 
 
 class WorkerConfig(Struct, frozen=True):
-    """What a media worker is told at its start, on stdin."""
+    """The configuration that a media worker gets on stdin."""
 
     name: str
     control: str

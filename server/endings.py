@@ -14,7 +14,7 @@ REASONS = {
     "hangup": "The call was hung up.",
     "server_shutdown": "The server is shutting down.",
     "engine_gone": "The engine stopped working; call again.",
-    "engine_full": "The engine has no free slot; call again.",
+    "engine_full": "All places are taken; call again.",
     "worker_gone": "The server lost this call; call again.",
     "max_duration": "The longest duration of a call is reached.",
     "goodbye": "Goodbye.",
@@ -23,8 +23,8 @@ REASONS = {
     "engine_failed": "The engine failed in this call; call again.",
     "internal_error": "Something in the server failed; call again.",
     "closed": "The connection was closed.",
-    "vanished": "Nothing was heard of the caller any more.",
-    "connect_timeout": "No connection came about in time.",
+    "vanished": "The caller could not be reached any more.",
+    "connect_timeout": "No connection was made in time.",
     "failed": "The connection failed.",
     "downlink_failed": "The sound of this call failed; call again.",
     "flooded": "This client sent more control traffic than a call may.",
@@ -48,7 +48,7 @@ class _Ended(NamedTuple):
 
 
 class Endings:
-    """The calls that ended lately, for clients that come to ask what became of theirs.
+    """The calls that ended lately, for clients that ask about theirs.
 
     Who is still connected hears it from the media worker; when that is what died, this is the only
     way left. Bounded in time and number, the oldest goes first.

@@ -23,7 +23,7 @@ from engine.ipc.protocol import (
 )
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""Of files that nobody has begun to read."""
+"""Of files not yet being read."""
 
 
 class _Entry:

@@ -58,7 +58,7 @@ class Answers:
 
     @property
     def is_audible(self) -> bool:
-        """Something of the newest answer is still to be heard."""
+        """Part of the newest answer is still to be played."""
         return self._output is not None and not self._output.is_over
 
     def begin(
@@ -75,7 +75,7 @@ class Answers:
         self._task = self._start_task(self._answer(turn, output, begun_s), "answer")
 
     async def wait_played(self) -> None:
-        """Return when nothing of the newest answer is left to be heard."""
+        """Return when the newest answer has been played to its end."""
         if self._output is not None:
             await self._output.wait_played()
 
@@ -91,7 +91,7 @@ class Answers:
             self._cut("client_cancelled")
 
     def heard(self, message: Heard) -> None:
-        """Take a report of the playout."""
+        """Apply a report of the playout."""
         for output, item in self._outputs:
             if output.epoch != message.epoch:
                 continue

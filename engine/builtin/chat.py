@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class ChatFailed(AnswerFailed):
     """The endpoint did not give a whole answer; `spoken` is the short sentence for the user.
 
-    Both texts are ours: what the endpoint says may be for nobody's eyes.
+    Both texts are ours: what the endpoint says may be confidential.
     """
 
     def __init__(self, spoken: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What waits for somebody else's answer: how long it may, and how many may."""
+"""Bound the waits for another service: how long each may take, how many may wait."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from contextlib import asynccontextmanager
 
 
 class Dropped(Exception):
-    """Newer ones came, and this one had waited longest."""
+    """The queue was full, and this one had waited longest."""
 
 
 class WaitBudget:
-    """One deadline over many waits; only `restart` sets it anew. Time between waits is free."""
+    """One deadline over many waits; only `restart` resets it. Time between waits does not count."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._left_s = seconds
         self.is_hurried = False
         self.is_ended = False
-        """The other side said that it is done."""
+        """The other side reported that it is done."""
 
     def restart(self) -> None:
-        """Something that was waited for has come."""
+        """Reset the deadline: something awaited has arrived."""
         self._left_s = self._seconds
 
     def hurry(self, seconds: float) -> None:
-        """All that matters is here; wait this long at most for the rest."""
+        """Wait at most this long for the rest, because all that matters has arrived."""
         self._left_s = min(self._left_s, seconds)
         self.is_hurried = True
 
     @asynccontextmanager
     async def wait(self) -> AsyncIterator[None]:
-        """Spend what is left; raises `TimeoutError` when nothing is."""
+        """Spend what is left; raise `TimeoutError` when nothing is."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
@@ -53,7 +53,7 @@ class Gate:
 
     @asynccontextmanager
     async def admit(self, patience: WaitBudget) -> AsyncIterator[None]:
-        """Wait for a place and hold it; raises `Dropped` or `TimeoutError`."""
+        """Wait for a place and hold it; raise `Dropped` or `TimeoutError`."""
         await self._enter(patience)
         try:
             yield

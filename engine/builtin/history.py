@@ -1,4 +1,4 @@
-"""What was said and typed in one session, bounded; owned by the session."""
+"""The conversation of one session, bounded; owned by the session."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ class History:
             self._items.remove(item)
 
     def delete(self, ident: str) -> bool:
-        """Remove the items of this name; whether there was one."""
+        """Remove the items of this name; return whether there was one."""
         before = len(self._items)
         self._items = [item for item in self._items if item.ident != ident]
         return len(self._items) < before
 
     def unanswered(self) -> list[Item]:
-        """The user's items after the last answer, oldest first."""
+        """Return the user's items after the last answer, oldest first."""
         found: list[Item] = []
         for item in reversed(self._items):
             if item.role == "assistant":

@@ -1,4 +1,4 @@
-"""What the user wants, from the words alone: about a dozen commands, else nothing."""
+"""Find the user's intent in the words alone: about a dozen commands, else none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts a cascade is made of, and what they hand to each other.
+"""The interfaces between the parts of a cascade.
 
 A session (`session.py`) owns turn-taking; a recogniser turns an utterance into a transcript; an
 answerer turns a turn into speech. Echo and built-in engine differ only in these two parts.
@@ -47,10 +47,10 @@ class Utterance(Protocol):
     def feed(self, pcm: bytes) -> None: ...
 
     async def finish(self) -> Transcript:
-        """Wait for the transcript; a failure is told in its `error`, never raised."""
+        """Wait for the transcript; a failure is reported in its `error`, never raised."""
 
     def abandon(self) -> None:
-        """Forget it; idempotent, also after `finish`."""
+        """Discard it; idempotent, also after `finish`."""
 
 
 class Recogniser(Protocol):
@@ -98,7 +98,7 @@ class AnswerFailed(Exception):
 
 
 class Parts(Struct, frozen=True):
-    """What a session is built from."""
+    """The parts of a session."""
 
     recogniser: Recogniser
     answerer: Answerer

@@ -1,4 +1,4 @@
-"""What can honestly be said about a picture without a neural model. OpenCV runs off the loop."""
+"""Facts about a picture that need no neural model. OpenCV runs off the event loop."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _HUES = (
 
 
 class Facts(Struct, frozen=True):
-    """What was measured in one picture."""
+    """The measurements of one picture."""
 
     brightness: float
     """0 to 255."""

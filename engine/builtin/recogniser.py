@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Forker(Protocol):
-    """What makes recogniser processes: `recogniser_forkserver.RecogniserForkserver`."""
+    """Starts recogniser processes: `recogniser_forkserver.RecogniserForkserver`."""
 
     def spawn(self) -> socket.socket: ...
 

@@ -73,7 +73,7 @@ class RecogniserForkserver:
         return ours
 
     def kill(self) -> None:
-        """End one that does nothing any more, and with it every recogniser."""
+        """Kill a fork server that hangs, and with it every recogniser."""
         if self._process.returncode is None:
             self._process.kill()
 

@@ -1,4 +1,4 @@
-"""What the engine and a recogniser process say to each other over their socket pair.
+"""The messages between the engine and a recogniser process, over their socket pair.
 
 Both ends are the same version of this code, started together, so there is no handshake.
 """
@@ -49,7 +49,7 @@ class Up(_Message, frozen=True):
 
 
 class Taken(_Message, frozen=True):
-    """How many bytes of the utterance are worked off; told every `TAKEN_BYTES` of them."""
+    """The bytes of the utterance processed so far; sent every `TAKEN_BYTES`."""
 
     utterance: int
     num_bytes: int

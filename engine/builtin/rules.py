@@ -1,4 +1,4 @@
-"""Answers by rules: a dozen commands, and an honest word about everything else."""
+"""Answer by rules: a dozen commands, and an honest reply to everything else."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_timezone(name: object) -> tzinfo | None:
 
 
 class RuleResponder:
-    """Knows the commands. Its only state is whose turn it is among the stories."""
+    """Answers the commands. Its only state is which story comes next."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -173,7 +173,7 @@ def answer_count(intent: Intent) -> str:
 
 
 def unknown(said: str) -> str:
-    """Tell what was understood, and that nothing here can answer it."""
+    """Repeat what was understood, and say that it cannot be answered here."""
     said = " ".join(said.split())
     if not said:
         return NOTHING_HEARD

@@ -1,4 +1,4 @@
-"""One conversation of a cascade: who speaks when, what is answered, what is cut.
+"""One conversation of a cascade: turn taking, requests, interruption.
 
 Everything here runs on the event loop. `handle` only notes and starts; the work happens in two
 kinds of task: the listener, which takes the user's turns in order, and one per answer.
@@ -69,9 +69,9 @@ class CascadeSession:
         self._only_listens = False
         self._owes_answer = False
         self._committed: Transcript | None = None
-        """What the newest turn that still waits for a request sounded like."""
+        """The transcript of the newest turn that still waits for a request."""
         self._knows_overload = False
-        """The user was told, and nothing was understood since."""
+        """The user was told, and no speech has been understood since."""
         self._is_closed = False
         self._start_task(self._listen(), "listen")
         self._start_task(self._album.run(), "album")
@@ -150,7 +150,7 @@ class CascadeSession:
         self._jobs.put_nowait(job)
 
     def _drop(self, job: Said | _Request) -> None:
-        """Give up a turn that has waited longest."""
+        """Give up the turn that has waited longest."""
         if isinstance(job, Said):
             if job.words is not None:
                 job.words.abandon()
@@ -160,7 +160,7 @@ class CascadeSession:
             self._send(p.RequestRefused(self._session, job.name, "overloaded", TOO_MANY_TURNS))
 
     def _tell_overload(self, text: str) -> None:
-        """Once, until something is understood again."""
+        """Warn of overload once, until speech is understood again."""
         if not self._knows_overload:
             self._warn("overloaded", text)
         self._knows_overload = True

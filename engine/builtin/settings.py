@@ -11,7 +11,7 @@ from engine.ipc.protocol import SessionConfig, SessionWarning
 
 
 class Settings:
-    """Remembers what was warned about, so that every update does not repeat it."""
+    """Remembers its warnings, so that updates do not repeat them."""
 
     def __init__(self, session: str, send: Send, has_voice: Callable[[str], bool]) -> None:
         self._session = session
@@ -22,7 +22,7 @@ class Settings:
         """The voice to speak with; empty: the engine's default."""
 
     def accept(self, config: SessionConfig) -> SessionConfig:
-        """Take over what can be served and warn about the rest; nothing is refused."""
+        """Apply what can be served and warn about the rest; nothing is refused."""
         self.voice = config.voice
         if config.voice and not self._has_voice(config.voice):
             self.voice = ""

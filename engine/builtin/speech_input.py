@@ -1,4 +1,4 @@
-"""The user's side of a session: utterances found, announced and handed to the recogniser."""
+"""The user's speech: find utterances, announce them, pass them to the recogniser."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class SpeechInput:
         return self._config.mode == "turn_based"
 
     def push(self, pts: int, pcm: bytes, *, strict: bool) -> list[Began | Said]:
-        """Take the next PCM; tell what began and what was finished in it."""
+        """Process the next PCM; return what began and ended in it."""
         before = self._segmenter.position
         self._dropped += max(0, pts - before)
         news: list[Began | Said] = []
@@ -84,7 +84,7 @@ class SpeechInput:
         return self._said(wants_answer=False)
 
     def clear(self) -> None:
-        """Forget what was said since the last turn."""
+        """Discard the speech since the last turn."""
         for event in self._segmenter.stop():
             self._announce(event)
         self._kept = 0

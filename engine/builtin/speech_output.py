@@ -1,4 +1,4 @@
-"""One answer on its way out: cut into chunks, words in time, never further ahead than allowed."""
+"""One answer on its way to the playout: chunks, timed words, never further ahead than allowed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class SpeechOutput:
-    """Owns an epoch: what of it was sent, what was heard, what waits. One per response."""
+    """Owns an epoch: what was sent, what was heard, what waits. One per response."""
 
     def __init__(self, session: str, epoch: int, send: Send, *, with_audio: bool) -> None:
         self._session = session
@@ -47,7 +47,7 @@ class SpeechOutput:
 
     @property
     def is_over(self) -> bool:
-        """Nothing of it will be heard any more."""
+        """It has been played or cut."""
         return self._over.is_set()
 
     @property
@@ -59,11 +59,11 @@ class SpeechOutput:
         return "".join(word for _, word in self._words)
 
     def heard_text(self, samples: int) -> str:
-        """What of the text was spoken within the first `samples`."""
+        """Return the text spoken within the first `samples`."""
         return "".join(word for at, word in self._words if at < samples).rstrip()
 
     def push(self, speech: Speech) -> None:
-        """Take the next stretch and send what playout has room for."""
+        """Add the next stretch and send what the playout has room for."""
         if self._cut:
             return
         self._ending = speech.last

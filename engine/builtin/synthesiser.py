@@ -1,4 +1,4 @@
-"""Speaks clauses: espeak-ng on a thread of its own, trimmed, levelled and brought to 24 kHz."""
+"""Synthesise clauses: espeak-ng on its own thread, trimmed, levelled, resampled to 24 kHz."""
 
 from __future__ import annotations
 

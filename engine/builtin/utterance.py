@@ -24,12 +24,12 @@ _idents = itertools.count(1)
 
 
 class Waits(Struct, frozen=True):
-    """How long the end of an utterance may be ago, s."""
+    """Time limits after the end of an utterance, s."""
 
     for_turn: float = 4.0
-    """Nobody waits longer for an answer, and those who came later want theirs."""
+    """For an answer: later ones must not wait for this one."""
     for_text: float = 30.0
-    """Far longer than anybody likes to wait: work that goes on is not thrown away."""
+    """For a transcript: far longer, so that work under way is not thrown away."""
 
 
 class Link(Protocol):
@@ -39,17 +39,17 @@ class Link(Protocol):
 
 
 class Owner(Protocol):
-    """Shares out recognisers and their time."""
+    """Allocates recognisers and their time."""
 
     def has_way(self, utterance: SpokenUtterance) -> bool:
-        """Whether it may be worked at; if not, `pump` is called when that changes."""
+        """Return whether it may be processed; if not, `pump` is called when that changes."""
 
     def settled(self, utterance: SpokenUtterance) -> None:
         """Called once, when its result is decided, whatever it is."""
 
 
 class SpeakerTraits(Protocol):
-    """Whose utterance it is."""
+    """The traits of its speaker that a recogniser needs."""
 
     cepstral_mean: str
     commands: bool
@@ -93,7 +93,7 @@ class SpokenUtterance:
 
     @property
     def is_owed(self) -> bool:
-        """The recogniser has something to do for it."""
+        """The recogniser still has work for it."""
         return self._told_finish or self._sent - self._taken >= FEED_BYTES
 
     def feed(self, pcm: bytes) -> None:
@@ -132,7 +132,7 @@ class SpokenUtterance:
         self.pump()
 
     def taken(self, num_bytes: int) -> None:
-        """The recogniser has worked off as much of it."""
+        """Note how much of it the recogniser has processed."""
         self._taken = num_bytes
         self.pump()
 
@@ -148,7 +148,7 @@ class SpokenUtterance:
         self._owner.settled(self)
 
     def pump(self) -> None:
-        """Send what the recogniser may have."""
+        """Send what fits into the recogniser's window."""
         link = self._link
         if link is None or not self._owner.has_way(self):
             return

@@ -15,7 +15,7 @@ _decoder = msgspec.msgpack.Decoder(ItemIn)
 
 
 def cut(item: ItemIn) -> list[ItemPiece]:
-    """The pieces of an item, at least one; raises `ValueError` if it is too large."""
+    """Return the pieces of an item, at least one; raise `ValueError` if it is too large."""
     whole = memoryview(encode(item))
     if len(whole) > MAX_ITEM_BYTES:
         raise ValueError(f"an item of {len(whole)} bytes; at most {MAX_ITEM_BYTES} are taken")
@@ -37,7 +37,7 @@ class Joiner:
         self._whole: bytearray | None = None
 
     def push(self, piece: ItemPiece) -> ItemIn | None:
-        """The item once its last piece is here; raises `ValueError` for what is no item."""
+        """Return the item with its last piece, else None; `ValueError` for malformed pieces."""
         if piece.first:
             self._whole = bytearray()
         if self._whole is None:

@@ -1,4 +1,4 @@
-"""When a child process has to go: with its parent, and in want of memory before it.
+"""Tie a child process to its parent: it ends with the parent, and before it when memory runs out.
 
 Imports nothing heavy: the recognisers' fork server, which must stay free of threads, uses it too.
 """
@@ -43,5 +43,5 @@ def go_before_parent(more: int) -> None:
             score.seek(0)
             score.write(str(raised))
     except OSError:
-        # Not Linux, or a sandbox without /proc: nobody is preferred then.
+        # Not Linux, or a sandbox without /proc: all processes stay equal.
         return

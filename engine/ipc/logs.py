@@ -21,7 +21,7 @@ MB = 1_000_000
 class _PatientFile(logging.handlers.WatchedFileHandler):
     """Appends to a file, follows its rotation, survives every `OSError` of it.
 
-    All processes write to the same file; whoever finds it at its bound puts it aside.
+    All processes write to the same file; the process that finds it full moves it aside.
     """
 
     def __init__(self, path: str, max_bytes: int) -> None:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Patience:
-    """For how long somebody has given no sign that could have been seen.
+    """Measure for how long a peer has given no sign that could have been seen.
 
     Whoever watches calls `check` once a tick. A check that comes late counts two ticks at most:
     for the rest of that time this process stood still itself (a debugger, a paused machine, a
@@ -34,12 +34,12 @@ class Patience:
         self._checked_at = clock()
 
     def sign(self) -> None:
-        """It is alive."""
+        """Note a sign of life."""
         self.silent_s = 0.0
         self._checked_at = self._clock()
 
     def check(self) -> bool:
-        """Whether the silence is longer than the limit."""
+        """Return whether the silence is longer than the limit."""
         now = self._clock()
         self.silent_s += min(now - self._checked_at, 2 * self.tick_s)
         self._checked_at = now

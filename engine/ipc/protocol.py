@@ -1,9 +1,9 @@
-"""What media workers and engines tell each other.
+"""The messages between media workers and engines.
 
 Every message is a frozen msgspec struct, encoded as MessagePack with its name as the tag. PCM is
 int16 little endian, mono: 16 kHz towards the engine, 24 kHz from it. `pts` counts samples of that
 stream since the session opened, never wall-clock time. `epoch` numbers the engine's responses
-within a session, from 1; whoever cuts a response raises the floor below which its audio is stale.
+within a session, from 1; cutting a response raises the floor below which audio is stale.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class ItemIn(Message, frozen=True):
 class ItemPiece(Message, frozen=True):
     """A part of an encoded `ItemIn` too large for one message, in order.
 
-    A `first` one begins anew, so that an item left off in the middle does no harm.
+    A `first` one begins anew, so that an item that was never completed does no harm.
     """
 
     session: SessionId
@@ -441,7 +441,7 @@ PlainMessage = (
 """A message of a session that holds no files."""
 
 SessionMessage = PlainMessage | ItemIn
-"""What an open session takes."""
+"""A message to an open session."""
 
 ToEngine = Hello | OpenSession | ItemPiece | CloseSession | Ping | SessionMessage
 

@@ -1,4 +1,4 @@
-"""What a child process, an engine or a media worker, and its supervisor tell each other."""
+"""The messages between a child process (an engine or a media worker) and its supervisor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine.ipc.protocol import Hello, Message, Ping, Pong, Welcome
 
 
 class Progress(Message, frozen=True):
-    """What a starting child is busy with, for people; its limit of time begins anew with each."""
+    """What a starting child is doing, for people; each one restarts its time limit."""
 
     text: str
     done_bytes: int = 0

@@ -91,7 +91,7 @@ def _bounded(socket: zmq.Socket[bytes]) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether only this user can put sockets there."""
+    """Return whether only this user can create sockets there."""
     try:
         found = folder.lstat()
     except FileNotFoundError:
@@ -160,7 +160,7 @@ class Listener(Generic[In]):
         if not self.endpoint.startswith("ipc:///") or path.exists() or not _is_ours(path.parent):
             return False
         self._socket.bind(self.endpoint)
-        log.warning("the socket %s was deleted, made it anew", path)
+        log.warning("the socket %s was deleted; it was created again", path)
         return True
 
     def forget(self, peer: bytes) -> None:

@@ -354,8 +354,8 @@ class Scheduler:
             session.refuse(
                 message.request,
                 "mode",
-                "in full duplex the model decides itself when to speak; for typed messages and "
-                "push to talk set turn_detection to null",
+                "in full duplex the model decides itself when to speak; change the mode for typed "
+                "messages and push to talk",
             )
             return
         if isinstance(message, CommitAudio):

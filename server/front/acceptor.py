@@ -191,7 +191,7 @@ class HttpAcceptor:
                 self._dismiss(guest)
 
     def _has_room(self, address: str) -> bool:
-        """Whether one more may come in; half-open ones go for it."""
+        """Return whether another connection fits, ending half-open ones if needed."""
         host, parsed = neighbourhood(address), parse_address(address)
         is_local = parsed is not None and parsed.is_loopback
         if not is_local and not self._proxies.trusts(address):
@@ -203,7 +203,7 @@ class HttpAcceptor:
         return True
 
     def _dismiss_slowest(self, host: str | None = None) -> bool:
-        """End a half-open connection of `host`, else of who has most; whether there was one."""
+        """End a half-open connection of `host`, else of the host with most, if there is one."""
         if host is None and self._half_open:
             [(host, _)] = Counter(guest.host for guest in self._half_open).most_common(1)
         slowest = next((guest for guest in self._half_open if guest.host == host), None)

@@ -1,4 +1,4 @@
-"""How long a child process that ended waits for its next start."""
+"""The delay before a child process that ended is started again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ GOOD_LIFE_S = 60.0
 
 
 class Backoff:
-    """One that served for a good while starts anew at once; one that keeps dying waits longer."""
+    """No delay after a long life; a growing one for a child that keeps dying."""
 
     def __init__(self) -> None:
         self.failures = 0

@@ -41,7 +41,7 @@ class _Engine:
 class Broker:
     """Owns the leases and the queue. Every method is a plain step; nothing waits in here.
 
-    An offer holds nothing but its turn: whoever never connects takes no slot and no place.
+    An offer holds nothing but its turn: a client that never connects takes no slot and no place.
     """
 
     def __init__(self, max_queue: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -177,18 +177,18 @@ class Front(Observer):
         return PlacedCall(call_id, answer)
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
-        """Whether there was such a call."""
+        """Return whether there was such a call."""
         call = self.calls.get(call_id)
         if call is None:
             return False
         return self.supervisor.send(call.worker, HangUp(call_id, reason))
 
     def is_open(self, call_id: str) -> bool:
-        """Whether there is such a call."""
+        """Return whether there is such a call."""
         return call_id in self.calls
 
     def why_closed(self, call_id: str) -> ProtocolError:
-        """What to answer about a call that is not open (any more)."""
+        """Return the error for a call that is not open (any more)."""
         return self._endings.why_closed(call_id)
 
     async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
@@ -265,7 +265,7 @@ class Front(Observer):
     def down(self, child: Supervised, reason: str) -> None:
         self._show(f"{child.spec.name}: {reason}")
         if child.spec.role == "worker":
-            # First the engines, so that the slots are free when they are handed out anew.
+            # First the engines, so that their slots are free when they are leased again.
             for engine in self.supervisor.children.values():
                 if engine.spec.role == "engine":
                     self.supervisor.send(engine, WorkerGone(child.link_name))

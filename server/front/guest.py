@@ -55,7 +55,7 @@ class Guest(asyncio.Protocol):
 
     @property
     def is_half_open(self) -> bool:
-        """Whether nothing is being done for it: it may go without anybody's loss."""
+        """No request is being served: ending the connection loses nothing."""
         return self.phase != "serving"
 
     def serve(self) -> None:

@@ -132,7 +132,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
 
 
 def url(config: Config, port: int, key: str) -> str:
-    """What to open in a browser."""
+    """Return the address to open in a browser."""
     scheme = "https" if config.uses_tls else "http"
     host = config.server.host
     if host in ("127.0.0.1", "::1"):

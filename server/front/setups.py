@@ -1,4 +1,4 @@
-"""How many calls may be between their offer and their connection, and who makes room. Front."""
+"""Bound the calls between offer and connection, and choose which one makes room. Front."""
 
 from __future__ import annotations
 

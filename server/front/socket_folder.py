@@ -26,7 +26,7 @@ class SocketFolder:
 
     The lock (flock(2) on the folder itself) goes with this process, however it ends, so that the
     next start knows whose folder is left over. Cleaners of temporary files that follow
-    tmpfiles.d(5) leave a locked folder alone; from the others it is made anew.
+    tmpfiles.d(5) leave a locked folder alone; elsewhere it is created again.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class SocketFolder:
                 break
 
     async def keep(self) -> None:
-        """Make the folder anew when somebody deletes it; until cancelled."""
+        """Create the folder again when it is deleted; until cancelled."""
         while True:
             await asyncio.sleep(KEEP_INTERVAL_S)
             if self.path.exists():
@@ -48,9 +48,9 @@ class SocketFolder:
             try:
                 self.path.mkdir(mode=0o700)
             except OSError as error:
-                log.error("the folder %s is gone and cannot be made anew: %s", self.path, error)
+                log.error("the folder %s is gone and cannot be created again: %s", self.path, error)
                 continue
-            log.warning("somebody deleted the folder %s, made it anew", self.path)
+            log.warning("the folder %s was deleted; it was created again", self.path)
             _unlock(self._lock)
             self._lock = _lock(self.path)
 

@@ -82,7 +82,7 @@ class Supervised:
 
 
 class Observer:
-    """What the owner of a supervisor wants to know; override what matters."""
+    """The events of a supervisor for its owner; override what matters."""
 
     def progress(self, child: Supervised, progress: Progress) -> None:
         """`child.progress` is still the one before."""
@@ -238,7 +238,7 @@ class Supervisor:
         self._down(child)
 
     def _down(self, child: Supervised) -> None:
-        """Tell once of a child that was ready and serves nobody any more."""
+        """Report once that a child that was ready serves no more."""
         if child.is_ready.is_set():
             child.is_ready.clear()
             self._observer.down(child, child.reason)

@@ -1,4 +1,4 @@
-"""What the front tells about itself: `/api/stats` as JSON, `/metrics` for Prometheus."""
+"""Statistics of the front: `/api/stats` as JSON, `/metrics` for Prometheus."""
 
 from __future__ import annotations
 

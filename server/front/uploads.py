@@ -1,4 +1,4 @@
-"""What a client uploads over HTTP, handed to its media worker in pieces. Front."""
+"""Items uploaded over HTTP, sent to their media worker in pieces. Front."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ItemDelivery:
         self._answers: dict[str, asyncio.Future[None]] = {}
 
     async def add(self, call_id: str, create: ItemCreate, send: Send) -> ev.MessageItem:
-        """Have the worker behind `send` add the item; it as events show it.
+        """Have the worker behind `send` add the item; return it as events show it.
 
         Raises `ProtocolError`, `TimeoutError` when the worker does not answer.
         """
@@ -50,7 +50,7 @@ class ItemDelivery:
         return shown
 
     def answered(self, answer: ItemAdded | ItemRefused) -> None:
-        """The worker's answer."""
+        """Apply the worker's answer."""
         waiting = self._answers.get(answer.call_id)
         if waiting is None or waiting.done():
             return
@@ -64,7 +64,7 @@ class ItemDelivery:
         )
 
     def over(self, call_id: str, error: ProtocolError) -> None:
-        """The call has ended; `error` says so."""
+        """End the upload of a call that has ended; `error` says why."""
         waiting = self._answers.get(call_id)
         if waiting is not None and not waiting.done():
             waiting.set_exception(error)
@@ -82,7 +82,7 @@ def _cut(item: p.ItemIn) -> list[p.ItemPiece]:
 def _pass(send: Send, message: p.Message) -> None:
     if not send(message):
         raise ProtocolError(
-            "The media worker does not keep up; try again.",
+            "The server does not keep up; try again.",
             code="engine_unavailable",
             type="server_error",
             status=503,

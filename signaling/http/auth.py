@@ -1,4 +1,4 @@
-"""Who may do what: API keys, ephemeral secrets, roles, and the guard of keyless loopback. Front."""
+"""Authorisation: API keys, ephemeral secrets, roles, the guard of keyless loopback. Front."""
 
 import hashlib
 import hmac
@@ -63,7 +63,7 @@ class Principal(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How often calls may be placed, per key and per remote address."""
+    """The rate of new calls, per key and per remote address."""
 
     calls_per_minute: float = 30.0
     calls_burst: float = 20.0

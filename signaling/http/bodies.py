@@ -31,7 +31,7 @@ class ClientLeft(ProtocolError):
 
 
 class BodyProgress:
-    """How far a body has come, and until when it must go on."""
+    """The progress of a request's body, and its deadlines."""
 
     def __init__(
         self, total_s: float = BODY_S, *, clock: Callable[[], float] | None = None

@@ -46,7 +46,7 @@ class PlacedCall(msgspec.Struct, frozen=True):
 
 
 class CallService(Protocol):
-    """Who places calls: the broker, behind the front."""
+    """Places and ends calls; implemented by the front."""
 
     async def place(
         self, sdp: str, session: SessionSettings, *, remote: str, callers: tuple[str, ...]
@@ -60,10 +60,10 @@ class CallService(Protocol):
         """End a call; False if there is none of this id."""
 
     def is_open(self, call_id: str) -> bool:
-        """Whether there is a call of this id."""
+        """Return whether there is a call of this id."""
 
     def why_closed(self, call_id: str) -> ProtocolError:
-        """What to answer about a call that is not open: 410 if it ended lately, else 404."""
+        """Return the error for a call that is not open: 410 if it ended lately, else 404."""
 
     async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
         """Put an item into a call's conversation; it as its events tell it.

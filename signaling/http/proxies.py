@@ -31,7 +31,7 @@ class TrustedProxies:
         self._header = header
 
     def trusts(self, address: str | None) -> bool:
-        """Whether the peer of a connection is one of the proxies."""
+        """Return whether the peer of a connection is one of the proxies."""
         parsed = parse_address(address or "")
         return parsed is not None and any(parsed in network for network in self._networks)
 
@@ -94,7 +94,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def neighbourhood(address: str | None) -> str:
-    """What counts as one caller: an IPv4 address, or the /64 that one IPv6 subscriber has."""
+    """Return what counts as one caller: an IPv4 address, or the /64 of an IPv6 subscriber."""
     parsed = parse_address(address or "")
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -1,4 +1,4 @@
-"""Who may upload now, who waits, and whose upload goes when it stands in the way. Front.
+"""Admission of uploads: which may run, which wait, which stalled one is dropped. Front.
 
 An upload is in memory about three times while it is decoded, so few run at once. What waits is not
 read: it holds nothing here. A caller has half of the places at most; a call one. When others wait,
@@ -89,7 +89,7 @@ class UploadLine:
                 continue
 
     def _enter(self, upload: Upload) -> bool:
-        """Whether it has a place now; what stands still in its way is dropped."""
+        """Return whether it has a place now, dropping a stalled upload in its way."""
         if in_the_way := self._in_the_way_of(upload):
             _drop_stalled(in_the_way, self._clock() - STALL_S)
             return False

@@ -21,7 +21,7 @@ MAX_BODY_BYTES = 40_000_000
 
 
 class ItemService(Protocol):
-    """Who has the calls; see `signaling.http.calls.CallService`."""
+    """The part of `signaling.http.calls.CallService` needed here."""
 
     def is_open(self, call_id: str) -> bool: ...
 
