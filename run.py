@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import uvloop
 
 from engine.ipc.logs import log_to
-from server.config_loader import ConfigError, load, parser, render
+from server.config_loader import SettingsError, load, parser, render
 from server.front.launch import Launch, StartError, version
 
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         config = load(args, os.environ)
-    except ConfigError as error:
+    except SettingsError as error:
         print(f"omnicall: {error}", file=sys.stderr)
         return 2
     if args.print_config:

@@ -20,7 +20,7 @@ from server.config import SECRETS, Config
 PREFIX = "OMNICALL_"
 
 
-class ConfigError(Exception):
+class SettingsError(Exception):
     """A value that cannot be used; the text names the field, the value and what is allowed."""
 
 
@@ -87,14 +87,14 @@ def checked(path: str, value: Any, source: str) -> Any:
     if field is None:
         close = difflib.get_close_matches(path, FIELDS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"{source}: there is no field {path}{hint}")
+        raise SettingsError(f"{source}: there is no field {path}{hint}")
     if isinstance(value, str) and isinstance(field.type, msgspec.inspect.VarTupleType):
         value = [part.strip() for part in value.split(",") if part.strip()]
     try:
         return msgspec.convert(value, field.annotation, strict=not isinstance(value, str))
     except msgspec.ValidationError:
         shown = "***" if path in SECRETS else repr(value)
-        raise ConfigError(f"{source}: {path} = {shown}: expected {allowed(field.type)}") from None
+        raise SettingsError(f"{source}: {path} = {shown}: expected {allowed(field.type)}") from None
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -111,9 +111,9 @@ def from_file(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from None
+        raise SettingsError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: not TOML: {error}") from None
+        raise SettingsError(f"--config {path}: not TOML: {error}") from None
     return {name: checked(name, value, str(path)) for name, value in _flatten(table)}
 
 
@@ -128,7 +128,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             # Their common beginning makes all of them rather close.
             close = difflib.get_close_matches(variable, names, 1, cutoff=0.8)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"environment: {variable} is not a setting{hint}")
+            raise SettingsError(f"environment: {variable} is not a setting{hint}")
         values[names[variable]] = checked(names[variable], value, variable)
     return values
 
@@ -163,7 +163,7 @@ def from_arguments(args: argparse.Namespace) -> dict[str, Any]:
     for assignment in args.sets:
         path, equals, value = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment}: expected section.field=value")
+            raise SettingsError(f"--set {assignment}: expected section.field=value")
         values[path.strip()] = checked(path.strip(), value.strip(), "--set")
     named = {
         "server.host": ("--host", args.host),
@@ -193,7 +193,7 @@ def build(values: Mapping[str, Any]) -> Config:
 
 
 def load(args: argparse.Namespace, environment: Mapping[str, str]) -> Config:
-    """Raises `ConfigError` for anything that cannot be used."""
+    """Raises `SettingsError` for anything that cannot be used."""
     values = from_file(args.config) if args.config is not None else {}
     values |= from_environment(environment)
     values |= from_arguments(args)
@@ -206,32 +206,32 @@ def _check_together(config: Config) -> None:
         try:
             ipaddress.ip_network(network)
         except ValueError as error:
-            raise ConfigError(f"server.trusted_proxies: {error}") from None
+            raise SettingsError(f"server.trusted_proxies: {error}") from None
     if config.engine.kind == "minicpmo" and not config.engine.model:
-        raise ConfigError("engine.model: the minicpmo engine needs a model folder (--model DIR)")
+        raise SettingsError("engine.model: the minicpmo engine needs a model folder (--model DIR)")
     if config.auth.key and len(config.auth.key) < 16:
-        raise ConfigError("auth.key: expected at least 16 characters")
+        raise SettingsError("auth.key: expected at least 16 characters")
     media = config.media
     if media.ports:
         low, high = map(int, media.ports.split("-"))
         if not 1024 <= low <= high <= 65535:
-            raise ConfigError(f"media.ports = {media.ports!r}: expected LOW-HIGH in 1024-65535")
+            raise SettingsError(f"media.ports = {media.ports!r}: expected LOW-HIGH in 1024-65535")
     if media.turn and not (media.turn_user and media.turn_password):
-        raise ConfigError("media.turn: needs media.turn_user and media.turn_password")
+        raise SettingsError("media.turn: needs media.turn_user and media.turn_password")
     chat = config.builtin.chat
     if chat.url and not chat.url.startswith(("http://", "https://")):
-        raise ConfigError(f"builtin.chat.url = {chat.url!r}: expected an http or https URL")
+        raise SettingsError(f"builtin.chat.url = {chat.url!r}: expected an http or https URL")
 
 
 def _check_tls(config: Config) -> None:
     if bool(config.tls.cert) != bool(config.tls.key):
-        raise ConfigError("tls.cert and tls.key: give both or none")
+        raise SettingsError("tls.cert and tls.key: give both or none")
     if config.tls.mode == "off" and config.tls.cert:
-        raise ConfigError("tls.cert: is set while tls.mode is off")
+        raise SettingsError("tls.cert: is set while tls.mode is off")
     for name in ("cert", "key"):
         path = getattr(config.tls, name)
         if path and not Path(path).is_file():
-            raise ConfigError(f"tls.{name} = {path!r}: no such file")
+            raise SettingsError(f"tls.{name} = {path!r}: no such file")
 
 
 def render(config: Config) -> str:

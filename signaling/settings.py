@@ -66,22 +66,22 @@ class SemanticVad(msgspec.Struct, frozen=True, tag_field="type", tag="semantic_v
     interrupt_response: bool = True
 
 
-class AudioInput(msgspec.Struct, frozen=True):
+class AudioInputSettings(msgspec.Struct, frozen=True):
     format: AudioFormat = AudioFormat()
     noise_reduction: NoiseReduction | None = None
     transcription: Transcription | None = None
     turn_detection: ServerVad | SemanticVad | None = SemanticVad()
 
 
-class AudioOutput(msgspec.Struct, frozen=True):
+class AudioOutputSettings(msgspec.Struct, frozen=True):
     format: AudioFormat = AudioFormat()
     voice: Name | dict[str, Any] = "default"
     speed: Annotated[float, Meta(ge=0.25, le=1.5)] = 1.0
 
 
 class Audio(msgspec.Struct, frozen=True):
-    input: AudioInput = AudioInput()
-    output: AudioOutput = AudioOutput()
+    input: AudioInputSettings = AudioInputSettings()
+    output: AudioOutputSettings = AudioOutputSettings()
 
 
 class Video(msgspec.Struct, frozen=True):

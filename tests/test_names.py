@@ -10,17 +10,7 @@ from tests import ROOT
 FOLDERS = ("engine", "server", "signaling", "media")
 
 SHARED = {
-    "_Attention": "of Whisper and of SigLIP: the same part of two models, private to each file",
-    "_Layer": "of Whisper and of SigLIP, as above",
-    "_Rows": "of Whisper and of SigLIP, as above",
-    "Decoder": "of Qwen3 and of the flow: one network's half, as both papers call it",
-    "Pair": "two tensors, in three models that do not know each other",
-    "ConfigError": "to be told apart: of a checkpoint and of the server",
-    "Recording": "to be told apart: of a voice and of an item",
-    "Resampler": "to be told apart: of sound and of picture features",
-    "SessionEntry": "to be told apart: of the two kinds of modes",
-    "Spoken": "to be told apart: codes and sound",
-    "_Utterance": "to be told apart: of the two kinds of modes",
+    "Resampler": "of sound in the built-in engine, of picture features in a model",
 }
 """Names that stand more than once, each with its reason."""
 

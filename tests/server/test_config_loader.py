@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from server.config import SECRETS, Config
-from server.config_loader import FIELDS, ConfigError, allowed, build, load, parser, render
+from server.config_loader import FIELDS, SettingsError, allowed, build, load, parser, render
 
 
 def loaded(
@@ -22,7 +22,7 @@ def loaded(
 
 
 def refused(*options: str, environment: Mapping[str, str] | None = None) -> str:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(SettingsError) as caught:
         loaded(*options, environment=environment)
     text = str(caught.value)
     assert "\n" not in text

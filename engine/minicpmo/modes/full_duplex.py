@@ -39,11 +39,11 @@ LOOKED_AHEAD = 8
 
 
 @dataclass(eq=False)
-class _Utterance:
+class _DuplexUtterance:
     """A unit that is decided and being spoken."""
 
     slot: int
-    mind: SessionEntry
+    mind: DuplexEntry
     result: UnitResult
     generation: int
     due: float
@@ -54,7 +54,7 @@ class _Utterance:
     """A part of its sound is out, and with it its text."""
 
 
-class SessionEntry:
+class DuplexEntry:
     """What full duplex keeps of a session beside its rows."""
 
     def __init__(self, session: Session, speech: SessionSpeech, prompt: Iterator[None]) -> None:
@@ -65,7 +65,7 @@ class SessionEntry:
         """What is left to read of the system message."""
         self.is_running = False
         self.has_new_settings = False
-        self.speaking: deque[_Utterance] = deque()
+        self.speaking: deque[_DuplexUtterance] = deque()
         self.due = 0.0
         """When the unit under way was complete."""
         self.stages: Stages = []
@@ -86,7 +86,7 @@ class FullDuplex:
         self._placing = UnitAlignment(phases)
         self._thinning = Thinning()
         self._max_context = max_context
-        self._minds: dict[int, SessionEntry] = {}
+        self._minds: dict[int, DuplexEntry] = {}
         self._chosen: Chosen[UnitResult] = Chosen()
         """Between `choose` and `fed`."""
         self._decided: set[int] = set()
@@ -106,7 +106,7 @@ class FullDuplex:
         # The first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         speech = SessionSpeech(self._runner, self._speech, session)
-        self._minds[slot] = SessionEntry(session, speech, prompt)
+        self._minds[slot] = DuplexEntry(session, speech, prompt)
         session.audio_input.is_placed = False
         next(prompt, None)
 
@@ -250,7 +250,7 @@ class FullDuplex:
             for mind in self._minds.values()
         )
 
-    def _can_begin(self, mind: SessionEntry) -> bool:
+    def _can_begin(self, mind: DuplexEntry) -> bool:
         """Whether nothing but sound lacks for the next unit."""
         return not (mind.is_running or mind.session.is_over or mind.prompt is not None)
 
@@ -300,7 +300,7 @@ class FullDuplex:
             mind.seen, mind.picture = seen.images, None
         return True
 
-    def _see(self, minds: Sequence[SessionEntry]) -> list[EncodedPicture]:
+    def _see(self, minds: Sequence[DuplexEntry]) -> list[EncodedPicture]:
         pictures = [mind.picture for mind in minds if mind.picture is not None]
         try:
             return self._runner.look(pictures)
@@ -352,9 +352,11 @@ class FullDuplex:
         self._runner.duplex.finalize(list(results))
         self._decided.update(results)
 
-    def _say(self, mind: SessionEntry, result: UnitResult, *, others_follow: bool) -> None:
+    def _say(self, mind: DuplexEntry, result: UnitResult, *, others_follow: bool) -> None:
         slot = mind.session.slot
-        utterance = _Utterance(slot, mind, result, mind.speech.generation, mind.due, mind.stages)
+        utterance = _DuplexUtterance(
+            slot, mind, result, mind.speech.generation, mind.due, mind.stages
+        )
         if not mind.speaking:
             # A user who speaks now speaks over the answer.
             self._open(mind, result)
@@ -370,7 +372,7 @@ class FullDuplex:
             others_follow=others_follow,
         )
 
-    def _spoken(self, utterance: _Utterance, chunk: SpeechChunk) -> None:
+    def _spoken(self, utterance: _DuplexUtterance, chunk: SpeechChunk) -> None:
         """Send sound of a unit, or of a part of it."""
         mind, result = utterance.mind, utterance.result
         is_current = utterance.generation == mind.speech.generation and not mind.session.is_over
@@ -387,7 +389,7 @@ class FullDuplex:
             stages = [*utterance.stages, *chunk.stages]
             self._done(mind, result, utterance.due, spoke=True, stages=stages)
 
-    def _open(self, mind: SessionEntry, result: UnitResult) -> None:
+    def _open(self, mind: DuplexEntry, result: UnitResult) -> None:
         output = mind.session.output
         if result.is_turn_start and output.is_open:
             output.finish("completed")
@@ -396,7 +398,7 @@ class FullDuplex:
 
     def _tell(
         self,
-        mind: SessionEntry,
+        mind: DuplexEntry,
         result: UnitResult,
         pcm: Pcm | None,
         *,
@@ -415,7 +417,7 @@ class FullDuplex:
             output.finish("completed", input_tokens=result.kv_length)
 
     def _done(
-        self, mind: SessionEntry, result: UnitResult, due: float, *, spoke: bool, stages: Stages
+        self, mind: DuplexEntry, result: UnitResult, due: float, *, spoke: bool, stages: Stages
     ) -> None:
         total_ms = (time.monotonic() - due) * 1000
         if self._thinning.unit(total_ms):

@@ -44,17 +44,17 @@ class NothingToAnswer(ValueError):
 
 
 @dataclass(eq=False)
-class _Utterance:
+class _TurnUtterance:
     """A chunk of a reply that is being spoken."""
 
     slot: int
-    mind: SessionEntry
+    mind: TurnEntry
     chunk: ReplyChunk
     generation: int
     kv_tokens: int
 
 
-class SessionEntry:
+class TurnEntry:
     def __init__(self, session: Session, speech: SessionSpeech) -> None:
         self.session = session
         self.speech = speech
@@ -65,7 +65,7 @@ class SessionEntry:
         """The turn among these."""
         self.is_aloud = False
         """The newest reply is spoken."""
-        self.speaking: deque[_Utterance] = deque()
+        self.speaking: deque[_TurnUtterance] = deque()
         self.stages: Stages = []
         self.images = 0
         self.started = 0.0
@@ -78,7 +78,7 @@ class HalfDuplex:
         self._runner = runner
         self._speech = speech
         self._max_context = max_context
-        self._minds: dict[int, SessionEntry] = {}
+        self._minds: dict[int, TurnEntry] = {}
         self._last_read = -1
         self._pieces_in_a_row = 0
         self._chosen: Chosen[ReplyChunk] = Chosen()
@@ -94,7 +94,7 @@ class HalfDuplex:
             context_policy=session.config.context_policy,
         )
         self._runner.turns.open(session.slot, talk)
-        mind = self._minds[session.slot] = SessionEntry(
+        mind = self._minds[session.slot] = TurnEntry(
             session, SessionSpeech(self._runner, self._speech, session)
         )
         mind.taking = self._system(session)
@@ -217,7 +217,7 @@ class HalfDuplex:
             session.slot, prompt.weave([], sounds), protect=True
         )
 
-    def _has_to_read(self, mind: SessionEntry) -> bool:
+    def _has_to_read(self, mind: TurnEntry) -> bool:
         if mind.session.is_over or mind.session.forced_listen:
             return False
         if mind.taking is not None:
@@ -225,7 +225,7 @@ class HalfDuplex:
         is_replying = self._runner.turns.sessions[mind.session.slot].is_replying
         return bool(mind.asked) and not is_replying and not mind.speaking
 
-    def _go_on(self, mind: SessionEntry, taking: Generator[None, None, None]) -> None:
+    def _go_on(self, mind: TurnEntry, taking: Generator[None, None, None]) -> None:
         try:
             next(taking)
             return
@@ -241,7 +241,7 @@ class HalfDuplex:
             raise SessionFailed(mind.session, error) from error
         mind.taking = mind.reading = None
 
-    def _refuse(self, mind: SessionEntry, code: str, reason: str) -> None:
+    def _refuse(self, mind: TurnEntry, code: str, reason: str) -> None:
         """Tell why a turn gets no answer; whoever asked for a response gets one that failed."""
         mind.session.warn(code, reason)
         asked = mind.reading
@@ -251,7 +251,7 @@ class HalfDuplex:
         self._open_output(mind.session, asked, "audio" if aloud else "text")
         mind.session.output.finish("failed", reason)
 
-    def _take(self, mind: SessionEntry, asked: PendingTurn) -> Generator[None, None, None]:
+    def _take(self, mind: TurnEntry, asked: PendingTurn) -> Generator[None, None, None]:
         """Encode a turn, with a yield between batches; then open the reply."""
         session, runner = mind.session, self._runner
         mind.started, mind.stages = time.monotonic(), []
@@ -279,7 +279,7 @@ class HalfDuplex:
         mind.stages += [("encode", encode), ("prefill", prefill)]
         self._begin_reply(mind, asked, settings)
 
-    def _begin_reply(self, mind: SessionEntry, asked: PendingTurn, settings: ReplySettings) -> None:
+    def _begin_reply(self, mind: TurnEntry, asked: PendingTurn, settings: ReplySettings) -> None:
         session = mind.session
         mind.is_aloud = settings.speech
         mind.speech.cancel()
@@ -314,7 +314,7 @@ class HalfDuplex:
         for slot, chunk in chunks.items():
             mind = self._minds[slot]
             kv_tokens = self._runner.turns.sessions[slot].length
-            utterance = _Utterance(slot, mind, chunk, mind.speech.generation, kv_tokens)
+            utterance = _TurnUtterance(slot, mind, chunk, mind.speech.generation, kv_tokens)
             mind.speaking.append(utterance)
             mind.session.warn_context(chunk.warning)
             if not mind.is_aloud:
@@ -323,12 +323,12 @@ class HalfDuplex:
             on_chunk = partial(self._spoken, utterance)
             mind.speech.say(chunk.ids, chunk.hidden, on_chunk, is_unit=False, ends=chunk.is_last)
 
-    def _spoken(self, utterance: _Utterance, chunk: SpeechChunk) -> None:
+    def _spoken(self, utterance: _TurnUtterance, chunk: SpeechChunk) -> None:
         """Send the sound of a chunk."""
         if self._minds.get(utterance.slot) is utterance.mind:
             self._tell(utterance, chunk.pcm, chunk.stages)
 
-    def _tell(self, utterance: _Utterance, pcm: Pcm, stages: Stages) -> None:
+    def _tell(self, utterance: _TurnUtterance, pcm: Pcm, stages: Stages) -> None:
         mind, chunk = utterance.mind, utterance.chunk
         mind.speaking.remove(utterance)
         session, output = mind.session, mind.session.output
