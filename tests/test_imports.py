@@ -209,5 +209,7 @@ def test_media_worker_loads_no_torch_and_no_engine() -> None:
 def test_engine_loads_no_peer_connections() -> None:
     modules = loaded("engine.process")
     assert "engine.host" in modules and "engine.builtin.engine" in modules
-    assert not modules & {*HEAVY, "aiortc", "aioice", "av", "aiohttp.web"}
+    assert not modules & {*HEAVY, "aiortc", "aioice", "av"}
+    # Only a chat endpoint needs it, and every start would wait for it.
+    assert "aiohttp" not in modules
     assert not {name for name in modules if name.startswith(("server", "signaling", "media."))}

@@ -9,9 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from engine.builtin.chat import ChatFailed
 from engine.builtin.clauses import Clause, ClauseSplitter
-from engine.builtin.interfaces import AnswerFailed, Speech, Turn
+from engine.builtin.interfaces import AnswerFailed, ChatFailed, Speech, Turn
 from engine.builtin.rules import CROWDED, MISHEARD, NOTHING_HEARD
 from engine.builtin.synthesiser import Synthesiser
 

@@ -14,7 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from engine.builtin.chat_request import request_body
 from engine.builtin.deltas import DeltaJoiner
 from engine.builtin.gate import Dropped, Gate, WaitBudget
-from engine.builtin.interfaces import AnswerFailed, Turn
+from engine.builtin.interfaces import ChatFailed, Turn
 from engine.config import ChatEndpoint
 
 MAX_ANSWER_CHARS = 20_000
@@ -28,17 +28,6 @@ END_GRACE_S = 1.0
 """How long after the finish reason the figures of usage and the end mark may still come."""
 
 logger = logging.getLogger(__name__)
-
-
-class ChatFailed(AnswerFailed):
-    """The endpoint did not give a whole answer; `spoken` is the short sentence for the user.
-
-    Both texts are ours: what the endpoint says may be confidential.
-    """
-
-    def __init__(self, spoken: str, reason: str) -> None:
-        super().__init__(reason)
-        self.spoken = spoken
 
 
 class ChatResponder:

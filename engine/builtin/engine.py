@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from engine.base import Progress, Send
 from engine.builtin.answerer import CascadeAnswerer, Responder
-from engine.builtin.chat import ChatResponder
 from engine.builtin.interfaces import Parts
 from engine.builtin.recogniser import RecogniserPool
 from engine.builtin.rules import Clock, RuleResponder, system_clock
 from engine.builtin.session import CascadeSession
 from engine.builtin.synthesiser import Synthesiser
-from engine.config import BuiltinConfig
+from engine.config import BuiltinConfig, ChatEndpoint
 from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import VERSION, SessionConfig, Welcome
+
+if TYPE_CHECKING:
+    from engine.builtin.chat import ChatResponder
 
 ENGLISH = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc")
 VARIANTS = ("en-us+f3", "en-us+m3", "en-gb+f3")
@@ -32,6 +35,13 @@ CHAT_DESCRIPTION = (
 )
 
 
+def chat_responder(config: ChatEndpoint) -> ChatResponder:
+    """Its HTTP client is half of the engine's imports: loaded where it is used only."""
+    from engine.builtin.chat import ChatResponder
+
+    return ChatResponder(config)
+
+
 class BuiltinEngine:
     """Owns the recogniser processes, the synthesiser and the thread that looks at pictures."""
 
@@ -41,7 +51,7 @@ class BuiltinEngine:
         self._clock = clock
         self._recognisers = RecogniserPool(config.recognisers)
         self._synthesiser = Synthesiser(config.voice, config.rate_wpm)
-        self._chat = ChatResponder(config.chat) if config.chat.url else None
+        self._chat = chat_responder(config.chat) if config.chat.url else None
         self._decoder = FileDecoder()
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="eyes")
 

@@ -97,6 +97,17 @@ class AnswerFailed(Exception):
     """The answer could not be given in full; the text is for people."""
 
 
+class ChatFailed(AnswerFailed):
+    """The endpoint did not give a whole answer; `spoken` is the short sentence for the user.
+
+    Both texts are ours: what the endpoint says may be confidential.
+    """
+
+    def __init__(self, spoken: str, reason: str) -> None:
+        super().__init__(reason)
+        self.spoken = spoken
+
+
 class Parts(Struct, frozen=True):
     """The parts of a session."""
 
