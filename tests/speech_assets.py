@@ -18,7 +18,8 @@ from engine.minicpmo.models.vocoder.config import VocoderConfig
 from engine.minicpmo.models.vocoder.hift import Hift
 from engine.minicpmo.models.vocoder.vocoder import Vocoder, make_noise
 from engine.minicpmo.models.voice.preparation import CAMPPLUS_NAME, S3_NAME, VoiceFeatures
-from engine.minicpmo.models.voice.s3tokenizer import S3Config, S3Tokenizer
+from engine.minicpmo.models.voice.s3tokenizer import S3Tokenizer
+from tests.speech_configs import TINY_FLOW, TINY_S3, flow_yaml, s3_json, tiny_vocoder, vocoder_yaml
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -78,19 +79,19 @@ def write_token2wav(
 
     `preparation`: also a tiny speech tokenizer and, where `onnx` is installed, a speaker network.
     """
-    flow = flow or FlowConfig.tiny()
-    vocoder = vocoder or VocoderConfig.tiny()
+    flow = flow or TINY_FLOW
+    vocoder = vocoder or tiny_vocoder()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "flow.yaml").write_text(flow.to_yaml())
+    (folder / "flow.yaml").write_text(flow_yaml(flow))
     torch.save(dict(random_flow(flow, seed).state_dict()), folder / "flow.pt")
     torch.save(released_state(random_hift(vocoder, seed)), folder / "hift.pt")
     if vocoder.causal:
-        (folder / "config.yaml").write_text(vocoder.to_yaml())
+        (folder / "config.yaml").write_text(vocoder_yaml(vocoder))
     if preparation:
-        config = S3Config.tiny()
+        config = TINY_S3
         tokenizer = _seeded(seed, "cpu", lambda: S3Tokenizer(config))
         save_file(dict(tokenizer.state_dict()), folder / f"{S3_NAME}.safetensors")
-        (folder / f"{S3_NAME}.json").write_text(config.to_json())
+        (folder / f"{S3_NAME}.json").write_text(s3_json(config))
         write_campplus(folder / CAMPPLUS_NAME)
     (folder / "voices").mkdir(exist_ok=True)
     (folder / "voices" / f"{voice}.safetensors").write_bytes(random_voice(3.0, seed).to_bytes())

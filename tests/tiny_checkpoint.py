@@ -39,6 +39,7 @@ from engine.minicpmo.models.vocoder.hift import Hift
 from engine.minicpmo.models.voice.preparation import VoiceFeatures
 from engine.minicpmo.models.voice.s3tokenizer import S3Config, S3Tokenizer
 from tests.random_weights import RandomCheckpoint, draw
+from tests.speech_configs import TINY_FLOW, TINY_S3, flow_yaml, s3_json, tiny_vocoder, vocoder_yaml
 from tests.tiny_tokenizer import write_tokenizer
 
 WEIGHT_NORMED = ("conv_pre", "conv_post", "ups", "convs1", "convs2", "condnet")
@@ -174,9 +175,7 @@ def write_checkpoint(
     folder = Path(folder)
     config = write_small_files(folder, tiny_config)
     _write_weights(folder, _main_weights(config, seed), shards)
-    _write_speech(
-        folder, FlowConfig.tiny(), VocoderConfig.tiny(causal=causal), S3Config.tiny(), seed
-    )
+    _write_speech(folder, TINY_FLOW, tiny_vocoder(causal=causal), TINY_S3, seed)
     return folder
 
 
@@ -189,7 +188,7 @@ def full_size_model(folder: str | Path, device: str, *, seed: int = 0) -> OmniMo
     folder = Path(folder)
     if not (folder / "assets").is_dir():
         write_small_files(folder, full_size_config)
-        _write_speech(folder, FlowConfig.full(), VocoderConfig.full(), S3Config.tiny(), seed)
+        _write_speech(folder, FlowConfig.full(), VocoderConfig.full(), TINY_S3, seed)
     with mock.patch("engine.minicpmo.checkpoint.Checkpoint", RandomCheckpoint):
         return load(folder, device=device, show=lambda line: None)
 
@@ -223,7 +222,7 @@ def write_full_size(folder: str | Path, device: str, *, seed: int = 0) -> int:
     """Write the full-size checkpoint with weights drawn on the device; the bytes of its shards."""
     folder = Path(folder)
     config = write_small_files(folder, full_size_config)
-    _write_speech(folder, FlowConfig.full(), VocoderConfig.full(), S3Config.tiny(), seed)
+    _write_speech(folder, FlowConfig.full(), VocoderConfig.full(), TINY_S3, seed)
     shards = _Shards(folder)
     for prefix, module in _main_parts(config).items():
         for name, tensor in module.state_dict().items():
@@ -319,15 +318,15 @@ def _write_speech(
     voices = folder / "assets" / "voices"
     for path in (assets, voices):
         path.mkdir(parents=True, exist_ok=True)
-    (assets / "flow.yaml").write_text(flow.to_yaml())
+    (assets / "flow.yaml").write_text(flow_yaml(flow))
     torch.save(_state(empty(lambda: Flow(flow)), seed, ""), assets / "flow.pt")
     torch.save(_unfold(_state(empty(lambda: Hift(vocoder)), seed)), assets / "hift.pt")
     if vocoder.causal:
-        (assets / "config.yaml").write_text(vocoder.to_yaml())
+        (assets / "config.yaml").write_text(vocoder_yaml(vocoder))
     tokenizer = _state(empty(lambda: S3Tokenizer(s3)), seed)
     name = assets / "speech_tokenizer_v2_25hz.safetensors"
     save_file({key: tensor.to(torch.bfloat16) for key, tensor in tokenizer.items()}, name)
-    name.with_suffix(".json").write_text(s3.to_json())
+    name.with_suffix(".json").write_text(s3_json(s3))
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, flow.vocab_size, (VOICE_CODES,), generator=generator)
     mel = torch.randn(2 * VOICE_CODES, flow.num_mels, generator=generator) - 4.0

@@ -35,6 +35,7 @@ from engine.minicpmo.speech.code2wav import WINDOW_CODES, Code2Wav, Codes, to_pc
 from engine.minicpmo.speech.talker import Talker, TalkerInput
 from engine.minicpmo.speech.talker_rows import BLOCK
 from tests.speech_assets import random_token2wav, random_voice
+from tests.speech_configs import TINY_FLOW, tiny_vocoder
 
 FULL = TtsConfig(
     hidden_size=768,
@@ -51,10 +52,6 @@ FULL = TtsConfig(
     audio_bos_token_id=151_687,
     text_eos_token_id=151_692,
     normalize_projected_hidden=True,
-    attention_type="full_attention",
-    window_size=2,
-    recomputed_chunks=1,
-    sliding_window_size=300,
 )
 TINY = replace(
     FULL,
@@ -108,8 +105,8 @@ def build(options: argparse.Namespace) -> Parts:
 
 def token2wav(options: argparse.Namespace, dtype: torch.dtype) -> Code2WavModel:
     full, causal = options.size == "full", options.causal
-    flow = FlowConfig.full() if full else FlowConfig.tiny()
-    vocoder = VocoderConfig.full(causal=causal) if full else VocoderConfig.tiny(causal=causal)
+    flow = FlowConfig.full() if full else TINY_FLOW
+    vocoder = VocoderConfig.full(causal=causal) if full else tiny_vocoder(causal=causal)
     return random_token2wav(
         flow, vocoder, steps=options.steps, device=torch.device(options.device), dtype=dtype
     )

@@ -241,11 +241,6 @@ class TtsConfig:
     audio_bos_token_id: int
     text_eos_token_id: int
     normalize_projected_hidden: bool
-    attention_type: str
-    window_size: int
-    recomputed_chunks: int
-    sliding_window_size: int
-    """Cached positions that the sliding attention type keeps."""
     rms_norm_eps: float = 1e-6
     """Not in the file: the original builds its Llama from seven fields; these are its defaults."""
     rope_theta: float = 10_000.0
@@ -256,6 +251,7 @@ class TtsConfig:
         reader.only("hidden_act", "silu")
         reader.only("backbone_model", "llama")
         reader.only("interleaved", False)
+        reader.only("attention_type", "full_attention")
         if reader.word("condition_type") != "hidden_text_merge":
             raise ConfigError(
                 f"{reader.where}: only condition_type 'hidden_text_merge' is supported"
@@ -282,10 +278,6 @@ class TtsConfig:
             audio_bos_token_id=reader.integer("audio_bos_token_id"),
             text_eos_token_id=reader.integer("text_eos_token_id"),
             normalize_projected_hidden=reader.flag("normalize_projected_hidden", False),
-            attention_type=reader.word("attention_type", "full_attention"),
-            window_size=reader.integer("window_size", 2),
-            recomputed_chunks=reader.integer("recomputed_chunks", 1),
-            sliding_window_size=reader.integer("streaming_sliding_window_audio_window_size", 300),
         )
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from engine.gpu.graphs import GraphPool
 from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.llm.sampler import Draws
-from engine.minicpmo.models.config import ConfigError
 from engine.minicpmo.models.talker.sampling import DUPLEX, TURN_BASED, SpeechSampling
 from engine.minicpmo.models.talker.tts import SpeechDecoder
 from engine.minicpmo.speech.talker_decoding import DecodingRow, Observe, TalkerDecoding
@@ -26,8 +25,6 @@ CODES_PER_UNIT = BLOCK
 MAX_GROUP_CODES = 500
 MIN_WHOLE_CODES = 50
 MAX_WHOLE_CODES = 2048
-
-ATTENTION_TYPES = ("full_attention", "sliding_window", "sliding_recompute", "reindex")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +49,6 @@ class _Turn:
     """A turn-based reply being spoken, beside what its cache row holds."""
 
     codes: list[int] = field(default_factory=list)
-    condition: Tensor | None = None
-    """Of the last group."""
-    last_codes: list[int] = field(default_factory=list)
-    first_length: int = 0
-    """Cache entries of the first group."""
 
 
 class TalkerUnit:
@@ -94,9 +86,6 @@ class Talker:
     ) -> None:
         """`max_len`: condition rows and codes of a turn that a slot holds, the model's most if
         not given; a turn that outgrows them forgets its beginning."""
-        kind = decoder.config.attention_type
-        if kind not in ATTENTION_TYPES:
-            raise ConfigError(f"tts_config: attention_type {kind!r}; known are {ATTENTION_TYPES}")
         self.decoder = decoder
         self.kv: NativeKV = decoder.make_cache(num_slots, max_len)
         self.graphs = GraphPool(decoder.device, enabled=False) if graphs is None else graphs
@@ -150,7 +139,7 @@ class Talker:
                 end_at=speak.end_at,
             )
             spoken.append(DecodingRow(row, speak.draws, CODES_PER_UNIT))
-        decoding = TalkerDecoding(self._rows, spoken, observe, None)
+        decoding = TalkerDecoding(self._rows, spoken, observe)
         if max(s.row.count for s in spoken) <= PREFILL_WIDTH:
             decoding.begin(words=[(speak.ids, speak.hidden) for speak in batch])
         else:
@@ -174,13 +163,12 @@ class Talker:
         spoken, feeds = [], []
         for speak in batch:
             turn = self._turns[speak.slot]
-            condition = self.decoder.condition(
+            feed = self.decoder.condition(
                 speak.ids,
                 speak.hidden,
                 normalize=self.decoder.config.normalize_projected_hidden,
                 text_ends=speak.ends,
             )
-            feed = self._continue(speak.slot, turn, condition)
             most = MAX_WHOLE_CODES if whole else MAX_GROUP_CODES
             self._make_room(speak.slot, min(len(feed) + most, self.kv.max_len))
             most = min(most, self.kv.max_len - self.kv.lengths[speak.slot] - len(feed))
@@ -195,36 +183,15 @@ class Talker:
             )
             spoken.append(DecodingRow(row, speak.draws, most))
             feeds.append(feed)
-            turn.condition = condition
-        config = self.decoder.config
-        slide = config.sliding_window_size if config.attention_type == "sliding_window" else None
-        decoding = TalkerDecoding(self._rows, spoken, observe, slide)
+        decoding = TalkerDecoding(self._rows, spoken, observe)
         decoding.begin(feeds)
         decoding.more(max(s.max_codes for s in spoken))
         decoding.finish()
         for speak, done in zip(batch, spoken, strict=True):
-            turn = self._turns[speak.slot]
-            turn.codes += done.codes
-            turn.last_codes = done.codes
-            turn.first_length = turn.first_length or self.kv.lengths[speak.slot]
+            self._turns[speak.slot].codes += done.codes
             if speak.ends:
                 self.reset(speak.slot)
         return [done.codes for done in spoken]
-
-    def _continue(self, slot: int, turn: _Turn, condition: Tensor) -> Tensor:
-        """Prepare the cache for another group as the attention type wants; return what to feed."""
-        kind, length = self.decoder.config.attention_type, self.kv.lengths[slot]
-        if turn.condition is None or kind in ("full_attention", "sliding_window"):
-            return condition
-        if kind == "sliding_recompute":
-            self.kv.truncate(slot, 0)
-            past = self.graphs.upload(torch.tensor(turn.last_codes, dtype=torch.long))
-            return torch.cat([turn.condition, self.decoder.embed_codes(past), condition])
-        last = len(turn.condition) + len(turn.last_codes)
-        between = length - turn.first_length - last
-        if between > 0:
-            self.kv.remove(slot, turn.first_length, between, self.decoder.rope)
-        return condition
 
     def _make_room(self, slot: int, count: int) -> None:
         """Forget the oldest of a turn that outgrows its row (after a minute and a half)."""

@@ -60,11 +60,9 @@ class TalkerDecoding:
         rows: TalkerRows,
         spoken: list[DecodingRow],
         observe: Observe | None,
-        slide: int | None,
     ) -> None:
-        """`slide`: cache entries that a row keeps after each forward."""
         self._rows, self._spoken = rows, spoken
-        self._observe, self._slide = observe, slide
+        self._observe = observe
         self._drawn = self._fetched = 0
         """Codes of the block that were drawn, and those of them that the host knows."""
 
@@ -78,7 +76,7 @@ class TalkerDecoding:
         forward = self._rows.prefill([s.row for s in self._spoken], draws, feed, words)
         # Hashing takes the host as long as the prefill takes a GPU.
         self._rows.put_draws([s.peek(1, COLUMNS - 1) for s in self._spoken], 1)
-        self._after(forward, [s.row.count for s in self._spoken])
+        self._after(forward)
 
     def more(self, count: int) -> list[list[int]]:
         """At most `count` further codes of each row; fewer where it ends."""
@@ -104,39 +102,26 @@ class TalkerDecoding:
         """Feed the last codes and count what the cache holds."""
         if not all(s.ended for s in self._spoken):
             self._advance()
-        if self._slide is None:
-            kv = self._rows.kv
-            for spoken in self._spoken:
-                kv.advance([spoken.row.slot], [spoken.row.count + len(spoken.codes)])
+        kv = self._rows.kv
+        for spoken in self._spoken:
+            kv.advance([spoken.row.slot], [spoken.row.count + len(spoken.codes)])
 
     @property
     def _stride(self) -> int:
         """Forwards that may pass unseen."""
-        return BLOCK if self._observe is None and self._slide is None else 1
+        return BLOCK if self._observe is None else 1
 
     def _advance(self) -> None:
-        self._after(self._rows.step(), [1] * len(self._spoken))
+        self._after(self._rows.step())
 
-    def _after(self, forward: Drawn, counts: Sequence[int]) -> None:
+    def _after(self, forward: Drawn) -> None:
         self._drawn += 1
-        if self._stride == BLOCK:
+        if self._observe is None:
             return
         alive = [i for i, s in enumerate(self._spoken) if not (s.ended or s.closed)]
         for index in alive:
             self._spoken[index].closed = self._spoken[index].is_done
-        if self._observe is not None:
-            self._observe(alive, forward.hidden[alive], forward.raw[alive], forward.scores[alive])
-        if self._slide is None:
-            return
-        kv = self._rows.kv
-        for index in alive:
-            slot = self._spoken[index].row.slot
-            kv.advance([slot], [counts[index]])
-            excess = kv.lengths[slot] - self._slide
-            if excess > 0:
-                # Rotating the keys back equals positions that keep growing.
-                kv.remove(slot, 0, excess, self._rows.decoder.rope)
-        self._rows.put_lengths([kv.lengths[s.row.slot] for s in self._spoken])
+        self._observe(alive, forward.hidden[alive], forward.raw[alive], forward.scores[alive])
 
     def _take(self) -> None:
         """Look at what was drawn since the last look."""

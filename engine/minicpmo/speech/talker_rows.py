@@ -47,7 +47,6 @@ FIELDS = (
     "top_k",
     "spares_first",
 )
-LENGTH = FIELDS.index("length")
 NEVER = 1 << 30
 
 
@@ -154,10 +153,6 @@ class TalkerRows:
         table = torch.from_numpy(np.ascontiguousarray(np.array(draws).T))
         self._draws[column : column + len(table), : len(draws)].copy_(self.graphs.upload(table))
         self._column.fill_(column)
-
-    def put_lengths(self, lengths: Sequence[int]) -> None:
-        """Correct the rows' lengths after the cache was cut."""
-        self._fields[LENGTH, : len(lengths)] = self.graphs.upload(torch.tensor(lengths))
 
     def fetch(self, rows: int, first: int, end: int) -> list[list[int]]:
         """The codes of columns `first` to `end` of each row; waits for the device."""

@@ -123,6 +123,10 @@ def test_full_size_has_the_released_number_of_layers(tmp_path: Path) -> None:
         ({"num_key_value_heads": 3}, "not a multiple of 3"),
         ({"model_type": "qwen3"}, "is not 'minicpmo'"),
         ({"query_num": "64"}, "is not of type int"),
+        (
+            {"tts_config": full_size_config()["tts_config"] | {"attention_type": "reindex"}},
+            "tts_config: attention_type = 'reindex' is not supported",
+        ),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(

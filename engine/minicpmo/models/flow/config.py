@@ -92,14 +92,6 @@ class FlowConfig:
         return cls()
 
     @classmethod
-    def tiny(cls) -> FlowConfig:
-        """Sizes for tests; the vocabulary and the 80 bands stay as released."""
-        return cls(
-            encoder=EncoderConfig(16, 2, 32, 2, 1),
-            dit=DitConfig(hidden_size=32, depth=2, num_heads=2, head_dim=16),
-        )
-
-    @classmethod
     def from_yaml(cls, path: Path) -> FlowConfig:
         """Read `flow.yaml`; raise `ConfigError` for a structure that is not supported."""
         flow = read_yaml(path)["flow"]
@@ -143,47 +135,6 @@ class FlowConfig:
             speaker_dim=flow["spk_embed_dim"],
             guidance=decoder["inference_cfg_rate"],
         )
-
-    def to_yaml(self) -> str:
-        """The text of a `flow.yaml` that `from_yaml` reads back to the same value."""
-        enc, dit = self.encoder, self.dit
-        flow = {
-            "input_size": enc.size,
-            "output_size": self.num_mels,
-            "spk_embed_dim": self.speaker_dim,
-            "output_type": "mel",
-            "vocab_size": self.vocab_size,
-            "encoder": {
-                "input_size": enc.size,
-                "output_size": enc.size,
-                "input_layer": "linear",
-                "pre_lookahead_len": enc.lookahead,
-                "num_blocks": enc.num_blocks,
-                "num_up_blocks": enc.num_up_blocks,
-                "up_stride": enc.upsample,
-                "up_scale_factor": enc.upsample,
-                "attention_heads": enc.num_heads,
-                "pos_enc_layer_type": "rel_pos_espnet",
-                "selfattention_layer_type": "rel_selfattn",
-                "key_bias": True,
-                "linear_units": enc.ffn_size,
-                "normalize_before": True,
-            },
-            "decoder": {
-                "inference_cfg_rate": self.guidance,
-                "estimator": {
-                    "in_channels": dit.in_channels,
-                    "out_channels": dit.out_channels,
-                    "mlp_ratio": dit.mlp_ratio,
-                    "depth": dit.depth,
-                    "num_heads": dit.num_heads,
-                    "head_dim": dit.head_dim,
-                    "hidden_size": dit.hidden_size,
-                },
-            },
-        }
-        text: str = yaml.safe_dump({"flow": flow}, sort_keys=False)
-        return text
 
 
 def _expect(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from engine.minicpmo.models.config import ConfigError
@@ -66,11 +65,6 @@ class VocoderConfig:
         return cls(causal)
 
     @classmethod
-    def tiny(cls, *, causal: bool = False) -> VocoderConfig:
-        """Sizes for tests; rates and kernels stay as released."""
-        return cls(causal, base_channels=16, f0_channels=12)
-
-    @classmethod
     def of_weights(cls, state: Mapping[str, Tensor], path: Path | None = None) -> VocoderConfig:
         """Tell generation and widths by the shapes of folded weights; the rest from a YAML file.
 
@@ -103,20 +97,8 @@ class VocoderConfig:
                 )
         return cls(causal=causal, **(values | shapes))
 
-    def to_yaml(self) -> str:
-        """The text of a `config.yaml` that says the same."""
-        hift = {their: _plain(getattr(self, ours)) for their, ours in _NAMES.items()}
-        hift["istft_params"] = {"n_fft": self.fft_size, "hop_len": self.hop}
-        hift["f0_predictor"] = {
-            "num_class": 1,
-            "in_channels": self.num_mels,
-            "cond_channels": self.f0_channels,
-        }
-        text: str = yaml.safe_dump({"hift": hift}, sort_keys=False)
-        return text
 
-
-_NAMES = {
+NAMES = {
     "in_channels": "num_mels",
     "base_channels": "base_channels",
     "nb_harmonics": "num_harmonics",
@@ -138,7 +120,7 @@ _NAMES = {
 
 def _from_yaml(path: Path) -> dict[str, Any]:
     hift = read_yaml(path)["hift"]
-    values = {ours: _frozen(hift[their]) for their, ours in _NAMES.items() if their in hift}
+    values = {ours: _frozen(hift[their]) for their, ours in NAMES.items() if their in hift}
     if "istft_params" in hift:
         values["fft_size"] = hift["istft_params"]["n_fft"]
         values["hop"] = hift["istft_params"]["hop_len"]
@@ -150,7 +132,3 @@ def _from_yaml(path: Path) -> dict[str, Any]:
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -37,11 +37,6 @@ class S3Config:
         return cls()
 
     @classmethod
-    def tiny(cls) -> S3Config:
-        """Sizes for tests."""
-        return cls(size=16, num_heads=2, num_layers=1)
-
-    @classmethod
     def from_json(cls, path: Path) -> S3Config:
         values = json.loads(path.read_text())
         try:
@@ -53,15 +48,6 @@ class S3Config:
             )
         except KeyError as error:
             raise ConfigError(f"{path}: {error} is missing") from None
-
-    def to_json(self) -> str:
-        values = {
-            "n_mels": self.num_mels,
-            "n_audio_state": self.size,
-            "n_audio_head": self.num_heads,
-            "n_audio_layer": self.num_layers,
-        }
-        return json.dumps(values)
 
 
 class MemoryAttention(nn.Module):

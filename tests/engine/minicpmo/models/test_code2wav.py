@@ -12,10 +12,9 @@ import torch
 from engine.gpu.graphs import GraphPool
 from engine.gpu.weights import CheckpointError
 from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav, read_pt
-from engine.minicpmo.models.flow.config import FlowConfig
-from engine.minicpmo.models.vocoder.config import VocoderConfig
 from engine.minicpmo.speech.code2wav import Code2Wav, Codes, to_pcm
 from tests.speech_assets import random_token2wav, random_voice, write_token2wav
+from tests.speech_configs import TINY_FLOW, tiny_vocoder
 
 GOLDEN = os.environ.get("OMNICALL_GOLDEN", "")
 
@@ -23,7 +22,7 @@ GOLDEN = os.environ.get("OMNICALL_GOLDEN", "")
 @pytest.fixture(scope="module", params=[True, False], ids=["causal", "original"])
 def model(request: pytest.FixtureRequest) -> Code2WavModel:
     torch.set_num_threads(1)
-    return random_token2wav(FlowConfig.tiny(), VocoderConfig.tiny(causal=request.param), steps=2)
+    return random_token2wav(TINY_FLOW, tiny_vocoder(causal=request.param), steps=2)
 
 
 def streams(model: Code2WavModel, slots: int, room: int = 160) -> Code2Wav:
@@ -167,10 +166,10 @@ def test_pcm_is_rounded_towards_zero_and_limited() -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_an_asset_folder_is_read_back(tmp_path: Path, causal: bool) -> None:
-    write_token2wav(tmp_path, vocoder=VocoderConfig.tiny(causal=causal))
+    write_token2wav(tmp_path, vocoder=tiny_vocoder(causal=causal))
     loaded = load_code2wav(tmp_path, steps=2)
-    assert loaded.vocoder.config == VocoderConfig.tiny(causal=causal)
-    assert loaded.flow.config == FlowConfig.tiny()
+    assert loaded.vocoder.config == tiny_vocoder(causal=causal)
+    assert loaded.flow.config == TINY_FLOW
     slot = streams(loaded, 1)
     assert slot.unit([Codes(0, codes(25))])[0].isfinite().all()
 

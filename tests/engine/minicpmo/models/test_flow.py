@@ -14,6 +14,7 @@ from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.flow.flow import Flow, FlowChunk
 from engine.minicpmo.models.flow.state import FlowState, Window
 from tests.speech_assets import random_flow, random_voice
+from tests.speech_configs import TINY_FLOW
 
 STEPS = 2
 
@@ -50,7 +51,7 @@ def test_a_block_larger_than_the_limit_keeps_what_the_rule_says() -> None:
 @pytest.fixture(scope="module")
 def flow() -> Flow:
     torch.set_num_threads(1)
-    return random_flow(FlowConfig.tiny()).prepare(STEPS)
+    return random_flow(TINY_FLOW).prepare(STEPS)
 
 
 def prepared(flow: Flow, slots: int, seconds: list[float], room: int = 160) -> FlowState:

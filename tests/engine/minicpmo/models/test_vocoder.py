@@ -20,11 +20,12 @@ from engine.minicpmo.models.vocoder.layers import Spectrum
 from engine.minicpmo.models.vocoder.ragged import Count
 from engine.minicpmo.models.vocoder.vocoder import Push, Vocoder, load_vocoder, make_noise
 from tests.speech_assets import random_hift, released_state
+from tests.speech_configs import tiny_vocoder
 
 
 def make(causal: bool) -> Vocoder:
     torch.set_num_threads(1)
-    config = VocoderConfig.tiny(causal=causal)
+    config = tiny_vocoder(causal=causal)
     return Vocoder(random_hift(config), make_noise(config))
 
 
@@ -172,9 +173,9 @@ def test_the_original_fades_from_one_call_to_the_next() -> None:
 
 def test_the_generation_is_told_by_a_kernel_and_both_namings_are_read() -> None:
     for causal in (True, False):
-        hift = random_hift(VocoderConfig.tiny(causal=causal))
+        hift = random_hift(tiny_vocoder(causal=causal))
         new, old = (load_vocoder(released_state(hift, names)) for names in (NEW, OLD))
-        assert new.config == VocoderConfig.tiny(causal=causal)
+        assert new.config == tiny_vocoder(causal=causal)
         hift.prepare()
         for name, tensor in new.hift.state_dict().items():
             assert torch.equal(tensor, old.hift.state_dict()[name])
@@ -187,7 +188,7 @@ def test_the_generation_is_told_by_a_kernel_and_both_namings_are_read() -> None:
 
 
 def test_a_generator_prefix_is_dropped_and_what_does_not_fit_is_named() -> None:
-    state = released_state(random_hift(VocoderConfig.tiny()))
+    state = released_state(random_hift(tiny_vocoder()))
     load_vocoder({f"generator.{name}": tensor for name, tensor in state.items()})
     bad = dict(state)
     del bad["conv_post.bias"]
@@ -277,7 +278,7 @@ def test_values_that_lie_channels_last_stay_so_and_sound_the_same(
     monkeypatch: pytest.MonkeyPatch, causal: bool
 ) -> None:
     """The convolutions as on CUDA, which copy nothing but the mel frames."""
-    config = VocoderConfig.tiny(causal=causal)
+    config = tiny_vocoder(causal=causal)
     usual = random_hift(config)
     usual.prepare()
     monkeypatch.setattr(hift_convs, "laid_out", laid_out_for_cuda)

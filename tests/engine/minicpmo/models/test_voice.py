@@ -21,6 +21,7 @@ from engine.minicpmo.models.voice.preparation import (
 )
 from engine.minicpmo.models.voice.s3tokenizer import S3Config, S3Tokenizer
 from tests.speech_assets import random_voice, write_token2wav
+from tests.speech_configs import TINY_S3
 
 
 def sound(
@@ -136,7 +137,7 @@ def test_features_survive_their_file() -> None:
 
 def test_the_tokenizer_gives_a_code_per_four_frames() -> None:
     torch.manual_seed(0)
-    tokenizer = S3Tokenizer(S3Config.tiny())
+    tokenizer = S3Tokenizer(TINY_S3)
     for frames in (96, 97, 100, 103):
         codes = tokenizer(torch.randn(128, frames))
         assert len(codes) == math.ceil(math.ceil(frames / 2) / 2)

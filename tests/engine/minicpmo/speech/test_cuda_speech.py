@@ -17,7 +17,6 @@ from engine.gpu.graphs import GraphPool
 from engine.gpu.kernels.vocoder import add, add_snake, channels_last, leaky_mean, snake
 from engine.gpu.weights import empty
 from engine.minicpmo.models.audio.whisper import WhisperEncoder
-from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.vocoder.config import VocoderConfig
 from engine.minicpmo.models.vocoder.convs import Conv, Upsampler
 from engine.minicpmo.models.vocoder.hift import Hift
@@ -29,6 +28,7 @@ from tests.engine.minicpmo.models import test_tts, test_whisper
 from tests.exactness import exact
 from tests.random_weights import random_weights
 from tests.speech_assets import random_hift, random_token2wav, random_voice
+from tests.speech_configs import TINY_FLOW, tiny_vocoder
 
 pytestmark = needs_cuda
 
@@ -202,7 +202,7 @@ def test_a_row_alone_has_the_f0_and_the_wave_that_it_has_in_a_batch(
 
 @GENERATIONS
 def test_unlike_rows_by_graphs_sound_as_alone_without(causal: bool) -> None:
-    config = VocoderConfig.tiny(causal=causal)
+    config = tiny_vocoder(causal=causal)
     model = Vocoder(random_hift(config, device="cuda"), make_noise(config).cuda())
     pool = GraphPool("cuda")
     graphed, plain = model.new_state(6), model.new_state(6)
@@ -228,7 +228,7 @@ def test_more_rows_than_run_at_once_take_the_same_graphs_again(
     monkeypatch: pytest.MonkeyPatch, causal: bool
 ) -> None:
     monkeypatch.setattr("engine.minicpmo.models.vocoder.vocoder.MOST_ROWS", 2)
-    config = VocoderConfig.tiny(causal=causal)
+    config = tiny_vocoder(causal=causal)
     model = Vocoder(random_hift(config, device="cuda"), make_noise(config).cuda())
     pool = GraphPool("cuda")
     graphed, plain = model.new_state(5), model.new_state(5)
@@ -248,8 +248,8 @@ def test_more_rows_than_run_at_once_take_the_same_graphs_again(
 @GENERATIONS
 def test_turns_of_any_length_miss_no_graph(causal: bool) -> None:
     model = random_token2wav(
-        FlowConfig.tiny(),
-        VocoderConfig.tiny(causal=causal),
+        TINY_FLOW,
+        tiny_vocoder(causal=causal),
         steps=2,
         device="cuda",
         dtype=torch.float16,

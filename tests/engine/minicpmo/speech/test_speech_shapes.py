@@ -12,11 +12,11 @@ from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
 from engine.minicpmo.models.code2wav import Code2WavModel, VoiceBase
-from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.vocoder.config import VocoderConfig
 from engine.minicpmo.models.vocoder.streaming import Wave
 from engine.minicpmo.speech.code2wav import WINDOW_CODES, Code2Wav, Codes
 from tests.speech_assets import random_token2wav, random_voice
+from tests.speech_configs import TINY_FLOW, tiny_vocoder
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Shapes(GraphPool):
 @pytest.fixture(scope="module", params=[True, False], ids=["causal", "original"])
 def model(request: pytest.FixtureRequest) -> Code2WavModel:
     torch.set_num_threads(1)
-    return random_token2wav(FlowConfig.tiny(), VocoderConfig.tiny(causal=request.param), steps=2)
+    return random_token2wav(TINY_FLOW, tiny_vocoder(causal=request.param), steps=2)
 
 
 @pytest.fixture(scope="module")
