@@ -143,7 +143,7 @@ class Inbound:
     def _admitted(self, lost: list[int]) -> list[int]:
         """Return which of the packets asked for are sent again: each once, at a bounded rate."""
         now = self._clock()
-        wanted = list(dict.fromkeys(lost))[:RTP_HISTORY_SIZE]
+        wanted = dict.fromkeys(lost[:RTP_HISTORY_SIZE])
         return [number for number in wanted if self._retransmissions.take(now)]
 
     async def _pay(self, handling: Awaitable[None]) -> None:

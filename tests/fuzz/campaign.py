@@ -43,8 +43,11 @@ class Report(Struct, frozen=True):
 class Campaign:
     """Runs one target; owns the findings."""
 
-    def __init__(self, target: Target, seed: int, *, keep: Path | None = None) -> None:
+    def __init__(
+        self, target: Target, seed: int, *, keep: Path | None = None, batch: int = BATCH
+    ) -> None:
         self._target = target
+        self._batch = batch
         self._seed = seed
         self._keep = keep
         self._findings: dict[str, Finding] = {}
@@ -63,7 +66,9 @@ class Campaign:
             started = time.monotonic()
             before = self._measure(ready)
             known = self._target.seeds().values()
-            for batch in _batches(itertools.chain(known, itertools.islice(made, cases))):
+            for batch in _batches(
+                itertools.chain(known, itertools.islice(made, cases)), self._batch
+            ):
                 await self._give(batch, ready, made)
                 self._measure(ready)
                 is_over = time.monotonic() - started > seconds and self._done > len(known)
@@ -199,6 +204,6 @@ class Campaign:
         return told
 
 
-def _batches(cases: Iterator[bytes]) -> Iterator[list[bytes]]:
-    while batch := list(itertools.islice(cases, BATCH)):
+def _batches(cases: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
+    while batch := list(itertools.islice(cases, size)):
         yield batch

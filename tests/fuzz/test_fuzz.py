@@ -17,8 +17,9 @@ from tests.fuzz.cases import Cases
 from tests.fuzz.rig import Rig
 from tests.fuzz.targets import TARGETS
 
-SECONDS = 1.5
-"""A target gets its corpus and some cases more, however slow the machine is."""
+SECONDS = 1.0
+BATCH = 24
+"""A target gets its corpus and as many cases more at least, however slow the machine is."""
 BESIDE_BUILTIN = ("offers", "multiparts", "items", "events", "zmq", "udp-stranger", "udp-client")
 ALONE = ("payloads", "files")
 
@@ -26,7 +27,8 @@ ALONE = ("payloads", "files")
 async def survives(name: str, rig: Rig | None = None) -> None:
     """Nothing is found by the corpus, nor by new cases."""
     seed = secrets.randbits(32)
-    report = await Campaign(TARGETS[name](), seed).run(seconds=SECONDS, cases=None, rig=rig)
+    campaign = Campaign(TARGETS[name](), seed, batch=BATCH)
+    report = await campaign.run(seconds=SECONDS, cases=None, rig=rig)
     assert not report.findings, msgspec.json.format(msgspec.json.encode(report)).decode()
 
 
