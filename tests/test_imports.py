@@ -33,6 +33,7 @@ FLOORS = (
     ("engine.minicpmo.models",),
     ("engine.minicpmo.llm",),
     ("engine.minicpmo.session", "engine.minicpmo.encoders"),
+    ("engine.clip", "engine.readitem"),
     ("engine.minicpmo.checkpoint",),
     ("engine.minicpmo.memory_plan", "engine.minicpmo.runner"),
     ("engine.minicpmo.speech",),
