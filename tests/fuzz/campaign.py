@@ -66,12 +66,13 @@ class Campaign:
             started = time.monotonic()
             before = self._measure(ready)
             known = self._target.seeds().values()
+            wanted = len(known) + self._batch
             for batch in _batches(
                 itertools.chain(known, itertools.islice(made, cases)), self._batch
             ):
                 await self._give(batch, ready, made)
                 self._measure(ready)
-                is_over = time.monotonic() - started > seconds and self._done > len(known)
+                is_over = time.monotonic() - started > seconds and self._done >= wanted
                 if is_over or len(self._findings) >= MAX_FINDINGS:
                     break
             await self._target.close()
