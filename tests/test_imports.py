@@ -38,7 +38,6 @@ FLOORS = (
     ("engine.minicpmo.memory_plan", "engine.minicpmo.runner"),
     ("engine.minicpmo.speech",),
     ("engine.minicpmo.modes",),
-    ("engine.minicpmo.background", "engine.minicpmo.step"),
     ("engine.minicpmo.scheduler",),
     ("engine.minicpmo.engine",),
     ("engine.process",),

@@ -19,7 +19,7 @@ from engine.hub import Fetching, HubError, locate, unheard
 from engine.ipc.protocol import FromEngine, SessionConfig, SessionMessage, Welcome
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
-from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.models.config import RELEASED_UNIT, ConfigError
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.scheduler import Closing, Opening, Scheduler
 from engine.minicpmo.session.inbox import Inbox
@@ -30,7 +30,6 @@ from engine.minicpmo.speech.voices import VoiceLibrary
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
-UNIT_MS = 1_000
 
 
 class MiniCpmoSession:
@@ -96,7 +95,7 @@ class MiniCpmoEngine:
             languages=("en", "zh"),
             voices=tuple(names),
             video=True,
-            unit_ms=UNIT_MS,
+            unit_ms=RELEASED_UNIT.ms,
         )
 
     async def start(self, progress: Progress) -> None:
@@ -126,14 +125,14 @@ class MiniCpmoEngine:
     def _load(self, folder: Path, show: Progress) -> None:
         wanted = self._config
         model: OmniModel = load(folder, device=wanted.device, steps=wanted.flow_steps, show=show)
-        limit = min(wanted.max_context, model.config.llm.max_position_embeddings)
+        max_context = min(wanted.max_context, model.config.llm.max_position_embeddings)
         show("preparing voices")
         voices = self._voices = VoiceLibrary(model, wanted.voice)
         voices.place(model)
         for line in voices.remarks:
             show(line)
-        self._fit(model, limit, show)
-        runner = Runner(model, self._slots, limit, wanted.kv_cache_dtype)
+        self._fit(model, max_context, show)
+        runner = Runner(model, self._slots, max_context, wanted.kv_cache_dtype)
         pipeline = SpeechPipeline(
             model,
             self._slots,
@@ -141,7 +140,7 @@ class MiniCpmoEngine:
             speech_context=wanted.speech_context,
             first_codes=wanted.first_chunk_codes,
         )
-        self._scheduler = Scheduler(runner, pipeline, voices, limit)
+        self._scheduler = Scheduler(runner, pipeline, voices, max_context)
         # The networks' objects live as long as the process: looking through them for garbage would
         # hold up a step by a tenth of a second, and each graph's capture as well.
         gc.collect()
@@ -182,7 +181,7 @@ class MiniCpmoEngine:
         def post(message: FromEngine) -> None:
             loop.call_soon_threadsafe(send, message)
 
-        talk = Session(session, slot, config, secrets.randbits(48), post)
+        talk = Session(session, slot, config, secrets.randbits(48), post, unit=RELEASED_UNIT)
         self._scheduler.post(Opening(talk))
         return MiniCpmoSession(self._scheduler, session, slot, send, self._decoder)
 

@@ -26,9 +26,10 @@ from engine.ipc.protocol import (
     SessionEnded,
     UpdateSession,
 )
-from engine.minicpmo.background import Background
+from engine.minicpmo.modes.background import Background
 from engine.minicpmo.modes.full_duplex import FullDuplex
 from engine.minicpmo.modes.half_duplex import HalfDuplex
+from engine.minicpmo.modes.mode import step
 from engine.minicpmo.modes.turn_encoding import PendingTurn
 from engine.minicpmo.modes.unit_alignment import PHASES
 from engine.minicpmo.runner import Runner
@@ -37,7 +38,6 @@ from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 from engine.minicpmo.speech.voices import VoiceLibrary
 from engine.minicpmo.speech.worker import SpeechChunk, SpeechWorker
-from engine.minicpmo.step import step
 
 log = logging.getLogger(__name__)
 

@@ -28,13 +28,13 @@ SPEAKING = "OMNI_BENCH_SPEAKING"
 def main() -> None:
     """Entry of an engine process."""
     from engine import process
-    from engine.minicpmo.modes.full_duplex import FullDuplex
+    from engine.minicpmo.modes.unit_speech import UnitSpeech
     from engine.minicpmo.scheduler import Scheduler
     from engine.minicpmo.session.session import Session
     from tests.bench.engine_load import Script
 
     log = open(os.environ[LOG], "a", buffering=1, encoding="ascii")  # noqa: SIM115 - for life
-    usual, say, done = Scheduler.__init__, FullDuplex._say, Session.unit_done
+    usual, say, done = Scheduler.__init__, UnitSpeech.speak, Session.unit_done
 
     def begin(self: Scheduler, runner: Any, *given: Any, **more: Any) -> None:
         usual(self, runner, *given, **more)
@@ -43,10 +43,10 @@ def main() -> None:
         script.talks = runner.duplex.sessions
         runner.duplex.replay.force = script.choose
 
-    def said(self: FullDuplex, mind: Any, result: Any, *, others_follow: bool) -> None:
+    def said(self: UnitSpeech, entry: Any, result: Any, due: float, *, others_follow: bool) -> None:
         if result.is_turn_start:
-            log.write(json.dumps(["turn", mind.session.id, mind.due]) + "\n")
-        say(self, mind, result, others_follow=others_follow)
+            log.write(json.dumps(["turn", entry.session.id, due]) + "\n")
+        say(self, entry, result, due, others_follow=others_follow)
 
     def unit(self: Session, *, speaks: bool, stages_ms: dict[str, float], kv_tokens: int) -> None:
         dropped_ms = self.audio_input.dropped_ms
@@ -55,7 +55,7 @@ def main() -> None:
         done(self, speaks=speaks, stages_ms=stages_ms, kv_tokens=kv_tokens)
 
     Scheduler.__init__ = begin  # type: ignore[method-assign]
-    FullDuplex._say = said  # type: ignore[method-assign]
+    UnitSpeech.speak = said  # type: ignore[method-assign]
     Session.unit_done = unit  # type: ignore[method-assign]
     process.main()
 

@@ -14,10 +14,12 @@ from engine.ipc import protocol as p
 from engine.minicpmo.llm.context_window import Entry
 from engine.minicpmo.llm.duplex_state import DuplexState
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
-from engine.minicpmo.modes.full_duplex import UNIT_SAMPLES
+from engine.minicpmo.models.config import RELEASED_UNIT
 from engine.minicpmo.scheduler import Scheduler
 from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.session import Session
+
+UNIT_SAMPLES = RELEASED_UNIT.samples(16_000)
 
 PIECE = 320
 TURN_UNITS = 4

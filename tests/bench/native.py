@@ -24,14 +24,17 @@ import torch
 from engine.admission import quantiles
 from engine.ipc import protocol as p
 from engine.minicpmo.checkpoint import OmniModel, load
-from engine.minicpmo.modes.full_duplex import UNIT_SAMPLES, FullDuplex
+from engine.minicpmo.models.config import RELEASED_UNIT
+from engine.minicpmo.modes.full_duplex import FullDuplex
+from engine.minicpmo.modes.mode import step
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 from engine.minicpmo.speech.voices import VoiceLibrary
 from engine.minicpmo.speech.worker import SpeechChunk, SpeechWorker
-from engine.minicpmo.step import step
 from tests.tiny_checkpoint import full_size_model, write_checkpoint
+
+UNIT_SAMPLES = RELEASED_UNIT.samples(16_000)
 
 WORDS = 5
 PARTS = ("listen", "speak", "speak", "end of turn")

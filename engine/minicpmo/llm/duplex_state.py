@@ -120,12 +120,12 @@ class DuplexState:
     until `phase` is DONE, `take_result`, `close_unit`."""
 
     def __init__(
-        self, tokens: OmniTokenizer, settings: DuplexSettings, seed: int, limit: int
+        self, tokens: OmniTokenizer, settings: DuplexSettings, seed: int, max_context: int
     ) -> None:
-        """`limit`: positions the session's cache may hold."""
+        """`max_context`: positions the session's cache may hold."""
         self._tokens = tokens
         self.settings = settings
-        self.context = ContextLimit(limit, settings.context_policy)
+        self.context = ContextLimit(max_context, settings.context_policy)
         self.row = DuplexRow(settings.sampling, Draws(seed))
         self.phase = UnitPhase.CLOSED
         self.length = 0

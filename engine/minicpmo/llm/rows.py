@@ -81,16 +81,19 @@ class LlmRows:
         self,
         model: Qwen3,
         num_slots: int,
-        max_len: int,
+        max_context: int,
         graphs: GraphPool | None = None,
         *,
         sizes: Sequence[int] = PREFILL_SIZES,
         kv_cache: KvCacheType = "auto",
     ) -> None:
-        """`sizes`: tokens that forwards by graph are padded to, ascending."""
+        """`max_context`: positions of a row.
+
+        `sizes`: tokens that forwards by graph are padded to, ascending.
+        """
         self.model = model
         self._sizes = sizes
-        self.kv = model.make_cache(num_slots, max_len, kv_cache)
+        self.kv = model.make_cache(num_slots, max_context, kv_cache)
         self.graphs = GraphPool(model.device, enabled=False) if graphs is None else graphs
         config = model.config
         self.hidden = torch.zeros(

@@ -110,15 +110,15 @@ class TurnState:
         self,
         tokens: OmniTokenizer,
         seed: int,
-        limit: int,
+        max_context: int,
         *,
         window: TurnWindow | None = None,
         context_policy: ContextPolicy = "slide",
     ) -> None:
-        """`limit`: positions the session's cache may hold."""
+        """`max_context`: positions the session's cache may hold."""
         self._tokens = tokens
         self.draws = Draws(seed)
-        self.context = ContextLimit(limit, context_policy)
+        self.context = ContextLimit(max_context, context_policy)
         self.window = replace(window or TurnWindow(), entries=[])
         self.length = 0
         self.turn_open = False

@@ -281,6 +281,28 @@ class TtsConfig:
         )
 
 
+@dataclass(frozen=True)
+class UnitSpec:
+    """A full-duplex unit: how long it is, and how much the model says in it."""
+
+    ms: int = 1_000
+    max_tokens: int = 20
+    """Steps of a unit. The last one never decodes, and the first token is not spoken."""
+    max_chars: int = 28
+    """A token that brings a unit's text to this many characters is refused."""
+
+    def __post_init__(self) -> None:
+        if self.ms < 1 or self.max_tokens < 2 or self.max_chars < 1:
+            raise ValueError(f"a unit of {self}")
+
+    def samples(self, hz: int) -> int:
+        """Samples of a unit at a rate that gives a whole number of them."""
+        return self.ms * hz // 1000
+
+
+RELEASED_UNIT = UnitSpec()
+
+
 @dataclass(frozen=True, slots=True)
 class OmniConfig:
     """The whole model, read from `config.json` and the small files beside it."""
@@ -297,6 +319,8 @@ class OmniConfig:
     raw: Mapping[str, Any] = field(repr=False)
     generation: Mapping[str, Any] = field(repr=False)
     """`generation_config.json`, empty where there is none."""
+    unit: UnitSpec = RELEASED_UNIT
+    """As the released model was trained; no file says it."""
 
     @classmethod
     def load(cls, path: str | Path) -> OmniConfig:

@@ -1,4 +1,4 @@
-"""Keeps the ends of sessions' units in their places within a second, see `UnitGroups`."""
+"""Keeps the ends of sessions' units in their places within a period, see `UnitGroups`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine.ipc.protocol import INPUT_HZ
 from engine.minicpmo.session.session import Session
 
 PHASES = 2
-"""Groups, evenly spread over a second: more would have smaller batches, one would leave the GPU
+"""Groups, evenly spread over a unit: more would have smaller batches, one would leave the GPU
 idle for half of the time."""
 NEAR_S = 0.02
 """Units that end so little before their place are in it."""
@@ -22,15 +22,16 @@ class UnitGroups:
     it would have, and nobody waits.
     """
 
-    def __init__(self, count: int = PHASES) -> None:
-        """`count` 0: nothing is moved."""
+    def __init__(self, count: int = PHASES, period_s: float = 1.0) -> None:
+        """`count` 0: nothing is moved. `period_s`: length of a unit."""
         self._count = count
+        self._period_s = period_s
         self._groups: dict[int, int] = {}
         self._origin = 0.0
         """An end of the first group's units, on the monotonic clock."""
 
     def join(self, slot: int, end: float) -> float:
-        """Seconds of silence, less than one, that put a session's next unit's `end` in place.
+        """Seconds of silence, less than a period, that put a session's next unit's `end` in place.
 
         It gets the smallest group, of equal ones the one that needs less silence.
         """
@@ -50,25 +51,27 @@ class UnitGroups:
         self._groups.pop(slot, None)
 
     def late(self, slot: int, end: float) -> float:
-        """How many seconds behind its place a unit's end is, from -0.5 to 0.5."""
+        """Seconds that a unit's end is behind its place, half a period at most."""
         group = self._groups.get(slot)
         if group is None:
             return 0.0
-        return (self._behind(group, end) + 0.5) % 1.0 - 0.5
+        half = self._period_s / 2
+        return (self._behind(group, end) + half) % self._period_s - half
 
     def _lead(self, group: int, end: float) -> float:
         lead = self._behind(group, end)
-        # A second of silence for what is nearly in place would be absurd.
-        return 0.0 if lead > 1.0 - NEAR_S else lead
+        # A period of silence for what is nearly in place would be absurd.
+        return 0.0 if lead > self._period_s - NEAR_S else lead
 
     def _behind(self, group: int, end: float) -> float:
-        return (end - self._origin - group / self._count) % 1.0
+        start = self._origin + self._period_s * group / self._count
+        return (end - start) % self._period_s
 
 
 MOST_DRIFT_S = 0.08
 """A session whose units end so far from their group's, on average, is put in its place again."""
 MOST_JITTER_S = 0.3
-"""Of units a second apart; what comes faster or slower is no call in real time."""
+"""Of the time between two units; what comes faster or slower is no call in real time."""
 DRIFT_SHARE = 0.1
 """Of the newest unit in that average: packets are late now and then, clocks run away slowly."""
 
@@ -86,14 +89,16 @@ class _Course:
 class UnitAlignment:
     """Owned by the model's thread."""
 
-    def __init__(self, phases: int = PHASES) -> None:
-        self._phases = UnitGroups(phases)
+    def __init__(self, phases: int = PHASES, period_s: float = 1.0) -> None:
+        """`phases`: groups. `period_s`: length of a unit."""
+        self._groups = UnitGroups(phases, period_s)
+        self._period_s = period_s
         self._courses: dict[int, _Course] = {}
 
     def hears(self, session: Session, count: int, arrived: float) -> None:
         """Sound of `count` samples has come; the first of a session places its units."""
         if not session.audio_input.is_placed:
-            lacking = -(session.audio_input.pending + count) % INPUT_HZ
+            lacking = -(session.audio_input.pending + count) % round(self._period_s * INPUT_HZ)
             self._place(session, arrived + lacking / INPUT_HZ)
 
     def took(self, session: Session, due: float) -> None:
@@ -103,23 +108,22 @@ class UnitAlignment:
         """
         course = self._courses.setdefault(session.slot, _Course(due))
         before, course.due = course.due, due
-        if abs(due - before - 1) > MOST_JITTER_S:
+        if abs(due - before - self._period_s) > MOST_JITTER_S * self._period_s:
             # Not in real time: there is no place to keep.
             course.drift = 0.0
             return
-        course.drift += DRIFT_SHARE * (self._phases.late(session.slot, due) - course.drift)
+        course.drift += DRIFT_SHARE * (self._groups.late(session.slot, due) - course.drift)
         if abs(course.drift) > MOST_DRIFT_S and not session.audio_input.is_user_speaking:
-            self._place(session, due + 1)
+            self._place(session, due + self._period_s)
 
     def leave(self, slot: int) -> None:
-        self._phases.leave(slot)
+        self._groups.leave(slot)
         self._courses.pop(slot, None)
 
     def _place(self, session: Session, end: float) -> None:
         """Without silence the next unit would end at `end`."""
-        session.audio_input.is_placed = True
         # With a seed the same sound gives the same answers, whoever else is served.
-        if session.config.sampling.seed is None:
-            lead = self._phases.join(session.slot, end)
-            session.audio_input.add_silence(round(lead * INPUT_HZ))
+        seeded = session.config.sampling.seed is not None
+        lead = 0.0 if seeded else self._groups.join(session.slot, end)
+        session.audio_input.place(round(lead * INPUT_HZ))
         self._courses.pop(session.slot, None)

@@ -18,11 +18,10 @@ from engine.ipc.protocol import (
     SpeechStopped,
     TurnDetection,
 )
+from engine.minicpmo.models.config import RELEASED_UNIT, UnitSpec
 from engine.vad import Offset, Onset, Segmenter, Voice
 
-UNIT_BYTES = 2 * INPUT_HZ
-"""A second of sound."""
-MAX_PENDING_BYTES = 2 * UNIT_BYTES
+MAX_PENDING_UNITS = 2
 """Sound for units that may wait. Beyond it the engine is too slow and the oldest unit is skipped:
 what it hears next is then never more than one unit old."""
 MAX_UTTERANCE_S = 30
@@ -39,25 +38,27 @@ class AudioInput:
         detection: TurnDetection,
         send: Callable[[FromEngine], None],
         *,
+        unit: UnitSpec = RELEASED_UNIT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._send = send
+        self._unit = unit
+        self._unit_bytes = 2 * unit.samples(INPUT_HZ)
         self._clock = clock
         self._segmenter = Segmenter(detection)
         self._pending = bytearray()
         self._arrived = 0.0
         self.complete_since = 0.0
         """When the last of the newest unit's sound came, on the monotonic clock."""
-        self.is_placed = False
-        """Whether the ends of its units are where they shall be; whoever places them sets it."""
+        self._is_placed = False
         self.silence = 0
-        """Samples that `add_silence` has put between its sound."""
+        """Samples that `place` has put between its sound."""
         self._utterance = bytearray()
         self._by_hand = bytearray()
         self.utterances = 0
         self.dropped_ms = 0
-        """Sound that was skipped; whoever tells it sets it back."""
+        """Sound that was skipped since `take_dropped_ms`."""
         self._untold_ms = 0
         self._warned = -WARN_EVERY_S
 
@@ -77,8 +78,8 @@ class AudioInput:
 
     @property
     def waiting_s(self) -> float:
-        """How long the oldest whole second of sound has been there."""
-        behind_s = len(self._pending) / (2 * INPUT_HZ) - 1
+        """How long the oldest whole unit of sound has been there."""
+        behind_s = (len(self._pending) - self._unit_bytes) / (2 * INPUT_HZ)
         return self._clock() - self._arrived + behind_s
 
     def configure(self, detection: TurnDetection) -> None:
@@ -124,9 +125,9 @@ class AudioInput:
                         found.append(samples(self._utterance))
         return found
 
-    def take_unit(self, count: int) -> Tensor | None:
-        """The next `count` samples for a unit, or None."""
-        size = 2 * count
+    def take_unit(self) -> Tensor | None:
+        """Take the samples [N] of the next unit, None while they are not complete."""
+        size = self._unit_bytes
         if len(self._pending) < size:
             return None
         chunk = samples(self._pending[:size])
@@ -135,10 +136,25 @@ class AudioInput:
         self.complete_since = self._arrived - behind_s
         return chunk
 
-    def add_silence(self, count: int) -> None:
-        """Put `count` samples of silence behind the sound for units."""
-        self._pending += bytes(2 * count)
-        self.silence += count
+    @property
+    def is_placed(self) -> bool:
+        """Whether its units end where they are to end."""
+        return self._is_placed
+
+    def place(self, silence: int) -> None:
+        """Put `silence` samples behind the sound for units; these end in their place then."""
+        self._is_placed = True
+        self._pending += bytes(2 * silence)
+        self.silence += silence
+
+    def displace(self) -> None:
+        """Let the ends of units be placed anew."""
+        self._is_placed = False
+
+    def take_dropped_ms(self) -> int:
+        """Return the sound that was skipped since the last call."""
+        dropped_ms, self.dropped_ms = self.dropped_ms, 0
+        return dropped_ms
 
     def commit(self) -> Tensor:
         """Push to talk: everything since the last commit."""
@@ -150,18 +166,18 @@ class AudioInput:
         """Forget what was not yet used."""
         self._by_hand.clear()
         self._pending.clear()
-        self.is_placed = False
+        self.displace()
 
     def _keep(self, pcm: bytes, arrived: float) -> None:
         self._pending += pcm
         self._arrived = arrived
-        excess = len(self._pending) - MAX_PENDING_BYTES
+        excess = len(self._pending) - MAX_PENDING_UNITS * self._unit_bytes
         if excess > 0:
-            # Whole units: the model then misses a second, not bits of several.
-            units = -(-excess // UNIT_BYTES)
-            del self._pending[: units * UNIT_BYTES]
-            self.dropped_ms += units * 1000
-            self._untold_ms += units * 1000
+            # Whole units: the model then misses one, not bits of several.
+            units = -(-excess // self._unit_bytes)
+            del self._pending[: units * self._unit_bytes]
+            self.dropped_ms += units * self._unit.ms
+            self._untold_ms += units * self._unit.ms
         now = self._clock()
         if self._untold_ms and now - self._warned >= WARN_EVERY_S:
             self._warn(now)

@@ -33,6 +33,7 @@ from engine.minicpmo.llm.duplex_state import DuplexSettings
 from engine.minicpmo.llm.sampler import DuplexSampling, TurnSampling
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplySettings
 from engine.minicpmo.models.code2wav import VoiceBase
+from engine.minicpmo.models.config import RELEASED_UNIT, UnitSpec
 from engine.minicpmo.session.audio_input import NOT_TRANSCRIBED, AudioInput
 from engine.minicpmo.session.audio_output import AudioOutput
 from engine.minicpmo.session.item_decoding import DecodedItem
@@ -85,14 +86,17 @@ class Session:
         config: SessionConfig,
         seed: int,
         send: Callable[[FromEngine], None],
+        *,
+        unit: UnitSpec = RELEASED_UNIT,
     ) -> None:
         self.id = session
+        self._unit = unit
         self.slot = slot
         self.config = config
         self.seed = config.sampling.seed if config.sampling.seed is not None else seed
         self.send = send
         self.output = AudioOutput(session, send)
-        self.audio_input = AudioInput(session, config.turn_detection, self._tell_speech)
+        self.audio_input = AudioInput(session, config.turn_detection, self._tell_speech, unit=unit)
         self.picture: Tensor | None = None
         """[height, width, 3] uint8, the newest; None while the camera is off."""
         self.is_picture_new = False
@@ -107,7 +111,7 @@ class Session:
         """The newest utterance whose beginning was told."""
         self.forced_listen = False
         """The client wants no answers for now."""
-        self.interrupted = False
+        self._is_interrupted = False
         """The user spoke over the answer: the unit that is due only listens."""
         self.units = 0
         self.is_over = False
@@ -204,6 +208,15 @@ class Session:
             self.warn("item_kept", "the model has already read this item")
         self.items = deque(kept, maxlen=MAX_ITEMS)
 
+    def interrupt(self) -> None:
+        """Make a listen of the next unit."""
+        self._is_interrupted = True
+
+    def take_forced_listen(self) -> bool:
+        """Return whether the unit that starts may only listen."""
+        interrupted, self._is_interrupted = self._is_interrupted, False
+        return interrupted or self.forced_listen
+
     # ------------------------------------------------------------------ settings
 
     def duplex_settings(self) -> DuplexSettings:
@@ -215,6 +228,8 @@ class Session:
         )
         settings = DuplexSettings(
             sampling=sampling,
+            max_tokens=self._unit.max_tokens,
+            max_chars=self._unit.max_chars,
             context_policy=self.config.context_policy,
             window=WindowSettings(self.option("window", "off")),
         )
@@ -297,7 +312,6 @@ class Session:
     def unit_done(self, *, speaks: bool, stages_ms: dict[str, float], kv_tokens: int) -> None:
         """Tell the figures of a unit or a turn."""
         self.units += 1
-        dropped_ms, self.audio_input.dropped_ms = self.audio_input.dropped_ms, 0
         self.send(
             UnitDone(
                 self.id,
@@ -305,7 +319,7 @@ class Session:
                 "speak" if speaks else "listen",
                 stages_ms,
                 kv_tokens,
-                dropped_ms,
+                self.audio_input.take_dropped_ms(),
             )
         )
 

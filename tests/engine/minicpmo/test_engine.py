@@ -331,7 +331,7 @@ async def test_of_units_that_are_decided_together_all_but_the_last_say_that_othe
 
     said: list[bool] = []
     groups: list[list[bool]] = []
-    say, apply = scheduler._speech.submit, scheduler._duplex._apply
+    say, apply = scheduler._speech.submit, scheduler._duplex._finish
 
     def note(order: SpeechRequest) -> None:
         said.append(order.others_follow)
@@ -342,9 +342,9 @@ async def test_of_units_that_are_decided_together_all_but_the_last_say_that_othe
         apply(results)
         groups.append(list(said))
 
-    monkeypatch.setattr(scheduler.runner.duplex, "force", choose)
+    monkeypatch.setattr(scheduler.runner.duplex.replay, "force", choose)
     monkeypatch.setattr(scheduler._speech, "submit", note)
-    monkeypatch.setattr(scheduler._duplex, "_apply", note_group)
+    monkeypatch.setattr(scheduler._duplex, "_finish", note_group)
     talks = [Talk(engine, f"t{slot}", slot, config()) for slot in range(3)]
     for _ in range(5):
         await asyncio.gather(*(talk.units(1) for talk in talks))

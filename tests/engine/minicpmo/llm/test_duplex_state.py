@@ -395,7 +395,7 @@ def drive(slots: list[int], together: bool) -> dict[int, list[tuple[UnitResult, 
         settings = DuplexSettings(
             sampling, force_listen_count=slot % 2, max_tokens=6 + slot, window=window
         )
-        duplex.open(slot, DuplexState(word_tokens(), settings, seed=slot, limit=400))
+        duplex.open(slot, DuplexState(word_tokens(), settings, seed=slot, max_context=400))
         duplex.prepare({slot: (PREFIX, rows_of(2 + slot, slot), SUFFIX)})
     found: dict[int, list[tuple[UnitResult, list[int]]]] = {slot: [] for slot in slots}
     for unit in range(5):

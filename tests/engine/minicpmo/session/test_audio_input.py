@@ -12,9 +12,11 @@ from engine.ipc.protocol import (
     SessionWarning,
     TurnDetection,
 )
-from engine.minicpmo.session.audio_input import UNIT_BYTES, WARN_EVERY_S, AudioInput
+from engine.minicpmo.session.audio_input import WARN_EVERY_S, AudioInput
 from engine.minicpmo.session.session import Session
 from tests.waiting import Clock
+
+UNIT_BYTES = 2 * INPUT_HZ
 
 PIECE = 320
 
@@ -40,7 +42,7 @@ class Ear:
 
     def unit(self) -> int | None:
         """The first sample of the next unit; all of it must be in order."""
-        chunk = self.audio_input.take_unit(INPUT_HZ)
+        chunk = self.audio_input.take_unit()
         if chunk is None:
             return None
         found = (chunk.numpy() * 32768).astype(np.int64)
@@ -138,7 +140,7 @@ def test_sound_that_waited_before_it_got_here_counts_from_when_it_came() -> None
     came = ear.clock.now - 0.5
     ear.audio_input.push(0, bytes(UNIT_BYTES), for_units=True, strict=False, arrived=came)
     assert ear.audio_input.waiting_s == 0.5
-    assert ear.audio_input.take_unit(INPUT_HZ) is not None
+    assert ear.audio_input.take_unit() is not None
     assert ear.audio_input.complete_since == came
 
 

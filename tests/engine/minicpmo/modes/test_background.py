@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from engine.minicpmo.background import PATIENCE_S, Background
+from engine.minicpmo.modes.background import PATIENCE_S, Background
 from tests.waiting import Clock
 
 

@@ -1,0 +1,105 @@
+"""What full duplex and turns share: an entry for each session, and their half of a step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from engine.gpu.timing import Stages, Timer, timed
+from engine.minicpmo.llm.batch import Batch, Chosen
+from engine.minicpmo.runner import Runner
+from engine.minicpmo.session.session import Session
+from engine.minicpmo.speech.worker import SessionSpeech
+
+
+@dataclass(eq=False)
+class Utterance:
+    """A decided unit, or a chunk of a reply, while it is spoken."""
+
+    generation: int
+    """Of the session's speech when it was requested."""
+
+
+class SessionEntry:
+    """A session in a mode."""
+
+    def __init__(self, session: Session, speech: SessionSpeech) -> None:
+        self.session = session
+        self.speech = speech
+        self.speaking: deque[Utterance] = deque()
+        """In the order of their requests."""
+        self.stages: Stages = []
+        """Of the unit or the reply under way."""
+        self.is_closed = False
+
+    def close(self) -> None:
+        """Drop what is spoken: callbacks hold the entry, and with it tensors."""
+        self.is_closed = True
+        self.speaking.clear()
+
+    def is_current(self, utterance: Utterance) -> bool:
+        """Whether the user is to hear an utterance: nothing has cancelled it since."""
+        return utterance.generation == self.speech.generation and not self.session.is_over
+
+
+Entry = TypeVar("Entry", bound=SessionEntry)
+Result = TypeVar("Result")
+
+
+class Mode(ABC, Generic[Entry, Result]):
+    """Drives the sessions of one kind; owned by the model's thread."""
+
+    def __init__(self, batch: Batch[Any, Any, Result]) -> None:
+        self._batch = batch
+        self._entries: dict[int, Entry] = {}
+        self._chosen: Chosen[Result] = Chosen()
+        """Between `choose` and `fed`."""
+
+    def close(self, slot: int) -> None:
+        """End the conversation in a slot, if there is one."""
+        entry = self._entries.pop(slot, None)
+        if entry is not None:
+            entry.close()
+
+    def choose(self) -> dict[int, int]:
+        """Decide one token for every session under way; returns the ids to feed, by slot."""
+        self._chosen = self._batch.choose(
+            [slot for slot, entry in self._entries.items() if self._may_go_on(entry)]
+        )
+        return self._chosen.feeding
+
+    def fed(self, states: Mapping[int, Tensor], timer: Timer) -> bool:
+        """Take the `states` [C] by slot after feeding; returns whether anything was chosen."""
+        chosen, self._chosen = self._chosen, Chosen[Result]()
+        for slot in chosen.slots:
+            self._entries[slot].stages.append(("decode", timer))
+        if chosen.slots:
+            self._finish(self._batch.fed(chosen, states))
+        return bool(chosen.slots)
+
+    @abstractmethod
+    def _may_go_on(self, entry: Entry) -> bool:
+        """Whether the session is to choose its next token."""
+
+    @abstractmethod
+    def _finish(self, results: dict[int, Result]) -> None:
+        """Pass on the results that are complete."""
+
+
+def step(runner: Runner, modes: Sequence[Mode[Any, Any]]) -> bool:
+    """Choose a token for every session of these modes and feed all of them in one forward.
+
+    Returns whether there was any.
+    """
+    feeding: dict[int, int] = {}
+    for mode in modes:
+        feeding |= mode.choose()
+    with timed(runner.model.device) as timer:
+        states = dict(zip(feeding, runner.llm.step(feeding), strict=True))
+    decided = [mode.fed(states, timer) for mode in modes]
+    return any(decided)

@@ -1,0 +1,104 @@
+"""When units of full duplex start, and with which sound and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from torch import Tensor
+
+from engine.dsp.logmel import ChunkQueue
+from engine.minicpmo.encoders.vision import EncodedPicture, PictureInput
+from engine.minicpmo.models.config import UnitSpec
+from engine.minicpmo.modes.mode import SessionEntry
+from engine.minicpmo.runner import Runner
+from engine.minicpmo.session.session import Session, SessionFailed
+from engine.minicpmo.speech.worker import SessionSpeech
+
+SESSIONS_A_START = 4
+"""For so many sessions one more unit is awaited before the units that are due are started."""
+LONGEST_WAIT_S = 0.25
+"""No unit waits longer for others."""
+GATHER_S = 0.04
+"""How long a unit waits for others that will be complete by then: sound comes in pieces."""
+LOOKED_AHEAD = 8
+"""Pictures that are encoded ahead at once: a unit that becomes due meanwhile waits for them."""
+
+
+class DuplexEntry(SessionEntry):
+    """A full-duplex session and the input of its next unit."""
+
+    def __init__(self, session: Session, speech: SessionSpeech, prompt: Iterator[None]) -> None:
+        super().__init__(session, speech)
+        self.queue = ChunkQueue()
+        self.prompt: Iterator[None] | None = prompt
+        """The part of the system message that is not read yet."""
+        self.is_running = False
+        self.has_new_settings = False
+        self.due = 0.0
+        """When the unit under way was complete."""
+        self.picture: PictureInput | None = None
+        """The newest picture; it is brought to the device with others."""
+        self.encoded: tuple[Tensor, ...] | None = None
+        """The newest picture, encoded ahead of its unit."""
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether the next unit lacks nothing but sound."""
+        return not (self.is_running or self.session.is_over or self.prompt is not None)
+
+
+def is_worth_starting(entries: Collection[DuplexEntry], unit: UnitSpec, *, is_busy: bool) -> bool:
+    """Return whether to start what is due now: with many sessions a few units share a start.
+
+    Encoding and reading one unit costs nearly as much as a few, and holds up the others.
+    """
+    ready = [entry for entry in entries if entry.can_begin]
+    pending = [entry.session.audio_input.pending_ms for entry in ready]
+    waiting = [
+        entry.session.audio_input.waiting_s
+        for entry, ms in zip(ready, pending, strict=True)
+        if ms >= unit.ms
+    ]
+    if not waiting:
+        return False
+    lacking_ms = (GATHER_S - max(waiting)) * 1000
+    if lacking_ms > 0 and any(unit.ms - lacking_ms <= ms < unit.ms for ms in pending):
+        return False
+    few = max(1, len(entries) // SESSIONS_A_START)
+    return len(waiting) >= few or max(waiting) >= LONGEST_WAIT_S or not is_busy
+
+
+def encode_pictures(
+    runner: Runner, entries: Iterable[DuplexEntry]
+) -> dict[int, list[tuple[Tensor, ...]]]:
+    """Take the newest pictures of sessions whose units start; embeddings by slot."""
+    found: dict[int, list[tuple[Tensor, ...]]] = {}
+    slots: list[int] = []
+    pictures: list[PictureInput] = []
+    for entry in entries:
+        if entry.picture is not None:
+            slots.append(entry.session.slot)
+            pictures.append(entry.picture)
+        elif entry.encoded is not None:
+            found[entry.session.slot] = [entry.encoded]
+        entry.picture = entry.encoded = None
+    encoded = runner.look(pictures) if pictures else []
+    return found | {slot: [e.images] for slot, e in zip(slots, encoded, strict=True)}
+
+
+def encode_ahead(runner: Runner, entries: Iterable[DuplexEntry]) -> bool:
+    """Encode some pictures before their units are due; returns whether there were any."""
+    waiting = [entry for entry in entries if entry.picture is not None][:LOOKED_AHEAD]
+    for entry, encoded in zip(waiting, _encode(runner, waiting), strict=True):
+        entry.encoded, entry.picture = encoded.images, None
+    return bool(waiting)
+
+
+def _encode(runner: Runner, entries: Sequence[DuplexEntry]) -> list[EncodedPicture]:
+    pictures = [entry.picture for entry in entries if entry.picture is not None]
+    try:
+        return runner.look(pictures)
+    except Exception as error:
+        if len(entries) > 1:
+            raise
+        raise SessionFailed(entries[0].session, error) from error
