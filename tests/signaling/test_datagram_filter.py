@@ -102,6 +102,7 @@ def unsigned(kind: Class = Class.REQUEST) -> bytes:
         (RTP, "unknown_address"),
         (b"\xff" * 40, "unknown_address"),
     ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)}_bytes",
 )
 def test_a_stranger_reaches_nothing(data: bytes, reason: str) -> None:
     setup = Setup()
