@@ -89,6 +89,8 @@ def encode_pictures(
 def encode_ahead(runner: Runner, entries: Iterable[DuplexEntry]) -> bool:
     """Encode some pictures before their units are due; returns whether there were any."""
     waiting = [entry for entry in entries if entry.picture is not None][:LOOKED_AHEAD]
+    if not waiting:
+        return False
     for entry, encoded in zip(waiting, _encode(runner, waiting), strict=True):
         entry.encoded, entry.picture = encoded.images, None
     return bool(waiting)
