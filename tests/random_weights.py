@@ -64,7 +64,7 @@ def random_weights(
 class RandomCheckpoint:
     """In the place of `engine.gpu.weights.Checkpoint`: has whatever a module asks for."""
 
-    def __init__(self, path: Any = "", *, seed: int = 0) -> None:
+    def __init__(self, path: Any = "", *, seed: int = 0, progress: object = None) -> None:
         self.path = path
         self.seed = seed
 

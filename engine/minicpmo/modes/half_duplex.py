@@ -23,7 +23,7 @@ from engine.minicpmo.llm.prompts import (
     check_instructions,
 )
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnState
-from engine.minicpmo.modes.mode import Mode, SessionEntry, Utterance
+from engine.minicpmo.modes.mode import AnswerPart, Mode, SessionEntry
 from engine.minicpmo.modes.turn_encoding import PendingTurn, encode_turn, plan_turn
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session, SessionFailed
@@ -44,7 +44,7 @@ class NothingToAnswer(ValueError):
 
 
 @dataclass(eq=False)
-class ReplyUtterance(Utterance):
+class ReplyUtterance(AnswerPart):
     chunk: ReplyChunk
     kv_tokens: int
 

@@ -18,7 +18,7 @@ from engine.minicpmo.speech.worker import SessionSpeech
 
 
 @dataclass(eq=False)
-class Utterance:
+class AnswerPart:
     """A decided unit, or a chunk of a reply, while it is spoken."""
 
     generation: int
@@ -31,7 +31,7 @@ class SessionEntry:
     def __init__(self, session: Session, speech: SessionSpeech) -> None:
         self.session = session
         self.speech = speech
-        self.speaking: deque[Utterance] = deque()
+        self.speaking: deque[AnswerPart] = deque()
         """In the order of their requests."""
         self.stages: Stages = []
         """Of the unit or the reply under way."""
@@ -42,7 +42,7 @@ class SessionEntry:
         self.is_closed = True
         self.speaking.clear()
 
-    def is_current(self, utterance: Utterance) -> bool:
+    def is_current(self, utterance: AnswerPart) -> bool:
         """Whether the user is to hear an utterance: nothing has cancelled it since."""
         return utterance.generation == self.speech.generation and not self.session.is_over
 

@@ -9,14 +9,14 @@ from functools import partial
 
 from engine.gpu.timing import Stages, totals
 from engine.minicpmo.llm.duplex_state import UnitResult
-from engine.minicpmo.modes.mode import SessionEntry, Utterance
+from engine.minicpmo.modes.mode import AnswerPart, SessionEntry
 from engine.minicpmo.speech.code2wav import Pcm
 from engine.minicpmo.speech.pipeline import NO_SOUND
 from engine.minicpmo.speech.worker import SpeechChunk
 
 
 @dataclass(eq=False)
-class UnitUtterance(Utterance):
+class UnitUtterance(AnswerPart):
     result: UnitResult
     due: float
     """When the unit was complete, on the monotonic clock."""

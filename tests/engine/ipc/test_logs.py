@@ -81,7 +81,7 @@ def test_rotated_file_is_followed(tmp_path: Path) -> None:
 
 SHARED = """
 import logging, sys
-from engine import logs
+from engine.ipc import logs
 
 path, name, lines = sys.argv[1:4]
 logs.MB = 1000

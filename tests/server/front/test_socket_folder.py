@@ -22,8 +22,9 @@ from tests.waiting import until
 HOLD = """
 import sys, tempfile
 tempfile.tempdir = sys.argv[1]
-from server.front.socket_folder import SocketFolder
-print(SocketFolder().path, flush=True)
+from server.front import socket_folder
+socket_folder.MAX_TEMP_CHARS = 1000
+print(socket_folder.SocketFolder().path, flush=True)
 sys.stdin.read()
 """
 
