@@ -36,8 +36,9 @@ async def test_video_is_uploaded_and_declined_by_the_builtin_engine(server: Serv
     async with browse(server.url) as page:
         await send(page, "film.mp4", "video/mp4", bytes(2_000_000), "what happens?")
         assert await parts(page) == ["input_video", "input_text"]
-        warning = await event(page, "session.warning")
-        assert warning["code"] == "not_supported"
+        left_out = await event(page, "error")
+        assert left_out["error"]["code"] == "part_left_out"
+        assert left_out["error"]["param"] == "item.content.0"
         created = await event(page, "session.created")
         assert created["session"]["audio"]["input"]["turn_detection"] is None
         done = await event(page, "response.output_audio_transcript.done")
