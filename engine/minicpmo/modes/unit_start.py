@@ -93,7 +93,7 @@ def encode_ahead(runner: Runner, entries: Iterable[DuplexEntry]) -> bool:
         return False
     for entry, encoded in zip(waiting, _encode(runner, waiting), strict=True):
         entry.encoded, entry.picture = encoded.images, None
-    return bool(waiting)
+    return True
 
 
 def _encode(runner: Runner, entries: Sequence[DuplexEntry]) -> list[EncodedPicture]:
