@@ -64,6 +64,7 @@ def _refusing() -> Iterator[None]:
         raise
     except Exception as error:
         logger.warning("an offer could not be negotiated: %s", type(error).__name__)
+        logger.debug("how it failed", exc_info=True)
         raise invalid("The offer cannot be answered: its m-lines contradict each other.") from error
 
 
