@@ -114,6 +114,11 @@ class CascadeSession:
                 self._only_listens = on
                 if on:
                     self._answers.interrupt("forced to listen")
+            case p.AppendContext(request=name):
+                told = "nothing can be added beside the turns here"
+                self._send(p.RequestRefused(self._session, name, "append_unsupported", told))
+            case p.FunctionCallIn() | p.FunctionOutputIn():
+                self._warn("tools_unsupported", "this engine calls no functions")
             case _:
                 raise AssertionError(message)
 

@@ -12,7 +12,38 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-VERSION = 1
+from engine.ipc.session_config import (
+    MAX_TEXT_CHARS as MAX_TEXT_CHARS,
+)
+from engine.ipc.session_config import (
+    FunctionName as FunctionName,
+)
+from engine.ipc.session_config import (
+    FunctionTool as FunctionTool,
+)
+from engine.ipc.session_config import (
+    Modality as Modality,
+)
+from engine.ipc.session_config import (
+    Mode as Mode,
+)
+from engine.ipc.session_config import (
+    Sampling as Sampling,
+)
+from engine.ipc.session_config import (
+    SessionConfig as SessionConfig,
+)
+from engine.ipc.session_config import (
+    Text as Text,
+)
+from engine.ipc.session_config import (
+    ToolChoice as ToolChoice,
+)
+from engine.ipc.session_config import (
+    TurnDetection as TurnDetection,
+)
+
+VERSION = 2
 """Both sides of a link must speak exactly this version; anything else is refused by name."""
 
 INPUT_HZ = 16_000
@@ -23,11 +54,11 @@ MAX_OUTPUT_BYTES = 4 * OUTPUT_HZ
 MAX_IMAGE_BYTES = 8 * 1024 * 1024
 MAX_CLIP_BYTES = 2 * OUTPUT_HZ * 60
 MAX_VIDEO_BYTES = 28 * 1024 * 1024
-MAX_TEXT_CHARS = 65_536
 MAX_ITEM_PARTS = 32
 MAX_ITEM_BYTES = 32 * 1024 * 1024
 """Of an encoded `ItemIn`."""
 MAX_PIECE_BYTES = 256 * 1024
+ROOT = "root"
 MIN_COMMIT_MS = 100
 COMMIT_EMPTY = "input_audio_buffer_commit_empty"
 """The code of a `RequestRefused` for a commit of less sound."""
@@ -35,62 +66,17 @@ MAX_MESSAGE_BYTES = MAX_IMAGE_BYTES + 65_536
 
 SessionId = Annotated[str, Meta(min_length=1, max_length=64)]
 Count = Annotated[int, Meta(ge=0)]
-Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+ItemId = Annotated[str, Meta(max_length=128)]
+CallId = Annotated[str, Meta(min_length=1, max_length=128)]
 RequestName = Annotated[str, Meta(max_length=64)]
 """By which the answer to a request names it."""
+ContextKind = Literal["instructions", "thinking", "commentary"]
 InputPcm = Annotated[bytes, Meta(max_length=MAX_AUDIO_BYTES)]
 OutputPcm = Annotated[bytes, Meta(max_length=MAX_OUTPUT_BYTES)]
-
-Mode = Literal["full_duplex", "half_duplex", "turn_based"]
-Modality = Literal["audio", "text"]
 
 
 class Message(Struct, frozen=True, tag=True):
     """Base of everything that crosses a link."""
-
-
-class TurnDetection(Struct, frozen=True):
-    """How the engine finds the ends of what the user says; a native duplex model ignores it."""
-
-    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
-    """0 takes everything for speech, 1 only what is loud and clear."""
-    prefix_padding_ms: Annotated[int, Meta(ge=0, le=2000)] = 300
-    silence_duration_ms: Annotated[int, Meta(ge=100, le=5000)] = 320
-    """Silence that ends an utterance."""
-    create_response: bool = True
-    interrupt_response: bool = True
-
-
-class Sampling(Struct, frozen=True):
-    """Generation parameters; None leaves the engine's own default."""
-
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=1000)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=5)] | None = None
-    length_penalty: Annotated[float, Meta(gt=0, le=5)] | None = None
-    max_output_tokens: Annotated[int, Meta(ge=1, le=32_768)] | None = None
-    greedy: bool = False
-    seed: Annotated[int, Meta(ge=0)] | None = None
-
-
-class SessionConfig(Struct, frozen=True):
-    """Everything a session may set; `UpdateSession` replaces it whole, also during a call."""
-
-    mode: Mode = "full_duplex"
-    instructions: Text = ""
-    voice: Annotated[str, Meta(max_length=256)] = ""
-    """Empty: the engine's default voice."""
-    speed: Annotated[float, Meta(ge=0.25, le=4)] = 1.0
-    modalities: tuple[Modality, ...] = ("audio",)
-    turn_detection: TurnDetection = TurnDetection()
-    sampling: Sampling = Sampling()
-    transcribe: bool = True
-    max_image_slices: Annotated[int, Meta(ge=1, le=16)] = 1
-    context_policy: Literal["slide", "end"] = "slide"
-    """What happens at the model's context limit, after the warnings."""
-    options: dict[str, str | int | float | bool] = {}
-    """Settings of one kind of engine; unknown names are answered with a `SessionWarning`."""
 
 
 # ------------------------------------------------------------------ media worker -> engine
@@ -162,9 +148,32 @@ class ItemIn(Message, frozen=True):
     """Add an item to the conversation; it is answered only when `CreateResponse` follows."""
 
     session: SessionId
-    item: Annotated[str, Meta(max_length=128)]
+    item: ItemId
     role: Literal["user", "assistant", "system"]
     parts: Annotated[tuple[ItemPart, ...], Meta(max_length=MAX_ITEM_PARTS)]
+    after: ItemId = ""
+    """The item before it; empty: the end of the conversation. `ROOT`: the beginning."""
+
+
+class FunctionCallIn(Message, frozen=True):
+    """Put a call that the assistant once made into the conversation, as a client replays it."""
+
+    session: SessionId
+    item: ItemId
+    call_id: CallId
+    name: FunctionName
+    arguments: Text
+    after: ItemId = ""
+
+
+class FunctionOutputIn(Message, frozen=True):
+    """What a function gave back; it is answered only when `CreateResponse` follows."""
+
+    session: SessionId
+    item: ItemId
+    call_id: CallId
+    output: Text
+    after: ItemId = ""
 
 
 class ItemPiece(Message, frozen=True):
@@ -181,7 +190,7 @@ class ItemPiece(Message, frozen=True):
 
 class DeleteItem(Message, frozen=True):
     session: SessionId
-    item: Annotated[str, Meta(max_length=128)]
+    item: ItemId
 
 
 class CommitAudio(Message, frozen=True):
@@ -214,6 +223,30 @@ class CreateResponse(Message, frozen=True):
     modalities: tuple[Modality, ...] = ()
     """Of this response; empty: the session's."""
     request: RequestName = ""
+    max_output_tokens: Annotated[int, Meta(ge=1, le=32_768)] | None = None
+    """None: the session's."""
+    tools: Annotated[tuple[FunctionTool, ...], Meta(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
+    tool_name: str = ""
+    is_out_of_band: bool = False
+    """Neither the response nor `input` enters the conversation, and a running one goes on."""
+    input: Annotated[tuple[ItemIn, ...], Meta(max_length=64)] | None = None
+    """Out of band: what is answered instead of the conversation; None: the conversation."""
+
+
+class AppendContext(Message, frozen=True):
+    """Tell the model something while a full-duplex session runs, without making a turn of it.
+
+    instructions: a rule from now on. thinking: known, not said. commentary: to be said soon, in the
+    model's words. Answered by one `ContextAppended` or one `RequestRefused`.
+    """
+
+    session: SessionId
+    kind: ContextKind
+    text: Text
+    request: RequestName = ""
+    delegation: CallId | None = None
+    """The task that it answers."""
 
 
 class CancelResponse(Message, frozen=True):
@@ -273,6 +306,16 @@ class Welcome(Message, frozen=True):
     video: bool
     unit_ms: int = 0
     """The input quantum of a native model; 0: audio is consumed as it comes."""
+    transcribes: bool = False
+    """Whether what the user says is written down."""
+    tool_modes: tuple[Mode, ...] = ()
+    """The modes in which functions are called."""
+    appends: tuple[ContextKind, ...] = ()
+    delegates: bool = False
+    """Whether it hands tasks to the client by `DelegationCreated`."""
+    answers_out_of_band: bool = False
+    honours: tuple[str, ...] = ()
+    """The settings that have an effect here, by their names in `SessionConfig` and `Sampling`."""
 
 
 class Refused(Message, frozen=True):
@@ -364,6 +407,35 @@ class TextOut(Message, frozen=True):
     last: bool = False
 
 
+class FunctionCallOut(Message, frozen=True):
+    """The assistant calls a function; the arguments come in order, in one or more pieces."""
+
+    session: SessionId
+    epoch: Count
+    call_id: CallId
+    name: FunctionName
+    arguments: Text
+    """JSON, what of it is new."""
+    last: bool = True
+
+
+class ContextAppended(Message, frozen=True):
+    """An `AppendContext` stands in the model's context, from `pts` to `end_pts` of the input."""
+
+    session: SessionId
+    request: RequestName
+    pts: Count
+    end_pts: Count
+
+
+class DelegationCreated(Message, frozen=True):
+    """The model hands the client a task, told by what was said; answers come as `AppendContext`."""
+
+    session: SessionId
+    delegation: CallId
+    pts: Count
+
+
 class ResponseDone(Message, frozen=True):
     """All of the epoch is generated (it may still be playing), or generation ended early."""
 
@@ -409,7 +481,7 @@ class PartLeftOut(Message, frozen=True):
     """A part of an item cannot be used; the words and the other parts count all the same."""
 
     session: SessionId
-    item: Annotated[str, Meta(max_length=128)]
+    item: ItemId
     part: Count
     """Its place among the item's parts."""
     reason: str
@@ -434,6 +506,9 @@ PlainMessage = (
     | CommitAudio
     | ClearAudio
     | CreateResponse
+    | AppendContext
+    | FunctionCallIn
+    | FunctionOutputIn
     | CancelResponse
     | ForceListen
     | Heard
@@ -457,6 +532,9 @@ FromEngine = (
     | RequestRefused
     | AudioOut
     | TextOut
+    | FunctionCallOut
+    | ContextAppended
+    | DelegationCreated
     | ResponseDone
     | Interrupt
     | UnitDone

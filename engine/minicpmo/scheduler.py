@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from engine.ipc.protocol import (
+    AppendContext,
     AudioIn,
     CancelResponse,
     ClearAudio,
@@ -21,6 +22,8 @@ from engine.ipc.protocol import (
     CreateResponse,
     DeleteItem,
     ForceListen,
+    FunctionCallIn,
+    FunctionOutputIn,
     Heard,
     ImageIn,
     SessionEnded,
@@ -43,6 +46,7 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.05
 MAX_INBOX = 20_000
+NOTHING_APPENDED = "nothing can be added to the context beside the turns here"
 SWITCH_INTERVAL_S = 0.0002
 
 
@@ -297,7 +301,14 @@ class Scheduler:
     def _command(
         self,
         session: Session,
-        message: CommitAudio | ClearAudio | CreateResponse | CancelResponse | ForceListen,
+        message: CommitAudio
+        | ClearAudio
+        | CreateResponse
+        | CancelResponse
+        | ForceListen
+        | AppendContext
+        | FunctionCallIn
+        | FunctionOutputIn,
     ) -> None:
         match message:
             case CommitAudio() | CreateResponse():
@@ -312,6 +323,10 @@ class Scheduler:
                 session.forced_listen = message.on
                 if message.on and session.output.is_speaking:
                     self._silence(session, by_client=False)
+            case AppendContext():
+                session.refuse(message.request, "append_unsupported", NOTHING_APPENDED)
+            case FunctionCallIn() | FunctionOutputIn():
+                session.warn("tools_unsupported", "this engine calls no functions")
 
     def _hear(self, session: Session, message: AudioIn, came: float) -> None:
         mode = session.config.mode

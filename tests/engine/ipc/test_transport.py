@@ -218,10 +218,10 @@ async def test_dialer_of_another_version_learns_why_it_is_refused(
     ear: Ear, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(link, "VERSION", 2)
+        patched.setattr(link, "VERSION", 7)
         mouth = Mouth(endpoint)
     await until(lambda: mouth.lost)
-    assert mouth.lost == ["refused: protocol version 2 is not ours, 1"]
+    assert mouth.lost == [f"refused: protocol version 7 is not ours, {link.VERSION}"]
     mouth.dialer.close()
 
 

@@ -1,0 +1,74 @@
+"""What a session may set, as an engine sees it; part of the protocol."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+MAX_TEXT_CHARS = 65_536
+MAX_TOOLS = 128
+MAX_TOOL_JSON_CHARS = 128 * 1024
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+Mode = Literal["full_duplex", "half_duplex", "turn_based"]
+Modality = Literal["audio", "text"]
+ToolChoice = Literal["auto", "none", "required"]
+FunctionName = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class TurnDetection(Struct, frozen=True):
+    """How the engine finds the ends of what the user says; a native duplex model ignores it."""
+
+    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """0 takes everything for speech, 1 only what is loud and clear."""
+    prefix_padding_ms: Annotated[int, Meta(ge=0, le=2000)] = 300
+    silence_duration_ms: Annotated[int, Meta(ge=100, le=5000)] = 320
+    """Silence that ends an utterance."""
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+class Sampling(Struct, frozen=True):
+    """Generation parameters; None leaves the engine's own default."""
+
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=5)] | None = None
+    length_penalty: Annotated[float, Meta(gt=0, le=5)] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=32_768)] | None = None
+    greedy: bool = False
+    seed: Annotated[int, Meta(ge=0)] | None = None
+
+
+class FunctionTool(Struct, frozen=True):
+    """A function of the client's that the engine may call."""
+
+    name: FunctionName
+    description: Text = ""
+    parameters: Annotated[str, Meta(max_length=MAX_TOOL_JSON_CHARS)] = "{}"
+    """A JSON Schema, as text."""
+
+
+class SessionConfig(Struct, frozen=True):
+    """Everything a session may set; `UpdateSession` replaces it whole, also during a call."""
+
+    mode: Mode = "full_duplex"
+    instructions: Text = ""
+    voice: Annotated[str, Meta(max_length=256)] = ""
+    """Empty: the engine's default voice."""
+    speed: Annotated[float, Meta(ge=0.25, le=4)] = 1.0
+    modalities: tuple[Modality, ...] = ("audio",)
+    turn_detection: TurnDetection = TurnDetection()
+    sampling: Sampling = Sampling()
+    transcribe: bool = True
+    max_image_slices: Annotated[int, Meta(ge=1, le=16)] = 1
+    context_policy: Literal["slide", "end"] = "slide"
+    """What happens at the model's context limit, after the warnings."""
+    tools: Annotated[tuple[FunctionTool, ...], Meta(max_length=MAX_TOOLS)] = ()
+    tool_choice: ToolChoice = "auto"
+    tool_name: str = ""
+    """With `required`: the one function that must be called; empty: any."""
+    options: dict[str, str | int | float | bool] = {}
+    """Settings of one kind of engine; unknown names are answered with a `SessionWarning`."""
