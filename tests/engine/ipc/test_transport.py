@@ -221,7 +221,7 @@ async def test_dialer_of_another_version_learns_why_it_is_refused(
         patched.setattr(link, "VERSION", 7)
         mouth = Mouth(endpoint)
     await until(lambda: mouth.lost)
-    assert mouth.lost == [f"refused: protocol version 7 is not ours, {link.VERSION}"]
+    assert mouth.lost == [f"refused: protocol version 7 is not ours, {VERSION}"]
     mouth.dialer.close()
 
 
