@@ -23,6 +23,7 @@ from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.duplex_state import UnitResult
 from engine.minicpmo.modes import thinning
+from engine.minicpmo.modes.half_duplex import MAX_WAITING_TURNS
 from engine.minicpmo.speech.worker import SpeechRequest
 from tests.waiting import until
 
@@ -465,13 +466,18 @@ async def test_a_cancellation_of_an_earlier_response_leaves_the_newest(
     await talk.session.close()
 
 
-async def test_turns_that_wait_in_vain_are_told(engine: MiniCpmoEngine) -> None:
+async def test_of_more_requests_than_may_wait_the_oldest_is_refused(
+    engine: MiniCpmoEngine,
+) -> None:
     talk = Talk(engine, "one", 0, config(mode="turn_based"))
+    # Nothing is answered meanwhile, so all of them wait.
     talk.session.handle(p.ForceListen("one", True))
-    for count in range(5):
+    for count in range(MAX_WAITING_TURNS + 1):
         talk.session.handle(p.ItemIn("one", f"i{count}", "user", (p.TextPart("tell me"),)))
-        talk.session.handle(p.CreateResponse("one"))
-    assert (await talk.until(p.SessionWarning)).code == "overloaded"
+        talk.session.handle(p.CreateResponse("one", request=f"r{count}"))
+    refused = await talk.until(p.RequestRefused)
+    assert (refused.request, refused.code) == ("r0", "overloaded")
+    assert not talk.all(p.ResponseStarted)
     await talk.session.close()
 
 
