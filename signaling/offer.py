@@ -1,8 +1,9 @@
 """Which m-lines of an offer a call takes, and in words why not the others. Front and media worker.
 
 Each m-line is judged alone: what is unusable is declined in the answer. The offer is refused only
-when nothing is left to talk with, or when the only microphone line is malformed, for then its
-sender means to speak. Whoever sends is heard or seen, whoever receives gets the sound.
+when nothing is left to talk with, or when the only microphone line is unusable, for then its
+sender means to speak. Whoever sends is heard or seen, whoever receives gets the sound, and who has
+a data channel alone types and reads.
 """
 
 import base64
@@ -90,8 +91,11 @@ def plan(description: Description) -> AnswerPlan:
     for media, reason in problems:
         if media == "audio" and is_mute and reason.status == 400:
             raise reason
-    if is_mute and chosen.sees is None:
-        _refuse_silence(description, usable, [reason for _, reason in problems], chosen)
+    wants_sound = any(media == "audio" for media, _ in problems)
+    can_hear = any(section.media == "audio" for section in usable.values())
+    can_type = chosen.data is not None and (can_hear or not wants_sound)
+    if is_mute and chosen.sees is None and not can_type:
+        _refuse_silence(description, usable, [reason for _, reason in problems])
     _check_mids(description, chosen)
     return chosen
 
@@ -129,11 +133,8 @@ def _refuse_silence(
     description: Description,
     usable: dict[int, Section],
     reasons: list[ProtocolError],
-    chosen: AnswerPlan,
 ) -> None:
     media = [section for section in usable.values() if section.media in ("audio", "video")]
-    if any(section.media == "audio" for section in media) and chosen.data is not None:
-        return  # Muted for now, in writing all the same.
     for reason in reasons:
         if reason.status == 400:
             raise reason

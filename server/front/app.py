@@ -18,6 +18,7 @@ from signaling.http import calls
 from signaling.http.auth import Authenticator, install, require
 from signaling.http.httperrors import json_error
 from signaling.http.proxies import TrustedProxies
+from signaling.http.refusals import explain
 
 PAGES = {"/": "index.html", "/call": "index.html", "/admin": "admin.html"}
 CONTENT_TYPES = {
@@ -177,7 +178,12 @@ def build(
 ) -> web.Application:
     """The application; it owns nothing that outlives a request."""
     app = web.Application(
-        middlewares=[secure, take_no_packed_bodies, proxied(proxies or TrustedProxies())]
+        middlewares=[
+            secure,
+            take_no_packed_bodies,
+            proxied(proxies or TrustedProxies()),
+            explain(auth),
+        ]
     )
     install(app, auth)
     assets = load_assets()

@@ -3,8 +3,6 @@
 OpenAI API reference, "Realtime / Create call", "Hang up call", "Create client secret".
 """
 
-import logging
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -12,7 +10,7 @@ from aiohttp import hdrs, web
 from msgspec import Meta
 
 from signaling.client_items import ItemCreate
-from signaling.errors import NoFreeSlot, ProtocolError
+from signaling.errors import ProtocolError
 from signaling.fields import convert
 from signaling.http.auth import (
     SECRET_DEFAULT_S,
@@ -22,20 +20,15 @@ from signaling.http.auth import (
     Principal,
     require,
 )
-from signaling.http.bodies import MAX_SESSION_BYTES, ClientLeft, read_body, read_json, read_offer
-from signaling.http.cors import add_cors, preflight
-from signaling.http.httperrors import busy_response, error_response, json_error
+from signaling.http.bodies import MAX_SESSION_BYTES, read_body, read_json, read_offer
+from signaling.http.resources import Endpoint, add_resource
 from signaling.http.uploads import UploadEndpoint
-from signaling.offer import check_offer
+from signaling.offer import AnswerPlan, check_offer
 from signaling.server_events import MessageItem, new_id
 from signaling.settings import SessionSettings
 
-logger = logging.getLogger(__name__)
-
 CALLS_PATH = "/v1/realtime/calls"
 SECRETS_PATH = "/v1/realtime/client_secrets"
-
-Endpoint = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class PlacedCall(msgspec.Struct, frozen=True):
@@ -94,8 +87,7 @@ def add_routes(app: web.Application, service: CallService, auth: Authenticator) 
         (SECRETS_PATH, {hdrs.METH_POST: api.create_secret}),
     ]
     for path, endpoints in routes:
-        resource = app.router.add_resource(path)
-        resource.add_route(hdrs.METH_ANY, api.resource(endpoints), expect_handler=_expect)
+        add_resource(app, path, auth, endpoints)
 
 
 class _Api:
@@ -105,31 +97,11 @@ class _Api:
         self._service = service
         self._auth = auth
 
-    def resource(self, endpoints: Mapping[str, Endpoint]) -> Endpoint:
-        """Return one handler for all methods of a path: CORS, 405 and errors in one place."""
-        methods = tuple(endpoints)
-
-        async def handle(request: web.Request) -> web.Response:
-            if request.method == hdrs.METH_OPTIONS:
-                return preflight(request, self._auth, methods)
-            endpoint = endpoints.get(request.method)
-            if endpoint is None:
-                allowed = ", ".join((*methods, hdrs.METH_OPTIONS))
-                response = json_error(405, f"Allowed here: {allowed}.", code="method_not_allowed")
-                response.headers[hdrs.ALLOW] = allowed
-            else:
-                response = await _answer(endpoint, request)
-            add_cors(request, response, self._auth)
-            return response
-
-        return handle
-
     async def place(self, request: web.Request) -> web.Response:
         principal = require(request)
         self._auth.admit_call(request, principal)
         sdp, update = await read_offer(request)
-        session = _session(principal, update, request.query.get("model"))
-        check_offer(sdp)
+        session = session_for(principal, update, request.query.get("model"), check_offer(sdp))
         placed = await self._service.place(
             sdp,
             session,
@@ -183,31 +155,18 @@ class _Api:
         )
 
 
-async def _expect(request: web.Request) -> None:
-    """Let the body come when it is read, not before the key was looked at (`read_body`)."""
+def session_for(
+    principal: Principal, update: dict[str, Any], model: str | None, plan: AnswerPlan
+) -> SessionSettings:
+    """The session of a call, from its key, what the client asks, and what its offer has.
 
-
-async def _answer(endpoint: Endpoint, request: web.Request) -> web.Response:
-    try:
-        return await endpoint(request)
-    except ClientLeft as error:
-        logger.info("%s %s: %s", request.method, request.rel_url.path, error.message)
-        return error_response(error)
-    except ProtocolError as error:
-        return error_response(error)
-    except NoFreeSlot as error:
-        return busy_response(error)
-    except TimeoutError:
-        return json_error(
-            504, "The call was not answered in time.", type="server_error", code="timeout"
-        )
-    except Exception:
-        logger.exception("%s %s failed", request.method, request.rel_url.path)
-        return json_error(500, "Internal error.", type="server_error", code="internal_error")
-
-
-def _session(principal: Principal, update: dict[str, Any], model: str | None) -> SessionSettings:
+    Who has a data channel and no audio line types and reads: turns, and answers in text, unless
+    asked otherwise. Raises ProtocolError.
+    """
     session = principal.session or SessionSettings()
+    if plan.hears is None and plan.speaks is None and plan.data is not None:
+        typed = {"audio": {"input": {"turn_detection": None}}, "output_modalities": ["text"]}
+        session = session.merge(typed)
     if model and "model" not in update:
         update = {**update, "model": model[:256]}
     return session.merge(update)

@@ -4,7 +4,8 @@ from aiohttp import hdrs, web
 
 from signaling.http.auth import Authenticator
 
-ALLOWED_HEADERS = ("authorization", "content-type", "x-openai-agents-sdk")
+ALLOWED_HEADERS = ("authorization", "content-type", "if-match", "x-openai-agents-sdk")
+EXPOSED_HEADERS = ("Location", "ETag", "Link", "Retry-After")
 ALLOWED_HEADER_PREFIXES = ("openai-", "x-stainless-")
 MAX_AGE_S = 600
 
@@ -16,12 +17,12 @@ def add_cors(request: web.Request, response: web.StreamResponse, auth: Authentic
     if origin is None or not auth.is_allowed_origin(request, origin):
         return
     response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-    response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Location, Retry-After"
+    response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = ", ".join(EXPOSED_HEADERS)
 
 
 def preflight(request: web.Request, auth: Authenticator, methods: tuple[str, ...]) -> web.Response:
     """Answer OPTIONS: what the resource takes, and a preflight if it is one."""
-    allowed = ", ".join((*methods, hdrs.METH_OPTIONS))
+    allowed = ", ".join(methods)
     response = web.Response(status=204, headers={hdrs.ALLOW: allowed})
     add_cors(request, response, auth)
     if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN in response.headers:

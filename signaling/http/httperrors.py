@@ -1,8 +1,9 @@
 """Errors over HTTP in OpenAI's shape: {"error": {message, type, code, param}}. Front."""
 
 import math
+from collections.abc import Iterable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from signaling.errors import NoFreeSlot, ProtocolError
 
@@ -21,6 +22,14 @@ def busy_response(error: NoFreeSlot) -> web.Response:
     """Return 503, with Retry-After if it is known when to retry."""
     response = json_error(503, error.message, type="server_error", code="no_free_slot")
     return _retry_after(response, error.retry_after_s)
+
+
+def wrong_method(methods: Iterable[str]) -> web.Response:
+    """Return 405 with what is allowed."""
+    allowed = ", ".join(methods)
+    response = json_error(405, f"Allowed here: {allowed}.", code="method_not_allowed")
+    response.headers[hdrs.ALLOW] = allowed
+    return response
 
 
 def _retry_after(response: web.Response, seconds: float | None) -> web.Response:

@@ -36,6 +36,7 @@ def offer(*lines: str, session: str = "") -> str:
 
 
 DATA = media("application", "d", "")
+DATA_ALONE = only("application")
 
 
 # ---------------------------------------------------------------------- directions
@@ -327,6 +328,37 @@ def test_the_clients_tagged_m_line_stays_first_in_the_group() -> None:
     prepared = prepare_offer(text)
     answered = finish_answer(near_answer(prepared.text), prepared)
     assert "a=group:BUNDLE v d a\r\n" in answered
+
+
+# ---------------------------------------------------------------------- typing only
+
+PCMU = media("audio", "p", "sendrecv").replace("opus/48000", "PCMU/8000")
+UNKNOWN_CAMERA = media("video", "c").replace("VP8", "AV1").replace("H264", "AV1")
+
+
+def test_who_has_a_channel_alone_types() -> None:
+    assert check_offer(DATA_ALONE) == AnswerPlan(data=0)
+    (line,) = answer(DATA_ALONE)
+    assert line.port > 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "plan"),
+    [
+        ((DATA, UNKNOWN_CAMERA), AnswerPlan(data=0)),
+        ((DATA, PCMU.replace("m=audio 9", "m=audio 0")), AnswerPlan(data=0)),
+        ((DATA, media("audio", "a", "inactive"), PCMU), AnswerPlan(data=0)),
+        ((DATA, PCMU), None),
+    ],
+)
+def test_who_means_to_speak_and_cannot_is_refused(
+    lines: tuple[str, ...], plan: AnswerPlan | None
+) -> None:
+    if plan is not None:
+        assert check_offer(offer(*lines)) == plan
+        return
+    with pytest.raises(ProtocolError, match="Opus"):
+        check_offer(offer(*lines))
 
 
 # ---------------------------------------------------------------------- refusals

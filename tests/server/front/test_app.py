@@ -209,6 +209,56 @@ async def test_wrong_method_is_405(start: Start) -> None:
     assert response.status == 405 and "POST" in response.headers["Allow"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("GET", "/v1", 404, "Nothing is served at GET /v1."),
+        ("POST", "/v1/embeddings", 404, "POST /v1/embeddings"),
+        ("POST", "/v1/realtime/sessions", 404, "/v1/realtime/client_secrets"),
+        ("POST", "/v1/realtime/transcription_sessions", 404, "/v1/realtime/client_secrets"),
+        ("POST", "/v1/realtime/translations/calls", 404, "translate"),
+        ("POST", "/v1/realtime/calls/rtc_x/accept", 501, "SIP"),
+        ("POST", "/v1/realtime/calls/rtc_x/refer", 501, "SIP"),
+        ("GET", "/whip/", 404, "GET /whip/"),
+        ("PUT", CALLS, 405, "POST"),
+    ],
+)
+async def test_refusals_below_v1_are_errors_that_sdks_show(
+    start: Start, method: str, path: str, status: int, says: str
+) -> None:
+    client = await start()
+    origin = "http://localhost:3000"
+    response = await client.request(method, path, headers={"Origin": origin})
+    assert response.status == status and response.content_type == "application/json"
+    error = (await response.json())["error"]
+    assert set(error) == {"message", "type", "code", "param"} and says in error["message"]
+    assert ("Allow" in response.headers) == (status == 405)
+    assert response.headers["Access-Control-Allow-Origin"] == origin
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_routes_of_one_method_tell_the_others_in_json(paper: PaperFront) -> None:
+    auth = Authenticator(is_keyless=True)
+    app = build(paper.front, Telemetry(paper.front, "1", "fake", LoopLag()), auth, INFO)
+
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    app.router.add_get("/v1/plain", models)
+    async with TestClient(TestServer(app)) as client:
+        response = await client.post("/v1/plain")
+        assert (await response.json())["error"]["code"] == "method_not_allowed"
+        assert response.status == 405 and response.headers["Allow"] == "GET, HEAD"
+        wanted = {"Origin": "http://localhost", "Access-Control-Request-Method": "GET"}
+        response = await client.options("/v1/plain", headers=wanted)
+        assert response.status == 204
+        assert "GET" in response.headers["Access-Control-Allow-Methods"]
+        response = await client.options("/v1/nothing", headers=wanted)
+        assert response.status == 204 and "Access-Control-Allow-Origin" in response.headers
+        # Outside of the API people read, not SDKs.
+        assert (await client.get("/nothing")).content_type == "text/plain"
+
+
 def test_pages_load_nothing_from_elsewhere() -> None:
     for name, asset in load_assets().items():
         text = asset.body.decode()

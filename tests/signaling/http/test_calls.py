@@ -25,7 +25,7 @@ from signaling.http.auth import (
 from signaling.http.calls import PlacedCall, add_routes
 from signaling.server_events import MessageItem
 from signaling.settings import SessionSettings
-from tests.signaling.offers import CHROMIUM_OFFER
+from tests.signaling.offers import CHROMIUM_OFFER, only
 from tests.waiting import until
 
 Start = Callable[..., Awaitable[TestClient[web.Request, web.Application]]]
@@ -133,6 +133,31 @@ async def test_form_is_taken_in_any_part_content_type(
     sdp, settings, _ = desk.placed[0]
     assert sdp == CHROMIUM_OFFER
     assert (settings.model, settings.instructions) == ("m2", "hi")
+
+
+@pytest.mark.parametrize(
+    ("session", "modalities", "has_turns"),
+    [
+        ({}, ("text",), True),
+        ({"output_modalities": ["audio"]}, ("audio",), True),
+        ({"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}, ("text",), False),
+    ],
+)
+async def test_who_offers_a_channel_alone_types_and_reads(
+    start: Start,
+    desk: FakeDesk,
+    session: dict[str, Any],
+    modalities: tuple[str, ...],
+    has_turns: bool,
+) -> None:
+    client = await start()
+    form = aiohttp.FormData(default_to_multipart=True)
+    form.add_field("sdp", only("application"))
+    form.add_field("session", json.dumps(session))
+    assert (await client.post("/v1/realtime/calls", data=form)).status == 201
+    settings = desk.placed[0][1]
+    assert settings.output_modalities == modalities
+    assert (settings.audio.input.turn_detection is None) == has_turns
 
 
 async def test_openai_sdk_places_and_hangs_up(start: Start, desk: FakeDesk) -> None:
