@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-EngineKind = Literal["builtin", "echo", "minicpmo"]
+EngineKind = Literal["builtin", "echo", "minicpmo", "scripted"]
 KvCacheType = Literal["auto", "fp8"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -108,6 +108,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     gpu: Annotated[int, Meta(ge=0, le=63)] | None = None
     """Which GPU the native engine takes, among those CUDA shows; None: the first."""
     model: str = ""
+    script: str = ""
     builtin: BuiltinConfig = BuiltinConfig()
     minicpmo: MiniCpmoConfig = MiniCpmoConfig()
     log_level: LogLevel = "info"

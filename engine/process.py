@@ -41,6 +41,10 @@ def build(config: EngineConfig, fetching: Fetching = unheard) -> Engine:
             from engine.builtin.engine import BuiltinEngine
 
             return BuiltinEngine(config.builtin, config.slots)
+        case "scripted":
+            from engine.scripted.engine import ScriptedEngine
+
+            return ScriptedEngine(config.script, config.slots)
         case "minicpmo":
             if config.gpu is not None and config.minicpmo.device != "cpu":
                 see_only(config.gpu)

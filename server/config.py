@@ -81,6 +81,13 @@ class EnginesConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: Annotated[EngineKind, Meta(description="Which engine answers.")] = "builtin"
     model: Annotated[str, Meta(description="Model folder, for minicpmo.")] = ""
+    script: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            description="For scripted: a TOML file, or the name of a script that ships with us.",
+        ),
+    ] = ""
     count: Annotated[int, Meta(ge=1, le=64, description="Engine processes.")] = 1
     slots: Annotated[int, Meta(ge=1, le=1024, description="Sessions an engine serves at once.")] = 8
     ready_timeout_s: Annotated[

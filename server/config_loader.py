@@ -147,8 +147,9 @@ def parser() -> argparse.ArgumentParser:
     tls = args.add_mutually_exclusive_group()
     tls.add_argument("--tls", dest="tls", action="store_const", const="on", help="HTTPS on")
     tls.add_argument("--no-tls", dest="tls", action="store_const", const="off", help="HTTPS off")
-    args.add_argument("--engine", help="builtin, echo or minicpmo (engine.kind)")
+    args.add_argument("--engine", help="builtin, echo, minicpmo or scripted (engine.kind)")
     args.add_argument("--model", metavar="DIR", help="model folder (engine.model)")
+    args.add_argument("--script", metavar="FILE.toml", help="what to say (engine.script)")
     args.add_argument(
         "--set", metavar="section.field=value", action="append", default=[], dest="sets"
     )
@@ -171,6 +172,7 @@ def from_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "tls.mode": ("--tls", args.tls),
         "engine.kind": ("--engine", args.engine),
         "engine.model": ("--model", args.model),
+        "engine.script": ("--script", args.script),
     }
     for path, (option, value) in named.items():
         if value is not None:

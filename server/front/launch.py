@@ -109,6 +109,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
                     slots=config.engine.slots,
                     gpu=index if config.engine.count > 1 else None,
                     model=config.engine.model,
+                    script=config.engine.script,
                     builtin=config.builtin,
                     minicpmo=config.minicpmo,
                     log_level=config.log.level,

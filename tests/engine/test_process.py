@@ -191,6 +191,18 @@ async def test_engine_that_cannot_be_built_says_why_and_exits(tmp_path: Path) ->
     await parent.close()
 
 
+async def test_a_script_that_cannot_be_played_stops_the_start(tmp_path: Path) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text("[[cue]]\nat = 1\nsay = 2\n")
+    parent = Parent(tmp_path, kind="scripted", script=str(script))
+    await parent.start()
+    assert await parent.exit_code() == EXIT_FATAL
+    await until(lambda: parent.said(Fatal))
+    told = "script.toml: line 3: cue[0].say: expected str, got int"
+    assert parent.said(Fatal)[0].reason.endswith(told)
+    await parent.close()
+
+
 async def test_engine_started_for_a_dead_parent_exits_at_once(parent: Parent) -> None:
     await parent.start(parent_pid=1)
     assert await parent.exit_code() == 1

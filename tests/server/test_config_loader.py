@@ -73,6 +73,7 @@ def test_later_set_beats_earlier() -> None:
         (("--tls",), "tls.mode", "on"),
         (("--no-tls",), "tls.mode", "off"),
         (("--engine", "echo"), "engine.kind", "echo"),
+        (("--script", "a.toml"), "engine.script", "a.toml"),
         (("--model", "/m"), "engine.model", "/m"),
         (("--set", "minicpmo.kv_cache_dtype=fp8"), "minicpmo.kv_cache_dtype", "fp8"),
         (("--set", "builtin.chat.url=http://x/v1"), "builtin.chat.url", "http://x/v1"),

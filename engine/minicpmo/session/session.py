@@ -12,6 +12,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from engine.audio_output import AudioOutput
 from engine.ipc.protocol import (
     COMMIT_EMPTY,
     INPUT_HZ,
@@ -35,7 +36,6 @@ from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplySettings
 from engine.minicpmo.models.code2wav import VoiceBase
 from engine.minicpmo.models.config import RELEASED_UNIT, UnitSpec
 from engine.minicpmo.session.audio_input import NOT_TRANSCRIBED, AudioInput
-from engine.minicpmo.session.audio_output import AudioOutput
 from engine.minicpmo.session.item_decoding import DecodedItem
 
 MAX_ITEMS = 64

@@ -1,4 +1,4 @@
-"""What a session of the native engine says: sound and words, and what of it was heard."""
+"""What a session says: sound, words and calls, and what of it was heard."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from engine.ipc.protocol import (
     OUTPUT_HZ,
     AudioOut,
     FromEngine,
+    FunctionCallOut,
     Heard,
     Interrupt,
     Modality,
@@ -35,7 +36,9 @@ class AudioOutput:
     def __init__(self, session: str, send: Callable[[FromEngine], None]) -> None:
         self._session = session
         self._send = send
+        self._numbered = 0
         self.epoch = 0
+        """Of the newest response that enters the conversation."""
         self.is_open = False
         """A response is being generated."""
         self.samples = 0
@@ -63,6 +66,11 @@ class AudioOutput:
         """Tokens of the newest epoch whose sound was heard."""
         return max((tokens for samples, tokens in self._marks if samples <= self._heard), default=0)
 
+    def number_aside(self) -> int:
+        """Number a response out of band."""
+        self._numbered += 1
+        return self._numbered
+
     def begin(
         self,
         trigger: Literal["speech", "request", "proactive"],
@@ -73,7 +81,8 @@ class AudioOutput:
     ) -> None:
         """Open a response."""
         assert not self.is_open, f"epoch {self.epoch} is still open"
-        self.epoch += 1
+        self._numbered += 1
+        self.epoch = self._numbered
         self.is_open = True
         self.samples = self.tokens = self._heard = 0
         self._is_playing = False
@@ -98,6 +107,11 @@ class AudioOutput:
         self.tokens += tokens
         self._marks.append((self.samples, self.tokens))
         self._pump()
+
+    def call(self, call_id: str, name: str, arguments: str, *, last: bool = True) -> None:
+        """Call a function, or go on with its arguments; it waits for no sound."""
+        assert self.is_open, "a function is called within a response"
+        self._send(FunctionCallOut(self._session, self.epoch, call_id, name, arguments, last))
 
     def finish(self, status: Status, reason: str = "", *, input_tokens: int = 0) -> None:
         """All of the response is out, or it ends early."""
