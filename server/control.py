@@ -65,6 +65,14 @@ class AddItem(Message, frozen=True):
     previous_item_id: str | None = None
 
 
+class UpdateIce(Message, frozen=True):
+    """A client's ICE fragment (RFC 8840); answered by `IceUpdated` or `IceRefused`."""
+
+    call_id: str
+    n: int
+    fragment: str
+
+
 class EngineDown(Message, frozen=True):
     """This engine process is dead: end its sessions without waiting for a timeout."""
 
@@ -113,6 +121,23 @@ class ItemRefused(Message, frozen=True):
     param: str | None = None
 
 
+class IceUpdated(Message, frozen=True):
+    call_id: str
+    n: int
+    fragment: str
+    """Our side after a restart; empty for candidates only."""
+
+
+class IceRefused(Message, frozen=True):
+    """The fields are those of `signaling.errors.ProtocolError`."""
+
+    call_id: str
+    n: int
+    status: int
+    code: str
+    message: str
+
+
 class CallEnded(Message, frozen=True):
     """The peer connection is closed and the engine's slot is free again."""
 
@@ -152,6 +177,7 @@ ToWorker = (
     | QueuePosition
     | PassPiece
     | AddItem
+    | UpdateIce
     | HangUp
     | EngineDown
     | GetStats
@@ -159,7 +185,15 @@ ToWorker = (
     | Shutdown
 )
 FromWorker = (
-    CallPlaced | CallRefused | CallConnected | ItemAdded | ItemRefused | CallEnded | WorkerStats
+    CallPlaced
+    | CallRefused
+    | CallConnected
+    | ItemAdded
+    | ItemRefused
+    | IceUpdated
+    | IceRefused
+    | CallEnded
+    | WorkerStats
 )
 Inbound = FromChild | FromWorker
 

@@ -7,6 +7,19 @@ MAX_PORT = 65_535
 MAX_PRIORITY = 2**32 - 1
 
 
+def read(line: str) -> str | None:
+    """Return the parts of a candidate that count, in the order of RFC 8839 section 5.1.
+
+    None for one that cannot be used.
+    """
+    line = line.lower()
+    if not is_usable(line):
+        return None
+    foundation, component, protocol, priority, address, port, _, kind = line.split()[:8]
+    where = f"{ipaddress.ip_address(address)} {int(port)}"
+    return f"{foundation[:32]} {component} {protocol} {int(priority)} {where} typ {kind}"
+
+
 def is_usable(line: str) -> bool:
     """Return whether an `a=candidate:` line names a UDP address that a check can be sent to.
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from signaling import records, stun
 from signaling.ratelimit import TokenBucket
+from signaling.restart import IceRestarts
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +38,16 @@ Address = tuple[str, int]
 class DatagramFilter:
     """Admits the datagrams of one aioice connection, or counts why not.
 
-    `is_encrypted` says whether the DTLS handshake above is done.
+    `is_encrypted` says whether the DTLS handshake above is done; `restarts` knows whose checks
+    are for us.
     """
 
     def __init__(
-        self, connection: Any, is_encrypted: Callable[[], bool], clock: Callable[[], float]
+        self,
+        connection: Any,
+        restarts: IceRestarts,
+        is_encrypted: Callable[[], bool],
+        clock: Callable[[], float],
     ) -> None:
         self.heard = 0
         """Signed STUN messages of the peer."""
@@ -50,6 +56,7 @@ class DatagramFilter:
         self.turned_away: Counter[str] = Counter()
         """Datagrams by the reason why they went no further."""
         self._connection = connection
+        self._restarts = restarts
         self._is_encrypted = is_encrypted
         self._clock = clock
         self._checks = TokenBucket(CHECKS_PER_S, CHECKS_BURST)
@@ -67,6 +74,11 @@ class DatagramFilter:
                 logger.exception("a datagram failed; more of this call's are only counted")
         if reason is not None:
             self.turned_away[reason] += 1
+
+    def restarted(self) -> None:
+        """Forget where the peer was, except for where it is sent to."""
+        pairs = self._connection._nominated.values()
+        self._proven &= {(pair.protocol.id, pair.remote_addr) for pair in pairs}
 
     def refused(self, addresses: list[Address]) -> None:
         """Take the addresses that the kernel reports as closed."""
@@ -94,27 +106,32 @@ class DatagramFilter:
         if message is None:
             return "malformed_stun"
         if message.kind == stun.BINDING_REQUEST:
-            reason = self._judge_check(message, data, protocol, address)
-        elif message.kind in (stun.BINDING_RESPONSE, stun.BINDING_ERROR):
+            return self._take_check(message, protocol, data, address)
+        if message.kind in (stun.BINDING_RESPONSE, stun.BINDING_ERROR):
             reason = self._judge_answer(message, data, protocol, address)
-        else:
-            reason = "unknown_stun"
-        if reason is None:
-            protocol.take_stun(data, address)
-        return reason
+            if reason is None:
+                protocol.take_stun(data, address)
+            return reason
+        return "unknown_stun"
 
-    def _judge_check(
-        self, message: stun.StunMessage, data: bytes, protocol: Any, address: Address
+    def _take_check(
+        self, message: stun.StunMessage, protocol: Any, data: bytes, address: Address
     ) -> str | None:
-        if not self._is_for_us(message.username):
+        generation = self._restarts.named(message.username)
+        if generation is None:
             return "unknown_user"
-        if not stun.is_signed(data, message, self._connection.local_password.encode()):
+        if not stun.is_signed(data, message, generation.password.encode()):
             return "unsigned"
         if not message.has_priority:
             return "malformed_stun"
         if not self._checks.take(self._clock()):
             return "too_many_checks"
-        return self._prove(protocol, address)
+        reason = self._prove(protocol, address)
+        if reason is None and generation == self._restarts.current:
+            protocol.take_stun(data, address)
+        elif reason is None:
+            self._restarts.answer_old_check(protocol, data, address)
+        return reason
 
     def _judge_answer(
         self, message: stun.StunMessage, data: bytes, protocol: Any, address: Address
@@ -136,15 +153,6 @@ class DatagramFilter:
         self._proven.add(where)
         self.heard += 1
         return None
-
-    def _is_for_us(self, username: bytes | None) -> bool:
-        ours, colon, theirs = (username or b"").partition(b":")
-        expected = self._connection.remote_username
-        return (
-            colon == b":"
-            and ours == self._connection.local_username.encode()
-            and (expected is None or theirs == expected.encode())
-        )
 
     def _take_dtls(self, data: bytes) -> str | None:
         found = records.split(data)

@@ -26,7 +26,9 @@ from aiortc import RTCConfiguration, RTCIceServer
 from signaling import sockets
 from signaling.awake import AwakeClock
 from signaling.datagram_filter import DatagramFilter
+from signaling.fragment import Credentials, FragmentPart
 from signaling.relay import connect_relay
+from signaling.restart import IceRestarts
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +123,8 @@ class ConnectionHooks:
 
     def __init__(self, dtls: Any, settings: IceSettings, clock: Callable[[], float]) -> None:
         self.connection = connection = dtls.transport._connection
-        self.door = DatagramFilter(connection, lambda: bool(dtls.encrypted), clock)
+        self._restarts = IceRestarts(connection)
+        self.door = DatagramFilter(connection, self._restarts, lambda: bool(dtls.encrypted), clock)
         self.requests_sent = 0
         self.responses_received = 0
         self.round_trip_s: float | None = None
@@ -136,6 +139,22 @@ class ConnectionHooks:
     @property
     def pair(self) -> Any | None:
         return self.connection._nominated.get(1)
+
+    async def update(self, parts: list[FragmentPart]) -> FragmentPart | None:
+        """Take what a fragment says of this connection; our side if that was a restart.
+
+        Raises ProtocolError 409 when the connection is closing.
+        """
+        credentials = next((part.credentials for part in parts if part.credentials), None)
+        ours: Credentials | None = None
+        if credentials is not None and self._restarts.is_changed(credentials):
+            ours = self._restarts.restart(credentials)
+            self.door.restarted()
+        await self._restarts.add(tuple(line for part in parts for line in part.candidates))
+        if ours is None:
+            return None
+        found = tuple(candidate.to_sdp() for candidate in self.connection.local_candidates)
+        return FragmentPart("", ours, found)
 
     def abort(self) -> None:
         """Close every socket at once."""
@@ -246,14 +265,17 @@ class ConnectionHooks:
             await asyncio.sleep(self._settings.consent_interval_s * random.uniform(0.8, 1.2))
             awake()
             for pair in list(connection._nominated.values()):
+                generation = self._restarts.of(pair)
                 request = connection.build_request(pair, nominate=False)
+                names = f"{generation.remote_ufrag}:{generation.ufrag}"
+                request.attributes["USERNAME"] = names
                 sent_at = time.perf_counter()
                 self.requests_sent += 1
                 try:
                     await pair.protocol.request(
                         request,
                         pair.remote_addr,
-                        integrity_key=connection.remote_password.encode(),
+                        integrity_key=(generation.remote_password or "").encode(),
                         retransmissions=1,
                     )
                 except aioice.stun.TransactionError:

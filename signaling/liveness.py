@@ -44,6 +44,10 @@ class Liveness:
         self._is_connected = True
         self._heard_at = now
 
+    def spoke(self, now: float) -> None:
+        """The client was heard of by another way than its media's."""
+        self._heard_at = now
+
     def check(self, now: float, heard: int, refusals: int = 0) -> str | None:
         """Return why the peer is gone ("connect_timeout", "vanished"), or None if it is there.
 

@@ -74,6 +74,28 @@ def check_offer(text: str) -> AnswerPlan:
     return plan(parse(text))
 
 
+def check_whole_offer(text: str) -> AnswerPlan:
+    """As check_offer, and 406 as well when anything in it would be declined.
+
+    A WHIP client takes any answer for all that it sends (RFC 9725, "No Partially Successful
+    Answers").
+    """
+    description = parse(text)
+    chosen = plan(description)
+    for index, section in enumerate(description.sections):
+        is_unused = description.is_rejected(section) or description.direction(section) == "inactive"
+        if index in chosen.taken or is_unused:
+            continue
+        reason = problem(description, section)
+        why = reason.message if reason is not None else "Another m-line has its part already."
+        raise invalid(
+            f"The {section.media} m-line (number {index + 1}) cannot be taken: {why}",
+            status=406,
+            code="unsupported_media",
+        )
+    return chosen
+
+
 def plan(description: Description) -> AnswerPlan:
     """Decide what the call takes. Raises ProtocolError as check_offer does."""
     usable: dict[int, Section] = {}

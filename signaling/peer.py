@@ -26,12 +26,14 @@ from signaling.answer import finish_answer
 from signaling.awake import AwakeClock
 from signaling.channel import EventChannel
 from signaling.errors import ProtocolError
+from signaling.fragment import parse_fragment, write_fragment
 from signaling.ice import IceSettings, configuration
 from signaling.inbound import prepare_certificate
 from signaling.liveness import CONNECT_DEADLINE_S, TICK_S, Liveness
 from signaling.offer import parameter_sets
 from signaling.peerstats import Report, collect
 from signaling.prepared import PreparedOffer, max_message_bytes, prepare_offer
+from signaling.ratelimit import TokenBucket
 from signaling.sdp import invalid
 from signaling.wire import Wire
 
@@ -40,6 +42,9 @@ logger = logging.getLogger(__name__)
 ANSWER_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
 DELIVERY_TICK_S = 0.02
+ICE_UPDATES_PER_S = 1.0
+ICE_UPDATES_BURST = 20.0
+"""Each may send up to 64 checks to addresses that it names."""
 OUT_OF_REACH = frozenset({"closed", "vanished", "connect_timeout", "failed", "no_answer"})
 """Reasons after which nothing can be sent any more."""
 
@@ -126,6 +131,7 @@ class Peer:
         self._awake = AwakeClock(TICK_S, clock)
         self._connect_deadline_s = connect_deadline_s
         self._liveness: Liveness | None = None
+        self._ice_updates = TokenBucket(ICE_UPDATES_PER_S, ICE_UPDATES_BURST)
         self._pc: RTCPeerConnection | None = None
         self._wire: Wire | None = None
         self._downlink: MediaStreamTrack | None = None
@@ -231,6 +237,27 @@ class Peer:
             if idle is not None and "_handle_rtp_packet" not in vars(idle):
                 # Not `_enabled = False`: setLocalDescription switches that on again.
                 vars(idle)["_handle_rtp_packet"] = _ignore_packet
+
+    async def update_ice(self, fragment: str) -> str:
+        """Take a client's fragment (RFC 8840): candidates, or new credentials, which restart ICE.
+
+        Return our fragment after a restart, else "". Raises ProtocolError: 400 malformed, 409 when
+        the call is ending, 429 when the client restarts without an end.
+        """
+        parts = parse_fragment(fragment)
+        if self._wire is None or self._gone_reason is not None:
+            raise ProtocolError("The call is ending.", code="call_ending", status=409)
+        if not self._ice_updates.take(self._clock()):
+            raise ProtocolError(
+                "Too many ICE updates; try again in a second.",
+                code="rate_limit_exceeded",
+                status=429,
+                type="rate_limit_error",
+            )
+        ours = await self._wire.update(parts)
+        if self._liveness is not None:
+            self._liveness.spoke(self._awake())
+        return write_fragment(ours) if ours else ""
 
     def send(self, text: str) -> bool:
         """Send one event; return False if it was dropped (no channel, closed, or congested)."""

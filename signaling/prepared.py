@@ -4,8 +4,6 @@ aiortc never sees a line of the client's: it gets a description written here, of
 and is taken, because its parser fails on much that is valid and believes much that is not.
 """
 
-import ipaddress
-
 import msgspec
 
 from signaling import candidates
@@ -162,13 +160,7 @@ def _transport(original: Description, section: Section) -> list[Attribute]:
 
 
 def _candidates(carriers: list[Section]) -> list[Attribute]:
-    """Return the first MAX_CANDIDATES that can be tried, in the order of RFC 8839 section 5.1."""
-    found = []
-    for value in (value.lower() for section in carriers for value in section.values("candidate")):
-        if candidates.is_usable(value):
-            foundation, component, protocol, priority, address, port, _, kind = value.split()[:8]
-            where = f"{ipaddress.ip_address(address)} {int(port)}"
-            found.append(
-                f"{foundation[:32]} {component} {protocol} {int(priority)} {where} typ {kind}"
-            )
-    return [("candidate", value) for value in list(dict.fromkeys(found))[:MAX_CANDIDATES]]
+    """Return the first MAX_CANDIDATES that can be tried."""
+    given = (value for section in carriers for value in section.values("candidate"))
+    found = dict.fromkeys(filter(None, map(candidates.read, given)))
+    return [("candidate", value) for value in list(found)[:MAX_CANDIDATES]]

@@ -4,6 +4,7 @@ The reader takes what stacks really write (any line ending, capitals, extra word
 decides nothing. What a call takes of an offer is `signaling.offer`'s business.
 """
 
+import itertools
 import re
 
 import msgspec
@@ -147,35 +148,43 @@ def parse(text: str) -> Description:
 
     Raises ProtocolError: 400 when empty or not SDP, 413 above MAX_OFFER_BYTES.
     """
+    lines = lines_of(text, "offer", first="v=0")
+    session, sections = split(lines)
+    if not sections:
+        raise invalid("The offer has no m-line: add an audio or a video track before createOffer.")
+    origin = next((line[2:] for line in lines if line.startswith("o=")), "")
+    return Description(
+        sections=sections, attributes=session, **({"origin": origin} if origin else {})
+    )
+
+
+def lines_of(text: str, what: str, *, first: str | None = None) -> list[str]:
+    """Return the lines of a description or of a part of one, without spaces around them.
+
+    Raises ProtocolError: 400 when empty or not SDP, 413 above MAX_OFFER_BYTES.
+    """
     if len(text) > MAX_OFFER_BYTES or len(text.encode("utf-8", "replace")) > MAX_OFFER_BYTES:
-        raise invalid(f"The offer is larger than {MAX_OFFER_BYTES} bytes.", status=413)
+        raise invalid(f"The {what} is larger than {MAX_OFFER_BYTES} bytes.", status=413)
     lines = [line.strip() for line in _LINE_END.split(text.removeprefix("\ufeff"))]
-    if not any(lines):
-        raise invalid("The offer is empty; an SDP offer (application/sdp) is expected.")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
-    if numbered[0][1] != "v=0":
-        raise invalid('This is not an SDP offer: its first line must be "v=0".')
+    if not numbered:
+        raise invalid(f"The {what} is empty; SDP is expected.")
+    if first is not None and numbered[0][1] != first:
+        raise invalid(f'This is not an SDP {what}: its first line must be "{first}".')
     for number, line in numbered:
         if not _LINE.fullmatch(line):
-            raise invalid(f"Line {number} of the offer is not SDP: <letter>=<value> is expected.")
-    return _split([line for _, line in numbered])
+            raise invalid(f"Line {number} of the {what} is not SDP: <letter>=<value> is expected.")
+    return [line for _, line in numbered]
 
 
-def _split(lines: list[str]) -> Description:
+def split(lines: list[str]) -> tuple[tuple[Attribute, ...], tuple[Section, ...]]:
+    """Return the attributes before the first m-line, and the sections."""
     starts = [i for i, line in enumerate(lines) if line.startswith("m=")]
-    if not starts:
-        raise invalid("The offer has no m-line: add an audio or a video track before createOffer.")
     if len(starts) > MAX_SECTIONS:
-        raise invalid(f"The offer has {len(starts)} m-lines; at most {MAX_SECTIONS} are taken.")
-    ends = [*starts[1:], len(lines)]
-    sections = [_section(lines[start:end]) for start, end in zip(starts, ends, strict=True)]
-    session = lines[: starts[0]]
-    origin = next((line[2:] for line in session if line.startswith("o=")), "")
-    return Description(
-        sections=tuple(sections),
-        attributes=_attributes(session),
-        **({"origin": origin} if origin else {}),
-    )
+        raise invalid(f"There are {len(starts)} m-lines; at most {MAX_SECTIONS} are taken.")
+    bounds = itertools.pairwise([*starts, len(lines)])
+    sections = [_section(lines[start:end]) for start, end in bounds]
+    return _attributes(lines[: starts[0]] if starts else lines), tuple(sections)
 
 
 def _section(lines: list[str]) -> Section:

@@ -1,10 +1,12 @@
 """The UDP side of one peer connection: its sockets, doors and guards, as one. Media worker."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import msgspec
 from aiortc import InvalidStateError, RTCPeerConnection
 
+from signaling.fragment import FragmentPart
 from signaling.hooking import replace
 from signaling.ice import ConnectionHooks, IceSettings
 from signaling.inbound import Inbound
@@ -25,9 +27,10 @@ class Wire:
         exceeded: Callable[[], None],
     ) -> None:
         _connect_until_closed(pc)
+        self._mids = _transports_by_mid(pc)
         self._hooks: dict[Any, ConnectionHooks] = {}
         self._inbounds: dict[Any, Inbound] = {}
-        for dtls in _dtls_transports(pc):
+        for dtls in dict.fromkeys(self._mids.values()):
             sctp = pc.sctp if pc.sctp is not None and pc.sctp.transport is dtls else None
             self._hooks[dtls] = ConnectionHooks(dtls, settings, clock)
             self._inbounds[dtls] = Inbound(dtls, sctp, exceeded, clock)
@@ -52,6 +55,29 @@ class Wire:
     def is_delivered(self) -> bool:
         """Whether the peer has acknowledged all events that were sent to it."""
         return all(inbound.is_delivered for inbound in self._inbounds.values())
+
+    async def update(self, parts: Iterable[FragmentPart]) -> list[FragmentPart]:
+        """Take a fragment; our side of each transport that it restarts, none for candidates only.
+
+        Raises ProtocolError 409 when the connection is closing.
+        """
+        given: dict[Any, list[FragmentPart]] = {}
+        for part in parts:
+            known = [self._mids.get(part.mid)] if part.mid else list(self._hooks)
+            is_whole = bool(part.mid) or len(known) == 1
+            for dtls in filter(None, known):
+                # Candidates that name no m-line are nobody's where there are several transports.
+                told = part if is_whole else FragmentPart("", part.credentials)
+                given.setdefault(dtls, []).append(told)
+        ours = []
+        for dtls, told_parts in given.items():
+            # An m-line's own credentials count before those of all.
+            told_parts.sort(key=lambda part: not part.mid)
+            our_part = await self._hooks[dtls].update(told_parts)
+            if our_part is not None:
+                mid = next(mid for mid, transport in self._mids.items() if transport is dtls)
+                ours.append(msgspec.structs.replace(our_part, mid=mid))
+        return ours
 
     def turned_away(self) -> Iterator[tuple[str, dict[str, int]]]:
         """Yield transport id and the datagrams that were not handled, by reason."""
@@ -98,8 +124,11 @@ def _connect_until_closed(pc: RTCPeerConnection) -> None:
     original = replace(pc, "_RTCPeerConnection__connect", connect)
 
 
-def _dtls_transports(pc: RTCPeerConnection) -> list[Any]:
-    found: list[Any] = [t.receiver.transport for t in pc.getTransceivers()]
+def _transports_by_mid(pc: RTCPeerConnection) -> dict[str, Any]:
+    """Return the DTLS transport of each m-line, in the order of the offer to aiortc."""
+    found: list[tuple[str | None, Any]] = [
+        (transceiver.mid, transceiver.receiver.transport) for transceiver in pc.getTransceivers()
+    ]
     if pc.sctp is not None:
-        found.append(pc.sctp.transport)
-    return list(dict.fromkeys(found))
+        found.append((pc.sctp.mid, pc.sctp.transport))
+    return {mid or "": transport for mid, transport in found}

@@ -14,9 +14,10 @@ from aiohttp.typedefs import Middleware
 
 from server.front.front import Front
 from server.front.telemetry import Telemetry
-from signaling.http import calls
+from signaling.http import calls, whip
 from signaling.http.auth import Authenticator, install, require
 from signaling.http.httperrors import json_error
+from signaling.http.ice_servers import IceServers
 from signaling.http.proxies import TrustedProxies
 from signaling.http.refusals import explain
 
@@ -175,6 +176,7 @@ def build(
     auth: Authenticator,
     info: dict[str, Any],
     proxies: TrustedProxies | None = None,
+    ice_servers: IceServers | None = None,
 ) -> web.Application:
     """The application; it owns nothing that outlives a request."""
     app = web.Application(
@@ -195,4 +197,5 @@ def build(
         app.router.add_get("/favicon.ico", _serve(assets["favicon.svg"]))
     Operations(front, telemetry, info).add_to(app)
     calls.add_routes(app, front, auth)
+    whip.add_routes(app, front, auth, ice_servers or IceServers())
     return app

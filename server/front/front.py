@@ -24,6 +24,8 @@ from server.control import (
     EngineDown,
     GetStats,
     HangUp,
+    IceRefused,
+    IceUpdated,
     ItemAdded,
     ItemRefused,
     PlaceCall,
@@ -32,12 +34,14 @@ from server.control import (
 )
 from server.endings import Endings
 from server.front.broker import Broker, Waiting
+from server.front.ice_updates import IceUpdates
 from server.front.setups import room_for
 from server.front.supervisor import Observer, Supervised, Supervisor
 from server.front.uploads import ItemDelivery
 from signaling.client_items import ItemCreate
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.calls import PlacedCall
+from signaling.http.trickle import IceAnswer
 from signaling.server_events import MessageItem
 from signaling.settings import SessionSettings
 
@@ -114,6 +118,7 @@ class Front(Observer):
         self.ended: dict[str, int] = {}
         self.placed_total = 0
         self._uploads = ItemDelivery()
+        self._ice = IceUpdates()
         self._endings = Endings(clock)
         self._max_per_remote = max_per_remote
         self._max_connecting = max_connecting
@@ -165,6 +170,7 @@ class Front(Observer):
         call_id = f"rtc_{secrets.token_urlsafe(18)}"
         self.broker.offer(call_id)
         call = self.calls[call_id] = FrontCall(call_id, worker, remote, callers, self._clock())
+        tag = self._ice.begin(call_id)
         try:
             self.supervisor.send(worker, PlaceCall(call_id, sdp, session, remote))
             answer = await patiently(call.placed, PLACE_TIMEOUT_S)
@@ -174,7 +180,7 @@ class Front(Observer):
             self._over(call_id, "not_answered")
             raise
         self.placed_total += 1
-        return PlacedCall(call_id, answer)
+        return PlacedCall(call_id, answer, tag)
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
         """Return whether there was such a call."""
@@ -200,6 +206,16 @@ class Front(Observer):
         if call is None:
             raise self.why_closed(call_id)
         return await self._uploads.add(call_id, create, partial(self.supervisor.send, call.worker))
+
+    async def update_ice(
+        self, call_id: str, fragment: str, tags: frozenset[str] | None
+    ) -> IceAnswer | None:
+        """As `signaling.http.trickle.IceService` says."""
+        call = self.calls.get(call_id)
+        if call is None or not call.placed.done():
+            raise self.why_closed(call_id)
+        send = partial(self.supervisor.send, call.worker)
+        return await self._ice.update(call_id, fragment, tags, send)
 
     async def _restarted_worker(self) -> None:
         """While all media workers have died and come back, wait for the first, for a while."""
@@ -290,6 +306,8 @@ class Front(Observer):
                 self._answered(message.call_id, error)
             case ItemAdded() | ItemRefused():
                 self._uploads.answered(message)
+            case IceUpdated() | IceRefused():
+                self._ice.answered(message)
             case CallConnected():
                 self._connected(message.call_id)
             case CallEnded():
@@ -299,10 +317,13 @@ class Front(Observer):
                 if self.broker.set_capacity(child.spec.name, message.capacity):
                     self._assign()
             case WorkerStats():
-                self.worker_stats[child.spec.name] = message
-                waiting = self._stats_waiting.pop(child.spec.name, None)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(None)
+                self._counted(child.spec.name, message)
+
+    def _counted(self, name: str, stats: WorkerStats) -> None:
+        self.worker_stats[name] = stats
+        waiting = self._stats_waiting.pop(name, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     def _answered(self, call_id: str, answer: str | ProtocolError) -> None:
         call = self.calls.get(call_id)
@@ -335,6 +356,7 @@ class Front(Observer):
         self._endings.add(call_id, reason)
         why = self.why_closed(call_id)
         self._uploads.over(call_id, why)
+        self._ice.over(call_id, why)
         if not call.placed.done():
             call.placed.set_exception(
                 ProtocolError(why.message, code=why.code, type=why.type, status=503)

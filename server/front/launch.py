@@ -28,6 +28,7 @@ from server.front.socket_folder import SocketFolder
 from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
 from server.front.telemetry import Telemetry
 from signaling.http.auth import ApiKey, Authenticator, Limits
+from signaling.http.ice_servers import IceServers
 from signaling.http.proxies import TrustedProxies
 
 WORKER_READY_TIMEOUT_S = 30.0
@@ -272,7 +273,8 @@ class Launch:
             "ice_servers": servers,
             "kind": config.engine.kind,
         }
-        return application.build(front, telemetry, auth, info, self._proxies)
+        stun = (config.media.stun,) if config.media.stun else ()
+        return application.build(front, telemetry, auth, info, self._proxies, IceServers(stun))
 
     def _handle_signals(self, supervisor: Supervisor, folder: SocketFolder) -> None:
         def first_or_second() -> None:

@@ -259,6 +259,10 @@ class CallSession:
         is_lost = not self._to_engine(piece)
         self._is_piece_lost = is_lost or (self._is_piece_lost and not piece.first)
 
+    async def update_ice(self, fragment: str) -> str:
+        """As `signaling.peer.Peer.update_ice`."""
+        return await self._peer.update_ice(fragment)
+
     def add_item(self, message: AddItem) -> None:
         """Put an uploaded item into the conversation; raises `ProtocolError`."""
         if self._is_piece_lost and not message.last.first:

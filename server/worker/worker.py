@@ -30,12 +30,15 @@ from server.control import (
     EngineDown,
     GetStats,
     HangUp,
+    IceRefused,
+    IceUpdated,
     ItemAdded,
     ItemRefused,
     PassPiece,
     PlaceCall,
     QueuePosition,
     ToWorker,
+    UpdateIce,
     WorkerConfig,
     WorkerStats,
 )
@@ -123,6 +126,9 @@ class Worker:
                 self._links.lost(message.endpoint, message.reason)
             case AddItem():
                 self._child.send(self._add_item(message))
+            case UpdateIce():
+                assert self._tasks is not None
+                self._tasks.create_task(self._update_ice(message), name="ice")
             case AssignEngine() | QueuePosition() | PassPiece() | HangUp():
                 session = self._sessions.get(message.call_id)
                 if session is not None:
@@ -140,6 +146,19 @@ class Worker:
             status = 503 if error.type == "server_error" else error.status
             return ItemRefused(call_id, item_id, status, error.code, error.message, error.param)
         return ItemAdded(call_id, item_id)
+
+    async def _update_ice(self, message: UpdateIce) -> None:
+        call_id, n = message.call_id, message.n
+        session = self._sessions.get(call_id)
+        try:
+            if session is None:
+                raise ProtocolError("There is no such call.", code="call_not_found", status=404)
+            self._child.send(IceUpdated(call_id, n, await session.update_ice(message.fragment)))
+        except ProtocolError as error:
+            self._child.send(IceRefused(call_id, n, error.status, error.code, error.message))
+        except Exception:  # noqa: BLE001 - the boundary: a bug leaves the call as it was
+            log.exception("ICE of call %s could not be updated", call_id)
+            self._child.send(IceRefused(call_id, n, 500, "internal_error", "Internal error."))
 
     async def _call(self, place: PlaceCall) -> None:
         """One call from its offer to its end; whatever happens, the front hears of the end."""

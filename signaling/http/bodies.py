@@ -120,13 +120,23 @@ async def read_body(
 async def read_offer(request: web.Request) -> tuple[str, dict[str, Any]]:
     """Return the offer and the partial session of a POST. Raises as `read_body`, and 415."""
     if request.content_type == "application/sdp":
-        return _text(await read_body(request, MAX_OFFER_BYTES, "sdp")), {}
+        return await read_sdp(request, "application/sdp"), {}
     if request.content_type == "multipart/form-data":
         body = await read_body(request, MAX_FORM_BYTES, "sdp")
         return _from_form(parse_form(body, request.headers[hdrs.CONTENT_TYPE]))
-    raise ProtocolError(
-        f"Content-Type {request.content_type[:80]!r} is not taken: send application/sdp, or "
-        "multipart/form-data with sdp and session.",
+    raise _not_taken(request, "application/sdp, or multipart/form-data with sdp and session")
+
+
+async def read_sdp(request: web.Request, content_type: str) -> str:
+    """Return a body of SDP in this type. Raises as `read_body`, and 415."""
+    if request.content_type != content_type:
+        raise _not_taken(request, content_type)
+    return _text(await read_body(request, MAX_OFFER_BYTES, "sdp"))
+
+
+def _not_taken(request: web.Request, wanted: str) -> ProtocolError:
+    return ProtocolError(
+        f"Content-Type {request.content_type[:80]!r} is not taken: send {wanted}.",
         code="unsupported_media_type",
         status=415,
     )
@@ -157,7 +167,7 @@ def _text(body: bytes) -> str:
     try:
         return body.decode()
     except UnicodeDecodeError:
-        raise ProtocolError("The offer is not UTF-8 text.", param="sdp") from None
+        raise ProtocolError("The SDP is not UTF-8 text.", param="sdp") from None
 
 
 def read_json(body: bytes, param: str) -> Any:

@@ -22,6 +22,7 @@ from signaling.http.auth import (
 )
 from signaling.http.bodies import MAX_SESSION_BYTES, read_body, read_json, read_offer
 from signaling.http.resources import Endpoint, add_resource
+from signaling.http.trickle import IceService, TrickleEndpoint
 from signaling.http.uploads import UploadEndpoint
 from signaling.offer import AnswerPlan, check_offer
 from signaling.server_events import MessageItem, new_id
@@ -36,9 +37,11 @@ class PlacedCall(msgspec.Struct, frozen=True):
 
     call_id: str
     sdp: str
+    tag: str
+    """The entity tag of its first ICE session, with quotes."""
 
 
-class CallService(Protocol):
+class CallService(IceService, Protocol):
     """Places and ends calls; implemented by the front."""
 
     async def place(
@@ -81,7 +84,14 @@ def add_routes(app: web.Application, service: CallService, auth: Authenticator) 
     call_path = CALLS_PATH + "/{call_id}"
     routes: list[tuple[str, dict[str, Endpoint]]] = [
         (CALLS_PATH, {hdrs.METH_POST: api.place}),
-        (call_path, {hdrs.METH_GET: api.get, hdrs.METH_DELETE: api.delete}),
+        (
+            call_path,
+            {
+                hdrs.METH_GET: api.get,
+                hdrs.METH_PATCH: TrickleEndpoint(service).patch,
+                hdrs.METH_DELETE: api.delete,
+            },
+        ),
         (call_path + "/hangup", {hdrs.METH_POST: api.hang_up}),
         (call_path + "/items", {hdrs.METH_POST: UploadEndpoint(service).add}),
         (SECRETS_PATH, {hdrs.METH_POST: api.create_secret}),
@@ -112,7 +122,7 @@ class _Api:
             status=201,
             text=placed.sdp,
             content_type="application/sdp",
-            headers={hdrs.LOCATION: f"{CALLS_PATH}/{placed.call_id}"},
+            headers={hdrs.LOCATION: f"{CALLS_PATH}/{placed.call_id}", hdrs.ETAG: placed.tag},
         )
 
     async def get(self, request: web.Request) -> web.Response:

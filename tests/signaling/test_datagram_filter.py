@@ -16,6 +16,7 @@ from aioice.stun import Class, Method
 from signaling.datagram_filter import MAX_PEER_ADDRESSES, MAX_QUEUED_DATAGRAMS, DatagramFilter
 from signaling.ice import IceSettings
 from signaling.peer import Peer
+from signaling.restart import IceRestarts
 from tests.signaling.rtc import Client, Recorder, SilentTrack, until
 
 PEER, STRANGER = ("192.0.2.1", 5000), ("198.51.100.9", 5000)
@@ -48,13 +49,17 @@ class Setup:
             local_username="ours",
             local_password="p" * 22,
             remote_username="theirs",
+            remote_password="q" * 22,
             _queue=asyncio.Queue(),
             _nominated={},
         )
         self.is_encrypted = False
         self.now = 0.0
         self.end = End()
-        self.door = DatagramFilter(self.connection, lambda: self.is_encrypted, lambda: self.now)
+        self.restarts = IceRestarts(self.connection)
+        self.door = DatagramFilter(
+            self.connection, self.restarts, lambda: self.is_encrypted, lambda: self.now
+        )
 
     def take(self, data: bytes, address: tuple[Any, ...] = PEER) -> str | None:
         """Why the datagram was turned away, None if it was not."""

@@ -156,11 +156,14 @@ class PaperFront:
         placing = self.begin(remote)
         await asyncio.sleep(0)
         name, asked = list(self.asked())[-1]
-        self.says(name, CallPlaced(asked.call_id, ANSWER))
+        self.says(name, self.placed(asked.call_id))
         call_id = (await placing).call_id
         if connects:
             self.connects(call_id)
         return call_id
+
+    def placed(self, call_id: str) -> CallPlaced:
+        return CallPlaced(call_id, ANSWER)
 
     def connects(self, call_id: str) -> None:
         worker = self.front.calls[call_id].worker.spec.name

@@ -23,6 +23,7 @@ from signaling.http.auth import (
     require,
 )
 from signaling.http.calls import PlacedCall, add_routes
+from signaling.http.trickle import IceAnswer
 from signaling.server_events import MessageItem
 from signaling.settings import SessionSettings
 from tests.signaling.offers import CHROMIUM_OFFER, only
@@ -43,6 +44,16 @@ class FakeDesk:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.error: Exception | None = None
+        self.tag = '"one"'
+        self.updates: list[str] = []
+
+    async def update_ice(
+        self, call_id: str, fragment: str, tags: frozenset[str] | None
+    ) -> IceAnswer | None:
+        if tags is not None and self.tag not in tags:
+            raise ProtocolError("Another.", code="precondition_failed", status=412)
+        self.updates.append(fragment)
+        return None if tags else IceAnswer("a=ice-ufrag:ours\r\n", '"two"')
 
     async def place(
         self, sdp: str, session: SessionSettings, *, remote: str, callers: tuple[str, ...]
@@ -51,7 +62,7 @@ class FakeDesk:
         if self.error is not None:
             raise self.error
         self.placed.append((sdp, session, callers))
-        return PlacedCall(call_id="rtc_abc", sdp="v=0\r\n")
+        return PlacedCall(call_id="rtc_abc", sdp="v=0\r\n", tag=self.tag)
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
         self.hung_up.append(call_id)

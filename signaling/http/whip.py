@@ -1,0 +1,71 @@
+"""WHIP (RFC 9725): encoders and browsers send sound and pictures with one POST. Front.
+
+The same calls as those of OpenAI's door. Beyond the RFC, whoever offers `sendrecv` hears the
+answers on the same connection, and a data channel carries the events.
+"""
+
+from aiohttp import hdrs, web
+
+from signaling import fragment
+from signaling.http.auth import Authenticator, require
+from signaling.http.bodies import read_sdp
+from signaling.http.calls import CallService, session_for
+from signaling.http.ice_servers import IceServers, links
+from signaling.http.resources import add_resource
+from signaling.http.trickle import TrickleEndpoint
+from signaling.offer import check_whole_offer
+
+WHIP_PATH = "/whip"
+ACCEPT_POST = {"Accept-Post": "application/sdp"}
+ACCEPT_PATCH = {"Accept-Patch": fragment.CONTENT_TYPE}
+
+
+def add_routes(
+    app: web.Application, service: CallService, auth: Authenticator, servers: IceServers
+) -> None:
+    """Add the endpoint and its sessions; signaling.http.auth.install must have been called."""
+    door = _Door(service, auth, servers)
+    session = {
+        hdrs.METH_PATCH: TrickleEndpoint(service).patch,
+        hdrs.METH_DELETE: door.delete,
+    }
+    add_resource(app, WHIP_PATH, auth, {hdrs.METH_POST: door.place}, ACCEPT_POST)
+    add_resource(app, WHIP_PATH + "/{call_id}", auth, session, ACCEPT_PATCH)
+
+
+class _Door:
+    """The endpoints; holds nothing but who answers them."""
+
+    def __init__(self, service: CallService, auth: Authenticator, servers: IceServers) -> None:
+        self._service = service
+        self._auth = auth
+        self._servers = servers
+
+    async def place(self, request: web.Request) -> web.Response:
+        principal = require(request)
+        self._auth.admit_call(request, principal)
+        sdp = await read_sdp(request, "application/sdp")
+        plan = check_whole_offer(sdp)
+        session = session_for(principal, {}, request.query.get("model"), plan)
+        placed = await self._service.place(
+            sdp,
+            session,
+            remote=request.remote or "",
+            callers=principal.callers(request.remote),
+        )
+        response = web.Response(
+            status=201,
+            text=placed.sdp,
+            content_type="application/sdp",
+            headers={hdrs.LOCATION: f"{WHIP_PATH}/{placed.call_id}", hdrs.ETAG: placed.tag},
+        )
+        for link in links(self._servers.issue()):
+            response.headers.add(hdrs.LINK, link)
+        return response
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """End the session; by its id alone, whatever entity tags come with it."""
+        call_id = request.match_info["call_id"]
+        if not await self._service.hang_up(call_id, "hangup"):
+            raise self._service.why_closed(call_id)
+        return web.Response()
