@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from engine.ipc.protocol import ItemPiece, Message, Ping
 from engine.ipc.supervision import FromChild, Shutdown
-from signaling.server_events import MessageItem
+from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 
 
@@ -59,7 +59,7 @@ class AddItem(Message, frozen=True):
 
     call_id: str
     item: MessageItem
-    """As events tell it, without the files."""
+    """Without the files."""
     last: ItemPiece
     """It makes the engine take the item."""
     previous_item_id: str | None = None

@@ -119,6 +119,12 @@ class EngineClient:
     def is_gone(self) -> bool:
         return self._gone.is_set()
 
+    @property
+    def welcome(self) -> Welcome:
+        """What the engine said of itself; once `connect` has returned."""
+        assert self._welcome is not None, "connect() comes first"
+        return self._welcome.result()
+
     async def connect(self, timeout_s: float = CONNECT_TIMEOUT_S) -> Welcome:
         """Dial and wait for `Welcome`. Raises `EngineGone` when refused or not answered in time."""
         if self.is_gone:

@@ -38,11 +38,11 @@ from server.front.ice_updates import IceUpdates
 from server.front.setups import room_for
 from server.front.supervisor import Observer, Supervised, Supervisor
 from server.front.uploads import ItemDelivery
-from signaling.client_items import ItemCreate
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.calls import PlacedCall
 from signaling.http.trickle import IceAnswer
-from signaling.server_events import MessageItem
+from signaling.realtime.client_items import ItemCreate
+from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 
 log = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ class Front(Observer):
         return self._endings.why_closed(call_id)
 
     async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
-        """Put an item into a call's conversation; it as its events tell it.
+        """Put an item into a call's conversation; it without its files.
 
         Raises `ProtocolError`, `TimeoutError` when the worker does not answer.
         """

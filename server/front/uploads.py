@@ -9,10 +9,11 @@ from engine.ipc import protocol as p
 from engine.ipc.item_chunks import cut
 from engine.ipc.patience import patiently
 from server.control import AddItem, ItemAdded, ItemRefused, PassPiece
-from server.worker.item_mapping import as_message, as_shown, for_engine
-from signaling import server_events as ev
-from signaling.client_items import ItemCreate
+from server.worker.item_mapping import message_for_engine
 from signaling.errors import ProtocolError
+from signaling.realtime.client_items import ItemCreate
+from signaling.session.ids import new_id
+from signaling.session.items import InputMessage, MessageItem, shown
 
 PIECE_PAUSE_S = 0.002
 """Between pieces, so that the worker's loop gets to its sound: 128 MB/s at most."""
@@ -27,27 +28,34 @@ class ItemDelivery:
     def __init__(self) -> None:
         self._answers: dict[str, asyncio.Future[None]] = {}
 
-    async def add(self, call_id: str, create: ItemCreate, send: Send) -> ev.MessageItem:
-        """Have the worker behind `send` add the item; return it as events show it.
+    async def add(self, call_id: str, create: ItemCreate, send: Send) -> MessageItem:
+        """Have the worker behind `send` add the item; return it without its files.
 
         Raises `ProtocolError`, `TimeoutError` when the worker does not answer.
         """
-        message = as_message(create)
-        item_id = message.id or ev.new_id("item")
-        shown = as_shown(item_id, message)
+        message = create.item
+        if not isinstance(message, InputMessage):
+            raise ProtocolError(
+                "item.type: only messages are uploaded; allowed: message.",
+                code="unsupported_item",
+                param="item.type",
+            )
+        item_id = message.id or new_id("item")
+        added = shown(item_id, message)
+        assert isinstance(added, MessageItem)
         assert call_id not in self._answers, "of a call one item at a time: UploadLine sees to it"
         answer = self._answers[call_id] = asyncio.get_running_loop().create_future()
         try:
             # The engine knows the session by the call's id.
-            pieces = await asyncio.to_thread(_cut, for_engine(call_id, item_id, message))
+            pieces = await asyncio.to_thread(_cut, message_for_engine(call_id, item_id, message))
             for piece in pieces[:-1]:
                 _pass(send, PassPiece(call_id, piece))
                 await asyncio.sleep(PIECE_PAUSE_S)
-            _pass(send, AddItem(call_id, shown, pieces[-1], create.previous_item_id))
+            _pass(send, AddItem(call_id, added, pieces[-1], create.previous_item_id))
             await patiently(answer, ANSWER_TIMEOUT_S)
         finally:
             del self._answers[call_id]
-        return shown
+        return added
 
     def answered(self, answer: ItemAdded | ItemRefused) -> None:
         """Apply the worker's answer."""

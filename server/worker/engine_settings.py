@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from engine.ipc.protocol import Mode, Sampling, SessionConfig, TurnDetection
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from engine.ipc.protocol import (
+    FunctionTool,
+    Mode,
+    Sampling,
+    SessionConfig,
+    ToolChoice,
+    TurnDetection,
+    Welcome,
+)
+from signaling.session.core import Abilities
 from signaling.settings import SemanticVad, ServerVad, SessionSettings
 
 EAGERNESS_SILENCE_MS = {"low": 700, "medium": 320, "auto": 320, "high": 220}
@@ -41,6 +54,7 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
         case _:
             turns = TurnDetection(create_response=False)
     voice = settings.audio.output.voice
+    choice, name = choice_of(settings.tool_choice)
     limit = settings.max_output_tokens
     return SessionConfig(
         mode=mode_of(settings),
@@ -53,5 +67,52 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
         sampling=Sampling(max_output_tokens=limit if isinstance(limit, int) else None),
         context_policy="end" if settings.truncation == "disabled" else "slide",
         max_image_slices=DETAIL_SLICES[settings.video.detail],
+        tools=function_tools(settings.tools),
+        tool_choice=choice,
+        tool_name=name,
         options=dict(settings.engine),
+    )
+
+
+def function_tools(tools: Iterable[dict[str, Any]]) -> tuple[FunctionTool, ...]:
+    """The functions among a client's tools; the others have been refused or told of."""
+    return tuple(
+        FunctionTool(
+            tool["name"],
+            str(tool.get("description") or ""),
+            json.dumps(tool.get("parameters") or {}),
+        )
+        for tool in tools
+        if tool.get("type", "function") == "function" and _is_name(tool.get("name"))
+    )
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= 128
+
+
+def choice_of(tool_choice: str | dict[str, Any] | None) -> tuple[ToolChoice, str]:
+    """Which function is called: whether at all, and the name of the one that must be."""
+    match tool_choice:
+        case "none":
+            return "none", ""
+        case "required":
+            return "required", ""
+        case {"type": "function", "name": str(name)}:
+            return "required", name
+        case _:
+            return "auto", ""
+
+
+def abilities_of(welcome: Welcome) -> Abilities:
+    """What an engine can do, as connections ask for it."""
+    return Abilities(
+        tool_modes=welcome.tool_modes,
+        appends=welcome.appends,
+        delegates=welcome.delegates,
+        answers_out_of_band=welcome.answers_out_of_band,
+        transcribes=welcome.transcribes,
+        voices=welcome.voices,
+        languages=welcome.languages,
+        honours=frozenset(welcome.honours),
     )

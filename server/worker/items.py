@@ -1,32 +1,52 @@
-"""The items of a conversation, for those who ask for one by its id."""
+"""The items of a conversation, in order, for those who ask for one by its id."""
 
 from __future__ import annotations
 
-from signaling import server_events as ev
 from signaling.errors import ProtocolError
+from signaling.session.items import ROOT, FunctionCallItem, FunctionOutputItem, Item
 
 MAX_ITEMS = 1_000
 
 
 class Items:
-    """Owns the newest `MAX_ITEMS` items, in order."""
+    """Owns the newest `MAX_ITEMS` items."""
 
     def __init__(self) -> None:
-        self._items: dict[str, ev.Item] = {}
-        self.last_id: str | None = None
+        self._items: dict[str, Item] = {}
 
-    def put(self, item: ev.Item) -> None:
-        """Add an item, or replace it where it stands."""
-        if item.id not in self._items:
-            self.last_id = item.id
-        self._items[item.id] = item
+    @property
+    def last_id(self) -> str | None:
+        return next(reversed(self._items), None)
+
+    def put(self, item: Item, after: str | None = None) -> None:
+        """Replace an item where it stands, or add it behind `after`; None: at the end."""
+        if item.id in self._items or after is None or after == self.last_id:
+            self._items[item.id] = item
+        else:
+            self._insert(item, after)
         if len(self._items) > MAX_ITEMS:
             del self._items[next(iter(self._items))]
+
+    def _insert(self, item: Item, after: str) -> None:
+        names = list(self._items)
+        at = 0 if after == ROOT else names.index(after) + 1
+        behind = {name: self._items.pop(name) for name in names[at:]}
+        self._items[item.id] = item
+        self._items |= behind
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._items
 
-    def get(self, item_id: str) -> ev.Item:
+    def before(self, item_id: str) -> str | None:
+        """The id of the item before this one; None for the first, and for one that is not here."""
+        before = None
+        for name in self._items:
+            if name == item_id:
+                return before
+            before = name
+        return None
+
+    def get(self, item_id: str) -> Item:
         """Raises `ProtocolError` for an unknown id."""
         item = self._items.get(item_id)
         if item is None:
@@ -41,5 +61,12 @@ class Items:
         """Raises `ProtocolError` for an unknown id."""
         self.get(item_id)
         del self._items[item_id]
-        if self.last_id == item_id:
-            self.last_id = next(reversed(self._items), None)
+
+    def calls(self) -> set[str]:
+        """The ids of the function calls that are known."""
+        return {item.call_id for item in self._items.values() if isinstance(item, FunctionCallItem)}
+
+    def answered_calls(self) -> set[str]:
+        return {
+            item.call_id for item in self._items.values() if isinstance(item, FunctionOutputItem)
+        }

@@ -43,6 +43,7 @@ from server.control import (
     WorkerStats,
 )
 from server.worker.engine_links import EngineLinks
+from server.worker.peer_transport import PeerTransport
 from server.worker.session import CallSession
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
@@ -151,9 +152,10 @@ class Worker:
         call_id, n = message.call_id, message.n
         session = self._sessions.get(call_id)
         try:
-            if session is None:
+            peer = None if session is None else session.transport
+            if not isinstance(peer, PeerTransport):
                 raise ProtocolError("There is no such call.", code="call_not_found", status=404)
-            self._child.send(IceUpdated(call_id, n, await session.update_ice(message.fragment)))
+            self._child.send(IceUpdated(call_id, n, await peer.update_ice(message.fragment)))
         except ProtocolError as error:
             self._child.send(IceRefused(call_id, n, error.status, error.code, error.message))
         except Exception:  # noqa: BLE001 - the boundary: a bug leaves the call as it was
@@ -166,12 +168,13 @@ class Worker:
         reason, turns = "not_answered", 0
         session: CallSession | None = None
         try:
-            session = CallSession(
-                *(place, self._config, self._ice, self._links, self._ticker, self._threads),
+            session = CallSession(place.call_id, place.session, self._config, self._links)
+            self._sessions[place.call_id] = session
+            peer = PeerTransport(
+                *(session, self._config, self._ice, self._ticker, self._threads),
                 on_connected=lambda: self._child.send(CallConnected(place.call_id)),
             )
-            self._sessions[place.call_id] = session
-            answer = await session.answer()
+            answer = await peer.answer(place.sdp)
             self._child.send(CallPlaced(place.call_id, answer))
             reason = await session.run()
             turns = session.turns

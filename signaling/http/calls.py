@@ -9,7 +9,6 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
 
-from signaling.client_items import ItemCreate
 from signaling.errors import ProtocolError
 from signaling.fields import convert
 from signaling.http.auth import (
@@ -25,7 +24,9 @@ from signaling.http.resources import Endpoint, add_resource
 from signaling.http.trickle import IceService, TrickleEndpoint
 from signaling.http.uploads import UploadEndpoint
 from signaling.offer import AnswerPlan, check_offer
-from signaling.server_events import MessageItem, new_id
+from signaling.realtime.client_items import ItemCreate
+from signaling.session.ids import new_id
+from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 
 CALLS_PATH = "/v1/realtime/calls"
@@ -62,7 +63,7 @@ class CallService(IceService, Protocol):
         """Return the error for a call that is not open: 410 if it ended lately, else 404."""
 
     async def add_item(self, call_id: str, create: ItemCreate) -> MessageItem:
-        """Put an item into a call's conversation; it as its events tell it.
+        """Put an item into a call's conversation; it without its files.
 
         Raises ProtocolError, TimeoutError.
         """

@@ -10,12 +10,13 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
-from signaling.client_items import ItemCreate, parse_upload
 from signaling.errors import ProtocolError
 from signaling.http.bodies import read_body
 from signaling.http.proxies import neighbourhood
 from signaling.http.upload_line import UploadLine
-from signaling.server_events import MessageItem
+from signaling.realtime.client_items import ItemCreate, parse_upload
+from signaling.realtime.rendering import rendered_item
+from signaling.session.items import MessageItem
 
 MAX_BODY_BYTES = 40_000_000
 
@@ -48,4 +49,6 @@ class UploadEndpoint:
             create = await asyncio.to_thread(parse_upload, body)
             del body
             item = await self._service.add_item(call_id, create)
-        return web.Response(body=msgspec.json.encode(item), content_type="application/json")
+        return web.Response(
+            body=msgspec.json.encode(rendered_item(item)), content_type="application/json"
+        )

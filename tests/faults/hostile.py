@@ -14,7 +14,7 @@ from typing import Any
 import pylibsrtp
 from aiortc import InvalidStateError
 
-from signaling.client_events import CLIENT_EVENT_TYPES
+from signaling.realtime.client_events import CLIENT_EVENT_TYPES
 from tests.caller import Caller
 from tests.faults.measured import KEY, attacked
 from tests.fuzz.mutators import packets

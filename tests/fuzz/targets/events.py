@@ -13,7 +13,7 @@ from random import Random
 
 from aiortc import InvalidStateError
 
-from signaling.client_events import CLIENT_EVENT_TYPES
+from signaling.realtime.client_events import CLIENT_EVENT_TYPES
 from tests.caller import Caller
 from tests.fuzz.mutators.structures import mutate_json
 from tests.fuzz.target import Target

@@ -137,8 +137,8 @@ class Items(_Door):
         return where + b"\n" + mutate_json(rng, body, other.partition(b"\n")[2])
 
     def signature(self, case: bytes) -> str:
-        from signaling.client_items import parse_upload
         from signaling.errors import ProtocolError
+        from signaling.realtime.client_items import parse_upload
 
         try:
             created = parse_upload(case.partition(b"\n")[2])

@@ -15,15 +15,15 @@ from engine.ipc.item_chunks import Joiner, cut
 from engine.ipc.transport import encode
 from server.control import CallEnded, ItemAdded, ItemRefused, PassPiece
 from server.front import uploads as module
-from signaling.client_items import (
+from signaling.errors import ProtocolError
+from signaling.realtime.client_items import ItemCreate
+from signaling.session.items import (
     FunctionCall,
     InputMessage,
     InputTextPart,
     InputVideoPart,
-    ItemCreate,
+    MessageItem,
 )
-from signaling.errors import ProtocolError
-from signaling.server_events import MessageItem
 from tests.server.front.rig import PaperFront
 
 FILM = bytes(range(256)) * 4000
@@ -51,7 +51,7 @@ async def test_item_crosses_in_pieces_and_is_answered_when_it_is_added() -> None
     assert item is not None and (item.session, item.item) == (call_id, asked.item.id)
     assert item.parts == (p.VideoPart(FILM), p.TextPart("what is it?"))
     assert asked.previous_item_id == "before"
-    assert [part.type for part in asked.item.content] == ["input_video", "input_text"]
+    assert [part.kind for part in asked.item.parts] == ["video", "text"]
     assert len(encode(asked)) < p.MAX_MESSAGE_BYTES and not adding.done()
     paper.says("worker-0", ItemAdded(call_id, asked.item.id))
     assert await adding == asked.item

@@ -13,9 +13,11 @@ from pydantic import TypeAdapter
 
 from engine.ipc import protocol as p
 from media.playout import Playout
+from server.worker.audience import Audience
+from server.worker.commands import SessionCommands
 from server.worker.conversation import Conversation
-from server.worker.requests import Requests
-from signaling.server_events import encode
+from signaling.realtime.door import RealtimeDoor
+from signaling.session.core import Abilities
 from signaling.settings import SessionSettings
 from tests.waiting import Clock
 
@@ -42,19 +44,22 @@ class Talk:
         self.to_engine: list[p.Message] = []
         self.has_engine = has_engine
         self.clock = Clock()
+        audience = Audience()
         self.conversation = Conversation(
             SessionSettings().merge(settings),
-            emit=self._emit,
+            audience=audience,
             to_engine=self._to_engine,
             session_id=SESSION,
             clock=self.clock,
         )
         self.playout = Playout(listener=self.conversation)
         self.conversation.use(self.playout)
-        self.requests = Requests(self.conversation, emit=self._emit, to_engine=self._to_engine)
+        self.conversation.abilities = Abilities()
+        commands = SessionCommands(self.conversation, to_engine=self._to_engine)
+        self.door = RealtimeDoor(commands, self._take)
+        audience.add(self.door)
 
-    def _emit(self, event: Any) -> None:
-        text = encode(event)
+    def _take(self, text: str) -> None:
         decoded: dict[str, Any] = json.loads(text)
         if decoded["type"] not in EXTENSIONS:
             parsed = OPENAI.validate_json(text, strict=True)
@@ -71,7 +76,7 @@ class Talk:
             self.conversation.hear(message)
 
     def ask(self, event: dict[str, Any] | str) -> None:
-        self.requests.take(event if isinstance(event, str) else json.dumps(event))
+        self.door.receive(event if isinstance(event, str) else json.dumps(event))
 
     def play(self, ms: int) -> list[bytes | None]:
         """What the outbound track takes in `ms`."""

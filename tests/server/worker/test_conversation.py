@@ -13,7 +13,7 @@ import pytest
 
 from engine.ipc import protocol as p
 from media.playout import FADE_SAMPLES
-from server.worker.conversation import MAX_UTTERANCES
+from server.worker.user_turns import MAX_UTTERANCES
 from tests.server.worker.talk import SESSION, Talk, samples, sound
 
 SPEECH_EVENTS = [
@@ -223,7 +223,7 @@ def test_turn_is_committed_once() -> None:
     speak(talk)
     talk.hear(p.InputTranscript(SESSION, 1, "again", True), p.SpeechStopped(SESSION, 1, 50_000))
     assert talk.types.count("input_audio_buffer.committed") == 1
-    assert talk.conversation.turns == 1
+    assert talk.conversation.turns.count == 1
 
 
 def test_transcript_without_speech_events_still_makes_a_turn() -> None:
@@ -237,7 +237,7 @@ def test_old_utterances_are_forgotten() -> None:
     talk = Talk()
     for n in range(1, MAX_UTTERANCES * 2):
         speak(talk, n)
-    assert talk.conversation.turns == MAX_UTTERANCES * 2 - 1
+    assert talk.conversation.turns.count == MAX_UTTERANCES * 2 - 1
     assert len({e["item_id"] for e in talk.of("input_audio_buffer.committed")}) == (
         MAX_UTTERANCES * 2 - 1
     )
@@ -388,7 +388,7 @@ def test_conversation_goes_on_after_a_barge_in() -> None:
         *CLOSING_EVENTS,
         "output_audio_buffer.stopped",
     ]
-    assert talk.conversation.turns == 2
+    assert talk.conversation.turns.count == 2
 
 
 # ---------------------------------------------------------------- reports to the engine

@@ -6,7 +6,7 @@ import pytest
 
 from server.worker.items import MAX_ITEMS, Items
 from signaling.errors import ProtocolError
-from signaling.server_events import MessageItem
+from signaling.session.items import MessageItem
 
 
 def item(name: str, status: str = "completed") -> MessageItem:

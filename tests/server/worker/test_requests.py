@@ -14,9 +14,9 @@ import pytest
 
 from engine.ipc import protocol as p
 from media.playout import FADE_SAMPLES
-from server.worker.item_mapping import as_shown, for_engine
-from signaling import server_events as ev
-from signaling.client_items import InputMessage, InputVideoPart, parse_upload
+from server.worker.item_mapping import message_for_engine
+from signaling.realtime.client_items import parse_upload
+from signaling.session.items import InputMessage, InputVideoPart, MessageItem, ShownPart, shown
 from tests.server.worker.talk import SESSION, Talk, samples
 from tests.server.worker.test_conversation import BEGIN_EVENTS, CLOSING_EVENTS, DELTA
 
@@ -69,8 +69,8 @@ def test_picture_reaches_the_engine_and_is_not_sent_back() -> None:
     content = [{"type": "input_text", "text": "look"}, {"type": "input_image", "image_url": url}]
     talk.ask(text_item() | {"item": {"type": "message", "role": "user", "content": content}})
     assert talk.sent(p.ItemIn)[0].parts == (p.TextPart("look"), p.ImagePart(jpeg))
-    shown = talk.one("conversation.item.added")["item"]["content"]
-    assert shown == [{"type": "input_text", "text": "look"}, {"type": "input_image"}]
+    told = talk.one("conversation.item.added")["item"]["content"]
+    assert told == [{"type": "input_text", "text": "look"}, {"type": "input_image"}]
 
 
 def test_video_and_sound_reach_the_engine_and_are_not_sent_back() -> None:
@@ -83,12 +83,13 @@ def test_video_and_sound_reach_the_engine_and_are_not_sent_back() -> None:
     ]
     talk.ask(text_item() | {"item": {"type": "message", "role": "user", "content": content}})
     assert talk.sent(p.ItemIn)[0].parts == (p.AudioPart(pcm), p.TextPart("and"))
-    shown = talk.one("conversation.item.added")["item"]["content"]
-    assert shown[0] == {"type": "input_audio", "transcript": "hum"}
+    told = talk.one("conversation.item.added")["item"]["content"]
+    assert told[0] == {"type": "input_audio", "transcript": "hum"}
     # Ours, unknown to OpenAI's types.
     message = InputMessage("user", (InputVideoPart("video/mp4", b"a film"),))
-    assert for_engine("s", "i", message).parts == (p.VideoPart(b"a film"),)
-    assert as_shown("i", message).content == (ev.Part(type="input_video"),)
+    assert message_for_engine("s", "i", message).parts == (p.VideoPart(b"a film"),)
+    kept = shown("i", message)
+    assert isinstance(kept, MessageItem) and kept.parts == (ShownPart("video"),)
     parsed = parse_upload(
         json.dumps(
             {
@@ -322,7 +323,7 @@ BAD_EVENTS: list[tuple[Any, str | None]] = [
     (text_item(content=[{"type": "input_text"}]), "item.content.0.text"),
     (text_item(content=[{"type": "input_image", "image_url": "http://x/y.png"}]), *(
         "item.content.0.image_url",)),
-    (text_item(type="function_call_output", call_id="c", output="x"), "item.type"),
+    (text_item(type="function_call_output", call_id="c", output="x"), "item.call_id"),
     (text_item(id=""), "item.id"),
     ({"type": "conversation.item.delete"}, "item_id"),
     ({"type": "conversation.item.truncate", "item_id": "x"}, "audio_end_ms"),

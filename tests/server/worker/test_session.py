@@ -12,7 +12,7 @@ from engine.ipc import protocol as p
 from media.clock import Ticker
 from media.formats import DOWNLINK_PACKET_SAMPLES
 from server.config import Config
-from server.control import PlaceCall
+from server.worker.peer_transport import PeerTransport
 from server.worker.session import CallSession
 from signaling.ice import IceSettings
 from signaling.settings import SessionSettings
@@ -27,11 +27,13 @@ class Call:
 
     def __init__(self, offer: str) -> None:
         self.timers = FakeTimers()
-        self.session = CallSession(
-            PlaceCall("rtc_test", offer, SessionSettings(), "127.0.0.1"),
+        links = cast("Any", None)
+        self.offer = offer
+        self.session = CallSession("rtc_test", SessionSettings(), Config(), links)
+        self.peer = PeerTransport(
+            self.session,
             Config(),
             IceSettings(loopback="only"),
-            cast("Any", None),
             Ticker(phases=1, timers=self.timers),
             ThreadPoolExecutor(1),
             lambda: None,
@@ -39,7 +41,7 @@ class Call:
 
     def answer_in_sound(self, seconds: int) -> None:
         """What an engine says that answers at once and whole."""
-        hear = self.session._conversation.hear
+        hear = self.session.conversation.hear
         hear(p.ResponseStarted("rtc_test", 1, "request"))
         hear(p.TextOut("rtc_test", 1, 0, "Hello."))
         hear(p.AudioOut("rtc_test", 1, 0, bytes(2 * p.OUTPUT_HZ * seconds)))
@@ -50,7 +52,7 @@ class Call:
 
     @property
     def taken_packets(self) -> float:
-        return self.session._playout.taken_samples / DOWNLINK_PACKET_SAMPLES
+        return self.peer._playout.taken_samples / DOWNLINK_PACKET_SAMPLES
 
 
 def with_audio(direction: str) -> str:
@@ -75,13 +77,13 @@ async def test_one_taker_of_the_sound_whatever_the_directions(
 ) -> None:
     """A listener's sound waits for the listener; nobody's is taken at the pace of speech."""
     call = Call(offer)
-    await call.session.answer()
+    await call.peer.answer(call.offer)
     call.answer_in_sound(2)
     call.tick(TICKS)
     assert call.taken_packets == (0 if is_listening else TICKS)
-    assert call.session._conversation.active is not None
+    assert call.session.conversation.active is not None
     call.tick(2 * TICKS)
-    assert (call.session._conversation.active is None) is not is_listening
+    assert (call.session.conversation.active is None) is not is_listening
     playout = [row for row in (await call.session.stats()).stats if row["type"] == "media-playout"]
     assert len(playout) == 1
     await call.session.close()

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from engine.ipc.protocol import VERSION, Welcome
 from media.clock import Ticker
 from server.config import CallsConfig, Config
-from server.control import EngineAddress, PlaceCall
-from server.worker import session as module
+from server.control import EngineAddress
+from server.worker import peer_transport as module
+from server.worker.peer_transport import PeerTransport
 from server.worker.session import CallSession
 from signaling.ice import IceSettings
 from signaling.settings import SessionSettings
@@ -41,8 +43,9 @@ class PaperPeer:
         await self.acknowledged.wait()
 
     def send(self, text: str) -> bool:
-        self.sent.append(json.loads(text))
-        return True
+        if self.is_reachable:
+            self.sent.append(json.loads(text))
+        return self.is_reachable
 
 
 @pytest.fixture
@@ -52,15 +55,24 @@ async def ticker() -> AsyncIterator[Ticker]:
     ticker.close()
 
 
+def connect(ticker: Ticker, links: Any, config: Config) -> tuple[CallSession, PeerTransport]:
+    session = CallSession("rtc_1", SessionSettings(), config, links)
+    threads = ThreadPoolExecutor(1)
+    transport = PeerTransport(session, config, IceSettings(), ticker, threads, lambda: None)
+    return session, transport
+
+
+def transport_of(session: CallSession) -> PeerTransport:
+    transport = session.transport
+    assert isinstance(transport, PeerTransport)
+    return transport
+
+
 @pytest.fixture
 async def call(ticker: Ticker) -> tuple[CallSession, PaperPeer]:
-    place = PlaceCall("rtc_1", "v=0\r\n", SessionSettings(), "192.0.2.1")
-    links: Any = None
-    session = CallSession(
-        place, Config(), IceSettings(), links, ticker, ThreadPoolExecutor(1), lambda: None
-    )
+    session, transport = connect(ticker, None, Config())
     peer = PaperPeer()
-    vars(session)["_peer"] = peer
+    vars(transport)["_peer"] = peer
     return session, peer
 
 
@@ -74,7 +86,7 @@ async def test_failure_waits_for_a_data_channel_that_is_being_opened(
     await asyncio.sleep(3 * module.FLUSH_S)
     assert not running.done() and peer.sent == []
     peer.channel.is_open = True
-    session.channel_open()
+    transport_of(session).channel_open()
     assert await running == "engine_gone"
     error, ended = peer.sent
     assert (error["type"], error["error"]["code"]) == ("error", "engine_gone")
@@ -101,7 +113,7 @@ async def test_failure_waits_for_nobody_who_is_gone(call: tuple[CallSession, Pap
     session.end("engine_full")
     await asyncio.sleep(0)
     peer.is_connected = peer.is_reachable = False
-    session.gone("vanished")
+    transport_of(session).gone("vanished")
     assert await running == "engine_full"
     assert peer.sent == []
 
@@ -138,6 +150,9 @@ async def test_call_without_a_data_channel_waits_for_none(
 # ---------------------------------------------------------------- the longest duration
 
 
+WELCOME = Welcome(VERSION, "paper", "", "", 1, ("full_duplex",), (), (), False)
+
+
 class PaperTicker:
     skipped_ticks = 0
 
@@ -155,6 +170,8 @@ class PaperLine:
 
 class PaperLinks:
     """An engine that takes any call."""
+
+    welcome = WELCOME
 
     async def get(self, address: EngineAddress) -> PaperLinks:
         return self
@@ -177,15 +194,12 @@ def test_the_end_by_duration_is_announced_and_the_queue_does_not_count(
         links: Any = PaperLinks()
         ticker: Any = PaperTicker()
         config = Config(calls=CallsConfig(max_duration_s=longest_s))
-        place = PlaceCall("rtc_1", "v=0\r\n", SessionSettings(), "192.0.2.1")
-        session = CallSession(
-            place, config, IceSettings(), links, ticker, ThreadPoolExecutor(1), lambda: None
-        )
+        session, transport = connect(ticker, links, config)
         peer = PaperPeer()
         peer.channel.is_open = True
         told: list[tuple[float, dict[str, Any]]] = []
         vars(peer)["send"] = lambda text: told.append((loop.time() - begun, json.loads(text)))
-        vars(session)["_peer"] = peer
+        vars(transport)["_peer"] = peer
         loop.call_later(waited_s, session.assign, EngineAddress("e", "ipc:///none"))
         assert await session.run() == "max_duration"
         return told

@@ -11,7 +11,6 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from signaling.client_items import InputMessage, ItemCreate
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http import bodies, uploads
 from signaling.http.auth import (
@@ -24,7 +23,8 @@ from signaling.http.auth import (
 )
 from signaling.http.calls import PlacedCall, add_routes
 from signaling.http.trickle import IceAnswer
-from signaling.server_events import MessageItem
+from signaling.realtime.client_items import ItemCreate
+from signaling.session.items import InputMessage, MessageItem
 from signaling.settings import SessionSettings
 from tests.signaling.offers import CHROMIUM_OFFER, only
 from tests.waiting import until

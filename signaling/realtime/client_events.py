@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from signaling.client_items import EventId, Id, ItemCreate, parse_item_create
 from signaling.errors import ProtocolError
 from signaling.fields import convert
+from signaling.realtime.client_items import EventId, Id, ItemCreate, parse_item_create
 from signaling.settings import (
     MAX_INSTRUCTIONS_CHARS,
     MAX_TOOLS,

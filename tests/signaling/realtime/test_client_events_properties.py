@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 
-from signaling import server_events as ev
-from signaling.client_events import CLIENT_EVENT_TYPES, SessionUpdate, parse_client_event
 from signaling.errors import ProtocolError
+from signaling.realtime import server_events as ev
+from signaling.realtime.client_events import CLIENT_EVENT_TYPES, SessionUpdate, parse_client_event
 from signaling.settings import SessionSettings
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from signaling import client_events as ev
-from signaling import client_items as items
 from signaling.errors import ProtocolError
+from signaling.realtime import client_events as ev
+from signaling.realtime import client_items as wire
+from signaling.session import items
 
 
 def parse(**event: Any) -> ev.ClientEvent:
@@ -53,17 +54,17 @@ JPEG = "data:image/jpeg;base64," + base64.b64encode(b"\xff\xd8jpeg").decode()
         ({"type": "output_audio_buffer.clear", "new": 1}, ev.OutputBufferClear()),
         (
             message({"type": "input_text", "text": "hi"}),
-            items.ItemCreate(items.InputMessage("user", (items.InputTextPart("hi"),))),
+            wire.ItemCreate(items.InputMessage("user", (items.InputTextPart("hi"),))),
         ),
         (
             message({"type": "input_image", "image_url": JPEG}),
-            items.ItemCreate(
+            wire.ItemCreate(
                 items.InputMessage("user", (items.InputImagePart("image/jpeg", b"\xff\xd8jpeg"),))
             ),
         ),
         (
             message({"type": "input_video", "video_url": MP4}),
-            items.ItemCreate(
+            wire.ItemCreate(
                 items.InputMessage("user", (items.InputVideoPart("video/mp4", b"a film"),))
             ),
         ),
@@ -74,23 +75,21 @@ JPEG = "data:image/jpeg;base64," + base64.b64encode(b"\xff\xd8jpeg").decode()
                     "video_url": "data:video/webm;codecs=vp8;base64," + encoded(b"recorded"),
                 }
             ),
-            items.ItemCreate(
+            wire.ItemCreate(
                 items.InputMessage("user", (items.InputVideoPart("video/webm", b"recorded"),))
             ),
         ),
         (
             message({"type": "input_audio", "audio": encoded(bytes(4800)), "transcript": "hi"}),
-            items.ItemCreate(
-                items.InputMessage("user", (items.InputAudioPart(bytes(4800), "hi"),))
-            ),
+            wire.ItemCreate(items.InputMessage("user", (items.InputAudioPart(bytes(4800), "hi"),))),
         ),
         (
             message({"type": "output_audio", "transcript": "yes"}, role="assistant"),
-            items.ItemCreate(items.InputMessage("assistant", (items.InputTextPart("yes"),))),
+            wire.ItemCreate(items.InputMessage("assistant", (items.InputTextPart("yes"),))),
         ),
         (
             item(type="function_call_output", call_id="c", output="4", id="i"),
-            items.ItemCreate(items.FunctionCallOutput("c", "4", "i")),
+            wire.ItemCreate(items.FunctionCallOutput("c", "4", "i")),
         ),
     ],
 )
@@ -228,26 +227,26 @@ def test_event_id_of_a_wrong_type_is_named() -> None:
 
 
 def test_video_is_bounded_and_the_field_named() -> None:
-    url = "data:video/mp4;base64," + "A" * items.MAX_VIDEO_CHARS
+    url = "data:video/mp4;base64," + "A" * wire.MAX_VIDEO_CHARS
     body = json.dumps(message({"type": "input_video", "video_url": url})["item"]).encode()
     with pytest.raises(ProtocolError) as caught:
-        items.parse_upload(body)
+        wire.parse_upload(body)
     assert caught.value.param is not None and caught.value.param.endswith("video_url")
-    assert str(items.MAX_VIDEO_CHARS) in caught.value.message
+    assert str(wire.MAX_VIDEO_CHARS) in caught.value.message
 
 
 def test_largest_video_is_taken() -> None:
-    data = bytes(items.MAX_VIDEO_BYTES)
+    data = bytes(wire.MAX_VIDEO_BYTES)
     url = "data:video/mp4;base64," + encoded(data)
     body = json.dumps(message({"type": "input_video", "video_url": url})["item"]).encode()
-    create = items.parse_upload(body)
+    create = wire.parse_upload(body)
     assert create.item == items.InputMessage("user", (items.InputVideoPart("video/mp4", data),))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"3", b"{}", b"\xff", b"[" * 100_000])
 def test_upload_that_is_no_item_is_an_error(body: bytes) -> None:
     with pytest.raises(ProtocolError):
-        items.parse_upload(body)
+        wire.parse_upload(body)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +255,6 @@ def test_upload_that_is_no_item_is_an_error(body: bytes) -> None:
 def test_kinds_of_pictures_are_left_to_whoever_reads_them(kind: str) -> None:
     url = f"data:{kind};base64,{encoded(b'a photo')}"
     create = parse(**message({"type": "input_image", "image_url": url}))
-    assert isinstance(create, items.ItemCreate)
+    assert isinstance(create, wire.ItemCreate)
     picture = items.InputImagePart(kind.lower(), b"a photo")
     assert create.item == items.InputMessage("user", (picture,))

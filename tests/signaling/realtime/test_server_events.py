@@ -7,29 +7,32 @@ import pytest
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 
-from signaling import server_events as ev
 from signaling.errors import ProtocolError
-from signaling.server_events import error_event
+from signaling.realtime import server_events as ev
+from signaling.realtime.server_events import error_event
 from signaling.settings import SessionSettings
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 
-USER = ev.MessageItem(
+USER = ev.WireMessage(
     id="item_1",
     role="user",
     status="completed",
-    content=(ev.Part(type="input_text", text="hi"), ev.Part(type="input_audio", transcript=None)),
+    content=(
+        ev.WirePart(type="input_text", text="hi"),
+        ev.WirePart(type="input_audio", transcript=None),
+    ),
 )
-ASSISTANT = ev.MessageItem(
+ASSISTANT = ev.WireMessage(
     id="item_2",
     role="assistant",
     status="in_progress",
-    content=(ev.Part(type="output_audio", transcript="hello"),),
+    content=(ev.WirePart(type="output_audio", transcript="hello"),),
 )
-CALL = ev.FunctionCallItem(
+CALL = ev.WireFunctionCall(
     id="item_3", call_id="call_1", name="f", arguments="{}", status="completed"
 )
-OUTPUT = ev.FunctionCallOutputItem(id="item_4", call_id="call_1", output="4")
+OUTPUT = ev.WireFunctionOutput(id="item_4", call_id="call_1", output="4")
 SESSION = SessionSettings().to_session("sess_1", expires_at=1_900_000_000)
 VAD = SessionSettings().merge(
     {
@@ -75,11 +78,16 @@ EVENTS = [
     ev.ResponseCreated(response=ev.Response(id="resp_1", status="in_progress")),
     ev.OutputItemAdded(response_id="resp_1", item=ASSISTANT),
     ev.OutputItemDone(response_id="resp_1", item=CALL),
-    ev.ContentPartAdded(**CONTENT, part=ev.Part(type="audio", transcript="")),
-    ev.ContentPartDone(**CONTENT, part=ev.Part(type="text", text="hello")),
+    ev.ContentPartAdded(**CONTENT, part=ev.WirePart(type="audio", transcript="")),
+    ev.ContentPartDone(**CONTENT, part=ev.WirePart(type="text", text="hello")),
     ev.AudioTranscriptDelta(**CONTENT, delta="hel"),
     ev.AudioTranscriptDone(**CONTENT, transcript="hello"),
+    ev.OutputAudioDelta(**CONTENT, delta="AAAA"),
     ev.OutputAudioDone(**CONTENT),
+    ev.FunctionArgumentsDelta(response_id="resp_1", item_id="item_3", call_id="c", delta="{"),
+    ev.FunctionArgumentsDone(
+        response_id="resp_1", item_id="item_3", call_id="c", name="f", arguments="{}"
+    ),
     ev.OutputTextDelta(**CONTENT, delta="hel"),
     ev.OutputTextDone(**CONTENT, text="hello"),
     ev.ResponseDoneEvent(response=DONE),
@@ -111,7 +119,8 @@ def test_every_event_struct_is_covered() -> None:
         value
         for value in vars(ev).values()
         if isinstance(value, type)
-        and issubclass(value, ev._Event)
+        and issubclass(value, ev.ServerEvent)
+        and value is not ev.ServerEvent
         and not value.__name__.startswith("_")
     }
     assert covered == defined

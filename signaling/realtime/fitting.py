@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from signaling.server_events import SessionWarningEvent, encode, error
+from signaling.realtime.server_events import SessionWarningEvent, encode, error
 
 _ECHOES = ("tools", "instructions", "tool_choice", "engine", "truncation", "tracing", "include")
 """Members of a session that its client has given, the largest first; with their empty values."""
@@ -22,8 +22,8 @@ CUT = "…"
 
 
 def fitted(event: Any, limit: int) -> Iterator[str]:
-    """The messages that say `event`, one of `signaling.server_events`, each of at most `limit`
-    bytes; 0: any size. Empty if not even an error fits.
+    """The messages that say `event`, one of `signaling.realtime.server_events`, each of at most
+    `limit` bytes; 0: any size. Empty if not even an error fits.
     """
     text = encode(event)
     size = len(text.encode())

@@ -1,34 +1,29 @@
-"""Events of the server on the data channel: OpenAI Realtime GA and our extensions. Media worker.
+"""Events of the server: OpenAI Realtime GA and our extensions. Media worker.
 
 One frozen struct per event, with every field that the official SDKs require. Names and fields:
 OpenAI API reference, "Realtime / Server events". Extensions, in the same style, are at the end.
 """
 
-import secrets
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
 from signaling.errors import ProtocolError
+from signaling.session.ids import new_id
 
 Json = dict[str, Any]
-
-
-def new_id(prefix: str) -> str:
-    """Return an unguessable id such as item_… ; prefixes as OpenAI's: event, item, resp, sess."""
-    return f"{prefix}_{secrets.token_urlsafe(12)}"
 
 
 def _event_id() -> str:
     return new_id("event")
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+class ServerEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     event_id: str = field(default_factory=_event_id)
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class WirePart(msgspec.Struct, frozen=True, kw_only=True):
     """A content part. In items: input_text, input_audio, input_image, input_video (ours),
     output_text, output_audio; in response.content_part.* text or audio.
     """
@@ -48,15 +43,15 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     image_url: str | UnsetType = UNSET
 
 
-class MessageItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
+class WireMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
     id: str
     role: Literal["user", "assistant", "system"]
     status: Literal["in_progress", "completed", "incomplete"]
-    content: tuple[Part, ...] = ()
+    content: tuple[WirePart, ...] = ()
     object: str = "realtime.item"
 
 
-class FunctionCallItem(
+class WireFunctionCall(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"
 ):
     id: str
@@ -67,7 +62,7 @@ class FunctionCallItem(
     object: str = "realtime.item"
 
 
-class FunctionCallOutputItem(
+class WireFunctionOutput(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call_output"
 ):
     id: str
@@ -77,7 +72,7 @@ class FunctionCallOutputItem(
     object: str = "realtime.item"
 
 
-Item = MessageItem | FunctionCallItem | FunctionCallOutputItem
+Item = WireMessage | WireFunctionCall | WireFunctionOutput
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,67 +98,67 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     """The client's event that caused it."""
 
 
-class Error(_Event, frozen=True, kw_only=True, tag="error"):
+class Error(ServerEvent, frozen=True, kw_only=True, tag="error"):
     error: ErrorDetail
 
 
-class SessionCreated(_Event, frozen=True, kw_only=True, tag="session.created"):
+class SessionCreated(ServerEvent, frozen=True, kw_only=True, tag="session.created"):
     session: Json
 
 
-class SessionUpdated(_Event, frozen=True, kw_only=True, tag="session.updated"):
+class SessionUpdated(ServerEvent, frozen=True, kw_only=True, tag="session.updated"):
     session: Json
 
 
 class SpeechStartedEvent(
-    _Event, frozen=True, kw_only=True, tag="input_audio_buffer.speech_started"
+    ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.speech_started"
 ):
     item_id: str
     audio_start_ms: int
 
 
 class SpeechStoppedEvent(
-    _Event, frozen=True, kw_only=True, tag="input_audio_buffer.speech_stopped"
+    ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.speech_stopped"
 ):
     item_id: str
     audio_end_ms: int
 
 
-class InputCommitted(_Event, frozen=True, kw_only=True, tag="input_audio_buffer.committed"):
+class InputCommitted(ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.committed"):
     item_id: str
     previous_item_id: str | None = None
 
 
-class InputCleared(_Event, frozen=True, kw_only=True, tag="input_audio_buffer.cleared"):
+class InputCleared(ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.cleared"):
     pass
 
 
-class ItemAddedEvent(_Event, frozen=True, kw_only=True, tag="conversation.item.added"):
+class ItemAddedEvent(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.added"):
     item: Item
     previous_item_id: str | None = None
 
 
-class ItemDone(_Event, frozen=True, kw_only=True, tag="conversation.item.done"):
+class ItemDone(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.done"):
     item: Item
     previous_item_id: str | None = None
 
 
-class ItemRetrieved(_Event, frozen=True, kw_only=True, tag="conversation.item.retrieved"):
+class ItemRetrieved(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.retrieved"):
     item: Item
 
 
-class ItemDeleted(_Event, frozen=True, kw_only=True, tag="conversation.item.deleted"):
+class ItemDeleted(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.deleted"):
     item_id: str
 
 
-class ItemTruncated(_Event, frozen=True, kw_only=True, tag="conversation.item.truncated"):
+class ItemTruncated(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.truncated"):
     item_id: str
     audio_end_ms: int
     content_index: int = 0
 
 
 class TranscriptionDelta(
-    _Event, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.delta"
+    ServerEvent, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.delta"
 ):
     item_id: str
     delta: str
@@ -171,7 +166,7 @@ class TranscriptionDelta(
 
 
 class TranscriptionCompleted(
-    _Event,
+    ServerEvent,
     frozen=True,
     kw_only=True,
     tag="conversation.item.input_audio_transcription.completed",
@@ -184,7 +179,7 @@ class TranscriptionCompleted(
 
 
 class TranscriptionFailed(
-    _Event,
+    ServerEvent,
     frozen=True,
     kw_only=True,
     tag="conversation.item.input_audio_transcription.failed",
@@ -194,15 +189,15 @@ class TranscriptionFailed(
     content_index: int = 0
 
 
-class ResponseCreated(_Event, frozen=True, kw_only=True, tag="response.created"):
+class ResponseCreated(ServerEvent, frozen=True, kw_only=True, tag="response.created"):
     response: Response
 
 
-class ResponseDoneEvent(_Event, frozen=True, kw_only=True, tag="response.done"):
+class ResponseDoneEvent(ServerEvent, frozen=True, kw_only=True, tag="response.done"):
     response: Response
 
 
-class _OutputEvent(_Event, frozen=True, kw_only=True):
+class _OutputEvent(ServerEvent, frozen=True, kw_only=True):
     response_id: str
     output_index: int = 0
 
@@ -221,11 +216,11 @@ class _ContentEvent(_OutputEvent, frozen=True, kw_only=True):
 
 
 class ContentPartAdded(_ContentEvent, frozen=True, kw_only=True, tag="response.content_part.added"):
-    part: Part
+    part: WirePart
 
 
 class ContentPartDone(_ContentEvent, frozen=True, kw_only=True, tag="response.content_part.done"):
-    part: Part
+    part: WirePart
 
 
 class AudioTranscriptDelta(
@@ -240,6 +235,29 @@ class AudioTranscriptDone(
     transcript: str
 
 
+class FunctionArgumentsDelta(
+    _OutputEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.delta"
+):
+    item_id: str
+    call_id: str
+    delta: str
+
+
+class FunctionArgumentsDone(
+    _OutputEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.done"
+):
+    item_id: str
+    call_id: str
+    name: str
+    arguments: str
+
+
+class OutputAudioDelta(_ContentEvent, frozen=True, kw_only=True, tag="response.output_audio.delta"):
+    """Not over WebRTC, where the sound has a track."""
+
+    delta: str
+
+
 class OutputAudioDone(_ContentEvent, frozen=True, kw_only=True, tag="response.output_audio.done"):
     pass
 
@@ -252,42 +270,48 @@ class OutputTextDone(_ContentEvent, frozen=True, kw_only=True, tag="response.out
     text: str
 
 
-class OutputBufferStarted(_Event, frozen=True, kw_only=True, tag="output_audio_buffer.started"):
+class OutputBufferStarted(
+    ServerEvent, frozen=True, kw_only=True, tag="output_audio_buffer.started"
+):
     """WebRTC only: the first sample of the response is on the wire."""
 
     response_id: str
 
 
-class OutputBufferStopped(_Event, frozen=True, kw_only=True, tag="output_audio_buffer.stopped"):
+class OutputBufferStopped(
+    ServerEvent, frozen=True, kw_only=True, tag="output_audio_buffer.stopped"
+):
     """The response's sound was played to its end; comes after response.done."""
 
     response_id: str
 
 
-class OutputBufferCleared(_Event, frozen=True, kw_only=True, tag="output_audio_buffer.cleared"):
+class OutputBufferCleared(
+    ServerEvent, frozen=True, kw_only=True, tag="output_audio_buffer.cleared"
+):
     response_id: str
 
 
 # Extensions
 
 
-class SessionQueued(_Event, frozen=True, kw_only=True, tag="session.queued"):
+class SessionQueued(ServerEvent, frozen=True, kw_only=True, tag="session.queued"):
     position: int
     """1 is next."""
     eta_s: float | None = None
 
 
-class SessionWarningEvent(_Event, frozen=True, kw_only=True, tag="session.warning"):
+class SessionWarningEvent(ServerEvent, frozen=True, kw_only=True, tag="session.warning"):
     code: str
     message: str
 
 
-class SessionEndedEvent(_Event, frozen=True, kw_only=True, tag="session.ended"):
+class SessionEndedEvent(ServerEvent, frozen=True, kw_only=True, tag="session.ended"):
     reason: str
     message: str
 
 
-class Metrics(_Event, frozen=True, kw_only=True, tag="metrics"):
+class Metrics(ServerEvent, frozen=True, kw_only=True, tag="metrics"):
     metrics: Json
     """Name with its unit -> number."""
 
@@ -295,8 +319,8 @@ class Metrics(_Event, frozen=True, kw_only=True, tag="metrics"):
 _encoder = msgspec.json.Encoder()
 
 
-def encode(event: _Event) -> str:
-    """Return the event as JSON text for the data channel."""
+def encode(event: ServerEvent) -> str:
+    """Return the event as JSON text."""
     return _encoder.encode(event).decode()
 
 

@@ -14,6 +14,17 @@ from msgspec import Meta
 
 from signaling.errors import ProtocolError
 from signaling.fields import convert
+from signaling.session.items import (
+    FunctionCall,
+    FunctionCallOutput,
+    InputAudioPart,
+    InputImagePart,
+    InputItem,
+    InputMessage,
+    InputPart,
+    InputTextPart,
+    InputVideoPart,
+)
 from signaling.texts import decode_json
 
 MAX_TEXT_CHARS = 32 * 1024
@@ -41,58 +52,8 @@ _DATA_URL = re.compile(
 )
 
 
-class InputTextPart(msgspec.Struct, frozen=True):
-    """input_text, output_text, or the transcript of an output_audio part."""
-
-    text: str
-
-
-class InputImagePart(msgspec.Struct, frozen=True):
-    """A decoded input_image."""
-
-    media_type: str
-    data: bytes
-    detail: str = "auto"
-
-
-class InputAudioPart(msgspec.Struct, frozen=True):
-    """A decoded input_audio: PCM16 little endian, mono, `AUDIO_HZ`."""
-
-    pcm: bytes
-    transcript: str | None = None
-
-
-class InputVideoPart(msgspec.Struct, frozen=True):
-    """A decoded input_video: the whole file."""
-
-    media_type: str
-    data: bytes
-
-
-Part = InputTextPart | InputImagePart | InputAudioPart | InputVideoPart
-
-
-class InputMessage(msgspec.Struct, frozen=True):
-    role: Literal["user", "assistant", "system"]
-    parts: tuple[Part, ...]
-    id: str | None = None
-
-
-class FunctionCall(msgspec.Struct, frozen=True):
-    call_id: str
-    name: str
-    arguments: str
-    id: str | None = None
-
-
-class FunctionCallOutput(msgspec.Struct, frozen=True):
-    call_id: str
-    output: str
-    id: str | None = None
-
-
 class ItemCreate(msgspec.Struct, frozen=True):
-    item: InputMessage | FunctionCall | FunctionCallOutput
+    item: InputItem
     previous_item_id: str | None = None
     event_id: str | None = None
 
@@ -157,7 +118,7 @@ def parse_item_create(raw: dict[str, Any]) -> ItemCreate:
 
 
 def _item_create(raw: _RawItemCreate) -> ItemCreate:
-    item: InputMessage | FunctionCall | FunctionCallOutput
+    item: InputItem
     if isinstance(raw.item, _RawMessage):
         message = raw.item
         parts = tuple(
@@ -180,7 +141,7 @@ _PART_TYPES = {
 }
 
 
-def _part(part: _RawPart, role: str, where: str) -> Part:
+def _part(part: _RawPart, role: str, where: str) -> InputPart:
     allowed = _PART_TYPES[role]
     if part.type not in allowed:
         names = ", ".join(f'"{name}"' for name in allowed)

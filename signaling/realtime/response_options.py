@@ -1,14 +1,24 @@
-"""Which wishes for one response can be granted; the others are refused by name."""
+"""Which wishes for one response can be granted; the others are refused by name. Media worker."""
 
-from __future__ import annotations
-
-from signaling.client_events import ResponseOptions
 from signaling.errors import ProtocolError
+from signaling.realtime.client_events import ResponseOptions
+from signaling.session.core import Abilities, ResponseWish
 from signaling.settings import SessionSettings
 
 
-def check(options: ResponseOptions, settings: SessionSettings) -> None:
-    """Raise `ProtocolError` for the first member that would have no effect."""
+def wish_of(
+    options: ResponseOptions, settings: SessionSettings, abilities: Abilities | None
+) -> ResponseWish:
+    """What is asked of the session; raises `ProtocolError` for the first member without effect."""
+    _check(options, settings)
+    return ResponseWish(
+        instructions=options.instructions,
+        modalities=options.output_modalities,
+        metadata=options.metadata,
+    )
+
+
+def _check(options: ResponseOptions, settings: SessionSettings) -> None:
     output = options.audio.output if options.audio is not None else None
     voice = output.voice if output is not None else None
     limit = options.max_output_tokens

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 
-from signaling import server_events as ev
-from signaling.fitting import fitted
+from signaling.realtime import server_events as ev
+from signaling.realtime.fitting import fitted
 from signaling.settings import SessionSettings
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
@@ -30,9 +30,9 @@ def sent(event: Any, limit: int = LIMIT) -> list[dict[str, Any]]:
     return events
 
 
-def item(*texts: str) -> ev.MessageItem:
-    content = tuple(ev.Part(type="input_text", text=text) for text in texts)
-    return ev.MessageItem(id="item_1", role="user", status="completed", content=content)
+def item(*texts: str) -> ev.WireMessage:
+    content = tuple(ev.WirePart(type="input_text", text=text) for text in texts)
+    return ev.WireMessage(id="item_1", role="user", status="completed", content=content)
 
 
 def test_what_fits_is_sent_as_it_is() -> None:

@@ -1,0 +1,251 @@
+"""What connections ask of a session, turned into changes and engine messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from engine.ipc import protocol as p
+from server.worker.conversation import Conversation
+from server.worker.engine_settings import choice_of, function_tools
+from server.worker.item_mapping import for_engine
+from server.worker.responses import Asked
+from signaling.errors import ProtocolError
+from signaling.session import events as ev
+from signaling.session.core import Abilities, Asker, ContextKind, ResponseWish
+from signaling.session.ids import new_id
+from signaling.session.items import ROOT, FunctionCallOutput, InputItem, Item, shown
+from signaling.settings import SessionSettings
+
+
+class SessionCommands:
+    """The `SessionCore` of one conversation."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        *,
+        to_engine: Callable[[p.Message], bool],
+        end: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.is_muted = False
+        self._conversation = conversation
+        self._audience = conversation.audience
+        self._to_engine = to_engine
+        self._end = end
+
+    @property
+    def session_id(self) -> str:
+        return self._conversation.session_id
+
+    @property
+    def settings(self) -> SessionSettings:
+        return self._conversation.settings
+
+    @property
+    def abilities(self) -> Abilities | None:
+        return self._conversation.abilities
+
+    def update(self, changes: Mapping[str, Any], by: Asker | None = None) -> None:
+        self._conversation.update(changes, by)
+
+    # ------------------------------------------------------------------ items
+
+    def add_item(self, item: InputItem, after: str | None = None) -> str:
+        item_id = item.id or new_id("item")
+        if isinstance(item, FunctionCallOutput):
+            self._check_output(item)
+        place = self._place(item_id, after)
+        carrier = for_engine(self.session_id, item_id, item, place)
+        self._add(shown(item_id, item), place, carrier)
+        return item_id
+
+    def place_item(self, item: Item, after: str | None, carrier: p.Message) -> None:
+        """Add an item that goes to the engine by `carrier`; raises `ProtocolError`.
+
+        The carrier says the end of the conversation: no other place can be asked for.
+        """
+        if self._place(item.id, after):
+            raise _only_at_the_end(self._conversation.items.last_id)
+        self._add(item, "", carrier)
+
+    def _add(self, item: Item, place: str, carrier: p.Message) -> None:
+        items = self._conversation.items
+        self._send(carrier)
+        items.put(item, place or None)
+        self._audience.emit(ev.ItemPlaced(item=item, after=items.before(item.id)))
+
+    def _place(self, item_id: str, after: str | None) -> str:
+        """Where to put a new item, in the engine's terms: empty for the end."""
+        items = self._conversation.items
+        if item_id in items:
+            raise ProtocolError(
+                f"item.id: there is an item {item_id!r} already.",
+                code="duplicate",
+                param="item.id",
+            )
+        last = items.last_id
+        if after in (None, last) or (after == ROOT and last is None):
+            return ""
+        assert after is not None
+        if after != ROOT and after not in items:
+            raise ProtocolError(
+                f"previous_item_id: there is no item {after[:80]!r}.",
+                code="item_not_found",
+                param="previous_item_id",
+            )
+        if self.abilities is None or "after" not in self.abilities.honours:
+            raise _only_at_the_end(last)
+        return after
+
+    def _check_output(self, item: FunctionCallOutput) -> None:
+        """Of several connections that answer a call, the first one counts."""
+        items = self._conversation.items
+        if item.call_id in items.answered_calls():
+            told = f"item.call_id: {item.call_id[:80]!r} has its output already."
+        elif item.call_id not in items.calls():
+            told = f"item.call_id: there is no function call {item.call_id[:80]!r}."
+        else:
+            return
+        raise ProtocolError(told, code="invalid_function_call_output", param="item.call_id")
+
+    def item(self, item_id: str) -> Item:
+        return self._conversation.items.get(item_id)
+
+    def delete_item(self, item_id: str) -> None:
+        items = self._conversation.items
+        items.get(item_id)
+        self._send(p.DeleteItem(self.session_id, item_id))
+        items.delete(item_id)
+        self._audience.emit(ev.ItemRemoved(item_id=item_id))
+
+    def truncate_item(self, item_id: str, end_ms: int) -> None:
+        conversation = self._conversation
+        conversation.items.get(item_id)
+        active = conversation.active
+        if active is None or active.item_id != item_id:
+            conversation.truncate(item_id, end_ms)
+            return
+        self._cut_active()
+        if conversation.is_sent_ahead:
+            conversation.truncate(item_id, end_ms)
+        # Else the cut tells how much was heard; the client's own figure is not better.
+
+    # ------------------------------------------------------------------ responses
+
+    def create_response(self, wish: ResponseWish, by: Asker | None = None) -> None:
+        active = self._conversation.active
+        is_waiting = active is not None and active.has_calls and active.outcome is not None
+        if active is not None and not wish.is_out_of_band and not is_waiting:
+            raise ProtocolError(
+                f"Conversation already has an active response in progress: {active.id}. Wait "
+                "until it is finished, or cancel it, before creating a new one.",
+                code="conversation_already_has_active_response",
+            )
+        session_limit = self.settings.max_output_tokens
+        limit = wish.max_output_tokens
+        tools = self.settings.tools if wish.tools is None else wish.tools
+        choice, name = choice_of(wish.tool_choice)
+        asked = Asked(
+            by=by,
+            metadata=wish.metadata,
+            max_output_tokens=limit or (session_limit if isinstance(session_limit, int) else None),
+            is_out_of_band=wish.is_out_of_band,
+            has_tools=bool(tools),
+        )
+        self._send(
+            p.CreateResponse(
+                self.session_id,
+                wish.instructions or "",
+                wish.modalities or (),
+                self._conversation.asked_for(asked),
+                limit,
+                None if wish.tools is None else function_tools(wish.tools),
+                None if wish.tool_choice is None else choice,
+                name,
+                wish.is_out_of_band,
+                self._input(wish),
+            )
+        )
+
+    def _input(self, wish: ResponseWish) -> tuple[p.ItemIn, ...] | None:
+        if wish.input is None:
+            return None
+        found = []
+        for index, given in enumerate(wish.input):
+            if isinstance(given, str):
+                raise ProtocolError(
+                    f"response.input.{index}: references to items are not taken here.",
+                    code="unsupported_parameter",
+                    param=f"response.input.{index}",
+                )
+            item = for_engine(self.session_id, given.id or new_id("item"), given)
+            if not isinstance(item, p.ItemIn):
+                raise ProtocolError(
+                    f"response.input.{index}.type: only messages are taken here.",
+                    code="unsupported_parameter",
+                    param=f"response.input.{index}.type",
+                )
+            found.append(item)
+        return tuple(found)
+
+    def cancel_response(self, response_id: str | None = None) -> None:
+        active = self._conversation.active
+        if active is None or response_id not in (None, active.id):
+            raise ProtocolError(
+                "There is no response to cancel.",
+                code="response_cancel_not_active",
+                param="response_id" if response_id else None,
+            )
+        self._cut_active()
+
+    def clear_output(self) -> None:
+        self._cut_active()
+
+    def _cut_active(self) -> None:
+        active = self._conversation.active
+        if active is not None:
+            self._to_engine(p.CancelResponse(self.session_id, active.epoch))
+            self._conversation.cut(active.epoch, "client_cancelled")
+
+    # ------------------------------------------------------------------ the input
+
+    def commit_input(self, by: Asker | None = None) -> None:
+        self._send(p.CommitAudio(self.session_id, self._conversation.asked_for(Asked(by=by))))
+
+    def clear_input(self) -> None:
+        self._send(p.ClearAudio(self.session_id))
+        self._audience.emit(ev.InputForgotten())
+
+    def mute(self, is_muted: bool, by: Asker | None = None) -> None:
+        self.is_muted = is_muted
+        self._audience.emit(ev.InputMuted(is_muted=is_muted), by)
+
+    def append_context(
+        self,
+        kind: ContextKind,
+        text: str,
+        delegation: str | None = None,
+        by: Asker | None = None,
+    ) -> None:
+        name = self._conversation.appending(kind, by)
+        self._send(p.AppendContext(self.session_id, kind, text, name, delegation))
+
+    def hang_up(self, reason: str = "hangup") -> None:
+        self._end(reason)
+
+    def _send(self, message: p.Message) -> None:
+        if not self._to_engine(message):
+            raise ProtocolError(
+                "No engine serves this session yet, or it does not keep up; try again.",
+                code="engine_unavailable",
+                type="server_error",
+            )
+
+
+def _only_at_the_end(last: str | None) -> ProtocolError:
+    return ProtocolError(
+        f"previous_item_id: items are added at the end only, which is behind {last!r}.",
+        code="unsupported_parameter",
+        param="previous_item_id",
+    )

@@ -1,0 +1,225 @@
+"""A session over WebRTC: tracks for sound and pictures, a data channel for events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+from aiortc import RTCRtpReceiver
+
+from media.clock import Ticker
+from media.downlink import AudioDownlink
+from media.opus import OpusEncoder
+from media.picture import CameraPicture
+from media.playout import Playout
+from media.uplink import AudioUplink, UnsupportedCodec
+from media.video import VideoUplink
+from server.config import Config
+from server.worker.session import CallSession
+from signaling.errors import ProtocolError
+from signaling.ice import IceSettings
+from signaling.peer import Peer
+from signaling.realtime.door import RealtimeDoor
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 0.1
+DELIVERY_S = 2.0
+"""For how long the last words are sent again if they are lost."""
+TELL_WAIT_S = 3.0
+"""For how long a failure waits for a data channel that is just being opened."""
+
+
+class PeerTransport:
+    """Owns the peer connection, the uplinks, the playout and the downlink of one session."""
+
+    def __init__(
+        self,
+        session: CallSession,
+        config: Config,
+        ice: IceSettings,
+        ticker: Ticker,
+        threads: Executor,
+        on_connected: Callable[[], object],
+    ) -> None:
+        self._session = session
+        self._config = config
+        self._ticker = ticker
+        self._threads = threads
+        self._on_connected = on_connected
+        self._playout = Playout(listener=session.conversation)
+        session.conversation.use(self._playout)
+        self._downlink = AudioDownlink(
+            self._playout,
+            ticker,
+            on_error=self._media_failed,
+            encoder=OpusEncoder(
+                bitrate=config.media.bitrate, complexity=config.media.complexity, fec=False
+            ),
+        )
+        self._audio: AudioUplink | None = None
+        self._video: VideoUplink | None = None
+        self._is_camera_on = False
+        self._unsubscribes: list[Callable[[], object]] = []
+        self._settled = asyncio.Event()
+        """The data channel is open, or never will be."""
+        self._peer = Peer(
+            session.call_id, ice, self, connect_deadline_s=config.calls.connect_deadline_s
+        )
+        self.door = RealtimeDoor(
+            session.commands,
+            self._send,
+            max_message_bytes=lambda: self._peer.channel.max_message_bytes,
+        )
+        session.audience.add(self.door)
+        session.carry(self)
+
+    async def answer(self, offer: str) -> str:
+        """The SDP answer. Raises as `signaling.peer.Peer.answer` does."""
+        answer = await self._peer.answer(offer, downlink=self._downlink, on_receivers=self._attach)
+        self._downlink.bind(self._peer.audio_sender)
+        return answer
+
+    async def update_ice(self, fragment: str) -> str:
+        """As `signaling.peer.Peer.update_ice`."""
+        return await self._peer.update_ice(fragment)
+
+    # ------------------------------------------------------------------ Transport
+
+    @property
+    def is_connected(self) -> bool:
+        return self._peer.is_connected
+
+    @property
+    def is_reachable(self) -> bool:
+        return self._peer.is_reachable
+
+    def served(self) -> None:
+        # Who opens the channel later is greeted then.
+        if self._peer.channel.is_open:
+            self._session.greet(self.door)
+
+    async def tend(self) -> None:
+        """Tell the engine once when the camera goes off, so that it does not describe the past."""
+        if self._video is None:
+            return
+        await self._video.tend()
+        is_off = self._video.is_off or not self._session.conversation.settings.video.enabled
+        if is_off and self._is_camera_on:
+            self._is_camera_on = False
+            self._session.see(1, 1, b"")
+
+    async def settled(self) -> None:
+        if self._peer.channel.is_expected and not self._peer.channel.is_open:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TELL_WAIT_S):
+                    await self._settled.wait()
+
+    async def flushed(self) -> None:
+        if self._peer.is_reachable:
+            # Closing at once would overtake the event, which the network may also have lost.
+            await asyncio.sleep(FLUSH_S)
+            await self._peer.delivered(DELIVERY_S)
+
+    async def close(self) -> None:
+        for unsubscribe in self._unsubscribes:
+            unsubscribe()
+        self._unsubscribes.clear()
+        for uplink in (self._audio, self._video):
+            if uplink is not None:
+                uplink.close()
+        await self._peer.close("hangup")
+        self._downlink.stop()
+
+    def _send(self, text: str) -> None:
+        self._peer.send(text)
+
+    # ------------------------------------------------------------------ signaling.PeerListener
+
+    def connected(self) -> None:
+        log.info("call %s connected", self._session.call_id)
+        self._on_connected()
+
+    def channel_open(self) -> None:
+        self._settled.set()
+        self._session.greet(self.door)
+
+    def message(self, text: str) -> None:
+        self.door.receive(text)
+
+    def refused(self, error: ProtocolError) -> None:
+        self.door.refuse(error)
+
+    def gone(self, reason: str) -> None:
+        self._settled.set()
+        self._session.end(reason)
+
+    # ------------------------------------------------------------------ media
+
+    def _attach(self, audio: RTCRtpReceiver | None, video: RTCRtpReceiver | None) -> None:
+        if audio is not None:
+            self._audio = AudioUplink(audio, self._session.hear, on_error=self._media_failed)
+            self._unsubscribes.append(self._ticker.subscribe(self._audio.poll))
+        if video is not None:
+            self._video = VideoUplink(
+                video,
+                self._see,
+                executor=self._threads,
+                on_error=self._video_failed,
+                max_fps=self._config.media.video_fps,
+                max_side=self._config.media.video_side,
+                parameter_sets=self._peer.parameter_sets,
+            )
+
+    def _see(self, picture: CameraPicture) -> None:
+        if self._session.conversation.settings.video.enabled:
+            self._is_camera_on = True
+            self._session.see(picture.width, picture.height, picture.rgb)
+
+    def _media_failed(self, error: Exception) -> None:
+        log.error("the sound of call %s failed", self._session.call_id, exc_info=error)
+        self._session.end("media_failed")
+
+    def _video_failed(self, error: Exception) -> None:
+        if isinstance(error, UnsupportedCodec):
+            self._session.notify("video_unsupported", str(error))
+            return
+        log.error("the video of call %s failed", self._session.call_id, exc_info=error)
+        message = "The camera's pictures cannot be used; the call goes on without them."
+        self._session.notify("video_failed", message)
+
+    # ------------------------------------------------------------------ statistics
+
+    async def stats(self) -> list[dict[str, Any]]:
+        rows = list((await self._peer.stats()).values())
+        rows.append({"type": "media-playout", "kind": "audio"} | playout_stats(self._playout))
+        if self._audio is not None:
+            _merge(rows, "inbound-rtp", "audio", self._audio.stats())
+        if self._video is not None:
+            _merge(rows, "inbound-rtp", "video", self._video.stats())
+        _merge(rows, "outbound-rtp", "audio", self._downlink.stats())
+        return rows
+
+
+def playout_stats(playout: Playout) -> dict[str, Any]:
+    return {
+        "totalSamplesCount": playout.taken_samples,
+        "underruns": playout.underruns,
+        "underrunSamples": playout.underrun_samples,
+        "clearedSamples": playout.cleared_samples,
+        "staleSamples": playout.stale_samples,
+        "overflowSamples": playout.overflow_samples,
+    }
+
+
+def _merge(rows: list[dict[str, Any]], kind: str, media: str, more: dict[str, Any]) -> None:
+    """Put our own figures over aiortc's, which does not see past its receiver."""
+    for row in rows:
+        if row.get("type") == kind and row.get("kind") == media:
+            row.update(more)
+            return
+    rows.append({"type": kind, "kind": media} | more)

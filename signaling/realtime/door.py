@@ -1,0 +1,135 @@
+"""The OpenAI Realtime door: what one connection's client sends becomes commands of the session,
+what happens there its events. Media worker.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from signaling.errors import ProtocolError
+from signaling.realtime import client_events as c
+from signaling.realtime import rendering
+from signaling.realtime import server_events as wire
+from signaling.realtime.client_events import parse_client_event
+from signaling.realtime.client_items import ItemCreate
+from signaling.realtime.fitting import fitted
+from signaling.realtime.response_options import wish_of
+from signaling.session import events as ev
+from signaling.session.core import Asker, SessionCore
+
+EXTENSIONS = (wire.SessionQueued, wire.SessionWarningEvent, wire.SessionEndedEvent, wire.Metrics)
+
+
+class RealtimeDoor:
+    """Nothing a client sends raises out of here. `send` gets each event as JSON text."""
+
+    def __init__(
+        self,
+        core: SessionCore,
+        send: Callable[[str], object],
+        *,
+        max_message_bytes: Callable[[], int] = lambda: 0,
+        has_track: bool = True,
+        tells_extensions: bool = True,
+    ) -> None:
+        """`max_message_bytes`: what the client takes in one message; 0: any size. `has_track`: the
+        sound goes over a track of its own, so that events tell of its buffer.
+        """
+        self._core = core
+        self._send = send
+        self._max_message_bytes = max_message_bytes
+        self._has_track = has_track
+        self._tells_extensions = tells_extensions
+
+    # ------------------------------------------------------------------ from the client
+
+    def receive(self, text: str) -> None:
+        """Take one message; a bad one is answered with an `error` event."""
+        try:
+            event = parse_client_event(text)
+        except ProtocolError as error:
+            self.refuse(error)
+            return
+        try:
+            self._handle(event)
+        except ProtocolError as error:
+            error.event_id = event.event_id
+            self.refuse(error)
+
+    def refuse(self, error: ProtocolError) -> None:
+        """Tell this client alone what it did wrong."""
+        self._tell(wire.error_event(error))
+
+    def _handle(self, event: c.ClientEvent) -> None:
+        core, by = self._core, Asker(self, event.event_id)
+        match event:
+            case c.SessionUpdate():
+                core.update(event.session, by)
+            case c.ResponseCreate():
+                options = event.response or c.ResponseOptions()
+                core.create_response(wish_of(options, core.settings, core.abilities), by)
+            case c.ResponseCancel():
+                core.cancel_response(event.response_id)
+            case c.InputBufferCommit():
+                core.commit_input(by)
+            case c.InputBufferClear():
+                core.clear_input()
+            case c.OutputBufferClear():
+                core.clear_output()
+            case _:
+                self._handle_items(event)
+
+    def _handle_items(
+        self, event: ItemCreate | c.ItemDelete | c.ItemRetrieve | c.ItemTruncate
+    ) -> None:
+        match event:
+            case ItemCreate():
+                self._core.add_item(event.item, event.previous_item_id)
+            case c.ItemDelete():
+                self._core.delete_item(event.item_id)
+            case c.ItemRetrieve():
+                item = rendering.rendered_item(self._core.item(event.item_id))
+                self._tell(wire.ItemRetrieved(item=item))
+            case c.ItemTruncate():
+                self._truncate(event)
+
+    def _truncate(self, event: c.ItemTruncate) -> None:
+        self._core.item(event.item_id)
+        if event.content_index:
+            raise ProtocolError(
+                "content_index: items of the assistant have one part; allowed: 0.",
+                param="content_index",
+            )
+        self._core.truncate_item(event.item_id, event.audio_end_ms)
+
+    # ------------------------------------------------------------------ from the session
+
+    def tell(self, event: ev.SessionEvent, asked_as: str | None = None) -> None:
+        """Render one event; Realtime names the client's event in errors only."""
+        for told in self._rendered(event):
+            self._tell(told)
+
+    def _rendered(self, event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
+        match event:
+            case ev.SessionReady():
+                yield wire.SessionCreated(session=_session(event))
+            case ev.SettingsChanged():
+                yield wire.SessionUpdated(session=_session(event))
+            case ev.ResponseAudible() | ev.PlayoutEnded():
+                if self._has_track:
+                    yield from rendering.buffer_events(event)
+            case _:
+                yield from rendering.session_events(event)
+                yield from rendering.speech_events(event)
+                yield from rendering.item_events(event)
+                yield from rendering.response_events(event)
+
+    def _tell(self, event: wire.ServerEvent) -> None:
+        if isinstance(event, EXTENSIONS) and not self._tells_extensions:
+            return
+        for text in fitted(event, self._max_message_bytes()):
+            self._send(text)
+
+
+def _session(event: ev.SessionReady | ev.SettingsChanged) -> dict[str, Any]:
+    """What the client sees of its session."""
+    return event.settings.to_session(event.session_id, event.expires_at)
