@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { Captions } from '../../web/js/captions.js';
+import { Captions } from '../../web/lib/captions.js';
 
 /** @param {...any} events @returns {Captions} */
 function after(...events) {

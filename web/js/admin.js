@@ -1,10 +1,11 @@
 /** The admin page: polls /api/stats each second and shows processes, calls, queue and engines. */
 
+import { Refusal } from '../lib/server.js';
 import { byId, clockText, make, setText, valueText } from './dom.js';
 import { saveKey, readKey, takeKeyFromAddress } from './key.js';
 import { LiveTable } from './livetable.js';
 import { Rates, list, unknownFields } from './rates.js';
-import { Refusal, getStats, postHangup } from './server.js';
+import { server } from './server.js';
 import { stepOf } from './starting.js';
 
 const EVERY_MS = 1000;
@@ -126,7 +127,7 @@ function hangupButton(callId) {
   const button = make('button', { type: 'button', class: 'quiet small', text: 'Hang up', 'aria-label': `Hang up call ${callId}` });
   button.addEventListener('click', () => {
     button.disabled = true;
-    postHangup(`/v1/realtime/calls/${encodeURIComponent(callId)}`);
+    server.hangUp(callId);
   });
   return button;
 }
@@ -185,7 +186,7 @@ async function poll() {
   clearTimeout(timer);
   let wait_ms = EVERY_MS;
   try {
-    const stats = await getStats();
+    const stats = await server.stats();
     show(stats);
     showLive('on', 'Live');
     byId('error').hidden = true;

@@ -5,7 +5,7 @@ import { make } from './dom.js';
 /** Rows farther than this from the end were scrolled away by the user, who is then left in peace. */
 const NEAR_END_PX = 80;
 
-/** @typedef {import('./captions.js').Caption} Caption */
+/** @typedef {import('../lib/captions.js').Caption} Caption */
 
 const SPEAKERS = { user: 'You', assistant: 'Assistant', note: 'Note' };
 
@@ -15,7 +15,7 @@ export class CaptionView {
   /**
    * @param {HTMLElement} list
    * @param {HTMLElement} empty shown while there is nothing to show
-   * @param {import('./captions.js').Captions} captions
+   * @param {import('../lib/captions.js').Captions} captions
    */
   constructor(list, empty, captions) {
     this.list = list;

@@ -6,21 +6,16 @@
  * `trouble` {DeviceTrouble}, `lost` {kind} (a device in use went away), `ended` {ending, length_s}.
  */
 
-import { AttachmentTrouble, partOf } from './attachment.js';
-import { Call, newItemId } from './call.js';
-import { Captions } from './captions.js';
+import { AttachmentTrouble, Captions, DeviceTrouble, OmnicallCall, Refusal, partOf } from '../lib/omnicall.js';
 import { EventLog } from './debug.js';
-import { DeviceTrouble, Devices } from './devices.js';
+import { Devices } from './devices.js';
 import { Meter, wakeAudio } from './meters.js';
-import { Mode, settingsOf } from './mode.js';
+import { Mode } from './mode.js';
 import { isInCall, isTalking, phaseOf } from './phase.js';
-import { PushToTalk } from './pushtotalk.js';
-import { Refusal } from './server.js';
-import { Stats } from './stats.js';
+import { server } from './server.js';
 import { Talk } from './talk.js';
 import { keepScreenOn, letScreenSleep } from './wakelock.js';
 
-const FIGURES_EVERY_MS = 1000;
 const LEVELS_EVERY_MS = 50;
 /** While an answer is awaited, so that its first sound is timed to about this. */
 const LEVELS_AWAITED_MS = 15;
@@ -33,10 +28,9 @@ export class Conversation extends EventTarget {
   assistantMeter = new Meter();
   talk = new Talk();
   mode = new Mode();
-  pushToTalk = new PushToTalk();
-  /** @type {Call|null} */ call = null;
-  /** @type {import('./server.js').Info|null} */ info = null;
-  /** @type {Partial<import('./stats.js').Figures>} */ figures = {};
+  /** @type {OmnicallCall|null} */ call = null;
+  /** @type {import('../lib/server.js').Info|null} */ info = null;
+  /** @type {Partial<import('../lib/stats.js').Figures>} */ figures = {};
   isMuted = false;
   /** The browser may be showing its permission prompt. */
   isAsking = false;
@@ -44,10 +38,7 @@ export class Conversation extends EventTarget {
   /** Grows with each attempt to call and each hang-up: what a late prompt answers to. */
   #attempt = 0;
   #connected_ms = 0;
-  #figuresTimer = 0;
   #lastMode = this.mode.now;
-  /** The answer was stopped before it began. */
-  #isUnwanted = false;
 
   /** @param {HTMLAudioElement} audio */
   constructor(audio) {
@@ -55,7 +46,6 @@ export class Conversation extends EventTarget {
     this.audio = audio;
     this.#renewTalk();
     this.mode.addEventListener('change', () => this.#onMode());
-    this.#bindPushToTalk();
     this.devices.addEventListener('list', () => this.#changed());
     this.devices.addEventListener('lost', (event) => this.#onLost(/** @type {CustomEvent} */ (event).detail.kind));
     this.#readLevels();
@@ -75,6 +65,11 @@ export class Conversation extends EventTarget {
 
   get isTurnBased() {
     return this.mode.now === 'turn_based';
+  }
+
+  /** @type {import('./phase.js').Pushing} */
+  get pushing() {
+    return this.call?.pushToTalk ?? { isHeld: false, isOpen: false, wasTooShort: false };
   }
 
   /** Whether the user has to push to talk, and would be heard. */
@@ -97,16 +92,21 @@ export class Conversation extends EventTarget {
     this.wasInCall = true;
     // Who is not heard takes turns: there is no speech whose end could be found.
     const mode = listenOnly ? 'turn_based' : this.mode.chosen;
-    this.call = new Call({
+    this.call = new OmnicallCall({
+      server,
       iceServers: this.info?.ice_servers ?? [],
-      microphone: listenOnly ? null : this.devices.microphone,
-      camera: this.devices.camera,
-      video: this.info?.engine?.video ?? true,
-      session: settingsOf(mode),
+      audio: listenOnly ? null : this.devices.microphone,
+      video: (this.info?.engine?.video ?? true) && (this.devices.camera ?? 'later'),
+      mode,
+      muted: this.isMuted,
+      captions: this.captions,
+      // People are asked.
+      reconnect: false,
     });
     this.mode.begin(mode);
     this.#bind(this.call);
-    this.call.place();
+    // `ended` tells what goes wrong.
+    this.call.connect().catch(() => {});
     this.#changed();
   }
 
@@ -136,8 +136,8 @@ export class Conversation extends EventTarget {
   async write(text) {
     await this.place({ listenOnly: true });
     if (!this.call) return;
-    this.captions.typed(this.call.write(text), text);
-    this.#asked();
+    this.call.write(text);
+    this.talk.asked(performance.now());
   }
 
   /**
@@ -152,69 +152,42 @@ export class Conversation extends EventTarget {
       await this.place({ listenOnly: true });
       const { call } = this;
       if (!call) return false;
-      const id = newItemId();
-      this.captions.typed(id, text ? `${text} [${file.name}]` : `[${file.name}]`);
-      await call.upload(id, part, text, onProgress);
+      await call.sendPart(part, file.name, text, onProgress);
     } catch (error) {
       const isOurs = error instanceof AttachmentTrouble || error instanceof Refusal;
       const reason = (isOurs && error.message) || 'The server cannot be reached.';
       this.captions.note(`Error: ${file.name} was not sent. ${reason}`);
       return false;
     }
-    this.#asked();
+    this.talk.asked(performance.now());
     return true;
   }
 
   /** @param {import('./mode.js').ModeName} mode for this call, if there is one, and the next ones */
   chooseMode(mode) {
     const isNews = this.mode.asked ? mode !== this.mode.asked : mode !== this.mode.now;
-    this.mode.choose(mode, isNews ? this.call?.update(settingsOf(mode)) : undefined);
+    this.mode.choose(mode, isNews ? this.call?.setMode(mode) : undefined);
   }
 
   #onMode() {
     if (this.mode.now !== this.#lastMode) {
       this.#lastMode = this.mode.now;
-      this.pushToTalk.stop();
       // Speech that began in another mode may never be told to have ended.
       this.talk.held(false);
-      this.#openEar();
     }
     this.#changed();
   }
 
-  #bindPushToTalk() {
-    const { pushToTalk } = this;
-    pushToTalk.addEventListener('begun', () => {
-      this.interrupt();
-      this.call?.clearInput();
-      this.talk.held(true);
-    });
-    pushToTalk.addEventListener('dropped', () => {
-      this.call?.clearInput();
-      this.talk.held(false);
-    });
-    pushToTalk.addEventListener('said', (event) => {
-      this.call?.commitInput();
-      this.talk.held(false);
-      this.#asked(/** @type {CustomEvent} */ (event).detail.released_ms);
-    });
-    pushToTalk.addEventListener('change', () => {
-      this.#openEar();
-      this.#changed();
-    });
+  hold() {
+    if (this.canTalk) this.call?.pushToTalk.hold();
   }
 
-  /** @param {number} [at_ms] when the user had finished */
-  #asked(at_ms = performance.now()) {
-    this.#isUnwanted = false;
-    this.talk.asked(at_ms);
+  release() {
+    this.call?.pushToTalk.release();
   }
 
   interrupt() {
-    if (!this.canInterrupt) return;
-    // Only where nothing is answered unasked can the next answer be known to be the one that was stopped.
-    this.#isUnwanted = this.isTurnBased && !this.talk.isAnswering;
-    this.call?.interrupt();
+    if (this.canInterrupt) this.call?.interrupt();
   }
 
   get canInterrupt() {
@@ -224,27 +197,16 @@ export class Conversation extends EventTarget {
   /** @param {boolean} isMuted */
   mute(isMuted) {
     this.isMuted = isMuted;
-    this.#openEar();
+    this.call?.mute(isMuted);
     this.#changed();
-  }
-
-  /** The microphone is sent while the user wants to be heard. */
-  #openEar() {
-    const { microphone } = this.devices;
-    if (microphone) microphone.enabled = this.#isHeard;
-  }
-
-  get #isHeard() {
-    return this.isTurnBased ? this.pushToTalk.isOpen : !this.isMuted;
   }
 
   /** Opens the chosen microphone and uses it from now on. */
   async openMicrophone() {
     return this.#use(async () => {
       const track = await this.devices.open('microphone');
-      track.enabled = this.#isHeard;
       this.userMeter.attach(track);
-      await this.call?.replaceMicrophone(track);
+      await this.call?.useMicrophone(track);
     });
   }
 
@@ -252,7 +214,7 @@ export class Conversation extends EventTarget {
   async openCamera(how = 'open') {
     return this.#use(async () => {
       const track = await (how === 'flip' ? this.devices.flip() : this.devices.open('camera'));
-      await this.call?.replaceCamera(track);
+      await this.call?.useCamera(track);
     });
   }
 
@@ -260,7 +222,7 @@ export class Conversation extends EventTarget {
     // Closed rather than disabled, so that the camera's light goes out.
     this.devices.close('camera');
     this.#changed();
-    await this.call?.replaceCamera(null).catch(() => {});
+    await this.call?.useCamera(null).catch(() => {});
   }
 
   /** @param {() => Promise<void>} open @returns {Promise<boolean>} */
@@ -295,58 +257,51 @@ export class Conversation extends EventTarget {
     this.talk.addEventListener('latency', () => this.log.mark('answer_heard'));
   }
 
-  /** @param {Call} call */
+  /** @param {OmnicallCall} call */
   #bind(call) {
-    const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ handle) =>
-      call.addEventListener(type, (event) => handle(/** @type {CustomEvent} */ (event).detail));
+    const listen = (/** @type {EventTarget} */ target) => (/** @type {string} */ type, /** @type {(detail: any) => void} */ handle) =>
+      target.addEventListener(type, (event) => handle(/** @type {CustomEvent} */ (event).detail));
+    const on = listen(call);
     on('mark', ({ name }) => this.log.mark(name));
     on('sent', (event) => this.log.add(event, { sent: true }));
     on('message', (event) => this.#onServerEvent(event));
     on('audio', ({ stream }) => this.#onStream(stream));
+    on('notice', ({ tone, message }) => this.captions.note(tone === 'error' ? `Error: ${message}` : message));
+    on('figures', (figures) => {
+      this.figures = figures;
+      this.#emit('figures', figures);
+    });
     on('ended', (ending) => this.#onEnded(ending));
     on('state', ({ state }) => {
       if (state === 'connected' && !this.#connected_ms) this.#onConnected();
       if (state !== 'ended') this.#changed();
     });
+    const onTalk = listen(call.pushToTalk);
+    onTalk('begun', () => this.talk.held(true));
+    onTalk('dropped', () => this.talk.held(false));
+    onTalk('said', ({ released_ms }) => {
+      this.talk.held(false);
+      this.talk.asked(released_ms);
+    });
+    onTalk('change', () => this.#changed());
   }
 
   #onConnected() {
     this.#connected_ms = performance.now();
     keepScreenOn();
-    const stats = new Stats();
-    this.#figuresTimer = window.setInterval(() => this.#measure(stats), FIGURES_EVERY_MS);
-  }
-
-  /** @param {Stats} stats */
-  async #measure(stats) {
-    const report = await this.call?.report().catch(() => null);
-    if (!report) return;
-    this.figures = stats.add(report);
-    this.#emit('figures', this.figures);
   }
 
   /** @param {any} event */
   #onServerEvent(event) {
     const now_ms = performance.now();
     this.log.add(event);
-    this.captions.apply(event);
     this.mode.apply(event);
     // An engine may tell where speech begins and ends also where the button decides it.
     const isAside = this.isTurnBased && /^input_audio_buffer\.speech_/.test(event.type);
     if (!isAside) this.talk.apply(event, now_ms);
-    if (event.type === 'response.created' && (this.#isUnwanted || this.pushToTalk.isOpen)) this.#decline();
     // Where levels cannot be read in time, the event is the best sign of the first sound.
     const isUnheard = document.hidden || !this.assistantMeter.isRunning;
     if (event.type === 'output_audio_buffer.started' && isUnheard) this.talk.heard(true, now_ms);
-    if (event.type === 'session.warning' && event.message) this.captions.note(String(event.message));
-    const error = event.type === 'error' ? event.error : event.response?.status_details?.error;
-    // Stopping an answer that has just ended by itself is no news to anybody.
-    if (error?.message && error.code !== 'response_cancel_not_active') this.captions.note(`Error: ${error.message}`);
-  }
-
-  #decline() {
-    this.#isUnwanted = false;
-    this.call?.interrupt();
   }
 
   /** @param {MediaStream} stream */
@@ -357,18 +312,15 @@ export class Conversation extends EventTarget {
     this.play();
   }
 
-  /** @param {import('./call.js').Ending} ending */
+  /** @param {import('../lib/endings.js').Ending} ending */
   #onEnded(ending) {
     this.log.mark(`ended.${ending.kind}`);
-    clearInterval(this.#figuresTimer);
     const length_s = this.connected_s;
     this.#connected_ms = 0;
     this.call = null;
     this.wasInCall = ending.kind !== 'refused';
     this.talk.stop();
-    this.pushToTalk.stop();
     this.mode.end();
-    this.captions.finish();
     this.devices.closeAll();
     this.audio.srcObject = null;
     this.userMeter.attach(null);
@@ -382,7 +334,6 @@ export class Conversation extends EventTarget {
   /** @param {'microphone'|'camera'} kind */
   #onLost(kind) {
     if (kind === 'microphone') this.userMeter.attach(null);
-    else this.call?.replaceCamera(null).catch(() => {});
     this.#changed();
     if (kind === 'camera' || this.call) this.#emit('lost', { kind });
   }

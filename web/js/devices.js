@@ -4,25 +4,10 @@
  * Events: `list` when the choices changed, `lost` {kind} when a device in use disappeared.
  */
 
+import { DeviceTrouble, areDevicesAvailable, capture } from '../lib/devices.js';
 import { memory } from './dom.js';
 
-const VOICE = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
-/** 5 pictures a second keep the self view watchable; the encoder sends 2 (see call.js). */
-const PICTURE = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 5, max: 5 } };
-
-/** @typedef {'microphone'|'camera'} Kind */
-/** @typedef {'insecure'|'denied'|'denied_by_system'|'none'|'in_use'|'withdrawn'|'failed'} TroubleKind */
-
-/** A device could not be opened, and why. */
-export class DeviceTrouble extends Error {
-  /** @param {Kind} device @param {TroubleKind} kind @param {string} [message] */
-  constructor(device, kind, message = '') {
-    super(message);
-    this.name = 'DeviceTrouble';
-    this.device = device;
-    this.kind = kind;
-  }
-}
+/** @typedef {import('../lib/devices.js').Kind} Kind */
 
 export class Devices extends EventTarget {
   /** @type {Record<Kind, MediaStreamTrack|null>} */
@@ -37,9 +22,8 @@ export class Devices extends EventTarget {
     navigator.mediaDevices?.addEventListener?.('devicechange', () => this.refresh());
   }
 
-  /** Browsers hide all devices from pages that came over plain HTTP from another machine. */
   get available() {
-    return Boolean(navigator.mediaDevices?.getUserMedia);
+    return areDevicesAvailable();
   }
 
   get microphone() {
@@ -115,7 +99,6 @@ export class Devices extends EventTarget {
 
   /** @param {Kind} kind @param {MediaTrackConstraints} which */
   async #open(kind, which) {
-    if (!this.available) throw new DeviceTrouble(kind, 'insecure');
     const turn = ++this.#turn[kind];
     // Phones cannot open a second camera while the first is in use.
     if (kind === 'camera') this.#tracks.camera?.stop();
@@ -139,46 +122,4 @@ export class Devices extends EventTarget {
     this.#tracks[kind] = null;
     this.dispatchEvent(new CustomEvent('lost', { detail: { kind } }));
   }
-}
-
-/**
- * @param {Kind} kind
- * @param {MediaTrackConstraints} which
- */
-async function capture(kind, which) {
-  const ask = (/** @type {MediaTrackConstraints} */ how) =>
-    navigator.mediaDevices.getUserMedia(kind === 'camera' ? { video: how } : { audio: how });
-  const quality = kind === 'camera' ? PICTURE : VOICE;
-  try {
-    // A camera may have no mode as slow as asked for (the encoder limits the rate anyway); a device may be gone.
-    const stream = await ask({ ...quality, ...which })
-      .catch(unlessOverconstrained(() => ask(which)))
-      .catch(unlessOverconstrained(() => ask(quality)));
-    const [track] = stream.getTracks();
-    track.contentHint = kind === 'camera' ? 'detail' : 'speech';
-    return track;
-  } catch (error) {
-    throw troubleOf(kind, /** @type {Error} */ (error));
-  }
-}
-
-/** @param {() => Promise<MediaStream>} askLess */
-function unlessOverconstrained(askLess) {
-  return (/** @type {Error} */ error) => {
-    if (error.name !== 'OverconstrainedError') throw error;
-    return askLess();
-  };
-}
-
-/** @param {Kind} kind @param {Error} error of getUserMedia */
-function troubleOf(kind, error) {
-  /** @type {Record<string, TroubleKind>} */
-  const kinds = {
-    NotAllowedError: /system/i.test(error.message) ? 'denied_by_system' : 'denied',
-    SecurityError: 'insecure',
-    NotFoundError: 'none',
-    NotReadableError: 'in_use',
-    AbortError: 'in_use',
-  };
-  return new DeviceTrouble(kind, kinds[error.name] ?? 'failed', error.message);
 }

@@ -1,9 +1,9 @@
 /** Shows the figures of a call, and one sign for all of them. */
 
+import { qualityOf } from '../lib/stats.js';
 import { byId, make, setText, valueText } from './dom.js';
-import { qualityOf } from './stats.js';
 
-/** @typedef {import('./stats.js').Figures} Figures */
+/** @typedef {import('../lib/stats.js').Figures} Figures */
 /** @typedef {{last_ms: number, p50_ms: number, count: number}|null} Latency */
 
 /** @type {[string, string, string, (now: Figures, latency: Latency) => string][]} */

@@ -1,30 +1,9 @@
 /** How the two sides take turns: what the user chose, kept between visits, and what the server confirmed in a call. */
 
+import { MODES, modeOf } from '../lib/modes.js';
 import { memory } from './dom.js';
 
-/** @typedef {'full_duplex'|'half_duplex'|'turn_based'} ModeName as `/api/info` names them */
-
-/** @type {ModeName[]} */
-export const MODES = ['full_duplex', 'half_duplex', 'turn_based'];
-
-/** @type {Record<ModeName, {type: string}|null>} */
-const TURN_DETECTION = {
-  full_duplex: { type: 'semantic_vad' },
-  half_duplex: { type: 'server_vad' },
-  turn_based: null,
-};
-
-/** @param {ModeName} mode @returns {Record<string, any>} the session settings that stand for it */
-export function settingsOf(mode) {
-  return { audio: { input: { turn_detection: TURN_DETECTION[mode] } } };
-}
-
-/** @param {any} session of the server @returns {ModeName|null} null if it does not say */
-export function modeOf(session) {
-  const detection = session?.audio?.input?.turn_detection;
-  if (detection === undefined) return null;
-  return MODES.find((mode) => (TURN_DETECTION[mode]?.type ?? null) === (detection?.type ?? null)) ?? null;
-}
+/** @typedef {import('../lib/modes.js').ModeName} ModeName */
 
 /** Events: `change`. */
 export class Mode extends EventTarget {

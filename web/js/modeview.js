@@ -1,7 +1,7 @@
 /** The mode selector: one button per mode, and what the pressed one means. */
 
+import { MODES } from '../lib/modes.js';
 import { byId, setText } from './dom.js';
-import { MODES } from './mode.js';
 
 /** @typedef {import('./mode.js').ModeName} ModeName */
 

@@ -1,10 +1,10 @@
 /** The call page: shows a conversation and binds the document's controls to it. */
 
+import { DeviceTrouble, Refusal } from '../lib/omnicall.js';
 import { AttachView } from './attachview.js';
 import { CaptionView, transcriptOf } from './captionview.js';
 import { Conversation } from './conversation.js';
 import { expose } from './debug.js';
-import { DeviceTrouble } from './devices.js';
 import { byId, clockText, setText } from './dom.js';
 import { FiguresView } from './figures.js';
 import { listenToKeys } from './keyboard.js';
@@ -14,7 +14,7 @@ import { Notice } from './notice.js';
 import { hintOf, isTalking, wordsOf } from './phase.js';
 import { deviceLost, deviceProblem, endingProblem, serverAway } from './problems.js';
 import { Selectors } from './selectors.js';
-import { Refusal, getInfo } from './server.js';
+import { server } from './server.js';
 import { startText } from './starting.js';
 import { bindTalkButton } from './talkbutton.js';
 
@@ -44,10 +44,10 @@ function render() {
   state.setAttribute('aria-live', isTurnOfTalk ? 'off' : 'polite');
   document.body.dataset.phase = phase;
   state.dataset.state = phase;
-  const { talk, isTurnBased, isMuted, hasCamera, pushToTalk } = conversation;
+  const { talk, isTurnBased, isMuted, hasCamera, pushing } = conversation;
   const starting = conversation.info?.starting ?? null;
   setText(state, wordsOf(phase, talk, isTurnBased, Boolean(starting)));
-  const now = { talk, isTurnBased, isMuted, hasCamera, pushToTalk, listenOnly: Boolean(conversation.call?.listenOnly), starting };
+  const now = { talk, isTurnBased, isMuted, hasCamera, pushing, listenOnly: Boolean(conversation.call?.listenOnly), starting };
   setText(byId('hint'), phase === 'ended' ? epilogue : hintOf(phase, now));
   byId('clock').hidden = !conversation.connected_s;
   showOnly(byId('call'), byId('hangup'), isInCall);
@@ -81,7 +81,7 @@ function renderMute(listenOnly) {
 
 /** @param {boolean} listenOnly */
 function renderTalk(listenOnly) {
-  const { isHeld } = conversation.pushToTalk;
+  const { isHeld } = conversation.pushing;
   const button = byId('push-to-talk');
   button.hidden = !conversation.call || !conversation.isTurnBased || listenOnly;
   button.disabled = !conversation.canTalk && !isHeld;
@@ -131,7 +131,7 @@ function setLevel(id, fraction) {
 async function findServer() {
   clearTimeout(searchTimer);
   try {
-    conversation.info = await getInfo();
+    conversation.info = await server.info();
   } catch (error) {
     if (!conversation.isInCall && !notice.shown) notice.show(serverAway());
     setText(byId('engine-text'), error instanceof Refusal && error.kind === 'away' ? 'The server cannot be reached.' : 'The server did not say.');
@@ -176,7 +176,7 @@ function askKey(refused) {
   byId('key').focus();
 }
 
-/** @param {import('./call.js').Ending} ending @param {number} length_s */
+/** @param {import('../lib/endings.js').Ending} ending @param {number} length_s */
 async function onEnded(ending, length_s) {
   epilogue = length_s ? `It lasted ${clockText(length_s)}.` : '';
   figures.hideQuality();
@@ -185,7 +185,7 @@ async function onEnded(ending, length_s) {
     askKey(readKey() ? 'The server did not accept this key. Please check it.' : undefined);
     return;
   }
-  const isServerUp = ending.kind !== 'lost' || (await getInfo().then(() => true, () => false));
+  const isServerUp = ending.kind !== 'lost' || (await server.info().then(() => true, () => false));
   if (conversation.isInCall) return;
   const problem = endingProblem(ending, isServerUp);
   if (!problem) return;
@@ -267,7 +267,7 @@ function bindControls() {
   byId('camera-toggle').addEventListener('click', toggleCamera);
   byId('flip').addEventListener('click', flip);
   byId('interrupt').addEventListener('click', () => conversation.interrupt());
-  bindTalkButton(byId('push-to-talk'), conversation.pushToTalk, () => conversation.canTalk);
+  bindTalkButton(byId('push-to-talk'), conversation);
   byId('unblock').addEventListener('click', () => conversation.play());
   byId('copy').addEventListener('click', copyTranscript);
   byId('write').addEventListener('submit', onWrite);
@@ -290,10 +290,10 @@ function bindControls() {
     hangUp: () => conversation.hangUp(),
     hold: () => {
       const { canTalk } = conversation;
-      if (canTalk) conversation.pushToTalk.hold();
+      conversation.hold();
       return canTalk;
     },
-    release: () => conversation.pushToTalk.release(),
+    release: () => conversation.release(),
     mute: toggleMute,
     camera: toggleCamera,
     flip,

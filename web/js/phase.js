@@ -4,6 +4,8 @@ import { waitText } from './starting.js';
 
 /** @typedef {'idle'|'permission'|'connecting'|'queued'|'listening'|'hearing'|'thinking'|'speaking'|'interrupted'|'reconnecting'|'ended'} Phase */
 
+/** @typedef {Pick<import('../lib/pushtotalk.js').PushToTalk, 'isHeld'|'isOpen'|'wasTooShort'>} Pushing to talk */
+
 /** @type {Record<Phase, string>} */
 const WORDS = {
   idle: 'Ready to call',
@@ -31,7 +33,7 @@ const HINTS = {
 
 /**
  * @param {Object} now
- * @param {import('./call.js').Call|null} now.call
+ * @param {{state: import('../lib/omnicall.js').CallState}|null} now.call
  * @param {import('./talk.js').Talk} now.talk
  * @param {boolean} now.isAsking for a device, before a call
  * @param {boolean} now.wasInCall
@@ -67,17 +69,17 @@ export function wordsOf(phase, talk, isTurnBased, isStarting = false) {
  * @param {boolean} now.isMuted
  * @param {boolean} now.listenOnly
  * @param {boolean} now.hasCamera
- * @param {import('./pushtotalk.js').PushToTalk} now.pushToTalk
+ * @param {Pushing} now.pushing
  * @param {import('./starting.js').Starting|null} [now.starting] while no engine is ready
  */
-export function hintOf(phase, { talk, isTurnBased, isMuted, listenOnly, hasCamera, pushToTalk, starting }) {
+export function hintOf(phase, { talk, isTurnBased, isMuted, listenOnly, hasCamera, pushing, starting }) {
   if (phase === 'idle' && starting) return 'A call waits in line until the engine is ready.';
   if (phase === 'queued' && starting) return waitText(starting);
   if (phase === 'queued') return talk.queue.eta_s ? `About ${roundedWait(talk.queue.eta_s)}. The call starts by itself.` : 'The call starts by itself.';
   if (HINTS[phase]) return HINTS[phase];
   if (phase === 'connecting' || phase === 'ended') return '';
   if (listenOnly) return 'Without microphone: write, and hear the answer.';
-  if (isTurnBased) return pushToTalk.isHeld ? 'Let go to get the answer.' : turnHint(phase, pushToTalk.wasTooShort);
+  if (isTurnBased) return pushing.isHeld ? 'Let go to get the answer.' : turnHint(phase, pushing.wasTooShort);
   if (isMuted) return 'You are muted.';
   return hasCamera && phase === 'listening' ? 'It can see your camera.' : '';
 }

@@ -13,8 +13,8 @@
  * @property {number} [retryAfter_s] counted down beside the text
  */
 
-/** @typedef {import('./devices.js').DeviceTrouble} DeviceTrouble */
-/** @typedef {import('./call.js').Ending} Ending */
+/** @typedef {import('../lib/devices.js').DeviceTrouble} DeviceTrouble */
+/** @typedef {import('../lib/endings.js').Ending} Ending */
 
 /** @type {Record<string, {id: ActionId, label: string}>} */
 const ACTIONS = {

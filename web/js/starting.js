@@ -2,13 +2,7 @@
 
 import { clockText } from './dom.js';
 
-/**
- * @typedef {Object} Starting
- * @property {string} doing
- * @property {number|null} percent of a download
- * @property {number} step_s how long it has been doing this
- * @property {number} since_s how long it has been starting
- */
+/** @typedef {import('../lib/server.js').Starting} Starting */
 
 /** @param {Starting} starting what is being done, how far it is, and since when */
 export function stepOf({ doing, percent, step_s }) {

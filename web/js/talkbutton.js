@@ -4,14 +4,11 @@ const HOLDING_KEYS = [' ', 'Enter'];
 
 /**
  * @param {HTMLButtonElement} button
- * @param {import('./pushtotalk.js').PushToTalk} pushToTalk
- * @param {() => boolean} canTalk
+ * @param {import('./conversation.js').Conversation} conversation
  */
-export function bindTalkButton(button, pushToTalk, canTalk) {
-  const hold = () => {
-    if (canTalk()) pushToTalk.hold();
-  };
-  const release = () => pushToTalk.release();
+export function bindTalkButton(button, conversation) {
+  const hold = () => conversation.hold();
+  const release = () => conversation.release();
 
   button.addEventListener('pointerdown', (event) => {
     if (event.button !== 0) return;
@@ -38,7 +35,7 @@ export function bindTalkButton(button, pushToTalk, canTalk) {
   // Screen readers, speech input and switches click without a press before it.
   button.addEventListener('click', (event) => {
     if (event.detail) return;
-    if (pushToTalk.isHeld) release();
+    if (conversation.pushing.isHeld) release();
     else hold();
   });
 

@@ -10,14 +10,14 @@ const TAIL_MS = 200;
 
 export class PushToTalk extends EventTarget {
   #begun_ms = 0;
-  #tailTimer = 0;
+  /** @type {ReturnType<typeof setTimeout>|0} */ #tailTimer = 0;
   isHeld = false;
   /** The last press was dropped. */
   wasTooShort = false;
 
   /** Whether the microphone is to be heard. */
   get isOpen() {
-    return this.isHeld || this.#tailTimer > 0;
+    return this.isHeld || Boolean(this.#tailTimer);
   }
 
   hold() {
@@ -43,7 +43,7 @@ export class PushToTalk extends EventTarget {
       this.wasTooShort = true;
       this.#emit('dropped');
     } else {
-      this.#tailTimer = window.setTimeout(() => {
+      this.#tailTimer = setTimeout(() => {
         this.#tailTimer = 0;
         this.#emit('said', { released_ms });
         this.#emit('change');
@@ -61,7 +61,7 @@ export class PushToTalk extends EventTarget {
   }
 
   #stopTail() {
-    clearTimeout(this.#tailTimer);
+    clearTimeout(this.#tailTimer || undefined);
     this.#tailTimer = 0;
   }
 

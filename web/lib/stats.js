@@ -2,6 +2,7 @@
 
 /** Rates are taken over this many samples, so that one late packet does not make the figures jump. */
 const WINDOW = 5;
+const EVERY_MS = 1000;
 
 /**
  * @typedef {Object} Figures all null while unknown
@@ -102,4 +103,18 @@ export function qualityOf(now) {
   if (loss > 8 || delay_ms > 400 || (now.concealed_pct ?? 0) > 10) return 'poor';
   if (loss > 2 || delay_ms > 200 || (now.concealed_pct ?? 0) > 4) return 'fair';
   return 'good';
+}
+
+/**
+ * Each second, until the function that it returns is called.
+ * @param {() => Promise<RTCStatsReport|null>} take
+ * @param {(figures: Figures) => void} tell
+ */
+export function measure(take, tell) {
+  const stats = new Stats();
+  const timer = setInterval(async () => {
+    const report = await take().catch(() => null);
+    if (report) tell(stats.add(report));
+  }, EVERY_MS);
+  return () => clearInterval(timer);
 }

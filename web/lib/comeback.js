@@ -1,0 +1,114 @@
+/** How a conversation comes back after its connection was lost: when to call again, and what to tell the new one. */
+
+/** What is told anew at most, newest first: a model's memory is bounded, too. */
+const MAX_ITEMS = 40;
+const MAX_CHARS = 16_000;
+
+/** @typedef {import('./captions.js').Caption} Caption */
+
+/**
+ * @typedef {Object} Patience
+ * @property {number} [first_ms] wait before the second attempt; the first is made at once
+ * @property {number} [most_ms] longest wait between two attempts
+ * @property {number} [for_ms] after this long without success the call is over
+ */
+
+/** Waits that double, each spread over its upper half so that many clients do not come back together. */
+export class Backoff {
+  #attempt = 0;
+  #since_ms = 0;
+  #first_ms;
+  #most_ms;
+  #for_ms;
+  #random;
+
+  /** @param {Patience} [patience] @param {() => number} [random] 0 to 1 */
+  constructor({ first_ms = 500, most_ms = 8_000, for_ms = 60_000 } = {}, random = Math.random) {
+    this.#first_ms = first_ms;
+    this.#most_ms = most_ms;
+    this.#for_ms = for_ms;
+    this.#random = random;
+  }
+
+  /** How many attempts were made since the last success. */
+  get attempt() {
+    return this.#attempt;
+  }
+
+  /** There is a connection again. */
+  reset() {
+    this.#attempt = 0;
+  }
+
+  /**
+   * @param {number} now_ms
+   * @param {number} [least_ms] as the server asked for
+   * @returns {number|null} the wait before the next attempt, or null: give up
+   */
+  next(now_ms, least_ms = 0) {
+    if (!this.#attempt) this.#since_ms = now_ms;
+    const longest_ms = Math.min(this.#most_ms, this.#first_ms * 2 ** (this.#attempt - 1));
+    const wait_ms = this.#attempt ? longest_ms * (0.5 + this.#random() / 2) : 0;
+    const due_ms = Math.max(wait_ms, least_ms);
+    if (now_ms + due_ms - this.#since_ms > this.#for_ms) return null;
+    this.#attempt += 1;
+    return due_ms;
+  }
+}
+
+/** Calls again after a wait, or as soon as the browser says that the network is back. */
+export class Comeback {
+  #backoff;
+  /** @type {ReturnType<typeof setTimeout>|undefined} */ #timer;
+  #now = () => {};
+
+  /** @param {Patience} patience */
+  constructor(patience) {
+    this.#backoff = new Backoff(patience);
+  }
+
+  get attempt() {
+    return this.#backoff.attempt;
+  }
+
+  /** @param {() => void} dial @param {number} least_ms @returns {boolean} false: it has been tried for long enough */
+  schedule(dial, least_ms) {
+    const wait_ms = this.#backoff.next(performance.now(), least_ms);
+    if (wait_ms === null) return false;
+    this.#now = () => {
+      this.cancel();
+      dial();
+    };
+    this.#timer = setTimeout(this.#now, wait_ms);
+    globalThis.addEventListener?.('online', this.#now);
+    return true;
+  }
+
+  cancel() {
+    clearTimeout(this.#timer);
+    globalThis.removeEventListener?.('online', this.#now);
+  }
+
+  succeeded() {
+    this.#backoff.reset();
+  }
+}
+
+/**
+ * What both sides said so far, as the events that tell it to a new session. Files are not told again.
+ * @param {readonly Caption[]} captions
+ * @returns {Record<string, any>[]} oldest first
+ */
+export function retelling(captions) {
+  /** @type {Record<string, any>[]} */ const events = [];
+  let left = MAX_CHARS;
+  for (const { id, role, text } of [...captions].reverse()) {
+    if (role === 'note' || !text) continue;
+    left -= text.length;
+    if (left < 0 || events.length === MAX_ITEMS) break;
+    const type = role === 'user' ? 'input_text' : 'output_text';
+    // With the same id: the captions of it are there already.
+    events.unshift({ type: 'conversation.item.create', item: { id, type: 'message', role, content: [{ type, text }] } });
+  }
+  return events;
+}

@@ -1,0 +1,233 @@
+/**
+ * One connection to the server: a peer connection, its data channel, and the end of both. A call may need several.
+ *
+ * Events: `state` {state}, `open` (events can be sent), `message` {server event}, `audio` {stream}, `mark` {name},
+ * and, last and once, `ended` {Ending}.
+ */
+
+import { ending } from './endings.js';
+import { Refusal } from './server.js';
+
+/** The model looks at two pictures a second; more would only cost the phone's battery and the server's decoder. */
+const VIDEO_ENCODING = { maxFramerate: 2, maxBitrate: 300_000 };
+const CONNECT_DEADLINE_MS = 15_000;
+/** ICE often recovers from a Wi-Fi hand-over within a few seconds. */
+const DISCONNECTED_GRACE_MS = 6_000;
+/** When the process that carries the call dies, nothing more comes from it: only asking the server tells. */
+const ASK_INTERVAL_MS = 3_000;
+/** The server's last event may still be in flight when the channel closes. */
+const LAST_WORDS_MS = 300;
+
+/** @typedef {import('./endings.js').Ending} Ending */
+/** @typedef {'new'|'calling'|'connecting'|'connected'|'disturbed'|'ended'} LinkState `disturbed`: it may mend itself */
+
+export class Link extends EventTarget {
+  /** @type {RTCPeerConnection|null} */ #pc = null;
+  /** @type {RTCDataChannel|null} */ #channel = null;
+  /** @type {RTCRtpSender|null} */ #audioSender = null;
+  /** @type {RTCRtpSender|null} */ #videoSender = null;
+  /** @type {LinkState} */ #state = 'new';
+  /** @type {Map<string, ReturnType<typeof setTimeout>>} */ #timers = new Map();
+  #wasConnected = false;
+  /** The server's id of this call, '' until it answered. */
+  id = '';
+
+  /**
+   * @param {Object} options
+   * @param {import('./server.js').Server} options.server
+   * @param {RTCIceServer[]} options.iceServers
+   * @param {MediaStreamTrack|null} options.microphone null: it only listens
+   * @param {MediaStreamTrack|null} options.camera null: may come later, without renegotiation
+   * @param {boolean} options.video whether to offer a video line at all
+   * @param {Record<string, any>} options.session settings for the server
+   */
+  constructor({ server, iceServers, microphone, camera, video, session }) {
+    super();
+    this.server = server;
+    this.iceServers = iceServers;
+    this.microphone = microphone;
+    this.camera = camera;
+    this.video = video;
+    this.session = session;
+  }
+
+  /** @returns {LinkState} */
+  get state() {
+    return this.#state;
+  }
+
+  get isOpen() {
+    return this.#channel?.readyState === 'open' && !this.#isEnded();
+  }
+
+  /** Offers without waiting for ICE candidates: the server answers with its own and learns ours from the checks. */
+  async place() {
+    this.#become('calling');
+    try {
+      const offer = await this.#prepare();
+      if (this.#isEnded()) return;
+      this.#emit('mark', { name: 'offer_posted' });
+      const answer = await this.server.offer(offer, this.session);
+      this.id = answer.id;
+      if (this.#isEnded()) {
+        // Hung up while the server was answering.
+        this.#tellServer();
+        return;
+      }
+      this.#emit('mark', { name: 'answered' });
+      this.#become('connecting');
+      this.#after('connect', CONNECT_DEADLINE_MS, () => this.end(ending('no_path')));
+      this.#after('ask', ASK_INTERVAL_MS, () => this.#ask());
+      await this.#pc?.setRemoteDescription({ type: 'answer', sdp: answer.sdp });
+    } catch (error) {
+      if (error instanceof Refusal) this.end(ending('refused', { refusal: error }));
+      else this.end(ending('browser', { message: String(error) }));
+    }
+  }
+
+  /** @returns {Promise<string>} the offer's SDP */
+  async #prepare() {
+    const pc = new RTCPeerConnection({ iceServers: this.iceServers });
+    this.#pc = pc;
+    pc.addEventListener('connectionstatechange', () => this.#onConnection(pc.connectionState));
+    pc.addEventListener('track', ({ track, streams }) => {
+      if (track.kind === 'audio') this.#emit('audio', { stream: streams[0] ?? new MediaStream([track]) });
+    });
+    this.#openChannel(pc.createDataChannel('oai-events'));
+    this.#audioSender = this.microphone
+      ? pc.addTransceiver(this.microphone, { direction: 'sendrecv', streams: [new MediaStream([this.microphone])] }).sender
+      : (pc.addTransceiver('audio', { direction: 'recvonly' }), null);
+    if (this.video) {
+      const options = /** @type {RTCRtpTransceiverInit} */ ({ direction: 'sendonly', sendEncodings: [VIDEO_ENCODING] });
+      this.#videoSender = pc.addTransceiver(this.camera ?? 'video', options).sender;
+    }
+    await pc.setLocalDescription(await pc.createOffer());
+    return pc.localDescription?.sdp ?? '';
+  }
+
+  /** @param {RTCDataChannel} channel */
+  #openChannel(channel) {
+    this.#channel = channel;
+    channel.addEventListener('open', () => {
+      this.#emit('mark', { name: 'channel_open' });
+      this.dispatchEvent(new Event('open'));
+    });
+    channel.addEventListener('close', () => {
+      this.#after('close', LAST_WORDS_MS, () => this.end(ending('lost')));
+    });
+    channel.addEventListener('message', ({ data }) => this.#onMessage(data));
+  }
+
+  /** @param {any} data */
+  #onMessage(data) {
+    let event;
+    try {
+      event = JSON.parse(data);
+    } catch {
+      return;
+    }
+    if (typeof event?.type !== 'string') return;
+    this.#emit('message', event);
+    if (event.type === 'session.ended') {
+      this.end(ending('server', { reason: String(event.reason ?? ''), message: String(event.message ?? '') }));
+    }
+  }
+
+  /** @param {RTCPeerConnectionState} state */
+  #onConnection(state) {
+    if (this.#isEnded()) return;
+    if (state === 'connected') {
+      this.#cancel('connect');
+      this.#cancel('disconnected');
+      if (!this.#wasConnected) this.#emit('mark', { name: 'connected' });
+      this.#wasConnected = true;
+      this.#become('connected');
+    } else if (state === 'disconnected') {
+      this.#become('disturbed');
+      this.#after('disconnected', DISCONNECTED_GRACE_MS, () => this.end(ending('lost')));
+      // A server that knows nothing of this call any more will not bring it back.
+      this.#ask();
+    } else if (state === 'failed') {
+      this.end(ending(this.#wasConnected ? 'lost' : 'no_path'));
+    }
+  }
+
+  /** Asks the server whether it still has this call, and again after a while. */
+  async #ask() {
+    if (!this.id) return;
+    const gone = await this.server.endingOf(this.id);
+    if (gone?.reason) this.end(ending('server', gone));
+    else if (gone) this.end(ending('lost'));
+    else this.#after('ask', ASK_INTERVAL_MS, () => this.#ask());
+  }
+
+  /** @param {Record<string, any>} event @returns {boolean} whether it was sent */
+  send(event) {
+    if (!this.isOpen) return false;
+    this.#channel?.send(JSON.stringify(event));
+    return true;
+  }
+
+  /** @param {MediaStreamTrack|null} track */
+  async replaceMicrophone(track) {
+    this.microphone = track;
+    if (!this.#isEnded()) await this.#audioSender?.replaceTrack(track);
+  }
+
+  /** @param {MediaStreamTrack|null} track */
+  async replaceCamera(track) {
+    this.camera = track;
+    if (!this.#isEnded()) await this.#videoSender?.replaceTrack(track);
+  }
+
+  /** @returns {Promise<RTCStatsReport|null>} */
+  async report() {
+    if (!this.#pc || this.#isEnded()) return null;
+    return this.#pc.getStats();
+  }
+
+  /** @param {Ending} how */
+  end(how) {
+    if (this.#isEnded()) return;
+    for (const name of [...this.#timers.keys()]) this.#cancel(name);
+    this.#become('ended');
+    if (how.kind !== 'server') this.#tellServer();
+    this.#channel?.close();
+    this.#pc?.close();
+    this.#emit('ended', how);
+  }
+
+  #tellServer() {
+    if (this.id) this.server.hangUp(this.id);
+  }
+
+  // A method, because the state may change during an await and checkers narrow a plain comparison.
+  #isEnded() {
+    return this.#state === 'ended';
+  }
+
+  /** @param {LinkState} state */
+  #become(state) {
+    if (this.#state === state) return;
+    this.#state = state;
+    this.#emit('state', { state });
+  }
+
+  /** @param {string} type @param {any} detail */
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  /** @param {string} name @param {number} delay_ms @param {() => void} action */
+  #after(name, delay_ms, action) {
+    if (this.#isEnded()) return;
+    this.#cancel(name);
+    this.#timers.set(name, setTimeout(action, delay_ms));
+  }
+
+  /** @param {string} name */
+  #cancel(name) {
+    clearTimeout(this.#timers.get(name));
+    this.#timers.delete(name);
+  }
+}

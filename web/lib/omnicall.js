@@ -1,0 +1,453 @@
+/**
+ * A call to omnicall from a browser, without a build step and without a document:
+ *
+ *     const call = new OmnicallCall({ url: 'https://calls.example.com', key });
+ *     call.addEventListener('audio', ({ detail }) => { loudspeaker.srcObject = detail.stream; });
+ *     await call.connect();
+ *     call.write('What time is it?');
+ *
+ * Versions follow semver.org: from 1.0 on what is exported here, with its options and events, changes incompatibly in
+ * major versions only; before that in minor ones. The other files of this folder are not for direct use.
+ */
+
+import { Answers } from './answers.js';
+import { Captions } from './captions.js';
+import { Comeback, retelling } from './comeback.js';
+import { DeviceTrouble, Sources, troubleText } from './devices.js';
+import { CallError, ending, mayComeBack } from './endings.js';
+import { partOf } from './files.js';
+import { newId } from './ids.js';
+import { Link } from './link.js';
+import { modeOf, settingsOf } from './modes.js';
+import { noticeOf } from './notices.js';
+import { PushToTalk } from './pushtotalk.js';
+import { Refusal, Server } from './server.js';
+import { Settings, merged } from './settings.js';
+import { measure } from './stats.js';
+
+export { Captions } from './captions.js';
+export { DeviceTrouble } from './devices.js';
+export { CallError } from './endings.js';
+export { AttachmentTrouble, partOf } from './files.js';
+export { MODES } from './modes.js';
+export { Refusal, Server } from './server.js';
+export { qualityOf } from './stats.js';
+
+export const VERSION = '0.1.0';
+
+const MAX_UNTOLD = 16;
+
+/** @typedef {import('./endings.js').Ending} Ending */
+/** @typedef {import('./devices.js').Source} Source */
+/** @typedef {import('./modes.js').ModeName} ModeName */
+/** @typedef {'new'|'calling'|'connecting'|'connected'|'reconnecting'|'ended'} CallState */
+
+/**
+ * @typedef {Object} Options
+ * @property {string} [url] of the server; the page's own host otherwise
+ * @property {string|(() => string)} [key] an access key or an ephemeral one
+ * @property {Server} [server] instead of `url` and `key`
+ * @property {ModeName} [mode] how the two sides take turns; the server's choice otherwise
+ * @property {Record<string, any>} [session] settings as of `session.update`
+ * @property {Source} [audio] true (the system's microphone) if left out; false places a call that only listens
+ * @property {Source|'later'} [video] 'later' if left out: a camera may come in the call; false: never
+ * @property {boolean} [muted]
+ * @property {RTCIceServer[]} [iceServers] those that the server hands out otherwise
+ * @property {Captions} [captions] filled instead of own ones, so that a view can outlive the call
+ * @property {import('./comeback.js').Patience|false} [reconnect] after a lost connection; false: that ends the call
+ */
+
+/**
+ * One conversation, over as many connections as it takes.
+ *
+ * Events, each with `detail`: `state` {state}; `message`, an event of the server; `notice` {tone, code, message}, what
+ * people should read of a warning or an error; `queue` {position, eta_s}; `audio` {stream}, to be played; `figures`
+ * of the connection, each second; `lost` {kind} of a device; `sent`, an event to the server; `mark` {name} of the
+ * connection's progress; and, last and once, `ended`, the Ending. What both sides said is in `captions`.
+ */
+export class OmnicallCall extends EventTarget {
+  #server;
+  #options;
+  #sources = new Sources();
+  #answers = new Answers();
+  #comeback;
+  /** @type {Link|null} */ #link = null;
+  /** @type {CallState} */ #state = 'new';
+  #settings;
+  /** What a session that comes back is to be told first. @type {Record<string, any>[]} */ #retelling = [];
+  /** What was sent while there was no session. @type {Record<string, any>[]} */ #untold = [];
+  #wasServed = false;
+  #stopMeasuring = () => {};
+  /** @type {(end: Ending|null) => void} */ #settle = () => {};
+  /** @type {Promise<Ending|null>} null once there is a session */ #served = this.#newServed();
+  #isMuted;
+  captions;
+  pushToTalk = new PushToTalk();
+  /** The session as the server last told it. @type {Record<string, any>|null} */ session = null;
+  /** While waiting for a place. @type {{position: number, eta_s: number}|null} */ queue = null;
+  /** @type {Partial<import('./stats.js').Figures>} */ figures = {};
+
+  /** @param {Options} [options] */
+  constructor(options = {}) {
+    super();
+    this.#options = options;
+    this.#server = options.server ?? new Server(options);
+    this.#comeback = new Comeback(options.reconnect || {});
+    const first = { type: 'realtime', output_modalities: ['audio'], ...(options.mode && settingsOf(options.mode)) };
+    this.#settings = new Settings(merged(first, options.session ?? {}));
+    this.#isMuted = options.muted ?? false;
+    this.captions = options.captions ?? new Captions();
+    this.#bindPushToTalk();
+    this.#sources.addEventListener('lost', (event) => this.#onLost(/** @type {CustomEvent} */ (event).detail.kind));
+  }
+
+  /** @returns {CallState} */
+  get state() {
+    return this.#state;
+  }
+
+  /** The server's id of this call, '' until it answered; another one after a lost connection. */
+  get id() {
+    return this.#link?.id ?? '';
+  }
+
+  /** @returns {ModeName|null} null if the server did not say yet and nothing was asked for */
+  get mode() {
+    return modeOf(this.session) ?? modeOf(this.#settings.now);
+  }
+
+  get microphone() {
+    return this.#sources.microphone;
+  }
+
+  get camera() {
+    return this.#sources.camera;
+  }
+
+  get listenOnly() {
+    return this.#options.audio === false || this.#options.audio === null;
+  }
+
+  get isMuted() {
+    return this.#isMuted;
+  }
+
+  /**
+   * Places the call. Who has to wait for a place is told by `queue`.
+   * @returns {Promise<void>} when the session is there; raises `CallError`
+   */
+  async connect() {
+    if (this.#state !== 'new') throw new Error('A call is placed once; make another one.');
+    this.#become('calling');
+    const { audio = true, video = 'later', iceServers } = this.#options;
+    try {
+      await this.#sources.use('microphone', audio);
+      await this.#sources.use('camera', video === 'later' ? null : video);
+    } catch (error) {
+      const message = error instanceof DeviceTrouble ? troubleText(error) : String(error);
+      this.#end(ending('device', { message }));
+    }
+    const servers = iceServers ?? (await this.#server.info().then((info) => info.ice_servers, () => []));
+    if (!this.#isEnded()) this.#dial(servers);
+    else this.#sources.close();
+    const end = await this.#served;
+    if (end) throw new CallError(end);
+  }
+
+  hangUp() {
+    this.#finish(ending('hangup'));
+  }
+
+  /** The page is going away: nothing after this is certain to run. */
+  leave() {
+    this.#finish(ending('left'));
+  }
+
+  // ---- saying ------------------------------------------------------------------------------------------------
+
+  /**
+   * Sends a client event, or keeps it until there is a session (the newest 16).
+   * @param {Record<string, any>} given gets an `event_id` where it has none
+   * @returns {string} that id, which an error names
+   */
+  send(given) {
+    /** @type {Record<string, any>} */ const event = { event_id: newId('event'), ...given };
+    if (this.#isEnded()) return event.event_id;
+    if (event.type === 'session.update') this.#settings.ask(event);
+    if (!this.#deliver(event) || !this.session) {
+      this.#untold.push(event);
+      if (this.#untold.length > MAX_UNTOLD) this.#untold.shift();
+    }
+    return event.event_id;
+  }
+
+  /**
+   * Says something in writing, and wants an answer.
+   * @param {string} text
+   * @returns {string} the item's id
+   */
+  write(text) {
+    const id = newId('item');
+    this.captions.typed(id, text);
+    const content = [{ type: 'input_text', text }];
+    this.send({ type: 'conversation.item.create', item: { id, type: 'message', role: 'user', content } });
+    this.#wantAnswer();
+    return id;
+  }
+
+  /**
+   * Shows a picture, a recording or a video, with words or without, and wants an answer.
+   * @param {File} file @param {string} [text] @param {(fraction: number) => void} [onProgress]
+   * @returns {Promise<void>} when the server has it; raises `AttachmentTrouble`, `Refusal`
+   */
+  async sendFile(file, text = '', onProgress = () => {}) {
+    await this.sendPart(await partOf(file), file.name, text, onProgress);
+  }
+
+  /**
+   * The same with a file that `partOf` has read.
+   * @param {Record<string, any>} part @param {string} name @param {string} text @param {(fraction: number) => void} onProgress
+   */
+  async sendPart(part, name, text, onProgress) {
+    const id = newId('item');
+    this.captions.typed(id, text ? `${text} [${name}]` : `[${name}]`);
+    if (await this.#served) throw new Refusal('away', 'The call is over.');
+    const content = text ? [part, { type: 'input_text', text }] : [part];
+    await this.#server.addItem(this.id, { id, type: 'message', role: 'user', content }, onProgress);
+    this.#wantAnswer();
+  }
+
+  /** @param {Record<string, any>} session settings to change @returns {string} the event's id */
+  update(session) {
+    return this.send({ type: 'session.update', session: { type: 'realtime', ...session } });
+  }
+
+  /** @param {ModeName} mode @returns {string} as of `update` */
+  setMode(mode) {
+    return this.update(settingsOf(mode));
+  }
+
+  /** Stops the answer now: first what is already on its way to the ear, then what is still being made. */
+  interrupt() {
+    this.#answers.stopped(this.mode === 'turn_based');
+    this.send({ type: 'output_audio_buffer.clear' });
+    this.send({ type: 'response.cancel' });
+  }
+
+  /** Wants an answer to what was said last; one that is still under way gives way to it. */
+  #wantAnswer() {
+    this.#answers.wanted();
+    // Clearing what does not play is no error, and no event of the server's can come in between.
+    this.send({ type: 'output_audio_buffer.clear' });
+    this.send({ type: 'response.create' });
+  }
+
+  /** What is said while it is held is a turn of the user; in the mode `turn_based`. */
+  #bindPushToTalk() {
+    const on = (/** @type {string} */ type, /** @type {() => void} */ handle) => this.pushToTalk.addEventListener(type, handle);
+    const forget = () => this.send({ type: 'input_audio_buffer.clear' });
+    on('begun', () => {
+      if (this.#answers.isAny) this.interrupt();
+      forget();
+    });
+    on('dropped', forget);
+    on('said', () => {
+      this.send({ type: 'input_audio_buffer.commit' });
+      this.#wantAnswer();
+    });
+    on('change', () => this.#openEar());
+  }
+
+  // ---- devices -----------------------------------------------------------------------------------------------
+
+  /** @param {boolean} isMuted */
+  mute(isMuted) {
+    this.#isMuted = isMuted;
+    this.#openEar();
+  }
+
+  /** @param {Source} source in place of the microphone in use; raises `DeviceTrouble` */
+  async useMicrophone(source) {
+    const track = await this.#sources.use('microphone', source);
+    this.#openEar();
+    await this.#link?.replaceMicrophone(track);
+  }
+
+  /** @param {Source} source in place of the camera in use; raises `DeviceTrouble` */
+  async useCamera(source) {
+    await this.#link?.replaceCamera(await this.#sources.use('camera', source));
+  }
+
+  /** The microphone is sent while the user wants to be heard. */
+  #openEar() {
+    const { microphone } = this;
+    if (microphone) microphone.enabled = this.mode === 'turn_based' ? this.pushToTalk.isOpen : !this.#isMuted;
+  }
+
+  /** @param {'microphone'|'camera'} kind */
+  #onLost(kind) {
+    if (kind === 'camera') this.#link?.replaceCamera(null).catch(() => {});
+    this.#emit('lost', { kind });
+  }
+
+  // ---- the connection ----------------------------------------------------------------------------------------
+
+  /** @param {RTCIceServer[]} iceServers */
+  #dial(iceServers) {
+    const video = this.#options.video !== false;
+    const { microphone, camera } = this;
+    const link = new Link({ server: this.#server, iceServers, microphone, camera, video, session: this.#settings.now });
+    this.#link = link;
+    this.#openEar();
+    const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ handle) =>
+      link.addEventListener(type, (event) => {
+        if (this.#link === link) handle(/** @type {CustomEvent} */ (event).detail);
+      });
+    on('open', () => this.#onOpen());
+    on('message', (event) => this.#onMessage(event));
+    on('state', ({ state }) => this.#onLink(state));
+    on('ended', (end) => this.#onLinkEnded(end, iceServers));
+    for (const type of ['audio', 'mark']) on(type, (detail) => this.#emit(type, detail));
+    link.place();
+  }
+
+  #onOpen() {
+    for (const event of [...this.#retelling, ...this.#untold]) this.#deliver(event);
+  }
+
+  /** @param {Record<string, any>} event @returns {boolean} */
+  #deliver(event) {
+    if (!this.#link?.send(event)) return false;
+    this.#emit('sent', event);
+    return true;
+  }
+
+  /** @param {import('./link.js').LinkState} state */
+  #onLink(state) {
+    if (state === 'ended' || (this.#state === 'reconnecting' && state !== 'connected')) return;
+    this.#become(state === 'disturbed' ? 'reconnecting' : /** @type {CallState} */ (state));
+    if (state !== 'connected') return;
+    this.#stopMeasuring();
+    this.#stopMeasuring = measure(() => this.report(), (figures) => this.#tellFigures(figures));
+  }
+
+  /** @param {Ending} end @param {RTCIceServer[]} iceServers */
+  #onLinkEnded(end, iceServers) {
+    const mayTry = this.#options.reconnect !== false && mayComeBack(end, this.#wasServed);
+    const least_ms = (end.refusal?.retryAfter_s ?? 0) * 1000;
+    if (!mayTry || !this.#comeback.schedule(() => this.#dial(iceServers), least_ms)) {
+      this.#end(end);
+      return;
+    }
+    this.#stopMeasuring();
+    if (this.session) this.#loseSession();
+    this.#become('reconnecting');
+    this.#emit('mark', { name: `again.${this.#comeback.attempt}` });
+  }
+
+  /**
+   * A session goes with its connection: the next one is told what was said and set, and asked what was asked. A server
+   * that lets a session be resumed would be given its token here, and be told nothing.
+   */
+  #loseSession() {
+    this.#served = this.#newServed();
+    this.session = null;
+    this.captions.finish();
+    this.pushToTalk.stop();
+    const keyOf = (/** @type {Record<string, any>} */ event) => event.item?.id ?? event.event_id;
+    const kept = new Set(this.#untold.map(keyOf));
+    const told = [...retelling(this.captions.list()), ...this.#settings.asked];
+    this.#retelling = told.filter((event) => !kept.has(keyOf(event)));
+    if (this.#answers.isAwaited) this.#retelling.push({ type: 'response.create' });
+    this.#answers = new Answers();
+  }
+
+  /** @param {any} event */
+  #onMessage(event) {
+    this.captions.apply(event);
+    if (event.type === 'session.created' || event.type === 'session.updated') this.#onSession(event);
+    if (event.type === 'session.queued') {
+      this.queue = { position: Number(event.position) || 0, eta_s: Number(event.eta_s) || 0 };
+      this.#emit('queue', this.queue);
+    }
+    const isStopped = this.#answers.apply(event);
+    this.#settings.apply(event);
+    this.#emit('message', event);
+    if (event.type === 'response.created' && (isStopped || this.pushToTalk.isOpen)) this.interrupt();
+    const notice = noticeOf(event);
+    if (notice) this.#emit('notice', notice);
+  }
+
+  /** @param {any} event */
+  #onSession({ type, session }) {
+    const before = this.mode;
+    this.session = session ?? {};
+    if (type === 'session.created') {
+      this.queue = null;
+      this.#retelling.length = this.#untold.length = 0;
+      this.#wasServed = true;
+      this.#comeback.succeeded();
+      this.#settle(null);
+    }
+    if (this.mode !== before) this.pushToTalk.stop();
+    this.#openEar();
+  }
+
+  /** @returns {Promise<RTCStatsReport|null>} of the connection now */
+  async report() {
+    return this.#link?.report() ?? null;
+  }
+
+  /** @param {import('./stats.js').Figures} figures */
+  #tellFigures(figures) {
+    this.figures = figures;
+    this.#emit('figures', figures);
+  }
+
+  // ---- the end -----------------------------------------------------------------------------------------------
+
+  /** @param {Ending} end that was chosen here */
+  #finish(end) {
+    const link = this.#link;
+    this.#end(end);
+    link?.end(end);
+  }
+
+  /** @param {Ending} end */
+  #end(end) {
+    if (this.#isEnded()) return;
+    this.#comeback.cancel();
+    this.#stopMeasuring();
+    this.#untold.length = this.#retelling.length = 0;
+    this.#become('ended');
+    this.#link = null;
+    this.#settle(end);
+    this.pushToTalk.stop();
+    this.captions.finish();
+    this.#sources.close();
+    this.#emit('ended', end);
+  }
+
+  // A method, because the state may change during an await and checkers narrow a plain comparison.
+  #isEnded() {
+    return this.#state === 'ended';
+  }
+
+  #newServed() {
+    return new Promise((/** @type {(end: Ending|null) => void} */ resolve) => {
+      this.#settle = resolve;
+    });
+  }
+
+  /** @param {CallState} state */
+  #become(state) {
+    if (this.#state === state) return;
+    this.#state = state;
+    this.#emit('state', { state });
+  }
+
+  /** @param {string} type @param {any} detail */
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}

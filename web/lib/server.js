@@ -1,0 +1,231 @@
+/** The server's HTTP interface as callers need it. Every failure is a `Refusal` of a known kind. */
+
+const INFO_TIMEOUT_MS = 5000;
+const CALL_TIMEOUT_MS = 20000;
+/** As long as the server waits for the body, and a little. */
+const ITEM_TIMEOUT_MS = 130_000;
+const TOO_LATE = 'The server did not answer in time.';
+
+/** @typedef {'key'|'busy'|'rejected'|'fault'|'away'} RefusalKind */
+
+/**
+ * @typedef {Object} Starting
+ * @property {string} doing
+ * @property {number|null} percent of a download
+ * @property {number} step_s how long it has been doing this
+ * @property {number} since_s how long it has been starting
+ */
+
+/**
+ * @typedef {Object} Info
+ * @property {string} name
+ * @property {string} version
+ * @property {boolean} auth_required
+ * @property {RTCIceServer[]} ice_servers
+ * @property {boolean} [ready] whether a call would be served
+ * @property {Starting|null} [starting] null when an engine is ready
+ * @property {{kind: string, label: string, description: string, languages: string[], modes?: string[], video: boolean}} engine
+ */
+
+export class Refusal extends Error {
+  /**
+   * @param {RefusalKind} kind
+   * @param {string} message as the server gave it, or ''
+   * @param {{status?: number, retryAfter_s?: number, code?: string}} [more]
+   */
+  constructor(kind, message, more = {}) {
+    super(message);
+    this.name = 'Refusal';
+    this.kind = kind;
+    this.status = more.status ?? 0;
+    this.retryAfter_s = more.retryAfter_s ?? 0;
+    this.code = more.code ?? '';
+  }
+}
+
+export class Server {
+  #key;
+
+  /**
+   * @param {Object} [where]
+   * @param {string} [where.url] of the server, with the prefix under which a proxy shows it; the page's own host otherwise
+   * @param {string|(() => string)} [where.key] an access key or an ephemeral one; a function is asked each time
+   */
+  constructor({ url = globalThis.location?.origin ?? '', key = '' } = {}) {
+    this.url = url.replace(/\/+$/, '');
+    this.#key = key;
+  }
+
+  /** @returns {Record<string, string>} */
+  get #authorization() {
+    const key = typeof this.#key === 'function' ? this.#key() : this.#key;
+    return key ? { Authorization: `Bearer ${key}` } : {};
+  }
+
+  /** @returns {Promise<Info>} */
+  async info() {
+    return readJson(await this.#request('/api/info', {}, INFO_TIMEOUT_MS));
+  }
+
+  /** @returns {Promise<any>} for those who run the server */
+  async stats() {
+    return readJson(await this.#request('/api/stats', {}, INFO_TIMEOUT_MS));
+  }
+
+  /**
+   * @param {string} sdp the offer
+   * @param {Record<string, any>} session session settings
+   * @returns {Promise<{sdp: string, id: string}>} the answer, and the call's id ('' if none was given)
+   */
+  async offer(sdp, session) {
+    const form = new FormData();
+    form.set('sdp', sdp);
+    form.set('session', JSON.stringify(session));
+    const response = await this.#request('/v1/realtime/calls', { method: 'POST', body: form }, CALL_TIMEOUT_MS);
+    // Only the id: behind a proxy the server may name a scheme, host or path that the browser cannot use.
+    const place = response.headers.get('Location') ?? '';
+    try {
+      return { sdp: await response.text(), id: place.split('/').pop() ?? '' };
+    } catch {
+      throw new Refusal('away', '');
+    }
+  }
+
+  /**
+   * Puts an item into a call's conversation. Over HTTP, because a file does not fit a message of the data channel.
+   * @param {string} callId
+   * @param {Record<string, any>} item
+   * @param {(fraction: number) => void} onProgress of the body
+   * @returns {Promise<void>}
+   */
+  addItem(callId, item, onProgress) {
+    // fetch() tells nothing of how far a body is.
+    const request = new XMLHttpRequest();
+    request.open('POST', `${this.#call(callId)}/items`);
+    request.timeout = ITEM_TIMEOUT_MS;
+    for (const [name, value] of Object.entries({ ...this.#authorization, 'Content-Type': 'application/json' })) {
+      request.setRequestHeader(name, value);
+    }
+    request.upload.addEventListener('progress', ({ loaded, total }) => onProgress(total ? loaded / total : 0));
+    return new Promise((resolve, reject) => {
+      request.addEventListener('error', () => reject(new Refusal('away', '')));
+      request.addEventListener('timeout', () => reject(new Refusal('away', TOO_LATE)));
+      request.addEventListener('load', async () => {
+        const { status } = request;
+        if (status >= 200 && status < 300) resolve();
+        else reject(await refusalOf(new Response(request.responseText, { status: status < 200 ? 500 : status })));
+      });
+      request.send(JSON.stringify(item));
+    });
+  }
+
+  /**
+   * Ends a call on the server; also works while the page is being closed. Never throws: the server notices a
+   * vanished peer by itself, only later.
+   * @param {string} callId
+   */
+  hangUp(callId) {
+    const url = `${this.#call(callId)}/hangup`;
+    try {
+      fetch(url, { method: 'POST', keepalive: true, headers: this.#authorization }).catch(() => {});
+    } catch {
+      navigator.sendBeacon?.(url);
+    }
+  }
+
+  /**
+   * What became of a call that the server does not have any more. Null while it has it, also when the server
+   * cannot be asked: the network may be what is gone, and that may come back.
+   * @param {string} callId
+   * @returns {Promise<{reason: string, message: string}|null>} an empty reason: the server knows none
+   */
+  async endingOf(callId) {
+    const abort = new AbortController();
+    const timer = setTimeout(() => abort.abort(), INFO_TIMEOUT_MS);
+    try {
+      const headers = this.#authorization;
+      const answer = await fetch(this.#call(callId), { headers, cache: 'no-store', signal: abort.signal });
+      if (answer.status === 404) return { reason: '', message: '' };
+      if (answer.status !== 410) return null;
+      const { error } = await answer.json();
+      return { reason: String(error?.code ?? ''), message: String(error?.message ?? '') };
+    } catch {
+      return null;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** @param {string} callId */
+  #call(callId) {
+    return `${this.url}/v1/realtime/calls/${encodeURIComponent(callId)}`;
+  }
+
+  /**
+   * @param {string} path
+   * @param {RequestInit} init
+   * @param {number} timeout_ms
+   * @returns {Promise<Response>} a response whose status is 2xx
+   */
+  async #request(path, init, timeout_ms) {
+    const abort = new AbortController();
+    const timer = setTimeout(() => abort.abort(), timeout_ms);
+    const headers = { ...this.#authorization, ...init.headers };
+    let response;
+    try {
+      response = await fetch(this.url + path, { ...init, headers, cache: 'no-store', signal: abort.signal });
+    } catch {
+      throw new Refusal('away', abort.signal.aborted ? TOO_LATE : '');
+    } finally {
+      clearTimeout(timer);
+    }
+    if (!response.ok) throw await refusalOf(response);
+    return response;
+  }
+}
+
+/** @param {Response} response */
+async function refusalOf(response) {
+  const { status } = response;
+  let message = '';
+  let code = '';
+  try {
+    const body = await response.json();
+    message = String(body?.error?.message ?? body?.message ?? '');
+    code = String(body?.error?.code ?? '');
+  } catch {
+    // A proxy's HTML page or an empty body says no more than the status.
+  }
+  const retryAfter_s = secondsOf(response.headers.get('Retry-After'));
+  return new Refusal(kindOf(status), message, { status, retryAfter_s, code });
+}
+
+/**
+ * @param {number} status
+ * @returns {RefusalKind}
+ */
+function kindOf(status) {
+  if (status === 401 || status === 403) return 'key';
+  if (status === 503 || status === 429) return 'busy';
+  // Gateways answer these for a server that is down.
+  if (status === 502 || status === 504) return 'away';
+  return status >= 500 ? 'fault' : 'rejected';
+}
+
+/** @param {string|null} header seconds or an HTTP date */
+function secondsOf(header) {
+  if (!header) return 0;
+  const seconds = Number(header);
+  if (Number.isFinite(seconds)) return Math.max(0, Math.ceil(seconds));
+  const until_ms = Date.parse(header) - Date.now();
+  return Number.isFinite(until_ms) ? Math.max(0, Math.ceil(until_ms / 1000)) : 0;
+}
+
+/** @param {Response} response */
+async function readJson(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new Refusal('fault', 'The answer was not JSON.', { status: response.status });
+  }
+}
