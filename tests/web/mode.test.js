@@ -3,7 +3,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { Mode, modeOf, settingsOf, MODES } from '../../web/js/mode.js';
+import { Mode } from '../../web/js/mode.js';
+import { MODES, modeOf, settingsOf } from '../../web/lib/modes.js';
 
 test('each mode is found again in the settings that stand for it', () => {
   for (const mode of MODES) assert.equal(modeOf(settingsOf(mode)), mode);

@@ -1,7 +1,7 @@
 /**
  * One connection to the server: a peer connection, its data channel, and the end of both. A call may need several.
  *
- * Events: `state` {state}, `open` (events can be sent), `message` {server event}, `audio` {stream}, `mark` {name},
+ * Events: `state` {state}, `message` {server event}, `audio` {stream}, `mark` {name},
  * and, last and once, `ended` {Ending}.
  */
 
@@ -56,10 +56,6 @@ export class Link extends EventTarget {
     return this.#state;
   }
 
-  get isOpen() {
-    return this.#channel?.readyState === 'open' && !this.#isEnded();
-  }
-
   /** Offers without waiting for ICE candidates: the server answers with its own and learns ours from the checks. */
   async place() {
     this.#become('calling');
@@ -108,10 +104,7 @@ export class Link extends EventTarget {
   /** @param {RTCDataChannel} channel */
   #openChannel(channel) {
     this.#channel = channel;
-    channel.addEventListener('open', () => {
-      this.#emit('mark', { name: 'channel_open' });
-      this.dispatchEvent(new Event('open'));
-    });
+    channel.addEventListener('open', () => this.#emit('mark', { name: 'channel_open' }));
     channel.addEventListener('close', () => {
       this.#after('close', LAST_WORDS_MS, () => this.end(ending('lost')));
     });
@@ -163,8 +156,8 @@ export class Link extends EventTarget {
 
   /** @param {Record<string, any>} event @returns {boolean} whether it was sent */
   send(event) {
-    if (!this.isOpen) return false;
-    this.#channel?.send(JSON.stringify(event));
+    if (this.#channel?.readyState !== 'open' || this.#isEnded()) return false;
+    this.#channel.send(JSON.stringify(event));
     return true;
   }
 

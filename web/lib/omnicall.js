@@ -174,7 +174,8 @@ export class OmnicallCall extends EventTarget {
     /** @type {Record<string, any>} */ const event = { event_id: newId('event'), ...given };
     if (this.#isEnded()) return event.event_id;
     if (event.type === 'session.update') this.#settings.ask(event);
-    if (!this.#deliver(event) || !this.session) {
+    // A server takes items when it serves the session, not before.
+    if (!this.session || !this.#deliver(event)) {
       this.#untold.push(event);
       if (this.#untold.length > MAX_UNTOLD) this.#untold.shift();
     }
@@ -303,16 +304,11 @@ export class OmnicallCall extends EventTarget {
       link.addEventListener(type, (event) => {
         if (this.#link === link) handle(/** @type {CustomEvent} */ (event).detail);
       });
-    on('open', () => this.#onOpen());
     on('message', (event) => this.#onMessage(event));
     on('state', ({ state }) => this.#onLink(state));
     on('ended', (end) => this.#onLinkEnded(end, iceServers));
     for (const type of ['audio', 'mark']) on(type, (detail) => this.#emit(type, detail));
     link.place();
-  }
-
-  #onOpen() {
-    for (const event of [...this.#retelling, ...this.#untold]) this.#deliver(event);
   }
 
   /** @param {Record<string, any>} event @returns {boolean} */
@@ -384,7 +380,7 @@ export class OmnicallCall extends EventTarget {
     this.session = session ?? {};
     if (type === 'session.created') {
       this.queue = null;
-      this.#retelling.length = this.#untold.length = 0;
+      for (const event of [...this.#retelling.splice(0), ...this.#untold.splice(0)]) this.#deliver(event);
       this.#wasServed = true;
       this.#comeback.succeeded();
       this.#settle(null);

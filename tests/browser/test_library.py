@@ -1,0 +1,82 @@
+"""The client library in a page of its own, in a real Chromium against the real server.
+
+Guards: a conversation outlives the process that carried its call, with what was said before; the
+call page stays within what it may load.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Page, Response
+
+from tests.browser.chrome import browse, call
+from tests.serving import Serving
+from tests.speech import microphone
+
+MAX_REQUESTS = 60
+MAX_BYTES = 250_000
+BEGIN = """
+async () => {
+  const { OmnicallCall } = await import('/static/lib/omnicall.js');
+  const call = new OmnicallCall({ mode: 'turn_based', audio: false });
+  window.mine = { call, states: [], messages: [] };
+  call.addEventListener('state', ({ detail }) => window.mine.states.push(detail.state));
+  call.addEventListener('message', ({ detail }) => window.mine.messages.push(detail));
+  await call.connect();
+  return call.id;
+}
+"""
+ANSWERED = """
+(count) => window.mine.call.captions.list()
+  .filter(row => row.role === 'assistant' && row.status === 'done').length >= count
+"""
+SAID = "() => window.mine.call.captions.list().map(row => [row.role, row.text])"
+RETOLD = """
+(id) => window.mine.call.id !== id && window.mine.messages
+  .slice(window.mine.messages.findLastIndex(event => event.type === 'session.created'))
+  .filter(event => event.type === 'conversation.item.added').map(event => event.item.role)
+"""
+
+
+async def ask(page: Page, text: str, answers: int) -> list[Any]:
+    await page.evaluate("text => window.mine.call.write(text)", text)
+    await page.wait_for_function(ANSWERED, arg=answers)
+    said: list[Any] = await page.evaluate(SAID)
+    return said
+
+
+async def test_conversation_outlives_its_media_worker(tmp_path: Path) -> None:
+    with Serving("--engine", "builtin") as serving:
+        async with browse(serving.url + "admin") as page:
+            call_id = await page.evaluate(BEGIN)
+            before = await ask(page, "what time is it", 1)
+            os.kill(serving.process("worker")["pid"], signal.SIGKILL)
+            await page.wait_for_function("() => window.mine.states.includes('reconnecting')")
+            await page.wait_for_function("() => window.mine.call.state === 'connected'")
+            retold = await page.wait_for_function(RETOLD, arg=call_id)
+            assert await retold.json_value() == ["user", "assistant"]
+            after = await ask(page, "what day is it", 2)
+            assert after[:2] == before and len(after) == 4
+            assert after[2] == ["user", "what day is it"]
+            await page.evaluate("() => window.mine.call.hangUp()")
+            assert await page.evaluate("() => window.mine.states.at(-1)") == "ended"
+
+
+async def test_call_page_loads_little(server: Serving, tmp_path: Path) -> None:
+    mic = microphone(tmp_path / "mic.wav", [], 30)
+    answers: list[Response] = []
+    async with browse("about:blank", mic) as page:
+        page.on("response", lambda answer: answers.append(answer))
+        await page.goto(server.url)
+        await call(page)
+        sizes = {answer.url: len(await answer.body()) for answer in answers}
+    assert len(sizes) > 20, "the page loaded too little to be counted"
+    assert len(sizes) <= MAX_REQUESTS and sum(sizes.values()) <= MAX_BYTES, (
+        len(sizes),
+        sum(sizes.values()),
+    )
+    assert not [url for url in sizes if not url.startswith(server.url)]

@@ -1,0 +1,193 @@
+/** A call through the library: connecting, saying, interrupting, coming back, ending. */
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { afterEach, beforeEach, test } from 'node:test';
+
+import { OmnicallCall, VERSION } from '../../web/lib/omnicall.js';
+import { Line, until } from './line.js';
+
+/** @type {OmnicallCall} */ let call;
+/** @type {any[]} */ let told = [];
+
+beforeEach(() => Line.reset());
+afterEach(() => call?.hangUp());
+
+/** @param {import('../../web/lib/omnicall.js').Options} [options] */
+function placed(options = {}) {
+  call = new OmnicallCall({ url: 'https://calls.example', iceServers: [], audio: false, reconnect: { first_ms: 1 }, ...options });
+  told = [];
+  for (const type of ['state', 'notice', 'queue', 'ended']) {
+    call.addEventListener(type, (event) => told.push([type, /** @type {CustomEvent} */ (event).detail]));
+  }
+  return call.connect();
+}
+
+/** @param {import('../../web/lib/omnicall.js').Options} [options] */
+async function served(options) {
+  const connecting = placed(options);
+  await until(() => Line.now && call.id);
+  Line.now.connect();
+  await connecting;
+}
+
+const endings = () => told.filter(([type]) => type === 'ended').map(([, end]) => end);
+const items = () => Line.now.channel.sent.filter((event) => event.item).map(({ item }) => [item.role, item.content[0].text]);
+
+test('the version is that of the project', () => {
+  const project = readFileSync(new URL('../../pyproject.toml', import.meta.url), 'utf8');
+  assert.equal(project.match(/^version = "(.*)"/m)?.[1], VERSION);
+});
+
+test('a call is connected when it is served, and its place in the queue is told before', async () => {
+  let isServed = false;
+  const connecting = placed({ mode: 'half_duplex', session: { instructions: 'Be brief.' } }).then(() => { isServed = true; });
+  await until(() => Line.now && call.id);
+  Line.now.connect(false);
+  Line.now.tell({ type: 'session.queued', position: 2, eta_s: 9 });
+  assert.deepEqual([call.queue, call.state, isServed], [{ position: 2, eta_s: 9 }, 'connected', false]);
+  Line.now.tell({ type: 'session.created', session: {} });
+  await connecting;
+  assert.equal(call.queue, null);
+  const [session] = Line.offered;
+  assert.deepEqual([session.instructions, session.audio.input.turn_detection], ['Be brief.', { type: 'server_vad' }]);
+});
+
+test('a refused call says why, in the error and in its end', async () => {
+  Line.refuse = [503];
+  await assert.rejects(placed(), { name: 'CallError', message: 'Not now.', kind: 'refused' });
+  assert.deepEqual(endings().map((end) => [end.kind, end.message]), [['refused', 'Not now.']]);
+  await assert.rejects(call.connect(), /placed once/);
+});
+
+test('a microphone that is missing ends the call in words', async () => {
+  await assert.rejects(placed({ audio: true }), { kind: 'device', message: /microphone needs a page opened with https/ });
+  assert.equal(Line.peers.length, 0);
+});
+
+test('what is written before the call is served is sent once, when it is', async () => {
+  const connecting = placed();
+  call.write('Hello.');
+  await until(() => Line.now && call.id);
+  Line.now.connect(false);
+  assert.deepEqual(Line.now.sentTypes, []);
+  Line.now.tell({ type: 'session.created', session: {} });
+  await connecting;
+  assert.deepEqual(Line.now.sentTypes, ['conversation.item.create', 'output_audio_buffer.clear', 'response.create']);
+  assert.deepEqual(call.captions.list().map((row) => [row.role, row.text]), [['user', 'Hello.']]);
+});
+
+test('warnings, errors and failed answers are told in words, a stop that came too late is not', async () => {
+  await served();
+  Line.now.tell({ type: 'session.warning', code: 'w', message: 'Soon over.' });
+  Line.now.tell({ type: 'error', error: { code: 'response_cancel_not_active', message: 'There is none.' } });
+  Line.now.tell({ type: 'error', error: { code: 'invalid', message: 'session.speed: too fast.' } });
+  Line.now.tell({ type: 'response.done', response: { status_details: { error: { code: 'e', message: 'The engine failed.' } } } });
+  const notices = told.filter(([type]) => type === 'notice').map(([, { tone, message }]) => [tone, message]);
+  assert.deepEqual(notices, [['warning', 'Soon over.'], ['error', 'session.speed: too fast.'], ['error', 'The engine failed.']]);
+});
+
+test('an answer that was stopped before it began is stopped when it begins, where nothing is answered unasked', async () => {
+  await served({ mode: 'turn_based' });
+  call.write('Tell me a story.');
+  call.interrupt();
+  const before = Line.now.sentTypes.length;
+  Line.now.tell({ type: 'response.created', response: { id: 'r1' } });
+  assert.deepEqual(Line.now.sentTypes.slice(before), ['output_audio_buffer.clear', 'response.cancel']);
+  Line.now.tell({ type: 'response.created', response: { id: 'r2' } });
+  assert.equal(Line.now.sentTypes.length, before + 2);
+});
+
+test('what is said while the button is held is a turn of the user; a short tap is none', async () => {
+  const microphone = Object.assign(new EventTarget(), { stop() {}, enabled: true });
+  await served({ mode: 'turn_based', audio: /** @type {any} */ (microphone) });
+  assert.equal(microphone.enabled, false);
+  call.pushToTalk.hold();
+  assert.equal(microphone.enabled, true);
+  call.pushToTalk.release();
+  assert.equal(microphone.enabled, false);
+  call.pushToTalk.hold();
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  call.pushToTalk.release();
+  await until(() => Line.now.sentTypes.includes('response.create'));
+  assert.deepEqual(Line.now.sentTypes, [
+    ...Array(3).fill('input_audio_buffer.clear'), 'input_audio_buffer.commit', 'output_audio_buffer.clear', 'response.create',
+  ]);
+});
+
+test('another microphone is used from now on, and one that was given stays with its owner', async () => {
+  const track = () => /** @type {any} */ (Object.assign(new EventTarget(), { isStopped: false, stop() { this.isStopped = true; } }));
+  const [first, second] = [track(), track()];
+  await served({ audio: first, muted: true });
+  await call.useMicrophone(second);
+  assert.deepEqual(Line.now.replaced, [second]);
+  assert.deepEqual([call.microphone, second.enabled, first.isStopped], [second, false, false]);
+  second.dispatchEvent(new Event('ended'));
+  assert.equal(call.microphone, null);
+});
+
+test('a lost conversation goes on: settings, what was said and the open question reach the new session', async () => {
+  await served();
+  call.update({ instructions: 'Be brief.' });
+  Line.now.tell({ type: 'session.updated', session: {} });
+  Line.now.tell({ type: 'response.output_audio_transcript.done', item_id: 'a1', response_id: 'r1', transcript: 'Good day.' });
+  call.write('And now?');
+  Line.now.become('failed');
+  assert.equal(call.state, 'reconnecting');
+  call.update({ audio: { output: { voice: 'two' } } });
+  await until(() => Line.peers.length === 2 && call.id === 'rtc_2');
+  assert.equal(Line.offered[1].instructions, 'Be brief.');
+  Line.now.connect();
+  assert.equal(call.state, 'connected');
+  assert.deepEqual(items(), [['assistant', 'Good day.'], ['user', 'And now?']]);
+  assert.deepEqual(Line.now.sentTypes.slice(2), ['response.create', 'session.update']);
+  assert.deepEqual([call.captions.list().length, endings()], [2, []]);
+  assert.deepEqual(Line.hungUp, ['rtc_1']);
+});
+
+test('what is written while there is no connection is told once', async () => {
+  await served();
+  Line.now.become('failed');
+  call.write('Are you there?');
+  await until(() => Line.peers.length === 2 && call.id === 'rtc_2');
+  // A connection that breaks before it is served has told nothing.
+  Line.now.connect(false);
+  Line.now.become('failed');
+  await until(() => Line.peers.length === 3 && call.id === 'rtc_3');
+  Line.now.connect();
+  assert.deepEqual(items(), [['user', 'Are you there?']]);
+  Line.now.become('failed');
+  await until(() => Line.peers.length === 4 && call.id === 'rtc_4');
+  Line.now.connect();
+  assert.deepEqual(items(), [['user', 'Are you there?']]);
+});
+
+test('a server that is away is tried again, one that refuses the key is not', async () => {
+  await served();
+  Line.refuse = [502, 503, 401];
+  Line.now.tell({ type: 'session.ended', reason: 'engine_gone', message: 'Call again.' });
+  await until(() => endings().length);
+  assert.deepEqual([Line.refuse, endings()[0].refusal?.kind], [[], 'key']);
+});
+
+test('a call that the server ends on purpose, or that may not come back, is over with the reason', async () => {
+  await served();
+  Line.now.tell({ type: 'session.ended', reason: 'goodbye', message: 'Goodbye.' });
+  assert.deepEqual(endings().map((end) => [end.kind, end.reason, end.message]), [['server', 'goodbye', 'Goodbye.']]);
+  await served({ reconnect: false });
+  Line.now.become('failed');
+  assert.deepEqual(endings().map((end) => end.kind), ['lost']);
+});
+
+test('hanging up ends the call once, on the server too, and stops a search for it', async () => {
+  await served();
+  call.hangUp();
+  call.hangUp();
+  assert.deepEqual([endings().map((end) => end.kind), Line.hungUp], [['hangup'], ['rtc_1']]);
+  await served();
+  Line.refuse = Array(50).fill(502);
+  Line.now.become('failed');
+  call.hangUp();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.equal(Line.refuse.length, 50);
+});

@@ -1,0 +1,115 @@
+/** A browser's peer connection and a server at its other end, for tests without either. */
+
+/** @typedef {{type: string, [field: string]: any}} Told */
+
+/** The newest connection is the last; `refuse` answers the next offers with a status. */
+export class Line {
+  /** @type {FakePeer[]} */ static peers = [];
+  /** @type {any[]} sessions of the offers */ static offered = [];
+  /** @type {string[]} ids of calls that were hung up */ static hungUp = [];
+  /** @type {number[]} */ static refuse = [];
+
+  static reset() {
+    Line.peers = [];
+    Line.offered = [];
+    Line.hungUp = [];
+    Line.refuse = [];
+    Object.assign(globalThis, { RTCPeerConnection: FakePeer, MediaStream: class {}, fetch: answer });
+  }
+
+  static get now() {
+    return /** @type {FakePeer} */ (Line.peers.at(-1));
+  }
+}
+
+/** @param {any} url @param {any} [init] */
+async function answer(url, init) {
+  const path = new URL(url).pathname;
+  if (path.endsWith('/hangup')) {
+    Line.hungUp.push(String(path.split('/').at(-2)));
+    return new Response('{}');
+  }
+  if (path.startsWith('/v1/realtime/calls/')) return new Response('{}');
+  const status = Line.refuse.shift();
+  if (status) return new Response('{"error": {"message": "Not now."}}', { status });
+  Line.offered.push(JSON.parse(init.body.get('session')));
+  return new Response('answer', { status: 201, headers: { Location: `/v1/realtime/calls/rtc_${Line.offered.length}` } });
+}
+
+class FakeChannel extends EventTarget {
+  readyState = 'connecting';
+  /** @type {Told[]} */ sent = [];
+
+  /** @param {string} text */
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close() {
+    this.readyState = 'closed';
+  }
+}
+
+export class FakePeer extends EventTarget {
+  connectionState = 'new';
+  localDescription = { sdp: 'offer' };
+  channel = new FakeChannel();
+  /** @type {any[]} */ replaced = [];
+
+  constructor() {
+    super();
+    Line.peers.push(this);
+  }
+
+  createDataChannel() {
+    return this.channel;
+  }
+
+  addTransceiver() {
+    return { sender: { replaceTrack: async (/** @type {any} */ track) => this.replaced.push(track) } };
+  }
+
+  async createOffer() {}
+
+  async setLocalDescription() {}
+
+  async setRemoteDescription() {}
+
+  async getStats() {
+    return new Map();
+  }
+
+  close() {}
+
+  /** @param {string} state */
+  become(state) {
+    this.connectionState = state;
+    this.dispatchEvent(new Event('connectionstatechange'));
+  }
+
+  /** The server takes the call, and serves it unless there is a queue. */
+  connect(isServed = true) {
+    this.become('connected');
+    this.channel.readyState = 'open';
+    this.channel.dispatchEvent(new Event('open'));
+    if (isServed) this.tell({ type: 'session.created', session: {} });
+  }
+
+  /** @param {Told} event of the server */
+  tell(event) {
+    this.channel.dispatchEvent(new MessageEvent('message', { data: JSON.stringify(event) }));
+  }
+
+  /** @returns {string[]} */
+  get sentTypes() {
+    return this.channel.sent.map((event) => event.type);
+  }
+}
+
+/** @param {() => unknown} isSo */
+export async function until(isSo) {
+  for (let tries = 0; !isSo(); tries += 1) {
+    if (tries > 200) throw new Error(`never came true: ${isSo}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
