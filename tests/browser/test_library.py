@@ -1,6 +1,6 @@
 """The client library in a page of its own, in a real Chromium against the real server.
 
-Guards: a conversation outlives the process that carried its call, with what was said before; the
+Guards: the example of the documentation calls; a conversation outlives the process that carried its call, with what was said before; the
 call page stays within what it may load.
 """
 
@@ -11,8 +11,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Page, Response
+from playwright.async_api import Page, Response, Route, expect
 
+from tests import ROOT
 from tests.browser.chrome import browse, call
 from tests.serving import Serving
 from tests.speech import microphone
@@ -47,6 +48,30 @@ async def ask(page: Page, text: str, answers: int) -> list[Any]:
     await page.wait_for_function(ANSWERED, arg=answers)
     said: list[Any] = await page.evaluate(SAID)
     return said
+
+
+def documented() -> str:
+    """The page in docs/clients.md."""
+    return (ROOT / "docs/clients.md").read_text().split("```html\n")[1].split("```")[0]
+
+
+async def test_example_of_the_documentation_calls(server: Serving, tmp_path: Path) -> None:
+    async def serve(route: Route) -> None:
+        await route.fulfill(content_type="text/html", body=documented())
+
+    mic = microphone(tmp_path / "mic.wav", [(3.0, "what_time")], 60)
+    async with browse("about:blank", mic) as page:
+        await page.route("**/mine.html", serve)
+        await page.goto(server.url + "mine.html")
+        await page.click("#call")
+        await expect(page.locator("#state")).to_have_text("connected", timeout=20_000)
+        captions = page.locator("#captions")
+        await expect(captions).to_contain_text("assistant: It is", timeout=20_000)
+        await page.fill("#text", "hello")
+        await page.press("#text", "Enter")
+        await expect(captions).to_contain_text("user: hello")
+        await page.click("#hangup")
+        await expect(page.locator("#state")).to_have_text("The call was hung up.")
 
 
 async def test_conversation_outlives_its_media_worker(tmp_path: Path) -> None:
