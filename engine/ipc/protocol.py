@@ -314,6 +314,8 @@ class Welcome(Message, frozen=True):
     delegates: bool = False
     """Whether it hands tasks to the client by `DelegationCreated`."""
     answers_out_of_band: bool = False
+    context_tokens: Count = 0
+    """How much the model remembers of a session; 0: nothing that is counted."""
     honours: tuple[str, ...] = ()
     """The settings that have an effect here, by their names in `SessionConfig` and `Sampling`."""
 

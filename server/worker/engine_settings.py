@@ -114,5 +114,6 @@ def abilities_of(welcome: Welcome) -> Abilities:
         transcribes=welcome.transcribes,
         voices=welcome.voices,
         languages=welcome.languages,
+        context_tokens=welcome.context_tokens,
         honours=frozenset(welcome.honours),
     )

@@ -43,6 +43,8 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     transcribes: bool = False
     voices: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    context_tokens: int = 0
+    """How much its model remembers of a session; 0: unknown."""
     honours: frozenset[str] = frozenset()
     """Settings that have an effect, by their names in the engine's configuration."""
 

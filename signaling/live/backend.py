@@ -1,0 +1,171 @@
+"""Functions of a Live session: what a text model's response is called where it calls some. Media
+worker.
+
+In Live a voice model hands tasks to a text model that calls functions. Here one model does both:
+a response that calls functions is told as a delegation with the stream of OpenAI's Responses API.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from signaling.errors import ProtocolError
+from signaling.live import server_events as wire
+from signaling.live.client_events import MAX_ITEM_BYTES
+from signaling.session import events as ev
+from signaling.session.items import FunctionCallItem, FunctionCallOutput
+
+MAX_ITEMS = 128
+
+
+class BackendStream:
+    """Owns the calls of one session that wait for their outputs."""
+
+    def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
+        self._wall_clock = wall_clock
+        self._delegations: dict[str, str] = {}
+        """Of the responses that are being told: response -> delegation."""
+        self._waiting: dict[str, str] = {}
+        """Calls without output: call -> delegation."""
+        self._continues: str | None = None
+        """The delegation of the response that was asked for last."""
+        self._last = ""
+        self._number = 0
+        self._items = 0
+        self._bytes = 0
+
+    # ------------------------------------------------------------------ to the client
+
+    def told(
+        self, event: ev.SessionEvent, *, model: str, offset_ms: int
+    ) -> Iterator[wire.LiveServerEvent]:
+        match event:
+            case ev.ResponseBegan(response=response) if self._continues is not None:
+                self._delegations[response.id], self._continues = self._continues, None
+                yield self._snapshot("response.created", response, model)
+            case ev.OutputStarted(item=FunctionCallItem() as item):
+                response = event.response
+                if response.id not in self._delegations:
+                    self._delegations[response.id] = item.id
+                    info = wire.DelegationInfo(
+                        id=item.id, target="responses", response_id=response.id
+                    )
+                    yield wire.DelegationCreatedEvent(offset_ms=offset_ms, delegation=info)
+                    yield self._snapshot("response.created", response, model)
+                added = {"output_index": event.index, "item": _shown(item)}
+                yield self._event("response.output_item.added", response.id, added)
+            case ev.ArgumentsGrew():
+                more = {"output_index": event.index, "item_id": event.item_id, "delta": event.text}
+                name = "response.function_call_arguments.delta"
+                yield self._event(name, event.response_id, more)
+            case ev.OutputEnded(item=FunctionCallItem() as item):
+                yield from self._call_ended(event, item)
+            case ev.ResponseEnded(response=response) if response.id in self._delegations:
+                done = "completed" if response.status == "completed" else "incomplete"
+                yield self._snapshot(f"response.{done}", response, model)
+                self._last = self._delegations.pop(response.id)
+
+    def _call_ended(
+        self, event: ev.OutputEnded, item: FunctionCallItem
+    ) -> Iterator[wire.LiveServerEvent]:
+        response_id, where = event.response.id, {"output_index": event.index}
+        if item.status == "completed":
+            self._waiting[item.call_id] = self._delegations.get(response_id, item.id)
+        whole = {**where, "item_id": item.id, "name": item.name, "arguments": item.arguments}
+        yield self._event("response.function_call_arguments.done", response_id, whole)
+        done = {**where, "item": _shown(item)}
+        yield self._event("response.output_item.done", response_id, done)
+
+    def _snapshot(self, name: str, response: ev.ResponseInfo, model: str) -> wire.LiveServerEvent:
+        return self._event(name, response.id, {"response": self._response(response, model)})
+
+    def _event(self, name: str, response_id: str, more: dict[str, Any]) -> wire.LiveServerEvent:
+        self._number += 1
+        return wire.BackendEvent(
+            delegation_id=self._delegations.get(response_id, msgspec.UNSET),
+            event={"type": name, "sequence_number": self._number, **more},
+        )
+
+    def _response(self, response: ev.ResponseInfo, model: str) -> dict[str, Any]:
+        """A snapshot; as in Live without output, instructions and tools."""
+        status = "incomplete" if response.status in ("cancelled", "failed") else response.status
+        shown: dict[str, Any] = {
+            "id": response.id,
+            "object": "response",
+            "created_at": int(self._wall_clock()),
+            "model": model,
+            "status": status,
+            "output": [],
+            "tools": [],
+            "tool_choice": "auto",
+            "parallel_tool_calls": True,
+        }
+        if response.usage is not None:
+            read, written = response.usage.input_tokens, response.usage.output_tokens
+            shown["usage"] = {
+                "input_tokens": read,
+                "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+                "output_tokens": written,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": read + written,
+            }
+        return shown
+
+    # ------------------------------------------------------------------ from the client
+
+    def output(self, item: dict[str, Any]) -> FunctionCallOutput:
+        """What a `response.item.create` brings; raises `ProtocolError`."""
+        if item.get("type") != "function_call_output":
+            raise ProtocolError(
+                f"item.type: {str(item.get('type'))[:40]!r} is not served; "
+                'allowed: "function_call_output".',
+                code="unsupported_value",
+                param="item.type",
+            )
+        call_id, output = item.get("call_id"), item.get("output")
+        if not isinstance(call_id, str) or call_id not in self._waiting:
+            raise ProtocolError(
+                f"item.call_id: no call {str(call_id)[:80]!r} waits for its output.",
+                param="item.call_id",
+            )
+        if not isinstance(output, str):
+            raise ProtocolError("item.output: a string is expected.", param="item.output")
+        self._items += 1
+        self._bytes += len(output.encode())
+        if self._items > MAX_ITEMS or self._bytes > MAX_ITEM_BYTES:
+            raise ProtocolError(
+                f"item: at most {MAX_ITEMS} items and {MAX_ITEM_BYTES} bytes of output are taken "
+                "in one session.",
+                code="response_input_buffer_full",
+                param="item",
+            )
+        return FunctionCallOutput(call_id=call_id, output=output)
+
+    def answered(self, call_id: str) -> None:
+        """The output of a call was taken."""
+        self._last = self._waiting.pop(call_id)
+
+    def proceed(self) -> None:
+        """The next response goes on with the delegation; raises `ProtocolError`."""
+        if self._waiting:
+            missing = ", ".join(self._waiting)
+            raise ProtocolError(
+                f"Calls still wait for their outputs: {missing}.",
+                code="function_call_outputs_required",
+            )
+        if not self._last:
+            raise ProtocolError("There is no delegation to go on with.", code="invalid_value")
+        self._continues = self._last
+
+
+def _shown(item: FunctionCallItem) -> dict[str, Any]:
+    return {
+        "type": "function_call",
+        "id": item.id,
+        "call_id": item.call_id,
+        "name": item.name,
+        "arguments": item.arguments,
+        "status": item.status,
+    }

@@ -1,0 +1,197 @@
+"""Events of a Live client, parsed and validated. Any process.
+
+As with the session's configuration unknown members are refused, by their paths.
+"""
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from signaling.errors import ProtocolError
+from signaling.fields import convert
+from signaling.live.tokens import estimate_tokens
+from signaling.texts import decode_json
+
+MAX_EVENT_BYTES = 1024 * 1024
+MAX_CONTENT_TOKENS = 500
+MAX_ITEM_BYTES = 32_768
+MAX_FIXTURE_S = 30
+FIXTURE_HZ = 24_000
+
+ClientEventId = Annotated[str, Meta(max_length=512)]
+MaybeId = Annotated[str, Meta(min_length=1, max_length=128)] | None
+
+
+class _LiveEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: str
+    event_id: ClientEventId | None = None
+
+
+class SessionStart(_LiveEvent, frozen=True, kw_only=True):
+    session: dict[str, Any]
+    """Validated on its own, by `session_config.read_config`."""
+
+
+class DelegationUpdate(_LiveEvent, frozen=True, kw_only=True):
+    session: dict[str, Any]
+    """Validated on its own, by `session_config.read_update`."""
+
+
+class InputAppend(_LiveEvent, frozen=True, kw_only=True):
+    audio: str
+    """Base64 of raw sound in the session's format."""
+
+
+class InputMute(_LiveEvent, frozen=True, kw_only=True):
+    pass
+
+
+class InputUnmute(_LiveEvent, frozen=True, kw_only=True):
+    pass
+
+
+class _Append(_LiveEvent, frozen=True, kw_only=True):
+    content: Annotated[str, Meta(min_length=1)]
+    delegation_id: MaybeId
+
+
+class InstructionsAppend(_Append, frozen=True, kw_only=True):
+    pass
+
+
+class ThinkingAppend(_Append, frozen=True, kw_only=True):
+    pass
+
+
+class CommentaryAppend(_Append, frozen=True, kw_only=True):
+    pass
+
+
+ContextAppend = InstructionsAppend | ThinkingAppend | CommentaryAppend
+
+
+class FixturePlay(_LiveEvent, frozen=True, kw_only=True):
+    audio: str
+    """Base64 of mono PCM16 at 24 kHz."""
+
+
+class BackendItem(_LiveEvent, frozen=True, kw_only=True):
+    item: dict[str, Any]
+
+
+class BackendContinue(_LiveEvent, frozen=True, kw_only=True):
+    pass
+
+
+class SessionClose(_LiveEvent, frozen=True, kw_only=True):
+    pass
+
+
+LiveClientEvent = (
+    SessionStart
+    | DelegationUpdate
+    | InputAppend
+    | InputMute
+    | InputUnmute
+    | InstructionsAppend
+    | ThinkingAppend
+    | CommentaryAppend
+    | FixturePlay
+    | BackendItem
+    | BackendContinue
+    | SessionClose
+)
+
+CLIENT_EVENTS: dict[str, type[LiveClientEvent]] = {
+    "session.start": SessionStart,
+    "session.update": DelegationUpdate,
+    "session.input_audio.append": InputAppend,
+    "session.input_audio.mute": InputMute,
+    "session.input_audio.unmute": InputUnmute,
+    "session.instructions.append": InstructionsAppend,
+    "session.thinking.append": ThinkingAppend,
+    "session.commentary.append": CommentaryAppend,
+    "session.output_audio.fixture.play": FixturePlay,
+    "response.item.create": BackendItem,
+    "response.create": BackendContinue,
+    "session.close": SessionClose,
+}
+UNSERVED = {
+    "decision.create": "decisions are not served here",
+    "decision.item.create": "decisions are not served here",
+    "decision.item.delete": "decisions are not served here",
+    "transport.dtmf.send": "calls come by WebRTC and WebSocket, not by SIP",
+}
+"""Events that Live knows and this server does not do, and why."""
+
+
+def parse_live_event(text: str) -> LiveClientEvent:
+    """Parse one message. Raises `ProtocolError` with the client's event_id if it has one."""
+    if len(text) > MAX_EVENT_BYTES:
+        raise ProtocolError(f"An event has at most {MAX_EVENT_BYTES} bytes.", code="too_large")
+    try:
+        raw = decode_json(text)
+    except ValueError as error:
+        raise ProtocolError(f"The event is not JSON: {error}.", code="invalid_json") from None
+    if not isinstance(raw, dict):
+        raise ProtocolError("An event is a JSON object.", code="invalid_event")
+    given = raw.get("event_id")
+    event_id = given if isinstance(given, str) and len(given) <= 512 else None
+    try:
+        return _read(raw)
+    except ProtocolError as error:
+        error.event_id = event_id
+        raise
+
+
+def _read(raw: dict[str, Any]) -> LiveClientEvent:
+    name = raw.get("type")
+    if not isinstance(name, str):
+        raise ProtocolError(
+            "type: this field is required.", code="missing_required_parameter", param="type"
+        )
+    if name in UNSERVED:
+        raise ProtocolError(f"{name}: {UNSERVED[name]}.", code="not_supported", param="type")
+    struct = CLIENT_EVENTS.get(name)
+    if struct is None:
+        allowed = ", ".join(CLIENT_EVENTS)
+        raise ProtocolError(
+            f'type: "{name[:80]}" is no event known here; allowed: {allowed}.',
+            code="unknown_event",
+            param="type",
+        )
+    event: LiveClientEvent = convert(raw, struct)
+    if isinstance(event, ContextAppend) and estimate_tokens(event.content) > MAX_CONTENT_TOKENS:
+        raise ProtocolError(
+            f"content: at most {MAX_CONTENT_TOKENS} tokens are allowed.",
+            code="content_too_long",
+            param="content",
+        )
+    return event
+
+
+def decode_audio(text: str, *, max_bytes: int, sample_bytes: int = 2) -> bytes:
+    """Raw sound from base64; raises `ProtocolError` that names `audio`."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise _invalid_audio("this is not base64") from None
+    if not data:
+        raise _invalid_audio("there is no sound in it")
+    if len(data) % sample_bytes:
+        raise _invalid_audio(f"{len(data)} bytes are no whole number of samples")
+    if len(data) > max_bytes:
+        raise _invalid_audio(f"at most {max_bytes} bytes are taken at once")
+    return data
+
+
+def fixture_pcm(event: FixturePlay) -> bytes:
+    """The sound of a fixture: PCM16 at 24 kHz; raises `ProtocolError`."""
+    return decode_audio(event.audio, max_bytes=MAX_FIXTURE_S * FIXTURE_HZ * 2)
+
+
+def _invalid_audio(why: str) -> ProtocolError:
+    return ProtocolError(f"audio: {why}.", code="invalid_audio", param="audio")

@@ -1,0 +1,448 @@
+"""The OpenAI Live door: what connections ask becomes commands of the session, and what happens
+there Live's events. Media worker.
+
+Live has no turns: a session's sound goes on both ways, and one timeline counts the ms of what was
+heard. One object for each session, which its connections share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from msgspec import UNSET
+
+from signaling.errors import ProtocolError
+from signaling.live import client_events as c
+from signaling.live import server_events as wire
+from signaling.live import settings
+from signaling.live.activity import IdleWatch, SessionClock
+from signaling.live.backend import BackendStream
+from signaling.live.closing import CLOSE_CODES, DONE, ending
+from signaling.live.connection import LiveConnection
+from signaling.live.session_config import (
+    LiveConfig,
+    MediaConfig,
+    ResponsesDelegation,
+    read_update,
+    resource,
+)
+from signaling.live.tasks import NAME as DELEGATE
+from signaling.live.tasks import ClientTasks
+from signaling.live.words import SpokenWords, input_words
+from signaling.session import events as ev
+from signaling.session.core import Asker, ContextKind, ResponseWish, SessionCore
+from signaling.session.ids import new_id
+from signaling.session.items import FunctionCallItem
+
+USAGE_S = 15.0
+MAX_APPENDS = 64
+
+
+class _Command(NamedTuple):
+    """A command that is answered later."""
+
+    connection: LiveConnection
+    event_id: str | None
+
+
+class LiveDoor:
+    """Owns what Live adds to a session. Call `tick` about ten times a second."""
+
+    def __init__(
+        self,
+        core: SessionCore,
+        config: LiveConfig,
+        *,
+        timeline_ms: Callable[[], int],
+        play: Callable[[bytes], bool] = lambda pcm: False,
+        on_pause: Callable[[bool], object] = lambda is_paused: None,
+        start_event_id: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`timeline_ms`: how much was heard. `play`: a fixture, false while another one plays.
+        `on_pause`: the model is to hear nothing more, or to go on. `start_event_id`: the client's
+        name of its `session.start`.
+        """
+        self.config = config
+        self.close_code = DONE
+        """Of a WebSocket, once the session is over."""
+        self.is_started = False
+        self._core = core
+        self._timeline_ms = timeline_ms
+        self._play = play
+        self._on_pause = on_pause
+        self._start_event_id = start_event_id
+        self._clock = clock
+        self._connections: list[LiveConnection] = []
+        self._session: dict[str, Any] = {}
+        media = config if isinstance(config, MediaConfig) else None
+        self._time = SessionClock(tells_pauses=media is not None)
+        self._idle = IdleWatch(media.idle_timeout_s if media else None, clock())
+        self._usage_at = float("inf")
+        self._kv_tokens = 0
+        self._words = SpokenWords()
+        self._commands: dict[str, _Command] = {}
+        self._tasks = ClientTasks()
+        self._backend = BackendStream()
+        self._fixture: _Command | None = None
+        self._told_once: set[str] = set()
+        self._is_closing = False
+        self._is_over = False
+
+    # ------------------------------------------------------------------ connections
+
+    def attach(self, connection: LiveConnection) -> None:
+        """Tell a connection of everything from now on; a sideband hears first how things stand."""
+        self._connections.append(connection)
+        if connection.kind == "sideband" and self.is_started:
+            connection.tell(wire.LiveStarted(session=self._session))
+
+    def detach(self, connection: LiveConnection) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+
+    def _tell(self, event: wire.LiveServerEvent) -> None:
+        for connection in tuple(self._connections):
+            connection.tell(event)
+
+    def _answer(self, kind: type[Any], command: _Command, **fields: Any) -> None:
+        """Tell everybody; who gave the command is told its own name of it."""
+        for connection in tuple(self._connections):
+            named = connection is command.connection and command.event_id is not None
+            names = {"client_event_id": command.event_id} if named else {}
+            connection.tell(kind(**fields, **names))
+
+    def _inform(self, code: str, message: str, *, once: bool = False) -> None:
+        if once and code in self._told_once:
+            return
+        self._told_once.add(code)
+        self._tell(wire.Info(code=code, message=message))
+
+    # ------------------------------------------------------------------ from the clients
+
+    def handle(self, event: c.LiveClientEvent, connection: LiveConnection) -> None:
+        """Do what one event asks; raises `ProtocolError`."""
+        self._check_state(event)
+        command = _Command(connection, event.event_id)
+        match event:
+            case c.DelegationUpdate():
+                self._update(event, command)
+            case c.InputMute() | c.InputUnmute():
+                is_muted = isinstance(event, c.InputMute)
+                self._core.mute(is_muted, self._asker(command))
+            case c.InstructionsAppend():
+                self._append("instructions", event, command)
+            case c.ThinkingAppend():
+                self._append("thinking", event, command)
+            case c.CommentaryAppend():
+                self._append("commentary", event, command)
+            case c.FixturePlay():
+                self._play_fixture(event, command)
+            case c.BackendItem() | c.BackendContinue():
+                self._use_backend(event)
+            case c.SessionClose():
+                self._is_closing = True
+                self._core.hang_up()
+            case c.InputAppend():
+                raise AssertionError("the transport takes the sound")
+
+    def _check_state(self, event: c.LiveClientEvent) -> None:
+        if isinstance(event, c.SessionStart):
+            told = "type: the session was started already."
+            raise ProtocolError(told, code="session_already_started", param="type")
+        if self._is_closing:
+            raise ProtocolError("The session is being closed.", code="session_closed")
+        if not self.is_started and not isinstance(event, c.SessionClose):
+            told = "The session has not started yet; wait for session.started."
+            raise ProtocolError(told, code="session_not_started")
+
+    def _asker(self, command: _Command) -> Asker:
+        token = new_id("command")
+        self._commands[token] = command
+        return Asker(self, token)
+
+    def _update(self, event: c.DelegationUpdate, command: _Command) -> None:
+        self.config = read_update(event.session, self.config)
+        self._use_tools()
+        self._session = self._resource(self._session["expires_at"])
+        self._answer(wire.LiveUpdated, command, session=self._session)
+
+    def _append(self, kind: ContextKind, event: c.ContextAppend, command: _Command) -> None:
+        abilities = self._core.abilities
+        if abilities is None or kind not in abilities.appends:
+            raise ProtocolError(
+                f"type: this model cannot be told {kind} while it runs.",
+                code="append_unsupported",
+                param="type",
+            )
+        if self._fixture is not None:
+            raise ProtocolError("A fixture is being played.", code="fixture_playing")
+        self._tasks.check(event.delegation_id)
+        if len(self._commands) >= MAX_APPENDS:
+            told = f"At most {MAX_APPENDS} appends may wait to be placed."
+            raise ProtocolError(told, code="rate_limit_exceeded")
+        self._wake()
+        if kind != "instructions":
+            self._tasks.answered()
+        asker = self._asker(command)
+        try:
+            self._core.append_context(kind, event.content, event.delegation_id, asker)
+        except ProtocolError:
+            self._commands.pop(asker.event_id or "")
+            raise
+
+    def _play_fixture(self, event: c.FixturePlay, command: _Command) -> None:
+        pcm = c.fixture_pcm(event)
+        if self._fixture is not None or not self._play(pcm):
+            raise ProtocolError("No fixture can be played now.", code="fixture_playing")
+        self._fixture = command
+        self._core.clear_output()
+        self._answer(wire.FixturePlaying, command)
+
+    def _use_backend(self, event: c.BackendItem | c.BackendContinue) -> None:
+        if not isinstance(self.config.delegation, ResponsesDelegation):
+            raise ProtocolError(
+                f"type: {event.type} needs delegation of type responses; this session's tasks go "
+                "to the client.",
+                code="invalid_value",
+                param="type",
+            )
+        if isinstance(event, c.BackendItem):
+            output = self._backend.output(event.item)
+            self._core.add_item(output)
+            self._backend.answered(output.call_id)
+        else:
+            self._backend.proceed()
+            self._core.create_response(ResponseWish())
+
+    # ------------------------------------------------------------------ from the transport
+
+    def tick(self) -> None:
+        """Tell what has become due."""
+        now = self._clock()
+        if not self.is_started or self._is_over:
+            return
+        for words in self._words.due(now):
+            self._tell(words)
+        if now >= self._usage_at:
+            self._usage_at += USAGE_S
+            self._tell(self._usage_event(now))
+        if self._tasks.takes_acknowledgement(now):
+            self._core.create_response(ResponseWish(tool_choice="none"))
+        if not self._time.is_paused and self._idle.is_due(now):
+            self._time.pause(now)
+            self._on_pause(True)
+            self._tell(wire.LivePaused())
+
+    def woken(self) -> None:
+        """The user speaks while the session pauses."""
+        self._wake()
+
+    def fixture_played(self) -> None:
+        command, self._fixture = self._fixture, None
+        if command is not None and not self._is_over:
+            self._answer(wire.FixturePlayed, command)
+
+    def skipped(self, ms: int) -> None:
+        """So much sound came faster than it can be heard and was left out."""
+        told = f"{ms} ms of old sound were skipped: it came faster than it can be heard."
+        self._inform("audio_skipped", told)
+
+    @property
+    def reflects(self) -> bool:
+        """Whether any connection wants both sides' sound."""
+        return any(connection.wants_audio for connection in self._connections)
+
+    def reflect(self, event: wire.ReflectedInput | wire.OutputAudio) -> None:
+        for connection in tuple(self._connections):
+            if connection.wants_audio:
+                connection.tell(event)
+
+    def _wake(self) -> None:
+        now = self._clock()
+        self._idle.touch(now)
+        if self._time.is_paused:
+            self._time.resume(now)
+            self._on_pause(False)
+            self._tell(wire.LiveResumed())
+
+    # ------------------------------------------------------------------ from the session
+
+    def tell(self, event: ev.SessionEvent, asked_as: str | None = None) -> None:
+        """Render one event; `asked_as` is one of the names that this door gave."""
+        if self._is_over:
+            return
+        match event:
+            case ev.SessionReady():
+                self._ready(event)
+            case ev.QueueMoved():
+                self._inform("queue_position", _queued(event))
+            case ev.Notice():
+                self._inform(event.code, event.message)
+            case ev.PartDropped():
+                self._inform("part_left_out", f"A part is left out: {event.reason}.")
+            case ev.Figures():
+                self._kv_tokens = int(event.figures.get("kv_tokens", 0))
+            case ev.InputMuted() | ev.ContextPlaced() | ev.Refusal():
+                self._answered(event, self._commands.pop(asked_as or "", None))
+            case ev.SessionOver():
+                self._over(event)
+            case _:
+                self._hear(event)
+
+    def _hear(self, event: ev.SessionEvent) -> None:
+        now = self._clock()
+        match event:
+            case ev.UserStartedSpeaking():
+                self._idle.user(True, now)
+            case ev.UserStoppedSpeaking():
+                self._idle.user(False, now)
+            case ev.TranscriptCompleted():
+                for words in input_words(event):
+                    self._tell(words)
+            case ev.TranscriptFailed(code="not_transcribed"):
+                told = "What the user says is not written down by this model."
+                self._inform("no_input_transcript", told, once=True)
+            case ev.TaskDelegated():
+                self._delegated(event.delegation_id, event.at_ms)
+            case ev.OutputEnded(item=FunctionCallItem(name=name) as item) if (
+                name == DELEGATE and not self._has_backend
+            ):
+                if item.status == "completed":
+                    self._called(item, now)
+            case _:
+                self._hear_answer(event, now)
+
+    def _hear_answer(self, event: ev.SessionEvent, now: float) -> None:
+        match event:
+            case ev.ResponseAudible():
+                self._idle.model(True, now)
+            case ev.PlayoutEnded():
+                self._idle.model(False, now)
+        for words in self._words.hear(event, now, self._timeline_ms()):
+            self._tell(words)
+        delegation = self.config.delegation
+        if isinstance(delegation, ResponsesDelegation):
+            model, offset_ms = delegation.responses.model, self._timeline_ms()
+            for told in self._backend.told(event, model=model, offset_ms=offset_ms):
+                self._tell(told)
+
+    # ------------------------------------------------------------------ the start
+
+    def _ready(self, event: ev.SessionReady) -> None:
+        """The session is served; told again when a client opens another channel."""
+        if self.is_started:
+            for connection in self._connections:
+                if connection.kind == "data_channel":
+                    connection.tell(wire.LiveStarted(session=self._session))
+            return
+        self.is_started = True
+        now = self._clock()
+        self._time.start(now)
+        self._idle.touch(now)
+        self._usage_at = now + USAGE_S
+        for item in settings.past_items(self.config):
+            self._core.add_item(item)
+        self._use_tools()
+        self._session = self._resource(event.expires_at or 0)
+        for connection in tuple(self._connections):
+            if (told := connection.permissions()) is not None:
+                connection.tell(wire.Info(code="data_channel_permissions", message=told))
+            asked = self._start_event_id if connection.kind == "websocket" else None
+            started = wire.LiveStarted(session=self._session, client_event_id=asked or UNSET)
+            connection.tell(started)
+        for code, message in settings.notices(self.config, self._core.abilities):
+            self._inform(code, message, once=True)
+
+    def _use_tools(self) -> None:
+        changes = settings.tool_changes(self.config, self._core.abilities)
+        if changes:
+            self._core.update(changes)
+
+    @property
+    def _has_backend(self) -> bool:
+        return isinstance(self.config.delegation, ResponsesDelegation)
+
+    def _resource(self, expires_at: int) -> dict[str, Any]:
+        return resource(self.config, self._core.session_id, expires_at)
+
+    # ------------------------------------------------------------------ delegation
+
+    def _delegated(self, delegation_id: str, at_ms: int) -> None:
+        if self._has_backend:
+            told = "The model delegated a task, but no text model is there to take it."
+            self._inform("delegation_unavailable", told, once=True)
+            return
+        self._tasks.add(delegation_id)
+        info = wire.DelegationInfo(id=delegation_id, target="client")
+        self._tell(wire.DelegationCreatedEvent(offset_ms=at_ms, delegation=info))
+
+    def _called(self, item: FunctionCallItem, now: float) -> None:
+        """The model called `delegate`."""
+        delay_ms = settings.acknowledgement_delay_ms(self.config)
+        output = self._tasks.call(item, delay_ms, now)
+        self._delegated(item.id, self._timeline_ms())
+        self._core.add_item(output)
+
+    # ------------------------------------------------------------------ answers and the end
+
+    def _answered(
+        self, event: ev.InputMuted | ev.ContextPlaced | ev.Refusal, command: _Command | None
+    ) -> None:
+        match event:
+            case ev.InputMuted():
+                kind = wire.Muted if event.is_muted else wire.Unmuted
+                self._answer_or_tell(kind, command)
+            case ev.ContextPlaced():
+                self._answer_or_tell(
+                    wire.APPENDED[event.kind],
+                    command,
+                    start_ms=event.start_ms,
+                    end_ms=event.end_ms,
+                )
+            case ev.Refusal() if command is not None:
+                command.connection.tell(wire.live_error(event.error, command.event_id or ""))
+
+    def _answer_or_tell(self, kind: type[Any], command: _Command | None, **fields: Any) -> None:
+        if command is None:
+            self._tell(kind(**fields))
+        else:
+            self._answer(kind, command, **fields)
+
+    def _usage_event(self, now: float) -> wire.UsageUpdated:
+        abilities = self._core.abilities
+        limit = 0 if abilities is None else abilities.context_tokens
+        ratio = min(1.0, self._kv_tokens / limit) if limit else 0.0
+        return wire.UsageUpdated(
+            usage=self._time.usage(now),
+            context_window=wire.ContextWindow(usage_ratio=round(ratio, 4)) if ratio else UNSET,
+        )
+
+    def _over(self, event: ev.SessionOver) -> None:
+        now = self._clock()
+        end = ending(event.reason)
+        self._is_closing = True
+        for told in self._last_words(event, end.code):
+            self._tell(told)
+        if self.is_started:
+            usage = self._time.usage(now)
+            self._tell(wire.LiveClosed(reason=end.reason, session=self._session, usage=usage))
+        self.close_code = DONE if self.is_started else CLOSE_CODES.get(end.code, DONE)
+        self._is_over = True
+
+    def _last_words(self, event: ev.SessionOver, code: str) -> Iterator[wire.LiveServerEvent]:
+        for command in self._commands.values():
+            error = ProtocolError(
+                "The session ended before this was placed.", code="context_injection_incomplete"
+            )
+            command.connection.tell(wire.live_error(error, command.event_id))
+        self._commands.clear()
+        if code:
+            yield wire.live_error(ProtocolError(event.message, code=code, type="server_error"))
+
+
+def _queued(event: ev.QueueMoved) -> str:
+    wait = "" if event.eta_s is None else f"; about {event.eta_s:.0f} s"
+    return f"Every line is busy: place {event.position} in the queue{wait}."

@@ -1,0 +1,399 @@
+"""The configuration of a Live session, strictly validated and fixed at the start. Any process.
+
+Types: the Live resources of OpenAI's API reference (`SessionConfig`, `MediaSessionConfig`). Unknown
+members are errors; `param` is the path of the member, from `session`.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from signaling.errors import ProtocolError
+from signaling.fields import convert
+from signaling.live.tokens import estimate_tokens
+
+MAX_INSTRUCTION_TOKENS = 16_384
+MAX_INPUT_TOKENS = 8_192
+MAX_INPUT_MESSAGES = 128
+MAX_CHARS = 65_536
+MAX_BACKEND_TOOLS = 128
+MAX_BACKEND_BYTES = 128 * 1024
+MAX_SELECTORS = 128
+
+Label = Annotated[str, Meta(min_length=1, max_length=256)]
+LongText = Annotated[str, Meta(max_length=MAX_CHARS)]
+Milliseconds = Annotated[int, Meta(ge=0, le=600_000)]
+
+
+class _Strict(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Absent and null are the same, but for `delegation` in an update."""
+
+
+# ------------------------------------------------------------------ sound
+
+
+class LinearPcm(_Strict, frozen=True, kw_only=True, tag_field="type", tag="audio/pcm"):
+    rate: Literal[16000, 24000] = 24000
+
+
+class MuLaw(_Strict, frozen=True, kw_only=True, tag_field="type", tag="audio/pcmu"):
+    rate: Literal[8000] = 8000
+
+
+class ALaw(_Strict, frozen=True, kw_only=True, tag_field="type", tag="audio/pcma"):
+    rate: Literal[8000] = 8000
+
+
+WireFormat = LinearPcm | MuLaw | ALaw
+
+
+class CustomVoice(_Strict, frozen=True, kw_only=True):
+    id: Label
+
+
+class LiveOutput(_Strict, frozen=True, kw_only=True):
+    voice: Label | CustomVoice | None = None
+
+
+class LiveAudio(_Strict, frozen=True, kw_only=True):
+    format: WireFormat | None = None
+    output: LiveOutput | None = None
+
+
+# ------------------------------------------------------------------ history
+
+
+class TextInput(_Strict, frozen=True, kw_only=True):
+    text: LongText
+    type: Literal["input_text"] | None = None
+
+
+class TextOutput(_Strict, frozen=True, kw_only=True):
+    text: LongText
+    type: Literal["text", "output_text"] | None = None
+
+
+class _PastMessage(_Strict, frozen=True, kw_only=True, tag_field="role"):
+    id: Annotated[str, Meta(max_length=128)] | None = None
+    status: Literal["incomplete", "completed"] | None = None
+    type: Literal["message"] | None = None
+
+
+class DeveloperMessage(_PastMessage, frozen=True, kw_only=True, tag="developer"):
+    content: Annotated[tuple[TextInput, ...], Meta(min_length=1, max_length=1)]
+
+
+class UserMessage(_PastMessage, frozen=True, kw_only=True, tag="user"):
+    content: Annotated[tuple[TextInput, ...], Meta(min_length=1, max_length=1)]
+
+
+class AssistantMessage(_PastMessage, frozen=True, kw_only=True, tag="assistant"):
+    content: Annotated[tuple[TextOutput, ...], Meta(min_length=1, max_length=1)]
+
+
+PastMessage = DeveloperMessage | UserMessage | AssistantMessage
+
+
+# ------------------------------------------------------------------ delegation
+
+
+class Reasoning(_Strict, frozen=True, kw_only=True):
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    summary: Literal["concise", "detailed", "auto"] | None = None
+
+
+class BackendText(_Strict, frozen=True, kw_only=True):
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class BackendUpdate(_Strict, frozen=True, kw_only=True):
+    """The text model that answers delegated tasks, as far as it is given."""
+
+    model: Label | None = None
+    instructions: LongText | None = None
+    max_output_tokens: Annotated[int, Meta(ge=16, le=1_000_000)] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    service_tier: (
+        Literal["auto", "default", "fast_tier_temp_pilot", "flex", "priority", "ultrafast"] | None
+    ) = None
+    text: BackendText | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[tuple[dict[str, Any], ...], Meta(max_length=MAX_BACKEND_TOOLS)] | None = None
+
+
+class Backend(BackendUpdate, frozen=True, kw_only=True):
+    model: Label
+
+
+class ClientDelegation(_Strict, frozen=True, kw_only=True, tag_field="type", tag="client"):
+    """The application answers delegated tasks."""
+
+    acknowledgement_delay_ms: Milliseconds | None = None
+
+
+class ResponsesDelegation(_Strict, frozen=True, kw_only=True, tag_field="type", tag="responses"):
+    """A text model answers delegated tasks, with the application's functions."""
+
+    responses: Backend
+    acknowledgement_delay_ms: Milliseconds | None = None
+
+
+class ResponsesDelegationUpdate(
+    _Strict, frozen=True, kw_only=True, tag_field="type", tag="responses"
+):
+    responses: BackendUpdate | None = None
+    acknowledgement_delay_ms: Milliseconds | None = None
+
+
+Delegation = ClientDelegation | ResponsesDelegation
+
+
+# ------------------------------------------------------------------ the session
+
+
+class EventSelector(_Strict, frozen=True, kw_only=True):
+    type: Label
+    response_event: Label | None = None
+    """With `response.event`, and only there."""
+
+
+class DataChannelRights(_Strict, frozen=True, kw_only=True):
+    """What the page at the other end of a data channel may send and is told."""
+
+    allowed_client_events: (
+        Literal["all"] | Annotated[tuple[Label, ...], Meta(max_length=MAX_SELECTORS)] | None
+    ) = None
+    allowed_server_events: (
+        Literal["all"] | Annotated[tuple[EventSelector, ...], Meta(max_length=MAX_SELECTORS)] | None
+    ) = None
+
+
+class ClientRights(_Strict, frozen=True, kw_only=True):
+    data_channel: DataChannelRights
+
+
+class WakePolicy(_Strict, frozen=True, kw_only=True):
+    """What ends an idle pause."""
+
+    type: Literal["speech"]
+    vad_threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
+
+
+class LiveConfig(_Strict, frozen=True, kw_only=True):
+    """What `session.start` brings."""
+
+    model: Label
+    instructions: LongText | None = None
+    input: Annotated[tuple[PastMessage, ...], Meta(max_length=MAX_INPUT_MESSAGES)] | None = None
+    audio: LiveAudio | None = None
+    delegation: Delegation | None = None
+    client: ClientRights | None = None
+    store: bool | None = None
+    safety_identifier: Annotated[str, Meta(max_length=512)] | None = None
+
+    @property
+    def format(self) -> WireFormat:
+        """Of the sound of a WebSocket."""
+        given = None if self.audio is None else self.audio.format
+        return given or LinearPcm()
+
+    @property
+    def voice(self) -> str:
+        """As it was asked for; empty: the default."""
+        asked = None if self.audio is None or self.audio.output is None else self.audio.output.voice
+        return asked.id if isinstance(asked, CustomVoice) else asked or ""
+
+    @property
+    def rights(self) -> DataChannelRights:
+        return DataChannelRights() if self.client is None else self.client.data_channel
+
+
+class MediaConfig(LiveConfig, frozen=True, kw_only=True):
+    """What the POST of an offer brings."""
+
+    idle_timeout_s: Annotated[int, Meta(ge=1, le=86_400)] | None = None
+    wake_policy: WakePolicy | None = None
+
+
+FIXED = frozenset(MediaConfig.__struct_fields__) - {"delegation"}
+"""Members that nothing changes after the start."""
+
+
+class LiveUpdate(_Strict, frozen=True, kw_only=True):
+    """What `session.update` may change."""
+
+    delegation: ClientDelegation | ResponsesDelegationUpdate | None | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+
+
+def read_config(raw: Any) -> LiveConfig:
+    """The session of a `session.start`; raises `ProtocolError`."""
+    config = convert(_served(raw), LiveConfig, prefix="session")
+    if config.client is not None:
+        raise ProtocolError(
+            "session.client: this is for data channels; a WebSocket may send and is told all.",
+            code="unsupported_value",
+            param="session.client",
+        )
+    return _checked(config)
+
+
+def read_media_config(raw: Any) -> MediaConfig:
+    """The session of a POST with an offer; raises `ProtocolError`."""
+    config = convert(_served(raw), MediaConfig, prefix="session")
+    if config.audio is not None and config.audio.format is not None:
+        raise ProtocolError(
+            "session.audio.format: the sound of a WebRTC session is negotiated with the offer.",
+            code="unsupported_value",
+            param="session.audio.format",
+        )
+    if config.wake_policy is not None and config.idle_timeout_s is None:
+        raise ProtocolError(
+            "session.idle_timeout_s: this field is required with wake_policy.",
+            code="missing_required_parameter",
+            param="session.idle_timeout_s",
+        )
+    _checked(config)
+    return config
+
+
+def read_update(raw: Any, current: LiveConfig) -> LiveConfig:
+    """The configuration after a `session.update`; raises `ProtocolError`.
+
+    Lists are replaced, objects merged.
+    """
+    given = _served(raw)
+    for name in given:
+        if name in FIXED:
+            raise _immutable(name, f"session.{name}: this is fixed when a session starts.")
+    update = convert(given, LiveUpdate, prefix="session")
+    if update.delegation is msgspec.UNSET:
+        return current
+    return _checked(msgspec.structs.replace(current, delegation=_merged(update, current)))
+
+
+def _merged(update: LiveUpdate, current: LiveConfig) -> Delegation | None:
+    old, new = current.delegation, update.delegation
+    where = "delegation.type"
+    if isinstance(old, ResponsesDelegation):
+        if not isinstance(new, ResponsesDelegationUpdate):
+            raise _immutable(where, "session.delegation.type: this stays as it was at the start.")
+        backend = old.responses
+        if new.responses is not None:
+            given = {
+                name: value
+                for name, value in msgspec.structs.asdict(new.responses).items()
+                if value is not None
+            }
+            backend = msgspec.structs.replace(backend, **given)
+        delay = new.acknowledgement_delay_ms
+        return ResponsesDelegation(
+            responses=backend,
+            acknowledgement_delay_ms=old.acknowledgement_delay_ms if delay is None else delay,
+        )
+    if isinstance(new, ResponsesDelegationUpdate):
+        raise _immutable(where, "session.delegation.type: this stays as it was at the start.")
+    return old if new is None or isinstance(new, msgspec.UnsetType) else new
+
+
+def _immutable(name: str, message: str) -> ProtocolError:
+    return ProtocolError(message, code="immutable_field_update", param=f"session.{name}")
+
+
+def _served(raw: Any) -> dict[str, Any]:
+    """The members given, once what Live knows and this server does not do is refused by name."""
+    if not isinstance(raw, dict):
+        raise ProtocolError("session: a JSON object is expected.", param="session")
+    delegation = raw.get("delegation")
+    if isinstance(delegation, dict) and delegation.get("type") == "decisions":
+        raise ProtocolError(
+            'session.delegation.type: "decisions" is not served; allowed: "client", "responses".',
+            code="unsupported_value",
+            param="session.delegation.type",
+        )
+    if raw.get("triggers"):
+        raise ProtocolError(
+            "session.triggers: these belong to decisions, which are not served.",
+            code="unsupported_value",
+            param="session.triggers",
+        )
+    if raw.get("store") is True:
+        raise ProtocolError(
+            "session.store: sessions are not stored here.",
+            code="storage_unavailable",
+            param="session.store",
+        )
+    return {name: value for name, value in raw.items() if name != "triggers"}
+
+
+def _checked(config: LiveConfig) -> LiveConfig:
+    """`config`, within the limits that are no bounds of one member."""
+    if estimate_tokens(config.instructions or "") > MAX_INSTRUCTION_TOKENS:
+        raise _too_long("session.instructions", MAX_INSTRUCTION_TOKENS)
+    past = sum(estimate_tokens(message.content[0].text) for message in config.input or ())
+    if past > MAX_INPUT_TOKENS:
+        raise _too_long("session.input", MAX_INPUT_TOKENS)
+    for index, selector in enumerate(_selectors(config)):
+        path = f"session.client.data_channel.allowed_server_events.{index}.response_event"
+        if (selector.type == "response.event") is not (selector.response_event is not None):
+            told = 'required with "response.event", and only there'
+            raise ProtocolError(f"{path}: this field is {told}.", param=path)
+    if isinstance(config.delegation, ResponsesDelegation):
+        _check_backend(config.delegation.responses)
+    return config
+
+
+def _selectors(config: LiveConfig) -> tuple[EventSelector, ...]:
+    allowed = config.rights.allowed_server_events
+    return allowed if isinstance(allowed, tuple) else ()
+
+
+def _check_backend(backend: Backend) -> None:
+    path = "session.delegation.responses.tools"
+    for index, tool in enumerate(backend.tools or ()):
+        if tool.get("type") != "function":
+            raise ProtocolError(
+                f"{path}.{index}.type: {str(tool.get('type'))[:40]!r} is not served; "
+                'allowed: "function".',
+                code="unsupported_value",
+                param=f"{path}.{index}.type",
+            )
+        name = tool.get("name")
+        if not isinstance(name, str) or not 0 < len(name) <= 128:
+            where = f"{path}.{index}.name"
+            raise ProtocolError(f"{where}: a name of 1 to 128 characters.", param=where)
+    if len(msgspec.json.encode(backend.tools or ())) > MAX_BACKEND_BYTES:
+        raise ProtocolError(f"{path}: at most {MAX_BACKEND_BYTES} bytes of JSON.", param=path)
+
+
+def _too_long(path: str, limit: int) -> ProtocolError:
+    return ProtocolError(
+        f"{path}: at most {limit} tokens are allowed.", code="content_too_long", param=path
+    )
+
+
+def resource(config: LiveConfig, session_id: str, expires_at: int) -> dict[str, Any]:
+    """The session resource as events show it: all that is resolved; `expires_at`: Unix seconds."""
+    shown: dict[str, Any] = msgspec.to_builtins(config)
+    shown.pop("safety_identifier", None)
+    if not isinstance(config, MediaConfig):
+        shown.setdefault("audio", {})["format"] = _format(config.format)
+    return {
+        "id": session_id,
+        "expires_at": expires_at,
+        "status": "active",
+        "instructions": "",
+        "input": [],
+        "store": False,
+        "delegation": {"type": "client"},
+        **shown,
+    }
+
+
+def _format(format: WireFormat) -> dict[str, Any]:
+    return {**msgspec.to_builtins(format), "rate": format.rate}

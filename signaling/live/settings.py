@@ -1,0 +1,113 @@
+"""What a Live configuration means for a session: its settings, items and tools. Any process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from signaling.live.session_config import (
+    AssistantMessage,
+    ClientDelegation,
+    DeveloperMessage,
+    LiveConfig,
+    PastMessage,
+    ResponsesDelegation,
+)
+from signaling.live.tasks import TOOL
+from signaling.session.core import Abilities
+from signaling.session.items import InputMessage, InputTextPart, Role
+from signaling.settings import SessionSettings
+
+OPENAI_VOICES = frozenset(
+    "alloy ash ballad cedar coral echo marin sage shimmer verse".split()  # noqa: SIM905
+)
+"""Clients always name one; here they mean the default voice."""
+UNUSED_BACKEND = (
+    "max_output_tokens",
+    "parallel_tool_calls",
+    "reasoning",
+    "service_tier",
+    "text",
+)
+
+
+def settings_of(config: LiveConfig) -> SessionSettings:
+    """The settings that a session starts with; raises `ProtocolError`.
+
+    Functions are added when it is known whether the engine calls any (`tool_changes`).
+    """
+    voice = "" if config.voice in OPENAI_VOICES else config.voice
+    return SessionSettings().merge(
+        {
+            "model": config.model,
+            "instructions": config.instructions or "",
+            "audio": {"output": {"voice": voice or "default"}},
+        }
+    )
+
+
+def past_items(config: LiveConfig) -> Iterator[InputMessage]:
+    """What was said before the session, in order."""
+    for message in config.input or ():
+        text = InputTextPart(message.content[0].text)
+        yield InputMessage(role=_role(message), parts=(text,), id=message.id)
+
+
+def _role(message: PastMessage) -> Role:
+    match message:
+        case DeveloperMessage():
+            return "system"
+        case AssistantMessage():
+            return "assistant"
+        case _:
+            return "user"
+
+
+def calls_functions(abilities: Abilities | None) -> bool:
+    return abilities is not None and "full_duplex" in abilities.tool_modes
+
+
+def tool_changes(config: LiveConfig, abilities: Abilities | None) -> dict[str, Any]:
+    """How the settings of a session change so that the engine can delegate; {} if it cannot."""
+    if not calls_functions(abilities):
+        return {}
+    delegation = config.delegation
+    if isinstance(delegation, ResponsesDelegation):
+        backend = delegation.responses
+        rules = [config.instructions or "", backend.instructions or ""]
+        return {
+            "tools": list(backend.tools or ()),
+            "tool_choice": backend.tool_choice or "auto",
+            "instructions": "\n\n".join(filter(None, rules)),
+        }
+    if abilities is not None and abilities.delegates:
+        return {}
+    return {"tools": [TOOL]}
+
+
+def notices(config: LiveConfig, abilities: Abilities | None) -> Iterator[tuple[str, str]]:
+    """What of a configuration comes to nothing with this engine: code and message of each."""
+    voices = () if abilities is None else abilities.voices
+    if config.voice and config.voice not in (*OPENAI_VOICES, *voices):
+        yield "voice_unknown", f"There is no voice {config.voice[:80]!r}; the default one speaks."
+    if abilities is not None and not abilities.transcribes:
+        yield "no_input_transcript", "What the user says is not written down by this model."
+    delegation = config.delegation
+    if not isinstance(delegation, ResponsesDelegation):
+        return
+    if not calls_functions(abilities):
+        told = "This model delegates nothing: session.delegation.responses has no effect."
+        yield "delegation_unavailable", told
+        return
+    for name in UNUSED_BACKEND:
+        if getattr(delegation.responses, name) is not None:
+            told = f"session.delegation.responses.{name} is accepted but has no effect here."
+            yield "unused_setting", told
+
+
+def acknowledgement_delay_ms(config: LiveConfig) -> int:
+    """How long the model waits before it says that a task takes a moment."""
+    delegation = config.delegation
+    if isinstance(delegation, ClientDelegation | ResponsesDelegation):
+        return delegation.acknowledgement_delay_ms or 0
+    return 0
