@@ -22,8 +22,8 @@ from signaling.live.backend import BackendStream
 from signaling.live.closing import CLOSE_CODES, DONE, ending
 from signaling.live.connection import LiveConnection
 from signaling.live.session_config import (
+    CalledConfig,
     LiveConfig,
-    MediaConfig,
     ResponsesDelegation,
     read_update,
     resource,
@@ -77,7 +77,7 @@ class LiveDoor:
         self._clock = clock
         self._connections: list[LiveConnection] = []
         self._session: dict[str, Any] = {}
-        media = config if isinstance(config, MediaConfig) else None
+        media = config if isinstance(config, CalledConfig) else None
         self._time = SessionClock(tells_pauses=media is not None)
         self._idle = IdleWatch(media.idle_timeout_s if media else None, clock())
         self._usage_at = float("inf")

@@ -82,19 +82,19 @@ class _PastMessage(_Strict, frozen=True, kw_only=True, tag_field="role"):
     type: Literal["message"] | None = None
 
 
-class DeveloperMessage(_PastMessage, frozen=True, kw_only=True, tag="developer"):
+class PastRule(_PastMessage, frozen=True, kw_only=True, tag="developer"):
     content: Annotated[tuple[TextInput, ...], Meta(min_length=1, max_length=1)]
 
 
-class UserMessage(_PastMessage, frozen=True, kw_only=True, tag="user"):
+class PastQuestion(_PastMessage, frozen=True, kw_only=True, tag="user"):
     content: Annotated[tuple[TextInput, ...], Meta(min_length=1, max_length=1)]
 
 
-class AssistantMessage(_PastMessage, frozen=True, kw_only=True, tag="assistant"):
+class PastAnswer(_PastMessage, frozen=True, kw_only=True, tag="assistant"):
     content: Annotated[tuple[TextOutput, ...], Meta(min_length=1, max_length=1)]
 
 
-PastMessage = DeveloperMessage | UserMessage | AssistantMessage
+PastMessage = PastRule | PastQuestion | PastAnswer
 
 
 # ------------------------------------------------------------------ delegation
@@ -212,14 +212,14 @@ class LiveConfig(_Strict, frozen=True, kw_only=True):
         return DataChannelRights() if self.client is None else self.client.data_channel
 
 
-class MediaConfig(LiveConfig, frozen=True, kw_only=True):
+class CalledConfig(LiveConfig, frozen=True, kw_only=True):
     """What the POST of an offer brings."""
 
     idle_timeout_s: Annotated[int, Meta(ge=1, le=86_400)] | None = None
     wake_policy: WakePolicy | None = None
 
 
-FIXED = frozenset(MediaConfig.__struct_fields__) - {"delegation"}
+FIXED = frozenset(CalledConfig.__struct_fields__) - {"delegation"}
 """Members that nothing changes after the start."""
 
 
@@ -243,9 +243,9 @@ def read_config(raw: Any) -> LiveConfig:
     return _checked(config)
 
 
-def read_media_config(raw: Any) -> MediaConfig:
+def read_media_config(raw: Any) -> CalledConfig:
     """The session of a POST with an offer; raises `ProtocolError`."""
-    config = convert(_served(raw), MediaConfig, prefix="session")
+    config = convert(_served(raw), CalledConfig, prefix="session")
     if config.audio is not None and config.audio.format is not None:
         raise ProtocolError(
             "session.audio.format: the sound of a WebRTC session is negotiated with the offer.",
@@ -381,7 +381,7 @@ def resource(config: LiveConfig, session_id: str, expires_at: int) -> dict[str, 
     """The session resource as events show it: all that is resolved; `expires_at`: Unix seconds."""
     shown: dict[str, Any] = msgspec.to_builtins(config)
     shown.pop("safety_identifier", None)
-    if not isinstance(config, MediaConfig):
+    if not isinstance(config, CalledConfig):
         shown.setdefault("audio", {})["format"] = _format(config.format)
     return {
         "id": session_id,

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from signaling.live.session_config import (
-    AssistantMessage,
     ClientDelegation,
-    DeveloperMessage,
     LiveConfig,
+    PastAnswer,
     PastMessage,
+    PastRule,
     ResponsesDelegation,
 )
 from signaling.live.tasks import TOOL
@@ -55,9 +55,9 @@ def past_items(config: LiveConfig) -> Iterator[InputMessage]:
 
 def _role(message: PastMessage) -> Role:
     match message:
-        case DeveloperMessage():
+        case PastRule():
             return "system"
-        case AssistantMessage():
+        case PastAnswer():
             return "assistant"
         case _:
             return "user"

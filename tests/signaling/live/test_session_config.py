@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 
 from signaling.errors import ProtocolError
 from signaling.live.session_config import (
+    CalledConfig,
     LinearPcm,
-    MediaConfig,
     MuLaw,
     ResponsesDelegation,
     read_config,
@@ -255,6 +255,6 @@ def test_the_resource_of_a_small_configuration_is_resolved() -> None:
     SessionResource.model_validate(shown)
     assert shown["audio"] == {"format": {"type": "audio/pcm", "rate": 24000}}
     assert shown["delegation"] == {"type": "client"} and shown["input"] == []
-    media = resource(MediaConfig(model="m", idle_timeout_s=9), "live_1", 1_900_000_000)
+    media = resource(CalledConfig(model="m", idle_timeout_s=9), "live_1", 1_900_000_000)
     SessionResource.model_validate(media)
     assert "audio" not in media and media["idle_timeout_s"] == 9
