@@ -53,7 +53,9 @@ class Album:
         """Put a message into the conversation: its words at once, its pictures when read."""
         text = "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
         item = Item(message.item, message.role, text, unread=self._decline(message))
-        self._history.add(item)
+        if not self._history.add(item, message.after):
+            told = f"there is no item {message.after!r}; {message.item!r} goes to the end"
+            self._send(SessionWarning(message.session, "unknown_place", told))
         entry = _Entry(message, item)
         if entry.num_bytes:
             self._make_room(entry.num_bytes)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.builtin.call_deltas import CallPart
 from engine.builtin.clauses import Clause, ClauseSplitter
 from engine.builtin.interfaces import AnswerFailed, ChatFailed, Speech, Turn
 from engine.builtin.rules import CROWDED, MISHEARD, NOTHING_HEARD
@@ -16,8 +17,8 @@ from engine.builtin.synthesiser import Synthesiser
 
 
 class Responder(Protocol):
-    def reply(self, turn: Turn) -> AsyncGenerator[str, None]:
-        """Yield the answer's text as it comes."""
+    def reply(self, turn: Turn) -> AsyncGenerator[str | CallPart, None]:
+        """Yield the answer's text and the calls of functions as they come."""
 
 
 class CascadeAnswerer:
@@ -27,14 +28,17 @@ class CascadeAnswerer:
         self._responder = responder
         self._synthesiser = synthesiser
 
-    async def answer(self, turn: Turn) -> AsyncGenerator[Speech, None]:
+    async def answer(self, turn: Turn) -> AsyncGenerator[Speech | CallPart, None]:
         failure: AnswerFailed | None = None
         begun = time.monotonic()
         try:
             async with aclosing(self._clauses(turn)) as clauses:
                 async for clause, is_last in clauses:
                     turn.stages_ms.setdefault("respond", (time.monotonic() - begun) * 1000)
-                    yield await self._speak(clause, is_last, turn)
+                    if isinstance(clause, CallPart):
+                        yield clause
+                    else:
+                        yield await self._speak(clause, is_last, turn)
         except ChatFailed as error:
             failure = error
             turn.stages_ms.setdefault("respond", (time.monotonic() - begun) * 1000)
@@ -42,12 +46,18 @@ class CascadeAnswerer:
         if failure is not None:
             raise failure
 
-    async def _clauses(self, turn: Turn) -> AsyncGenerator[tuple[Clause, bool], None]:
-        """The clauses; whether one is the last is known only for those left at the end."""
+    async def _clauses(self, turn: Turn) -> AsyncGenerator[tuple[Clause | CallPart, bool], None]:
+        """The clauses and calls; whether a clause is the last is known only at the end."""
         splitter = ClauseSplitter()
         try:
             async with aclosing(self._texts(turn)) as texts:
                 async for text in texts:
+                    if isinstance(text, CallPart):
+                        # What was begun before it is said before it.
+                        for clause in splitter.flush():
+                            yield clause, False
+                        yield text, False
+                        continue
                     for clause in splitter.push(text):
                         yield clause, False
         except ChatFailed:
@@ -57,7 +67,9 @@ class CascadeAnswerer:
         for clause in splitter.flush():
             yield clause, True
 
-    def _texts(self, turn: Turn) -> AsyncGenerator[str, None]:
+    def _texts(self, turn: Turn) -> AsyncGenerator[str | CallPart, None]:
+        if turn.says:
+            return _once(turn.says)
         if turn.transcript is not None and turn.transcript.is_overload:
             return _once(CROWDED)
         if turn.transcript is not None and turn.transcript.error:
@@ -75,5 +87,5 @@ class CascadeAnswerer:
         return Speech(speech.pcm, speech.words, is_last)
 
 
-async def _once(text: str) -> AsyncGenerator[str, None]:
+async def _once(text: str) -> AsyncGenerator[str | CallPart, None]:
     yield text

@@ -11,17 +11,27 @@ from typing import Any, Literal
 
 from engine.base import Send
 from engine.builtin.album import Album
+from engine.builtin.call_deltas import CallPart
 from engine.builtin.history import History, Item
 from engine.builtin.interfaces import Answerer, AnswerFailed, Speech, Turn
 from engine.builtin.speech_output import SpeechOutput
-from engine.ipc.protocol import Heard, Interrupt, Modality, ResponseDone, ResponseStarted
+from engine.ipc.protocol import (
+    FunctionCallOut,
+    Heard,
+    Interrupt,
+    Modality,
+    ResponseDone,
+    ResponseStarted,
+    call_item,
+    response_item,
+)
 
 MAX_OUTPUTS = 4
 MIN_HEARD_SAMPLES = 24 * 250
 """An answer cut before this was not noticed: what it answered is still open."""
 
 StartTask = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
-Trigger = Literal["speech", "request"]
+Trigger = Literal["speech", "request", "proactive"]
 
 
 class Answers:
@@ -51,9 +61,11 @@ class Answers:
         self._start_task = start_task
         self._on_stages = on_stages
         self._on_goodbye = on_goodbye
-        self._epoch = 0
+        self._numbered = 0
         self._task: asyncio.Task[None] | None = None
         self._output: SpeechOutput | None = None
+        self._calls: dict[str, list[CallPart]] = {}
+        """Of the newest answer, by id."""
         self._outputs: deque[tuple[SpeechOutput, Item]] = deque(maxlen=MAX_OUTPUTS)
 
     @property
@@ -61,17 +73,26 @@ class Answers:
         """Part of the newest answer is still to be played."""
         return self._output is not None and not self._output.is_over
 
+    @property
+    def waits_for_outputs(self) -> bool:
+        """The newest answer has ended with calls: what it said may be heard to its end."""
+        return self._output is not None and self._output.is_done and bool(self._calls)
+
+    def take_epoch(self) -> int:
+        """Number an answer out of band."""
+        self._numbered += 1
+        return self._numbered
+
     def begin(
         self, turn: Turn, trigger: Trigger, utterance: int, begun_s: float, request: str
     ) -> None:
         """Answer `turn`; `begun_s` is the monotonic time from which the user has been waiting."""
-        self._epoch += 1
-        output = SpeechOutput(self._session, self._epoch, self._send, with_audio=turn.with_audio)
+        epoch = self.take_epoch()
+        output = SpeechOutput(self._session, epoch, self._send, with_audio=turn.with_audio)
         self._output = output
+        self._calls = {}
         modality: Modality = "audio" if turn.with_audio else "text"
-        self._send(
-            ResponseStarted(self._session, self._epoch, trigger, utterance, modality, request)
-        )
+        self._send(ResponseStarted(self._session, epoch, trigger, utterance, modality, request))
         self._task = self._start_task(self._answer(turn, output, begun_s), "answer")
 
     async def wait_played(self) -> None:
@@ -111,26 +132,43 @@ class Answers:
             self._history.discard(item)
 
     async def _answer(self, turn: Turn, output: SpeechOutput, begun_s: float) -> None:
-        item = Item(f"response-{output.epoch}", "assistant", "")
+        item = Item(response_item(output.epoch), "assistant", "")
         status: Literal["completed", "failed", "incomplete"] = "completed"
         reason = ""
         await self._album.settled()
         try:
             async with aclosing(self._answerer.answer(turn)) as speeches:
                 async for speech in speeches:
-                    self._say(turn, output, item, begun_s, speech)
-                    await output.drained()
+                    if isinstance(speech, CallPart):
+                        self._call(output.epoch, speech)
+                    else:
+                        self._say(turn, output, item, begun_s, speech)
+                        await output.drained()
         except AnswerFailed as error:
             status, reason = "failed", str(error)
         if not output.has_begun:
             self._on_stages(turn.stages_ms)
-        output.finish()
+        if output.has_begun or not self._calls:
+            output.finish()
+        else:
+            output.skip()
         if turn.incomplete and status == "completed":
             status, reason = "incomplete", turn.incomplete
         self._finish(output, status, reason, turn.input_tokens, turn.output_tokens)
         if turn.ends_session:
             await output.wait_played()
             self._on_goodbye()
+
+    def _call(self, epoch: int, part: CallPart) -> None:
+        """Pass on what came of a call; one that is whole is part of the conversation."""
+        call_id, name = part.call_id, part.name
+        parts = self._calls.setdefault(call_id, [])
+        parts.append(part)
+        self._send(FunctionCallOut(self._session, epoch, call_id, name, part.arguments, part.last))
+        if part.last:
+            arguments = "".join(part.arguments for part in parts)
+            ident = call_item(call_id)
+            self._history.add(Item(ident, "call", arguments, call_id=call_id, name=name))
 
     def _say(
         self, turn: Turn, output: SpeechOutput, item: Item, begun_s: float, speech: Speech

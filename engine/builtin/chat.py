@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -11,13 +10,13 @@ from typing import Any
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
+from engine.builtin.call_deltas import CallPart
+from engine.builtin.chat_answer import ChatAnswer, ReportedError
 from engine.builtin.chat_request import request_body
-from engine.builtin.deltas import DeltaJoiner
 from engine.builtin.gate import Dropped, Gate, WaitBudget
 from engine.builtin.interfaces import ChatFailed, Turn
 from engine.config import ChatEndpoint
 
-MAX_ANSWER_CHARS = 20_000
 MAX_LINE_BYTES = 1 << 17
 MAX_STREAM_BYTES = 16 << 20
 """Of an answer with all that is around its words."""
@@ -50,8 +49,8 @@ class ChatResponder:
         if self._http is not None:
             await self._http.close()
 
-    async def reply(self, turn: Turn) -> AsyncGenerator[str, None]:
-        """Yield the answer's text; raise `ChatFailed` if it does not come or ends early."""
+    async def reply(self, turn: Turn) -> AsyncGenerator[str | CallPart, None]:
+        """Yield the answer's words and calls; raise `ChatFailed` if it is not whole."""
         patience = WaitBudget(self._endpoint.timeout_s)
         response: aiohttp.ClientResponse | None = None
         try:
@@ -59,13 +58,9 @@ class ChatResponder:
             async with self._gate.admit(patience):
                 async with patience.wait():
                     response = await self._ask(body)
-                joiner = DeltaJoiner()
-                async with aclosing(self._deltas(response, turn, patience)) as deltas:
-                    async for delta in deltas:
-                        if text := joiner.push(delta):
-                            yield text
-                if rest := joiner.flush():
-                    yield rest
+                async with aclosing(self._parts(response, ChatAnswer(turn), patience)) as parts:
+                    async for part in parts:
+                        yield part
         except Dropped:
             raise ChatFailed(
                 "Sorry, the language model has too much to do just now.",
@@ -76,16 +71,12 @@ class ChatResponder:
                 "Sorry, the language model took too long.",
                 f"the language model said nothing for {self._endpoint.timeout_s:g} s",
             ) from None
+        except ReportedError as error:
+            raise self._reported(str(error)) from error
         except aiohttp.ClientPayloadError as error:
             raise self._cut_off(str(error)) from error
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            if response is not None:
-                raise self._malformed(str(error)) from error
-            logger.warning("the chat endpoint cannot be reached (%s)", type(error).__name__)
-            self._log_detail(str(error))
-            raise ChatFailed(
-                "Sorry, I cannot reach the language model.", "the language model cannot be reached"
-            ) from error
+            raise self._broken(error, has_begun=response is not None) from error
         finally:
             if response is not None:
                 # Ends the generation on the other side when the answer is not wanted any more.
@@ -106,37 +97,46 @@ class ChatResponder:
         finally:
             response.close()
 
-    async def _deltas(
-        self, response: aiohttp.ClientResponse, turn: Turn, patience: WaitBudget
-    ) -> AsyncGenerator[str, None]:
+    async def _parts(
+        self, response: aiohttp.ClientResponse, answer: ChatAnswer, patience: WaitBudget
+    ) -> AsyncGenerator[str | CallPart, None]:
         if response.content_type == "application/json":
             async with patience.wait():
-                answer = await _read(response, MAX_ANSWER_BYTES)
-            yield self._read_whole(answer, turn)
+                whole = await _read(response, MAX_ANSWER_BYTES)
+            for part in [*answer.whole(whole), *answer.end()]:
+                yield part
             return
-        num_chars = 0
-        is_finished = False
-        async with aclosing(self._events(response, patience)) as events:
-            async for data in events:
-                delta, reason = self._read_event(data, turn)
-                if reason and not is_finished:
-                    is_finished = True
-                    patience.hurry(END_GRACE_S)
-                num_chars += len(delta)
-                if delta:
-                    yield delta
-                if delta.strip() and not is_finished:
-                    # Only words buy time; spoken ones cost none.
-                    patience.restart()
-                if num_chars > MAX_ANSWER_CHARS:
-                    turn.incomplete = "the answer is too long"
-                    return
-        if not (is_finished or patience.is_ended):
+        async with aclosing(self._streamed(response, answer, patience)) as parts:
+            async for part in parts:
+                yield part
+        if answer.is_too_long:
+            return
+        if not (answer.is_finished or patience.is_ended):
             raise self._cut_off("the stream ended without its end mark")
-        if num_chars == 0:
+        for part in answer.end():
+            yield part
+        if answer.is_empty:
             raise ChatFailed(
                 "Sorry, the language model gave no answer.", "the language model's answer is empty"
             )
+
+    async def _streamed(
+        self, response: aiohttp.ClientResponse, answer: ChatAnswer, patience: WaitBudget
+    ) -> AsyncGenerator[str | CallPart, None]:
+        """What comes until the end mark, or until it is too much."""
+        async with aclosing(self._events(response, patience)) as events:
+            async for data in events:
+                was_finished = answer.is_finished
+                parts = answer.event(data)
+                if answer.is_finished and not was_finished:
+                    patience.hurry(END_GRACE_S)
+                for part in parts:
+                    yield part
+                if not answer.is_finished and any(map(_is_progress, parts)):
+                    # Only words buy time; spoken ones cost none.
+                    patience.restart()
+                if answer.is_too_long:
+                    return
 
     async def _events(
         self, response: aiohttp.ClientResponse, patience: WaitBudget
@@ -163,37 +163,6 @@ class ChatResponder:
             if data is not None:
                 yield data
 
-    def _read_event(self, data: str, turn: Turn) -> tuple[str, str]:
-        """The text and the finish reason in one event."""
-        event = self._parse(data)
-        if event.get("error"):
-            raise self._reported(event["error"])
-        _count(event.get("usage"), turn)
-        choices = event.get("choices")
-        if not isinstance(choices, list) or not choices:
-            return "", ""
-        choice = choices[0]
-        if not isinstance(choice, dict):
-            raise self._malformed("a choice that is no object")
-        delta = choice.get("delta") or {}
-        text = delta.get("content") if isinstance(delta, dict) else None
-        reason = choice.get("finish_reason")
-        return self._checked_text(text), _finish(reason, turn)
-
-    def _read_whole(self, data: bytes, turn: Turn) -> str:
-        """The text of an answer from a server that does not stream."""
-        answer = self._parse(data.decode(errors="replace"))
-        if answer.get("error"):
-            raise self._reported(answer["error"])
-        _count(answer.get("usage"), turn)
-        try:
-            choice = answer["choices"][0]
-            text = self._checked_text(choice["message"]["content"])
-        except (KeyError, IndexError, TypeError) as error:
-            raise self._malformed(f"no message in it ({error!r})") from error
-        _finish(choice.get("finish_reason"), turn)
-        return text[:MAX_ANSWER_CHARS]
-
     def _data_of(self, line: bytes) -> str | None:
         """The payload of one line of the event stream; None for comments, names, blank lines."""
         text = line.decode(errors="replace").strip()
@@ -202,22 +171,6 @@ class ChatResponder:
         if not text.startswith("data:"):
             raise self._malformed("a line that is no event")
         return text.removeprefix("data:").strip()
-
-    def _parse(self, data: str) -> dict[str, Any]:
-        try:
-            event = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise self._malformed("an event that is not JSON") from error
-        if not isinstance(event, dict):
-            raise self._malformed("an event that is no object")
-        return event
-
-    def _checked_text(self, text: object) -> str:
-        if text is None:
-            return ""
-        if not isinstance(text, str):
-            raise self._malformed("content that is no text")
-        return text
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> ChatFailed:
         logger.warning("the chat endpoint answered with status %d", response.status)
@@ -228,11 +181,21 @@ class ChatResponder:
             f"the language model {what.replace('my', 'the')}",
         )
 
-    def _reported(self, error: object) -> ChatFailed:
+    def _reported(self, error: str) -> ChatFailed:
         logger.warning("the chat endpoint reported an error")
-        self._log_detail(str(error))
+        self._log_detail(error)
         return ChatFailed(
             "Sorry, the language model reported an error.", "the language model reported an error"
+        )
+
+    def _broken(self, error: Exception, *, has_begun: bool) -> ChatFailed:
+        """What an error of the connection or of reading means."""
+        if has_begun:
+            return self._malformed(str(error))
+        logger.warning("the chat endpoint cannot be reached (%s)", type(error).__name__)
+        self._log_detail(str(error))
+        return ChatFailed(
+            "Sorry, I cannot reach the language model.", "the language model cannot be reached"
         )
 
     def _malformed(self, what: str) -> ChatFailed:
@@ -268,17 +231,5 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(data)
 
 
-def _finish(reason: object, turn: Turn) -> str:
-    if reason == "length":
-        turn.incomplete = "the token limit was reached"
-    elif reason == "content_filter":
-        turn.incomplete = "the language model's content filter"
-    return str(reason) if reason else ""
-
-
-def _count(usage: object, turn: Turn) -> None:
-    if isinstance(usage, dict):
-        read = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        turn.input_tokens, turn.output_tokens = (
-            value if isinstance(value, int) and value >= 0 else 0 for value in read
-        )
+def _is_progress(part: str | CallPart) -> bool:
+    return isinstance(part, CallPart) or bool(part.strip())

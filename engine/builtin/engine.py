@@ -14,7 +14,7 @@ from engine.builtin.session import CascadeSession
 from engine.builtin.synthesiser import Synthesiser
 from engine.config import BuiltinConfig, ChatEndpoint
 from engine.files.decoder import FileDecoder
-from engine.ipc.protocol import VERSION, SessionConfig, Welcome
+from engine.ipc.protocol import VERSION, ContextKind, Mode, SessionConfig, Welcome
 
 if TYPE_CHECKING:
     from engine.builtin.chat import ChatResponder
@@ -23,6 +23,30 @@ ENGLISH = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-ny
 VARIANTS = ("en-us+f3", "en-us+m3", "en-gb+f3")
 FOREIGN = ("cmn", "de", "es", "fr-fr", "ja")
 """They pronounce what a chat endpoint answers in these languages; none is understood."""
+
+MODES: tuple[Mode, ...] = ("full_duplex", "half_duplex", "turn_based")
+APPENDS: tuple[ContextKind, ...] = ("instructions", "thinking", "commentary")
+HONOURS = (
+    "mode",
+    "voice",
+    "speed",
+    "modalities",
+    "turn_detection",
+    "transcribe",
+    "options",
+    "after",
+)
+HONOURED_BY_MODEL = (
+    "instructions",
+    "temperature",
+    "top_p",
+    "seed",
+    "greedy",
+    "max_output_tokens",
+    "tools",
+    "tool_choice",
+    "tool_name",
+)
 
 RULES_DESCRIPTION = (
     "A demo that needs no GPU and no model weights: it understands about a dozen spoken English "
@@ -66,10 +90,15 @@ class BuiltinEngine:
             label="Built-in demo engine",
             description=RULES_DESCRIPTION if self._chat is None else CHAT_DESCRIPTION,
             slots=slots,
-            modes=("full_duplex", "half_duplex", "turn_based"),
+            modes=MODES,
             languages=("en",),
             voices=self._voices(),
             video=True,
+            transcribes=True,
+            tool_modes=() if self._chat is None else MODES,
+            appends=("commentary",) if self._chat is None else APPENDS,
+            answers_out_of_band=self._chat is not None,
+            honours=HONOURS if self._chat is None else (*HONOURS, *HONOURED_BY_MODEL),
         )
 
     async def start(self, progress: Progress) -> None:
@@ -93,6 +122,7 @@ class BuiltinEngine:
             eyes=self._eyes,
             decoder=self._decoder,
             has_voice=self._synthesiser.has_voice,
+            has_model=self._chat is not None,
         )
         return CascadeSession(session, config, send, parts)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-Role = Literal["user", "assistant", "system"]
+from engine.ipc.protocol import ROOT
+
+Role = Literal["user", "assistant", "system", "call", "output"]
+"""`call` and `output`: of functions; the text is then the arguments, or what came back."""
 
 MAX_ITEMS = 60
 MAX_IMAGES = 4
@@ -23,6 +26,8 @@ class Item:
         images: Sequence[bytes] = (),
         *,
         unread: str = "",
+        call_id: str = "",
+        name: str = "",
     ) -> None:
         self.ident = ident
         self.role = role
@@ -31,6 +36,9 @@ class Item:
         """JPEG files."""
         self.unread = unread
         """What of the message cannot be taken in here, for people: "videos", "that picture"."""
+        self.call_id = call_id
+        self.name = name
+        """Of the function that is called."""
 
 
 class History:
@@ -43,13 +51,27 @@ class History:
     def items(self) -> Sequence[Item]:
         return self._items
 
-    def add(self, item: Item) -> None:
-        self._items.append(item)
+    def add(self, item: Item, after: str = "") -> bool:
+        """Add it at the end, at the beginning (`ROOT`) or behind the item of this name.
+
+        Returns whether there is that place; otherwise it goes to the end.
+        """
+        place = self._place(after)
+        self._items.insert(len(self._items) if place is None else place, item)
         while len(self._items) > MAX_ITEMS:
             del self._items[0]
         while sum(len(kept.text) for kept in self._items) > MAX_CHARS and len(self._items) > 1:
             del self._items[0]
         self._bound_images()
+        return place is not None
+
+    def _place(self, after: str) -> int | None:
+        if not after:
+            return len(self._items)
+        if after == ROOT:
+            return 0
+        places = (place for place, item in enumerate(self._items, 1) if item.ident == after)
+        return next(places, None)
 
     def show(self, item: Item, images: Sequence[bytes]) -> None:
         """Give an item its pictures."""
@@ -73,6 +95,9 @@ class History:
         before = len(self._items)
         self._items = [item for item in self._items if item.ident != ident]
         return len(self._items) < before
+
+    def has_call(self, call_id: str) -> bool:
+        return any(item.role == "call" and item.call_id == call_id for item in self._items)
 
     def unanswered(self) -> list[Item]:
         """Return the user's items after the last answer, oldest first."""

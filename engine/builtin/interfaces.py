@@ -14,10 +14,11 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from engine.builtin.call_deltas import CallPart
 from engine.builtin.history import History
 from engine.builtin.picture_facts import Camera
 from engine.files.decoder import FileDecoder
-from engine.ipc.protocol import SessionConfig
+from engine.ipc.protocol import CreateResponse, FunctionTool, SessionConfig, ToolChoice
 
 
 class Speech(Struct, frozen=True):
@@ -72,6 +73,8 @@ class Turn:
         instructions: str = "",
         with_audio: bool = True,
         transcript: Transcript | None = None,
+        asked: CreateResponse | None = None,
+        says: str = "",
     ) -> None:
         self.conversation = conversation
         self.camera = camera
@@ -80,6 +83,9 @@ class Turn:
         self.instructions = instructions
         self.with_audio = with_audio
         self.transcript = transcript
+        self.says = says
+        """Words of the client's, to be said as they are."""
+        self._asked = asked
         self.stages_ms: dict[str, float] = {}
         self.ends_session = False
         self.incomplete = ""
@@ -87,9 +93,28 @@ class Turn:
         self.input_tokens = 0
         self.output_tokens = 0
 
+    @property
+    def tools(self) -> tuple[FunctionTool, ...]:
+        """The functions that may be called."""
+        asked = self._asked
+        return self.config.tools if asked is None or asked.tools is None else asked.tools
+
+    @property
+    def tool_choice(self) -> tuple[ToolChoice, str]:
+        """Whether a function is called, and which one it must be; empty: any."""
+        asked = self._asked
+        if asked is None or asked.tool_choice is None:
+            return self.config.tool_choice, self.config.tool_name
+        return asked.tool_choice, asked.tool_name
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        asked = None if self._asked is None else self._asked.max_output_tokens
+        return asked or self.config.sampling.max_output_tokens
+
 
 class Answerer(Protocol):
-    def answer(self, turn: Turn) -> AsyncGenerator[Speech, None]:
+    def answer(self, turn: Turn) -> AsyncGenerator[Speech | CallPart, None]:
         """Yield the answer as it comes; raise `AnswerFailed` after an apology has been yielded."""
 
 
@@ -117,3 +142,5 @@ class Parts(Struct, frozen=True):
     """Where pictures are looked at: one thread."""
     decoder: FileDecoder
     has_voice: Callable[[str], bool]
+    has_model: bool = False
+    """A language model answers: it calls functions, takes instructions, and answers asides."""

@@ -17,6 +17,8 @@ from msgspec import Struct
 from engine.base import Send
 from engine.builtin.album import Album
 from engine.builtin.answers import Answers, Trigger
+from engine.builtin.asides import Asides
+from engine.builtin.client_items import ClientItems
 from engine.builtin.history import History, Item
 from engine.builtin.interfaces import Parts, Transcript, Turn
 from engine.builtin.picture_facts import Camera
@@ -28,17 +30,19 @@ MAX_JOBS = 16
 MIN_ANSWERED_MS = 500
 """Shorter sounds without words are taken for noise and left unanswered."""
 NOT_FOLLOWED = "so much was heard without a pause that nothing of it was understood"
+SUPERSEDED = "superseded by a new response"
 TOO_MANY_TURNS = "too many turns wait for an answer; the oldest was dropped"
 
 logger = logging.getLogger(__name__)
 
 
-class _Request(Struct, frozen=True):
-    """Answer what the conversation holds."""
+class _Commentary(Struct, frozen=True):
+    """Words of the client's, to be said soon."""
 
-    instructions: str
-    modalities: tuple[p.Modality, ...]
-    name: str
+    text: str
+
+
+Job = Said | p.CreateResponse | _Commentary
 
 
 class CascadeSession:
@@ -46,12 +50,16 @@ class CascadeSession:
 
     def __init__(self, session: str, config: p.SessionConfig, send: Send, parts: Parts) -> None:
         self._session = session
+        self._parts = parts
         self._send_raw = send
         self._settings = Settings(session, self._send, parts.has_voice)
         self._config = self._settings.accept(config)
         self._camera = Camera(parts.eyes)
         self._history = History()
         self._album = Album(self._history, parts.decoder, parts.eyes, self._send)
+        self._items = ClientItems(
+            self._history, self._album, self._settings, has_model=parts.has_model
+        )
         self._speech_input = SpeechInput(session, self._config, self._send, parts.recogniser)
         self._answers = Answers(
             session,
@@ -63,7 +71,8 @@ class CascadeSession:
             on_stages=lambda stages_ms: self._tell_unit("speak", stages_ms),
             on_goodbye=self._leave,
         )
-        self._jobs: asyncio.Queue[Said | _Request] = asyncio.Queue(MAX_JOBS)
+        self._asides = Asides(session, parts.answerer, self._send, self._start_task)
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue(MAX_JOBS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._units = 0
         self._only_listens = False
@@ -89,11 +98,10 @@ class CascadeSession:
             case p.ImageIn():
                 if not self._camera.show(message):
                     self._warn("bad_picture", "a picture's size and its data do not agree")
-            case p.ItemIn():
-                self._on_item(message)
-            case p.DeleteItem(item=ident):
-                if not self._history.delete(ident):
-                    self._warn("unknown_item", f"there is no item {ident!r}")
+            case p.ItemIn() | p.DeleteItem() | p.FunctionCallIn() | p.FunctionOutputIn():
+                self._items.take(message)
+                if isinstance(message, p.ItemIn) and message.role == "user":
+                    self._committed = None
             case _:
                 self._on_command(message)
 
@@ -105,20 +113,17 @@ class CascadeSession:
                 self._commit(name)
             case p.ClearAudio():
                 self._speech_input.clear()
-            case p.CreateResponse(instructions=instructions, modalities=modalities, request=name):
-                self._answers.interrupt("superseded by a new response")
-                self._put(_Request(instructions, modalities, name))
+            case p.CreateResponse():
+                self._respond(message)
             case p.CancelResponse(epoch=epoch):
-                self._answers.cancel(epoch)
+                if not self._asides.cancel(epoch):
+                    self._answers.cancel(epoch)
             case p.ForceListen(on=on):
                 self._only_listens = on
                 if on:
                     self._answers.interrupt("forced to listen")
-            case p.AppendContext(request=name):
-                told = "nothing can be added beside the turns here"
-                self._send(p.RequestRefused(self._session, name, "append_unsupported", told))
-            case p.FunctionCallIn() | p.FunctionOutputIn():
-                self._warn("tools_unsupported", "this engine calls no functions")
+            case p.AppendContext():
+                self._append(message)
             case _:
                 raise AssertionError(message)
 
@@ -131,10 +136,27 @@ class CascadeSession:
             elif interrupts:
                 self._answers.interrupt("turn_detected")
 
-    def _on_item(self, message: p.ItemIn) -> None:
-        self._album.add(message)
-        if message.role == "user":
-            self._committed = None
+    def _append(self, message: p.AppendContext) -> None:
+        """Tell the model something beside the turns; without one it can only be said."""
+        if message.kind == "commentary":
+            self._put(_Commentary(message.text))
+        elif self._parts.has_model:
+            self._items.append(message)
+        else:
+            self._refuse(message.request, "append_unsupported", "there is no model to be told")
+            return
+        at = self._speech_input.position
+        self._send(p.ContextAppended(self._session, message.request, at, at))
+
+    def _respond(self, asked: p.CreateResponse) -> None:
+        if asked.is_out_of_band:
+            self._answer_aside(asked)
+            return
+        if (asked.tools or asked.tool_choice == "required") and not self._parts.has_model:
+            self._settings.warn_tools()
+        if not self._answers.waits_for_outputs:
+            self._answers.interrupt(SUPERSEDED)
+        self._put(asked)
 
     def _update(self, config: p.SessionConfig) -> None:
         self._config = self._settings.accept(config)
@@ -145,24 +167,26 @@ class CascadeSession:
         said = self._speech_input.commit()
         if said is None:
             told = f"there is less than {p.MIN_COMMIT_MS} ms of sound since the last commit"
-            self._send(p.RequestRefused(self._session, name, p.COMMIT_EMPTY, told))
+            self._refuse(name, p.COMMIT_EMPTY, told)
         else:
             self._put(said)
 
-    def _put(self, job: Said | _Request) -> None:
+    def _put(self, job: Job) -> None:
         if self._jobs.full():
             self._drop(self._jobs.get_nowait())
         self._jobs.put_nowait(job)
 
-    def _drop(self, job: Said | _Request) -> None:
+    def _drop(self, job: Job) -> None:
         """Give up the turn that has waited longest."""
         if isinstance(job, Said):
             if job.words is not None:
                 job.words.abandon()
             self._tell_transcript(job, Transcript("", error=TOO_MANY_TURNS))
             self._tell_overload(TOO_MANY_TURNS)
+        elif isinstance(job, p.CreateResponse):
+            self._refuse(job.request, "overloaded", TOO_MANY_TURNS)
         else:
-            self._send(p.RequestRefused(self._session, job.name, "overloaded", TOO_MANY_TURNS))
+            self._tell_overload(TOO_MANY_TURNS)
 
     def _tell_overload(self, text: str) -> None:
         """Warn of overload once, until speech is understood again."""
@@ -179,32 +203,32 @@ class CascadeSession:
 
     async def _listen(self) -> None:
         while True:
-            job = await self._jobs.get()
-            if isinstance(job, _Request):
-                await self._on_request(job)
-            else:
-                await self._on_said(job)
+            match await self._jobs.get():
+                case p.CreateResponse() as asked:
+                    await self._on_request(asked)
+                case _Commentary(text=text):
+                    await self._answers.wait_played()
+                    if not self._only_listens:
+                        self._answer("proactive", says=text)
+                case said:
+                    await self._on_said(said)
 
-    async def _on_request(self, request: _Request) -> None:
+    async def _on_request(self, asked: p.CreateResponse) -> None:
         if self._only_listens:
             told = "no response while the session is forced to listen"
-            self._send(p.RequestRefused(self._session, request.name, "listening_only", told))
+            self._refuse(asked.request, "listening_only", told)
             return
-        self._answers.interrupt("superseded by a new response")
-        self._answer(
-            "request",
-            transcript=self._committed,
-            instructions=request.instructions,
-            modalities=request.modalities,
-            request=request.name,
-        )
+        if self._answers.waits_for_outputs:
+            await self._answers.wait_played()
+        self._answers.interrupt(SUPERSEDED)
+        self._answer("request", transcript=self._committed, asked=asked)
 
     async def _on_said(self, said: Said) -> None:
         begun = time.monotonic()
         transcript = await self._transcribe(said)
         stages_ms = {"endpoint": said.endpoint_ms, "asr": (time.monotonic() - begun) * 1000}
         if transcript.text:
-            self._history.add(Item(f"utterance-{said.utterance}", "user", transcript.text))
+            self._history.add(Item(p.utterance_item(said.utterance), "user", transcript.text))
         self._tell_transcript(said, transcript)
         knew_overload = self._knows_overload
         if transcript.is_overload:
@@ -247,7 +271,7 @@ class CascadeSession:
                 return False
             if self._only_listens:
                 return False
-            self._answers.interrupt("superseded by a new response")
+            self._answers.interrupt(SUPERSEDED)
         else:
             await self._answers.wait_played()
         return not self._only_listens
@@ -260,26 +284,61 @@ class CascadeSession:
         *,
         utterance: int = 0,
         transcript: Transcript | None = None,
-        instructions: str = "",
-        request: str = "",
-        modalities: tuple[p.Modality, ...] = (),
+        asked: p.CreateResponse | None = None,
+        says: str = "",
         stages_ms: dict[str, float] | None = None,
         ended_s: float | None = None,
     ) -> None:
-        turn = Turn(
+        modalities = () if asked is None else asked.modalities
+        turn = self._turn(
             self._history,
-            self._camera,
-            self._config,
-            voice=self._settings.voice,
-            instructions=instructions,
+            asked,
             with_audio="audio" in (modalities or self._config.modalities),
             transcript=transcript,
+            says=says,
         )
         turn.stages_ms.update(stages_ms or {})
         self._owes_answer = False
         self._committed = None
         begun_s = time.monotonic() if ended_s is None else ended_s
+        request = "" if asked is None else asked.request
         self._answers.begin(turn, trigger, utterance, begun_s, request)
+
+    def _turn(
+        self,
+        history: History,
+        asked: p.CreateResponse | None,
+        *,
+        with_audio: bool,
+        transcript: Transcript | None = None,
+        says: str = "",
+    ) -> Turn:
+        return Turn(
+            history,
+            self._camera,
+            self._config,
+            voice=self._settings.voice,
+            instructions="" if asked is None else asked.instructions,
+            with_audio=with_audio,
+            transcript=transcript,
+            asked=asked,
+            says=says,
+        )
+
+    def _answer_aside(self, asked: p.CreateResponse) -> None:
+        """Answer out of band, in words, while all else goes on."""
+        if not self._parts.has_model:
+            self._refuse(asked.request, "out_of_band_unsupported", "there is no model to ask")
+            return
+        if self._asides.is_full:
+            self._refuse(asked.request, "overloaded", "too many answers out of band are under way")
+            return
+        history, album = self._history, self._album
+        if asked.input is not None:
+            history = History()
+            album = Album(history, self._parts.decoder, self._parts.eyes, self._send)
+        turn = self._turn(history, asked, with_audio=False)
+        self._asides.begin(self._answers.take_epoch(), turn, asked, album)
 
     def _leave(self) -> None:
         self._send(p.SessionEnded(self._session, "goodbye"))
@@ -303,6 +362,9 @@ class CascadeSession:
     def _send(self, message: p.FromEngine) -> None:
         if not self._is_closed:
             self._send_raw(message)
+
+    def _refuse(self, request: str, code: str, reason: str) -> None:
+        self._send(p.RequestRefused(self._session, request, code, reason))
 
     def _warn(self, code: str, text: str) -> None:
         self._send(p.SessionWarning(self._session, code, text))

@@ -9,6 +9,8 @@ from engine.base import Send
 from engine.builtin.rules import read_timezone
 from engine.ipc.protocol import SessionConfig, SessionWarning
 
+NO_FUNCTIONS = "no language model answers here, so no functions are called"
+
 
 class Settings:
     """Remembers its warnings, so that updates do not repeat them."""
@@ -26,15 +28,24 @@ class Settings:
         self.voice = config.voice
         if config.voice and not self._has_voice(config.voice):
             self.voice = ""
-            self._warn("unknown_voice", config.voice, "no such voice; the default one speaks")
+            self.warn_once("unknown_voice", config.voice, "no such voice; the default one speaks")
         for name, value in config.options.items():
             if name != "timezone":
-                self._warn("unknown_option", name, "this engine has no such option")
+                self.warn_once("unknown_option", name, "this engine has no such option")
             elif read_timezone(value) is None:
-                self._warn("invalid_option", name, "no such time zone; the server's is used")
+                self.warn_once("invalid_option", name, "no such time zone; the server's is used")
         return config
 
-    def _warn(self, code: str, name: str, text: str) -> None:
+    def warn(self, code: str, text: str) -> None:
+        """Warn about something that happens now."""
+        self._send(SessionWarning(self._session, code, text))
+
+    def warn_tools(self) -> None:
+        """Say that nothing calls functions."""
+        self.warn_once("tools_unsupported", "tools", NO_FUNCTIONS)
+
+    def warn_once(self, code: str, name: str, text: str) -> None:
+        """Warn about something of this name, unless that was done before."""
         if (code, name) in self._warned:
             return
         self._warned.add((code, name))

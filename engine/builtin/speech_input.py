@@ -61,6 +61,11 @@ class SpeechInput:
     def _is_turn_based(self) -> bool:
         return self._config.mode == "turn_based"
 
+    @property
+    def position(self) -> int:
+        """Samples of the stream so far."""
+        return self._segmenter.position
+
     def push(self, pts: int, pcm: bytes, *, strict: bool) -> list[Began | Said]:
         """Process the next PCM; return what began and ended in it."""
         before = self._segmenter.position

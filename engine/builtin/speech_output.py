@@ -92,6 +92,10 @@ class SpeechOutput:
         if not self._with_audio:
             self._over.set()
 
+    def skip(self) -> None:
+        """There is nothing to be said."""
+        self._over.set()
+
     def on_heard(self, samples: int, final: bool) -> None:
         """Playout reached `samples`; `final`: it will go no further."""
         self._heard = max(self._heard, min(samples, self._sent))

@@ -79,6 +79,21 @@ class Message(Struct, frozen=True, tag=True):
     """Base of everything that crosses a link."""
 
 
+def utterance_item(number: int) -> str:
+    """The name of what the user said."""
+    return f"utterance-{number}"
+
+
+def response_item(epoch: int) -> str:
+    """The name of what a response says."""
+    return f"response-{epoch}"
+
+
+def call_item(call_id: str) -> str:
+    """The name of a call that the engine made."""
+    return f"call-{call_id}"
+
+
 # ------------------------------------------------------------------ media worker -> engine
 
 
@@ -152,7 +167,8 @@ class ItemIn(Message, frozen=True):
     role: Literal["user", "assistant", "system"]
     parts: Annotated[tuple[ItemPart, ...], Meta(max_length=MAX_ITEM_PARTS)]
     after: ItemId = ""
-    """The item before it; empty: the end of the conversation. `ROOT`: the beginning."""
+    """The item before it; empty: the end of the conversation. `ROOT`: the beginning. What the
+    engine itself put there has the names of `utterance_item`, `response_item` and `call_item`."""
 
 
 class FunctionCallIn(Message, frozen=True):
@@ -189,6 +205,8 @@ class ItemPiece(Message, frozen=True):
 
 
 class DeleteItem(Message, frozen=True):
+    """Take an item out, whoever made it: the names are those of `ItemIn.after`."""
+
     session: SessionId
     item: ItemId
 
@@ -250,7 +268,10 @@ class AppendContext(Message, frozen=True):
 
 
 class CancelResponse(Message, frozen=True):
-    """Stop responding; every epoch up to `epoch` is stale."""
+    """Stop responding; every epoch up to `epoch` is stale.
+
+    With the epoch of a response out of band: that one alone; others never end one of these.
+    """
 
     session: SessionId
     epoch: Count
