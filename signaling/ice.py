@@ -140,6 +140,10 @@ class ConnectionHooks:
     def pair(self) -> Any | None:
         return self.connection._nominated.get(1)
 
+    def is_changed(self, remote: Credentials) -> bool:
+        """Return whether these are others of the client's than those in use."""
+        return self._restarts.is_changed(remote)
+
     async def update(self, parts: list[FragmentPart]) -> FragmentPart | None:
         """Take what a fragment says of this connection; our side if that was a restart.
 
@@ -147,7 +151,7 @@ class ConnectionHooks:
         """
         credentials = next((part.credentials for part in parts if part.credentials), None)
         ours: Credentials | None = None
-        if credentials is not None and self._restarts.is_changed(credentials):
+        if credentials is not None and self.is_changed(credentials):
             ours = self._restarts.restart(credentials)
             self.door.restarted()
         await self._restarts.add(tuple(line for part in parts for line in part.candidates))

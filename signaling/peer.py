@@ -42,9 +42,11 @@ logger = logging.getLogger(__name__)
 ANSWER_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
 DELIVERY_TICK_S = 0.02
-ICE_UPDATES_PER_S = 1.0
-ICE_UPDATES_BURST = 20.0
-"""Each may send up to 64 checks to addresses that it names."""
+ICE_UPDATES_PER_S = 4.0
+ICE_UPDATES_BURST = 64.0
+ICE_RESTARTS_PER_S = 0.2
+ICE_RESTARTS_BURST = 5.0
+"""Each lets the client name 64 more addresses, to which checks are then sent."""
 OUT_OF_REACH = frozenset({"closed", "vanished", "connect_timeout", "failed", "no_answer"})
 """Reasons after which nothing can be sent any more."""
 
@@ -132,6 +134,7 @@ class Peer:
         self._connect_deadline_s = connect_deadline_s
         self._liveness: Liveness | None = None
         self._ice_updates = TokenBucket(ICE_UPDATES_PER_S, ICE_UPDATES_BURST)
+        self._ice_restarts = TokenBucket(ICE_RESTARTS_PER_S, ICE_RESTARTS_BURST)
         self._pc: RTCPeerConnection | None = None
         self._wire: Wire | None = None
         self._downlink: MediaStreamTrack | None = None
@@ -247,9 +250,10 @@ class Peer:
         parts = parse_fragment(fragment)
         if self._wire is None or self._gone_reason is not None:
             raise ProtocolError("The call is ending.", code="call_ending", status=409)
-        if not self._ice_updates.take(self._clock()):
+        bucket = self._ice_restarts if self._wire.is_restart(parts) else self._ice_updates
+        if not bucket.take(self._clock()):
             raise ProtocolError(
-                "Too many ICE updates; try again in a second.",
+                "Too many ICE updates; try again in a few seconds.",
                 code="rate_limit_exceeded",
                 status=429,
                 type="rate_limit_error",

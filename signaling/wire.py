@@ -56,6 +56,11 @@ class Wire:
         """Whether the peer has acknowledged all events that were sent to it."""
         return all(inbound.is_delivered for inbound in self._inbounds.values())
 
+    def is_restart(self, parts: Iterable[FragmentPart]) -> bool:
+        """Return whether a fragment has other credentials than those in use."""
+        given = [part.credentials for part in parts if part.credentials is not None]
+        return any(hooks.is_changed(one) for hooks in self._hooks.values() for one in given)
+
     async def update(self, parts: Iterable[FragmentPart]) -> list[FragmentPart]:
         """Take a fragment; our side of each transport that it restarts, none for candidates only.
 

@@ -61,9 +61,15 @@ class Caller:
     """A call in a `with` block; `events` are the server's, in order."""
 
     def __init__(
-        self, url: str, *, session: dict[str, Any] | None = None, key: str | None = None
+        self,
+        url: str,
+        *,
+        session: dict[str, Any] | None = None,
+        key: str | None = None,
+        door: str = "/v1/realtime/calls",
     ) -> None:
         self.url = url.rstrip("/")
+        self._door = door
         self.authorization = {"Authorization": f"Bearer {key}"} if key else {}
         self.voice = Voice()
         self.events: list[dict[str, Any]] = []
@@ -98,7 +104,7 @@ class Caller:
                 body.add_field(
                     "session", json.dumps(self._session), content_type="application/json"
                 )
-            path = f"{self.url}/v1/realtime/calls"
+            path = f"{self.url}{self._door}"
             async with http.post(path, data=body, headers=headers) as answer:
                 text = await answer.text()
                 assert answer.status == 201, (answer.status, text)

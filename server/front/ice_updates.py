@@ -14,8 +14,8 @@ from signaling.errors import ProtocolError
 from signaling.http.trickle import IceAnswer
 
 ANSWER_TIMEOUT_S = 5.0
-MAX_WAITING = 8
-"""Updates of one call at once; they are applied in the order in which they came."""
+MAX_WAITING = 32
+"""Updates of one call at once: some clients send one for each candidate, all together."""
 
 Send = Callable[[p.Message], bool]
 

@@ -4,8 +4,15 @@ from aiohttp import hdrs, web
 
 from signaling.http.auth import Authenticator
 
-ALLOWED_HEADERS = ("authorization", "content-type", "if-match", "x-openai-agents-sdk")
-EXPOSED_HEADERS = ("Location", "ETag", "Link", "Retry-After")
+ALLOWED_HEADERS = ("authorization", "content-type", "if-match", "etag", "x-openai-agents-sdk")
+EXPOSED_HEADERS = (
+    "Location",
+    "ETag",
+    "Link",
+    "Retry-After",
+    # By this one @eyevinn/whip-web-client learns whether it may trickle.
+    "Access-Control-Allow-Methods",
+)
 ALLOWED_HEADER_PREFIXES = ("openai-", "x-stainless-")
 MAX_AGE_S = 600
 
@@ -20,8 +27,16 @@ def add_cors(request: web.Request, response: web.StreamResponse, auth: Authentic
     response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = ", ".join(EXPOSED_HEADERS)
 
 
-def preflight(request: web.Request, auth: Authenticator, methods: tuple[str, ...]) -> web.Response:
-    """Answer OPTIONS: what the resource takes, and a preflight if it is one."""
+def preflight(
+    request: web.Request,
+    auth: Authenticator,
+    methods: tuple[str, ...],
+    announced: tuple[str, ...] = (),
+) -> web.Response:
+    """Answer OPTIONS: what the resource takes, and a preflight if it is one.
+
+    `announced` are methods that pages are granted besides.
+    """
     allowed = ", ".join(methods)
     response = web.Response(status=204, headers={hdrs.ALLOW: allowed})
     add_cors(request, response, auth)
@@ -29,7 +44,8 @@ def preflight(request: web.Request, auth: Authenticator, methods: tuple[str, ...
         wanted = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
         names = [name.strip().lower() for name in wanted.split(",") if name.strip()]
         granted = [name for name in names if _is_allowed_header(name)]
-        response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = allowed
+        granted_methods = dict.fromkeys((*methods, *announced))
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = ", ".join(granted_methods)
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = ", ".join(granted or ALLOWED_HEADERS)
         response.headers[hdrs.ACCESS_CONTROL_MAX_AGE] = str(MAX_AGE_S)
     return response

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDict
 
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.auth import Authenticator
@@ -21,15 +22,21 @@ def add_resource(
     path: str,
     auth: Authenticator,
     endpoints: Mapping[str, Endpoint],
-    options: Mapping[str, str] | None = None,
+    options: Callable[[web.Request], CIMultiDict[str]] | None = None,
+    announced: tuple[str, ...] = (),
 ) -> None:
-    """Add what answers each method of `path`; `options` are headers of the answer to OPTIONS."""
+    """Add what answers each method of `path`.
+
+    `options` gives more headers for the answer to OPTIONS; `announced` are methods of the resources
+    made here: some web clients look for them at this one.
+    """
     methods = (*endpoints, hdrs.METH_OPTIONS)
 
     async def handle(request: web.Request) -> web.Response:
         if request.method == hdrs.METH_OPTIONS:
-            response = preflight(request, auth, methods)
-            response.headers.update(options or {})
+            response = preflight(request, auth, methods, announced)
+            if options is not None:
+                response.headers.extend(options(request))
             return response
         endpoint = endpoints.get(request.method)
         if endpoint is None:

@@ -58,7 +58,9 @@ class TrickleEndpoint:
 
 def _tags(request: web.Request) -> frozenset[str] | None:
     """The entity tags of If-Match; None for any, written as RFC 9110 or as RFC 9725 has it."""
-    given = ",".join(request.headers.getall(hdrs.IF_MATCH, []))
+    # Clients of early drafts (@eyevinn/whip-web-client 1.1.7) send it back as ETag.
+    name = hdrs.IF_MATCH if hdrs.IF_MATCH in request.headers else hdrs.ETAG
+    given = ",".join(request.headers.getall(name, []))
     if not given.strip():
         raise ProtocolError(
             "If-Match is needed: the ETag of the answer, or * to restart ICE.",

@@ -5,8 +5,10 @@ answers on the same connection, and a data channel carries the events.
 """
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDict
 
 from signaling import fragment
+from signaling.errors import ProtocolError
 from signaling.http.auth import Authenticator, require
 from signaling.http.bodies import read_sdp
 from signaling.http.calls import CallService, session_for
@@ -16,8 +18,6 @@ from signaling.http.trickle import TrickleEndpoint
 from signaling.offer import check_whole_offer
 
 WHIP_PATH = "/whip"
-ACCEPT_POST = {"Accept-Post": "application/sdp"}
-ACCEPT_PATCH = {"Accept-Patch": fragment.CONTENT_TYPE}
 
 
 def add_routes(
@@ -29,8 +29,14 @@ def add_routes(
         hdrs.METH_PATCH: TrickleEndpoint(service).patch,
         hdrs.METH_DELETE: door.delete,
     }
-    add_resource(app, WHIP_PATH, auth, {hdrs.METH_POST: door.place}, ACCEPT_POST)
-    add_resource(app, WHIP_PATH + "/{call_id}", auth, session, ACCEPT_PATCH)
+    add_resource(
+        app, WHIP_PATH, auth, {hdrs.METH_POST: door.place}, door.options, announced=tuple(session)
+    )
+    add_resource(app, WHIP_PATH + "/{call_id}", auth, session, _session_options)
+
+
+def _session_options(request: web.Request) -> CIMultiDict[str]:
+    return CIMultiDict({"Accept-Patch": fragment.CONTENT_TYPE})
 
 
 class _Door:
@@ -40,6 +46,19 @@ class _Door:
         self._service = service
         self._auth = auth
         self._servers = servers
+
+    def options(self, request: web.Request) -> CIMultiDict[str]:
+        """What is taken; for who has a key the servers, too, unless it is a preflight."""
+        headers = CIMultiDict({"Accept-Post": "application/sdp"})
+        if hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers and self._is_known(request):
+            headers.extend(self._links())
+        return headers
+
+    def _is_known(self, request: web.Request) -> bool:
+        try:
+            return self._auth.identify(request) is not None
+        except ProtocolError:
+            return False
 
     async def place(self, request: web.Request) -> web.Response:
         principal = require(request)
@@ -59,9 +78,11 @@ class _Door:
             content_type="application/sdp",
             headers={hdrs.LOCATION: f"{WHIP_PATH}/{placed.call_id}", hdrs.ETAG: placed.tag},
         )
-        for link in links(self._servers.issue()):
-            response.headers.add(hdrs.LINK, link)
+        response.headers.extend(self._links())
         return response
+
+    def _links(self) -> CIMultiDict[str]:
+        return CIMultiDict([(hdrs.LINK, link) for link in links(self._servers.issue())])
 
     async def delete(self, request: web.Request) -> web.Response:
         """End the session; by its id alone, whatever entity tags come with it."""

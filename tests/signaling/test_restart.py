@@ -14,7 +14,7 @@ from aioice.ice import StunProtocol
 from signaling.errors import ProtocolError
 from signaling.fragment import Credentials, FragmentPart, parse_fragment
 from signaling.ice import IceSettings
-from signaling.peer import ICE_UPDATES_BURST, Peer
+from signaling.peer import ICE_RESTARTS_BURST, ICE_UPDATES_BURST, Peer
 from signaling.restart import IceRestarts
 from tests.signaling.rtc import Client, Recorder, until, without_candidates
 
@@ -188,8 +188,12 @@ async def test_what_a_client_may_send_is_bounded() -> None:
         # A line that is not there, and one of nobody.
         assert await made.peer.update_ice("m=audio 9 X 0\r\na=mid:zz\r\n" + NEW_LINES) == ""
         with pytest.raises(ProtocolError) as caught:
-            for _ in range(int(ICE_UPDATES_BURST)):
+            for _ in range(int(ICE_UPDATES_BURST) + 8):
                 await made.peer.update_ice("a=end-of-candidates\r\n")
+        assert caught.value.status == 429
+        with pytest.raises(ProtocolError) as caught:
+            for number in range(int(ICE_RESTARTS_BURST) + 1):
+                await made.peer.update_ice(NEW_LINES.replace("new", f"n{number}"))
         assert caught.value.status == 429
         await made.peer.close()
         with pytest.raises(ProtocolError) as caught:

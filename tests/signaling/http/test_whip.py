@@ -154,7 +154,7 @@ async def test_other_methods_are_405(start: Start, method: str, path: str, allow
 @pytest.mark.parametrize(
     ("path", "methods", "told"),
     [
-        ("/whip", "POST, OPTIONS", ("Accept-Post", "application/sdp")),
+        ("/whip", "POST, OPTIONS, PATCH, DELETE", ("Accept-Post", "application/sdp")),
         (SESSION, "PATCH, DELETE, OPTIONS", ("Accept-Patch", FRAGMENT["Content-Type"])),
     ],
 )
@@ -175,6 +175,19 @@ async def test_options_tell_what_is_taken_without_a_key(
         "authorization, content-type, if-match"
     )
     assert "Link" not in response.headers, "credentials are for who has a key"
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_told"),
+    [(KEY, True), ({}, False), ({"Authorization": "Bearer no"}, False)],
+)
+async def test_who_has_a_key_may_ask_for_the_servers_first(
+    start: Start, headers: dict[str, str], is_told: bool
+) -> None:
+    client = await start(with_keys(), TURN)
+    response = await client.options("/whip", headers=headers)
+    assert response.status == 204 and response.headers["Allow"] == "POST, OPTIONS"
+    assert len(response.headers.getall("Link", [])) == (3 if is_told else 0)
 
 
 async def test_other_pages_may_read_what_they_need(start: Start) -> None:
@@ -212,6 +225,13 @@ async def test_candidates_are_taken_at_either_door(start: Start, desk: FakeDesk,
     assert response.status == 204 and await response.read() == b""
     assert "ETag" not in response.headers
     assert desk.updates == [CANDIDATE]
+
+
+async def test_clients_of_early_drafts_send_the_tag_back_as_it_came(start: Start) -> None:
+    client = await start()
+    for tag, status in (('"one"', 204), ('"zero"', 412)):
+        headers = FRAGMENT | {"ETag": tag}
+        assert (await client.patch(SESSION, data=CANDIDATE, headers=headers)).status == status
 
 
 @pytest.mark.parametrize("tag", ["*", '"*"'])
