@@ -1,7 +1,7 @@
 """The client library in a page of its own, in a real Chromium against the real server.
 
-Guards: the example of the documentation calls; a conversation outlives the process that carried its call, with what was said before; the
-call page stays within what it may load.
+Guards: the example of the documentation calls; a conversation outlives the process that carried its
+call, with what was said before; the call page stays within what it may load.
 """
 
 from __future__ import annotations
