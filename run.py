@@ -1,4 +1,6 @@
-"""Start omnicall: `python run.py`, or `omnicall` once installed. `--help` tells the options."""
+"""Start omnicall: `python run.py`, or `omnicall` once installed. `--help` tells the options.
+
+`omnicall call URL` is a caller in the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +16,16 @@ from server.front.launch import Launch, StartError, version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until a signal; the exit code is 0, 1 (cannot start) or 2 (bad configuration)."""
+    """Serve until a signal; the exit code is 0, 1 (cannot start) or 2 (bad configuration).
+
+    `call URL` places a call instead, see `omnicall.client.command`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["call"]:
+        # The server's start waits for nothing that only callers need.
+        from omnicall.client.command import main as call
+
+        return call(argv[1:])
     args = parser().parse_args(argv)
     if args.version:
         print(f"omnicall {version()}")

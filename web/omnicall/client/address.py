@@ -1,0 +1,137 @@
+"""Where a server is, who asks, and what its refusals say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import aiohttp
+from yarl import URL
+
+from omnicall.client.errors import CallEnded, CallRefused, NoConnection
+
+ASK_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 20.0
+UPLOAD_TIMEOUT_S = 130.0
+"""As long as the server waits for the body, and a little."""
+
+WORDS = {
+    401: "The server did not accept the key.",
+    403: "This key may not do that.",
+    404: "There is no such thing on this server.",
+    429: "Too many requests; try again later.",
+    503: "The server takes no more calls at the moment.",
+}
+
+
+Read = TypeVar("Read")
+
+
+class Address:
+    """The server's HTTP interface for one caller; `url` may have the path prefix of a proxy."""
+
+    def __init__(self, http: aiohttp.ClientSession, url: str, key: str | None) -> None:
+        self.http = http
+        self._base = URL(url.rstrip("/"))
+        if self._base.scheme not in ("http", "https"):
+            raise ValueError(f"url: http:// or https:// is expected, got {url!r}")
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def path(self, *parts: str) -> URL:
+        return self._base.joinpath(*parts)
+
+    async def info(self) -> dict[str, Any]:
+        """What the server tells everybody; empty where it does not."""
+
+        async def read(answer: aiohttp.ClientResponse) -> dict[str, Any]:
+            found: dict[str, Any] = await answer.json()
+            return found
+
+        try:
+            return await self._request("GET", self.path("api", "info"), read, ASK_TIMEOUT_S)
+        except (CallRefused, NoConnection):
+            return {}
+
+    async def offer(self, sdp: str, session: dict[str, Any]) -> tuple[str, str]:
+        """The answer's SDP and the call's id. Raises `CallRefused`, `NoConnection`."""
+        form = aiohttp.FormData()
+        form.add_field("sdp", sdp, content_type="application/sdp")
+        form.add_field("session", json.dumps(session), content_type="application/json")
+
+        async def read(answer: aiohttp.ClientResponse) -> tuple[str, str]:
+            # Only the id: behind a proxy the server may name a place that is none from here.
+            place = answer.headers.get("Location", "")
+            return await answer.text(), place.rpartition("/")[2]
+
+        url = self.path("v1", "realtime", "calls")
+        return await self._request("POST", url, read, CALL_TIMEOUT_S, data=form)
+
+    async def add_item(self, call_id: str, item: dict[str, Any]) -> None:
+        """Put an item that may be large into a call. Raises `CallRefused`, `NoConnection`."""
+        url = self.path("v1", "realtime", "calls", call_id, "items")
+        await self._request("POST", url, _nothing, UPLOAD_TIMEOUT_S, json=item)
+
+    async def hang_up(self, call_id: str) -> None:
+        url = self.path("v1", "realtime", "calls", call_id, "hangup")
+        try:
+            await self._request("POST", url, _nothing, ASK_TIMEOUT_S)
+        except (CallRefused, NoConnection):
+            # The server notices by itself, only later.
+            return
+
+    async def check(self, call_id: str) -> None:
+        """Raise `CallEnded` where the server does not have the call any more."""
+        url = self.path("v1", "realtime", "calls", call_id)
+        try:
+            await self._request("GET", url, _nothing, ASK_TIMEOUT_S)
+        except CallRefused as refused:
+            if refused.status == 410:
+                raise CallEnded(refused.code, str(refused)) from None
+            if refused.status == 404:
+                raise CallEnded("lost", "The server does not know this call any more.") from None
+        except NoConnection:
+            # The network may be what is gone, and that may come back.
+            return
+
+    async def _request(
+        self,
+        method: str,
+        url: URL,
+        read: Callable[[aiohttp.ClientResponse], Awaitable[Read]],
+        timeout_s: float,
+        **body: Any,
+    ) -> Read:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self.http.request(
+                method, url, headers=self.headers, timeout=timeout, **body
+            ) as answer:
+                if answer.status >= 300:
+                    raise refusal(answer.status, await answer.read(), answer.headers)
+                return await read(answer)
+        except (aiohttp.ClientError, OSError) as error:
+            raise NoConnection(f"{url.origin()} cannot be reached: {error}") from error
+        except TimeoutError as error:
+            raise NoConnection(f"{url.origin()} did not answer in time.") from error
+
+
+async def _nothing(answer: aiohttp.ClientResponse) -> None:
+    await answer.read()
+
+
+def refusal(status: int, body: bytes, headers: Any) -> CallRefused:
+    """The error of an answer that is none of 2xx."""
+    try:
+        error = json.loads(body).get("error", {})
+    except (ValueError, AttributeError):
+        # A proxy's page says no more than the status.
+        error = {}
+    message = str(error.get("message") or WORDS.get(status, f"The server answered {status}."))
+    wait = str(headers.get("Retry-After", ""))
+    return CallRefused(
+        message,
+        status=status,
+        code=str(error.get("code") or ""),
+        retry_after_s=float(wait) if wait.isdigit() else 0.0,
+    )

@@ -1,0 +1,290 @@
+"""A call to a server: what is said and shown, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import aiohttp
+from numpy.typing import NDArray
+
+from omnicall.client.address import Address
+from omnicall.client.backlog import Backlog
+from omnicall.client.captions import Caption, Captioner
+from omnicall.client.errors import CallEnded, NoConnection
+from omnicall.client.link import Event, Link, Listener
+from omnicall.client.pictures import file_part
+from omnicall.client.replies import Reply, Waiting
+from omnicall.client.sound import RATE, Pcm, Voice, as_pcm, read_sound
+from omnicall.client.tools import Toolbox
+from omnicall.client.websocket import WebSocketLink
+
+logger = logging.getLogger(__name__)
+
+MAX_EVENTS = 1_000
+MAX_SOUND_S = 30
+
+Mode = Literal["full_duplex", "half_duplex", "turn_based"]
+Transport = Literal["webrtc", "websocket"]
+
+TURN_DETECTION: dict[Mode, dict[str, str] | None] = {
+    "full_duplex": {"type": "semantic_vad"},
+    "half_duplex": {"type": "server_vad"},
+    "turn_based": None,
+}
+
+
+class Call:
+    """Made by `omnicall.client.call`; a call in an `async with` block.
+
+    `events` (of the server, as dicts), `captions` and `sound` (int16, mono, 24 kHz) are to be
+    iterated, each by one consumer at a time. They hold the newest 1000, 1000 and 30 s that nobody
+    has taken, and end with the call: by `CallEnded` where that was not in order.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None,
+        transport: Transport,
+        model: str,
+        session: dict[str, Any],
+        tools: Sequence[Callable[..., Any]],
+        wait_s: float | None,
+    ) -> None:
+        self.events: Backlog[Event] = Backlog(MAX_EVENTS)
+        self.captions: Backlog[Caption] = Backlog(MAX_EVENTS)
+        self.sound: Backlog[Pcm] = Backlog(MAX_SOUND_S * RATE, len)
+        self.session: Event = {}
+        """The session as the server last told it."""
+        self.queue: tuple[int, float] | None = None
+        """Place and estimated seconds while the call waits for a free engine."""
+        self.ending: CallEnded | None = None
+        self._url, self._key, self._transport, self._model = url, key, transport, model
+        self._settings = session
+        self._tools = Toolbox(tools)
+        self._wait_s = wait_s
+        self._voice = Voice()
+        self._captioner = Captioner()
+        self._waiting = Waiting()
+        self._served = asyncio.Event()
+        self._stack = AsyncExitStack()
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._link: Link | None = None
+
+    @property
+    def id(self) -> str:
+        """The server's id of this call."""
+        return self._link.call_id if self._link is not None else ""
+
+    @property
+    def link(self) -> Link:
+        """What carries the call. Raises `CallEnded` before and after it."""
+        if self._link is None or self.ending is not None:
+            raise self.ending or CallEnded("hangup", "There is no call yet.")
+        return self._link
+
+    async def __aenter__(self) -> Call:
+        try:
+            http = await self._stack.enter_async_context(aiohttp.ClientSession())
+            self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
+            self._link = self._make_link(Address(http, self._url, self._key))
+            self._stack.push_async_callback(self._hang_up)
+            await self._link.open(self._first_settings(self._link))
+            self._start(self._carry(self._link))
+            await self._until_served()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._close()
+
+    # ------------------------------------------------------------------ saying
+
+    async def send(self, kind: str, **fields: Any) -> str:
+        """Send any client event; its id, which an `error` names. Raises `CallEnded`."""
+        event = {"type": kind, "event_id": f"event_{secrets.token_hex(12)}", **fields}
+        await self.link.send(event)
+        return str(event["event_id"])
+
+    async def say(self, samples: NDArray[Any], rate: int = RATE) -> None:
+        """Say mono sound, int16 or floats from -1 to 1; return a second before its end is sent."""
+        pcm = await asyncio.to_thread(as_pcm, samples, rate)
+        await self._voice.say(pcm)
+
+    async def say_file(self, path: str | Path) -> None:
+        """The same with a file in any format that FFmpeg reads. Raises `ClientError`."""
+        await self._voice.say(await asyncio.to_thread(read_sound, path))
+
+    async def said(self) -> None:
+        """Wait until all that was to be said is sent."""
+        await self._voice.said()
+
+    async def commit(self) -> Reply:
+        """What was said is a turn, which is answered; in the mode `turn_based`."""
+        await self.said()
+        await self.send("input_audio_buffer.commit")
+        return await self._reply()
+
+    async def ask(self, text: str) -> Reply:
+        """Write, and wait for the answer. Raises `RequestFailed`, `CallEnded`."""
+        return await self._reply({"type": "input_text", "text": text})
+
+    async def show(self, file: str | Path | bytes, text: str = "") -> Reply:
+        """Show a picture or video, and wait for the answer. Raises as `ask`, `ClientError`."""
+        part = await asyncio.to_thread(file_part, file)
+        return await self._reply(part, *([{"type": "input_text", "text": text}] if text else []))
+
+    async def write(self, text: str) -> None:
+        """Write, and wait for nothing."""
+        await self._add_message({"type": "input_text", "text": text})
+        await self.send("response.create")
+
+    async def interrupt(self) -> None:
+        """Stop the answer that is being given."""
+        self.sound.clear()
+        await self.link.interrupt()
+        await self.send("response.cancel")
+
+    async def update(self, **settings: Any) -> Event:
+        """Change settings; the session then. Raises `RequestFailed` with the field's name."""
+        event_id = f"event_{secrets.token_hex(12)}"
+        updated = self._waiting.update(event_id)
+        session = {"type": "realtime", **settings}
+        await self.send("session.update", event_id=event_id, session=session)
+        return await updated
+
+    async def hang_up(self) -> None:
+        """End the call; what was received can still be iterated."""
+        self._end(CallEnded("hangup", "The call was hung up."))
+        if self._link is not None:
+            await self._link.close()
+
+    async def _add_message(self, *content: Event) -> None:
+        item_id = f"item_{secrets.token_hex(12)}"
+        item = {"id": item_id, "type": "message", "role": "user", "content": list(content)}
+        await self.link.add_item(item)
+
+    async def _reply(self, *content: Event) -> Reply:
+        if content:
+            await self._add_message(*content)
+        event_id = f"event_{secrets.token_hex(12)}"
+        reply = self._waiting.reply(event_id)
+        await self.send("response.create", event_id=event_id)
+        return await reply
+
+    # ------------------------------------------------------------------ hearing
+
+    def _on_event(self, event: Event) -> None:
+        kind = event.get("type")
+        if kind in ("session.created", "session.updated"):
+            self.session = event.get("session") or {}
+            self.queue = None
+            self._served.set()
+        elif kind == "session.queued":
+            self.queue = (int(event.get("position", 0)), float(event.get("eta_s") or 0))
+        elif kind == "error":
+            logger.info("the server: %s", (event.get("error") or {}).get("message"))
+        calls = self._calls_of(event)
+        self._waiting.apply(event, calls_functions=bool(calls))
+        if calls:
+            self._start(self._call_functions(calls))
+        if (caption := self._captioner.apply(event)) is not None:
+            self.captions.put(caption)
+        self.events.put(event)
+
+    def _calls_of(self, event: Event) -> list[Event]:
+        """The calls of our functions in a response that is done."""
+        if event.get("type") != "response.done":
+            return []
+        output = event["response"].get("output", [])
+        wanted = (item for item in output if item.get("type") == "function_call")
+        return [i for i in wanted if i.get("status") == "completed" and i["name"] in self._tools]
+
+    async def _call_functions(self, calls: list[Event]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(self._tools.run(item)) for item in calls]
+            for task in running:
+                await self.send("conversation.item.create", item=task.result())
+            await self.send("response.create")
+        except CallEnded:
+            return
+
+    # ------------------------------------------------------------------ the connection
+
+    def _make_link(self, address: Address) -> Link:
+        listener = Listener(self._on_event, self.sound.put)
+        if self._transport == "websocket":
+            return WebSocketLink(address, self._model, self._voice, listener)
+        # Who calls over a WebSocket waits for no aiortc.
+        from omnicall.client.peer import PeerLink
+
+        return PeerLink(address, self._voice, listener)
+
+    def _first_settings(self, link: Link) -> Event:
+        audio = dict(self._settings.get("audio", {}))
+        for side, settings in link.audio_settings.items():
+            audio[side] = settings | audio.get(side, {})
+        tools = {"tools": self._tools.definitions} if self._tools.definitions else {}
+        return {
+            "type": "realtime",
+            **self._settings,
+            **tools,
+            **({"audio": audio} if audio else {}),
+        }
+
+    async def _carry(self, link: Link) -> None:
+        try:
+            await link.run()
+        except CallEnded as end:
+            self._end(end)
+
+    async def _until_served(self) -> None:
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._served.wait()
+        except TimeoutError as error:
+            raise NoConnection(f"No engine was free within {self._wait_s:g} s.") from error
+        if self.ending is not None:
+            raise self.ending
+
+    def _start(self, work: Any) -> None:
+        assert self._group is not None
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _end(self, end: CallEnded) -> None:
+        if self.ending is not None:
+            return
+        self.ending = end
+        self._voice.close()
+        self._waiting.end(end)
+        for backlog in (self.events, self.captions, self.sound):
+            backlog.end(end)
+        self._served.set()
+
+    async def _hang_up(self) -> None:
+        await self.hang_up()
+        for task in self._tasks:
+            task.cancel()
+
+    async def _close(self) -> None:
+        # Not with the body's error: that is the body's, not one of the tasks here.
+        await self._stack.aclose()

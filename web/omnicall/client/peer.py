@@ -1,0 +1,168 @@
+"""A call over WebRTC: sound as Opus, events on a data channel. Needs aiortc."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.mediastreams import MediaStreamError
+from av import AudioFrame
+
+from omnicall.client.address import Address
+from omnicall.client.errors import CallEnded, NoConnection
+from omnicall.client.link import Event, Listener
+from omnicall.client.sound import RATE, Resampler, Voice, frame_of
+
+FRAME = RATE // 50
+CONNECT_TIMEOUT_S = 15.0
+CHECK_EVERY_S = 3.0
+"""When the process that carries the call dies, nothing more comes: only asking the server tells."""
+MAX_EVENT_BYTES = 200 * 1024
+"""A message on the data channel; larger items go over HTTP."""
+
+
+class PeerLink:
+    """One peer connection."""
+
+    def __init__(self, address: Address, voice: Voice, listener: Listener) -> None:
+        self._address = address
+        self._voice = voice
+        self._listener = listener
+        self._end: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
+        self._open = asyncio.Event()
+        self._track: MediaStreamTrack | None = None
+        self._tracked = asyncio.Event()
+        self._microphone = Microphone(voice)
+        self.pc: RTCPeerConnection | None = None
+        self.channel: Any = None
+        self.call_id = ""
+        self.audio_settings: dict[str, Any] = {}
+
+    async def open(self, session: Event) -> None:
+        info = await self._address.info()
+        servers = [_ice_server(told) for told in info.get("ice_servers", [])]
+        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        self.pc.on("track", self._on_track)
+        self.pc.on("connectionstatechange", self._on_state)
+        self.channel = self.pc.createDataChannel("oai-events")
+        self.channel.on("open", self._open.set)
+        self.channel.on("message", self._on_message)
+        self.channel.on("close", self._on_close)
+        self.pc.addTrack(self._microphone)
+        await self.pc.setLocalDescription(await self.pc.createOffer())
+        sdp, self.call_id = await self._address.offer(self.pc.localDescription.sdp, session)
+        await self.pc.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._open.wait()
+        except TimeoutError as error:
+            words = "The server answered, but no media connection opened; is UDP blocked?"
+            raise NoConnection(words) from error
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._hear()), group.create_task(self._check())]
+            end = await self._end
+            for task in tasks:
+                task.cancel()
+        raise end
+
+    async def send(self, event: Event) -> None:
+        if self.channel is None or self.channel.readyState != "open":
+            raise CallEnded("lost", "The connection is closed.")
+        self.channel.send(json.dumps(event))
+
+    async def add_item(self, item: Event) -> None:
+        event = {"type": "conversation.item.create", "item": item}
+        if len(json.dumps(event)) <= MAX_EVENT_BYTES:
+            await self.send(event)
+        else:
+            await self._address.add_item(self.call_id, item)
+
+    async def interrupt(self) -> None:
+        await self.send({"type": "output_audio_buffer.clear"})
+
+    async def close(self) -> None:
+        self._microphone.stop()
+        if self.call_id and not self._end.done():
+            await self._address.hang_up(self.call_id)
+        if self.pc is not None:
+            await self.pc.close()
+
+    def _finish(self, reason: str, message: str) -> None:
+        if not self._end.done():
+            self._end.set_result(CallEnded(reason, message))
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio":
+            self._track = track
+            self._tracked.set()
+
+    def _on_state(self) -> None:
+        if self.pc is not None and self.pc.connectionState in ("failed", "closed"):
+            self._finish("lost", "The connection was lost.")
+
+    def _on_close(self) -> None:
+        self._finish("lost", "The connection was closed.")
+
+    def _on_message(self, text: str) -> None:
+        event = json.loads(text)
+        self._listener.event(event)
+        if event.get("type") == "session.ended":
+            self._finish(str(event.get("reason")), str(event.get("message")))
+
+    async def _hear(self) -> None:
+        await self._tracked.wait()
+        assert self._track is not None
+        resampler = Resampler(RATE)
+        while True:
+            try:
+                frame = await self._track.recv()
+            except MediaStreamError:
+                return
+            if isinstance(frame, AudioFrame) and len(pcm := resampler.feed(frame)):
+                self._listener.sound(pcm)
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            try:
+                await self._address.check(self.call_id)
+            except CallEnded as end:
+                self._finish(end.reason, str(end))
+                return
+
+
+class Microphone(MediaStreamTrack):
+    """Says what the voice has, silence otherwise, 20 ms at a time on an absolute clock."""
+
+    kind = "audio"
+
+    def __init__(self, voice: Voice) -> None:
+        super().__init__()
+        self._voice = voice
+        self._start: float | None = None
+        self._pts = 0
+
+    async def recv(self) -> AudioFrame:
+        if self.readyState != "live":
+            raise MediaStreamError
+        loop = asyncio.get_running_loop()
+        if self._start is None:
+            self._start = loop.time()
+        await asyncio.sleep(max(0.0, self._start + self._pts / RATE - loop.time()))
+        frame = frame_of(self._voice.take(FRAME), RATE, self._pts)
+        self._pts += FRAME
+        return frame
+
+
+def _ice_server(told: dict[str, Any]) -> RTCIceServer:
+    return RTCIceServer(told["urls"], told.get("username"), told.get("credential"))
