@@ -67,7 +67,7 @@ async def elsewhere() -> AsyncIterator[str]:
         )
 
     app = web.Application()
-    app.router.add_get("/", page)
+    app.router.add_get("/{any:.*}", page)
     runner = web.AppRunner(app)
     await runner.setup()
     try:
