@@ -156,6 +156,32 @@ class CallsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 64
 
 
+class ChatConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests to /v1/chat/completions and /v1/audio."""
+
+    slots: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=256,
+            description="Requests an engine serves at once, beside its calls; 0: none.",
+        ),
+    ] = 2
+    max_queue: Annotated[
+        int, Meta(ge=0, le=1_000, description="Requests that may wait for one of these slots.")
+    ] = 32
+    wait_s: Annotated[float, Meta(gt=0, le=300, description="Longest wait for a slot, s.")] = 20.0
+    max_per_remote: Annotated[
+        int,
+        Meta(ge=1, le=1_000, description="Requests from one address, those that wait included."),
+    ] = 32
+    max_duration_s: Annotated[float, Meta(gt=0, le=3_600, description="Longest answer, s.")] = 600.0
+    models: Annotated[
+        tuple[str, ...],
+        Meta(description="Further names of the model, for clients that ask for one of theirs."),
+    ] = ()
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Logging. INFO never holds keys, speech or SDP."""
 
@@ -183,6 +209,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     minicpmo: MiniCpmoConfig = MiniCpmoConfig()
     media: MediaConfig = MediaConfig()
     calls: CallsConfig = CallsConfig()
+    chat: ChatConfig = ChatConfig()
     log: LogConfig = LogConfig()
 
     @property

@@ -13,8 +13,9 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from server.front.front import Front
+from server.front.sound_packer import SoundPacker
 from server.front.telemetry import Telemetry
-from signaling.http import calls, whip
+from signaling.http import calls, chat, whip
 from signaling.http.auth import Authenticator, install, require
 from signaling.http.httperrors import json_error
 from signaling.http.ice_servers import IceServers
@@ -96,17 +97,9 @@ async def take_no_packed_bodies(request: web.Request, handler: Handler) -> web.S
     return json_error(415, message, code="unsupported_media_type")
 
 
-@web.middleware
-async def secure(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Add the security headers to every answer."""
-    try:
-        response = await handler(request)
-    except web.HTTPException as error:
-        # aiohttp's own 404 and 405 are raised, not returned.
-        error.headers.update(SECURITY_HEADERS)
-        raise
+async def secure(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the security headers to every answer, before its head is sent."""
     response.headers.update(SECURITY_HEADERS)
-    return response
 
 
 def _json(data: Any, status: int = 200) -> web.Response:
@@ -181,12 +174,12 @@ def build(
     """The application; it owns nothing that outlives a request."""
     app = web.Application(
         middlewares=[
-            secure,
             take_no_packed_bodies,
             proxied(proxies or TrustedProxies()),
             explain(auth),
         ]
     )
+    app.on_response_prepare.append(secure)
     install(app, auth)
     assets = load_assets()
     for path, name in PAGES.items():
@@ -197,5 +190,6 @@ def build(
         app.router.add_get("/favicon.ico", _serve(assets["favicon.svg"]))
     Operations(front, telemetry, info).add_to(app)
     calls.add_routes(app, front, auth)
+    chat.add_chat_routes(app, front.chats, auth, SoundPacker().pack)
     whip.add_routes(app, front, auth, ice_servers or IceServers())
     return app

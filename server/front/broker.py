@@ -25,17 +25,31 @@ class Waiting(NamedTuple):
 
 
 class _Engine:
-    def __init__(self, address: EngineAddress, slots: int) -> None:
+    def __init__(self, address: EngineAddress, slots: int, chat_slots: int) -> None:
         self.address = address
-        self.slots = slots
-        self.capacity = slots
-        """What it can serve at its present pace; never more than its slots."""
+        self.slots = slots - chat_slots
+        """Of calls; those of chats are beside them."""
+        self.chat_slots = chat_slots
+        self.pace = slots
+        """Sessions of both kinds that it can serve as it goes now."""
         self.leases: set[str] = set()
+        self.chats: set[str] = set()
+
+    @property
+    def capacity(self) -> int:
+        """Calls that it can serve at its present pace; never more than its slots."""
+        return max(0, min(self.slots, self.pace - len(self.chats)))
 
     @property
     def free(self) -> int:
         """Calls that it may be given; negative when it has more than it can serve."""
         return self.capacity - len(self.leases)
+
+    @property
+    def free_for_chats(self) -> int:
+        """Chats that it may be given: none while its sessions are as many as it keeps up with."""
+        paced = self.pace - len(self.leases) - len(self.chats)
+        return min(self.chat_slots - len(self.chats), paced)
 
 
 class Broker:
@@ -70,6 +84,20 @@ class Broker:
     @property
     def used(self) -> int:
         return sum(len(engine.leases) for engine in self._engines.values())
+
+    @property
+    def chat_slots(self) -> int:
+        return sum(engine.chat_slots for engine in self._engines.values())
+
+    @property
+    def has_chat_slot(self) -> bool:
+        """Whether `lease_chat` would give one now."""
+        return any(engine.free_for_chats > 0 for engine in self._engines.values())
+
+    @property
+    def chats(self) -> int:
+        """Chats that hold a slot."""
+        return sum(len(engine.chats) for engine in self._engines.values())
 
     @property
     def max_queue(self) -> int:
@@ -123,10 +151,30 @@ class Broker:
         """The queue, in order."""
         return [self._waiting(position) for position in range(1, len(self._queue) + 1)]
 
-    def engine_up(self, address: EngineAddress, slots: int, start_s: float | None = None) -> None:
-        """An engine is ready, after a start of `start_s`."""
+    def lease_chat(self, chat_id: str) -> EngineAddress | None:
+        """A slot of those that calls never get; None while there is none."""
+        engine = max(self._engines.values(), key=lambda e: e.free_for_chats, default=None)
+        if engine is None or engine.free_for_chats <= 0:
+            return None
+        engine.chats.add(chat_id)
+        return engine.address
+
+    def release_chat(self, chat_id: str) -> None:
+        for engine in self._engines.values():
+            engine.chats.discard(chat_id)
+
+    def engine_up(
+        self,
+        address: EngineAddress,
+        slots: int,
+        start_s: float | None = None,
+        chat_slots: int = 0,
+    ) -> None:
+        """An engine is ready, after a start of `start_s`; `chat_slots` of its slots are kept for
+        chats.
+        """
         self._start_s = start_s
-        self._engines[address.name] = _Engine(address, slots)
+        self._engines[address.name] = _Engine(address, slots, chat_slots)
 
     def set_capacity(self, name: str, capacity: int) -> bool:
         """An engine tells how many it can serve now; whether calls that wait can be given slots.
@@ -136,7 +184,7 @@ class Broker:
         engine = self._engines.get(name)
         if engine is None:
             return False
-        engine.capacity = max(0, min(engine.slots, capacity))
+        engine.pace = capacity
         return bool(self._queue) and engine.free > 0
 
     def engine_down(self, name: str) -> list[str]:

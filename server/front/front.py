@@ -13,7 +13,9 @@ from typing import Any
 from msgspec import Struct
 
 from engine.ipc.patience import patiently
+from engine.ipc.protocol import Welcome
 from engine.ipc.supervision import EngineStats, Progress, WorkerGone
+from server.config import ChatConfig
 from server.control import (
     AssignEngine,
     CallConnected,
@@ -34,6 +36,7 @@ from server.control import (
 )
 from server.endings import Endings
 from server.front.broker import Broker, Waiting
+from server.front.chats import ChatDesk
 from server.front.ice_updates import IceUpdates
 from server.front.setups import room_for
 from server.front.supervisor import Observer, Supervised, Supervisor
@@ -108,10 +111,16 @@ class Front(Observer):
         max_queue: int,
         max_per_remote: int,
         max_connecting: int,
+        chat: ChatConfig | None = None,
+        call_slots: int = 0,
         show: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        chat = chat or ChatConfig(slots=0)
         self.broker = Broker(max_queue, clock)
+        self.chats = ChatDesk(self.broker, chat, self.welcomes, self._assign, clock)
+        self._chat_slots = chat.slots
+        self._call_slots = call_slots
         self.calls: dict[str, FrontCall] = {}
         self.engine_stats: dict[str, EngineStats] = {}
         self.worker_stats: dict[str, WorkerStats] = {}
@@ -143,6 +152,11 @@ class Front(Observer):
         ready = {c.spec.role for c in self.supervisor.children.values() if c.state == "ready"}
         return not self._is_draining and ready == {"worker", "engine"}
 
+    def welcomes(self) -> list[Welcome]:
+        """What the engines that are ready can do."""
+        ready = (child.ready for child in self.supervisor.children.values())
+        return [said.welcome for said in ready if said is not None and said.welcome is not None]
+
     def starting(self) -> Starting | None:
         """How far the engines are, by the one that was begun first; None when one is ready."""
         engines = [c for c in self.supervisor.children.values() if c.spec.role == "engine"]
@@ -153,6 +167,7 @@ class Front(Observer):
     def drain(self) -> None:
         """Take no more calls."""
         self._is_draining = True
+        self.chats.drain()
 
     # ------------------------------------------------------ signaling.http.calls.CallService
 
@@ -275,8 +290,12 @@ class Front(Observer):
         if child.spec.role == "engine" and ready.welcome is not None:
             address = EngineAddress(child.spec.name, ready.endpoint)
             start_s = self._clock() - child.started_at
-            self.broker.engine_up(address, ready.welcome.slots, start_s)
+            slots = ready.welcome.slots
+            # An engine may have room for fewer than it was asked for: calls come first.
+            chat_slots = max(0, min(self._chat_slots, slots - self._call_slots))
+            self.broker.engine_up(address, slots, start_s, chat_slots)
             self._assign()
+            self.chats.queue.pump()
 
     def down(self, child: Supervised, reason: str) -> None:
         self._show(f"{child.spec.name}: {reason}")
@@ -291,6 +310,7 @@ class Front(Observer):
         self.engine_stats.pop(child.spec.name, None)
         self.broker.engine_down(child.spec.name)
         self._assign()
+        self.chats.engine_down(child.endpoint, reason)
         for worker in self.supervisor.children.values():
             if worker.spec.role == "worker" and child.endpoint:
                 self.supervisor.send(worker, EngineDown(child.endpoint, reason))
@@ -316,6 +336,7 @@ class Front(Observer):
                 self.engine_stats[child.spec.name] = message
                 if self.broker.set_capacity(child.spec.name, message.capacity):
                     self._assign()
+                self.chats.queue.pump()
             case WorkerStats():
                 self._counted(child.spec.name, message)
 

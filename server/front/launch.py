@@ -107,7 +107,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
                     endpoint=f"ipc://{folder}/{name}.{generation}",
                     control=control,
                     secret=secret,
-                    slots=config.engine.slots,
+                    slots=config.engine.slots + config.chat.slots,
                     gpu=index if config.engine.count > 1 else None,
                     model=config.engine.model,
                     script=config.engine.script,
@@ -178,6 +178,8 @@ class Launch:
             max_queue=config.calls.max_queue,
             max_per_remote=config.calls.max_per_remote,
             max_connecting=config.calls.max_connecting,
+            chat=config.chat,
+            call_slots=config.engine.slots,
             show=self._show,
         )
         control = f"ipc://{folder.path}/control"
@@ -233,9 +235,11 @@ class Launch:
                         self._announce(supervisor, connections.port), name="announce"
                     ),
                 ]
+                chats = tasks.create_task(front.chats.run(), name="chats")
                 await self._stop.wait()
                 self._show(f"stopping; telling {len(front.calls)} open calls")
                 front.drain()
+                chats.cancel()
                 await supervisor.stop(STOP_GRACE_S)
                 for task in running:
                     task.cancel()

@@ -56,6 +56,12 @@ class Telemetry(Collector):
                 "used": self._front.broker.used,
                 "capacity": self._front.broker.capacity,
             },
+            "chats": {
+                "slots": self._front.broker.chat_slots,
+                "used": self._front.broker.chats,
+                "waiting": self._front.chats.queue.num_waiting,
+                "served": self._front.chats.served_total,
+            },
             "engines": self._engines(),
             "connections": self.connections() if self.connections is not None else {},
         }
@@ -165,6 +171,13 @@ class Telemetry(Collector):
         slots.add_metric(["used"], front.broker.used)
         slots.add_metric(["free"], front.broker.slots - front.broker.used)
         yield slots
+        yield CounterMetricFamily(
+            "omnicall_chats_served", "Chats answered.", value=front.chats.served_total
+        )
+        chats = GaugeMetricFamily("omnicall_chats", "Chats under way.", labels=["state"])
+        chats.add_metric(["answered"], front.broker.chats)
+        chats.add_metric(["waiting"], front.chats.queue.num_waiting)
+        yield chats
         if self.connections is not None:
             yield from _connection_metrics(self.connections())
         yield from self._process_metrics()

@@ -10,6 +10,7 @@ EXPOSED_HEADERS = (
     "ETag",
     "Link",
     "Retry-After",
+    "Omnicall-Ignored",
     # By this one @eyevinn/whip-web-client learns whether it may trickle.
     "Access-Control-Allow-Methods",
 )

@@ -14,7 +14,7 @@ from signaling.http.httperrors import busy_response, error_response, json_error,
 
 logger = logging.getLogger(__name__)
 
-Endpoint = Callable[[web.Request], Awaitable[web.Response]]
+Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def add_resource(
@@ -32,7 +32,8 @@ def add_resource(
     """
     methods = (*endpoints, hdrs.METH_OPTIONS)
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response: web.StreamResponse
         if request.method == hdrs.METH_OPTIONS:
             response = preflight(request, auth, methods, announced)
             if options is not None:
@@ -43,7 +44,8 @@ def add_resource(
             response = wrong_method(methods)
         else:
             response = await _answer(endpoint, request)
-        add_cors(request, response, auth)
+        if not response.prepared:
+            add_cors(request, response, auth)
         return response
 
     app.router.add_resource(path).add_route(hdrs.METH_ANY, handle, expect_handler=_expect)
@@ -53,7 +55,7 @@ async def _expect(request: web.Request) -> None:
     """Let the body come when it is read, not before the key was looked at (`read_body`)."""
 
 
-async def _answer(endpoint: Endpoint, request: web.Request) -> web.Response:
+async def _answer(endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
     try:
         return await endpoint(request)
     except ClientLeft as error:
@@ -64,9 +66,7 @@ async def _answer(endpoint: Endpoint, request: web.Request) -> web.Response:
     except NoFreeSlot as error:
         return busy_response(error)
     except TimeoutError:
-        return json_error(
-            504, "The call was not answered in time.", type="server_error", code="timeout"
-        )
+        return json_error(504, "It was not answered in time.", type="server_error", code="timeout")
     except Exception:
         logger.exception("%s %s failed", request.method, request.rel_url.path)
         return json_error(500, "Internal error.", type="server_error", code="internal_error")

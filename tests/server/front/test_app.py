@@ -192,7 +192,7 @@ async def test_everything_that_the_pages_load_is_served(start: Start) -> None:
         "/static/..%2f..%2fetc/passwd",
         "/static/",
         "/web/index.html",
-        "/v1/models",
+        "/v1/embeddings",
     ],
 )
 async def test_what_is_not_there_is_404_with_the_security_headers(start: Start, path: str) -> None:

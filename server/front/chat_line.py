@@ -1,0 +1,184 @@
+"""One chat request at its engine: what is sent there, and what comes of the answer. Front."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from engine.ipc import protocol as p
+from engine.ipc.engine_client import EngineSessionLink
+from engine.ipc.item_chunks import cut
+from server.worker.item_mapping import for_engine
+from signaling.chat.answer import (
+    CallPiece,
+    ChatPiece,
+    ChatUsage,
+    Ended,
+    FinishReason,
+    Sounding,
+    Wording,
+)
+from signaling.chat.messages import OrderedItem
+from signaling.errors import ProtocolError
+
+PIECE_PAUSE_S = 0.002
+"""Between pieces of large items, so that the engine's loop gets to its sound: 128 MB/s at most."""
+MAX_WAITING = 20_000
+"""Pieces that nobody has taken: an answer in words has fewer, sound is paced by what was taken."""
+TOO_LONG = frozenset(("recording_cut", "video_cut"))
+"""Warnings that not the whole of a file is used."""
+REQUEST = "chat"
+
+
+def server_failed(message: str, code: str = "engine_failed", status: int = 503) -> ProtocolError:
+    """What is not the client's fault."""
+    return ProtocolError(message, code=code, type="server_error", status=status)
+
+
+class ChatLine:
+    """Implements `signaling.http.chat.AnswerStream` over a session of an engine."""
+
+    def __init__(self, session: str, *, one_call: bool) -> None:
+        self._session = session
+        self._places: list[str] = []
+        """Where each item stands in the request."""
+        self._one_call = one_call
+        self._link: EngineSessionLink | None = None
+        self._pieces: deque[ChatPiece] = deque()
+        self._came = asyncio.Event()
+        self._fault: ProtocolError | None = None
+        self._epoch = 0
+        self._stopped_as: FinishReason | None = None
+        self._has_calls = False
+
+    async def ask(
+        self, link: EngineSessionLink, items: tuple[OrderedItem, ...], modality: p.Modality
+    ) -> None:
+        """Put the items into the conversation and have it answered; raises ProtocolError."""
+        self._link = link
+        self._places = [ordered.where for ordered in items]
+        for index, ordered in enumerate(items):
+            message = for_engine(self._session, f"item_{index}", ordered.item)
+            if isinstance(message, p.ItemIn) and _has_files(message):
+                await self._send_cut(message, ordered.where)
+            else:
+                self._send(message)
+        self._send(p.CreateResponse(self._session, modalities=(modality,), request=REQUEST))
+
+    async def next(self) -> ChatPiece:
+        """Wait for the next piece; raises ProtocolError where the answer fails."""
+        while not self._pieces:
+            if self._fault is not None:
+                raise self._fault
+            self._came.clear()
+            await self._came.wait()
+        return self._pieces.popleft()
+
+    def heard(self, samples: int) -> None:
+        """The client has been sent so much of the sound: the engine goes on from there."""
+        self._send(p.Heard(self._session, self._epoch, samples))
+
+    def stop(self, reason: FinishReason) -> None:
+        """Have the engine end the answer here; `Ended` follows, no more words or sound do."""
+        if self._stopped_as is None:
+            self._stopped_as = reason
+            self._pieces = deque(piece for piece in self._pieces if isinstance(piece, Ended))
+            self._send(p.CancelResponse(self._session, self._epoch))
+
+    def gone(self, reason: str) -> None:
+        """The engine is lost."""
+        self._fail(server_failed(f"The engine is gone: {reason}.", "engine_unavailable"))
+
+    def take(self, message: p.FromEngine) -> None:
+        """A message of the engine."""
+        match message:
+            case p.ResponseStarted():
+                self._epoch = message.epoch
+            case p.TextOut(text=text) if text:
+                self._add(Wording(text))
+            case p.AudioOut(pcm=pcm) if pcm:
+                self._add(Sounding(pcm))
+            case p.FunctionCallOut():
+                self._called(message)
+            case p.ResponseDone():
+                self._done(message)
+            case _:
+                self._take_trouble(message)
+
+    def _take_trouble(self, message: p.FromEngine) -> None:
+        match message:
+            case p.RequestRefused(code=code, reason=reason):
+                self._fail(server_failed(f"No answer: {reason}.", code))
+            case p.PartLeftOut(item=item, part=part, reason=reason):
+                where = f"{self._where(item)}.content.{part}"
+                told = f"{where}: {reason}."
+                self._fail(ProtocolError(told, code="unsupported_content", param=where))
+            case p.SessionWarning(code=code, message=told) if code in TOO_LONG:
+                self._fail(ProtocolError(f"messages: {told}.", code="too_long", param="messages"))
+            case p.SessionWarning(code="bad_item" | "overloaded" as code, message=told):
+                self._fail(server_failed(f"No answer: {told}.", code))
+            case p.SessionEnded(reason="context_limit"):
+                told = "The messages are longer than the model's context."
+                self._fail(ProtocolError(told, code="context_length_exceeded", param="messages"))
+            case p.SessionEnded(message=told):
+                self._fail(server_failed(f"The engine ended the session: {told or 'no reason'}."))
+
+    def _called(self, message: p.FunctionCallOut) -> None:
+        if self._stopped_as is not None:
+            return
+        self._has_calls = True
+        self._add(CallPiece(message.call_id, message.name, message.arguments, message.last))
+        if message.last and self._one_call:
+            self._stopped_as = "tool_calls"
+            self._send(p.CancelResponse(self._session, self._epoch))
+
+    def _done(self, message: p.ResponseDone) -> None:
+        usage = ChatUsage(message.input_tokens, message.output_tokens)
+        if self._stopped_as is not None:
+            self._put(Ended(self._stopped_as, usage))
+        elif message.status == "completed":
+            self._put(Ended("tool_calls" if self._has_calls else "stop", usage))
+        elif message.status == "incomplete":
+            self._put(Ended("length", usage))
+        else:
+            told = f"The answer failed: {message.reason or message.status}."
+            self._fail(server_failed(told, "response_failed", 500))
+
+    def _add(self, piece: ChatPiece) -> None:
+        if self._stopped_as is not None:
+            return
+        if len(self._pieces) >= MAX_WAITING:
+            self._fail(server_failed("The answer is not read.", "too_slow"))
+        else:
+            self._put(piece)
+
+    def _put(self, piece: ChatPiece) -> None:
+        self._pieces.append(piece)
+        self._came.set()
+
+    def _fail(self, fault: ProtocolError) -> None:
+        if self._fault is None:
+            self._fault = fault
+            self._came.set()
+
+    def _where(self, item_id: str) -> str:
+        return self._places[int(item_id.removeprefix("item_"))]
+
+    def _send(self, message: p.Message) -> None:
+        if self._link is not None and not self._link.send(message):
+            self._fail(server_failed("The engine does not keep up.", "engine_unavailable"))
+
+    async def _send_cut(self, item: p.ItemIn, where: str) -> None:
+        try:
+            pieces = await asyncio.to_thread(cut, item)
+        except ValueError as error:
+            raise ProtocolError(
+                f"{where}: {error}.", code="too_large", param=where, status=413
+            ) from None
+        for piece in pieces:
+            self._send(piece)
+            await asyncio.sleep(PIECE_PAUSE_S)
+
+
+def _has_files(item: p.ItemIn) -> bool:
+    return any(not isinstance(part, p.TextPart) for part in item.parts)
