@@ -6,6 +6,7 @@ import ctypes
 import re
 from collections.abc import Callable
 from ctypes import POINTER, c_char, c_char_p, c_int, c_short, c_ubyte, c_uint, c_void_p
+from typing import Any
 
 import espeakng_loader
 import numpy as np
@@ -114,11 +115,11 @@ class Espeak:
         self._lib.espeak_SetParameter(PARAM_VOLUME, VOLUME, 0)
         self._settings = (voice, rate_wpm)
 
-    def _on_audio(self, samples: object, count: int, events: object) -> int:
+    def _on_audio(self, samples: Any, count: int, events: object) -> int:
         # Runs inside espeak_Synth; returning 1 ends it.
         if samples and count > 0:
-            array = np.ctypeslib.as_array(samples, (count,))
-            self._chunks.append(array.copy())
+            # `np.ctypeslib.as_array` makes a type for each count, and types are never freed.
+            self._chunks.append(np.frombuffer(ctypes.string_at(samples, 2 * count), np.int16))
         index = 0
         while (event := events[index]).type != EVENT_END_OF_LIST:  # type: ignore[index]
             if event.type == EVENT_WORD:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -43,6 +44,11 @@ async def test_sound_begins_and_ends_without_waiting(voice: Synthesiser) -> None
     assert len(pcm) - loud[-1] < 24 * 60
 
 
+def types_alive() -> int:
+    gc.collect()
+    return sum(isinstance(found, type) for found in gc.get_objects())
+
+
 async def test_words_are_complete_and_in_time(voice: Synthesiser) -> None:
     text = "Count: 1,234 café “quoted” words! "
     speech = await speak(voice, text)
@@ -61,6 +67,14 @@ async def test_speed_and_pause_change_the_length(voice: Synthesiser) -> None:
     # The library speaks the same text a few samples longer or shorter each time.
     added = len(paused.pcm) - len((await speak(voice, text)).pcm)
     assert added == pytest.approx(12_000, abs=60)
+
+
+async def test_speech_of_ever_new_lengths_leaves_no_types_behind(voice: Synthesiser) -> None:
+    await speak(voice, "one")
+    before = types_alive()
+    for count in range(2, 12):
+        await speak(voice, " ".join(["one"] * count))
+    assert types_alive() == before
 
 
 async def test_signs_alone_are_silent(voice: Synthesiser) -> None:
