@@ -29,6 +29,14 @@ class PlaceCall(Message, frozen=True):
     remote: str
 
 
+class PlaceStream(Message, frozen=True):
+    """Expect the WebSocket of a new session (`server.handover`); answered by `StreamPlaced`."""
+
+    call_id: str
+    session: SessionSettings
+    remote: str
+
+
 class AssignEngine(Message, frozen=True):
     """The call's turn has come; only connected calls are told so."""
 
@@ -89,8 +97,14 @@ class CallPlaced(Message, frozen=True):
     sdp: str
 
 
+class StreamPlaced(Message, frozen=True):
+    """Its socket may be handed over."""
+
+    call_id: str
+
+
 class CallConnected(Message, frozen=True):
-    """ICE and DTLS are done: the call needs an engine from now on. Said once."""
+    """Its client is there: the call needs an engine from now on. Said once."""
 
     call_id: str
 
@@ -173,6 +187,7 @@ class WorkerStats(Message, frozen=True):
 
 ToWorker = (
     PlaceCall
+    | PlaceStream
     | AssignEngine
     | QueuePosition
     | PassPiece
@@ -186,6 +201,7 @@ ToWorker = (
 )
 FromWorker = (
     CallPlaced
+    | StreamPlaced
     | CallRefused
     | CallConnected
     | ItemAdded

@@ -30,11 +30,16 @@ Option = (
 )
 
 
-class AudioFormat(msgspec.Struct, frozen=True):
-    """Accepted for compatibility: over WebRTC the sound is always Opus."""
+class AudioFormat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of sound in messages; over WebRTC it is always Opus."""
 
-    type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
-    rate: Annotated[int, Meta(ge=8000, le=48000)] | None = 24000
+    type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
+    rate: int | None = None
+    """Of PCM only: the others have one rate."""
+
+
+PCM = AudioFormat("audio/pcm", 24_000)
+_RATES = {"audio/pcm": 24_000, "audio/pcmu": 8_000, "audio/pcma": 8_000}
 
 
 class NoiseReduction(msgspec.Struct, frozen=True):
@@ -67,14 +72,14 @@ class SemanticVad(msgspec.Struct, frozen=True, tag_field="type", tag="semantic_v
 
 
 class AudioInputSettings(msgspec.Struct, frozen=True):
-    format: AudioFormat = AudioFormat()
+    format: AudioFormat = PCM
     noise_reduction: NoiseReduction | None = None
     transcription: Transcription | None = None
     turn_detection: ServerVad | SemanticVad | None = SemanticVad()
 
 
 class AudioOutputSettings(msgspec.Struct, frozen=True):
-    format: AudioFormat = AudioFormat()
+    format: AudioFormat = PCM
     voice: Name | dict[str, Any] = "default"
     speed: Annotated[float, Meta(ge=0.25, le=1.5)] = 1.0
 
@@ -120,6 +125,8 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
         are ignored. Raises ProtocolError with param "session.…" for the first invalid member.
         """
         merged = _merge(msgspec.to_builtins(self), update)
+        for direction in ("input", "output"):
+            _settle_format(merged.get("audio"), direction)
         settings = convert(merged, SessionSettings, prefix="session")
         if len(json.dumps(settings.tools)) > MAX_TOOLS_BYTES:
             raise ProtocolError(
@@ -136,6 +143,22 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
             "expires_at": expires_at,
             **msgspec.to_builtins(self),
         }
+
+
+def _settle_format(audio: Any, direction: str) -> None:
+    """Give a format the one rate that its type has, as OpenAI's types want it told."""
+    half = audio.get(direction) if isinstance(audio, dict) else None
+    given = half.get("format") if isinstance(half, dict) else None
+    if not isinstance(half, dict) or not isinstance(given, Mapping):
+        return
+    rate = _RATES.get(str(given.get("type", "audio/pcm")))
+    where = f"session.audio.{direction}.format.rate"
+    if rate is not None and given.get("rate") not in (None, rate):
+        told = f"{where}: {given.get('type', 'audio/pcm')} has {rate} Hz here; allowed: {rate}."
+        raise ProtocolError(told, param=where)
+    settled = {"type": "audio/pcm"} | dict(given)
+    settled["rate"] = rate if settled["type"] == "audio/pcm" else None
+    half["format"] = settled
 
 
 _MERGED_OBJECTS = ("audio", "input", "output", "video", "engine")

@@ -8,13 +8,14 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from engine.ipc.patience import patiently
-from engine.ipc.protocol import Welcome
+from engine.ipc.protocol import Message, Welcome
 from engine.ipc.supervision import EngineStats, Progress, WorkerGone
+from server import handover
 from server.config import ChatConfig
 from server.control import (
     AssignEngine,
@@ -31,7 +32,9 @@ from server.control import (
     ItemAdded,
     ItemRefused,
     PlaceCall,
+    PlaceStream,
     QueuePosition,
+    StreamPlaced,
     WorkerStats,
 )
 from server.endings import Endings
@@ -41,7 +44,9 @@ from server.front.ice_updates import IceUpdates
 from server.front.setups import room_for
 from server.front.supervisor import Observer, Supervised, Supervisor
 from server.front.uploads import ItemDelivery
+from server.handover import SocketFor
 from signaling.errors import NoFreeSlot, ProtocolError
+from signaling.http.auth import Principal
 from signaling.http.calls import PlacedCall
 from signaling.http.trickle import IceAnswer
 from signaling.realtime.client_items import ItemCreate
@@ -88,12 +93,15 @@ class FrontCall:
         remote: str,
         callers: tuple[str, ...],
         now: float,
+        owner: str | None = None,
     ) -> None:
         self.call_id = call_id
         self.worker = worker
         self.remote = remote
         self.callers = callers
         """Whom it counts for; see `signaling.http.auth.Principal.callers`."""
+        self.owner = owner
+        """The id of the key that it was placed with."""
         self.since = now
         self.is_setting_up = True
         """Until it is connected, or given up."""
@@ -172,30 +180,91 @@ class Front(Observer):
     # ------------------------------------------------------ signaling.http.calls.CallService
 
     async def place(
-        self, sdp: str, session: SessionSettings, *, remote: str, callers: tuple[str, ...]
+        self,
+        sdp: str,
+        session: SessionSettings,
+        *,
+        remote: str,
+        callers: tuple[str, ...],
+        owner: str | None = None,
     ) -> PlacedCall:
         """Have a media worker answer the offer; the engine's slot is leased at the connection.
 
         Raises `NoFreeSlot` when full, `ProtocolError` for an offer that cannot be
         served, `TimeoutError` when the worker does not answer.
         """
+        call = await self._begin(remote, callers, owner)
+        tag = self._ice.begin(call.call_id)
+        answer = await self._placed(call, PlaceCall(call.call_id, sdp, session, remote))
+        return PlacedCall(call.call_id, answer, tag)
+
+    async def place_stream(
+        self,
+        session: SessionSettings,
+        *,
+        remote: str,
+        callers: tuple[str, ...],
+        owner: str | None = None,
+    ) -> str:
+        """Have a media worker expect a session's WebSocket; the id. Raises as `place`."""
+        call = await self._begin(remote, callers, owner)
+        await self._placed(call, PlaceStream(call.call_id, session, remote))
+        return call.call_id
+
+    def hand_over(
+        self,
+        call_id: str,
+        head: bytes,
+        descriptor: int,
+        *,
+        door: str,
+        role: Literal["primary", "sideband"],
+        tells_extensions: bool,
+    ) -> bool:
+        """Give a copy of a socket to the worker of a session; False if that is impossible."""
+        call = self.calls.get(call_id)
+        way = None if call is None else call.worker.handover
+        told = SocketFor(call_id, head, role, door, tells_extensions)
+        return way is not None and handover.send(way, told, descriptor)
+
+    def check_owner(self, call_id: str, principal: Principal) -> None:
+        """Raise `ProtocolError` unless there is such a call and the key may join it.
+
+        To a stranger's key it is as if there were none.
+        """
+        call = self.calls.get(call_id)
+        if call is None:
+            raise self.why_closed(call_id)
+        secret = f"secret:{principal.secret_id}"
+        if principal.is_ephemeral and secret not in call.callers:
+            raise ProtocolError(
+                "A client secret joins no call but its own.", code="forbidden", status=403
+            )
+        if principal.role != "admin" and principal.key_id != call.owner:
+            raise ProtocolError("There is no such call.", code="call_not_found", status=404)
+
+    async def _begin(self, remote: str, callers: tuple[str, ...], owner: str | None) -> FrontCall:
         await self._restarted_worker()
         worker = self._choose_worker()
         self._make_room(callers)
         call_id = f"rtc_{secrets.token_urlsafe(18)}"
         self.broker.offer(call_id)
-        call = self.calls[call_id] = FrontCall(call_id, worker, remote, callers, self._clock())
-        tag = self._ice.begin(call_id)
+        call = FrontCall(call_id, worker, remote, callers, self._clock(), owner)
+        self.calls[call_id] = call
+        return call
+
+    async def _placed(self, call: FrontCall, message: Message) -> str:
+        """Wait for the worker's answer."""
         try:
-            self.supervisor.send(worker, PlaceCall(call_id, sdp, session, remote))
+            self.supervisor.send(call.worker, message)
             answer = await patiently(call.placed, PLACE_TIMEOUT_S)
         except BaseException:
             call.placed.cancel()
-            self.supervisor.send(worker, HangUp(call_id, "not_answered"))
-            self._over(call_id, "not_answered")
+            self.supervisor.send(call.worker, HangUp(call.call_id, "not_answered"))
+            self._over(call.call_id, "not_answered")
             raise
         self.placed_total += 1
-        return PlacedCall(call_id, answer, tag)
+        return answer
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
         """Return whether there was such a call."""
@@ -317,8 +386,9 @@ class Front(Observer):
 
     def message(self, child: Supervised, message: Any) -> None:
         match message:
-            case CallPlaced():
-                self._answered(message.call_id, message.sdp)
+            case CallPlaced() | StreamPlaced():
+                sdp = message.sdp if isinstance(message, CallPlaced) else ""
+                self._answered(message.call_id, sdp)
             case CallRefused():
                 error = ProtocolError(
                     message.message, code=message.code, param=message.param, status=message.status

@@ -13,6 +13,7 @@ import hmac
 import logging
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from engine.ipc.patience import TICK_S, Patience
 from engine.ipc.protocol import Hello, Message, Ping, Pong
 from engine.ipc.supervision import Fatal, Progress, Ready, Shutdown, credential_parts
 from engine.ipc.transport import Listener
+from server import handover
 from server.front.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,8 @@ class Supervised:
         """When it began that."""
         self.is_ready = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
+        self.handover: socket.socket | None = None
+        """Takes sockets for it (`server.handover`); media workers only."""
 
     @property
     def link_name(self) -> str:
@@ -191,12 +195,7 @@ class Supervisor:
             f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
             f"from {child.spec.module} import main; main()"
         )
-        process = child.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-c", code, str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            # Its own session: Ctrl-C in the terminal reaches only the parent.
-            start_new_session=True,
-        )
+        process = child.process = await _start(child, code)
         child.pid = process.pid
         watch = asyncio.create_task(self._watch(child), name=f"watch {child.spec.name}")
         try:
@@ -232,6 +231,9 @@ class Supervisor:
 
     def _buried(self, child: Supervised) -> None:
         child.ready = child.progress = None
+        if child.handover is not None:
+            child.handover.close()
+            child.handover = None
         self._by_peer.pop(child.peer, None)
         self._listener.forget(child.peer)
         child.peer, child.secret, child.process, child.pid = b"", "", None, 0
@@ -282,3 +284,24 @@ class Supervisor:
                 pass
             case _:
                 self._observer.message(child, message)
+
+
+async def _start(child: Supervised, code: str) -> asyncio.subprocess.Process:
+    """Start the process; a media worker gets its end of the way that sockets take."""
+    arguments, passed = [str(os.getpid())], list[int]()
+    theirs: socket.socket | None = None
+    if child.spec.role == "worker":
+        child.handover, theirs = handover.pair()
+        passed.append(theirs.fileno())
+        arguments.append(str(theirs.fileno()))
+    try:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", code, *arguments),
+            stdin=asyncio.subprocess.PIPE,
+            # Its own session: Ctrl-C in the terminal reaches only the parent.
+            start_new_session=True,
+            pass_fds=passed,
+        )
+    finally:
+        if theirs is not None:
+            theirs.close()

@@ -77,7 +77,10 @@ class Conversation:
         self._appends: dict[str, tuple[ContextKind, Asker | None]] = {}
 
     def use(self, speaker: SpeechPlayout, *, is_sent_ahead: bool = False) -> None:
-        """Give the playout that speaks for this conversation; once, before any message."""
+        """Give the playout that speaks for this conversation; once, before any message.
+
+        `is_sent_ahead`: the client gets sound before its time, and says itself what it heard.
+        """
         self._speaker = speaker
         self.is_sent_ahead = is_sent_ahead
 

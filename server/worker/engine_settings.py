@@ -112,6 +112,7 @@ def abilities_of(welcome: Welcome) -> Abilities:
         delegates=welcome.delegates,
         answers_out_of_band=welcome.answers_out_of_band,
         transcribes=welcome.transcribes,
+        hears_in_units=welcome.unit_ms > 0,
         voices=welcome.voices,
         languages=welcome.languages,
         context_tokens=welcome.context_tokens,

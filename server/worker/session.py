@@ -23,7 +23,7 @@ from server.worker.commands import SessionCommands
 from server.worker.conversation import Conversation
 from server.worker.engine_links import EngineLinks
 from server.worker.engine_settings import abilities_of, engine_config, mode_of
-from server.worker.transport import Transport
+from server.worker.transport import Connection, Transport
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
 from signaling.session.core import Watcher
@@ -70,6 +70,8 @@ class CallSession:
         self._place_in_queue: tuple[int, float | None] | None = None
         self._line: EngineSessionLink | None = None
         self._transport: Transport | None = None
+        self.joined: set[Connection] = set()
+        """Connections beside the client's own."""
         self._is_piece_lost = False
         self._last_pts = 0
 
@@ -81,6 +83,16 @@ class CallSession:
     @property
     def turns(self) -> int:
         return self.conversation.turns.count
+
+    @property
+    def has_track(self) -> bool:
+        """Whether the client hears the answers over a track."""
+        return not self.conversation.is_sent_ahead
+
+    @property
+    def reason(self) -> str | None:
+        """Why the session ends; None while it goes on."""
+        return self._ended.result() if self._ended.done() else None
 
     @property
     def is_served(self) -> bool:
@@ -115,8 +127,11 @@ class CallSession:
         line, self._line = self._line, None
         if line is not None:
             await line.close()
+        connections: list[Connection] = [*self.joined]
+        self.joined.clear()
         if self._transport is not None:
-            await self._transport.close()
+            connections.append(self._transport)
+        await asyncio.gather(*(connection.close() for connection in connections))
 
     async def _serve(self) -> None:
         """Wait for an engine's slot and open the line to it."""
@@ -132,6 +147,8 @@ class CallSession:
         longest_s = self._config.calls.max_duration_s
         self.conversation.expires_at = int(time.time() + longest_s)
         self.transport.served()
+        for connection in tuple(self.joined):
+            connection.served()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tend(), name="tend")
             tasks.create_task(self._run_down(longest_s), name="duration")

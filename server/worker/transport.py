@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 
-class Transport(Protocol):
+class Connection(Protocol):
+    """A way to a session: its client's own, or one that joined it."""
+
+    def served(self) -> None:
+        """An engine serves the session."""
+
+    async def close(self) -> None:
+        """End the connection and free what it holds. Idempotent."""
+
+
+class Transport(Connection, Protocol):
     """Carries events and sound of one session, to and from its client."""
 
     @property
@@ -15,9 +25,6 @@ class Transport(Protocol):
     @property
     def is_reachable(self) -> bool:
         """Whether events may still arrive, also between the session's end and `close`."""
-
-    def served(self) -> None:
-        """An engine serves the session."""
 
     async def tend(self) -> None:
         """Look after what needs it about once a second."""
@@ -30,6 +37,3 @@ class Transport(Protocol):
 
     async def stats(self) -> list[dict[str, Any]]:
         """Return webrtc-stats objects."""
-
-    async def close(self) -> None:
-        """End the connection and free what it holds. Idempotent."""

@@ -6,7 +6,9 @@ import asyncio
 import gc
 import logging
 import os
+import socket
 import sys
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +21,7 @@ from engine.ipc.logs import log_to
 from engine.ipc.supervision import Ready
 from media.clock import Ticker
 from media.wallclock import measure_with_monotonic_clock
+from server import handover
 from server.config import Config, MediaConfig
 from server.control import (
     AddItem,
@@ -36,15 +39,20 @@ from server.control import (
     ItemRefused,
     PassPiece,
     PlaceCall,
+    PlaceStream,
     QueuePosition,
+    StreamPlaced,
     ToWorker,
     UpdateIce,
     WorkerConfig,
     WorkerStats,
 )
+from server.handover import SocketFor
 from server.worker.engine_links import EngineLinks
+from server.worker.joining import join
 from server.worker.peer_transport import PeerTransport
 from server.worker.session import CallSession
+from server.worker.stream_transport import StreamTransport
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
 
@@ -70,8 +78,12 @@ def ice_settings(media: MediaConfig) -> IceSettings:
 class Worker:
     """Owns the sessions of this process and what they share: the tick, engine links, threads."""
 
-    def __init__(self, told: WorkerConfig, config: Config) -> None:
+    def __init__(
+        self, told: WorkerConfig, config: Config, way: socket.socket | None = None
+    ) -> None:
+        """`way`: by which sockets come, see `server.handover`; None: none come."""
         self._config = config
+        self._way = way
         self._ice = ice_settings(config.media)
         self._child = Child(
             told.control, told.name, told.secret, inbound=ToWorker, on_message=self._receive
@@ -95,6 +107,10 @@ class Worker:
                 gc.collect()
                 # What is loaded now stays: collections need not look at it again.
                 gc.freeze()
+                if self._way is not None:
+                    asyncio.get_running_loop().add_reader(
+                        self._way.fileno(), self._sockets_come, self._way
+                    )
                 self._child.send(Ready(os.getpid()))
                 await self._child.stop.wait()
                 for session in self._sessions.values():
@@ -114,11 +130,8 @@ class Worker:
 
     def _receive(self, message: Any) -> None:
         match message:
-            case PlaceCall():
-                assert self._tasks is not None
-                task = self._tasks.create_task(self._call(message), name=message.call_id)
-                self._calls.add(task)
-                task.add_done_callback(self._calls.discard)
+            case PlaceCall() | PlaceStream():
+                self._start(self._call(message), message.call_id)
             case GetStats():
                 assert self._tasks is not None
                 self._tasks.create_task(self._report(message.n), name="stats")
@@ -162,7 +175,56 @@ class Worker:
             log.exception("ICE of call %s could not be updated", call_id)
             self._child.send(IceRefused(call_id, n, 500, "internal_error", "Internal error."))
 
-    async def _call(self, place: PlaceCall) -> None:
+    def _start(self, call: Coroutine[Any, Any, None], name: str) -> None:
+        assert self._tasks is not None
+        task = self._tasks.create_task(call, name=name)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _place(
+        self, session: CallSession, place: PlaceCall | PlaceStream
+    ) -> CallPlaced | StreamPlaced:
+        """Make the way to the client; raises as `signaling.peer.Peer.answer` does."""
+
+        def connected() -> None:
+            self._child.send(CallConnected(place.call_id))
+
+        if isinstance(place, PlaceStream):
+            StreamTransport(session, self._config, self._ticker, connected)
+            return StreamPlaced(place.call_id)
+        peer = PeerTransport(
+            *(session, self._config, self._ice, self._ticker, self._threads),
+            on_connected=connected,
+        )
+        return CallPlaced(place.call_id, await peer.answer(place.sdp))
+
+    def _sockets_come(self, way: socket.socket) -> None:
+        """Take the sockets that the front hands over."""
+        try:
+            while (handed := handover.receive(way)) is not None:
+                told, sock = handed
+                assert self._tasks is not None
+                self._tasks.create_task(self._accept(told, sock), name="accept")
+        except EOFError:
+            asyncio.get_running_loop().remove_reader(way.fileno())
+
+    async def _accept(self, told: SocketFor, sock: socket.socket) -> None:
+        session = self._sessions.get(told.call_id)
+        try:
+            if told.role == "sideband":
+                await join(session, sock, told)
+            elif session is not None and isinstance(session.transport, StreamTransport):
+                await session.transport.accept(sock, told)
+            else:
+                sock.close()
+        except OSError as error:
+            log.info("a connection to session %s came to nothing: %s", told.call_id, error)
+            sock.close()
+        except Exception:  # noqa: BLE001 - the boundary: one connection only
+            log.exception("a connection to session %s failed", told.call_id)
+            sock.close()
+
+    async def _call(self, place: PlaceCall | PlaceStream) -> None:
         """One call from its offer to its end; whatever happens, the front hears of the end."""
         assert self._links is not None
         reason, turns = "not_answered", 0
@@ -170,12 +232,7 @@ class Worker:
         try:
             session = CallSession(place.call_id, place.session, self._config, self._links)
             self._sessions[place.call_id] = session
-            peer = PeerTransport(
-                *(session, self._config, self._ice, self._ticker, self._threads),
-                on_connected=lambda: self._child.send(CallConnected(place.call_id)),
-            )
-            answer = await peer.answer(place.sdp)
-            self._child.send(CallPlaced(place.call_id, answer))
+            self._child.send(await self._place(session, place))
             reason = await session.run()
             turns = session.turns
         except ProtocolError as error:
@@ -199,7 +256,7 @@ class Worker:
                 gc.collect()
             self._child.send(CallEnded(place.call_id, reason, turns))
 
-    def _refuse(self, place: PlaceCall, error: ProtocolError) -> None:
+    def _refuse(self, place: PlaceCall | PlaceStream, error: ProtocolError) -> None:
         self._child.send(
             CallRefused(place.call_id, error.status, error.code, error.message, error.param)
         )
@@ -225,7 +282,9 @@ def _tell(session: CallSession, message: AssignEngine | QueuePosition | PassPiec
 
 
 def main() -> None:
-    """Entry of the child: the parent's pid is the argument, the configuration comes on stdin."""
+    """Entry of the child: the arguments are the parent's pid and the descriptor by which sockets
+    come, the configuration comes on stdin.
+    """
     die_with_parent(int(sys.argv[1]))
     go_before_parent(OOM_WORKER)
     measure_with_monotonic_clock()
@@ -233,7 +292,11 @@ def main() -> None:
     config = msgspec.json.decode(told.config, type=Config)
     log_to(told.name, config.log.level, config.log.file, config.log.max_mb)
 
+    way = socket.socket(fileno=int(sys.argv[2])) if len(sys.argv) > 2 else None
+    if way is not None:
+        way.setblocking(False)
+
     async def serve() -> None:
-        await Worker(told, config).run()
+        await Worker(told, config, way).run()
 
     uvloop.run(serve())

@@ -30,6 +30,8 @@ SECRET_MIN_S = 10
 SECRET_MAX_S = 7200
 SECRET_DEFAULT_S = 600
 MAX_SECRETS = 10_000
+KEY_PROTOCOL = "openai-insecure-api-key."
+"""A sub-protocol of WebSockets that brings a key, as OpenAI's clients in browsers send it."""
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -147,7 +149,7 @@ class Authenticator:
         """Return who sent the request, None for nobody known. Raises ProtocolError 401, 403."""
         if self.is_keyless:
             self._guard_loopback(request)
-        value = _bearer(request) or _page_key(request)
+        value = _bearer(request) or _protocol_key(request) or _page_key(request)
         if value is None:
             return Principal(role="admin") if self.is_keyless else None
         if value.startswith("ek_"):
@@ -271,6 +273,18 @@ async def _middleware(request: web.Request, handler: Handler) -> web.StreamRespo
 def _bearer(request: web.Request) -> str | None:
     scheme, _, value = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     return value.strip() if scheme.lower() == "bearer" and value.strip() else None
+
+
+def offered_protocols(request: web.Request) -> list[str]:
+    """The sub-protocols that a WebSocket client offers."""
+    offered = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, []))
+    return [name.strip() for name in offered.split(",") if name.strip()]
+
+
+def _protocol_key(request: web.Request) -> str | None:
+    # A browser can give a WebSocket no other header.
+    names = (name for name in offered_protocols(request) if name.startswith(KEY_PROTOCOL))
+    return next((name.removeprefix(KEY_PROTOCOL) for name in names), None) or None
 
 
 def _page_key(request: web.Request) -> str | None:

@@ -30,6 +30,8 @@ from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 
 CALLS_PATH = "/v1/realtime/calls"
+TELEPHONY = ("accept", "reject", "refer")
+"""What OpenAI has for calls by SIP."""
 SECRETS_PATH = "/v1/realtime/client_secrets"
 
 
@@ -46,11 +48,17 @@ class CallService(IceService, Protocol):
     """Places and ends calls; implemented by the front."""
 
     async def place(
-        self, sdp: str, session: SessionSettings, *, remote: str, callers: tuple[str, ...]
+        self,
+        sdp: str,
+        session: SessionSettings,
+        *,
+        remote: str,
+        callers: tuple[str, ...],
+        owner: str | None = None,
     ) -> PlacedCall:
         """Place a checked offer. Raises NoFreeSlot, ProtocolError, TimeoutError.
 
-        `callers` are whom it counts for, see `Principal.callers`.
+        `callers` are whom it counts for, see `Principal.callers`; `owner` is the id of its key.
         """
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
@@ -97,6 +105,7 @@ def add_routes(app: web.Application, service: CallService, auth: Authenticator) 
         (call_path + "/items", {hdrs.METH_POST: UploadEndpoint(service).add}),
         (SECRETS_PATH, {hdrs.METH_POST: api.create_secret}),
     ]
+    routes += [(f"{call_path}/{name}", {hdrs.METH_POST: api.refuse}) for name in TELEPHONY]
     for path, endpoints in routes:
         add_resource(app, path, auth, endpoints)
 
@@ -118,6 +127,7 @@ class _Api:
             session,
             remote=request.remote or "",
             callers=principal.callers(request.remote),
+            owner=principal.key_id,
         )
         return web.Response(
             status=201,
@@ -148,6 +158,15 @@ class _Api:
     async def _end(self, request: web.Request) -> None:
         if not await self._service.hang_up(request.match_info["call_id"], "hangup"):
             raise ProtocolError("There is no such call.", code="call_not_found", status=404)
+
+    async def refuse(self, request: web.Request) -> web.Response:
+        """Say that there are no calls by SIP, which alone are accepted, rejected and passed on."""
+        name = request.path.rpartition("/")[2]
+        raise ProtocolError(
+            f"{name} is for calls by SIP, which are not taken here; hangup ends a call.",
+            code="not_supported",
+            status=501,
+        )
 
     async def create_secret(self, request: web.Request) -> web.Response:
         principal = require(request)

@@ -71,6 +71,7 @@ class _Door:
             session,
             remote=request.remote or "",
             callers=principal.callers(request.remote),
+            owner=principal.key_id,
         )
         response = web.Response(
             status=201,

@@ -23,6 +23,8 @@ from signaling.settings import (
 from signaling.texts import decode_json
 
 MAX_INPUT_ITEMS = 128
+MAX_APPEND_CHARS = 20 * 1024 * 1024
+"""15 MiB of sound."""
 
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
@@ -95,6 +97,12 @@ class ResponseCancel(msgspec.Struct, frozen=True):
     event_id: EventId | None = None
 
 
+class InputAppend(msgspec.Struct, frozen=True):
+    audio: Annotated[str, Meta(max_length=MAX_APPEND_CHARS)]
+    """Base64, in the session's input format; only where sound has no track."""
+    event_id: EventId | None = None
+
+
 class InputBufferCommit(msgspec.Struct, frozen=True):
     event_id: EventId | None = None
 
@@ -115,6 +123,7 @@ ClientEvent = (
     | ItemTruncate
     | ResponseCreate
     | ResponseCancel
+    | InputAppend
     | InputBufferCommit
     | InputBufferClear
     | OutputBufferClear
@@ -127,6 +136,7 @@ _PLAIN: dict[str, type[ClientEvent]] = {
     "conversation.item.truncate": ItemTruncate,
     "response.create": ResponseCreate,
     "response.cancel": ResponseCancel,
+    "input_audio_buffer.append": InputAppend,
     "input_audio_buffer.commit": InputBufferCommit,
     "input_audio_buffer.clear": InputBufferClear,
     "output_audio_buffer.clear": OutputBufferClear,
@@ -135,7 +145,7 @@ CLIENT_EVENT_TYPES = (*_PLAIN, "conversation.item.create")
 
 
 def parse_client_event(text: str) -> ClientEvent:
-    """Parse one message of the data channel.
+    """Parse one message of a client.
 
     Raises ProtocolError carrying the client's event_id if it has one.
     """
@@ -159,12 +169,6 @@ def _parse(raw: dict[str, Any]) -> ClientEvent:
     if name is None:
         raise ProtocolError(
             "type: this field is required.", code="missing_required_parameter", param="type"
-        )
-    if name == "input_audio_buffer.append":
-        raise ProtocolError(
-            "input_audio_buffer.append is not for WebRTC: audio comes on the microphone track.",
-            code="unsupported_event",
-            param="type",
         )
     if name == "conversation.item.create":
         return parse_item_create(raw)

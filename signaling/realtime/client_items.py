@@ -178,7 +178,7 @@ def _file(url: str | None, kind: str, where: str) -> tuple[str, bytes]:
             "from the network.",
             param=where,
         )
-    data = _decoded(url[match.end() :], where)
+    data = decoded(url[match.end() :], where)
     if not data:
         raise ProtocolError(f"{where}: the file is empty.", param=where)
     return media_type, data
@@ -187,7 +187,7 @@ def _file(url: str | None, kind: str, where: str) -> tuple[str, bytes]:
 def _pcm(text: str | None, where: str) -> bytes:
     if text is None:
         raise _missing(where)
-    pcm = _decoded(text, where)
+    pcm = decoded(text, where)
     if len(pcm) % 2:
         raise ProtocolError(
             f"{where}: {len(pcm)} bytes are no whole number of 16-bit samples.", param=where
@@ -202,7 +202,8 @@ def _pcm(text: str | None, where: str) -> bytes:
     return pcm
 
 
-def _decoded(text: str, where: str) -> bytes:
+def decoded(text: str, where: str) -> bytes:
+    """What is in base64; raises ProtocolError."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

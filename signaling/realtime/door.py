@@ -10,11 +10,11 @@ from signaling.realtime import client_events as c
 from signaling.realtime import rendering
 from signaling.realtime import server_events as wire
 from signaling.realtime.client_events import parse_client_event
-from signaling.realtime.client_items import ItemCreate
+from signaling.realtime.client_items import ItemCreate, decoded
 from signaling.realtime.fitting import fitted
 from signaling.realtime.response_options import wish_of
 from signaling.session import events as ev
-from signaling.session.core import Asker, SessionCore
+from signaling.session.core import Asker, SessionCore, SoundPort
 
 EXTENSIONS = (wire.SessionQueued, wire.SessionWarningEvent, wire.SessionEndedEvent, wire.Metrics)
 
@@ -28,15 +28,18 @@ class RealtimeDoor:
         send: Callable[[str], object],
         *,
         max_message_bytes: Callable[[], int] = lambda: 0,
+        port: SoundPort | None = None,
         has_track: bool = True,
         tells_extensions: bool = True,
     ) -> None:
-        """`max_message_bytes`: what the client takes in one message; 0: any size. `has_track`: the
-        sound goes over a track of its own, so that events tell of its buffer.
+        """`max_message_bytes`: what the client takes in one message; 0: any size. `port`: the sound
+        goes with the messages. `has_track`: the client hears the answers over a track, so that
+        events tell of its buffer.
         """
         self._core = core
         self._send = send
         self._max_message_bytes = max_message_bytes
+        self._port = port
         self._has_track = has_track
         self._tells_extensions = tells_extensions
 
@@ -69,14 +72,34 @@ class RealtimeDoor:
                 core.create_response(wish_of(options, core.settings, core.abilities), by)
             case c.ResponseCancel():
                 core.cancel_response(event.response_id)
-            case c.InputBufferCommit():
-                core.commit_input(by)
-            case c.InputBufferClear():
-                core.clear_input()
+            case c.InputAppend() | c.InputBufferCommit() | c.InputBufferClear():
+                self._handle_input(event, by)
             case c.OutputBufferClear():
+                if not self._has_track:
+                    raise _not_here("output_audio_buffer.clear", "the client has the sound")
                 core.clear_output()
             case _:
                 self._handle_items(event)
+
+    def _handle_input(
+        self, event: c.InputAppend | c.InputBufferCommit | c.InputBufferClear, by: Asker
+    ) -> None:
+        match event:
+            case c.InputAppend():
+                if self._port is None:
+                    raise _not_here(
+                        "input_audio_buffer.append",
+                        "audio comes on the microphone track or the connection of the session",
+                    )
+                self._port.append(decoded(event.audio, "audio"))
+            case c.InputBufferCommit():
+                if self._port is not None:
+                    self._port.flush()
+                self._core.commit_input(by)
+            case c.InputBufferClear():
+                if self._port is not None:
+                    self._port.drop()
+                self._core.clear_input()
 
     def _handle_items(
         self, event: ItemCreate | c.ItemDelete | c.ItemRetrieve | c.ItemTruncate
@@ -114,6 +137,9 @@ class RealtimeDoor:
                 yield wire.SessionCreated(session=_session(event))
             case ev.SettingsChanged():
                 yield wire.SessionUpdated(session=_session(event))
+            case ev.SpeechReleased():
+                if self._port is not None and (sound := self._port.encode(event.pcm)):
+                    yield rendering.audio_delta(event, sound)
             case ev.ResponseAudible() | ev.PlayoutEnded():
                 if self._has_track:
                     yield from rendering.buffer_events(event)
@@ -128,6 +154,12 @@ class RealtimeDoor:
             return
         for text in fitted(event, self._max_message_bytes()):
             self._send(text)
+
+
+def _not_here(name: str, why: str) -> ProtocolError:
+    return ProtocolError(
+        f"{name} is not for this connection: {why}.", code="unsupported_event", param="type"
+    )
 
 
 def _session(event: ev.SessionReady | ev.SettingsChanged) -> dict[str, Any]:

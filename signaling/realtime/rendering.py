@@ -1,5 +1,6 @@
 """Each event of a session as the server events of OpenAI Realtime that tell it. Media worker."""
 
+import base64
 from collections.abc import Iterator
 from typing import Any, assert_never
 
@@ -165,6 +166,16 @@ def response_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
             yield from _output_ended(event)
         case ev.ResponseEnded():
             yield wire.ResponseDoneEvent(response=rendered_response(event.response))
+
+
+def audio_delta(event: ev.SpeechReleased, sound: bytes) -> wire.ServerEvent:
+    """Sound of an answer, as the client takes it."""
+    return wire.OutputAudioDelta(
+        response_id=event.response_id,
+        item_id=event.item_id,
+        output_index=event.index,
+        delta=base64.b64encode(sound).decode(),
+    )
 
 
 def buffer_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from signaling.errors import ProtocolError
 from signaling.session.events import SessionEvent
 from signaling.session.items import InputItem, Item
 from signaling.settings import Modality, SessionSettings
@@ -24,6 +25,32 @@ class Watcher(Protocol):
         """Pass an event on; `asked_as`: the client's name of the command that it answers, if this
         connection gave it.
         """
+
+
+class Door(Watcher, Protocol):
+    """What stands between a connection and the session: one protocol's words."""
+
+    def receive(self, text: str) -> None:
+        """Take one message of the client; raises nothing."""
+
+    def refuse(self, error: ProtocolError) -> None:
+        """Tell this client alone what it did wrong."""
+
+
+class SoundPort(Protocol):
+    """The way of sound that goes with a connection's messages, in the formats that are set."""
+
+    def append(self, data: bytes) -> None:
+        """Take sound of the user."""
+
+    def flush(self) -> None:
+        """What was appended is whole: the engine is to have all of it now."""
+
+    def drop(self) -> None:
+        """Forget what was appended and the engine does not have."""
+
+    def encode(self, pcm: bytes) -> bytes:
+        """Return 24 kHz PCM of an answer as it is sent."""
 
 
 class Asker(NamedTuple):
@@ -41,6 +68,8 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     delegates: bool = False
     answers_out_of_band: bool = False
     transcribes: bool = False
+    hears_in_units: bool = False
+    """It takes sound in units of real time, and skips what comes faster."""
     voices: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     context_tokens: int = 0

@@ -56,7 +56,13 @@ class FakeDesk:
         return None if tags else IceAnswer("a=ice-ufrag:ours\r\n", '"two"')
 
     async def place(
-        self, sdp: str, session: SessionSettings, *, remote: str, callers: tuple[str, ...]
+        self,
+        sdp: str,
+        session: SessionSettings,
+        *,
+        remote: str,
+        callers: tuple[str, ...],
+        owner: str | None = None,
     ) -> PlacedCall:
         assert remote
         if self.error is not None:

@@ -1,0 +1,56 @@
+"""Sockets on their way from the front to a media worker: descriptors by SCM_RIGHTS.
+
+The front accepts and checks a WebSocket; the worker speaks on it, so that the front does nothing
+for its messages (unix(7), "Ancillary messages").
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Literal
+
+import msgspec
+
+MAX_BYTES = 64 * 1024
+
+
+class SocketFor(msgspec.Struct, frozen=True):
+    """Whose socket it is. The handshake is not answered yet: `head` is the answer."""
+
+    call_id: str
+    head: bytes
+    role: Literal["primary", "sideband"] = "primary"
+    """A sideband joins a session that has a connection of its own."""
+    door: str = "realtime"
+    tells_extensions: bool = False
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The two ends of a way; messages stay whole."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setblocking(False)
+    return ends
+
+
+def send(way: socket.socket, told: SocketFor, descriptor: int) -> bool:
+    """Hand a copy of a descriptor over; False if the other side is gone or behind."""
+    try:
+        socket.send_fds(way, [msgspec.msgpack.encode(told)], [descriptor])
+    except OSError:
+        return False
+    return True
+
+
+def receive(way: socket.socket) -> tuple[SocketFor, socket.socket] | None:
+    """The next socket, which is the caller's to close; None if there is none yet.
+
+    Raises EOFError when the other side is gone.
+    """
+    try:
+        data, descriptors, _, _ = socket.recv_fds(way, MAX_BYTES, 1)
+    except BlockingIOError:
+        return None
+    if not data:
+        raise EOFError
+    return msgspec.msgpack.decode(data, type=SocketFor), socket.socket(fileno=descriptors[0])

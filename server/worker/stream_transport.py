@@ -1,0 +1,175 @@
+"""A session over a WebSocket: events and sound in the same messages, no tracks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from media.clock import Ticker
+from media.inputpace import InputPace
+from media.sentahead import SentAhead
+from media.wireformat import PCM, PCMA, PCMU, WireDecoder, WireEncoder, WireFormat
+from server.config import Config
+from server.handover import SocketFor
+from server.worker.session import CallSession
+from server.worker.websocket_connection import WebSocketConnection
+from signaling.settings import AudioFormat
+
+log = logging.getLogger(__name__)
+
+FORMATS: dict[str, WireFormat] = {"audio/pcm": PCM, "audio/pcmu": PCMU, "audio/pcma": PCMA}
+UNIT_SPEED = 1.0
+"""An engine that hears in units of real time skips what comes faster."""
+FAST_SPEED = 10.0
+TICKS_PER_LOOK = 5
+
+
+class StreamTransport:
+    """Owns the sound of one session in both directions, and its WebSocket."""
+
+    def __init__(
+        self,
+        session: CallSession,
+        config: Config,
+        ticker: Ticker,
+        on_connected: Callable[[], object],
+    ) -> None:
+        self._session = session
+        self._on_connected = on_connected
+        self._speech = SentAhead(listener=session.conversation)
+        session.conversation.use(self._speech, is_sent_ahead=True)
+        self._input = InputPace(session.hear, self._speed)
+        self._told_dropped = 0
+        self._decoder = WireDecoder(PCM)
+        self._encoder = WireEncoder(PCM)
+        self._connection: WebSocketConnection | None = None
+        self._ticks = 0
+        self._unsubscribe = ticker.subscribe(self._tick)
+        self._deadline = asyncio.get_running_loop().call_later(
+            config.calls.connect_deadline_s, lambda: session.end("connect_timeout")
+        )
+        session.carry(self)
+
+    async def accept(self, sock: socket.socket, told: SocketFor) -> None:
+        """Take the client's WebSocket; once."""
+        if self._connection is not None:
+            sock.close()
+            return
+        self._deadline.cancel()
+        self._connection = WebSocketConnection(
+            self._session, told, port=self, has_track=False, gone=self._session.end
+        )
+        await self._connection.open(sock)
+        log.info("session %s connected by a WebSocket", self._session.call_id)
+        self._on_connected()
+
+    # ------------------------------------------------------------------ signaling SoundPort
+
+    def append(self, data: bytes) -> None:
+        """Take sound of the client in the session's input format."""
+        form = _form(self._session.conversation.settings.audio.input.format)
+        if self._decoder.form != form:
+            self._decoder = WireDecoder(form)
+        self._input.append(self._decoder.decode(data))
+
+    def flush(self) -> None:
+        """What was appended is whole."""
+        self._input.flush()
+
+    def drop(self) -> None:
+        """Forget what was appended and did not reach the engine."""
+        self._input.drop()
+
+    def encode(self, pcm: bytes) -> bytes:
+        """Return 24 kHz PCM in the session's output format."""
+        form = _form(self._session.conversation.settings.audio.output.format)
+        if self._encoder.form != form:
+            self._encoder = WireEncoder(form)
+        return self._encoder.encode(pcm)
+
+    # ------------------------------------------------------------------ Transport
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None and self._connection.link.is_open
+
+    @property
+    def is_reachable(self) -> bool:
+        return self.is_connected
+
+    def served(self) -> None:
+        if self._connection is not None:
+            self._connection.served()
+
+    async def tend(self) -> None:
+        """Say once a second at most that sound was not heard."""
+        dropped = self._input.dropped_samples
+        if dropped != self._told_dropped:
+            self._told_dropped = dropped
+            told = "Sound came so much faster than it is heard that some of it was skipped."
+            self._session.notify("audio_skipped", told)
+
+    async def settled(self) -> None:
+        return
+
+    async def flushed(self) -> None:
+        return
+
+    async def close(self) -> None:
+        self._deadline.cancel()
+        self._unsubscribe()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def stats(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = [
+            {
+                "type": "media-playout",
+                "kind": "audio",
+                "totalSamplesCount": self._speech.sent_samples,
+                "staleSamples": self._speech.stale_samples,
+            },
+            {
+                "type": "inbound-stream",
+                "kind": "audio",
+                "totalSamplesReceived": self._input.received_samples,
+                "droppedSamples": self._input.dropped_samples,
+            },
+        ]
+        if self._connection is not None:
+            link = self._connection.link
+            rows.append(
+                {
+                    "type": "data-channel",
+                    "protocol": "websocket",
+                    "state": "open" if link.is_open else "closed",
+                    "messagesSent": link.messages_sent,
+                    "bytesSent": link.bytes_sent,
+                    "messagesReceived": link.messages_received,
+                    "bytesReceived": link.bytes_received,
+                }
+            )
+        return rows
+
+    # ------------------------------------------------------------------ time
+
+    def _tick(self) -> None:
+        if self._session.is_served:
+            self._input.tick()
+        self._ticks += 1
+        if self._ticks % TICKS_PER_LOOK == 0:
+            self._speech.tick()
+
+    def _speed(self) -> float:
+        abilities = self._session.conversation.abilities
+        in_units = abilities is not None and abilities.hears_in_units
+        detects = self._session.conversation.settings.audio.input.turn_detection
+        return UNIT_SPEED if in_units and detects is not None else FAST_SPEED
+
+
+def _form(given: AudioFormat) -> WireFormat:
+    return FORMATS[given.type]

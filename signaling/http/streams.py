@@ -1,0 +1,179 @@
+"""WebSockets of sessions: checked and answered for here, spoken by a media worker. Front.
+
+RFC 6455 section 4.2. `GET /v1/realtime?model=` opens a session, `?call_id=` joins one.
+"""
+
+import base64
+import binascii
+import hashlib
+from typing import Literal, Protocol
+
+from aiohttp import hdrs, web
+
+from signaling.errors import ProtocolError
+from signaling.http.auth import Authenticator, Principal, offered_protocols, require
+from signaling.http.httperrors import json_error
+from signaling.http.resources import add_resource
+from signaling.http.takeover import take_over
+from signaling.settings import SessionSettings
+
+REALTIME_PATHS = ("/v1/realtime", "/realtime")
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_VERSION = "13"
+
+
+class StreamService(Protocol):
+    """Places sessions over WebSockets; implemented by the front."""
+
+    async def place_stream(
+        self,
+        session: SessionSettings,
+        *,
+        remote: str,
+        callers: tuple[str, ...],
+        owner: str | None = None,
+    ) -> str:
+        """Make ready for a session; its id. Raises NoFreeSlot, ProtocolError, TimeoutError."""
+
+    async def hang_up(self, call_id: str, reason: str) -> bool: ...
+
+    def check_owner(self, call_id: str, principal: Principal) -> None:
+        """Raise ProtocolError unless the call is there and this key may join it."""
+
+    def hand_over(
+        self,
+        call_id: str,
+        head: bytes,
+        descriptor: int,
+        *,
+        door: str,
+        role: Literal["primary", "sideband"],
+        tells_extensions: bool,
+    ) -> bool:
+        """Give a copy of a socket to who speaks on it; False if that is impossible."""
+
+
+def add_routes(app: web.Application, service: StreamService, auth: Authenticator) -> None:
+    """Add the Realtime WebSocket; signaling.auth.install must have been called on the same app."""
+    endpoint = StreamEndpoint(service, auth)
+    for path in REALTIME_PATHS:
+        add_resource(app, path, auth, {hdrs.METH_GET: endpoint.open})
+
+
+class StreamEndpoint:
+    """Opens or joins a session; `door` names the protocol that is spoken."""
+
+    def __init__(
+        self,
+        service: StreamService,
+        auth: Authenticator,
+        door: str = "realtime",
+        protocol: str = "realtime",
+    ) -> None:
+        """`protocol`: the sub-protocol that is chosen where it is offered."""
+        self._service = service
+        self._auth = auth
+        self._door = door
+        self._protocol = protocol
+
+    async def open(self, request: web.Request) -> web.Response:
+        """Answered by the media worker once everything that can be refused here was not."""
+        if (refusal := _not_a_websocket(request)) is not None:
+            return refusal
+        principal = require(request)
+        self._check_origin(request)
+        self._auth.admit_call(request, principal)
+        head = _head(request, self._protocol)
+        call_id = request.query.get("call_id")
+        if call_id is not None:
+            self._service.check_owner(call_id, principal)
+            return await self._hand_over(request, call_id, head, "sideband")
+        session = principal.session or SessionSettings()
+        if model := request.query.get("model"):
+            session = session.merge({"model": model[:256]})
+        call_id = await self._service.place_stream(
+            session,
+            remote=request.remote or "",
+            callers=principal.callers(request.remote),
+            owner=principal.key_id,
+        )
+        try:
+            return await self._hand_over(request, call_id, head, "primary")
+        except BaseException:
+            await self._service.hang_up(call_id, "not_answered")
+            raise
+
+    async def _hand_over(
+        self,
+        request: web.Request,
+        call_id: str,
+        head: bytes,
+        role: Literal["primary", "sideband"],
+    ) -> web.Response:
+        def hand(descriptor: int) -> bool:
+            return self._service.hand_over(
+                call_id,
+                head,
+                descriptor,
+                door=self._door,
+                role=role,
+                tells_extensions=_is_true(request.query.get("extensions")),
+            )
+
+        return await take_over(request, hand)
+
+    def _check_origin(self, request: web.Request) -> None:
+        """Browsers let any page open a WebSocket: there is no CORS for it."""
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None and not self._auth.is_allowed_origin(request, origin):
+            raise ProtocolError(
+                f"Pages of {origin[:80]!r} may not use this server.",
+                code="forbidden_origin",
+                status=403,
+            )
+
+
+def _is_true(value: str | None) -> bool:
+    return value is not None and value.lower() in ("1", "true", "yes")
+
+
+def _not_a_websocket(request: web.Request) -> web.Response | None:
+    """The refusal of a request that is no opening handshake."""
+    upgrade = request.headers.get(hdrs.UPGRADE, "").lower()
+    connection = request.headers.get(hdrs.CONNECTION, "").lower()
+    if upgrade != "websocket" or "upgrade" not in connection:
+        response = json_error(
+            426, "This is a WebSocket: connect to it as one.", code="upgrade_required"
+        )
+        response.headers[hdrs.UPGRADE] = "websocket"
+        return response
+    if request.headers.get(hdrs.SEC_WEBSOCKET_VERSION) != _VERSION:
+        told = f"Sec-WebSocket-Version: only {_VERSION} is spoken."
+        response = json_error(426, told, code="upgrade_required")
+        response.headers[hdrs.SEC_WEBSOCKET_VERSION] = _VERSION
+        return response
+    if not _is_key(request.headers.get(hdrs.SEC_WEBSOCKET_KEY, "")):
+        return json_error(400, "Sec-WebSocket-Key: 16 bytes in base64 are needed.")
+    return None
+
+
+def _is_key(value: str) -> bool:
+    try:
+        return len(base64.b64decode(value, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _head(request: web.Request, protocol: str) -> bytes:
+    """The answer to the handshake."""
+    key = request.headers[hdrs.SEC_WEBSOCKET_KEY].encode()
+    accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest()).decode()
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {accept}",
+    ]
+    if protocol in offered_protocols(request):
+        lines.append(f"Sec-WebSocket-Protocol: {protocol}")
+    return "\r\n".join([*lines, "", ""]).encode()
