@@ -48,7 +48,7 @@ class _Sent:
         self.is_finished = False
 
     def heard(self, now: float) -> int:
-        passed = int(max(0.0, now - self.plays_from) * DOWNLINK_HZ)
+        passed = round(max(0.0, now - self.plays_from) * DOWNLINK_HZ)
         return min(self.samples, self.played + passed) if self.samples else 0
 
 

@@ -9,7 +9,7 @@ from engine.ipc import protocol as p
 from server.worker.conversation import Conversation
 from server.worker.engine_settings import choice_of, function_tools
 from server.worker.item_mapping import for_engine
-from server.worker.responses import Asked
+from server.worker.responses import ActiveResponse, Asked
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
 from signaling.session.core import Abilities, Asker, ContextKind, ResponseWish
@@ -122,12 +122,10 @@ class SessionCommands:
     def truncate_item(self, item_id: str, end_ms: int) -> None:
         conversation = self._conversation
         conversation.items.get(item_id)
-        active = conversation.active
-        if active is None or active.item_id != item_id:
-            conversation.truncate(item_id, end_ms)
-            return
-        self._cut_active()
-        if conversation.is_sent_ahead:
+        running = conversation.running(item_id)
+        if running is not None:
+            self._cut(running)
+        if running is None or conversation.is_sent_ahead:
             conversation.truncate(item_id, end_ms)
         # Else the cut tells how much was heard; the client's own figure is not better.
 
@@ -205,8 +203,11 @@ class SessionCommands:
     def _cut_active(self) -> None:
         active = self._conversation.active
         if active is not None:
-            self._to_engine(p.CancelResponse(self.session_id, active.epoch))
-            self._conversation.cut(active.epoch, "client_cancelled")
+            self._cut(active)
+
+    def _cut(self, response: ActiveResponse) -> None:
+        self._to_engine(p.CancelResponse(self.session_id, response.epoch))
+        self._conversation.cut(response.epoch, "client_cancelled")
 
     # ------------------------------------------------------------------ the input
 

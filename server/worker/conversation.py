@@ -101,6 +101,10 @@ class Conversation:
             None,
         )
 
+    def running(self, item_id: str) -> ActiveResponse | None:
+        """The response whose message this is, while it is made or heard."""
+        return next((r for r in self._responses.values() if r.item_id == item_id), None)
+
     def update(self, changes: Mapping[str, Any], by: Asker | None = None) -> None:
         """Apply a partial session object and tell both sides; raises `ProtocolError`."""
         self.settings = self.settings.merge(changes)

@@ -55,8 +55,8 @@ class Talk:
         self.playout = Playout(listener=self.conversation)
         self.conversation.use(self.playout)
         self.conversation.abilities = Abilities()
-        commands = SessionCommands(self.conversation, to_engine=self._to_engine)
-        self.door = RealtimeDoor(commands, self._take)
+        self.commands = SessionCommands(self.conversation, to_engine=self._to_engine)
+        self.door = RealtimeDoor(self.commands, self._take)
         audience.add(self.door)
 
     def _take(self, text: str) -> None:

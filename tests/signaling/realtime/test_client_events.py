@@ -114,7 +114,12 @@ def test_response_options() -> None:
         ({}, "missing_required_parameter", "type", "required"),
         ({"type": "session.nope"}, "unknown_event", "type", "session.update"),
         ({"type": 5}, "unknown_event", "type", "allowed"),
-        ({"type": "input_audio_buffer.append", "audio": ""}, "unsupported_event", "type", "track"),
+        (
+            {"type": "input_audio_buffer.append"},
+            "missing_required_parameter",
+            "audio",
+            "required",
+        ),
         ({"type": "session.update"}, "missing_required_parameter", "session", "required"),
         ({"type": "session.update", "session": 1}, "invalid_value", "session", "object"),
         (
