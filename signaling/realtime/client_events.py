@@ -97,7 +97,7 @@ class ResponseCancel(msgspec.Struct, frozen=True):
     event_id: EventId | None = None
 
 
-class InputAppend(msgspec.Struct, frozen=True):
+class InputBufferAppend(msgspec.Struct, frozen=True):
     audio: Annotated[str, Meta(max_length=MAX_APPEND_CHARS)]
     """Base64, in the session's input format; only where sound has no track."""
     event_id: EventId | None = None
@@ -123,7 +123,7 @@ ClientEvent = (
     | ItemTruncate
     | ResponseCreate
     | ResponseCancel
-    | InputAppend
+    | InputBufferAppend
     | InputBufferCommit
     | InputBufferClear
     | OutputBufferClear
@@ -136,7 +136,7 @@ _PLAIN: dict[str, type[ClientEvent]] = {
     "conversation.item.truncate": ItemTruncate,
     "response.create": ResponseCreate,
     "response.cancel": ResponseCancel,
-    "input_audio_buffer.append": InputAppend,
+    "input_audio_buffer.append": InputBufferAppend,
     "input_audio_buffer.commit": InputBufferCommit,
     "input_audio_buffer.clear": InputBufferClear,
     "output_audio_buffer.clear": OutputBufferClear,

@@ -72,7 +72,7 @@ class RealtimeDoor:
                 core.create_response(wish_of(options, core.settings, core.abilities), by)
             case c.ResponseCancel():
                 core.cancel_response(event.response_id)
-            case c.InputAppend() | c.InputBufferCommit() | c.InputBufferClear():
+            case c.InputBufferAppend() | c.InputBufferCommit() | c.InputBufferClear():
                 self._handle_input(event, by)
             case c.OutputBufferClear():
                 if not self._has_track:
@@ -82,10 +82,10 @@ class RealtimeDoor:
                 self._handle_items(event)
 
     def _handle_input(
-        self, event: c.InputAppend | c.InputBufferCommit | c.InputBufferClear, by: Asker
+        self, event: c.InputBufferAppend | c.InputBufferCommit | c.InputBufferClear, by: Asker
     ) -> None:
         match event:
-            case c.InputAppend():
+            case c.InputBufferAppend():
                 if self._port is None:
                     raise _not_here(
                         "input_audio_buffer.append",
