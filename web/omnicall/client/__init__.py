@@ -52,7 +52,7 @@ def call(
 
     `session` are settings as of `session.update`; of `tools` each is a function with annotations
     and a docstring; `wait_s` bounds the wait for a free engine, None waits on. Entering raises
-    `CallRefused`, `NoConnection`, `CallEnded`.
+    `CallRefused`, `RequestFailed` (of settings), `NoConnection`, `CallEnded`.
     """
     settings = dict(session or {})
     if mode is not None:

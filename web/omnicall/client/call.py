@@ -98,9 +98,10 @@ class Call:
             self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
             self._link = self._make_link(Address(http, self._url, self._key))
             self._stack.push_async_callback(self._hang_up)
-            await self._link.open(self._first_settings(self._link))
+            settings = self._first_settings(self._link)
+            is_set = await self._link.open(settings)
             self._start(self._carry(self._link))
-            await self._until_served()
+            await self._until_served({} if is_set else settings)
         except BaseException:
             await self._close()
             raise
@@ -194,6 +195,7 @@ class Call:
         kind = event.get("type")
         if kind in ("session.created", "session.updated"):
             self.session = event.get("session") or {}
+        if kind == "session.created":
             self.queue = None
             self._served.set()
         elif kind == "session.queued":
@@ -255,9 +257,11 @@ class Call:
         except CallEnded as end:
             self._end(end)
 
-    async def _until_served(self) -> None:
+    async def _until_served(self, settings: Event) -> None:
         try:
             async with asyncio.timeout(self._wait_s):
+                if settings:
+                    await self.update(**settings)
                 await self._served.wait()
         except TimeoutError as error:
             raise NoConnection(f"No engine was free within {self._wait_s:g} s.") from error

@@ -28,8 +28,8 @@ class Link(Protocol):
     def audio_settings(self) -> dict[str, Any]:
         """What `session.audio` has to say so that this link understands the sound."""
 
-    async def open(self, session: Event) -> None:
-        """Connect. Raises `CallRefused`, `NoConnection`."""
+    async def open(self, session: Event) -> bool:
+        """Connect; whether the settings went with it. Raises `CallRefused`, `NoConnection`."""
 
     async def run(self) -> None:
         """Carry until the end, which is raised: `CallEnded`."""

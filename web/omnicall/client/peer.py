@@ -46,7 +46,7 @@ class PeerLink:
         self.call_id = ""
         self.audio_settings: dict[str, Any] = {}
 
-    async def open(self, session: Event) -> None:
+    async def open(self, session: Event) -> bool:
         info = await self._address.info()
         servers = [_ice_server(told) for told in info.get("ice_servers", [])]
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
@@ -66,6 +66,7 @@ class PeerLink:
         except TimeoutError as error:
             words = "The server answered, but no media connection opened; is UDP blocked?"
             raise NoConnection(words) from error
+        return True
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -38,7 +38,8 @@ class WebSocketLink:
         self.is_listened_to = True
         """Silence is sent, too, so that the server finds where speech ends."""
 
-    async def open(self, session: Event) -> None:
+    async def open(self, session: Event) -> bool:
+        del session
         query = {"model": self._model, "extensions": "1"}
         url = self._address.path("v1", "realtime").with_query(query)
         try:
@@ -56,7 +57,7 @@ class WebSocketLink:
             raise NoConnection(f"{url.origin()} did not answer in time.") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NoConnection(f"{url.origin()} cannot be reached: {error}") from error
-        await self.send({"type": "session.update", "session": session})
+        return False
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
