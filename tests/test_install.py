@@ -47,6 +47,20 @@ def test_installed_command_tells_its_version(installed: Path, tmp_path: Path) ->
     assert done.returncode == 0 and done.stdout.startswith("omnicall 0."), done
 
 
+def test_installed_client_is_imported_and_calls_from_the_terminal(
+    installed: Path, tmp_path: Path
+) -> None:
+    code = "import omnicall.client; print(omnicall.client.call.__module__)"
+    done = subprocess.run(
+        [installed.with_name("python"), "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "omnicall.client", done
+    with Serving(command=(str(installed),), cwd=tmp_path) as serving:
+        question = [str(installed), "call", serving.url, "--text", "what time is it"]
+        done = subprocess.run(question, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "assistant: It is" in done.stdout, done
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(chromium() is None, reason="Chromium is missing: apt-get install chromium")
 async def test_installed_command_serves_a_call(installed: Path, tmp_path: Path) -> None:

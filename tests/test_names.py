@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from tests import ROOT
 
-FOLDERS = ("engine", "server", "signaling", "media")
+FOLDERS = ("engine", "server", "signaling", "media", "web")
 
 SHARED = {
     "Resampler": "of sound in the built-in engine, of picture features in a model",

@@ -18,7 +18,7 @@ from omnicall.client.backlog import Backlog
 from omnicall.client.captions import Captioner
 from omnicall.client.command import main
 from omnicall.client.pictures import file_part
-from omnicall.client.sound import RATE, Recorder, Voice, as_pcm, read_sound
+from omnicall.client.sound import RATE, Recorder, Unsaid, as_pcm, read_sound
 from omnicall.client.tools import Function, Toolbox
 from tests import ROOT
 
@@ -41,7 +41,7 @@ async def test_a_backlog_keeps_the_newest_and_counts_the_rest() -> None:
     for entry in ("aa", "bbb", "cc"):
         backlog.put(entry)
     assert backlog.dropped == 1
-    backlog.end(client.CallEnded("hangup", ""))
+    backlog.end(client.CallOver("hangup", ""))
     assert [entry async for entry in backlog] == ["bbb", "cc"]
 
 
@@ -49,9 +49,9 @@ async def test_an_entry_larger_than_a_backlog_is_kept_alone() -> None:
     backlog: Backlog[str] = Backlog(2, len)
     backlog.put("a")
     backlog.put("bbbb")
-    backlog.end(client.CallEnded("lost", "gone"))
+    backlog.end(client.CallOver("lost", "gone"))
     found = []
-    with pytest.raises(client.CallEnded, match="gone"):
+    with pytest.raises(client.CallOver, match="gone"):
         async for entry in backlog:
             found.append(entry)
     assert found == ["bbbb"]
@@ -85,7 +85,7 @@ def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 async def test_a_voice_says_everything_once_and_is_silent_then() -> None:
-    voice = Voice()
+    voice = Unsaid()
     pcm = np.arange(1, 5_001, dtype=np.int16)
     await voice.say(pcm)
     taken = np.concatenate([voice.take(480) for _ in range(12)])

@@ -158,30 +158,30 @@ async def test_the_end_reaches_everybody(
         server.on_event = lambda event: asyncio.sleep(0)
         await server.gets("response.create")
         await server.hang_up(code)
-        with pytest.raises(client.CallEnded) as ended:
+        with pytest.raises(client.CallOver) as ended:
             await asked
         assert (ended.value.reason, ended.value.is_orderly) == (reason, is_orderly)
         if is_orderly:
             assert [pcm async for pcm in made.sound] == []
         else:
-            with pytest.raises(client.CallEnded, match="1012"):
+            with pytest.raises(client.CallOver, match="1012"):
                 async for _ in made.sound:
                     pass
-        with pytest.raises(client.CallEnded):
+        with pytest.raises(client.CallOver):
             await made.write("Hello?")
 
 
 async def test_told_end_has_the_words_of_the_server(server: FakeServer) -> None:
     async with call(server) as made:
         await server.tell("session.ended", reason="engine_gone", message="Call again.")
-        with pytest.raises(client.CallEnded, match="Call again") as ended:
+        with pytest.raises(client.CallOver, match="Call again") as ended:
             async for _ in made.events:
                 pass
         assert ended.value.reason == "engine_gone"
 
 
 async def test_a_call_that_is_not_taken_says_why(server: FakeServer) -> None:
-    with pytest.raises(client.CallRefused, match="did not accept the key") as refused:
+    with pytest.raises(client.Declined, match="did not accept the key") as refused:
         async with client.call(server.url, key="wrong", transport="websocket"):
             pass
     assert refused.value.status == 401

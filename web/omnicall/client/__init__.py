@@ -9,15 +9,16 @@ versions only; before that in minor ones.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from omnicall.client.call import TURN_DETECTION, Call, Mode, Transport
 from omnicall.client.captions import Caption
 from omnicall.client.errors import (
-    CallEnded,
-    CallRefused,
+    CallOver,
     ClientError,
+    Declined,
     NoConnection,
     RequestFailed,
 )
@@ -25,13 +26,14 @@ from omnicall.client.replies import Reply
 
 __all__ = [
     "Call",
-    "CallEnded",
-    "CallRefused",
+    "CallOver",
+    "Declined",
     "Caption",
     "ClientError",
     "NoConnection",
     "Reply",
     "RequestFailed",
+    "Transport",
     "call",
 ]
 __version__ = "0.1.0"
@@ -47,12 +49,14 @@ def call(
     transport: Transport = "webrtc",
     model: str = "omnicall",
     wait_s: float | None = 60.0,
+    tls: ssl.SSLContext | None = None,
 ) -> Call:
     """A call, to be entered with `async with`, which returns when the session is served.
 
     `session` are settings as of `session.update`; of `tools` each is a function with annotations
-    and a docstring; `wait_s` bounds the wait for a free engine, None waits on. Entering raises
-    `CallRefused`, `RequestFailed` (of settings), `NoConnection`, `CallEnded`.
+    and a docstring; `wait_s` bounds the wait for a free engine, None waits on; `tls`
+    trusts certificates that the system does not. Entering raises `Declined`, `RequestFailed` (of
+    settings), `NoConnection`, `CallOver`.
     """
     settings = dict(session or {})
     if mode is not None:
@@ -67,4 +71,5 @@ def call(
         session=settings,
         tools=tools,
         wait_s=wait_s,
+        tls=tls,
     )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import aiohttp
 from yarl import URL
 
-from omnicall.client.errors import CallEnded, CallRefused, NoConnection
+from omnicall.client.errors import CallOver, Declined, NoConnection
 
 ASK_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 20.0
@@ -50,11 +50,11 @@ class Address:
 
         try:
             return await self._request("GET", self.path("api", "info"), read, ASK_TIMEOUT_S)
-        except (CallRefused, NoConnection):
+        except (Declined, NoConnection):
             return {}
 
     async def offer(self, sdp: str, session: dict[str, Any]) -> tuple[str, str]:
-        """The answer's SDP and the call's id. Raises `CallRefused`, `NoConnection`."""
+        """The answer's SDP and the call's id. Raises `Declined`, `NoConnection`."""
         form = aiohttp.FormData()
         form.add_field("sdp", sdp, content_type="application/sdp")
         form.add_field("session", json.dumps(session), content_type="application/json")
@@ -68,7 +68,7 @@ class Address:
         return await self._request("POST", url, read, CALL_TIMEOUT_S, data=form)
 
     async def add_item(self, call_id: str, item: dict[str, Any]) -> None:
-        """Put an item that may be large into a call. Raises `CallRefused`, `NoConnection`."""
+        """Put an item that may be large into a call. Raises `Declined`, `NoConnection`."""
         url = self.path("v1", "realtime", "calls", call_id, "items")
         await self._request("POST", url, _nothing, UPLOAD_TIMEOUT_S, json=item)
 
@@ -76,20 +76,20 @@ class Address:
         url = self.path("v1", "realtime", "calls", call_id, "hangup")
         try:
             await self._request("POST", url, _nothing, ASK_TIMEOUT_S)
-        except (CallRefused, NoConnection):
+        except (Declined, NoConnection):
             # The server notices by itself, only later.
             return
 
     async def check(self, call_id: str) -> None:
-        """Raise `CallEnded` where the server does not have the call any more."""
+        """Raise `CallOver` where the server does not have the call any more."""
         url = self.path("v1", "realtime", "calls", call_id)
         try:
             await self._request("GET", url, _nothing, ASK_TIMEOUT_S)
-        except CallRefused as refused:
+        except Declined as refused:
             if refused.status == 410:
-                raise CallEnded(refused.code, str(refused)) from None
+                raise CallOver(refused.code, str(refused)) from None
             if refused.status == 404:
-                raise CallEnded("lost", "The server does not know this call any more.") from None
+                raise CallOver("lost", "The server does not know this call any more.") from None
         except NoConnection:
             # The network may be what is gone, and that may come back.
             return
@@ -120,7 +120,7 @@ async def _nothing(answer: aiohttp.ClientResponse) -> None:
     await answer.read()
 
 
-def refusal(status: int, body: bytes, headers: Any) -> CallRefused:
+def refusal(status: int, body: bytes, headers: Any) -> Declined:
     """The error of an answer that is none of 2xx."""
     try:
         error = json.loads(body).get("error", {})
@@ -129,7 +129,7 @@ def refusal(status: int, body: bytes, headers: Any) -> CallRefused:
         error = {}
     message = str(error.get("message") or WORDS.get(status, f"The server answered {status}."))
     wait = str(headers.get("Retry-After", ""))
-    return CallRefused(
+    return Declined(
         message,
         status=status,
         code=str(error.get("code") or ""),

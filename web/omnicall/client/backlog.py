@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
 
-from omnicall.client.errors import CallEnded
+from omnicall.client.errors import CallOver
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Backlog(Generic[T]):
         self._size = size
         self._kept = 0
         self._changed = asyncio.Event()
-        self._end: CallEnded | None = None
+        self._end: CallOver | None = None
         self.dropped = 0
 
     def put(self, entry: T) -> None:
@@ -40,13 +40,13 @@ class Backlog(Generic[T]):
         self._entries.clear()
         self._kept = 0
 
-    def end(self, end: CallEnded) -> None:
+    def end(self, end: CallOver) -> None:
         """Let the consumer come to its end after what is still there."""
         self._end = end
         self._changed.set()
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        """Raises `CallEnded` where the call did not end in order."""
+        """Raises `CallOver` where the call did not end in order."""
         while True:
             while self._entries:
                 entry = self._entries.popleft()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 from omnicall.client.address import Address
 from omnicall.client.backlog import Backlog
 from omnicall.client.captions import Caption, Captioner
-from omnicall.client.errors import CallEnded, NoConnection
-from omnicall.client.link import Event, Link, Listener
+from omnicall.client.carrier import Callbacks, Carrier, Event
+from omnicall.client.errors import CallOver, NoConnection
 from omnicall.client.pictures import file_part
-from omnicall.client.replies import Reply, Waiting
-from omnicall.client.sound import RATE, Pcm, Voice, as_pcm, read_sound
+from omnicall.client.replies import PendingReplies, Reply
+from omnicall.client.sound import RATE, Pcm, Unsaid, as_pcm, read_sound
 from omnicall.client.tools import Toolbox
-from omnicall.client.websocket import WebSocketLink
+from omnicall.client.websocket import WebSocketCarrier
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Call:
 
     `events` (of the server, as dicts), `captions` and `sound` (int16, mono, 24 kHz) are to be
     iterated, each by one consumer at a time. They hold the newest 1000, 1000 and 30 s that nobody
-    has taken, and end with the call: by `CallEnded` where that was not in order.
+    has taken, and end with the call: by `CallOver` where that was not in order.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Call:
         session: dict[str, Any],
         tools: Sequence[Callable[..., Any]],
         wait_s: float | None,
+        tls: ssl.SSLContext | None,
     ) -> None:
         self.events: Backlog[Event] = Backlog(MAX_EVENTS)
         self.captions: Backlog[Caption] = Backlog(MAX_EVENTS)
@@ -66,41 +68,43 @@ class Call:
         """The session as the server last told it."""
         self.queue: tuple[int, float] | None = None
         """Place and estimated seconds while the call waits for a free engine."""
-        self.ending: CallEnded | None = None
+        self.ending: CallOver | None = None
         self._url, self._key, self._transport, self._model = url, key, transport, model
+        self._tls = tls
         self._settings = session
         self._tools = Toolbox(tools)
         self._wait_s = wait_s
-        self._voice = Voice()
+        self._voice = Unsaid()
         self._captioner = Captioner()
-        self._waiting = Waiting()
+        self._pending = PendingReplies()
         self._served = asyncio.Event()
         self._stack = AsyncExitStack()
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._link: Link | None = None
+        self._carrier: Carrier | None = None
 
     @property
     def id(self) -> str:
         """The server's id of this call."""
-        return self._link.call_id if self._link is not None else ""
+        return self._carrier.call_id if self._carrier is not None else ""
 
     @property
-    def link(self) -> Link:
-        """What carries the call. Raises `CallEnded` before and after it."""
-        if self._link is None or self.ending is not None:
-            raise self.ending or CallEnded("hangup", "There is no call yet.")
-        return self._link
+    def carrier(self) -> Carrier:
+        """What carries the call. Raises `CallOver` before and after it."""
+        if self._carrier is None or self.ending is not None:
+            raise self.ending or CallOver("hangup", "There is no call yet.")
+        return self._carrier
 
     async def __aenter__(self) -> Call:
         try:
-            http = await self._stack.enter_async_context(aiohttp.ClientSession())
+            connector = aiohttp.TCPConnector(ssl=self._tls or True)
+            http = await self._stack.enter_async_context(aiohttp.ClientSession(connector=connector))
             self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
-            self._link = self._make_link(Address(http, self._url, self._key))
+            self._carrier = self._make_carrier(Address(http, self._url, self._key))
             self._stack.push_async_callback(self._hang_up)
-            settings = self._first_settings(self._link)
-            is_set = await self._link.open(settings)
-            self._start(self._carry(self._link))
+            settings = self._first_settings(self._carrier)
+            is_set = await self._carrier.open(settings)
+            self._start(self._carry(self._carrier))
             await self._until_served({} if is_set else settings)
         except BaseException:
             await self._close()
@@ -118,9 +122,9 @@ class Call:
     # ------------------------------------------------------------------ saying
 
     async def send(self, kind: str, **fields: Any) -> str:
-        """Send any client event; its id, which an `error` names. Raises `CallEnded`."""
+        """Send any client event; its id, which an `error` names. Raises `CallOver`."""
         event = {"type": kind, "event_id": f"event_{secrets.token_hex(12)}", **fields}
-        await self.link.send(event)
+        await self.carrier.send(event)
         return str(event["event_id"])
 
     async def say(self, samples: NDArray[Any], rate: int = RATE) -> None:
@@ -142,8 +146,12 @@ class Call:
         await self.send("input_audio_buffer.commit")
         return await self._reply()
 
+    async def answer(self) -> Reply:
+        """Wait for the next answer to what was said; in the other modes. Raises as `ask`."""
+        return await self._pending.reply()
+
     async def ask(self, text: str) -> Reply:
-        """Write, and wait for the answer. Raises `RequestFailed`, `CallEnded`."""
+        """Write, and wait for the answer. Raises `RequestFailed`, `CallOver`."""
         return await self._reply({"type": "input_text", "text": text})
 
     async def show(self, file: str | Path | bytes, text: str = "") -> Reply:
@@ -159,33 +167,33 @@ class Call:
     async def interrupt(self) -> None:
         """Stop the answer that is being given."""
         self.sound.clear()
-        await self.link.interrupt()
+        await self.carrier.interrupt()
         await self.send("response.cancel")
 
     async def update(self, **settings: Any) -> Event:
         """Change settings; the session then. Raises `RequestFailed` with the field's name."""
         event_id = f"event_{secrets.token_hex(12)}"
-        updated = self._waiting.update(event_id)
+        updated = self._pending.update(event_id)
         session = {"type": "realtime", **settings}
         await self.send("session.update", event_id=event_id, session=session)
         return await updated
 
     async def hang_up(self) -> None:
         """End the call; what was received can still be iterated."""
-        self._end(CallEnded("hangup", "The call was hung up."))
-        if self._link is not None:
-            await self._link.close()
+        self._end(CallOver("hangup", "The call was hung up."))
+        if self._carrier is not None:
+            await self._carrier.close()
 
     async def _add_message(self, *content: Event) -> None:
         item_id = f"item_{secrets.token_hex(12)}"
         item = {"id": item_id, "type": "message", "role": "user", "content": list(content)}
-        await self.link.add_item(item)
+        await self.carrier.add_item(item)
 
     async def _reply(self, *content: Event) -> Reply:
         if content:
             await self._add_message(*content)
         event_id = f"event_{secrets.token_hex(12)}"
-        reply = self._waiting.reply(event_id)
+        reply = self._pending.reply(event_id)
         await self.send("response.create", event_id=event_id)
         return await reply
 
@@ -203,7 +211,7 @@ class Call:
         elif kind == "error":
             logger.info("the server: %s", (event.get("error") or {}).get("message"))
         calls = self._calls_of(event)
-        self._waiting.apply(event, calls_functions=bool(calls))
+        self._pending.apply(event, calls_functions=bool(calls))
         if calls:
             self._start(self._call_functions(calls))
         if (caption := self._captioner.apply(event)) is not None:
@@ -225,23 +233,23 @@ class Call:
             for task in running:
                 await self.send("conversation.item.create", item=task.result())
             await self.send("response.create")
-        except CallEnded:
+        except CallOver:
             return
 
     # ------------------------------------------------------------------ the connection
 
-    def _make_link(self, address: Address) -> Link:
-        listener = Listener(self._on_event, self.sound.put)
+    def _make_carrier(self, address: Address) -> Carrier:
+        listener = Callbacks(self._on_event, self.sound.put)
         if self._transport == "websocket":
-            return WebSocketLink(address, self._model, self._voice, listener)
+            return WebSocketCarrier(address, self._model, self._voice, listener)
         # Who calls over a WebSocket waits for no aiortc.
-        from omnicall.client.peer import PeerLink
+        from omnicall.client.peer import PeerCarrier
 
-        return PeerLink(address, self._voice, listener)
+        return PeerCarrier(address, self._voice, listener)
 
-    def _first_settings(self, link: Link) -> Event:
+    def _first_settings(self, carrier: Carrier) -> Event:
         audio = dict(self._settings.get("audio", {}))
-        for side, settings in link.audio_settings.items():
+        for side, settings in carrier.audio_settings.items():
             audio[side] = settings | audio.get(side, {})
         tools = {"tools": self._tools.definitions} if self._tools.definitions else {}
         return {
@@ -251,10 +259,10 @@ class Call:
             **({"audio": audio} if audio else {}),
         }
 
-    async def _carry(self, link: Link) -> None:
+    async def _carry(self, carrier: Carrier) -> None:
         try:
-            await link.run()
-        except CallEnded as end:
+            await carrier.run()
+        except CallOver as end:
             self._end(end)
 
     async def _until_served(self, settings: Event) -> None:
@@ -274,12 +282,12 @@ class Call:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _end(self, end: CallEnded) -> None:
+    def _end(self, end: CallOver) -> None:
         if self.ending is not None:
             return
         self.ending = end
         self._voice.close()
-        self._waiting.end(end)
+        self._pending.end(end)
         for backlog in (self.events, self.captions, self.sound):
             backlog.end(end)
         self._served.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal, NamedTuple
 
-from omnicall.client.link import Event
+from omnicall.client.carrier import Event
 
 MAX_ITEMS = 64
 MAX_CHARS = 32 * 1024

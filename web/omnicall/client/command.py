@@ -6,14 +6,15 @@ import argparse
 import asyncio
 import contextlib
 import os
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 
 import omnicall.client
 from omnicall.client.call import TURN_DETECTION, Call
+from omnicall.client.carrier import Event
 from omnicall.client.errors import ClientError
-from omnicall.client.link import Event
 from omnicall.client.replies import Reply
 from omnicall.client.sound import Recorder
 
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("url", help="the server, as http://localhost:8006")
     made.add_argument("--key", help=f"access key; the variable {KEY_VARIABLE} otherwise")
+    made.add_argument("--ca", metavar="FILE", help="certificate to trust, as of a server's --tls")
     made.add_argument("--mode", choices=TURN_DETECTION, help="who speaks when")
     made.add_argument("--ws", action="store_true", help="a WebSocket instead of WebRTC")
     made.add_argument("--text", action="append", default=[], help="write this; may be repeated")
@@ -39,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-class Progress:
+class AnswerProgress:
     """Whether the other side is answering, from its events."""
 
     def __init__(self) -> None:
@@ -75,16 +77,19 @@ async def run(args: argparse.Namespace) -> None:
         key=args.key or os.environ.get(KEY_VARIABLE),
         mode=args.mode,
         transport="websocket" if args.ws else "webrtc",
+        tls=ssl.create_default_context(cafile=args.ca) if args.ca else None,
     )
     async with call:
         print(f"connected, {args.mode or 'mode of the server'}", file=sys.stderr)
-        progress = Progress()
+        progress = AnswerProgress()
         async with _followed(call, progress, args.record):
             await _converse(call, progress, args)
 
 
 @contextlib.asynccontextmanager
-async def _followed(call: Call, progress: Progress, record: str | None) -> AsyncIterator[None]:
+async def _followed(
+    call: Call, progress: AnswerProgress, record: str | None
+) -> AsyncIterator[None]:
     """In the block what comes is printed and kept; what came by its end is, too."""
     with contextlib.ExitStack() as files:
         recorder = files.enter_context(contextlib.closing(Recorder(record))) if record else None
@@ -103,7 +108,7 @@ async def _print_captions(call: Call) -> None:
             print(f"{SPEAKERS[caption.role]}: {caption.text}", flush=True)
 
 
-async def _follow_events(call: Call, progress: Progress) -> None:
+async def _follow_events(call: Call, progress: AnswerProgress) -> None:
     async for event in call.events:
         progress.apply(event)
         told = event.get("error") if event["type"] == "error" else event
@@ -116,7 +121,7 @@ async def _record(call: Call, recorder: Recorder) -> None:
         await asyncio.to_thread(recorder.add, pcm)
 
 
-async def _converse(call: Call, progress: Progress, args: argparse.Namespace) -> None:
+async def _converse(call: Call, progress: AnswerProgress, args: argparse.Namespace) -> None:
     for path in args.wav:
         await call.say_file(path)
         await call.said()
@@ -135,7 +140,7 @@ async def _converse(call: Call, progress: Progress, args: argparse.Namespace) ->
             await _answered(call.ask(line), progress, args.wait)
 
 
-async def _answered(question: Awaitable[Reply], progress: Progress, wait_s: float) -> None:
+async def _answered(question: Awaitable[Reply], progress: AnswerProgress, wait_s: float) -> None:
     wanted = progress.answers + 1
     async with asyncio.timeout(wait_s):
         await question
@@ -155,7 +160,7 @@ async def _lines() -> AsyncIterator[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, 1 where the call failed, 2 for bad arguments, 130 after Ctrl-C."""
     args = parser().parse_args(argv)
-    for path in (*args.wav, *args.show):
+    for path in (*args.wav, *args.show, *([args.ca] if args.ca else [])):
         if not Path(path).is_file():
             print(f"omnicall: {path} is no file", file=sys.stderr)
             return 2

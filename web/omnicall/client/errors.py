@@ -10,7 +10,7 @@ class ClientError(Exception):
     """Every error of this package; the text is for people."""
 
 
-class CallRefused(ClientError):
+class Declined(ClientError):
     """The server answered and did not take the call, or a file for it."""
 
     def __init__(self, message: str, *, status: int, code: str = "", retry_after_s: float = 0.0):
@@ -24,7 +24,7 @@ class NoConnection(ClientError):
     """The server cannot be reached, or no sound gets through."""
 
 
-class CallEnded(ClientError):
+class CallOver(ClientError):
     """The call is over; `reason` is the server's word for why, or `hangup`, `lost`."""
 
     def __init__(self, reason: str, message: str):

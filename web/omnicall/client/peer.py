@@ -17,9 +17,9 @@ from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 
 from omnicall.client.address import Address
-from omnicall.client.errors import CallEnded, NoConnection
-from omnicall.client.link import Event, Listener
-from omnicall.client.sound import RATE, Resampler, Voice, frame_of
+from omnicall.client.carrier import Callbacks, Event
+from omnicall.client.errors import CallOver, NoConnection
+from omnicall.client.sound import RATE, Resampling, Unsaid, frame_of
 
 FRAME = RATE // 50
 CONNECT_TIMEOUT_S = 15.0
@@ -29,14 +29,14 @@ MAX_EVENT_BYTES = 200 * 1024
 """A message on the data channel; larger items go over HTTP."""
 
 
-class PeerLink:
+class PeerCarrier:
     """One peer connection."""
 
-    def __init__(self, address: Address, voice: Voice, listener: Listener) -> None:
+    def __init__(self, address: Address, voice: Unsaid, listener: Callbacks) -> None:
         self._address = address
         self._voice = voice
         self._listener = listener
-        self._end: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[CallOver] = asyncio.get_running_loop().create_future()
         self._open = asyncio.Event()
         self._track: MediaStreamTrack | None = None
         self._tracked = asyncio.Event()
@@ -78,7 +78,7 @@ class PeerLink:
 
     async def send(self, event: Event) -> None:
         if self.channel is None or self.channel.readyState != "open":
-            raise CallEnded("lost", "The connection is closed.")
+            raise CallOver("lost", "The connection is closed.")
         self.channel.send(json.dumps(event))
 
     async def add_item(self, item: Event) -> None:
@@ -100,7 +100,7 @@ class PeerLink:
 
     def _finish(self, reason: str, message: str) -> None:
         if not self._end.done():
-            self._end.set_result(CallEnded(reason, message))
+            self._end.set_result(CallOver(reason, message))
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":
@@ -123,7 +123,7 @@ class PeerLink:
     async def _hear(self) -> None:
         await self._tracked.wait()
         assert self._track is not None
-        resampler = Resampler(RATE)
+        resampler = Resampling(RATE)
         while True:
             try:
                 frame = await self._track.recv()
@@ -137,7 +137,7 @@ class PeerLink:
             await asyncio.sleep(CHECK_EVERY_S)
             try:
                 await self._address.check(self.call_id)
-            except CallEnded as end:
+            except CallOver as end:
                 self._finish(end.reason, str(end))
                 return
 
@@ -147,7 +147,7 @@ class Microphone(MediaStreamTrack):
 
     kind = "audio"
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, voice: Unsaid) -> None:
         super().__init__()
         self._voice = voice
         self._start: float | None = None

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from typing import Any, NamedTuple
 
-from omnicall.client.errors import CallEnded, RequestFailed
-from omnicall.client.link import Event
+from omnicall.client.carrier import Event
+from omnicall.client.errors import CallOver, RequestFailed
 
 
 class Reply(NamedTuple):
@@ -22,7 +22,7 @@ class Expected(NamedTuple):
     future: asyncio.Future[Any]
 
 
-class Waiting:
+class PendingReplies:
     """Answers come in the order of what asked for them; an `error` names the event it is about."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Waiting:
                 if not calls_functions and self._replies:
                     self._done(self._replies.popleft(), event["response"])
 
-    def end(self, end: CallEnded) -> None:
+    def end(self, end: CallOver) -> None:
         for expected in (*self._replies, *self._updates):
             if not expected.future.done():
                 expected.future.set_exception(end)

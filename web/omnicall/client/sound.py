@@ -20,14 +20,14 @@ RATE = 24_000
 Pcm = NDArray[np.int16]
 
 
-class Resampler:
+class Resampling:
     """A stream of sound brought to another rate, and to mono."""
 
     def __init__(self, rate: int) -> None:
         self._inner = av.AudioResampler(format="s16", layout="mono", rate=rate)
 
     def feed(self, frame: av.AudioFrame) -> Pcm:
-        """What is ready; None at the end flushes, see `av.AudioResampler`."""
+        """What is ready so far."""
         return _joined(self._inner.resample(frame))
 
     def rest(self) -> Pcm:
@@ -54,13 +54,13 @@ def as_pcm(samples: NDArray[Any], rate: int) -> Pcm:
     pcm = np.ascontiguousarray(samples, dtype=np.int16)
     if rate == RATE or not len(pcm):
         return pcm
-    resampler = Resampler(RATE)
+    resampler = Resampling(RATE)
     return np.concatenate([resampler.feed(frame_of(pcm, rate)), resampler.rest()])
 
 
 def read_sound(path: str | Path) -> Pcm:
     """A file in any format that FFmpeg reads; blocks. Raises `ClientError`."""
-    resampler = Resampler(RATE)
+    resampler = Resampling(RATE)
     pieces: list[Pcm] = []
     try:
         with av.open(str(path)) as container:
@@ -74,7 +74,7 @@ def read_sound(path: str | Path) -> Pcm:
     return np.concatenate(pieces)
 
 
-class Voice:
+class Unsaid:
     """What is still to be said: filled by the user, taken by a transport in real time."""
 
     def __init__(self, limit_s: float = 1.0) -> None:

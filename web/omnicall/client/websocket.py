@@ -12,9 +12,9 @@ import aiohttp
 import numpy as np
 
 from omnicall.client.address import WORDS, Address
-from omnicall.client.errors import CallEnded, CallRefused, NoConnection
-from omnicall.client.link import Event, Listener
-from omnicall.client.sound import RATE, Pcm, Voice
+from omnicall.client.carrier import Callbacks, Event
+from omnicall.client.errors import CallOver, Declined, NoConnection
+from omnicall.client.sound import RATE, Pcm, Unsaid
 
 CONNECT_TIMEOUT_S = 15.0
 HEARTBEAT_S = 20.0
@@ -23,10 +23,10 @@ PIECE_S = 0.1
 FORMAT = {"format": {"type": "audio/pcm", "rate": RATE}}
 
 
-class WebSocketLink:
+class WebSocketCarrier:
     """Says what `voice` has in real time; what it hears it passes on as fast as it comes."""
 
-    def __init__(self, address: Address, model: str, voice: Voice, listener: Listener) -> None:
+    def __init__(self, address: Address, model: str, voice: Unsaid, listener: Callbacks) -> None:
         self._address = address
         self._model = model
         self._voice = voice
@@ -52,7 +52,7 @@ class WebSocketLink:
                 )
         except aiohttp.WSServerHandshakeError as error:
             words = WORDS.get(error.status, f"The server answered {error.status}.")
-            raise CallRefused(words, status=error.status) from error
+            raise Declined(words, status=error.status) from error
         except TimeoutError as error:
             raise NoConnection(f"{url.origin()} did not answer in time.") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -68,11 +68,11 @@ class WebSocketLink:
 
     async def send(self, event: Event) -> None:
         if self._socket is None or self._socket.closed:
-            raise CallEnded("lost", "The connection is closed.")
+            raise CallOver("lost", "The connection is closed.")
         try:
             await self._socket.send_str(json.dumps(event))
         except (aiohttp.ClientError, OSError) as error:
-            raise CallEnded("lost", f"The connection was lost: {error}") from error
+            raise CallOver("lost", f"The connection was lost: {error}") from error
 
     async def add_item(self, item: Event) -> None:
         await self.send({"type": "conversation.item.create", "item": item})
@@ -94,7 +94,7 @@ class WebSocketLink:
         if self._socket is not None:
             await self._socket.close()
 
-    async def _listen(self) -> CallEnded:
+    async def _listen(self) -> CallOver:
         assert self._socket is not None, "run() before open()"
         async for message in self._socket:
             if message.type is not aiohttp.WSMsgType.TEXT:
@@ -107,12 +107,12 @@ class WebSocketLink:
                 await self.interrupt()
             self._listener.event(event)
             if kind == "session.ended":
-                return CallEnded(str(event.get("reason")), str(event.get("message")))
+                return CallOver(str(event.get("reason")), str(event.get("message")))
         if self._socket.close_code == aiohttp.WSCloseCode.OK:
-            return CallEnded("hangup", "The call was hung up.")
+            return CallOver("hangup", "The call was hung up.")
         error = self._socket.exception()
         why = f"closed with {self._socket.close_code}" if error is None else str(error)
-        return CallEnded("lost", f"The connection was lost: {why}.")
+        return CallOver("lost", f"The connection was lost: {why}.")
 
     def _hear(self, event: Event) -> None:
         try:
@@ -135,7 +135,7 @@ class WebSocketLink:
             audio = base64.b64encode(piece.astype("<i2").tobytes()).decode()
             try:
                 await self.send({"type": "input_audio_buffer.append", "audio": audio})
-            except CallEnded:
+            except CallOver:
                 # The listening side tells why.
                 return
 

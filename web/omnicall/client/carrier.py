@@ -10,14 +10,14 @@ from omnicall.client.sound import Pcm
 Event = dict[str, Any]
 
 
-class Listener(NamedTuple):
-    """Whom a link tells what comes; neither may block."""
+class Callbacks(NamedTuple):
+    """Whom a carrier tells what comes; neither may block."""
 
     event: Callable[[Event], None]
     sound: Callable[[Pcm], None]
 
 
-class Link(Protocol):
+class Carrier(Protocol):
     """One connection to a server, by whatever way."""
 
     @property
@@ -26,19 +26,19 @@ class Link(Protocol):
 
     @property
     def audio_settings(self) -> dict[str, Any]:
-        """What `session.audio` has to say so that this link understands the sound."""
+        """What `session.audio` has to say so that this one understands the sound."""
 
     async def open(self, session: Event) -> bool:
-        """Connect; whether the settings went with it. Raises `CallRefused`, `NoConnection`."""
+        """Connect; whether the settings went with it. Raises `Declined`, `NoConnection`."""
 
     async def run(self) -> None:
-        """Carry until the end, which is raised: `CallEnded`."""
+        """Carry until the end, which is raised: `CallOver`."""
 
     async def send(self, event: Event) -> None:
-        """Send an event. Raises `CallEnded`."""
+        """Send an event. Raises `CallOver`."""
 
     async def add_item(self, item: Event) -> None:
-        """Send an item of any size. Raises `CallEnded`, `CallRefused`, `NoConnection`."""
+        """Send an item of any size. Raises `CallOver`, `Declined`, `NoConnection`."""
 
     async def interrupt(self) -> None:
         """Stop what is on its way to the ear."""
