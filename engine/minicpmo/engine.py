@@ -16,7 +16,14 @@ from engine.files.decoder import FileDecoder
 from engine.gpu.kernels.loader import Kernel
 from engine.gpu.weights import CheckpointError
 from engine.hub import Fetching, HubError, locate, unheard
-from engine.ipc.protocol import FromEngine, SessionConfig, SessionMessage, Welcome
+from engine.ipc.protocol import (
+    VERSION,
+    FromEngine,
+    Mode,
+    SessionConfig,
+    SessionMessage,
+    Welcome,
+)
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
 from engine.minicpmo.models.config import RELEASED_UNIT, ConfigError
@@ -30,6 +37,26 @@ from engine.minicpmo.speech.voices import VoiceLibrary
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
+TOOL_MODES: tuple[Mode, ...] = ("half_duplex", "turn_based")
+HONOURS = (
+    "mode",
+    "instructions",
+    "voice",
+    "modalities",
+    "turn_detection",
+    "max_image_slices",
+    "context_policy",
+    "options",
+    "temperature",
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+    "length_penalty",
+    "max_output_tokens",
+    "greedy",
+    "seed",
+)
+CALL_HONOURS = ("tools", "tool_choice", "tool_name")
 
 
 class MiniCpmoSession:
@@ -79,6 +106,11 @@ class MiniCpmoEngine:
     def slots(self) -> int:
         return self._slots
 
+    @property
+    def _calls_functions(self) -> bool:
+        scheduler = self._scheduler
+        return scheduler is not None and scheduler.runner.model.tokens.calls_functions
+
     def welcome(self, slots: int) -> Welcome:
         voices = self._voices
         names = voices.names() if voices is not None else ()
@@ -86,7 +118,7 @@ class MiniCpmoEngine:
         if not names:
             spoken = "It has no prepared voice here, so it answers in text."
         return Welcome(
-            version=1,
+            version=VERSION,
             kind="minicpmo",
             label="MiniCPM-o 4.5",
             description=f"Listens, looks and speaks at the same time. {spoken}",
@@ -96,6 +128,8 @@ class MiniCpmoEngine:
             voices=tuple(names),
             video=True,
             unit_ms=RELEASED_UNIT.ms,
+            tool_modes=TOOL_MODES if self._calls_functions else (),
+            honours=HONOURS + (CALL_HONOURS if self._calls_functions else ()),
         )
 
     async def start(self, progress: Progress) -> None:

@@ -36,7 +36,12 @@ from engine.minicpmo.modes.mode import step
 from engine.minicpmo.modes.turn_encoding import PendingTurn
 from engine.minicpmo.modes.unit_alignment import PHASES
 from engine.minicpmo.runner import Runner
-from engine.minicpmo.session.item_decoding import DecodedItem, ModelMessage
+from engine.minicpmo.session.item_decoding import (
+    DecodedItem,
+    FunctionCalled,
+    FunctionReturned,
+    ModelMessage,
+)
 from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 from engine.minicpmo.speech.voices import VoiceLibrary
@@ -326,7 +331,19 @@ class Scheduler:
             case AppendContext():
                 session.refuse(message.request, "append_unsupported", NOTHING_APPENDED)
             case FunctionCallIn() | FunctionOutputIn():
-                session.warn("tools_unsupported", "this engine calls no functions")
+                self._function(session, message)
+
+    def _function(self, session: Session, message: FunctionCallIn | FunctionOutputIn) -> None:
+        """Keep a call or what it gave back for the next turn."""
+        if session.config.mode == "full_duplex" or not self.runner.model.tokens.calls_functions:
+            session.warn("tools_unsupported", "functions are called where turns are taken only")
+            return
+        part: FunctionCalled | FunctionReturned
+        if isinstance(message, FunctionCallIn):
+            part = FunctionCalled(message.name, message.arguments)
+        else:
+            part = FunctionReturned(message.output)
+        session.add_item(DecodedItem(session.id, message.item, "user", (part,)))
 
     def _hear(self, session: Session, message: AudioIn, came: float) -> None:
         mode = session.config.mode
@@ -376,7 +393,11 @@ class Scheduler:
         if isinstance(message, CommitAudio):
             session.commit(message.request)
             return
-        if session.output.is_speaking:
+        if message.is_out_of_band:
+            told = "every response here is part of the conversation"
+            session.refuse(message.request, "out_of_band_unsupported", told)
+            return
+        if session.output.is_speaking and not self._turns.waits_for_outputs(session.slot):
             self._silence(session, by_client=False)
         self._ask(
             session,
@@ -384,6 +405,10 @@ class Scheduler:
                 instructions=message.instructions,
                 modalities=message.modalities,
                 request=message.request,
+                max_output_tokens=message.max_output_tokens,
+                tools=message.tools,
+                tool_choice=message.tool_choice,
+                tool_name=message.tool_name,
             ),
         )
 

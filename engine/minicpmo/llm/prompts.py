@@ -6,6 +6,7 @@ Source: the checkpoint's chat template and the MiniCPM-o 4.5 inference code.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,14 @@ class PromptSound:
     embeddings: int
 
 
-PromptPart = str | PromptPicture | PromptSound
+@dataclass(frozen=True, slots=True)
+class PromptMarkup:
+    """Text of ours, in which special tokens are meant as such."""
+
+    text: str
+
+
+PromptPart = str | PromptPicture | PromptSound | PromptMarkup
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +158,7 @@ class PromptBuilder:
         message: PromptMessage,
         *,
         answered: bool = False,
+        called: bool = False,
         continues: bool = False,
         image_ids: bool = False,
         first_image: int = 0,
@@ -157,7 +166,8 @@ class PromptBuilder:
     ) -> Prompt:
         """Render one prefill of half duplex; a user's turn is left open for further segments.
 
-        `answered`: an answer was generated since the last user turn and is still open.
+        `answered`: an answer was generated since the last user turn and is still open; `called`:
+        by calls of functions.
         `continues`: a further segment of the same turn.
         """
         content = self._content(message, trusted)
@@ -169,15 +179,25 @@ class PromptBuilder:
             text = content
         else:
             text = f"<|im_start|>user\n{content}"
-            text = f"<|tts_eos|><|im_end|>\n{text}" if answered else text
+            closing = "<|im_end|>\n" if called else "<|tts_eos|><|im_end|>\n"
+            text = f"{closing}{text}" if answered else text
         return self.fill(text, message.parts, image_ids=image_ids, first_image=first_image)
 
-    def aside(self, instructions: str) -> list[int]:
-        """Instructions for one answer, between the user's open message and the answer's opening.
+    def aside(self, instructions: str, functions: Sequence[PromptPart] = ()) -> list[int]:
+        """Instructions and functions for one answer, between the user's open message and the
+        answer's opening.
 
         Without them the message is closed and the answer opened as if they had never been there.
         """
-        return self._encode(f"<|im_end|>\n<|im_start|>system\n{self._safe(instructions, False)}")
+        told = self._content(PromptMessage("system", (instructions, *functions)), False)
+        return self._encode(f"<|im_end|>\n<|im_start|>system\n{told}")
+
+    def call_opening(self, name: str) -> tuple[int, ...]:
+        """The beginning of a call that must be made; an empty name leaves the model the choice."""
+        if not name:
+            return tuple(self._encode("<tool_call>\n"))
+        told = self._safe(json.dumps(name, ensure_ascii=False), False)
+        return tuple(self._encode(f'<tool_call>\n{{"name": {told}, "arguments": '))
 
     # ------------------------------------------------------------------ pieces
 
@@ -188,6 +208,8 @@ class PromptBuilder:
                 pieces.append(IMAGE_SLOT)
             elif isinstance(part, PromptSound):
                 pieces.append(AUDIO_SLOT)
+            elif isinstance(part, PromptMarkup):
+                pieces.append(part.text)
             else:
                 pieces.append(self._safe(part, trusted))
         return "".join(pieces)
@@ -204,7 +226,7 @@ class PromptBuilder:
         self, text: str, parts: Sequence[PromptPart], *, image_ids: bool, first_image: int = 0
     ) -> Prompt:
         """Put the media among `parts` into the slots of `text`; raises `PromptError`."""
-        media = [part for part in parts if not isinstance(part, str)]
+        media = [part for part in parts if isinstance(part, PromptPicture | PromptSound)]
         chunks = re.split(f"({re.escape(IMAGE_SLOT)}|{re.escape(AUDIO_SLOT)})", text)
         slots = chunks[1::2]
         wanted = [IMAGE_SLOT if isinstance(part, PromptPicture) else AUDIO_SLOT for part in media]

@@ -69,6 +69,9 @@ class OmniTokenizer:
         self.turn_eos = self.id("<|turn_eos|>")
         self.chunk_eos = self.id("<|chunk_eos|>")
         self.chunk_tts_eos = self.id("<|chunk_tts_eos|>")
+        self.tool_call = self._find("<tool_call>")
+        """-1, as the next one, where a checkpoint has no words for functions."""
+        self.tool_call_end = self._find("</tool_call>")
         self.bpe_eos = self.id("</s>")
         """An ordinary vocabulary entry that half duplex treats as an end."""
 
@@ -78,6 +81,14 @@ class OmniTokenizer:
         if found is None:
             raise ConfigError(f"the tokenizer has no token {text!r}")
         return found
+
+    @property
+    def calls_functions(self) -> bool:
+        return self.tool_call >= 0 and self.tool_call_end >= 0
+
+    def _find(self, text: str) -> int:
+        found: int | None = self._tokenizer.token_to_id(text)
+        return -1 if found is None else found
 
     def text(self, token: int) -> str:
         """Return the vocabulary entry of an id as the tokenizer spells it, empty if unknown."""

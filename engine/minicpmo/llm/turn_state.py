@@ -48,6 +48,10 @@ class ReplySettings:
     aside: int = 0
     """The newest positions of the user's message are for this reply only: the next message finds
     them gone."""
+    may_call: bool = False
+    """Functions may be called; otherwise the reply ends where a call would begin."""
+    call_opening: tuple[int, ...] = ()
+    """The reply is a call that begins with these ids."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "chunk_tokens"):
@@ -70,6 +74,10 @@ class ReplyChunk:
     by_limit: bool = False
     """The reply was cut by `max_new_tokens`."""
     warning: ContextWarning | None = None
+    call: str = ""
+    """A call of a function as the model wrote it; the chunk has no ids then."""
+    ends_speech: bool = False
+    """Nothing more of the reply is said; calls follow."""
 
 
 @dataclass
@@ -90,6 +98,15 @@ class _Reply:
     """Chosen, not yet fed."""
     chunks: int = 0
     over: bool = False
+    call: list[int] | None = None
+    """Ids of the call that is being written, without its marks."""
+    call_start: int = 0
+    """Position of its first mark."""
+    num_unsaid: int = 0
+    """Ids of calls and around them, of which the user hears nothing."""
+    is_unsaid: bool = False
+    """The id that waits is one of them."""
+    has_called: bool = False
 
     aside: int = 0
     """Positions in front of the opening that go with this reply."""
@@ -125,10 +142,19 @@ class TurnState:
         """Rows of the newest turn are in the cache and not yet among the window's entries."""
         self.has_replied = False
         """There was a reply: the next user message must begin with `closing_ids`."""
-        self.closing_ids = (tokens.tts_eos, tokens.im_end, *tokens.encode("\n"))
+        self._closing = {
+            False: (tokens.tts_eos, tokens.im_end, *tokens.encode("\n")),
+            True: (tokens.im_end, *tokens.encode("\n")),
+        }
+        self.has_called = False
+        """The newest reply has called functions."""
         self._turn_start = 0
         self._turn_replied = False
         self._reply: _Reply | None = None
+
+    @property
+    def closing_ids(self) -> tuple[int, ...]:
+        return self._closing[self.has_called]
 
     @property
     def is_replying(self) -> bool:
@@ -208,11 +234,16 @@ class TurnState:
         ids = [tokens.im_end, *tokens.encode("\n<|im_start|>assistant\n")]
         if not settings.thinking:
             ids += tokens.encode("<think>\n\n</think>\n\n")
-        if settings.tts_template or settings.speech:
+        if (settings.tts_template or settings.speech) and not settings.call_opening:
             ids.append(tokens.tts_bos)
+        opened = self.length + len(ids)
+        ids += settings.call_opening
         stream = TextStream(tokens, skip_special=settings.skip_special)
         assert settings.aside <= self.length - self._turn_start, f"{settings.aside} positions aside"
-        self._reply = _Reply(settings, stream, self.length, len(ids), aside=settings.aside)
+        reply = _Reply(settings, stream, self.length, len(ids), aside=settings.aside)
+        if settings.call_opening:
+            reply.call, reply.call_start = [*settings.call_opening[1:]], opened
+        self._reply, self.has_called = reply, False
         if not self.turn_open:
             self._turn_start, self.turn_open = self.length, True
         self.has_replied = self._turn_replied = True
@@ -228,15 +259,19 @@ class TurnState:
             settings.sampling,
             self.draws,
             [*recent, *reply.chunk],
-            forbidden if settings.speech else None,
+            forbidden if settings.speech and reply.call is None else None,
         )
 
     def decide(self, token: int) -> ReplyChunk | None:
         """Take a sampled id: it waits to be fed, or ends the reply; a full chunk is returned."""
         reply = self._running()
         assert reply.waiting is None, "the last id was not fed"
+        if reply.call is not None:
+            return self._write_call(reply, token)
         if token in self._tokens.half_duplex_terminators:
             return self._finish(reply, by_limit=False)
+        if token == self._tokens.tool_call or reply.has_called:
+            return self._begin_call(reply, token)
         reply.chunk.append(token)
         reply.waiting = token
         if not reply.is_chunk_full:
@@ -257,9 +292,12 @@ class TurnState:
         """The waiting id is in the cache; returns the last chunk if the limit was reached."""
         reply = self._running()
         assert reply.waiting is not None, "nothing was to be fed"
-        reply.fed.append((reply.waiting, hidden))
-        reply.waiting = None
+        waiting, reply.waiting = reply.waiting, None
         self.length += 1
+        if reply.is_unsaid:
+            reply.is_unsaid = False
+            return None
+        reply.fed.append((waiting, hidden))
         if reply.chunks + 1 == reply.max_chunks and reply.is_chunk_full:
             return self._finish(reply, by_limit=True)
         return None
@@ -267,15 +305,65 @@ class TurnState:
     def cancel(self, keep: int | None = None) -> int:
         """Break the reply off, or shorten one that ended; returns the length to truncate to.
 
-        `keep`: tokens of the reply that the user got to hear; None keeps all that were fed.
+        `keep`: tokens of the reply that the user got to hear; None keeps all that were fed. Calls
+        stay, and what was to be said before them: what they give back will refer to them.
         """
         assert self._reply is not None, "there is no reply"
         reply = self._reply
         reply.over, reply.waiting = True, None
-        if keep is not None:
+        if reply.call is not None:
+            # Nobody was told of half a call.
+            self.length, reply.call = min(self.length, reply.call_start), None
+        if keep is not None and not reply.has_called:
             assert keep >= 0, f"{keep} tokens"
             self.length = min(self.length, reply.start + reply.opening + keep)
         return self.length
+
+    def _begin_call(self, reply: _Reply, token: int) -> ReplyChunk | None:
+        """Take an id that begins a call, or stands between two."""
+        is_blank = reply.has_called and not self._tokens.decode([token]).strip()
+        if token != self._tokens.tool_call and not is_blank:
+            # Behind its calls the model waits for what they give back.
+            return self._finish(reply, by_limit=False)
+        if not reply.settings.may_call:
+            return self._finish(reply, by_limit=False)
+        if self._is_too_long(reply):
+            return self._finish(reply, by_limit=True)
+        self._leave_unsaid(reply, token)
+        if is_blank:
+            return None
+        reply.call, reply.call_start = [], self.length
+        has_spoken = not reply.has_called and (reply.chunks or reply.fed)
+        return replace(self._hand_out(reply), ends_speech=True) if has_spoken else None
+
+    def _write_call(self, reply: _Reply, token: int) -> ReplyChunk | None:
+        """Take the next id of a call; returns the call once it is whole."""
+        assert reply.call is not None
+        is_end = token in self._tokens.half_duplex_terminators
+        if is_end or self._is_too_long(reply):
+            text = self._end_call(reply)
+            return replace(self._finish(reply, by_limit=not is_end), call=text)
+        self._leave_unsaid(reply, token)
+        if token != self._tokens.tool_call_end:
+            reply.call.append(token)
+            return None
+        text = self._end_call(reply)
+        warning = self.context.check(self.length)
+        return ReplyChunk((), (), "", (), False, warning=warning, call=text)
+
+    def _end_call(self, reply: _Reply) -> str:
+        text = self._tokens.decode(reply.call or ()).strip()
+        reply.call = None
+        reply.has_called = self.has_called = True
+        return text or "{}"
+
+    def _leave_unsaid(self, reply: _Reply, token: int) -> None:
+        reply.waiting, reply.is_unsaid = token, True
+        reply.num_unsaid += 1
+
+    def _is_too_long(self, reply: _Reply) -> bool:
+        said = len(reply.earlier) + len(reply.chunk)
+        return said + reply.num_unsaid >= reply.settings.max_new_tokens
 
     def _hand_out(self, reply: _Reply, last: bool = False, by_limit: bool = False) -> ReplyChunk:
         ids = tuple(token for token, _ in reply.fed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import deque
 from collections.abc import Generator
@@ -12,8 +13,9 @@ from typing import Literal
 from torch import Tensor
 
 from engine.gpu.timing import Stages, timed, totals
-from engine.ipc.protocol import Modality
+from engine.ipc.protocol import FunctionTool, Modality
 from engine.minicpmo.llm.context_window import ContextFull
+from engine.minicpmo.llm.functions import CallError, offer, read_call
 from engine.minicpmo.llm.prompts import (
     VOICE_PROMPTS,
     PromptError,
@@ -47,6 +49,8 @@ class NothingToAnswer(ValueError):
 class ReplyUtterance(AnswerPart):
     chunk: ReplyChunk
     kv_tokens: int
+    is_silent: bool = False
+    """It has no sound, and waits only for those before it."""
 
 
 class TurnEntry(SessionEntry):
@@ -61,6 +65,12 @@ class TurnEntry(SessionEntry):
         """The turn that `taking` reads."""
         self.is_aloud = False
         """The newest reply is spoken."""
+        self.tools: tuple[FunctionTool, ...] = ()
+        """Those that the newest reply may call."""
+        self.has_called = False
+        """The newest reply has come to its calls: nothing more of it is said."""
+        self.has_said = False
+        """Words or sound of it are out."""
         self.images = 0
         self.started = 0.0
 
@@ -126,6 +136,11 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         entry = self._entries.get(slot)
         return entry is not None and (entry.reading is not None or bool(entry.asked))
 
+    def waits_for_outputs(self, slot: int) -> bool:
+        """The newest reply has ended with calls: what it said may be heard to its end."""
+        entry = self._entries[slot]
+        return entry.has_called and not entry.session.output.is_open
+
     def withdraw(self, session: Session) -> None:
         """Break off the replies that have not begun, each when its turn has been read.
 
@@ -181,6 +196,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             before, after = VOICE_PROMPTS.get(language, VOICE_PROMPTS["en"])
             sounds = [session.voice.embeddings]
             parts = [before, PromptSound(len(sounds[0])), session.config.instructions or after]
+        if self._runner.model.tokens.calls_functions:
+            parts += offer(session.config.tools)
         prompt = self._runner.model.prompts.half_duplex(PromptMessage("system", tuple(parts)))
         check_instructions(len(prompt), self._max_context)
         yield from self._runner.turns.add_slowly(
@@ -192,6 +209,9 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             return False
         if entry.taking is not None:
             return True
+        if self.waits_for_outputs(entry.session.slot) and entry.session.output.is_speaking:
+            # What was said before the calls is heard first.
+            return False
         is_replying = self._runner.turns.sessions[entry.session.slot].is_replying
         return bool(entry.asked) and not is_replying and not entry.speaking
 
@@ -233,11 +253,13 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         prompt = prompts.half_duplex(
             planned.message,
             answered=state.has_replied,
+            called=state.has_called,
             image_ids=is_chat,
             first_image=entry.images,
         )
-        aside = prompts.aside(asked.instructions) if asked.instructions else []
-        settings = session.reply_settings(asked.modalities, aside=len(aside))
+        offered = () if asked.tools is None else offer(asked.tools, behind=bool(asked.instructions))
+        aside = prompts.aside(asked.instructions, offered) if asked.instructions or offered else []
+        settings = self._settings(entry, asked, len(aside))
         self._check_room(state, len(prompt), settings)
         entry.images += len(planned.pictures)
         with timed(runner.model.device) as encode:
@@ -249,9 +271,28 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         entry.stages += [("encode", encode), ("prefill", prefill)]
         self._begin_reply(entry, asked, settings)
 
+    def _settings(self, entry: TurnEntry, asked: PendingTurn, aside: int) -> ReplySettings:
+        """How a turn is answered, and which functions it may call; raises `ValueError`."""
+        config, model = entry.session.config, self._runner.model
+        choice, name = config.tool_choice, config.tool_name
+        if asked.tool_choice is not None:
+            choice, name = asked.tool_choice, asked.tool_name
+        tools = config.tools if asked.tools is None else asked.tools
+        can_call = bool(tools) and choice != "none" and model.tokens.calls_functions
+        entry.tools = tools if can_call else ()
+        must_call = can_call and choice == "required"
+        return entry.session.reply_settings(
+            asked.modalities,
+            aside=aside,
+            max_tokens=asked.max_output_tokens,
+            may_call=can_call,
+            call_opening=model.prompts.call_opening(name) if must_call else (),
+        )
+
     def _begin_reply(self, entry: TurnEntry, asked: PendingTurn, settings: ReplySettings) -> None:
         session = entry.session
         entry.is_aloud = settings.speech
+        entry.has_called = entry.has_said = False
         entry.speech.cancel()
         self._open_output(session, asked, "audio" if entry.is_aloud else "text")
         if asked.is_withdrawn:
@@ -285,18 +326,48 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         for slot, chunk in results.items():
             entry = self._entries[slot]
             kv_tokens = self._runner.turns.sessions[slot].length
+            entry.session.warn_context(chunk.warning)
+            if chunk.call:
+                self._call(entry, chunk.call)
+                if not chunk.is_last:
+                    continue
             utterance = ReplyUtterance(entry.speech.generation, chunk, kv_tokens)
             entry.speaking.append(utterance)
-            entry.session.warn_context(chunk.warning)
-            if not entry.is_aloud:
-                self._send(entry, utterance, NO_SOUND, [])
+            utterance.is_silent = not entry.is_aloud or entry.has_called
+            if utterance.is_silent:
+                self._send_silent(entry)
                 continue
+            entry.has_called = chunk.ends_speech
             on_chunk = partial(self._spoken, entry, utterance)
-            entry.speech.say(chunk.ids, chunk.hidden, on_chunk, is_unit=False, ends=chunk.is_last)
+            ends = chunk.is_last or chunk.ends_speech
+            entry.speech.say(chunk.ids, chunk.hidden, on_chunk, is_unit=False, ends=ends)
+
+    def _call(self, entry: TurnEntry, written: str) -> None:
+        """Tell the client of a call, if it can be read."""
+        entry.has_called = True
+        session = entry.session
+        if not session.output.is_open or session.is_over:
+            return
+        try:
+            name, arguments = read_call(written, entry.tools)
+        except CallError as error:
+            session.warn("malformed_call", f"the model wrote {error}; it is left out")
+            return
+        session.output.call(f"call_{secrets.token_hex(8)}", name, arguments)
+
+    def _send_silent(self, entry: TurnEntry) -> None:
+        """Send what has no sound, up to the next part that has."""
+        while entry.speaking:
+            utterance = entry.speaking[0]
+            assert isinstance(utterance, ReplyUtterance)
+            if not utterance.is_silent:
+                return
+            self._send(entry, utterance, NO_SOUND, [])
 
     def _spoken(self, entry: TurnEntry, utterance: ReplyUtterance, chunk: SpeechChunk) -> None:
         if not entry.is_closed:
             self._send(entry, utterance, chunk.pcm, chunk.stages)
+            self._send_silent(entry)
 
     def _send(self, entry: TurnEntry, utterance: ReplyUtterance, pcm: Pcm, stages: Stages) -> None:
         entry.speaking.remove(utterance)
@@ -304,7 +375,10 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         entry.stages += stages
         if not entry.is_current(utterance):
             return
-        output.say(chunk.text, pcm, tokens=len(chunk.ids), last=chunk.is_last)
+        is_something = bool(chunk.text) or len(pcm) > 0
+        entry.has_said = entry.has_said or is_something
+        if is_something or not chunk.is_last or entry.has_said or not entry.has_called:
+            output.say(chunk.text, pcm, tokens=len(chunk.ids), last=chunk.is_last)
         if not chunk.is_last:
             return
         output.finish(

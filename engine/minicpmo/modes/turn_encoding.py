@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engine.ipc.protocol import Modality
+from engine.ipc.protocol import FunctionTool, Modality, ToolChoice
+from engine.minicpmo.llm.functions import replayed_call, response
 from engine.minicpmo.llm.prompts import PromptMessage, PromptPart, PromptPicture, PromptSound
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.file_decoding import Clip
@@ -17,6 +18,8 @@ from engine.minicpmo.session.item_decoding import (
     DecodedPart,
     DecodedPicture,
     DecodedSound,
+    FunctionCalled,
+    FunctionReturned,
 )
 from engine.minicpmo.session.session import Session
 
@@ -43,6 +46,12 @@ class PendingTurn:
     """Of this answer; empty: the session's."""
     request: str = ""
     """The client's name for what it asked for; empty for what was spoken."""
+    max_output_tokens: int | None = None
+    """Of this answer; None: the session's."""
+    tools: tuple[FunctionTool, ...] | None = None
+    """Of this answer, instead of the session's."""
+    tool_choice: ToolChoice | None = None
+    tool_name: str = ""
     is_withdrawn: bool = False
     """The user spoke on before the answer began: it is read, and answered with nothing."""
 
@@ -96,6 +105,10 @@ class _Planner:
                 self.look(part.rgb, slices)
             case DecodedSound():
                 self.hear(part.sound)
+            case FunctionCalled():
+                self.planned.parts += replayed_call(part.name, part.arguments)
+            case FunctionReturned():
+                self.planned.parts += response(part.output, behind=bool(self.planned.parts))
             case Clip():
                 for second in part.seconds:
                     self.look(second.picture, 1)

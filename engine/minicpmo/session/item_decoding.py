@@ -27,7 +27,22 @@ class DecodedSound:
     """[N], 16 kHz."""
 
 
-DecodedPart = str | DecodedPicture | DecodedSound | Clip
+@dataclass(frozen=True)
+class FunctionCalled:
+    """A call that the assistant once made."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class FunctionReturned:
+    """What a function gave back."""
+
+    output: str
+
+
+DecodedPart = str | DecodedPicture | DecodedSound | Clip | FunctionCalled | FunctionReturned
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +100,7 @@ def decode_picture(data: bytes) -> Tensor:
 
 def _num_bytes(part: DecodedPart) -> int:
     match part:
-        case str():
+        case str() | FunctionCalled() | FunctionReturned():
             return 0
         case DecodedPicture():
             return part.rgb.nbytes

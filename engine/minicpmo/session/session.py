@@ -43,6 +43,8 @@ MAX_ITEM_BYTES = 256 * 1024 * 1024
 """Of a session's decoded pictures and sound, until the model has read them."""
 MAX_COMMITTED_SAMPLES = 120 * INPUT_HZ
 DEFAULT_REPLY_TOKENS = 256
+DEFAULT_CALL_TOKENS = 512
+"""Of a reply that may call functions, whose arguments are part of it."""
 COMMITS_FROM = 1 << 31
 """What is committed by hand has numbers above it, what the detector finds below."""
 
@@ -138,6 +140,8 @@ class Session:
         """Take new settings; whether the conversation has to start anew for them."""
         switches = config.mode != self.config.mode
         anew = switches or config.instructions != self.config.instructions
+        # They stand in the system message where turns are taken.
+        anew = anew or (config.mode != "full_duplex" and config.tools != self.config.tools)
         self.config = config
         if switches:
             # Sound that waits for a unit would wait for ever.
@@ -251,11 +255,18 @@ class Session:
         return {name: value for name, value in chosen.items() if value is not None}
 
     def reply_settings(
-        self, modalities: tuple[Modality, ...] = (), *, aside: int = 0
+        self,
+        modalities: tuple[Modality, ...] = (),
+        *,
+        aside: int = 0,
+        max_tokens: int | None = None,
+        may_call: bool = False,
+        call_opening: tuple[int, ...] = (),
     ) -> ReplySettings:
         """The session's settings for a reply in half duplex and turn-based mode.
 
-        `modalities`, unless empty: of this reply. `aside`: positions of what holds for it only.
+        `modalities` unless empty, `max_tokens` unless None: of this reply. `aside`: positions of
+        what holds for it only. `may_call`, `call_opening`: see `ReplySettings`.
         Raises `ValueError` by name.
         """
         wanted = self.config.sampling
@@ -266,12 +277,16 @@ class Session:
         speaks = self.can_speak(modalities or self.config.modalities)
         return ReplySettings(
             sampling=sampling,
-            max_new_tokens=wanted.max_output_tokens or DEFAULT_REPLY_TOKENS,
+            max_new_tokens=max_tokens
+            or wanted.max_output_tokens
+            or (DEFAULT_CALL_TOKENS if may_call else DEFAULT_REPLY_TOKENS),
             chunk_tokens=CHUNK_TOKENS if speaks else 1,
             speech=speaks,
             thinking=self.option("thinking", False),
             skip_special=True,
             aside=aside,
+            may_call=may_call,
+            call_opening=call_opening,
         )
 
     # ------------------------------------------------------------------ to the client

@@ -16,7 +16,8 @@ from engine.minicpmo.models.llm.qwen3 import Qwen3
 
 SPECIALS = (
     "im_start im_end end_of_text unit_start unit_end image_start image_end slice_start slice_end "
-    "tts_bos tts_eos tts_pad listen speak turn_eos chunk_eos chunk_tts_eos bpe_eos"
+    "tts_bos tts_eos tts_pad listen speak turn_eos chunk_eos chunk_tts_eos bpe_eos "
+    "tool_call tool_call_end"
 ).split()
 WORDS: dict[int, bytes] = {
     32: b"Hello",
@@ -33,12 +34,12 @@ VOCAB = 64
 
 
 class WordTokens:
-    """What the automata use of `OmniTokenizer`; special ids are 1 to 18, those from 40 letters."""
+    """What the automata use of `OmniTokenizer`; special ids are 1 to 20, those from 40 letters."""
 
     def __init__(self) -> None:
         for place, name in enumerate(SPECIALS):
             setattr(self, name, place + 1)
-        self.special_ids = frozenset(range(1, len(SPECIALS) + 1)) - {self.id("bpe_eos")}
+        self.special_ids = frozenset(range(1, self.id("bpe_eos")))
         self.duplex_forbidden = (self.id("tts_pad"), self.id("chunk_eos"), 40)
         self.half_duplex_forbidden = (41,)
         self.half_duplex_terminators = tuple(map(self.id, ("tts_eos", "im_end", "bpe_eos")))
