@@ -16,6 +16,7 @@ from engine.builtin.session import CascadeSession
 from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import INPUT_HZ, OUTPUT_HZ, VERSION, SessionConfig, Welcome
 
+HONOURS = ("mode", "modalities", "turn_detection", "transcribe", "after")
 MAX_KEPT_BYTES = 2 * INPUT_HZ * 60
 TONE_HZ = 440.0
 TONE_S = 0.4
@@ -43,13 +44,22 @@ class EchoEngine:
             languages=(),
             voices=(),
             video=False,
+            appends=("commentary",),
+            honours=HONOURS,
         )
 
     async def start(self, progress: Progress) -> None:
         progress("nothing to load")
 
     def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> CascadeSession:
-        parts = Parts(EchoRecogniser(), EchoAnswerer(), self._eyes, self._decoder, _any_voice)
+        parts = Parts(
+            EchoRecogniser(),
+            EchoAnswerer(),
+            self._eyes,
+            self._decoder,
+            _any_voice,
+            honours=frozenset(HONOURS),
+        )
         return CascadeSession(session, config, send, parts)
 
     def pending_ms(self) -> float:

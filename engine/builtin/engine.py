@@ -83,6 +83,10 @@ class BuiltinEngine:
     def recognisers(self) -> RecogniserPool:
         return self._recognisers
 
+    @property
+    def _honours(self) -> tuple[str, ...]:
+        return HONOURS if self._chat is None else (*HONOURS, *HONOURED_BY_MODEL)
+
     def welcome(self, slots: int) -> Welcome:
         return Welcome(
             version=VERSION,
@@ -98,7 +102,7 @@ class BuiltinEngine:
             tool_modes=() if self._chat is None else MODES,
             appends=("commentary",) if self._chat is None else APPENDS,
             answers_out_of_band=self._chat is not None,
-            honours=HONOURS if self._chat is None else (*HONOURS, *HONOURED_BY_MODEL),
+            honours=self._honours,
         )
 
     async def start(self, progress: Progress) -> None:
@@ -123,6 +127,7 @@ class BuiltinEngine:
             decoder=self._decoder,
             has_voice=self._synthesiser.has_voice,
             has_model=self._chat is not None,
+            honours=frozenset(self._honours),
         )
         return CascadeSession(session, config, send, parts)
 

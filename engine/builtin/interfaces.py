@@ -19,6 +19,7 @@ from engine.builtin.history import History
 from engine.builtin.picture_facts import Camera
 from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import CreateResponse, FunctionTool, SessionConfig, ToolChoice
+from engine.ipc.session_config import SETTINGS
 
 
 class Speech(Struct, frozen=True):
@@ -144,3 +145,5 @@ class Parts(Struct, frozen=True):
     has_voice: Callable[[str], bool]
     has_model: bool = False
     """A language model answers: it calls functions, takes instructions, and answers asides."""
+    honours: frozenset[str] = SETTINGS
+    """The settings that have an effect."""

@@ -52,7 +52,7 @@ class CascadeSession:
         self._session = session
         self._parts = parts
         self._send_raw = send
-        self._settings = Settings(session, self._send, parts.has_voice)
+        self._settings = Settings(session, self._send, parts.has_voice, parts.honours)
         self._config = self._settings.accept(config)
         self._camera = Camera(parts.eyes)
         self._history = History()

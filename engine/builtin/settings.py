@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from engine.base import Send
 from engine.builtin.rules import read_timezone
 from engine.ipc.protocol import SessionConfig, SessionWarning
+from engine.ipc.session_config import SETTINGS, unhonoured
 
 NO_FUNCTIONS = "no language model answers here, so no functions are called"
 
@@ -15,7 +16,14 @@ NO_FUNCTIONS = "no language model answers here, so no functions are called"
 class Settings:
     """Remembers its warnings, so that updates do not repeat them."""
 
-    def __init__(self, session: str, send: Send, has_voice: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        session: str,
+        send: Send,
+        has_voice: Callable[[str], bool],
+        honours: Collection[str] = SETTINGS,
+    ) -> None:
+        self._honours = honours
         self._session = session
         self._send = send
         self._has_voice = has_voice
@@ -25,6 +33,8 @@ class Settings:
 
     def accept(self, config: SessionConfig) -> SessionConfig:
         """Apply what can be served and warn about the rest; nothing is refused."""
+        for name in unhonoured(config, self._honours):
+            self.warn_once("unused_setting", name, "has no effect with this engine")
         self.voice = config.voice
         if config.voice and not self._has_voice(config.voice):
             self.voice = ""

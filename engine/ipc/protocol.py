@@ -338,7 +338,8 @@ class Welcome(Message, frozen=True):
     context_tokens: Count = 0
     """How much the model remembers of a session; 0: nothing that is counted."""
     honours: tuple[str, ...] = ()
-    """The settings that have an effect here, by their names in `SessionConfig` and `Sampling`."""
+    """The settings that have an effect here, by their names in `SessionConfig` and `Sampling`; and
+    `after`, where an item goes. Of others that are set an engine warns once (`unused_setting`)."""
 
 
 class Refused(Message, frozen=True):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import fields
 
 MAX_TEXT_CHARS = 65_536
 MAX_TOOLS = 128
@@ -72,3 +74,26 @@ class SessionConfig(Struct, frozen=True):
     """With `required`: the one function that must be called; empty: any."""
     options: dict[str, str | int | float | bool] = {}
     """Settings of one kind of engine; unknown names are answered with a `SessionWarning`."""
+
+
+def _values(struct: type[Struct], config: Any) -> dict[str, bool]:
+    """The settings of a struct: whether each differs from its default."""
+    return {
+        field.name: getattr(config, field.name) != getattr(struct(), field.name)
+        for field in fields(struct)
+    }
+
+
+TOLD_ELSEWHERE = frozenset({"sampling", "tools", "tool_choice", "tool_name", "transcribe"})
+"""`Welcome.tool_modes` and `.transcribes` tell of these."""
+SETTINGS = frozenset({*_values(SessionConfig, SessionConfig()), *_values(Sampling, Sampling())})
+
+
+def unhonoured(config: SessionConfig, honours: Collection[str]) -> list[str]:
+    """The settings that differ from their defaults and that an engine does not name."""
+    asked = _values(SessionConfig, config) | _values(Sampling, config.sampling)
+    return [
+        name
+        for name, is_set in asked.items()
+        if is_set and name not in honours and name not in TOLD_ELSEWHERE
+    ]

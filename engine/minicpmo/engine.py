@@ -30,7 +30,7 @@ from engine.minicpmo.models.config import RELEASED_UNIT, ConfigError
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.scheduler import Closing, Opening, Scheduler
 from engine.minicpmo.session.inbox import Inbox
-from engine.minicpmo.session.session import Session
+from engine.minicpmo.session.session import HONOURS, Session
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 from engine.minicpmo.speech.voices import VoiceLibrary
 
@@ -38,24 +38,6 @@ log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
 TOOL_MODES: tuple[Mode, ...] = ("half_duplex", "turn_based")
-HONOURS = (
-    "mode",
-    "instructions",
-    "voice",
-    "modalities",
-    "turn_detection",
-    "max_image_slices",
-    "context_policy",
-    "options",
-    "temperature",
-    "top_p",
-    "top_k",
-    "repetition_penalty",
-    "length_penalty",
-    "max_output_tokens",
-    "greedy",
-    "seed",
-)
 CALL_HONOURS = ("tools", "tool_choice", "tool_name")
 
 

@@ -5,19 +5,10 @@ from __future__ import annotations
 from engine.base import Progress, Send
 from engine.ipc.protocol import VERSION, Mode, SessionConfig, Welcome
 from engine.scripted.script import load
-from engine.scripted.session import ScriptedSession
+from engine.scripted.session import HONOURS, ScriptedSession
 from engine.scripted.voice import ScriptVoice
 
 MODES: tuple[Mode, ...] = ("full_duplex", "half_duplex", "turn_based")
-HONOURS = (
-    "mode",
-    "modalities",
-    "turn_detection",
-    "transcribe",
-    "context_policy",
-    "tools",
-    "tool_choice",
-)
 
 
 class ScriptedEngine:

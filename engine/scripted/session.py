@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from engine.base import Send
 from engine.ipc import protocol as p
+from engine.ipc.session_config import unhonoured
 from engine.scripted.answer_book import AnswerBook
 from engine.scripted.script import Cue, Script, ScriptedAction, ScriptedAnswer, To
 from engine.scripted.speaker import ScriptedSpeaker
@@ -20,6 +21,16 @@ from engine.vad import Event, Offset, Onset, Segmenter
 MAX_SPEAKING = 8
 """Texts of a client's being spoken at once."""
 NO_WORDS = "the script does not tell what was said"
+NO_EFFECT = "has no effect, since a script says what it says"
+HONOURS = (
+    "mode",
+    "modalities",
+    "turn_detection",
+    "transcribe",
+    "context_policy",
+    "tools",
+    "tool_choice",
+)
 NO_ANSWER = "the script has no answer to this"
 
 
@@ -36,6 +47,10 @@ class ScriptedSession:
         self._send_raw = send
         self._is_closed = False
         self._speaker = ScriptedSpeaker(session, config, self._send, script)
+        self._told: set[str] = set()
+        """Settings that change nothing, of which the client knows."""
+        # Later, because a session must be announced as open before anything is said about it.
+        asyncio.get_running_loop().call_soon(self._tell_unused)
         self._segmenter = Segmenter(config.turn_detection)
         self._timeline = Timeline(script)
         self._answers = AnswerBook(script)
@@ -101,6 +116,13 @@ class ScriptedSession:
             self._speaker.silence(by_client=False)
         self._config = self._speaker.config = config
         self._segmenter.configure(config.turn_detection)
+        self._tell_unused()
+
+    def _tell_unused(self) -> None:
+        for name in unhonoured(self._config, HONOURS):
+            if name not in self._told:
+                self._told.add(name)
+                self._speaker.warn("unused_setting", f"{name}: {NO_EFFECT}")
 
     def _append(self, message: p.AppendContext) -> None:
         if self._config.mode != "full_duplex":

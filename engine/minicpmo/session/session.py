@@ -29,6 +29,7 @@ from engine.ipc.protocol import (
     SpeechStopped,
     UnitDone,
 )
+from engine.ipc.session_config import unhonoured
 from engine.minicpmo.llm.context_window import ContextWarning, WindowSettings
 from engine.minicpmo.llm.duplex_state import DuplexSettings
 from engine.minicpmo.llm.sampler import DuplexSampling, TurnSampling
@@ -56,6 +57,26 @@ OPTIONS = {
     "language": str,
 }
 """Options that this engine knows, beside the settings that every engine has."""
+
+HONOURS = (
+    "mode",
+    "instructions",
+    "voice",
+    "modalities",
+    "turn_detection",
+    "max_image_slices",
+    "context_policy",
+    "options",
+    "temperature",
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+    "length_penalty",
+    "max_output_tokens",
+    "greedy",
+    "seed",
+)
+"""The settings that have an effect."""
 
 # Pictures are only read; a copy of each would cost the model's thread more than all its sound.
 warnings.filterwarnings("ignore", "The given buffer is not writable")
@@ -118,6 +139,8 @@ class Session:
         self.units = 0
         self.is_over = False
         self.voice = SessionVoice(None, None)
+        self._told: set[str] = set()
+        """Settings that change nothing, of which the client knows."""
         self._warn_unknown()
 
     @property
@@ -346,6 +369,10 @@ class Session:
             self.send(SessionEnded(self.id, "context_limit", message))
 
     def _warn_unknown(self) -> None:
+        for name in unhonoured(self.config, HONOURS):
+            if name not in self._told:
+                self._told.add(name)
+                self.warn("unused_setting", f"{name}: has no effect with this model")
         for name in self.config.options:
             if name not in OPTIONS:
                 known = ", ".join(OPTIONS)

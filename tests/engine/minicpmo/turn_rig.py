@@ -41,7 +41,7 @@ def scheduler_of(engine: MiniCpmoEngine) -> Scheduler:
 
 
 def begin(engine: MiniCpmoEngine, mode: p.Mode = "turn_based", **changes: Any) -> Talk:
-    return Talk(engine, SESSION, 0, config(mode=mode, sampling=SHORT, **changes))
+    return Talk(engine, SESSION, 0, config(mode=mode, **({"sampling": SHORT} | changes)))
 
 
 def write(talk: Talk, *parts: p.ItemPart | str) -> None:

@@ -73,22 +73,11 @@ def script(engine: MiniCpmoEngine) -> Script:
     return add
 
 
-def talk_to(engine: MiniCpmoEngine, *, aloud: bool = False, **changes: object) -> Talk:
-    modalities = ("audio",) if aloud else ("text",)
-    settings = {"modalities": modalities, "tools": TOOLS} | changes
-    talk = begin(engine, **settings)
-    talk.session.handle(
-        p.UpdateSession(
-            talk.name,
-            p.SessionConfig(
-                mode="turn_based",
-                sampling=LONG,
-                options={"force_listen_count": 0},
-                **settings,  # type: ignore[arg-type]
-            ),
-        )
-    )
-    return talk
+def talk_to(
+    engine: MiniCpmoEngine, *, aloud: bool = False, tools: tuple[p.FunctionTool, ...] = TOOLS
+) -> Talk:
+    modality: p.Modality = "audio" if aloud else "text"
+    return begin(engine, modalities=(modality,), tools=tools, sampling=LONG)
 
 
 def shown(talk: Talk, epoch: int) -> str:
