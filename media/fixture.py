@@ -1,0 +1,39 @@
+"""A recording that is played in the place of what is synthesised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from media.formats import DOWNLINK_PACKET_BYTES
+from media.playout import Playout, PlayoutListener
+
+
+class FixturePlayout(Playout):
+    """A playout that a recording can hold; `ended` is told when that is over."""
+
+    def __init__(self, *, listener: PlayoutListener, ended: Callable[[], None]) -> None:
+        super().__init__(listener=listener)
+        self._ended = ended
+        self._fixture = b""
+        self._at = 0
+
+    @property
+    def is_held(self) -> bool:
+        return self._at < len(self._fixture)
+
+    def play(self, pcm: bytes) -> bool:
+        """Play a recording, 24 kHz int16, from the next packet on; False while one is played."""
+        if self.is_held:
+            return False
+        self._fixture, self._at = pcm, 0
+        return True
+
+    def take(self) -> bytes | None:
+        if not self.is_held:
+            return super().take()
+        pcm = self._fixture[self._at : self._at + DOWNLINK_PACKET_BYTES]
+        self._at += DOWNLINK_PACKET_BYTES
+        if not self.is_held:
+            self._fixture = b""
+            self._ended()
+        return pcm.ljust(DOWNLINK_PACKET_BYTES, b"\0")
