@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from engine.ipc.protocol import ItemPiece, Message, Ping
 from engine.ipc.supervision import FromChild, Shutdown
+from signaling.live.session_config import CalledConfig
 from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 
@@ -27,6 +28,8 @@ class PlaceCall(Message, frozen=True):
     sdp: str
     session: SessionSettings
     remote: str
+    live: CalledConfig | None = None
+    """It is a Live session, of this configuration."""
 
 
 class PlaceStream(Message, frozen=True):
@@ -35,6 +38,8 @@ class PlaceStream(Message, frozen=True):
     call_id: str
     session: SessionSettings
     remote: str
+    door: str = "realtime"
+    """The protocol that is spoken."""
 
 
 class AssignEngine(Message, frozen=True):

@@ -27,6 +27,8 @@ REASONS = {
     "connect_timeout": "No connection was made in time.",
     "failed": "The connection failed.",
     "downlink_failed": "The sound of this call failed; call again.",
+    "not_started": "The session was not started.",
+    "no_input": "No sound came for so long that the session was ended.",
     "too_slow": "This client does not read what it is sent.",
     "malformed": "This client sent no WebSocket frames.",
     "flooded": "This client sent more control traffic than a call may.",

@@ -23,6 +23,8 @@ class SocketFor(msgspec.Struct, frozen=True):
     """A sideband joins a session that has a connection of its own."""
     door: str = "realtime"
     tells_extensions: bool = False
+    wants_audio: bool = True
+    """Of a connection that joins a Live session: both sides' sound."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

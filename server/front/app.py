@@ -15,7 +15,7 @@ from aiohttp.typedefs import Middleware
 from server.front.front import Front
 from server.front.sound_packer import SoundPacker
 from server.front.telemetry import Telemetry
-from signaling.http import calls, chat, streams, whip
+from signaling.http import calls, chat, live, streams, whip
 from signaling.http.auth import Authenticator, install, require
 from signaling.http.httperrors import json_error
 from signaling.http.ice_servers import IceServers
@@ -192,5 +192,6 @@ def build(
     calls.add_routes(app, front, auth)
     chat.add_chat_routes(app, front.chats, auth, SoundPacker().pack)
     streams.add_routes(app, front, auth)
+    live.add_routes(app, front, auth)
     whip.add_routes(app, front, auth, ice_servers or IceServers())
     return app

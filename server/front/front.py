@@ -49,6 +49,7 @@ from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.auth import Principal
 from signaling.http.calls import PlacedCall
 from signaling.http.trickle import IceAnswer
+from signaling.live.session_config import CalledConfig
 from signaling.realtime.client_items import ItemCreate
 from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
@@ -187,6 +188,7 @@ class Front(Observer):
         remote: str,
         callers: tuple[str, ...],
         owner: str | None = None,
+        live: CalledConfig | None = None,
     ) -> PlacedCall:
         """Have a media worker answer the offer; the engine's slot is leased at the connection.
 
@@ -195,7 +197,7 @@ class Front(Observer):
         """
         call = await self._begin(remote, callers, owner)
         tag = self._ice.begin(call.call_id)
-        answer = await self._placed(call, PlaceCall(call.call_id, sdp, session, remote))
+        answer = await self._placed(call, PlaceCall(call.call_id, sdp, session, remote, live))
         return PlacedCall(call.call_id, answer, tag)
 
     async def place_stream(
@@ -205,10 +207,11 @@ class Front(Observer):
         remote: str,
         callers: tuple[str, ...],
         owner: str | None = None,
+        door: str = "realtime",
     ) -> str:
         """Have a media worker expect a session's WebSocket; the id. Raises as `place`."""
         call = await self._begin(remote, callers, owner)
-        await self._placed(call, PlaceStream(call.call_id, session, remote))
+        await self._placed(call, PlaceStream(call.call_id, session, remote, door))
         return call.call_id
 
     def hand_over(
@@ -220,11 +223,12 @@ class Front(Observer):
         door: str,
         role: Literal["primary", "sideband"],
         tells_extensions: bool,
+        wants_audio: bool = True,
     ) -> bool:
         """Give a copy of a socket to the worker of a session; False if that is impossible."""
         call = self.calls.get(call_id)
         way = None if call is None else call.worker.handover
-        told = SocketFor(call_id, head, role, door, tells_extensions)
+        told = SocketFor(call_id, head, role, door, tells_extensions, wants_audio)
         return way is not None and handover.send(way, told, descriptor)
 
     def check_owner(self, call_id: str, principal: Principal) -> None:

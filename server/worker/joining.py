@@ -6,6 +6,7 @@ import logging
 import socket
 
 from server.handover import SocketFor
+from server.worker.live_joined import LiveJoined
 from server.worker.session import CallSession
 from server.worker.websocket_connection import WebSocketConnection
 
@@ -13,6 +14,7 @@ log = logging.getLogger(__name__)
 
 MAX_JOINED = 8
 NOT_FOUND = b"HTTP/1.1 404 Not Found", "call_not_found", "There is no such call."
+NO_LIVE_SESSION = b"HTTP/1.1 404 Not Found", "session_not_found", "There is no such session."
 TOO_MANY = (
     b"HTTP/1.1 429 Too Many Requests",
     "too_many_connections",
@@ -29,6 +31,10 @@ async def join(session: CallSession | None, sock: socket.socket, told: SocketFor
         refuse(sock, *TOO_MANY)
         return
 
+    if told.door == "live":
+        await _join_live(session, sock, told)
+        return
+
     def gone(reason: str) -> None:
         # The session goes on without it.
         session.audience.remove(connection.door)
@@ -41,6 +47,21 @@ async def join(session: CallSession | None, sock: socket.socket, told: SocketFor
     await connection.open(sock)
     connection.served()
     log.info("a connection joined session %s", session.call_id)
+
+
+async def _join_live(session: CallSession, sock: socket.socket, told: SocketFor) -> None:
+    if session.live is None:
+        refuse(sock, *NO_LIVE_SESSION)
+        return
+
+    def gone(reason: str) -> None:
+        connection.leave()
+        session.joined.discard(connection)
+
+    connection = LiveJoined(session.live, told, gone)
+    session.joined.add(connection)
+    await connection.open(sock)
+    log.info("a connection joined the Live session %s", session.call_id)
 
 
 def refuse(sock: socket.socket, status: bytes, code: str, message: str) -> None:

@@ -19,11 +19,13 @@ from media.playout import Playout
 from media.uplink import AudioUplink, UnsupportedCodec
 from media.video import VideoUplink
 from server.config import Config
+from server.worker.live_session import LiveSession
 from server.worker.session import CallSession
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
 from signaling.peer import Peer
 from signaling.realtime.door import RealtimeDoor
+from signaling.session.core import Door
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +47,16 @@ class PeerTransport:
         ticker: Ticker,
         threads: Executor,
         on_connected: Callable[[], object],
+        live: LiveSession | None = None,
     ) -> None:
+        """`live`: what a Live session has beside; it is this transport's to close."""
         self._session = session
         self._config = config
         self._ticker = ticker
         self._threads = threads
         self._on_connected = on_connected
-        self._playout = Playout(listener=session.conversation)
+        self._live = live
+        self._playout = Playout(listener=session.conversation) if live is None else live.playout
         session.conversation.use(self._playout)
         self._downlink = AudioDownlink(
             self._playout,
@@ -70,13 +75,21 @@ class PeerTransport:
         self._peer = Peer(
             session.call_id, ice, self, connect_deadline_s=config.calls.connect_deadline_s
         )
-        self.door = RealtimeDoor(
-            session.commands,
+        self.door = self._make_door()
+        session.carry(self)
+
+    def _make_door(self) -> Door:
+        if self._live is not None:
+            return self._live.connect(
+                self._send, "data_channel", is_open=lambda: self._peer.channel.is_open
+            )
+        door = RealtimeDoor(
+            self._session.commands,
             self._send,
             max_message_bytes=lambda: self._peer.channel.max_message_bytes,
         )
-        session.audience.add(self.door)
-        session.carry(self)
+        self._session.audience.add(door)
+        return door
 
     async def answer(self, offer: str) -> str:
         """The SDP answer. Raises as `signaling.peer.Peer.answer` does."""
@@ -100,7 +113,9 @@ class PeerTransport:
 
     def served(self) -> None:
         # Who opens the channel later is greeted then.
-        if self._peer.channel.is_open:
+        if self._live is not None:
+            self._session.greet(self._live.door)
+        elif self._peer.channel.is_open:
             self._session.greet(self.door)
 
     async def tend(self) -> None:
@@ -129,6 +144,8 @@ class PeerTransport:
         for unsubscribe in self._unsubscribes:
             unsubscribe()
         self._unsubscribes.clear()
+        if self._live is not None:
+            self._live.close()
         for uplink in (self._audio, self._video):
             if uplink is not None:
                 uplink.close()
@@ -162,7 +179,8 @@ class PeerTransport:
 
     def _attach(self, audio: RTCRtpReceiver | None, video: RTCRtpReceiver | None) -> None:
         if audio is not None:
-            self._audio = AudioUplink(audio, self._session.hear, on_error=self._media_failed)
+            hear = self._session.hear if self._live is None else self._live.hear
+            self._audio = AudioUplink(audio, hear, on_error=self._media_failed)
             self._unsubscribes.append(self._ticker.subscribe(self._audio.poll))
         if video is not None:
             self._video = VideoUplink(

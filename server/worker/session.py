@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.ipc import protocol as p
 from engine.ipc.engine_client import EngineClient, EngineFull, EngineGone, EngineSessionLink
@@ -28,6 +28,9 @@ from signaling.errors import ProtocolError
 from signaling.session import events as ev
 from signaling.session.core import Watcher
 from signaling.settings import SessionSettings
+
+if TYPE_CHECKING:
+    from server.worker.live_session import LiveSession
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,8 @@ class CallSession:
         self._place_in_queue: tuple[int, float | None] | None = None
         self._line: EngineSessionLink | None = None
         self._transport: Transport | None = None
+        self.live: LiveSession | None = None
+        """What a Live session has beside; set by that."""
         self.joined: set[Connection] = set()
         """Connections beside the client's own."""
         self._is_piece_lost = False

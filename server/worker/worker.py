@@ -50,6 +50,8 @@ from server.control import (
 from server.handover import SocketFor
 from server.worker.engine_links import EngineLinks
 from server.worker.joining import join
+from server.worker.live_session import LiveSession
+from server.worker.live_stream import LiveStream
 from server.worker.peer_transport import PeerTransport
 from server.worker.session import CallSession
 from server.worker.stream_transport import StreamTransport
@@ -190,11 +192,14 @@ class Worker:
             self._child.send(CallConnected(place.call_id))
 
         if isinstance(place, PlaceStream):
-            StreamTransport(session, self._config, self._ticker, connected)
+            make = LiveStream if place.door == "live" else StreamTransport
+            make(session, self._config, self._ticker, connected)
             return StreamPlaced(place.call_id)
+        live = None if place.live is None else LiveSession(session, place.live, self._ticker)
         peer = PeerTransport(
             *(session, self._config, self._ice, self._ticker, self._threads),
             on_connected=connected,
+            live=live,
         )
         return CallPlaced(place.call_id, await peer.answer(place.sdp))
 
@@ -213,7 +218,9 @@ class Worker:
         try:
             if told.role == "sideband":
                 await join(session, sock, told)
-            elif session is not None and isinstance(session.transport, StreamTransport):
+            elif session is not None and isinstance(
+                session.transport, StreamTransport | LiveStream
+            ):
                 await session.transport.accept(sock, told)
             else:
                 sock.close()

@@ -32,6 +32,7 @@ class StreamService(Protocol):
         remote: str,
         callers: tuple[str, ...],
         owner: str | None = None,
+        door: str = "realtime",
     ) -> str:
         """Make ready for a session; its id. Raises NoFreeSlot, ProtocolError, TimeoutError."""
 
@@ -49,6 +50,7 @@ class StreamService(Protocol):
         door: str,
         role: Literal["primary", "sideband"],
         tells_extensions: bool,
+        wants_audio: bool = True,
     ) -> bool:
         """Give a copy of a socket to who speaks on it; False if that is impossible."""
 
@@ -78,16 +80,13 @@ class StreamEndpoint:
 
     async def open(self, request: web.Request) -> web.Response:
         """Answered by the media worker once everything that can be refused here was not."""
-        if (refusal := _not_a_websocket(request)) is not None:
-            return refusal
-        principal = require(request)
-        self._check_origin(request)
-        self._auth.admit_call(request, principal)
-        head = _head(request, self._protocol)
         call_id = request.query.get("call_id")
         if call_id is not None:
-            self._service.check_owner(call_id, principal)
-            return await self._hand_over(request, call_id, head, "sideband")
+            return await self.join(request, call_id)
+        if (refusal := _not_a_websocket(request)) is not None:
+            return refusal
+        principal = self._admit(request)
+        head = _head(request, self._protocol)
         session = principal.session or SessionSettings()
         if model := request.query.get("model"):
             session = session.merge({"model": model[:256]})
@@ -96,12 +95,26 @@ class StreamEndpoint:
             remote=request.remote or "",
             callers=principal.callers(request.remote),
             owner=principal.key_id,
+            door=self._door,
         )
         try:
             return await self._hand_over(request, call_id, head, "primary")
         except BaseException:
             await self._service.hang_up(call_id, "not_answered")
             raise
+
+    async def join(self, request: web.Request, call_id: str) -> web.Response:
+        """Join a running session."""
+        if (refusal := _not_a_websocket(request)) is not None:
+            return refusal
+        self._service.check_owner(call_id, self._admit(request))
+        return await self._hand_over(request, call_id, _head(request, self._protocol), "sideband")
+
+    def _admit(self, request: web.Request) -> Principal:
+        principal = require(request)
+        self._check_origin(request)
+        self._auth.admit_call(request, principal)
+        return principal
 
     async def _hand_over(
         self,
@@ -118,6 +131,7 @@ class StreamEndpoint:
                 door=self._door,
                 role=role,
                 tells_extensions=_is_true(request.query.get("extensions")),
+                wants_audio=request.query.get("audio", "").lower() not in ("0", "false", "no"),
             )
 
         return await take_over(request, hand)

@@ -10,6 +10,7 @@ from signaling.live import client_events as c
 from signaling.live import server_events as wire
 from signaling.live.client_events import parse_live_event
 from signaling.live.session_config import DataChannelRights
+from signaling.session.events import SessionEvent
 
 if TYPE_CHECKING:
     from signaling.live.door import LiveDoor
@@ -34,10 +35,16 @@ class LiveConnection:
         kind: Kind,
         *,
         rights: DataChannelRights | None = None,
+        is_open: Callable[[], bool] = lambda: True,
+        has_room: Callable[[], bool] = lambda: True,
         wants_audio: bool = False,
     ) -> None:
-        """`rights` bound a data channel. `wants_audio`: both sides' sound is reflected here."""
+        """`rights` bound a data channel, which may open later. `wants_audio`: both sides' sound is
+        reflected here while there is room for it.
+        """
         self.kind = kind
+        self.has_room = has_room
+        self._is_open = is_open
         self.wants_audio = wants_audio
         self._door = door
         self._send = send
@@ -59,10 +66,16 @@ class LiveConnection:
 
     def refuse(self, error: ProtocolError) -> None:
         """Tell this client alone what it did wrong."""
-        self.tell(wire.live_error(error))
+        self.show(wire.live_error(error))
 
-    def tell(self, event: wire.LiveServerEvent) -> None:
-        if self._may_see is None or _selector(event) in self._may_see:
+    def tell(self, event: SessionEvent, asked_as: str | None = None) -> None:
+        """Let this connection, which has just opened, know how things stand."""
+        self._door.greet(event, self)
+
+    def show(self, event: wire.LiveServerEvent) -> None:
+        """Send one event, if this connection may see it."""
+        is_seen = self._may_see is None or _selector(event) in self._may_see
+        if is_seen and self._is_open():
             self._send(wire.encode(event))
 
     def _check(self, event: c.LiveClientEvent) -> None:

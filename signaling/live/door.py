@@ -23,6 +23,7 @@ from signaling.live.closing import CLOSE_CODES, DONE, ending
 from signaling.live.connection import LiveConnection
 from signaling.live.session_config import (
     CalledConfig,
+    LinearPcm,
     LiveConfig,
     ResponsesDelegation,
     read_update,
@@ -38,6 +39,7 @@ from signaling.session.items import FunctionCallItem
 
 USAGE_S = 15.0
 MAX_APPENDS = 64
+MAX_APPEND_S = 5
 
 
 class _Command(NamedTuple):
@@ -56,14 +58,15 @@ class LiveDoor:
         config: LiveConfig,
         *,
         timeline_ms: Callable[[], int],
+        append: Callable[[bytes], None] | None = None,
         play: Callable[[bytes], bool] = lambda pcm: False,
         on_pause: Callable[[bool], object] = lambda is_paused: None,
         start_event_id: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`timeline_ms`: how much was heard. `play`: a fixture, false while another one plays.
-        `on_pause`: the model is to hear nothing more, or to go on. `start_event_id`: the client's
-        name of its `session.start`.
+        """`timeline_ms`: how much was heard. `append` takes sound that comes in messages. `play`: a
+        recording, false while another one plays. `on_pause`: the model is to hear nothing more, or
+        to go on. `start_event_id`: the client's name of its `session.start`.
         """
         self.config = config
         self.close_code = DONE
@@ -71,6 +74,7 @@ class LiveDoor:
         self.is_started = False
         self._core = core
         self._timeline_ms = timeline_ms
+        self._take = append
         self._play = play
         self._on_pause = on_pause
         self._start_event_id = start_event_id
@@ -97,7 +101,14 @@ class LiveDoor:
         """Tell a connection of everything from now on; a sideband hears first how things stand."""
         self._connections.append(connection)
         if connection.kind == "sideband" and self.is_started:
-            connection.tell(wire.LiveStarted(session=self._session))
+            connection.show(wire.LiveStarted(session=self._session))
+
+    def greet(self, event: ev.SessionEvent, connection: LiveConnection) -> None:
+        """Tell a connection, when it opens, how things stand."""
+        if isinstance(event, ev.SessionReady) and self.is_started:
+            connection.show(wire.LiveStarted(session=self._session))
+        else:
+            self.tell(event)
 
     def detach(self, connection: LiveConnection) -> None:
         if connection in self._connections:
@@ -105,14 +116,14 @@ class LiveDoor:
 
     def _tell(self, event: wire.LiveServerEvent) -> None:
         for connection in tuple(self._connections):
-            connection.tell(event)
+            connection.show(event)
 
     def _answer(self, kind: type[Any], command: _Command, **fields: Any) -> None:
         """Tell everybody; who gave the command is told its own name of it."""
         for connection in tuple(self._connections):
             named = connection is command.connection and command.event_id is not None
             names = {"client_event_id": command.event_id} if named else {}
-            connection.tell(kind(**fields, **names))
+            connection.show(kind(**fields, **names))
 
     def _inform(self, code: str, message: str, *, once: bool = False) -> None:
         if once and code in self._told_once:
@@ -146,7 +157,7 @@ class LiveDoor:
                 self._is_closing = True
                 self._core.hang_up()
             case c.InputAppend():
-                raise AssertionError("the transport takes the sound")
+                self._take_sound(event)
 
     def _check_state(self, event: c.LiveClientEvent) -> None:
         if isinstance(event, c.SessionStart):
@@ -168,6 +179,13 @@ class LiveDoor:
         self._use_tools()
         self._session = self._resource(self._session["expires_at"])
         self._answer(wire.LiveUpdated, command, session=self._session)
+
+    def _take_sound(self, event: c.InputAppend) -> None:
+        assert self._take is not None, "a connection with a track refuses this"
+        form = self.config.format
+        sample_bytes = 2 if isinstance(form, LinearPcm) else 1
+        most = MAX_APPEND_S * form.rate * sample_bytes
+        self._take(c.decode_audio(event.audio, max_bytes=most, sample_bytes=sample_bytes))
 
     def _append(self, kind: ContextKind, event: c.ContextAppend, command: _Command) -> None:
         abilities = self._core.abilities
@@ -257,8 +275,8 @@ class LiveDoor:
 
     def reflect(self, event: wire.ReflectedInput | wire.OutputAudio) -> None:
         for connection in tuple(self._connections):
-            if connection.wants_audio:
-                connection.tell(event)
+            if connection.wants_audio and connection.has_room():
+                connection.show(event)
 
     def _wake(self) -> None:
         now = self._clock()
@@ -332,11 +350,7 @@ class LiveDoor:
     # ------------------------------------------------------------------ the start
 
     def _ready(self, event: ev.SessionReady) -> None:
-        """The session is served; told again when a client opens another channel."""
         if self.is_started:
-            for connection in self._connections:
-                if connection.kind == "data_channel":
-                    connection.tell(wire.LiveStarted(session=self._session))
             return
         self.is_started = True
         now = self._clock()
@@ -349,10 +363,10 @@ class LiveDoor:
         self._session = self._resource(event.expires_at or 0)
         for connection in tuple(self._connections):
             if (told := connection.permissions()) is not None:
-                connection.tell(wire.Info(code="data_channel_permissions", message=told))
+                connection.show(wire.Info(code="data_channel_permissions", message=told))
             asked = self._start_event_id if connection.kind == "websocket" else None
             started = wire.LiveStarted(session=self._session, client_event_id=asked or UNSET)
-            connection.tell(started)
+            connection.show(started)
         for code, message in settings.notices(self.config, self._core.abilities):
             self._inform(code, message, once=True)
 
@@ -403,7 +417,7 @@ class LiveDoor:
                     end_ms=event.end_ms,
                 )
             case ev.Refusal() if command is not None:
-                command.connection.tell(wire.live_error(event.error, command.event_id or ""))
+                command.connection.show(wire.live_error(event.error, command.event_id or ""))
 
     def _answer_or_tell(self, kind: type[Any], command: _Command | None, **fields: Any) -> None:
         if command is None:
@@ -437,7 +451,7 @@ class LiveDoor:
             error = ProtocolError(
                 "The session ended before this was placed.", code="context_injection_incomplete"
             )
-            command.connection.tell(wire.live_error(error, command.event_id))
+            command.connection.show(wire.live_error(error, command.event_id))
         self._commands.clear()
         if code:
             yield wire.live_error(ProtocolError(event.message, code=code, type="server_error"))

@@ -114,10 +114,12 @@ class DoorRig:
         self.door.attach(self.primary)
 
     def start(self) -> DoorRig:
-        self.door.tell(
-            ev.SessionReady(session_id="live_1", settings=self.core.settings, expires_at=1_900)
-        )
+        self.door.tell(self.ready)
         return self
+
+    @property
+    def ready(self) -> ev.SessionReady:
+        return ev.SessionReady(session_id="live_1", settings=self.core.settings, expires_at=1_900)
 
     def sideband(self, *, wants_audio: bool = True) -> tuple[LiveConnection, list[dict[str, Any]]]:
         sent: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""A recording that is played in the place of what is synthesised."""
+"""What a Live session says: synthesised speech, or a recording that is played in its place."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from media.formats import DOWNLINK_PACKET_BYTES
 from media.playout import Playout, PlayoutListener
 
 
-class FixturePlayout(Playout):
-    """A playout that a recording can hold; `ended` is told when that is over."""
+class LivePlayout(Playout):
+    """A playout that a recording can hold. `taken` gets each packet, None for silence; `ended` is
+    told when a recording is over.
+    """
 
-    def __init__(self, *, listener: PlayoutListener, ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        listener: PlayoutListener,
+        taken: Callable[[bytes | None], None],
+        ended: Callable[[], None],
+    ) -> None:
         super().__init__(listener=listener)
+        self._taken = taken
         self._ended = ended
         self._fixture = b""
         self._at = 0
@@ -29,8 +38,11 @@ class FixturePlayout(Playout):
         return True
 
     def take(self) -> bytes | None:
-        if not self.is_held:
-            return super().take()
+        pcm = self._take_fixture() if self.is_held else super().take()
+        self._taken(pcm)
+        return pcm
+
+    def _take_fixture(self) -> bytes:
         pcm = self._fixture[self._at : self._at + DOWNLINK_PACKET_BYTES]
         self._at += DOWNLINK_PACKET_BYTES
         if not self.is_held:
