@@ -76,6 +76,11 @@ class WebSocketLink(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and self._gone_reason is None
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has not taken yet, beyond what the system holds."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def send(self, text: str) -> bool:
         """Send one message; return False if the connection is over."""
         if not self.is_open or self._frames.state is not OPEN:

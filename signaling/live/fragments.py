@@ -9,6 +9,7 @@ from collections import deque
 from typing import NamedTuple
 
 FRAGMENT_MS = 300
+LONGEST_MS = 600
 MAX_WAITING = 2_000
 CHAR_MS = 65
 """Of speech, about; ideographs and syllables take three times as long."""
@@ -35,12 +36,12 @@ def split(text: str, start_ms: int, end_ms: int) -> list[Fragment]:
 
     They cover the span without a gap. One that is empty is taken to last as long as the words do.
     """
-    words = _WORD.findall(text)
-    if not words:
+    if not text.strip():
         return []
     if end_ms <= start_ms:
         end_ms = start_ms + spoken_ms(text)
     length_ms = end_ms - start_ms
+    words = _parts(text, length_ms)
     count = max(1, min(len(words), -(-length_ms // FRAGMENT_MS)))
     total, passed, taken = sum(map(len, words)), 0, ""
     found: list[Fragment] = []
@@ -54,6 +55,16 @@ def split(text: str, start_ms: int, end_ms: int) -> list[Fragment]:
             until_ms = end_ms if is_last else start_ms + length_ms * passed // total
             found.append(Fragment(taken, at_ms, until_ms))
             at_ms, taken = until_ms, ""
+    return found
+
+
+def _parts(text: str, length_ms: int) -> list[str]:
+    """The words; one that takes long, such as a number, in parts."""
+    found = []
+    for word in _WORD.findall(text):
+        parts = -(-len(word) * length_ms // (len(text) * LONGEST_MS))
+        size = max(1, -(-len(word) // max(1, parts)))
+        found += [word[at : at + size] for at in range(0, len(word), size)]
     return found
 
 

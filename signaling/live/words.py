@@ -21,6 +21,8 @@ class SpokenWords:
         self._captions = Captions()
         self._began_ms: dict[str, int] = {}
         """Where on the timeline the responses began to be heard."""
+        self._space = ""
+        """What comes before the next words: each piece has its own leading space."""
 
     def hear(
         self, event: ev.SessionEvent, now: float, timeline_ms: int
@@ -34,12 +36,16 @@ class SpokenWords:
                 start_ms, end_ms = (
                     began_ms + samples * 1000 // OUTPUT_HZ for samples in (event.start, event.end)
                 )
-                self._captions.add(event.text, start_ms, end_ms, now)
+                text = self._space + event.text
+                words = text.rstrip()
+                self._space = text[len(words) :]
+                self._captions.add(words, start_ms, end_ms, now)
                 yield from self.due(now)
             case ev.PlayoutEnded():
                 if not event.is_cut:
                     yield from map(_words, self._captions.flush())
                 self._captions.drop()
+                self._space = " "
 
     def due(self, now: float) -> Iterator[wire.OutputWords]:
         """What has begun to be heard since the last time."""
@@ -53,8 +59,11 @@ class SpokenWords:
 
 
 def input_words(event: ev.TranscriptCompleted) -> Iterator[wire.InputWords]:
-    """What the user said. Partial transcripts may be rewritten, which cannot be told."""
-    for text, start_ms, end_ms in split(event.text, event.start_ms, event.end_ms):
+    """What the user said, from its beginning. Partial transcripts may be rewritten, which cannot be
+    told.
+    """
+    said = f" {event.text.strip()}"
+    for text, start_ms, end_ms in split(said, event.start_ms, event.end_ms):
         yield wire.InputWords(delta=text, start_ms=start_ms, end_ms=end_ms)
 
 

@@ -314,6 +314,18 @@ def test_a_second_of_words_is_told_in_pieces_as_it_is_heard() -> None:
     assert all(one["end_ms"] == two["start_ms"] for one, two in zip(spans, spans[1:], strict=False))
 
 
+def test_each_piece_has_its_own_leading_space() -> None:
+    rig = DoorRig().start()
+    rig.take()
+    rig.door.tell(ev.ResponseAudible(response_id="r1"))
+    rig.door.tell(words("It ", 0, 4_800))
+    rig.door.tell(words("is ", 4_800, 9_600))
+    rig.door.tell(words("nine.", 9_600, 14_400))
+    rig.door.tell(ev.PlayoutEnded(response_id="r1", is_cut=False))
+    rig.door.tell(words("And", 0, 4_800))
+    assert [e["delta"] for e in rig.take()] == ["It", " is", " nine.", " And"]
+
+
 def test_words_cut_before_they_were_heard_are_never_told() -> None:
     rig = DoorRig().start()
     rig.take()
@@ -336,7 +348,7 @@ def test_what_the_user_said_is_told_once_it_stands() -> None:
         )
     )
     told = rig.take()
-    assert "".join(e["delta"] for e in told) == "what is the time"
+    assert "".join(e["delta"] for e in told) == " what is the time"
     assert (told[0]["start_ms"], told[-1]["end_ms"]) == (100, 1_300)
     assert max(e["end_ms"] - e["start_ms"] for e in told) <= 500
 

@@ -27,6 +27,12 @@ def test_a_second_of_speech_becomes_pieces_of_less_than_half_a_second(text: str)
         assert len(pieces) >= 3
 
 
+def test_a_number_that_takes_long_is_told_in_parts() -> None:
+    pieces = split(" 9:04", 0, 1_000)
+    assert "".join(piece.text for piece in pieces) == " 9:04" and len(pieces) >= 2
+    assert max(piece.end_ms - piece.start_ms for piece in pieces) <= 600
+
+
 def test_words_whose_end_is_unknown_last_as_long_as_they_take() -> None:
     [piece] = split("Hello", 100, 100)
     assert piece == Fragment("Hello", 100, 425)
