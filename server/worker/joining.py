@@ -25,12 +25,11 @@ TOO_MANY = (
 async def join(session: CallSession | None, sock: socket.socket, told: SocketFor) -> None:
     """Let a WebSocket join; who cannot is answered over HTTP, for the handshake is still open."""
     if session is None or session.reason is not None:
-        refuse(sock, *NOT_FOUND)
+        refuse(sock, *(NO_LIVE_SESSION if told.door == "live" else NOT_FOUND))
         return
     if len(session.joined) >= MAX_JOINED:
         refuse(sock, *TOO_MANY)
         return
-
     if told.door == "live":
         await _join_live(session, sock, told)
         return

@@ -63,7 +63,7 @@ class _Creation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def add_routes(app: web.Application, service: LiveService, auth: Authenticator) -> None:
     """Add the Live routes; signaling.auth.install must have been called on the same app."""
-    api = _Api(service, auth)
+    api = _LiveEndpoints(service, auth)
     one = LIVE_PATH + "/{session_id}"
     routes: list[tuple[str, dict[str, Endpoint]]] = [
         (LIVE_PATH, {hdrs.METH_POST: api.create, hdrs.METH_GET: api.stream.open}),
@@ -86,7 +86,7 @@ def _refusal(why: str) -> Endpoint:
     return refuse
 
 
-class _Api:
+class _LiveEndpoints:
     """The endpoints; holds nothing but who answers them."""
 
     def __init__(self, service: LiveService, auth: Authenticator) -> None:

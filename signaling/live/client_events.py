@@ -15,7 +15,8 @@ from signaling.fields import convert
 from signaling.live.tokens import estimate_tokens
 from signaling.texts import decode_json
 
-MAX_EVENT_BYTES = 1024 * 1024
+MAX_EVENT_BYTES = 2 * 1024 * 1024
+"""30 s of a fixture, in base64."""
 MAX_CONTENT_TOKENS = 500
 MAX_ITEM_BYTES = 32_768
 MAX_FIXTURE_S = 30
