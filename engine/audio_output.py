@@ -81,6 +81,9 @@ class AudioOutput:
     ) -> None:
         """Open a response."""
         assert not self.is_open, f"epoch {self.epoch} is still open"
+        while self._waiting:
+            # What is heard of an older epoch is not told any more: it would wait for ever.
+            self._send(self._waiting.popleft())
         self._numbered += 1
         self.epoch = self._numbered
         self.is_open = True
