@@ -19,7 +19,7 @@ from tests.speech import DATA, read_wav
 
 pytestmark = pytest.mark.loopback
 
-TRANSPORTS = ("webrtc",)
+TRANSPORTS = ("webrtc", "websocket")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,23 @@ async def test_spoken_turn_is_answered_when_it_is_committed(
         await call.hang_up()
         heard = np.concatenate([pcm async for pcm in call.sound])
     assert np.abs(heard).max() > 1_000
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_speech_over_an_answer_cuts_it_to_what_was_heard(
+    server: Serving, transport: client.Transport
+) -> None:
+    async with client.call(server.url, mode="half_duplex", transport=transport) as call:
+        await call.write("tell me a story")
+        async for caption in call.captions:
+            if caption.role == "assistant":
+                break
+        await call.say_file(DATA / "what_time.wav")
+        async for event in call.events:
+            if event["type"] == "conversation.item.truncated":
+                break
+        assert 100 < event["audio_end_ms"] < 6_000
+        assert (await call.answer()).text.startswith("It is")
 
 
 async def test_dead_worker_ends_the_call_with_its_reason() -> None:

@@ -86,7 +86,8 @@ class Call:
     @property
     def id(self) -> str:
         """The server's id of this call."""
-        return self._carrier.call_id if self._carrier is not None else ""
+        known = self._carrier.call_id if self._carrier is not None else ""
+        return known or str(self.session.get("id", ""))
 
     @property
     def carrier(self) -> Carrier:
@@ -168,7 +169,6 @@ class Call:
         """Stop the answer that is being given."""
         self.sound.clear()
         await self.carrier.interrupt()
-        await self.send("response.cancel")
 
     async def update(self, **settings: Any) -> Event:
         """Change settings; the session then. Raises `RequestFailed` with the field's name."""
@@ -209,7 +209,7 @@ class Call:
         elif kind == "session.queued":
             self.queue = (int(event.get("position", 0)), float(event.get("eta_s") or 0))
         elif kind == "error":
-            logger.info("the server: %s", (event.get("error") or {}).get("message"))
+            logger.debug("the server: %s", (event.get("error") or {}).get("message"))
         calls = self._calls_of(event)
         self._pending.apply(event, calls_functions=bool(calls))
         if calls:

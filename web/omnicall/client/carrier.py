@@ -41,7 +41,7 @@ class Carrier(Protocol):
         """Send an item of any size. Raises `CallOver`, `Declined`, `NoConnection`."""
 
     async def interrupt(self) -> None:
-        """Stop what is on its way to the ear."""
+        """Stop the answer, and what of it is on its way to the ear."""
 
     async def close(self) -> None:
         """Hang up."""

@@ -90,6 +90,7 @@ class PeerCarrier:
 
     async def interrupt(self) -> None:
         await self.send({"type": "output_audio_buffer.clear"})
+        await self.send({"type": "response.cancel"})
 
     async def close(self) -> None:
         self._microphone.stop()

@@ -78,6 +78,10 @@ class WebSocketCarrier:
         await self.send({"type": "conversation.item.create", "item": item})
 
     async def interrupt(self) -> None:
+        await self.send({"type": "response.cancel"})
+        await self._truncate()
+
+    async def _truncate(self) -> None:
         # Only this side knows how much of what it was given has been played.
         if (cut := self._playing.cut()) is not None:
             item_id, heard_ms = cut
@@ -104,7 +108,7 @@ class WebSocketCarrier:
             if kind == "response.output_audio.delta":
                 self._hear(event)
             if kind == "input_audio_buffer.speech_started":
-                await self.interrupt()
+                await self._truncate()
             self._listener.event(event)
             if kind == "session.ended":
                 return CallOver(str(event.get("reason")), str(event.get("message")))
