@@ -18,43 +18,25 @@ from aiortc import (
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 
-from tests.speech import DATA, read_wav, resample
+from omnicall.client.peer import Microphone
+from omnicall.client.sound import Unsaid, as_pcm
+from tests.speech import DATA, read_wav
 
 RATE = 48_000
-FRAME = RATE // 50
+"""Of what is heard."""
 
 
-class Voice(MediaStreamTrack):
-    """Says what is in the queue, silence otherwise, 20 ms at a time on an absolute clock."""
-
-    kind = "audio"
+class Voice(Microphone):
+    """Says what it is told to, silence otherwise."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._pcm = np.zeros(0, np.int16)
-        self._pts = 0
-        self._start: float | None = None
+        self._unsaid = Unsaid()
+        super().__init__(self._unsaid)
 
     def say(self, name: str) -> None:
         """Append an utterance of tests/engine/data."""
         rate, samples = read_wav(DATA / f"{name}.wav")
-        pcm = (resample(samples, rate, RATE) * 32767).astype(np.int16)
-        self._pcm = np.concatenate([self._pcm, pcm])
-
-    async def recv(self) -> AudioFrame:
-        if self.readyState != "live":
-            raise MediaStreamError
-        loop = asyncio.get_running_loop()
-        if self._start is None:
-            self._start = loop.time()
-        await asyncio.sleep(max(0.0, self._start + self._pts / RATE - loop.time()))
-        piece, self._pcm = self._pcm[:FRAME], self._pcm[FRAME:]
-        frame = AudioFrame(format="s16", layout="mono", samples=FRAME)
-        frame.planes[0].update(np.pad(piece, (0, FRAME - len(piece))).tobytes())
-        frame.sample_rate = RATE
-        frame.pts = self._pts
-        self._pts += FRAME
-        return frame
+        self._unsaid.put(as_pcm(samples, rate))
 
 
 class Caller:

@@ -88,6 +88,11 @@ class Unsaid:
     def waiting_s(self) -> float:
         return self._waiting / RATE
 
+    def put(self, pcm: Pcm) -> None:
+        """Take it whole, whatever waits already."""
+        self._pieces.append(pcm)
+        self._waiting += len(pcm)
+
     async def say(self, pcm: Pcm) -> None:
         """Return when all but the last second has been taken."""
         for piece in _pieces(pcm, RATE // 10):
@@ -95,8 +100,7 @@ class Unsaid:
                 await self._wait()
             if self._is_closed:
                 return
-            self._pieces.append(piece)
-            self._waiting += len(piece)
+            self.put(piece)
 
     async def said(self) -> None:
         """Wait until everything has been taken."""
