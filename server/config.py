@@ -125,10 +125,34 @@ class MediaConfig(Struct, frozen=True, forbid_unknown_fields=True):
             pattern=r"^(\d{1,5}-\d{1,5})?$", description="UDP ports, e.g. 50000-50999; empty: any."
         ),
     ] = ""
-    stun: Annotated[str, Meta(description="STUN server, stun:host:port; empty: none.")] = ""
-    turn: Annotated[str, Meta(description="TURN server, turn:host:port; empty: none.")] = ""
+    stun: Annotated[
+        tuple[str, ...],
+        Meta(max_length=8, description="STUN servers, stun:host:port; told to callers."),
+    ] = ()
+    turn: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=8,
+            description="TURN servers, turn:host:port, turn:host:port?transport=tcp or "
+            "turns:host:port.",
+        ),
+    ] = ()
+    turn_secret: Annotated[
+        str,
+        Meta(
+            description="Shared with the TURN servers (coturn: static-auth-secret): passwords that "
+            "expire are made of it, ours and those of callers. Secret."
+        ),
+    ] = ""
+    turn_lifetime_s: Annotated[
+        int, Meta(ge=60, le=86_400, description="How long such a password lasts, s.")
+    ] = 7200
     turn_user: Annotated[str, Meta(description="User name at the TURN server.")] = ""
     turn_password: Annotated[str, Meta(description="Password at the TURN server. Secret.")] = ""
+    turn_share_password: Annotated[
+        bool,
+        Meta(description="Tell callers turn_user and turn_password, which do not expire."),
+    ] = False
 
 
 class CallsConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -225,4 +249,6 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return bool(self.auth.key) or not self.on_loopback or bool(self.server.trusted_proxies)
 
 
-SECRETS = frozenset({"auth.key", "builtin.chat.api_key", "media.turn_password"})
+SECRETS = frozenset(
+    {"auth.key", "builtin.chat.api_key", "media.turn_password", "media.turn_secret"}
+)

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from server.config import SECRETS, Config
+from server.config import SECRETS, Config, MediaConfig
+from signaling.ice_servers import parse_url
 
 PREFIX = "OMNICALL_"
 
@@ -218,11 +219,25 @@ def _check_together(config: Config) -> None:
         low, high = map(int, media.ports.split("-"))
         if not 1024 <= low <= high <= 65535:
             raise SettingsError(f"media.ports = {media.ports!r}: expected LOW-HIGH in 1024-65535")
-    if media.turn and not (media.turn_user and media.turn_password):
-        raise SettingsError("media.turn: needs media.turn_user and media.turn_password")
+    _check_ice_servers(media)
     chat = config.builtin.chat
     if chat.url and not chat.url.startswith(("http://", "https://")):
         raise SettingsError(f"builtin.chat.url = {chat.url!r}: expected an http or https URL")
+
+
+def _check_ice_servers(media: MediaConfig) -> None:
+    for name, urls in (("stun", media.stun), ("turn", media.turn)):
+        for url in urls:
+            try:
+                is_right = parse_url(url).is_turn == (name == "turn")
+            except ValueError as error:
+                raise SettingsError(f"media.{name} = {url!r}: {error}") from None
+            if not is_right:
+                raise SettingsError(f"media.{name} = {url!r}: expected a {name.upper()} server")
+    if media.turn and not media.turn_secret and not (media.turn_user and media.turn_password):
+        raise SettingsError(
+            "media.turn: needs media.turn_secret, or media.turn_user and media.turn_password"
+        )
 
 
 def _check_tls(config: Config) -> None:

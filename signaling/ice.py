@@ -21,12 +21,13 @@ import msgspec
 from aioice import Candidate, ConnectionClosed
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import ConnectionEvent
-from aiortc import RTCConfiguration, RTCIceServer
+from aiortc import RTCConfiguration
 
 from signaling import sockets
 from signaling.awake import AwakeClock
 from signaling.datagram_filter import DatagramFilter
 from signaling.fragment import Credentials, FragmentPart
+from signaling.ice_servers import Resting, ServerUrl, TurnLogin
 from signaling.relay import connect_relay
 from signaling.restart import IceRestarts
 
@@ -49,31 +50,24 @@ class IceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """First and last UDP port for media; one is used per call and address."""
     public_addresses: tuple[str, ...] = ()
     """Addresses at which a 1:1 NAT shows this host, offered with the local port."""
-    stun_url: str | None = None
-    turn_url: str | None = None
-    turn_username: str | None = None
-    turn_password: str | None = None
-    gather_timeout_s: float = 2.0
+    stun: tuple[ServerUrl, ...] = ()
+    turn: tuple[ServerUrl, ...] = ()
+    turn_login: TurnLogin = TurnLogin()
+    gather_timeout_s: float = 0.5
     """How long an answer waits for STUN and TURN servers."""
+    resting: Resting = msgspec.field(default_factory=Resting)
+    """Of the servers above: shared by all calls with these settings."""
     consent_interval_s: float = 1.0
     consent_expiry_s: float = 30.0
     """Without a consent response for this long nothing more is sent (RFC 7675 section 5.1)."""
 
 
-def configuration(settings: IceSettings) -> RTCConfiguration:
-    """Return aiortc's configuration; never its default, which contains a public STUN server."""
-    servers = []
-    if settings.stun_url:
-        servers.append(RTCIceServer(urls=settings.stun_url))
-    if settings.turn_url:
-        servers.append(
-            RTCIceServer(
-                urls=settings.turn_url,
-                username=settings.turn_username,
-                credential=settings.turn_password,
-            )
-        )
-    return RTCConfiguration(iceServers=servers)
+def configuration() -> RTCConfiguration:
+    """Return aiortc's configuration, whose default contains a public STUN server.
+
+    Without any: aiortc uses one of each kind at most, so they are asked in `ConnectionHooks`.
+    """
+    return RTCConfiguration(iceServers=[])
 
 
 def host_addresses(settings: IceSettings) -> list[str]:
@@ -99,6 +93,7 @@ class _Protocol(aioice.ice.StunProtocol):
         super().__init__(connection)
         self._door = door
         self._socket = bound
+        self._errors = 0
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         assert isinstance(data, bytes)
@@ -113,7 +108,15 @@ class _Protocol(aioice.ice.StunProtocol):
         relay = getattr(self.transport, "_TurnTransport__inner_protocol", None)
         (self.transport if relay is None else relay.transport).abort()
 
+    def send_stun(self, message: aioice.stun.Message, addr: tuple[str, int]) -> None:
+        """Send it, again if an earlier datagram's error (ICMP) was reported in its place."""
+        before = self._errors
+        super().send_stun(message, addr)
+        if self._errors != before:
+            super().send_stun(message, addr)
+
     def error_received(self, exc: Exception) -> None:
+        self._errors += 1
         if self._socket is not None:
             self._door.refused(list(sockets.refusals(self._socket)))
 
@@ -130,6 +133,7 @@ class ConnectionHooks:
         self.round_trip_s: float | None = None
         self.total_round_trip_s = 0.0
         self._settings = settings
+        self._servers = (*settings.stun, *settings.turn)
         self._clock = clock
         connection.get_component_candidates = self._gather
         connection.query_consent = self._keep_consent
@@ -217,38 +221,48 @@ class ConnectionHooks:
         return protocol
 
     async def _gather_from_servers(self, component: int) -> list[Candidate]:
-        connection = self.connection
-        tasks: list[asyncio.Task[Candidate]] = []
-        if connection.stun_server:
-            tasks += [
-                asyncio.create_task(self._ask_for_address(protocol))
-                for protocol in connection._protocols
-                if _version(protocol.local_candidate.host) == 4
-            ]
-        if connection.turn_server:
-            tasks.append(asyncio.create_task(self._ask_for_relay(component)))
-        if not tasks:
+        """Ask all servers at once; who does not answer in time is left out for a while."""
+        own = [p for p in self.connection._protocols if _version(p.local_candidate.host) == 4]
+        awake = [url for url in self._servers if not self._settings.resting.rests(url)]
+        asked: dict[asyncio.Task[Candidate], ServerUrl] = {}
+        for url in awake:
+            if url.is_turn:
+                asked[asyncio.create_task(self._ask_for_relay(component, url))] = url
+            else:
+                asked |= {asyncio.create_task(self._ask_for_address(p, url)): url for p in own}
+        if not asked:
             return []
-        done, pending = await asyncio.wait(tasks, timeout=self._settings.gather_timeout_s)
+        _, pending = await asyncio.wait(asked, timeout=self._settings.gather_timeout_s)
         for task in pending:
             task.cancel()
         if pending:
             await asyncio.wait(pending)
-        found = []
-        for task in done:
-            if error := task.exception():
-                logger.warning("a STUN or TURN server gave no candidate: %s", error)
-            else:
-                found.append(task.result())
-        return found
+        found: dict[tuple[str, int], Candidate] = {}
+        for url in awake:
+            for candidate in self._outcome(url, [task for task in asked if asked[task] is url]):
+                found.setdefault((candidate.host, candidate.port), candidate)
+        return list(found.values())
 
-    async def _ask_for_address(self, protocol: Any) -> Candidate:
-        server = self.connection.stun_server
+    def _outcome(self, url: ServerUrl, tasks: list[asyncio.Task[Candidate]]) -> list[Candidate]:
+        """What a server gave; without anything it is left out for a while."""
+        given = [t.result() for t in tasks if not t.cancelled() and t.exception() is None]
+        if given:
+            self._settings.resting.answered(url)
+        elif tasks:
+            first = tasks[0]
+            why = "it did not answer in time" if first.cancelled() else first.exception()
+            logger.warning("%s gave no candidate: %s", url.text, why)
+            self._settings.resting.failed(url)
+        return given
+
+    async def _ask_for_address(self, protocol: Any, url: ServerUrl) -> Candidate:
+        server = (url.host, url.port)
         candidate, _ = await aioice.ice.server_reflexive_candidate(protocol, server)
         return candidate
 
-    async def _ask_for_relay(self, component: int) -> Candidate:
-        protocol = await connect_relay(self.connection, self._protocol)
+    async def _ask_for_relay(self, component: int, url: ServerUrl) -> Candidate:
+        credentials = self._settings.turn_login.credentials(time.time())
+        protocol = await connect_relay(url, credentials, self._protocol)
         related = protocol.transport.get_extra_info("related_address")
         protocol.local_candidate = _candidate("relay", component, protocol, None, related)
         self.connection._protocols.append(protocol)

@@ -193,7 +193,7 @@ class Peer:
         downlink: MediaStreamTrack,
         on_receivers: OnReceivers | None,
     ) -> str:
-        pc = self._pc = RTCPeerConnection(configuration(self._settings))
+        pc = self._pc = RTCPeerConnection(configuration())
         prepare_certificate(pc)
         pc.on("connectionstatechange", self._on_state)
         pc.on("datachannel", self._on_datachannel)

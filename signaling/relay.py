@@ -9,6 +9,7 @@ import aioice.turn
 from aioice.turn import TurnTransport
 
 from signaling import stun
+from signaling.ice_servers import ServerUrl
 
 LIFETIME_S = 600
 CHANNEL_REFRESH_S = 500
@@ -32,25 +33,26 @@ class _TurnTcp(_Checked, aioice.turn.TurnClientTcpProtocol):
     """The end of a TCP or TLS connection to the TURN server."""
 
 
-async def connect_relay(connection: Any, make_protocol: Callable[[], Any]) -> Any:
-    """Allocate an address at the connection's TURN server; return the protocol that serves it.
+async def connect_relay(
+    server: ServerUrl, credentials: tuple[str, str], make_protocol: Callable[[], Any]
+) -> Any:
+    """Allocate an address at a TURN server; return the protocol that serves it.
 
     What is relayed goes through that protocol as from a socket of our own. Raises OSError,
     ssl.SSLError, or aioice.stun.TransactionError.
     """
     loop = asyncio.get_running_loop()
-    server = connection.turn_server
+    address = (server.host, server.port)
 
     def client(kind: type[Any]) -> Callable[[], Any]:
-        credentials = (connection.turn_username, connection.turn_password)
-        return lambda: kind(server, *credentials, LIFETIME_S, CHANNEL_REFRESH_S)
+        return lambda: kind(address, *credentials, LIFETIME_S, CHANNEL_REFRESH_S)
 
     inner: Any
-    if connection.turn_transport == "tcp":
-        context = ssl.create_default_context() if connection.turn_ssl else None
-        _, inner = await loop.create_connection(client(_TurnTcp), *server, ssl=context)
+    if server.is_tcp:
+        context = ssl.create_default_context() if server.is_tls else None
+        _, inner = await loop.create_connection(client(_TurnTcp), *address, ssl=context)
     else:
-        _, inner = await loop.create_datagram_endpoint(client(_TurnUdp), remote_addr=server)
+        _, inner = await loop.create_datagram_endpoint(client(_TurnUdp), remote_addr=address)
     protocol = make_protocol()
     try:
         await TurnTransport(inner)._connect(protocol)

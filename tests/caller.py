@@ -49,6 +49,7 @@ class Caller:
         session: dict[str, Any] | None = None,
         key: str | None = None,
         door: str = "/v1/realtime/calls",
+        ice: RTCConfiguration | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._door = door
@@ -61,7 +62,7 @@ class Caller:
         self._session = session
         self._changed = asyncio.Event()
         self._consumers: list[asyncio.Task[None]] = []
-        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.pc = RTCPeerConnection(ice or RTCConfiguration(iceServers=[]))
         self.channel = self.pc.createDataChannel("oai-events")
         self.channel.on("message", self._message)
         self.pc.on("track", self._track)

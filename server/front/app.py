@@ -16,7 +16,7 @@ from server.front.front import Front
 from server.front.sound_packer import SoundPacker
 from server.front.telemetry import Telemetry
 from signaling.http import calls, chat, live, streams, whip
-from signaling.http.auth import Authenticator, install, require
+from signaling.http.auth import PRINCIPAL, Authenticator, install, require
 from signaling.http.httperrors import json_error
 from signaling.http.ice_servers import IceServers
 from signaling.http.proxies import TrustedProxies
@@ -114,10 +114,13 @@ def _json(data: Any, status: int = 200) -> web.Response:
 class Operations:
     """The routes for those who run the server."""
 
-    def __init__(self, front: Front, telemetry: Telemetry, info: dict[str, Any]) -> None:
+    def __init__(
+        self, front: Front, telemetry: Telemetry, info: dict[str, Any], servers: IceServers
+    ) -> None:
         self._front = front
         self._telemetry = telemetry
         self._info = info
+        self._servers = servers
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/health", self.health)
@@ -133,7 +136,7 @@ class Operations:
         return _json(body, 200 if ready else 503)
 
     async def info(self, request: web.Request) -> web.Response:
-        """What the call page must know before it calls; open to everybody."""
+        """What the call page must know before it calls; open to everybody, but TURN needs a key."""
         engine = {"kind": self._info["kind"], "label": "", "description": "", "video": False}
         for child in self._front.supervisor.children.values():
             if child.ready is not None and child.ready.welcome is not None:
@@ -148,6 +151,7 @@ class Operations:
                 }
                 break
         told = {k: v for k, v in self._info.items() if k != "kind"}
+        told["ice_servers"] = self._servers.issue(with_turn=PRINCIPAL in request)
         starting = self._front.starting()
         return _json(told | {"engine": engine, "ready": self._front.is_ready, "starting": starting})
 
@@ -188,10 +192,11 @@ def build(
         app.router.add_get(f"/static/{name}", _serve(asset))
     if "favicon.svg" in assets:
         app.router.add_get("/favicon.ico", _serve(assets["favicon.svg"]))
-    Operations(front, telemetry, info).add_to(app)
-    calls.add_routes(app, front, auth)
+    servers = ice_servers or IceServers()
+    Operations(front, telemetry, info, servers).add_to(app)
+    calls.add_routes(app, front, auth, servers)
     chat.add_chat_routes(app, front.chats, auth, SoundPacker().pack)
     streams.add_routes(app, front, auth)
     live.add_routes(app, front, auth)
-    whip.add_routes(app, front, auth, ice_servers or IceServers())
+    whip.add_routes(app, front, auth, servers)
     return app

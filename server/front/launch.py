@@ -19,7 +19,7 @@ from aiohttp import web
 
 from engine.config import EngineConfig
 from engine.ipc.child_process import LoopLag
-from server.config import Config
+from server.config import Config, MediaConfig
 from server.control import Inbound, WorkerConfig, encode_worker
 from server.front import acceptor, certificates
 from server.front import app as application
@@ -30,6 +30,7 @@ from server.front.telemetry import Telemetry
 from signaling.http.auth import ApiKey, Authenticator, Limits
 from signaling.http.ice_servers import IceServers
 from signaling.http.proxies import TrustedProxies
+from signaling.ice_servers import TurnLogin
 
 WORKER_READY_TIMEOUT_S = 30.0
 STOP_GRACE_S = 2.2
@@ -131,6 +132,16 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
         return ChildSpec("worker", name, "server.worker.worker", payload, WORKER_READY_TIMEOUT_S)
 
     return [*map(engine, range(config.engine.count)), *map(worker, range(config.media.workers))]
+
+
+def ice_servers(media: MediaConfig) -> IceServers:
+    """What callers are told: never a lasting password, unless that is asked for."""
+    login = None
+    if media.turn_secret:
+        login = TurnLogin(secret=media.turn_secret, lifetime_s=media.turn_lifetime_s)
+    elif media.turn_share_password:
+        login = TurnLogin(media.turn_user, media.turn_password)
+    return IceServers(media.stun, media.turn, login)
 
 
 def url(config: Config, port: int, key: str) -> str:
@@ -267,18 +278,14 @@ class Launch:
             allowed_origins=config.server.allowed_origins,
             limits=Limits(calls_per_minute=per_minute, calls_burst=max(20.0, per_minute / 10)),
         )
-        servers: list[dict[str, str]] = []
-        if config.media.stun:
-            servers.append({"urls": config.media.stun})
         info = {
             "name": "omnicall",
             "version": version(),
             "auth_required": bool(self._key),
-            "ice_servers": servers,
             "kind": config.engine.kind,
         }
-        stun = (config.media.stun,) if config.media.stun else ()
-        return application.build(front, telemetry, auth, info, self._proxies, IceServers(stun))
+        servers = ice_servers(config.media)
+        return application.build(front, telemetry, auth, info, self._proxies, servers)
 
     def _handle_signals(self, supervisor: Supervisor, folder: SocketFolder) -> None:
         def first_or_second() -> None:

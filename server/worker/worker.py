@@ -57,6 +57,7 @@ from server.worker.session import CallSession
 from server.worker.stream_transport import StreamTransport
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
+from signaling.ice_servers import TurnLogin, parse_url
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +71,11 @@ def ice_settings(media: MediaConfig) -> IceSettings:
     return IceSettings(
         port_range=(ports[0], ports[1]) if ports else None,
         public_addresses=(media.public_address,) if media.public_address else (),
-        stun_url=media.stun or None,
-        turn_url=media.turn or None,
-        turn_username=media.turn_user or None,
-        turn_password=media.turn_password or None,
+        stun=tuple(map(parse_url, media.stun)),
+        turn=tuple(map(parse_url, media.turn)),
+        turn_login=TurnLogin(
+            media.turn_user, media.turn_password, media.turn_secret, media.turn_lifetime_s
+        ),
     )
 
 

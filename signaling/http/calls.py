@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
+from multidict import CIMultiDict
 
 from signaling.errors import ProtocolError
 from signaling.fields import convert
@@ -20,6 +21,7 @@ from signaling.http.auth import (
     require,
 )
 from signaling.http.bodies import MAX_SESSION_BYTES, read_body, read_json, read_offer
+from signaling.http.ice_servers import IceServers, links
 from signaling.http.resources import Endpoint, add_resource
 from signaling.http.trickle import IceService, TrickleEndpoint
 from signaling.http.uploads import UploadEndpoint
@@ -87,9 +89,14 @@ class _SecretRequest(msgspec.Struct):
     session: dict[str, Any] | None = None
 
 
-def add_routes(app: web.Application, service: CallService, auth: Authenticator) -> None:
+def add_routes(
+    app: web.Application,
+    service: CallService,
+    auth: Authenticator,
+    servers: IceServers | None = None,
+) -> None:
     """Add the call routes; signaling.auth.install must have been called on the same app."""
-    api = _Api(service, auth)
+    api = _Api(service, auth, servers or IceServers())
     call_path = CALLS_PATH + "/{call_id}"
     routes: list[tuple[str, dict[str, Endpoint]]] = [
         (CALLS_PATH, {hdrs.METH_POST: api.place}),
@@ -113,9 +120,10 @@ def add_routes(app: web.Application, service: CallService, auth: Authenticator) 
 class _Api:
     """The endpoints; holds nothing but who answers them."""
 
-    def __init__(self, service: CallService, auth: Authenticator) -> None:
+    def __init__(self, service: CallService, auth: Authenticator, servers: IceServers) -> None:
         self._service = service
         self._auth = auth
+        self._servers = servers
 
     async def place(self, request: web.Request) -> web.Response:
         principal = require(request)
@@ -129,12 +137,7 @@ class _Api:
             callers=principal.callers(request.remote),
             owner=principal.key_id,
         )
-        return web.Response(
-            status=201,
-            text=placed.sdp,
-            content_type="application/sdp",
-            headers={hdrs.LOCATION: f"{CALLS_PATH}/{placed.call_id}", hdrs.ETAG: placed.tag},
-        )
+        return answered(placed, CALLS_PATH, self._servers)
 
     async def get(self, request: web.Request) -> web.Response:
         """Whether the call is still there, for a client whose media stopped; by its id alone.
@@ -183,6 +186,15 @@ class _Api:
         return web.json_response(
             {"value": value, "expires_at": expires_at, "session": rendered}, dumps=_dumps
         )
+
+
+def answered(placed: PlacedCall, path: str, servers: IceServers) -> web.Response:
+    """Return 201 for a call below `path`, with the STUN and TURN servers that it may use."""
+    headers = CIMultiDict({hdrs.LOCATION: f"{path}/{placed.call_id}", hdrs.ETAG: placed.tag})
+    headers.extend([(hdrs.LINK, link) for link in links(servers.issue())])
+    return web.Response(
+        status=201, text=placed.sdp, content_type="application/sdp", headers=headers
+    )
 
 
 def session_for(

@@ -11,7 +11,7 @@ from signaling import fragment
 from signaling.errors import ProtocolError
 from signaling.http.auth import Authenticator, require
 from signaling.http.bodies import read_sdp
-from signaling.http.calls import CallService, session_for
+from signaling.http.calls import CallService, answered, session_for
 from signaling.http.ice_servers import IceServers, links
 from signaling.http.resources import add_resource
 from signaling.http.trickle import TrickleEndpoint
@@ -51,7 +51,7 @@ class _Door:
         """What is taken; for who has a key the servers, too, unless it is a preflight."""
         headers = CIMultiDict({"Accept-Post": "application/sdp"})
         if hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers and self._is_known(request):
-            headers.extend(self._links())
+            headers.extend([(hdrs.LINK, link) for link in links(self._servers.issue())])
         return headers
 
     def _is_known(self, request: web.Request) -> bool:
@@ -73,17 +73,7 @@ class _Door:
             callers=principal.callers(request.remote),
             owner=principal.key_id,
         )
-        response = web.Response(
-            status=201,
-            text=placed.sdp,
-            content_type="application/sdp",
-            headers={hdrs.LOCATION: f"{WHIP_PATH}/{placed.call_id}", hdrs.ETAG: placed.tag},
-        )
-        response.headers.extend(self._links())
-        return response
-
-    def _links(self) -> CIMultiDict[str]:
-        return CIMultiDict([(hdrs.LINK, link) for link in links(self._servers.issue())])
+        return answered(placed, WHIP_PATH, self._servers)
 
     async def delete(self, request: web.Request) -> web.Response:
         """End the session; by its id alone, whatever entity tags come with it."""

@@ -2,13 +2,13 @@
 
 import asyncio
 import struct
-from types import SimpleNamespace
 from typing import Any
 
 import aioice.stun
 import pytest
 from aioice.stun import Class, Message
 
+from signaling.ice_servers import parse_url
 from signaling.relay import connect_relay
 from tests.signaling.rtc import until
 
@@ -53,15 +53,10 @@ async def test_relayed_data_arrives_and_malformed_data_does_not_raise() -> None:
     unhandled: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: unhandled.append(context))
     _, server = await loop.create_datagram_endpoint(Server, local_addr=("127.0.0.1", 0))
-    connection = SimpleNamespace(
-        turn_server=server.transport.get_extra_info("sockname"),
-        turn_username="user",
-        turn_password="password",
-        turn_ssl=False,
-        turn_transport="udp",
-    )
+    host, port = server.transport.get_extra_info("sockname")
+    url = parse_url(f"turn:{host}:{port}")
     async with asyncio.timeout(10):
-        protocol = await connect_relay(connection, Taken)
+        protocol = await connect_relay(url, ("user", "password"), Taken)
         assert protocol.transport.get_extra_info("sockname") == RELAYED
         # Sending binds channel 0x4000 to the peer.
         protocol.transport.sendto(b"out", PEER)

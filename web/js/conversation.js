@@ -94,7 +94,6 @@ export class Conversation extends EventTarget {
     const mode = listenOnly ? 'turn_based' : this.mode.chosen;
     this.call = new OmnicallCall({
       server,
-      iceServers: this.info?.ice_servers ?? [],
       audio: listenOnly ? null : this.devices.microphone,
       video: (this.info?.engine?.video ?? true) && (this.devices.camera ?? 'later'),
       mode,

@@ -17,6 +17,8 @@ from server.front import front as front_module
 from server.front.app import PAGES, SECURITY_HEADERS, build, load_assets
 from server.front.telemetry import Telemetry
 from signaling.http.auth import ApiKey, Authenticator
+from signaling.http.ice_servers import IceServers
+from signaling.ice_servers import TurnLogin
 from tests import ROOT
 from tests.server.front.rig import ANSWER, PaperFront, worker_stats
 from tests.signaling.offers import CHROMIUM_OFFER
@@ -40,11 +42,12 @@ async def paper(monkeypatch: pytest.MonkeyPatch) -> PaperFront:
 async def start(paper: PaperFront) -> AsyncIterator[Start]:
     clients: list[Client] = []
 
-    async def start(key: str = "") -> Client:
+    async def start(key: str = "", servers: IceServers | None = None) -> Client:
         keys = (ApiKey("access", key, "admin"),) if key else ()
         auth = Authenticator(keys, is_keyless=not key)
         telemetry = Telemetry(paper.front, "1.2.3", "fake", LoopLag())
-        client = TestClient(TestServer(build(paper.front, telemetry, auth, INFO)))
+        app = build(paper.front, telemetry, auth, INFO, ice_servers=servers)
+        client = TestClient(TestServer(app))
         clients.append(client)
         await client.start_server()
         return client
@@ -88,6 +91,19 @@ async def test_information_for_the_page_tells_of_the_engine(
     info = await (await client.get("/api/info")).json()
     assert info["engine"]["label"] == "" and not info["ready"]
     assert set(info["starting"]) == {"doing", "percent", "step_s", "since_s"}
+
+
+@pytest.mark.parametrize(("key", "urls"), [(KEY, [["stun:s"], ["turn:t"]]), ("", [["stun:s"]])])
+async def test_turn_servers_are_for_who_has_the_key(
+    start: Start, key: str, urls: list[list[str]]
+) -> None:
+    servers = IceServers(("stun:s",), ("turn:t",), TurnLogin(secret="s"))
+    client = await start(KEY, servers)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    told = (await (await client.get("/api/info", headers=headers)).json())["ice_servers"]
+    assert [server["urls"] for server in told] == urls
+    assert told[0] == {"urls": ["stun:s"]}
+    assert all(set(server) == {"urls", "username", "credential"} for server in told[1:])
 
 
 # ---------------------------------------------------------------- statistics

@@ -291,17 +291,22 @@ async def test_shutdown_ends_every_call_and_then_the_worker(desk: Desk) -> None:
 
 async def test_ice_settings_come_from_the_configuration() -> None:
     plain = ice_settings(MediaConfig())
-    assert plain.port_range is None and plain.stun_url is None and plain.public_addresses == ()
+    assert (
+        plain.port_range is None and plain.stun == plain.turn == () and plain.public_addresses == ()
+    )
     full = ice_settings(
         MediaConfig(
             ports="50000-50010",
             public_address="192.0.2.1",
-            stun="stun:s:1",
-            turn="turn:t:1",
+            stun=("stun:s:1", "stun:s:2"),
+            turn=("turn:t:1?transport=tcp",),
             turn_user="u",
             turn_password="p",
         )
     )
     assert full.port_range == (50000, 50010) and full.public_addresses == ("192.0.2.1",)
-    assert (full.stun_url, full.turn_url) == ("stun:s:1", "turn:t:1")
-    assert (full.turn_username, full.turn_password) == ("u", "p")
+    assert [(url.host, url.port) for url in full.stun] == [("s", 1), ("s", 2)]
+    assert [(url.host, url.port, url.is_tcp) for url in full.turn] == [("t", 1, True)]
+    assert full.turn_login.credentials(0.0) == ("u", "p")
+    short = ice_settings(MediaConfig(turn_secret="s", turn_lifetime_s=60))
+    assert short.turn_login.credentials(0.0)[0].startswith("60:")

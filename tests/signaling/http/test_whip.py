@@ -1,8 +1,5 @@
 """The WHIP door: statuses, headers and entity tags of RFC 9725."""
 
-import base64
-import hashlib
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -14,7 +11,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http import calls, whip
 from signaling.http.auth import Authenticator, install
-from signaling.http.ice_servers import IceServer, IceServers, links, time_limited
+from signaling.http.ice_servers import IceServer, IceServers, links
+from signaling.ice_servers import TurnLogin
 from signaling.offer import AnswerPlan, check_whole_offer
 from tests.interop.test_table import TABLE, offer
 from tests.signaling.http.test_calls import KEY, SDP, FakeDesk, with_keys
@@ -27,7 +25,9 @@ CANDIDATE = "m=audio 9 RTP/AVP 0\r\na=mid:0\r\na=candidate:1 1 udp 9 192.0.2.1 5
 RESTART = "a=ice-ufrag:new1\r\na=ice-pwd:newnewnewnewnewnewnewnew\r\n"
 ORIGIN = "https://app.example"
 TURN = IceServers(
-    ("stun:stun.example",), ("turn:turn.example", "turns:turn.example"), secret="s", lifetime_s=60
+    ("stun:stun.example",),
+    ("turn:turn.example", "turns:turn.example"),
+    TurnLogin(secret="s", lifetime_s=60),
 )
 
 
@@ -46,7 +46,7 @@ async def start(desk: FakeDesk) -> AsyncIterator[Start]:
         auth = auth or Authenticator(is_keyless=True)
         app = web.Application()
         install(app, auth)
-        calls.add_routes(app, desk, auth)
+        calls.add_routes(app, desk, auth, servers)
         whip.add_routes(app, desk, auth, servers or IceServers())
         clients.append(TestClient(TestServer(app)))
         await clients[-1].start_server()
@@ -274,29 +274,29 @@ async def test_a_fragment_in_another_type_is_415(start: Start, desk: FakeDesk) -
 # ---------------------------------------------------------------- servers for clients
 
 
-def test_credentials_are_those_that_coturn_computes() -> None:
-    username, password = time_limited("north", 1_800_000_000)
-    expires_at, _, tail = username.partition(":")
-    assert expires_at == "1800000000" and tail
-    # As turnserver does with use-auth-secret: base64(HMAC-SHA1(secret, user name)).
-    expected = hmac.new(b"north", username.encode(), hashlib.sha1).digest()
-    assert base64.b64decode(password) == expected
-    assert time_limited("north", 1_800_000_000)[0] != username, "each client has its own"
-
-
 def test_each_issue_lasts_from_its_own_moment() -> None:
-    now = 1000.0
-    servers = IceServers((), ("turn:t",), secret="s", lifetime_s=50, wall_clock=lambda: now)
+    login = TurnLogin(secret="s", lifetime_s=50)
+    servers = IceServers((), ("turn:t",), login, wall_clock=lambda: 1000.0)
     (server,) = servers.issue()
     assert server.username is not None and server.username.startswith("1050:")
     assert servers.issue(with_turn=False) == []
 
 
+def test_without_a_login_nobody_hears_of_turn() -> None:
+    assert IceServers(("stun:s",), ("turn:t",)).issue() == [IceServer(("stun:s",))]
+
+
 def test_fixed_credentials_are_told_as_they_are() -> None:
-    servers = IceServers(("stun:s",), ("turn:t",), username='o"x', password="p\\w")
+    servers = IceServers(("stun:s",), ("turn:t",), TurnLogin('o"x', "p\\w"))
     assert servers.issue() == [
         IceServer(("stun:s",)),
         IceServer(("turn:t",), 'o"x', "p\\w"),
     ]
     link = links(servers.issue())[1]
     assert 'username="o\\"x"; credential="p\\\\w"' in link
+
+
+async def test_the_other_door_tells_the_servers_too(start: Start) -> None:
+    client = await start(with_keys(), TURN)
+    response = await client.post("/v1/realtime/calls", data=CHROMIUM_OFFER, headers={**SDP, **KEY})
+    assert response.status == 201 and len(response.headers.getall("Link")) == 3

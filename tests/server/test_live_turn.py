@@ -1,0 +1,114 @@
+"""TURN with a real coturn: callers who have nothing but a relay, and passwords that expire."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aioice.stun
+import pytest
+from aioice.ice import StunProtocol
+from aiortc import RTCConfiguration, RTCIceServer
+from aiortc.rtcconfiguration import RTCIceTransportPolicy
+
+from signaling.ice_servers import parse_url, time_limited
+from signaling.relay import connect_relay
+from tests.caller import Caller
+from tests.serving import Serving
+from tests.waiting import until
+
+pytestmark = pytest.mark.loopback
+
+SECRET = "north-by-northwest"
+
+
+@pytest.fixture(scope="module")
+def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a TURN server listens, by UDP and TCP."""
+    program = shutil.which("turnserver")
+    if program is None:
+        pytest.skip("turnserver is missing: install coturn")
+    folder: Path = tmp_path_factory.mktemp("coturn")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = (
+        *("-n", "--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", f"--listening-port={port}"),
+        *("--use-auth-secret", f"--static-auth-secret={SECRET}", "--realm=omnicall.test"),
+        *("--allow-loopback-peers", "--no-tls", "--no-dtls", "--no-cli", "--log-file=stdout"),
+        *(f"--pidfile={folder}/pid", f"--userdb={folder}/db"),
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([program, *options], stdout=log, stderr=log, cwd=folder)
+    try:
+        deadline = time.monotonic() + 20
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert time.monotonic() < deadline and process.poll() is None, (
+                folder / "log"
+            ).read_text()
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def server(coturn: str) -> Iterator[Serving]:
+    urls = f"turn:{coturn},turn:{coturn}?transport=tcp"
+    secret = f"media.turn_secret={SECRET}"
+    with Serving("--engine", "echo", "--set", f"media.turn={urls}", "--set", secret) as serving:
+        yield serving
+
+
+def relay_only(server: Serving, transport: str) -> RTCConfiguration:
+    """As the server tells it, with the URL of one transport."""
+    (told,) = server.get("/api/info")[1]["ice_servers"]
+    (url,) = [url for url in told["urls"] if url.endswith("transport=tcp") == (transport == "tcp")]
+    return RTCConfiguration(
+        iceServers=[RTCIceServer([url], told["username"], told["credential"])],
+        iceTransportPolicy=RTCIceTransportPolicy.RELAY,
+    )
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_a_caller_who_has_only_a_relay_converses(server: Serving, transport: str) -> None:
+    async with Caller(server.url, ice=relay_only(server, transport)) as caller:
+        await caller.hears("session.created", timeout_s=40)
+        caller.voice.say("hello")
+        await until(lambda: caller.loud_samples > 4_800, 40)
+        ice: Any = caller.pc.getSenders()[0].transport.transport
+        pair = ice._connection._nominated[1]
+        assert pair.local_candidate.type == "relay"
+        assert "typ relay" in caller.pc.remoteDescription.sdp, "the server has its own"
+        assert await caller.hang_up() == 200
+
+
+@pytest.mark.parametrize("query", ["", "?transport=tcp"])
+@pytest.mark.parametrize(
+    ("secret", "left_s", "is_taken"),
+    [(SECRET, 60, True), (SECRET, -60, False), ("another", 60, False)],
+)
+async def test_credentials_that_expired_or_are_forged_are_refused(
+    coturn: str, query: str, secret: str, left_s: int, is_taken: bool
+) -> None:
+    class Receiver:
+        def protocol_lost(self, protocol: Any) -> None: ...
+
+    url = parse_url(f"turn:{coturn}{query}")
+    credentials = time_limited(secret, int(time.time()) + left_s)
+    connecting = connect_relay(url, credentials, lambda: StunProtocol(Receiver()))  # type: ignore[arg-type]
+    async with asyncio.timeout(20):
+        if not is_taken:
+            with pytest.raises(aioice.stun.TransactionFailed):
+                await connecting
+            return
+        protocol = await connecting
+        assert protocol.transport.get_extra_info("sockname")[0] == "127.0.0.1"
+        await protocol.close()
