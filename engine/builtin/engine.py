@@ -102,6 +102,8 @@ class BuiltinEngine:
             tool_modes=() if self._chat is None else MODES,
             appends=("commentary",) if self._chat is None else APPENDS,
             answers_out_of_band=self._chat is not None,
+            transcribes_files=True,
+            says_texts=True,
             honours=self._honours,
         )
 

@@ -56,7 +56,7 @@ class CascadeSession:
         self._config = self._settings.accept(config)
         self._camera = Camera(parts.eyes)
         self._history = History()
-        self._album = Album(self._history, parts.decoder, parts.eyes, self._send)
+        self._album = Album(self._history, parts, self._send)
         self._items = ClientItems(
             self._history, self._album, self._settings, has_model=parts.has_model
         )
@@ -336,7 +336,7 @@ class CascadeSession:
         history, album = self._history, self._album
         if asked.input is not None:
             history = History()
-            album = Album(history, self._parts.decoder, self._parts.eyes, self._send)
+            album = Album(history, self._parts, self._send)
         turn = self._turn(history, asked, with_audio=False)
         self._asides.begin(self._answers.take_epoch(), turn, asked, album)
 

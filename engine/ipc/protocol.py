@@ -52,7 +52,8 @@ OUTPUT_HZ = 24_000
 MAX_AUDIO_BYTES = 2 * INPUT_HZ
 MAX_OUTPUT_BYTES = 4 * OUTPUT_HZ
 MAX_IMAGE_BYTES = 8 * 1024 * 1024
-MAX_CLIP_BYTES = 2 * OUTPUT_HZ * 60
+MAX_SOUND_BYTES = 12 * 1024 * 1024
+"""Of a sound file: a minute of stereo at 48 kHz, unpacked, is a little less."""
 MAX_VIDEO_BYTES = 28 * 1024 * 1024
 MAX_ITEM_PARTS = 32
 MAX_ITEM_BYTES = 32 * 1024 * 1024
@@ -147,7 +148,7 @@ class ImagePart(Struct, frozen=True, tag="image"):
 
 
 class AudioPart(Struct, frozen=True, tag="audio"):
-    pcm: Annotated[bytes, Meta(max_length=MAX_CLIP_BYTES)]
+    pcm: Annotated[bytes, Meta(max_length=MAX_SOUND_BYTES)]
     """A recording: 24 kHz, as clients send it, not yet at the model's rate; or a sound file."""
 
 
@@ -335,11 +336,23 @@ class Welcome(Message, frozen=True):
     delegates: bool = False
     """Whether it hands tasks to the client by `DelegationCreated`."""
     answers_out_of_band: bool = False
+    transcribes_files: bool = False
+    """Recordings in items are written down, too: `PartTranscript`."""
+    says_texts: bool = False
+    """A `commentary` is said word for word, and in every mode."""
     context_tokens: Count = 0
     """How much the model remembers of a session; 0: nothing that is counted."""
     honours: tuple[str, ...] = ()
     """The settings that have an effect here, by their names in `SessionConfig` and `Sampling`; and
     `after`, where an item goes. Of others that are set an engine warns once (`unused_setting`)."""
+
+
+class SpokenSegment(Struct, frozen=True):
+    """Something said in a recording; positions are in ms from its beginning."""
+
+    start_ms: Count
+    end_ms: Count
+    text: Text
 
 
 class Refused(Message, frozen=True):
@@ -512,6 +525,17 @@ class PartLeftOut(Message, frozen=True):
     """For people."""
 
 
+class PartTranscript(Message, frozen=True):
+    """What is said in a recording of an item; for engines that write down what they hear."""
+
+    session: SessionId
+    item: ItemId
+    part: Count
+    """Its place among the item's parts."""
+    segments: tuple[SpokenSegment, ...]
+    duration_ms: Count
+
+
 class SessionEnded(Message, frozen=True):
     session: SessionId
     reason: Literal["closed", "goodbye", "context_limit", "failed", "shutdown"]
@@ -564,6 +588,7 @@ FromEngine = (
     | UnitDone
     | SessionWarning
     | PartLeftOut
+    | PartTranscript
     | SessionEnded
     | Pong
 )

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Middleware
 from server.front.front import Front
 from server.front.sound_packer import SoundPacker
 from server.front.telemetry import Telemetry
-from signaling.http import calls, chat, live, streams, whip
+from signaling.http import audio, calls, chat, live, streams, whip
 from signaling.http.auth import PRINCIPAL, Authenticator, install, require
 from signaling.http.httperrors import json_error
 from signaling.http.ice_servers import IceServers
@@ -195,7 +195,9 @@ def build(
     servers = ice_servers or IceServers()
     Operations(front, telemetry, info, servers).add_to(app)
     calls.add_routes(app, front, auth, servers)
-    chat.add_chat_routes(app, front.chats, auth, SoundPacker().pack)
+    pack = SoundPacker().pack
+    chat.add_chat_routes(app, front.chats, auth, pack)
+    audio.add_audio_routes(app, front.chats, auth, pack)
     streams.add_routes(app, front, auth)
     live.add_routes(app, front, auth)
     whip.add_routes(app, front, auth, servers)

@@ -9,6 +9,7 @@ from engine.ipc import protocol as p
 from engine.ipc.engine_client import EngineSessionLink
 from engine.ipc.item_chunks import cut
 from server.worker.item_mapping import for_engine
+from signaling.audio.transcription import SpokenLine, Transcribed
 from signaling.chat.answer import (
     CallPiece,
     ChatPiece,
@@ -48,6 +49,7 @@ class ChatLine:
         self._came = asyncio.Event()
         self._fault: ProtocolError | None = None
         self._epoch = 0
+        self._transcript: Transcribed | None = None
         self._stopped_as: FinishReason | None = None
         self._has_calls = False
 
@@ -65,14 +67,32 @@ class ChatLine:
                 self._send(message)
         self._send(p.CreateResponse(self._session, modalities=(modality,), request=REQUEST))
 
+    def say(self, link: EngineSessionLink, text: str) -> None:
+        """Have a text said as it stands."""
+        self._link = link
+        self._send(p.AppendContext(self._session, "commentary", text, REQUEST))
+
+    async def transcribe(self, link: EngineSessionLink, file: bytes) -> Transcribed:
+        """Have a recording written down; raises ProtocolError."""
+        self._link = link
+        self._places = ["file"]
+        item = p.ItemIn(self._session, "item_0", "user", (p.AudioPart(file),))
+        await self._send_cut(item, "file")
+        while self._transcript is None:
+            await self._wait()
+        return self._transcript
+
     async def next(self) -> ChatPiece:
         """Wait for the next piece; raises ProtocolError where the answer fails."""
         while not self._pieces:
-            if self._fault is not None:
-                raise self._fault
-            self._came.clear()
-            await self._came.wait()
+            await self._wait()
         return self._pieces.popleft()
+
+    async def _wait(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+        self._came.clear()
+        await self._came.wait()
 
     def heard(self, samples: int) -> None:
         """The client has been sent so much of the sound: the engine goes on from there."""
@@ -102,6 +122,9 @@ class ChatLine:
                 self._called(message)
             case p.ResponseDone():
                 self._done(message)
+            case p.PartTranscript():
+                self._transcript = _transcribed(message)
+                self._came.set()
             case _:
                 self._take_trouble(message)
 
@@ -110,11 +133,12 @@ class ChatLine:
             case p.RequestRefused(code=code, reason=reason):
                 self._fail(server_failed(f"No answer: {reason}.", code))
             case p.PartLeftOut(item=item, part=part, reason=reason):
-                where = f"{self._where(item)}.content.{part}"
+                where = self._where(item, part)
                 told = f"{where}: {reason}."
                 self._fail(ProtocolError(told, code="unsupported_content", param=where))
             case p.SessionWarning(code=code, message=told) if code in TOO_LONG:
-                self._fail(ProtocolError(f"messages: {told}.", code="too_long", param="messages"))
+                whose = self._places[0].partition(".")[0]
+                self._fail(ProtocolError(f"{whose}: {told}.", code="too_long", param=whose))
             case p.SessionWarning(code="bad_item" | "overloaded" as code, message=told):
                 self._fail(server_failed(f"No answer: {told}.", code))
             case p.SessionEnded(reason="context_limit"):
@@ -161,8 +185,9 @@ class ChatLine:
             self._fault = fault
             self._came.set()
 
-    def _where(self, item_id: str) -> str:
-        return self._places[int(item_id.removeprefix("item_"))]
+    def _where(self, item_id: str, part: int) -> str:
+        place = self._places[int(item_id.removeprefix("item_"))]
+        return place if place == "file" else f"{place}.content.{part}"
 
     def _send(self, message: p.Message) -> None:
         if self._link is not None and not self._link.send(message):
@@ -178,6 +203,11 @@ class ChatLine:
         for piece in pieces:
             self._send(piece)
             await asyncio.sleep(PIECE_PAUSE_S)
+
+
+def _transcribed(told: p.PartTranscript) -> Transcribed:
+    lines = (SpokenLine(s.start_ms / 1000, s.end_ms / 1000, s.text) for s in told.segments)
+    return Transcribed(tuple(lines), told.duration_ms / 1000)
 
 
 def _has_files(item: p.ItemIn) -> bool:

@@ -22,6 +22,8 @@ from server.front.broker import Broker
 from server.front.chat_line import ChatLine, server_failed
 from server.front.chat_queue import ChatQueue
 from server.worker.engine_links import EngineLinks
+from signaling.audio.speech_request import ReadingOrder
+from signaling.audio.transcription import Transcribed, TranscriptionOrder
 from signaling.chat.messages import OrderedItem
 from signaling.chat.models import MODEL, unknown_model
 from signaling.chat.request import ChatOrder
@@ -42,7 +44,7 @@ Welcomes = Callable[[], list[p.Welcome]]
 
 
 class ChatDesk:
-    """Implements `signaling.http.chat.ChatService`. Keep `run` alive."""
+    """Implements `ChatService` and `AudioService` of `signaling.http`. Keep `run` alive."""
 
     def __init__(
         self,
@@ -93,24 +95,80 @@ class ChatDesk:
 
         Raises ProtocolError for what cannot be asked here, NoFreeSlot where there is no room.
         """
+        welcome = self._welcome_for(order.model)
+        config, ignored = configure(order, welcome)
+        async with self._at_engine(config, callers, one_call=order.tools.one_at_most) as (
+            line,
+            link,
+        ):
+            await line.ask(link, order.items, config.modalities[0])
+            yield line, ignored
+
+    @asynccontextmanager
+    async def speak(
+        self, order: ReadingOrder, callers: tuple[str, ...]
+    ) -> AsyncIterator[tuple[ChatLine, tuple[str, ...]]]:
+        """Have a text said; as `answer`."""
+        welcome = self._welcome_for(order.model)
+        if not welcome.says_texts:
+            raise _not_supported("This model answers, it does not read texts aloud.")
+        voice, ignored = _voice(order.voice, welcome, "voice")
+        if order.speed != 1 and "speed" not in welcome.honours:
+            ignored.append("speed")
+        config = p.SessionConfig(
+            mode="turn_based",
+            voice=voice,
+            speed=order.speed,
+            turn_detection=p.TurnDetection(create_response=False),
+        )
+        async with self._at_engine(config, callers) as (line, link):
+            line.say(link, order.text)
+            yield line, tuple(ignored)
+
+    async def transcribe(
+        self, order: TranscriptionOrder, callers: tuple[str, ...]
+    ) -> tuple[Transcribed, str]:
+        """Have a recording written down; raises as `answer`."""
+        welcome = self._welcome_for(order.model)
+        if not welcome.transcribes_files:
+            raise _not_supported("This model does not write down recordings.")
+        if order.language and welcome.languages and order.language not in welcome.languages:
+            known = ", ".join(welcome.languages)
+            raise ProtocolError(
+                f"language: {order.language!r} is not understood here; {known} is.",
+                code="unsupported_value",
+                param="language",
+            )
+        config = p.SessionConfig(mode="turn_based")
+        async with self._at_engine(config, callers) as (line, link):
+            heard = await line.transcribe(link, order.file)
+        return heard, order.language or next(iter(welcome.languages), "")
+
+    def _welcome_for(self, model: str) -> p.Welcome:
+        """What the engine that is to serve a request can do; raises ProtocolError, NoFreeSlot."""
         if self._is_draining:
             raise NoFreeSlot(None, "The server is stopping.")
         if self._config.slots == 0:
-            raise ProtocolError("Chats are not served here.", code="not_supported", status=404)
-        if order.model not in self.models():
-            raise unknown_model(order.model)
+            raise _not_supported("Chats are not served here.")
+        if model not in self.models():
+            raise unknown_model(model)
         welcome = next(iter(self._welcomes()), None)
         if welcome is None:
             raise NoFreeSlot(2.0, "The engine is starting.")
-        config, ignored = configure(order, welcome)
+        return welcome
+
+    @asynccontextmanager
+    async def _at_engine(
+        self, config: p.SessionConfig, callers: tuple[str, ...], *, one_call: bool = False
+    ) -> AsyncIterator[tuple[ChatLine, EngineSessionLink]]:
+        """A session for one request, closed however it ends."""
         async with self.queue.place(callers) as (chat_id, address):
-            line = ChatLine(chat_id, one_call=order.tools.one_at_most)
+            line = ChatLine(chat_id, one_call=one_call)
             link = await self._open(chat_id, address, config, line)
             self._lines.add(line)
             try:
                 async with asyncio.timeout(self._config.max_duration_s):
-                    await line.ask(link, order.items, config.modalities[0])
-                    yield line, ignored
+                    yield line, link
                 self.served_total += 1
             finally:
                 self._lines.discard(line)
@@ -138,7 +196,7 @@ def configure(order: ChatOrder, welcome: p.Welcome) -> tuple[p.SessionConfig, tu
     Raises ProtocolError for what it cannot do.
     """
     _check_tools(order, welcome)
-    voice, ignored = _voice(order, welcome)
+    voice, ignored = _voice(order.voice, welcome, "audio.voice")
     sampling = msgspec.structs.asdict(order.sampling)
     unheard = {name for name, value in sampling.items() if value is not None}
     told = {"max_output_tokens": "max_completion_tokens"}
@@ -178,17 +236,22 @@ def _is_of_tools(ordered: OrderedItem) -> bool:
     return isinstance(ordered.item, FunctionCall | FunctionCallOutput)
 
 
-def _voice(order: ChatOrder, welcome: p.Welcome) -> tuple[str, list[str]]:
-    if order.voice in ("", "default", *welcome.voices):
-        return order.voice if order.voice != "default" else "", []
-    if order.voice in FOREIGN_VOICES:
-        return "", ["audio.voice"]
+def _voice(name: str, welcome: p.Welcome, where: str) -> tuple[str, list[str]]:
+    """The engine's name of a voice, empty for its default; and what is ignored then."""
+    if name in ("", "default", *welcome.voices):
+        return name if name != "default" else "", []
+    if name in FOREIGN_VOICES:
+        return "", [where]
     known = ", ".join(welcome.voices[:20]) or "none"
     raise ProtocolError(
-        f"audio.voice: there is no voice {order.voice[:64]!r}; there are: {known}.",
+        f"{where}: there is no voice {name[:64]!r}; there are: {known}.",
         code="unknown_voice",
-        param="audio.voice",
+        param=where,
     )
+
+
+def _not_supported(message: str) -> ProtocolError:
+    return ProtocolError(message, code="not_supported", status=404)
 
 
 def _names_of(welcome: p.Welcome) -> tuple[str, ...]:

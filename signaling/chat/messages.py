@@ -204,7 +204,7 @@ class Reader:
             case "audio_url":
                 at = f"{where}.audio_url.url"
                 url = _given(part.audio_url, f"{where}.audio_url").url
-                return InputAudioPart(_sound_file(decode_data_url(url, "audio", at)[1], at))
+                return InputAudioPart(check_sound_file(decode_data_url(url, "audio", at)[1], at))
             case "video_url":
                 at = f"{where}.video_url.url"
                 url = _given(part.video_url, f"{where}.video_url").url
@@ -248,7 +248,7 @@ def _systems_text(ordered: OrderedItem) -> str | None:
 
 def _recording(sound: _Sound, where: str) -> InputAudioPart:
     at = f"{where}.input_audio.data"
-    data = _sound_file(decode_base64(sound.data, at), at)
+    data = check_sound_file(decode_base64(sound.data, at), at)
     if data.startswith(b"RIFF") != (sound.format == "wav"):
         raise ProtocolError(
             f"{at}: this is no {sound.format} file.", code="invalid_audio", param=at
@@ -256,7 +256,8 @@ def _recording(sound: _Sound, where: str) -> InputAudioPart:
     return InputAudioPart(data)
 
 
-def _sound_file(data: bytes, where: str) -> bytes:
+def check_sound_file(data: bytes, where: str) -> bytes:
+    """`data`, if it begins like a file of sound and is no larger than is taken."""
     # What does not begin like a file would be taken for samples.
     if not data.startswith(_SOUND_STARTS) and data[4:8] != b"ftyp":
         raise ProtocolError(

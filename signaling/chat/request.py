@@ -245,14 +245,19 @@ def _tells_usage(request: ChatRequest) -> bool:
 def _ignored(
     raw: dict[str, Any], request: ChatRequest, tools: ToolWish, inner: frozenset[str]
 ) -> tuple[str, ...]:
-    served = {*ChatRequest.__struct_fields__, *REFUSED}
-    names = {name for name, value in raw.items() if name not in served and value is not None}
+    names = set(inner)
     if request.stream_options is not None and request.stream_options.include_obfuscation:
         names.add("stream_options.include_obfuscation")
     if tools.has_strict:
         names.add("tools.function.strict")
     if request.audio is not None and "audio" not in (request.modalities or ()):
         names.add("audio")
-    plain = {"".join(c for c in n if c.isascii() and (c.isalnum() or c in "_.-")) for n in names}
-    told = sorted(name[:MAX_NAME_CHARS] for name in (plain | inner) if name)
-    return tuple(told[:MAX_TOLD])
+    unserved = unserved_names(raw, (*ChatRequest.__struct_fields__, *REFUSED))
+    return tuple(sorted((*unserved, *names)))
+
+
+def unserved_names(raw: dict[str, Any], served: tuple[str, ...]) -> tuple[str, ...]:
+    """The members that were given and change nothing, fit for a header; `MAX_TOLD` at most."""
+    names = [name for name, value in raw.items() if name not in served and value is not None]
+    plain = {"".join(c for c in n if c.isascii() and (c.isalnum() or c in "_.-[]")) for n in names}
+    return tuple(sorted(name[:MAX_NAME_CHARS] for name in plain if name)[:MAX_TOLD])

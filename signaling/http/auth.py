@@ -258,6 +258,16 @@ def require(request: web.Request, role: Role = "user") -> Principal:
     return principal
 
 
+def require_key(request: web.Request) -> Principal:
+    """Return who sent the request. Raises ProtocolError 403 for ephemeral secrets, too."""
+    principal = require(request)
+    if principal.is_ephemeral:
+        raise ProtocolError(
+            "A client secret places calls and does nothing else.", code="forbidden", status=403
+        )
+    return principal
+
+
 @web.middleware
 async def _middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:

@@ -17,26 +17,21 @@ from signaling.chat.spoken import KEPT_S, SpokenAnswers
 from signaling.chat.telling import ChunkTeller, Gathered, SpokenAs
 from signaling.chat.wav import HZ, wav_head
 from signaling.errors import ProtocolError
-from signaling.http.auth import Authenticator, Principal, require
-from signaling.http.bodies import read_body
+from signaling.http.auth import Authenticator, require_key
 from signaling.http.connected import while_connected
-from signaling.http.event_stream import EventStream
-from signaling.http.proxies import neighbourhood
+from signaling.http.event_stream import StreamedBody, ignored_header
+from signaling.http.large_bodies import LargeBodies
 from signaling.http.resources import add_resource
-from signaling.http.upload_line import UploadLine
 from signaling.session.ids import new_id
 
 CHAT_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
 MAX_BODY_BYTES = 40_000_000
-SMALL_BYTES = 256 * 1024
-"""Bodies up to this size are read at once; larger ones wait for a place, as uploads do."""
 INLINE_BYTES = 32 * 1024
 """Up to here a body is decoded on the loop."""
 KEEPALIVE_S = 15.0
 MAX_SPEECH_BYTES = 2 * HZ * 600
 """Of an answer that is gathered: 10 minutes; there it ends."""
-IGNORED_HEADER = "Omnicall-Ignored"
 
 EncodeSound = Callable[[bytes, str], Awaitable[bytes]]
 """24 kHz PCM as a file of the format named; raises ProtocolError."""
@@ -80,16 +75,6 @@ def add_chat_routes(
     add_resource(app, MODELS_PATH + "/{model:.+}", auth, {hdrs.METH_GET: models.get})
 
 
-def require_key(request: web.Request) -> Principal:
-    """Who sent the request; raises ProtocolError for ephemeral secrets, which only place calls."""
-    principal = require(request)
-    if principal.is_ephemeral:
-        raise ProtocolError(
-            "A client secret places calls and does nothing else.", code="forbidden", status=403
-        )
-    return principal
-
-
 class ModelEndpoints:
     """The list of models; they are as old as this process."""
 
@@ -118,12 +103,12 @@ class ChatEndpoints:
         self._auth = auth
         self._encode = encode
         self._spoken = SpokenAnswers()
-        self._line = UploadLine()
+        self._bodies = LargeBodies()
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         callers = require_key(request).callers(request.remote)
         async with AsyncExitStack() as upload:
-            body = await self._body(request, upload)
+            body = await self._bodies.read(request, MAX_BODY_BYTES, upload)
             if len(body) <= INLINE_BYTES:
                 order = parse_chat(body, self._spoken.recall)
             else:
@@ -133,25 +118,15 @@ class ChatEndpoints:
                 # The engine has the files: the next upload may come.
                 await upload.aclose()
                 answer, ignored = answered
-                names = ", ".join((*order.ignored, *ignored))
-                headers = {IGNORED_HEADER: names} if names else {}
+                headers = ignored_header(order.ignored, ignored)
                 if order.is_streamed:
-                    stream = EventStream(request, self._auth, headers)
+                    stream = StreamedBody(request, self._auth, "text/event-stream", headers)
                     return await self._stream(order, answer, stream)
                 gathered = await _gather(order, answer)
             return await self._whole(order, gathered, headers)
 
-    async def _body(self, request: web.Request, upload: AsyncExitStack) -> bytes:
-        if (request.content_length or MAX_BODY_BYTES) <= SMALL_BYTES:
-            return await read_body(request, SMALL_BYTES, None)
-        place = self._line.place(new_id("chat"), neighbourhood(request.remote))
-        entered = await upload.enter_async_context(place)
-        body = await read_body(request, MAX_BODY_BYTES, None, entered.progress)
-        entered.is_received = True
-        return body
-
     async def _stream(
-        self, order: ChatOrder, answer: AnswerStream, stream: EventStream
+        self, order: ChatOrder, answer: AnswerStream, stream: StreamedBody
     ) -> web.StreamResponse:
         speech = _speech(order)
         teller = ChunkTeller(_head(order), speech, order.stop, tells_usage=order.tells_usage)
@@ -165,7 +140,7 @@ class ChatEndpoints:
             self._spoken.keep(speech.id, teller.words.text)
         return stream.response
 
-    async def _tell(self, answer: AnswerStream, teller: ChunkTeller, stream: EventStream) -> None:
+    async def _tell(self, answer: AnswerStream, teller: ChunkTeller, stream: StreamedBody) -> None:
         begun, samples = False, 0
         while True:
             try:

@@ -1,4 +1,4 @@
-"""An answer as server-sent events. Front."""
+"""Bodies that are sent as they are made, such as server-sent events. Front."""
 
 from collections.abc import Mapping
 
@@ -7,21 +7,33 @@ from aiohttp import hdrs, web
 from signaling.http.auth import Authenticator
 from signaling.http.cors import add_cors
 
+IGNORED_HEADER = "Omnicall-Ignored"
 
-class EventStream:
+
+def ignored_header(*names: tuple[str, ...]) -> dict[str, str]:
+    """Name the members of a request that change nothing."""
+    told = ", ".join(dict.fromkeys(name for each in names for name in each))
+    return {IGNORED_HEADER: told} if told else {}
+
+
+class StreamedBody:
     """Owns the response; its head is held back until there is something to send.
 
     Until then what goes wrong can be told by a status.
     """
 
     def __init__(
-        self, request: web.Request, auth: Authenticator, headers: Mapping[str, str]
+        self,
+        request: web.Request,
+        auth: Authenticator,
+        content_type: str,
+        headers: Mapping[str, str],
     ) -> None:
         self._request = request
         self.response = web.StreamResponse(headers=headers)
-        self.response.content_type = "text/event-stream"
+        self.response.content_type = content_type
         self.response.headers[hdrs.CACHE_CONTROL] = "no-cache"
-        # nginx would hold the events back.
+        # nginx would hold it back.
         self.response.headers["X-Accel-Buffering"] = "no"
         add_cors(request, self.response, auth)
 
@@ -29,9 +41,9 @@ class EventStream:
     def has_begun(self) -> bool:
         return self.response.prepared
 
-    async def write(self, events: bytes) -> None:
+    async def write(self, data: bytes) -> None:
         """Send; returns when the client keeps up. Raises ConnectionError when it is gone."""
         if not self.response.prepared:
             await self.response.prepare(self._request)
-        if events:
-            await self.response.write(events)
+        if data:
+            await self.response.write(data)

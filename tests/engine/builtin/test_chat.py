@@ -170,7 +170,7 @@ async def test_model_is_told_of_a_recording_that_it_does_not_get(model: FakeMode
         caller.session.handle(CreateResponse(SESSION))
         await caller.wait(ResponseDone)
     content = model.requests[0]["messages"][-1]["content"]
-    assert content.startswith("what was that?") and "recordings cannot" in content
+    assert content.startswith("what was that?") and "that recording cannot" in content
 
 
 async def test_an_answer_is_streamed_and_spoken(model: FakeModel) -> None:
