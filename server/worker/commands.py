@@ -56,7 +56,8 @@ class SessionCommands:
         if isinstance(item, FunctionCallOutput):
             self._check_output(item)
         place = self._place(item_id, after)
-        carrier = for_engine(self.session_id, item_id, item, place)
+        named = self._conversation.items.engine_name(place)
+        carrier = for_engine(self.session_id, item_id, item, named)
         self._add(shown(item_id, item), place, carrier)
         return item_id
 
@@ -76,7 +77,7 @@ class SessionCommands:
         self._audience.emit(ev.ItemPlaced(item=item, after=items.before(item.id)))
 
     def _place(self, item_id: str, after: str | None) -> str:
-        """Where to put a new item, in the engine's terms: empty for the end."""
+        """Behind which item to put a new one: empty for the end."""
         items = self._conversation.items
         if item_id in items:
             raise ProtocolError(
@@ -115,7 +116,7 @@ class SessionCommands:
     def delete_item(self, item_id: str) -> None:
         items = self._conversation.items
         items.get(item_id)
-        self._send(p.DeleteItem(self.session_id, item_id))
+        self._send(p.DeleteItem(self.session_id, items.engine_name(item_id)))
         items.delete(item_id)
         self._audience.emit(ev.ItemRemoved(item_id=item_id))
 

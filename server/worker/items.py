@@ -13,19 +13,26 @@ class Items:
 
     def __init__(self) -> None:
         self._items: dict[str, Item] = {}
+        self._names: dict[str, str] = {}
+        """What the engine calls the items that it put there itself."""
 
     @property
     def last_id(self) -> str | None:
         return next(reversed(self._items), None)
 
-    def put(self, item: Item, after: str | None = None) -> None:
-        """Replace an item where it stands, or add it behind `after`; None: at the end."""
+    def put(self, item: Item, after: str | None = None, *, name: str | None = None) -> None:
+        """Replace an item where it stands, or add it behind `after`; None: at the end.
+
+        `name`: what the engine calls it, where that is not its id.
+        """
+        if name is not None:
+            self._names[item.id] = name
         if item.id in self._items or after is None or after == self.last_id:
             self._items[item.id] = item
         else:
             self._insert(item, after)
         if len(self._items) > MAX_ITEMS:
-            del self._items[next(iter(self._items))]
+            self._forget(next(iter(self._items)))
 
     def _insert(self, item: Item, after: str) -> None:
         names = list(self._items)
@@ -60,7 +67,15 @@ class Items:
     def delete(self, item_id: str) -> None:
         """Raises `ProtocolError` for an unknown id."""
         self.get(item_id)
+        self._forget(item_id)
+
+    def _forget(self, item_id: str) -> None:
         del self._items[item_id]
+        self._names.pop(item_id, None)
+
+    def engine_name(self, item_id: str) -> str:
+        """What the engine calls an item."""
+        return self._names.get(item_id, item_id)
 
     def calls(self) -> set[str]:
         """The ids of the function calls that are known."""

@@ -7,7 +7,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from engine.ipc.protocol import OUTPUT_HZ, FunctionCallOut, Modality, ResponseDone
+from engine.ipc.protocol import (
+    OUTPUT_HZ,
+    FunctionCallOut,
+    Modality,
+    ResponseDone,
+    call_item,
+    response_item,
+)
 from server.worker.items import Items
 from signaling.session import events as ev
 from signaling.session.core import Asker
@@ -244,7 +251,10 @@ class ActiveResponse:
         output = _Output(len(self._outputs), item, after)
         self._outputs.append(output)
         if not self.is_out_of_band:
-            self._items.put(item)
+            name = response_item(self.epoch)
+            if isinstance(item, FunctionCallItem):
+                name = call_item(item.call_id)
+            self._items.put(item, name=name)
         info = self._info("in_progress")
         self._emit(ev.OutputStarted(response=info, index=output.index, item=item, after=after))
         return output

@@ -17,7 +17,8 @@ MAX_UTTERANCES = 64
 class UserSpeech:
     """A stretch of the user's speech and the item it became."""
 
-    def __init__(self, item_id: str, start_pts: int) -> None:
+    def __init__(self, number: int, item_id: str, start_pts: int) -> None:
+        self.number = number
         self.item_id = item_id
         self.start_pts = start_pts
         self.end_pts = start_pts
@@ -65,7 +66,7 @@ class UserTurns:
     def _utterance(self, number: int, pts: int = 0) -> UserSpeech:
         utterance = self._utterances.get(number)
         if utterance is None:
-            utterance = self._utterances[number] = UserSpeech(new_id("item"), pts)
+            utterance = self._utterances[number] = UserSpeech(number, new_id("item"), pts)
             if len(self._utterances) > MAX_UTTERANCES:
                 del self._utterances[next(iter(self._utterances))]
         return utterance
@@ -78,7 +79,7 @@ class UserTurns:
         after = self._items.last_id
         self._emit(ev.TurnCommitted(item_id=utterance.item_id, after=after))
         item = _spoken(utterance, None)
-        self._items.put(item)
+        self._items.put(item, name=p.utterance_item(utterance.number))
         self._emit(ev.ItemPlaced(item=item, after=after))
 
     def _transcript(self, message: p.InputTranscript) -> None:
