@@ -104,9 +104,10 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["realtime"] = "realtime"
     model: Name = "omnicall"
     instructions: Annotated[str, Meta(max_length=MAX_INSTRUCTIONS_CHARS)] = ""
-    output_modalities: Annotated[tuple[Modality, ...], Meta(min_length=1, max_length=2)] = (
+    output_modalities: Annotated[tuple[Modality, ...], Meta(min_length=1, max_length=1)] = (
         "audio",
     )
+    """One: who speaks writes down the words as well."""
     audio: Audio = Audio()
     include: Annotated[tuple[str, ...], Meta(max_length=16)] | None = None
     tools: Annotated[tuple[dict[str, Any], ...], Meta(max_length=MAX_TOOLS)] = ()

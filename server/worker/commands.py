@@ -8,13 +8,21 @@ from typing import Any
 from engine.ipc import protocol as p
 from server.worker.conversation import Conversation
 from server.worker.engine_settings import choice_of, function_tools
+from server.worker.in_force import check_choice, check_tool
 from server.worker.item_mapping import for_engine
 from server.worker.responses import ActiveResponse, Asked
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
 from signaling.session.core import Abilities, Asker, ContextKind, ResponseWish
 from signaling.session.ids import new_id
-from signaling.session.items import ROOT, FunctionCallOutput, InputItem, Item, shown
+from signaling.session.items import (
+    ROOT,
+    FunctionCallOutput,
+    InputItem,
+    Item,
+    MessageItem,
+    shown,
+)
 from signaling.settings import SessionSettings
 
 
@@ -82,7 +90,7 @@ class SessionCommands:
         if item_id in items:
             raise ProtocolError(
                 f"item.id: there is an item {item_id!r} already.",
-                code="duplicate",
+                code="item_create_duplicate_item_id",
                 param="item.id",
             )
         last = items.last_id
@@ -144,6 +152,7 @@ class SessionCommands:
         session_limit = self.settings.max_output_tokens
         limit = wish.max_output_tokens
         tools = self.settings.tools if wish.tools is None else wish.tools
+        self._check_tools(wish, tools)
         choice, name = choice_of(wish.tool_choice)
         asked = Asked(
             by=by,
@@ -167,17 +176,20 @@ class SessionCommands:
             )
         )
 
+    def _check_tools(self, wish: ResponseWish, tools: tuple[dict[str, Any], ...]) -> None:
+        for index, tool in enumerate(wish.tools or ()):
+            check_tool(tool, f"response.tools.{index}")
+        if wish.tool_choice is not None:
+            check_choice(wish.tool_choice, tools, "response.tool_choice")
+
     def _input(self, wish: ResponseWish) -> tuple[p.ItemIn, ...] | None:
         if wish.input is None:
             return None
         found = []
         for index, given in enumerate(wish.input):
             if isinstance(given, str):
-                raise ProtocolError(
-                    f"response.input.{index}: references to items are not taken here.",
-                    code="unsupported_parameter",
-                    param=f"response.input.{index}",
-                )
+                found.append(self._referred(given, f"response.input.{index}"))
+                continue
             item = for_engine(self.session_id, given.id or new_id("item"), given)
             if not isinstance(item, p.ItemIn):
                 raise ProtocolError(
@@ -188,15 +200,29 @@ class SessionCommands:
             found.append(item)
         return tuple(found)
 
-    def cancel_response(self, response_id: str | None = None) -> None:
-        active = self._conversation.active
-        if active is None or response_id not in (None, active.id):
+    def _referred(self, item_id: str, where: str) -> p.ItemIn:
+        """The words of an item of the conversation; its files are not kept here."""
+        item = self._conversation.items.get(item_id)
+        words = [] if not isinstance(item, MessageItem) else item.parts
+        if not isinstance(item, MessageItem) or not all(part.text for part in words):
             raise ProtocolError(
-                "There is no response to cancel.",
+                f"{where}: only messages of words can be referred to.",
+                code="unsupported_parameter",
+                param=where,
+            )
+        parts = tuple(p.TextPart(part.text or "") for part in words)
+        return p.ItemIn(self.session_id, new_id("item"), item.role, parts)
+
+    def cancel_response(self, response_id: str | None = None) -> None:
+        response = self._conversation.response(response_id)
+        if response is None:
+            # Some clients know this error by how it begins.
+            raise ProtocolError(
+                "Cancellation failed: no active response found.",
                 code="response_cancel_not_active",
                 param="response_id" if response_id else None,
             )
-        self._cut_active()
+        self._cut(response)
 
     def clear_output(self) -> None:
         self._cut_active()

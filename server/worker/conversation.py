@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from engine.ipc import protocol as p
 from server.worker.audience import Audience
 from server.worker.engine_settings import engine_config
+from server.worker.in_force import in_force, refuse, unknown, without_effect
 from server.worker.items import Items
 from server.worker.responses import ActiveResponse, Asked
-from server.worker.unused_settings import unused
 from server.worker.user_turns import UserTurns, input_ms
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
@@ -26,6 +26,8 @@ from signaling.settings import SessionSettings
 
 HEARD_INTERVAL_SAMPLES = p.OUTPUT_HZ // 5
 MAX_ASKED = 64
+MAX_TOLD = 100
+"""Different notices about settings in a session."""
 MAX_PAST = 16
 """Answers that are over and can still be truncated."""
 
@@ -67,9 +69,13 @@ class Conversation:
         self.turns = UserTurns(self.items, audience.emit, clock)
         self.latency_ms: dict[str, float] = {}
         self.kv_tokens = 0
+        self.input_pts = 0
+        """How far the user's sound has come."""
+        self.answers_heard = 0
+        """Answers that were heard to their end."""
         self._to_engine = to_engine
         self._clock = clock
-        self._told_unused: set[str] = set()
+        self._told: set[str] = set()
         self._speaker: SpeechPlayout | None = None
         self._responses: dict[int, ActiveResponse] = {}
         self._past: dict[str, ActiveResponse] = {}
@@ -101,40 +107,67 @@ class Conversation:
             None,
         )
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether a response is made or heard."""
+        return any(not r.is_out_of_band for r in self._responses.values())
+
+    def time_out(self, silent_ms: int) -> None:
+        """Tell that the user was silent for so long; that is a turn of its own."""
+        self.turns.time_out(input_ms(self.input_pts), silent_ms)
+
+    def response(self, response_id: str | None) -> ActiveResponse | None:
+        """The response of this id whose end was not told; None: that of the conversation."""
+        if response_id is None:
+            return self.active
+        return next(
+            (r for r in self._responses.values() if r.id == response_id and not r.is_ended), None
+        )
+
     def running(self, item_id: str) -> ActiveResponse | None:
         """The response whose message this is, while it is made or heard."""
         return next((r for r in self._responses.values() if r.item_id == item_id), None)
 
     def update(self, changes: Mapping[str, Any], by: Asker | None = None) -> None:
         """Apply a partial session object and tell both sides; raises `ProtocolError`."""
-        self.settings = self.settings.merge(changes)
-        self._to_engine(p.UpdateSession(self.session_id, engine_config(self.settings)))
+        # Which model serves the session is settled; clients send what they take for it.
+        changes = {name: value for name, value in changes.items() if name != "model"}
+        settings = self.settings.merge(changes)
+        refuse(changes, settings, self.abilities)
+        self.settings = settings
+        self._to_engine(p.UpdateSession(self.session_id, engine_config(settings)))
         self.audience.emit(
             ev.SettingsChanged(
-                session_id=self.session_id, settings=self.settings, expires_at=self.expires_at
+                session_id=self.session_id,
+                settings=in_force(settings, self.abilities),
+                expires_at=self.expires_at,
             ),
             by,
         )
+        for name in unknown(changes, settings):
+            self._tell_once("unknown_setting", f"{name} is not known here.")
         self.tell_unused()
 
     def greet(self, watcher: Watcher) -> None:
         """Tell a connection that the session is served."""
         watcher.tell(
             ev.SessionReady(
-                session_id=self.session_id, settings=self.settings, expires_at=self.expires_at
+                session_id=self.session_id,
+                settings=in_force(self.settings, self.abilities),
+                expires_at=self.expires_at,
             )
         )
         self.tell_unused()
 
     def tell_unused(self) -> None:
         """Tell of settings that change nothing, once it is known; of each once."""
-        if self.abilities is None:
-            return
-        for name in unused(self.settings, self.abilities):
-            if name not in self._told_unused:
-                self._told_unused.add(name)
-                told = f"{name} is accepted but has no effect here."
-                self.audience.emit(ev.Notice(code="unused_setting", message=told))
+        for name in without_effect(self.settings, self.abilities):
+            self._tell_once("unused_setting", f"{name} is accepted but has no effect here.")
+
+    def _tell_once(self, code: str, message: str) -> None:
+        if message not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(message)
+            self.audience.emit(ev.Notice(code=code, message=message))
 
     def asked_for(self, asked: Asked) -> str:
         """Note what a client asks for; the name by which the engine answers."""
@@ -300,6 +333,7 @@ class Conversation:
         if not response.is_ended:
             response.end()
         response.played(heard)
+        self.answers_heard += 1
         self._keep(response)
 
     # ------------------------------------------------------------------ cutting

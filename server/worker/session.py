@@ -23,6 +23,7 @@ from server.worker.commands import SessionCommands
 from server.worker.conversation import Conversation
 from server.worker.engine_links import EngineLinks
 from server.worker.engine_settings import abilities_of, engine_config, mode_of
+from server.worker.idle_watch import IdleWatch
 from server.worker.transport import Connection, Transport
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
@@ -169,9 +170,11 @@ class CallSession:
         self.end("max_duration")
 
     async def _tend(self) -> None:
+        idle = IdleWatch(self.conversation, self.commands)
         while True:
             await asyncio.sleep(TICK_S)
             await self.transport.tend()
+            idle.look()
 
     async def _open_line(self, client: EngineClient) -> EngineSessionLink:
         """The slot may still be held by a call that the engine is just ending: ask again."""
@@ -236,6 +239,7 @@ class CallSession:
     def hear(self, pts: int, pcm: bytes) -> None:
         """Pass the user's sound on: 16 kHz, `pts` counts its samples."""
         self._last_pts = pts
+        self.conversation.input_pts = pts
         if self.commands.is_muted:
             pcm = bytes(len(pcm))
         self._to_engine(p.AudioIn(self.call_id, pts, pcm))

@@ -63,6 +63,17 @@ class UserTurns:
             case p.InputTranscript():
                 self._transcript(message)
 
+    def time_out(self, now_ms: int, silent_ms: int) -> None:
+        """Put a turn of silence into the conversation."""
+        item_id, after = new_id("item"), self._items.last_id
+        start_ms = max(0, now_ms - silent_ms)
+        self._emit(ev.UserTimedOut(item_id=item_id, start_ms=start_ms, end_ms=now_ms))
+        self.count += 1
+        self._emit(ev.TurnCommitted(item_id=item_id, after=after))
+        item = MessageItem(id=item_id, role="user", parts=(ShownPart("audio", ""),))
+        self._items.put(item)
+        self._emit(ev.ItemPlaced(item=item, after=after))
+
     def _utterance(self, number: int, pts: int = 0) -> UserSpeech:
         utterance = self._utterances.get(number)
         if utterance is None:

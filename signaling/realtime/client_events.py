@@ -72,7 +72,7 @@ class ResponseOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     instructions: Annotated[str, Meta(max_length=MAX_INSTRUCTIONS_CHARS)] | None = None
-    output_modalities: Annotated[tuple[Modality, ...], Meta(min_length=1, max_length=2)] | None = (
+    output_modalities: Annotated[tuple[Modality, ...], Meta(min_length=1, max_length=1)] | None = (
         None
     )
     conversation: Literal["auto", "none"] | None = None

@@ -117,6 +117,17 @@ def parse_item_create(raw: dict[str, Any]) -> ItemCreate:
     return _item_create(convert(raw, _RawItemCreate))
 
 
+def parse_input_item(raw: dict[str, Any], where: str) -> InputItem:
+    """Parse one item of a list at `where`; raises ProtocolError."""
+    try:
+        return parse_item_create({"item": raw}).item
+    except ProtocolError as error:
+        for_list = (error.param or "item").replace("item", where, 1)
+        error.message = error.message.replace(error.param or "item", for_list, 1)
+        error.param = for_list
+        raise
+
+
 def _item_create(raw: _RawItemCreate) -> ItemCreate:
     item: InputItem
     if isinstance(raw.item, _RawMessage):

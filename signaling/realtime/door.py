@@ -110,10 +110,18 @@ class RealtimeDoor:
             case c.ItemDelete():
                 self._core.delete_item(event.item_id)
             case c.ItemRetrieve():
-                item = rendering.rendered_item(self._core.item(event.item_id))
-                self._tell(wire.ItemRetrieved(item=item))
+                self._retrieve(event)
             case c.ItemTruncate():
                 self._truncate(event)
+
+    def _retrieve(self, event: c.ItemRetrieve) -> None:
+        try:
+            item = self._core.item(event.item_id)
+        except ProtocolError as error:
+            # Clients know this one by name, and end the session at others.
+            error.code = "item_retrieve_invalid_item_id"
+            raise
+        self._tell(wire.ItemRetrieved(item=rendering.rendered_item(item)))
 
     def _truncate(self, event: c.ItemTruncate) -> None:
         self._core.item(event.item_id)
@@ -135,6 +143,10 @@ class RealtimeDoor:
         match event:
             case ev.SessionReady():
                 yield wire.SessionCreated(session=_session(event))
+                if not self._has_track:
+                    name = rendering.conversation_id(event.session_id)
+                    told = wire.ConversationObject(id=name)
+                    yield wire.ConversationCreated(conversation=told)
             case ev.SettingsChanged():
                 yield wire.SessionUpdated(session=_session(event))
             case ev.SpeechReleased():
@@ -147,7 +159,7 @@ class RealtimeDoor:
                 yield from rendering.session_events(event)
                 yield from rendering.speech_events(event)
                 yield from rendering.item_events(event)
-                yield from rendering.response_events(event)
+                yield from rendering.response_events(event, self._core)
 
     def _tell(self, event: wire.ServerEvent) -> None:
         if isinstance(event, EXTENSIONS) and not self._tells_extensions:

@@ -4,8 +4,11 @@ import base64
 from collections.abc import Iterator
 from typing import Any, assert_never
 
+import msgspec
+
 from signaling.realtime import server_events as wire
 from signaling.session import events as ev
+from signaling.session.core import SessionCore
 from signaling.session.items import (
     FunctionCallItem,
     FunctionOutputItem,
@@ -13,7 +16,7 @@ from signaling.session.items import (
     MessageItem,
     ShownPart,
 )
-from signaling.settings import Modality
+from signaling.settings import Modality, SessionSettings
 
 
 def rendered_item(item: Item) -> wire.Item:
@@ -52,7 +55,12 @@ def _part(part: ShownPart, role: str) -> wire.WirePart:
             assert_never(part.kind)
 
 
-def rendered_response(response: ev.ResponseInfo) -> wire.Response:
+def conversation_id(session_id: str) -> str:
+    """The id of a session's one conversation."""
+    return f"conv_{session_id.partition('_')[2]}"
+
+
+def rendered_response(response: ev.ResponseInfo, core: SessionCore) -> wire.Response:
     usage: dict[str, Any] | None = None
     if response.usage is not None:
         read, written = response.usage.input_tokens, response.usage.output_tokens
@@ -69,7 +77,15 @@ def rendered_response(response: ev.ResponseInfo) -> wire.Response:
         status_details=_details(response),
         usage=usage,
         metadata=response.metadata,
+        audio={"output": _sound(core.settings)} if response.modality == "audio" else None,
+        max_output_tokens=response.max_output_tokens or "inf",
+        conversation_id=None if response.is_out_of_band else conversation_id(core.session_id),
     )
+
+
+def _sound(settings: SessionSettings) -> dict[str, Any]:
+    output = settings.audio.output
+    return {"format": msgspec.to_builtins(output.format), "voice": output.voice}
 
 
 def _details(response: ev.ResponseInfo) -> dict[str, Any] | None:
@@ -110,6 +126,10 @@ def speech_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
             yield wire.SpeechStartedEvent(item_id=event.item_id, audio_start_ms=event.start_ms)
         case ev.UserStoppedSpeaking():
             yield wire.SpeechStoppedEvent(item_id=event.item_id, audio_end_ms=event.end_ms)
+        case ev.UserTimedOut():
+            yield wire.InputTimedOut(
+                item_id=event.item_id, audio_start_ms=event.start_ms, audio_end_ms=event.end_ms
+            )
         case ev.TurnCommitted():
             yield wire.InputCommitted(item_id=event.item_id, previous_item_id=event.after)
         case ev.InputForgotten():
@@ -139,11 +159,11 @@ def item_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
             yield wire.ItemTruncated(item_id=event.item_id, audio_end_ms=event.end_ms)
 
 
-def response_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
+def response_events(event: ev.SessionEvent, core: SessionCore) -> Iterator[wire.ServerEvent]:
     """What tells of an answer, its sound excepted."""
     match event:
         case ev.ResponseBegan():
-            yield wire.ResponseCreated(response=rendered_response(event.response))
+            yield wire.ResponseCreated(response=rendered_response(event.response, core))
         case ev.OutputStarted():
             yield from _output_started(event)
         case ev.WordsReleased():
@@ -165,7 +185,7 @@ def response_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
         case ev.OutputEnded():
             yield from _output_ended(event)
         case ev.ResponseEnded():
-            yield wire.ResponseDoneEvent(response=rendered_response(event.response))
+            yield wire.ResponseDoneEvent(response=rendered_response(event.response, core))
 
 
 def audio_delta(event: ev.SpeechReleased, sound: bytes) -> wire.ServerEvent:

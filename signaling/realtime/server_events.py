@@ -83,6 +83,8 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     object: str = "realtime.response"
     output: tuple[Item, ...] = ()
     output_modalities: tuple[str, ...] = ("audio",)
+    audio: Json | None = None
+    max_output_tokens: int | Literal["inf"] | None = None
     status_details: Json | None = None
     usage: Json | None = None
     metadata: Json | None = None
@@ -122,6 +124,25 @@ class SpeechStoppedEvent(
 ):
     item_id: str
     audio_end_ms: int
+
+
+class InputTimedOut(
+    ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.timeout_triggered"
+):
+    item_id: str
+    audio_start_ms: int
+    audio_end_ms: int
+
+
+class ConversationObject(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: str = "realtime.conversation"
+
+
+class ConversationCreated(ServerEvent, frozen=True, kw_only=True, tag="conversation.created"):
+    """Over WebSockets, behind session.created."""
+
+    conversation: ConversationObject
 
 
 class InputCommitted(ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.committed"):

@@ -100,6 +100,14 @@ class UserStoppedSpeaking(SessionEvent, frozen=True, kw_only=True):
     end_ms: int
 
 
+class UserTimedOut(SessionEvent, frozen=True, kw_only=True):
+    """Nothing was said for as long as the settings allow after an answer."""
+
+    item_id: str
+    start_ms: int
+    end_ms: int
+
+
 class TurnCommitted(SessionEvent, frozen=True, kw_only=True):
     """What was said becomes an item, which follows."""
 

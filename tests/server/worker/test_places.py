@@ -118,4 +118,4 @@ def test_an_answer_deleted_while_it_is_spoken_stays_deleted() -> None:
     talk.play(200)
     assert talk.of("response.done")
     talk.ask({"type": "conversation.item.retrieve", "item_id": item_id})
-    assert talk.one("error")["error"]["code"] == "item_not_found"
+    assert talk.one("error")["error"]["code"] == "item_retrieve_invalid_item_id"

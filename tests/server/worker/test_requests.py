@@ -218,7 +218,7 @@ def test_item_can_be_retrieved_and_deleted_by_its_id() -> None:
     assert talk.one("conversation.item.deleted")["item_id"] == "mine"
     assert talk.to_engine[-1] == p.DeleteItem(SESSION, "mine")
     talk.ask({"type": "conversation.item.retrieve", "item_id": "mine"})
-    assert talk.one("error")["error"]["code"] == "item_not_found"
+    assert talk.one("error")["error"]["code"] == "item_retrieve_invalid_item_id"
 
 
 def test_spoken_answer_can_be_retrieved_as_it_was_heard() -> None:
@@ -239,7 +239,8 @@ def test_unknown_item_is_named_in_the_error(kind: str) -> None:
     event = {"type": f"conversation.item.{kind}", "item_id": "nobody", "event_id": "e1"}
     talk.ask(event | ({"audio_end_ms": 3} if kind == "truncate" else {}))
     error = talk.one("error")["error"]
-    assert (error["code"], error["param"], error["event_id"]) == ("item_not_found", "item_id", "e1")
+    code = "item_retrieve_invalid_item_id" if kind == "retrieve" else "item_not_found"
+    assert (error["code"], error["param"], error["event_id"]) == (code, "item_id", "e1")
     assert "nobody" in error["message"] and talk.to_engine == []
 
 

@@ -61,6 +61,8 @@ EVENTS = [
     ev.SessionUpdated(session=VAD.to_session("sess_1")),
     ev.SpeechStartedEvent(item_id="item_1", audio_start_ms=10),
     ev.SpeechStoppedEvent(item_id="item_1", audio_end_ms=20),
+    ev.InputTimedOut(item_id="item_1", audio_start_ms=10, audio_end_ms=6010),
+    ev.ConversationCreated(conversation=ev.ConversationObject(id="conv_1")),
     ev.InputCommitted(item_id="item_1"),
     ev.InputCommitted(item_id="item_1", previous_item_id="item_0"),
     ev.InputCleared(),

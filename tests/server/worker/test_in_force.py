@@ -1,0 +1,155 @@
+"""What is set and has no effect: refused by name, or told of once and not shown as in force."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.ipc import protocol as p
+from server.worker.in_force import without_effect
+from signaling.session.core import Abilities
+from signaling.settings import SessionSettings
+from tests.server.worker.talk import Talk
+
+FUNCTION = {"type": "function", "name": "weather", "parameters": {}}
+ALL = Abilities(
+    tool_modes=("full_duplex", "half_duplex", "turn_based"),
+    transcribes=True,
+    answers_out_of_band=True,
+    honours=frozenset({"speed", "max_output_tokens", "tools", "after"}),
+)
+
+
+def told(talk: Talk) -> list[str]:
+    return [event["message"] for event in talk.of("session.warning")]
+
+
+def update(talk: Talk, session: dict[str, Any]) -> None:
+    talk.ask({"type": "session.update", "event_id": "e1", "session": session})
+
+
+def test_defaults_are_all_honoured() -> None:
+    assert without_effect(SessionSettings(), Abilities()) == []
+
+
+@pytest.mark.parametrize(
+    ("session", "name"),
+    [
+        ({"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}, *(
+            "audio.input.noise_reduction",)),
+        ({"audio": {"input": {"transcription": {"model": "m"}}}}, "audio.input.transcription"),
+        ({"audio": {"output": {"speed": 1.2}}}, "audio.output.speed"),
+        ({"include": ["item.input_audio_transcription.logprobs"]}, "include"),
+        ({"max_output_tokens": 100}, "max_output_tokens"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"truncation": {"type": "retention_ratio", "retention_ratio": 0.5}}, *(
+            "truncation.retention_ratio",)),
+        ({"video": {"fps": 5}}, "video.fps"),
+    ],
+)  # fmt: skip
+def test_setting_without_effect_is_told_once_by_its_name(
+    session: dict[str, Any], name: str
+) -> None:
+    talk = Talk()
+    update(talk, session)
+    assert told(talk) == [f"session.{name} is accepted but has no effect here."]
+    update(talk, session)
+    update(talk, {"instructions": "Be brief."})
+    assert len(told(talk)) == 1 and talk.of("error") == []
+
+
+def test_update_shows_what_is_in_force() -> None:
+    talk = Talk()
+    audio = {
+        "input": {"noise_reduction": {"type": "far_field"}, "transcription": {"model": "m"}},
+        "output": {"speed": 1.5},
+    }
+    update(
+        talk,
+        {
+            "audio": audio,
+            "tracing": "auto",
+            "max_output_tokens": 7,
+            "truncation": {"type": "retention_ratio", "retention_ratio": 0.5},
+            "model": "gpt-realtime",
+        },
+    )
+    shown = talk.one("session.updated")["session"]
+    assert shown["audio"]["input"]["noise_reduction"] is None
+    assert shown["audio"]["input"]["transcription"] is None
+    assert shown["audio"]["output"]["speed"] == 1.0
+    assert (shown["tracing"], shown["truncation"]) == (None, "auto")
+    assert (shown["max_output_tokens"], shown["model"]) == ("inf", "omnicall")
+
+
+def test_engine_that_can_has_it_in_force() -> None:
+    talk = Talk()
+    talk.conversation.abilities = ALL
+    update(
+        talk,
+        {
+            "audio": {"input": {"transcription": {"model": "m"}}, "output": {"speed": 1.5}},
+            "max_output_tokens": 7,
+            "tools": [FUNCTION],
+            "tool_choice": {"type": "function", "name": "weather"},
+        },
+    )
+    shown = talk.one("session.updated")["session"]
+    assert shown["audio"]["input"]["transcription"] is not None
+    assert shown["audio"]["output"]["speed"] == 1.5 and shown["max_output_tokens"] == 7
+    assert shown["tools"] == [FUNCTION] and shown["tool_choice"]["name"] == "weather"
+    assert told(talk) == []
+    config = talk.sent(p.UpdateSession)[-1].config
+    assert [tool.name for tool in config.tools] == ["weather"]
+    assert (config.tool_choice, config.tool_name) == ("required", "weather")
+
+
+@pytest.mark.parametrize(
+    ("session", "param", "code"),
+    [
+        ({"tools": [FUNCTION]}, "session.tools", "unsupported_value"),
+        ({"tools": [{"type": "mcp", "server_label": "x"}]}, "session.tools.0.type", *(
+            "unsupported_value",)),
+        ({"tools": [{"type": "function"}]}, "session.tools.0.name", "invalid_value"),
+        ({"tool_choice": "perhaps"}, "session.tool_choice", "invalid_value"),
+        ({"tool_choice": {"type": "mcp"}}, "session.tool_choice.type", "unsupported_value"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "session.tool_choice.name", *(
+            "invalid_value",)),
+        ({"prompt": {"id": "pmpt_1"}}, "session.prompt", "unsupported_value"),
+        ({"output_modalities": ["text", "audio"]}, "session.output_modalities", "invalid_value"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_is_an_error_that_changes_nothing(
+    session: dict[str, Any], param: str, code: str
+) -> None:
+    talk = Talk()
+    update(talk, session | {"instructions": "new"})
+    error = talk.one("error")["error"]
+    assert (error["param"], error["code"], error["event_id"]) == (param, code, "e1")
+    assert talk.types == ["error"] and talk.to_engine == []
+    assert talk.conversation.settings.instructions == ""
+
+
+def test_no_tools_may_always_be_asked_for() -> None:
+    talk = Talk()
+    update(talk, {"tools": [], "tool_choice": "auto"})
+    assert talk.types == ["session.updated"]
+
+
+def test_member_that_no_setting_has_is_told_by_its_name() -> None:
+    talk = Talk()
+    update(
+        talk,
+        {
+            "shiny": 1,
+            "audio": {"input": {"echo": True, "format": {"type": "audio/pcmu", "rate": 8000}}},
+            "id": "sess_1",
+            "reasoning": {"effort": "low"},
+        },
+    )
+    assert told(talk) == [
+        "session.shiny is not known here.",
+        "session.audio.input.echo is not known here.",
+    ]
