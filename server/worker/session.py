@@ -23,7 +23,7 @@ from server.worker.commands import SessionCommands
 from server.worker.conversation import Conversation
 from server.worker.engine_links import EngineLinks
 from server.worker.engine_settings import abilities_of, engine_config, mode_of
-from server.worker.idle_watch import IdleWatch
+from server.worker.silence_watch import SilenceWatch
 from server.worker.transport import Connection, Transport
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
@@ -170,11 +170,11 @@ class CallSession:
         self.end("max_duration")
 
     async def _tend(self) -> None:
-        idle = IdleWatch(self.conversation, self.commands)
+        silence = SilenceWatch(self.conversation, self.commands)
         while True:
             await asyncio.sleep(TICK_S)
             await self.transport.tend()
-            idle.look()
+            silence.look()
 
     async def _open_line(self, client: EngineClient) -> EngineSessionLink:
         """The slot may still be held by a call that the engine is just ending: ask again."""

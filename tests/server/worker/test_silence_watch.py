@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.ipc import protocol as p
-from server.worker.idle_watch import IdleWatch
+from server.worker.silence_watch import SilenceWatch
 from tests.server.worker.talk import SESSION, Talk
 from tests.server.worker.test_conversation import speak
 
@@ -15,7 +15,7 @@ SILENT = {"audio": {"input": {"turn_detection": {"type": "server_vad", "idle_tim
 class Rig:
     def __init__(self, **settings: Any) -> None:
         self.talk = Talk(**settings)
-        self.watch = IdleWatch(self.talk.conversation, self.talk.commands, self.talk.clock)
+        self.watch = SilenceWatch(self.talk.conversation, self.talk.commands, self.talk.clock)
         self.watch.look()
 
     def wait(self, seconds: float) -> None:

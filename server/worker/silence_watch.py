@@ -12,7 +12,7 @@ from signaling.session.core import ResponseWish
 from signaling.settings import ServerVad
 
 
-class IdleWatch:
+class SilenceWatch:
     """Asks for an answer when the user was silent for `idle_timeout_ms`; call `look` now and then.
 
     Silence counts from the end of an answer as it is heard, once for each answer.
