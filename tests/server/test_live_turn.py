@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aioice.stun
@@ -20,43 +16,18 @@ from aiortc.rtcconfiguration import RTCIceTransportPolicy
 from signaling.ice_servers import parse_url, time_limited
 from signaling.relay import connect_relay
 from tests.caller import Caller
+from tests.coturn import SECRET, coturn_server
 from tests.serving import Serving
 from tests.waiting import until
 
 pytestmark = pytest.mark.loopback
 
-SECRET = "north-by-northwest"
-
 
 @pytest.fixture(scope="module")
 def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a TURN server listens, by UDP and TCP."""
-    program = shutil.which("turnserver")
-    if program is None:
-        pytest.skip("turnserver is missing: install coturn")
-    folder: Path = tmp_path_factory.mktemp("coturn")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = (
-        *("-n", "--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", f"--listening-port={port}"),
-        *("--use-auth-secret", f"--static-auth-secret={SECRET}", "--realm=omnicall.test"),
-        *("--allow-loopback-peers", "--no-tls", "--no-dtls", "--no-cli", "--log-file=stdout"),
-        *(f"--pidfile={folder}/pid", f"--userdb={folder}/db"),
-    )
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program, *options], stdout=log, stderr=log, cwd=folder)
-    try:
-        deadline = time.monotonic() + 20
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            assert time.monotonic() < deadline and process.poll() is None, (
-                folder / "log"
-            ).read_text()
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
+    with coturn_server(tmp_path_factory.mktemp("coturn")) as where:
+        yield where
 
 
 @pytest.fixture(scope="module")
