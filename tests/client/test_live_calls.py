@@ -103,6 +103,30 @@ async def test_speech_over_an_answer_cuts_it_to_what_was_heard(
         assert (await call.answer()).text.startswith("It is")
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_functions_of_the_program_are_called(transport: client.Transport) -> None:
+    asked: list[str] = []
+
+    async def get_weather(city: str) -> dict[str, str]:
+        """The weather in a city."""
+        asked.append(city)
+        return {"sky": "clear"}
+
+    def get_time(zone: str) -> str:
+        """The time of day in a zone."""
+        asked.append(zone)
+        return "12:00"
+
+    with Serving("--engine", "scripted", "--script", "tools") as serving:
+        tools = [get_weather, get_time]
+        async with client.call(
+            serving.url, mode="half_duplex", tools=tools, transport=transport
+        ) as call:
+            assert (await call.ask("What is the weather in Berlin?")).text.startswith("Here is")
+            await call.ask("And in Paris, and what time is it there?")
+    assert asked[0] == "Berlin" and sorted(asked[1:]) == ["Europe/Paris", "Paris"]
+
+
 async def test_dead_worker_ends_the_call_with_its_reason() -> None:
     with Serving("--engine", "echo") as serving:
         async with client.call(serving.url) as call:

@@ -93,6 +93,22 @@ async def test_what_is_said_arrives_in_real_time_and_between_silence(server: Fak
     assert np.array_equal(pcm[pcm != 0], said) and (pcm == 0).any()
 
 
+async def test_where_the_client_ends_turns_only_what_is_said_is_sent(server: FakeServer) -> None:
+    async with call(server, mode="turn_based") as made:
+        for _ in range(2):
+            await asyncio.sleep(0.25)
+            await made.say(SPOKEN)
+            await made.say(SPOKEN)
+            await made.commit()
+    kinds = [e["type"] for e in server.received if e["type"].startswith("input_audio_buffer")]
+    assert [kind.rpartition(".")[2] for kind in kinds] == [
+        "clear",
+        "append",
+        "append",
+        "commit",
+    ] * 2
+
+
 async def test_who_speaks_over_an_answer_cuts_it_where_it_was_heard(server: FakeServer) -> None:
     async with call(server) as made:
         await server.tell("response.created", response={"id": "r"})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from omnicall.client.address import Address
 from omnicall.client.backlog import Backlog
 from omnicall.client.captions import Caption, Captioner
-from omnicall.client.carrier import Callbacks, Carrier, Event
+from omnicall.client.carrier import Callbacks, Carrier, Event, finds_turns
 from omnicall.client.errors import CallOver, NoConnection
 from omnicall.client.pictures import file_part
 from omnicall.client.replies import PendingReplies, Reply
@@ -75,6 +75,7 @@ class Call:
         self._tools = Toolbox(tools)
         self._wait_s = wait_s
         self._voice = Unsaid()
+        self._is_in_turn = False
         self._captioner = Captioner()
         self._pending = PendingReplies()
         self._served = asyncio.Event()
@@ -130,12 +131,18 @@ class Call:
 
     async def say(self, samples: NDArray[Any], rate: int = RATE) -> None:
         """Say mono sound, int16 or floats from -1 to 1; return a second before its end is sent."""
-        pcm = await asyncio.to_thread(as_pcm, samples, rate)
-        await self._voice.say(pcm)
+        await self._say(await asyncio.to_thread(as_pcm, samples, rate))
 
     async def say_file(self, path: str | Path) -> None:
         """The same with a file in any format that FFmpeg reads. Raises `ClientError`."""
-        await self._voice.say(await asyncio.to_thread(read_sound, path))
+        await self._say(await asyncio.to_thread(read_sound, path))
+
+    async def _say(self, pcm: Pcm) -> None:
+        if not (self._is_in_turn or finds_turns(self.session)):
+            # The silence since the last turn is none of this one.
+            await self.send("input_audio_buffer.clear")
+        self._is_in_turn = True
+        await self._voice.say(pcm)
 
     async def said(self) -> None:
         """Wait until all that was to be said is sent."""
@@ -144,6 +151,8 @@ class Call:
     async def commit(self) -> Reply:
         """What was said is a turn, which is answered; in the mode `turn_based`."""
         await self.said()
+        await asyncio.sleep(self.carrier.tail_s)
+        self._is_in_turn = False
         await self.send("input_audio_buffer.commit")
         return await self._reply()
 

@@ -10,6 +10,12 @@ from omnicall.client.sound import Pcm
 Event = dict[str, Any]
 
 
+def finds_turns(session: Event) -> bool:
+    """Whether the server finds where speech begins and ends; otherwise the client says so."""
+    found = session.get("audio", {}).get("input", {})
+    return bool(found.get("turn_detection", True))
+
+
 class Callbacks(NamedTuple):
     """Whom a carrier tells what comes; neither may block."""
 
@@ -23,6 +29,10 @@ class Carrier(Protocol):
     @property
     def call_id(self) -> str:
         """The server's id of the call, empty where it gave none yet."""
+
+    @property
+    def tail_s(self) -> float:
+        """How long an event has to wait so as not to overtake the sound before it."""
 
     @property
     def audio_settings(self) -> dict[str, Any]:

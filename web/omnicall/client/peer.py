@@ -22,6 +22,8 @@ from omnicall.client.errors import CallOver, NoConnection
 from omnicall.client.sound import RATE, Resampling, Unsaid, frame_of
 
 FRAME = RATE // 50
+TAIL_S = 0.2
+"""Events are faster than sound, which waits in an encoder and in the server's jitter buffer."""
 CONNECT_TIMEOUT_S = 15.0
 CHECK_EVERY_S = 3.0
 """When the process that carries the call dies, nothing more comes: only asking the server tells."""
@@ -45,6 +47,7 @@ class PeerCarrier:
         self.channel: Any = None
         self.call_id = ""
         self.audio_settings: dict[str, Any] = {}
+        self.tail_s = TAIL_S
 
     async def open(self, session: Event) -> bool:
         info = await self._address.info()

@@ -12,7 +12,7 @@ import aiohttp
 import numpy as np
 
 from omnicall.client.address import WORDS, Address
-from omnicall.client.carrier import Callbacks, Event
+from omnicall.client.carrier import Callbacks, Event, finds_turns
 from omnicall.client.errors import CallOver, Declined, NoConnection
 from omnicall.client.sound import RATE, Pcm, Unsaid
 
@@ -35,7 +35,8 @@ class WebSocketCarrier:
         self._playing = _Playing()
         self.call_id = ""
         self.audio_settings: dict[str, Any] = {"input": FORMAT, "output": FORMAT}
-        self.is_listened_to = True
+        self.tail_s = 0.0
+        self._finds_turns = True
         """Silence is sent, too, so that the server finds where speech ends."""
 
     async def open(self, session: Event) -> bool:
@@ -107,6 +108,8 @@ class WebSocketCarrier:
             kind = event.get("type")
             if kind == "response.output_audio.delta":
                 self._hear(event)
+            if kind in ("session.created", "session.updated"):
+                self._finds_turns = finds_turns(event["session"])
             if kind == "input_audio_buffer.speech_started":
                 await self._truncate()
             self._listener.event(event)
@@ -133,7 +136,7 @@ class WebSocketCarrier:
         while True:
             due += PIECE_S
             await asyncio.sleep(max(0.0, due - loop.time()))
-            if not (self.is_listened_to or self._voice.waiting_s):
+            if not (self._finds_turns or self._voice.waiting_s):
                 continue
             piece = self._voice.take(int(PIECE_S * RATE))
             audio = base64.b64encode(piece.astype("<i2").tobytes()).decode()
