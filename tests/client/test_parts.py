@@ -170,6 +170,8 @@ def test_command_tells_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["http://127.0.0.1:9", "--wav", "no-such.wav"]) == 2
     assert main(["http://127.0.0.1:9", "--text", "hello"]) == 1
     assert main(["localhost:9", "--text", "hello"]) == 1
+    assert main(["https://127.0.0.1:9", "--ca", str(ROOT / "README.md")]) == 1
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "omnicall: no-such.wav is no file"
     assert "cannot be reached" in told[1] and "https://" in told[2]
+    assert "README.md holds no certificate" in told[3]

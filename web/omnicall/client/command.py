@@ -77,13 +77,20 @@ async def run(args: argparse.Namespace) -> None:
         key=args.key or os.environ.get(KEY_VARIABLE),
         mode=args.mode,
         transport="websocket" if args.ws else "webrtc",
-        tls=ssl.create_default_context(cafile=args.ca) if args.ca else None,
+        tls=_trust(args.ca) if args.ca else None,
     )
     async with call:
         print(f"connected, {args.mode or 'mode of the server'}", file=sys.stderr)
         progress = AnswerProgress()
         async with _followed(call, progress, args.record):
             await _converse(call, progress, args)
+
+
+def _trust(path: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        raise ClientError(f"{path} holds no certificate: {error.reason}") from error
 
 
 @contextlib.asynccontextmanager
