@@ -44,14 +44,11 @@ class Stages:
 
 WINDOW_S = 10.0
 """What is older does not count."""
-EASY_MS = 600.0
-"""Up to here every slot may be used."""
-HARD_MS = 900.0
+EASY = 0.6
+"""Up to here every slot may be used. Of a unit's length, as the next ones are."""
+HARD = 0.9
 """Beyond it nobody is added."""
-LATE_MS = 1_000.0
-"""A unit that takes longer delays the next one."""
-UNIT_MS = 1_000.0
-MARGIN_MS = 100.0
+MARGIN = 0.1
 """So far below a threshold the figure must fall before more is admitted again, ..."""
 HOLD_S = 3.0
 """... and so long it must stay there."""
@@ -69,7 +66,7 @@ class Pace(NamedTuple):
     unit_p99_ms: float
     """From the moment a unit's sound was complete until the unit was done."""
     late_share: float
-    """Of all units, those over `LATE_MS`, 0 to 1."""
+    """Of all units, those that took longer than a unit and so delay the next, 0 to 1."""
 
 
 class _UnitFigures(NamedTuple):
@@ -86,8 +83,12 @@ class Headroom:
     be in.
     """
 
-    def __init__(self, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, slots: int, unit_ms: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`unit_ms`: length of a unit."""
         self._slots = slots
+        self._unit_ms = unit_ms
         self._clock = clock
         self._units: deque[_UnitFigures] = deque()
         self._level: Level = "easy"
@@ -108,25 +109,25 @@ class Headroom:
             self._units.popleft()
         times = [unit.ms for unit in self._units]
         p99_ms = quantiles(times).p99 if times else 0.0
-        late = sum(ms > LATE_MS for ms in times)
+        late = sum(ms > self._unit_ms for ms in times)
         if sessions == 0:
             # Nobody is there to measure with, and nobody to protect.
             self._level, self._better_since = "easy", None
         else:
             has_dropped = any(unit.dropped_ms for unit in self._units)
             # Up to a unit of sound always waits; what is beyond has not been begun in time.
-            self._judge(now, max(p99_ms, pending_ms - UNIT_MS), has_dropped)
+            self._judge(now, max(p99_ms, pending_ms - self._unit_ms), has_dropped)
         share = round(late / len(times), 4) if times else 0.0
         return Pace(self._capacity(now, sessions), round(p99_ms, 1), share)
 
     def _judge(self, now: float, worst_ms: float, has_dropped: bool) -> None:
         self._worst_ms = worst_ms
-        level = _level(worst_ms, has_dropped)
+        level = self._level_at(worst_ms, has_dropped)
         if _LEVELS.index(level) >= _LEVELS.index(self._level):
             self._better_since = None
             self._enter(level)
             return
-        surely = _level(worst_ms + MARGIN_MS, has_dropped)
+        surely = self._level_at(worst_ms + MARGIN * self._unit_ms, has_dropped)
         if _LEVELS.index(surely) >= _LEVELS.index(self._level):
             self._better_since = None
         elif self._better_since is None:
@@ -144,14 +145,14 @@ class Headroom:
             return self._slots
         if self._level == "full":
             # As many as would be in time at the pace of those there are.
-            held = int(sessions * HARD_MS / max(HARD_MS, self._worst_ms))
+            hard_ms = HARD * self._unit_ms
+            held = int(sessions * hard_ms / max(hard_ms, self._worst_ms))
             return min(self._slots, max(1, held))
         if now >= self._ceiling_until:
             self._ceiling, self._ceiling_until = sessions + 1, now + WINDOW_S
         return max(sessions, min(self._slots, self._ceiling, sessions + 1))
 
-
-def _level(worst_ms: float, has_dropped: bool) -> Level:
-    if worst_ms > HARD_MS or has_dropped:
-        return "full"
-    return "tight" if worst_ms > EASY_MS else "easy"
+    def _level_at(self, worst_ms: float, has_dropped: bool) -> Level:
+        if worst_ms > HARD * self._unit_ms or has_dropped:
+            return "full"
+        return "tight" if worst_ms > EASY * self._unit_ms else "easy"

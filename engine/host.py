@@ -67,6 +67,10 @@ PEER_SILENCE_S = 15.0
 """Longer than the supervisor's patience, which says so when a media worker is dead."""
 
 
+TURN_MS = 1_000
+"""What stands for a unit's length in engines without units."""
+
+
 class _Open(NamedTuple):
     session: EngineSession
     slot: int
@@ -87,7 +91,8 @@ class Host:
         self._engine = engine
         self.slots = Slots(slots)
         self.stages = Stages()
-        self.headroom = Headroom(slots, clock)
+        unit_ms = engine.welcome(slots).unit_ms or TURN_MS
+        self.headroom = Headroom(slots, unit_ms, clock)
         self.dropped_ms = 0
         self._open: dict[tuple[bytes, str], _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()

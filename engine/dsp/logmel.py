@@ -23,11 +23,10 @@ EDGE = WINDOW // 2
 PIECE_SAMPLES = 30 * SAMPLE_HZ
 """Longer sounds are encoded in pieces of this length."""
 
-FIRST_CHUNK = 16_480
-"""Samples of a stream's first chunk: 1035 ms rounded down to whole hops."""
 CHUNK = 16_000
-FIRST_FILL = 16_560
-"""A first chunk shorter than this is filled up with silence on the left."""
+"""Samples of a stream's chunk: a second, unless told otherwise."""
+AHEAD = 560
+"""Samples, 35 ms, that a stream is read ahead of its chunks."""
 
 FLOOR = 1e-10
 DYNAMIC_RANGE = 8.0
@@ -118,6 +117,16 @@ class LogMel:
         return mel.masked_fill(uploaded(behind[:, None], self.device), 0.0), counts
 
 
+def first_chunk(chunk: int = CHUNK) -> int:
+    """Samples of the first chunk of a stream whose others have `chunk`, in whole hops."""
+    return (chunk + AHEAD) // HOP * HOP
+
+
+def first_fill(chunk: int = CHUNK) -> int:
+    """Samples that a shorter first chunk is filled up to, with silence on the left."""
+    return chunk + AHEAD
+
+
 def pieces(sound: Tensor, longest: int = PIECE_SAMPLES) -> list[Tensor]:
     """Cut a sound [N] into consecutive pieces of at most `longest` samples."""
     return [sound[start : start + longest] for start in range(0, sound.shape[0], longest)]
@@ -126,7 +135,8 @@ def pieces(sound: Tensor, longest: int = PIECE_SAMPLES) -> list[Tensor]:
 class ChunkQueue:
     """Samples of one session that wait for their unit; at most one chunk is taken per unit."""
 
-    def __init__(self) -> None:
+    def __init__(self, chunk: int = CHUNK) -> None:
+        self._chunk = chunk
         self._waiting = torch.zeros(0)
         self._is_first = True
 
@@ -150,8 +160,8 @@ class ChunkQueue:
         if self._is_first:
             if not len(self):
                 return None
-            self._waiting = F.pad(self._waiting, (max(0, FIRST_FILL - len(self)), 0))
-        need = FIRST_CHUNK if self._is_first else CHUNK
+            self._waiting = F.pad(self._waiting, (max(0, first_fill(self._chunk) - len(self)), 0))
+        need = first_chunk(self._chunk) if self._is_first else self._chunk
         if len(self) < need:
             return None
         chunk, self._waiting = self._waiting[:need], self._waiting[need:].clone()

@@ -1,4 +1,4 @@
-"""Log-mel features of streams, a chunk of a second at a time, for many sessions at once.
+"""Log-mel features of streams, chunk by chunk, for many sessions at once.
 
 A chunk is normalised against the loudest frame of its session's last 20 to 30 seconds. Kept for
 that are a maximum per frame, and a second of samples, so that a chunk costs the same however long
@@ -15,40 +15,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.dsp.logmel import (
+    AHEAD,
     CHUNK,
     DYNAMIC_RANGE,
     EDGE,
-    FIRST_CHUNK,
     FLOOR,
     HOP,
     PIECE_SAMPLES,
     SAMPLE_HZ,
     WINDOW,
     LogMel,
+    first_chunk,
     floored,
 )
 from engine.gpu.staging import uploaded
 
 MARGIN = 2
 """Frames on each side that give the encoder's convolutions their context (20 ms)."""
-CHUNK_FRAMES = CHUNK // HOP
-UNIT_FRAMES = CHUNK_FRAMES + 2 * MARGIN
-"""Frames of a chunk's features. A first chunk has no left margin: zeros are in its place."""
 
 SLIDE_AT = PIECE_SAMPLES
 """Samples in a stream's buffer that make it drop `SLIDE_BY` of its oldest."""
 SLIDE_BY = 10 * SAMPLE_HZ
-SLIDE_CHUNKS = SLIDE_BY // CHUNK
 DYNAMIC_FROM = 5 * SAMPLE_HZ
 """A shorter buffer is floored at -10, a longer one at 8 below its maximum."""
+
+
+def chunk_features(chunk: int = CHUNK) -> int:
+    """Frames of a chunk's features. A first chunk has no left margin: zeros are in its place."""
+    return chunk // HOP + 2 * MARGIN
 
 
 class StreamingLogMel:
     """Streaming state of all slots, and a spare row that takes what padding rows write.
 
     `plan` decides on the host, `features` computes on the device without looking at values on the
-    host, `advance` counts. Frames are numbered from the start of the stream: chunk n gives the
-    frames from 100 n - 2 to 100 n + 101. S slots, B rows of one call.
+    host, `advance` counts. Frames are numbered from the start of the stream: of chunks of a second
+    chunk n gives the frames from 100 n - 2 to 100 n + 101. S slots, B rows of one call.
     """
 
     FIELDS = 7
@@ -57,8 +59,8 @@ class StreamingLogMel:
     the floor is dynamic."""
 
     _LEAD = MARGIN * HOP + EDGE
-    """Samples that the first frame of a chunk reaches before sample 16000 n."""
-    _EXTRA = FIRST_CHUNK - CHUNK
+    """Samples that the first frame of a chunk reaches before the chunk's first sample."""
+    _EXTRA = AHEAD // HOP * HOP
     _KEPT = _LEAD + _EXTRA
     """Samples of the chunk before that a chunk's frames need."""
     _RING = 3_200
@@ -72,9 +74,13 @@ class StreamingLogMel:
     _UNREAD, _SILENT = _MIRRORS, _MIRRORS + 1
     """Places of mirrored frames that nobody reads, and that nobody writes."""
 
-    def __init__(self, mel: LogMel, num_slots: int) -> None:
+    def __init__(self, mel: LogMel, num_slots: int, chunk: int = CHUNK) -> None:
+        """`chunk`: samples, a whole number of hops, of which a whole number makes 10 s."""
+        assert chunk % HOP == 0 and SLIDE_BY % chunk == 0 and chunk >= self._KEPT, f"chunk {chunk}"
         self.mel = mel
         self.num_slots = num_slots
+        self.chunk, self.first_chunk = chunk, first_chunk(chunk)
+        self.features_per_chunk = chunk_features(chunk)
         rows = num_slots + 1
         self._tail = torch.zeros(rows, self._KEPT, device=mel.device)
         self._loudest = torch.full((rows, self._RING), -math.inf, device=mel.device)
@@ -89,7 +95,7 @@ class StreamingLogMel:
     def buffered(self, slot: int) -> int:
         """Samples of the sliding buffer that a slot's last chunk was normalised over."""
         calls = self._calls[slot]
-        return FIRST_CHUNK + (calls - 1) * CHUNK - self._base[slot] * HOP if calls else 0
+        return self.first_chunk + (calls - 1) * self.chunk - self._base[slot] * HOP if calls else 0
 
     def is_dynamic(self, slot: int) -> bool:
         """Whether a slot's last chunk was floored below the buffer's maximum."""
@@ -116,14 +122,15 @@ class StreamingLogMel:
             self._calls[slot] += 1
 
     def features(self, samples: Tensor, index: Tensor) -> Tensor:
-        """Features [B, num_mels, 104] of each row's next chunk; `index` [FIELDS, B] is the plan.
+        """Features [B, num_mels, T] of each row's next chunk; `index` [FIELDS, B] is the plan.
 
-        `samples` [B, 16480] float32: a chunk ends where its row ends. What lies before it is not
-        read.
+        `samples` [B, first_chunk] float32: a chunk ends where its row ends. What lies before it is
+        not read. T is `features_per_chunk`, 104 of a second.
         """
+        frames = self.features_per_chunk
         slots, first, start, counted, mirror_to, mirror_from, dynamic = index.unbind()
         first = first.bool()[:, None]
-        span = self._span(samples, slots, first)  # [B, 17000]
+        span = self._span(samples, slots, first)  # [B, 17000] of a second
         mirror = span[:, -1 - self._OVERHANG : -1].flip(1)
         begin = span[:, self._LEAD : self._LEAD + HOP + EDGE]
         edged = torch.cat([begin[:, 1 : EDGE + 1].flip(1), begin], 1)
@@ -131,26 +138,28 @@ class StreamingLogMel:
         logs = self.mel.windows(torch.cat([x.unfold(1, WINDOW, HOP) for x in windows], 1))
         peaks = logs.amax(2)  # [B, 105 + 2]
         self._mirrored[slots, mirror_to] = peaks[:, -2:]
-        loudest = self._record(slots, start, counted, peaks[:, MARGIN:UNIT_FRAMES])
+        loudest = self._record(slots, start, counted, peaks[:, MARGIN:frames])
         # The frame behind a chunk's is not stable yet; it only counts towards the maximum.
-        others = torch.cat([self._mirrored[slots, mirror_from], peaks[:, UNIT_FRAMES, None]], 1)
+        others = torch.cat([self._mirrored[slots, mirror_from], peaks[:, frames, None]], 1)
         loudest = torch.maximum(loudest, others.amax(1))
         floor = torch.where(dynamic.bool(), loudest - DYNAMIC_RANGE, math.log10(FLOOR))
-        scaled = floored(logs[:, :UNIT_FRAMES], floor)
-        before = torch.arange(UNIT_FRAMES, device=scaled.device) < MARGIN
+        scaled = floored(logs[:, :frames], floor)
+        before = torch.arange(frames, device=scaled.device) < MARGIN
         return scaled.masked_fill((first & before)[:, :, None], 0.0).transpose(1, 2)
 
     def push(self, slots: Sequence[int], chunks: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-        """Plan, compute and count: [B, num_mels, 104] and the frames of each row, at its end.
+        """Plan, compute and count: [B, num_mels, T] and the frames of each row, at its end.
 
-        A slot's first chunk has 16480 samples and gives 102 frames, the others 16000 and 104.
+        Of a second, a slot's first chunk has 16480 samples and gives 102 frames, the others 16000
+        and 104.
         """
-        samples = torch.zeros(len(slots), FIRST_CHUNK)
+        frames = self.features_per_chunk
+        samples = torch.zeros(len(slots), self.first_chunk)
         counts = []
         for row, slot, chunk in zip(samples, slots, chunks, strict=True):
             self.check(slot, chunk)
-            row[FIRST_CHUNK - len(chunk) :] = chunk
-            counts.append(UNIT_FRAMES if self._calls[slot] else UNIT_FRAMES - MARGIN)
+            row[self.first_chunk - len(chunk) :] = chunk
+            counts.append(frames if self._calls[slot] else frames - MARGIN)
         assert len(set(slots)) == len(slots) > 0, f"a slot occurs twice in {list(slots)}"
         index = uploaded(torch.tensor(self.plan(slots, len(slots))), self.mel.device)
         mel = self.features(uploaded(samples, self.mel.device), index)
@@ -159,7 +168,7 @@ class StreamingLogMel:
 
     def check(self, slot: int, chunk: Tensor) -> None:
         """Refuse a chunk that is not the slot's next one."""
-        need = CHUNK if self._calls[slot] else FIRST_CHUNK
+        need = self.chunk if self._calls[slot] else self.first_chunk
         assert chunk.shape == (need,), f"slot {slot}: chunk {tuple(chunk.shape)}, not {need}"
 
     # ------------------------------------------------------------------ host
@@ -167,29 +176,30 @@ class StreamingLogMel:
     def _next_base(self, slot: int) -> int:
         """First frame of the sliding buffer that the slot's next chunk is normalised over."""
         base = self._base[slot]
-        longer = FIRST_CHUNK + self._calls[slot] * CHUNK - base * HOP
+        longer = self.first_chunk + self._calls[slot] * self.chunk - base * HOP
         return base + self._SLIDE_FRAMES if longer >= SLIDE_AT else base
 
     def _row(self, slot: int) -> list[int]:
         calls, base = self._calls[slot], self._next_base(slot)
-        start = calls * CHUNK_FRAMES
+        frames, slide_chunks = self.chunk // HOP, SLIDE_BY // self.chunk
+        start = calls * frames
         # The first two frames of a buffer that has slid count as they are mirrored.
         oldest = base + MARGIN if base else 0
-        is_mirrored = calls > 0 and calls % SLIDE_CHUNKS == 0
+        is_mirrored = calls > 0 and calls % slide_chunks == 0
         return [
             slot,
             calls == 0,
             start,
-            start + CHUNK_FRAMES + MARGIN - oldest,
-            calls // SLIDE_CHUNKS % self._MIRRORS if is_mirrored else self._UNREAD,
+            start + frames + MARGIN - oldest,
+            calls // slide_chunks % self._MIRRORS if is_mirrored else self._UNREAD,
             base // self._SLIDE_FRAMES % self._MIRRORS if base else self._SILENT,
-            FIRST_CHUNK + calls * CHUNK - base * HOP >= DYNAMIC_FROM,
+            self.first_chunk + calls * self.chunk - base * HOP >= DYNAMIC_FROM,
         ]
 
     # ------------------------------------------------------------------ device
 
     def _span(self, samples: Tensor, slots: Tensor, first: Tensor) -> Tensor:
-        """The samples [B, 17000] behind a chunk's frames; keeps what the next chunk needs."""
+        """The samples [B, 1000 + chunk] behind the frames; keeps what the next chunk needs."""
         mirror = samples[:, 1 : EDGE + 1].flip(1)
         begin = torch.cat([F.pad(mirror, (self._LEAD - EDGE, 0)), samples[:, : self._EXTRA]], 1)
         head = torch.where(first, begin, self._tail[slots])

@@ -101,7 +101,7 @@ def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> O
         llm = empty(lambda: Qwen3(config.llm))
         checkpoint.load(llm, "llm.", device=where, dtype=dtype)
         show("loading the encoders")
-        whisper = empty(lambda: WhisperEncoder(config.audio))
+        whisper = empty(lambda: WhisperEncoder(config.audio, config.unit))
         checkpoint.load(whisper, "apm.", device=where, dtype=dtype)
         projector = empty(lambda: AudioProjector(config.audio, config.llm.hidden_size))
         checkpoint.load(projector, "audio_projection_layer.", device=where, dtype=dtype)

@@ -26,7 +26,7 @@ from engine.ipc.protocol import (
 )
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
-from engine.minicpmo.models.config import RELEASED_UNIT, ConfigError
+from engine.minicpmo.models.config import RELEASED_UNIT, ConfigError, UnitSpec
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.scheduler import Closing, Opening, Scheduler
 from engine.minicpmo.session.inbox import Inbox
@@ -82,6 +82,8 @@ class MiniCpmoEngine:
         self._config = config
         self._scheduler: Scheduler | None = None
         self._voices: VoiceLibrary | None = None
+        self._unit: UnitSpec = RELEASED_UNIT
+        """The model's, once it is loaded."""
         self._decoder = FileDecoder()
 
     @property
@@ -109,7 +111,7 @@ class MiniCpmoEngine:
             languages=("en", "zh"),
             voices=tuple(names),
             video=True,
-            unit_ms=RELEASED_UNIT.ms,
+            unit_ms=self._unit.ms,
             tool_modes=TOOL_MODES if self._calls_functions else (),
             honours=HONOURS + (CALL_HONOURS if self._calls_functions else ()),
         )
@@ -141,6 +143,7 @@ class MiniCpmoEngine:
     def _load(self, folder: Path, show: Progress) -> None:
         wanted = self._config
         model: OmniModel = load(folder, device=wanted.device, steps=wanted.flow_steps, show=show)
+        self._unit = model.config.unit
         max_context = min(wanted.max_context, model.config.llm.max_position_embeddings)
         show("preparing voices")
         voices = self._voices = VoiceLibrary(model, wanted.voice)
@@ -197,7 +200,7 @@ class MiniCpmoEngine:
         def post(message: FromEngine) -> None:
             loop.call_soon_threadsafe(send, message)
 
-        talk = Session(session, slot, config, secrets.randbits(48), post, unit=RELEASED_UNIT)
+        talk = Session(session, slot, config, secrets.randbits(48), post, unit=self._unit)
         self._scheduler.post(Opening(talk))
         return MiniCpmoSession(self._scheduler, session, slot, send, self._decoder)
 

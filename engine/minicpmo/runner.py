@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.config import KvCacheType
-from engine.dsp.logmel import PIECE_SAMPLES, mel_frames, pieces
+from engine.dsp.logmel import PIECE_SAMPLES, SAMPLE_HZ, mel_frames, pieces
 from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool
 from engine.gpu.timing import passed
@@ -46,7 +46,8 @@ class Runner:
         self.llm = LlmRows(model.llm, num_slots, max_context, self.graphs, kv_cache=kv_cache)
         self.duplex = DuplexBatch(self.llm, model.tokens)
         self.turns = TurnBatch(self.llm, model.tokens)
-        self.mels = StreamingLogMel(model.mel, num_slots)
+        chunk = model.config.unit.samples(SAMPLE_HZ)
+        self.mels = StreamingLogMel(model.mel, num_slots, chunk)
         self.audio_kv = model.whisper.make_cache(num_slots)
         self.audio_encoder = AudioEncoder(
             self.mels, model.whisper, model.projector, self.audio_kv, self.graphs

@@ -109,7 +109,9 @@ class Call:
         self._rgb = rng.integers(0, 255, CAMERA[0] * CAMERA[1] * 3, dtype=np.uint8).tobytes()
 
     def open(self, config: p.SessionConfig) -> Session:
-        self.session = Session(self.name, self.slot, config, self.slot, self.take)
+        self.session = Session(
+            self.name, self.slot, config, self.slot, self.take, unit=RELEASED_UNIT
+        )
         return self.session
 
     def tick(self, scheduler: Scheduler) -> None:
@@ -185,7 +187,7 @@ class Chat:
         self._has_text = False
 
     def open(self, config: p.SessionConfig) -> Session:
-        return Session(self.name, self.slot, config, self.slot, self.take)
+        return Session(self.name, self.slot, config, self.slot, self.take, unit=RELEASED_UNIT)
 
     def tick(self, scheduler: Scheduler) -> None:
         """Ask when the pause is over."""

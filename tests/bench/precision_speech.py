@@ -11,15 +11,17 @@ from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
 from engine.minicpmo.llm.sampler import Draws
+from engine.minicpmo.models.config import RELEASED_UNIT
 from engine.minicpmo.models.talker.sampling import SpeechSampling
 from engine.minicpmo.models.talker.tts import SpeechDecoder
-from engine.minicpmo.speech.talker import CODES_PER_UNIT, Talker, TalkerInput
+from engine.minicpmo.speech.talker import Talker, TalkerInput
 from tests.bench.errors import error, significant
 from tests.bench.precision_llm import Trace, plain
 from tests.bench.widening import widen
 from tests.exactness import exact
 
 UNITS = 3
+CODES_PER_UNIT = RELEASED_UNIT.codes(0)
 WORDS = 8
 """Spoken in each unit."""
 

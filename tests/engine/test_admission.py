@@ -8,6 +8,7 @@ from engine.admission import HOLD_S, WINDOW_S, Headroom, Pace
 from tests.waiting import Clock
 
 SLOTS = 20
+UNIT_MS = 1_000
 
 
 class Load:
@@ -15,7 +16,7 @@ class Load:
 
     def __init__(self, sessions: int = 4) -> None:
         self.clock = Clock()
-        self.headroom = Headroom(SLOTS, self.clock)
+        self.headroom = Headroom(SLOTS, UNIT_MS, self.clock)
         self.sessions = sessions
 
     def second(self, ms: float, *, dropped_ms: int = 0, pending_ms: float = 900.0) -> Pace:
@@ -29,7 +30,7 @@ class Load:
 
 
 def test_idle_engine_offers_all_its_slots() -> None:
-    assert Headroom(SLOTS, Clock()).pace(0, 0.0) == Pace(SLOTS, 0.0, 0.0)
+    assert Headroom(SLOTS, UNIT_MS, Clock()).pace(0, 0.0) == Pace(SLOTS, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from engine.dsp.logmel import FIRST_FILL, mel_frames, pieces
+from engine.dsp.logmel import first_fill, mel_frames, pieces
 from engine.minicpmo.encoders.slicing import plan_slices
 from engine.minicpmo.llm.prompts import (
     PromptBuilder,
@@ -161,7 +161,7 @@ def _half_duplex(golden: GoldenSet, report: Report, builder: PromptBuilder) -> N
         key = f"trace/half_duplex.{name}"
         if name.startswith("p"):
             answered = sum(answer["kv_after"] <= part["kv_before"] for answer in answers)
-            fill = FIRST_FILL if part["role"] == "user" else 0
+            fill = first_fill() if part["role"] == "user" else 0
             slices = int(part.get("max_slice_nums") or 1)
             prompt = builder.half_duplex(
                 PromptMessage(part["role"], message_parts(golden, part["content"], slices, fill)),

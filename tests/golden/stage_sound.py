@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.dsp.logmel import FIRST_FILL, ChunkQueue, LogMel, pieces
-from engine.dsp.streaming_logmel import UNIT_FRAMES, StreamingLogMel
+from engine.dsp.logmel import ChunkQueue, LogMel, first_fill, pieces
+from engine.dsp.streaming_logmel import StreamingLogMel, chunk_features
 from engine.gpu.weights import empty
 from engine.minicpmo.encoders.audio import AudioEncoder as Hearing
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder, conv_frames
@@ -76,7 +76,7 @@ def _wholes(golden: GoldenSet) -> Iterator[tuple[str, str, list[Tensor], list[di
         if part.get("whole_audio"):
             sounds = _sounds(golden, part["content"])
             if part["role"] == "user":
-                sounds = [F.pad(x, (max(0, FIRST_FILL - x.shape[0]), 0)) for x in sounds]
+                sounds = [F.pad(x, (max(0, first_fill() - x.shape[0]), 0)) for x in sounds]
             key = f"trace/half_duplex.{name}"
             yield f"half_duplex/{name}.", key, sounds, part["whole_audio"]
 
@@ -186,7 +186,7 @@ def _stream_stored(golden: GoldenSet, report: Report, audio: AudioEncoder) -> No
         if f"{name}.mel" not in golden:
             continue
         mel = golden.tensor(f"{name}.mel")
-        mel = F.pad(mel, (UNIT_FRAMES - mel.shape[2], 0))
+        mel = F.pad(mel, (chunk_features() - mel.shape[2], 0))
         hidden = audio.encoder.stream(mel, cache, [0], [first])
         first = False
         stored_hidden = golden.tensor(f"{name}.audio_enc")

@@ -1,4 +1,4 @@
-"""What sessions hear, a second of sound at a time: samples to embeddings, many sessions at once."""
+"""What sessions hear, a unit of sound at a time: samples to embeddings, many sessions at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.dsp.logmel import FIRST_CHUNK
 from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool, padded_size, sizes_up_to
 from engine.gpu.kv.native import NativeKV
@@ -35,11 +34,11 @@ class AudioEncoder:
         self.cache = cache
         self.graphs = graphs
         rows = padded_size(mels.num_slots)
-        self._staging = Staging(encoder.device, STAGED_UNITS * 4 * (rows + 1) * FIRST_CHUNK)
+        self._staging = Staging(encoder.device, STAGED_UNITS * 4 * (rows + 1) * mels.first_chunk)
 
     @torch.inference_mode()
     def hear(self, chunks: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Each slot's next chunk of sound [N], on the host -> its embeddings [10, C]."""
+        """Each slot's next chunk of sound [N], on the host -> its embeddings [T, C]."""
         if not chunks:
             return {}
         for slot, chunk in chunks.items():
@@ -61,11 +60,12 @@ class AudioEncoder:
                 self._run({}, size)
 
     def _run(self, chunks: dict[int, Tensor], rows: int) -> Tensor:
-        samples = self._staging.take((rows, FIRST_CHUNK), torch.float32)
+        longest = self.mels.first_chunk
+        samples = self._staging.take((rows, longest), torch.float32)
         # Through numpy: a copy by torch costs several times as much where it is this small.
         lines = samples.numpy()
         for line, chunk in zip(lines, chunks.values(), strict=False):
-            line[FIRST_CHUNK - len(chunk) :] = chunk.numpy()
+            line[longest - len(chunk) :] = chunk.numpy()
         slots = list(chunks)
         plan = self.mels.plan(slots, rows) + self.encoder.plan(self.cache, slots, rows)
         index = self._staging.take((len(plan), rows), torch.int64)
@@ -75,7 +75,7 @@ class AudioEncoder:
         return embeds
 
     def _embed(self, samples: Tensor, index: Tensor) -> Tensor:
-        """[B, 16480] and both plans, one below the other -> [B, 10, C]."""
+        """[B, first_chunk] and both plans, one below the other -> [B, T, C]."""
         mine, theirs = index[: StreamingLogMel.FIELDS], index[StreamingLogMel.FIELDS :]
         mel = self.mels.features(samples, mine)
         hidden = self.encoder.frames(mel, mine[1].bool(), self.cache, theirs)

@@ -1,6 +1,6 @@
 """The full-duplex automaton of one session, without tensors: what to feed, when a unit is over.
 
-Every second of input is a unit: `<unit>`, pictures, sound, then the model's own tokens up to a
+Input comes in units: `<unit>`, pictures, sound, then the model's own tokens up to a
 terminator, then `</unit>`. `DuplexBatch` drives many sessions through one model.
 Source: MiniCPM-o 4.5 inference code; deliberate differences are off with `Parity`.
 """
@@ -26,6 +26,7 @@ from engine.minicpmo.llm.context_window import (
 from engine.minicpmo.llm.rows import Piece
 from engine.minicpmo.llm.sampler import Draws, DuplexRow, DuplexSampling
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
+from engine.minicpmo.models.config import RELEASED_UNIT
 
 SLIDE_PARTS = 10
 """Which part of the context is freed at once where it is full."""
@@ -40,10 +41,9 @@ class DuplexSettings:
     sampling: DuplexSampling = DuplexSampling()
     force_listen_count: int = 3
     """Units at the start of a session that only listen."""
-    max_tokens: int = 20
-    """Steps of a unit. The last one never decodes, and the first token is not spoken."""
-    max_chars: int = 28
-    """A token that brings a unit's text to this many characters is refused."""
+    max_tokens: int = RELEASED_UNIT.max_tokens
+    """See `UnitSpec`, as of `max_chars`."""
+    max_chars: int = RELEASED_UNIT.max_chars
     window: WindowSettings = WindowSettings()
     context_policy: ContextPolicy = "slide"
     parity: bool = False

@@ -36,7 +36,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         self._max_context = max_context
         self._unit = runner.model.config.unit
         self._alignment = UnitAlignment(phases, self._unit.ms / 1000)
-        self._thinning = Thinning()
+        self._thinning = Thinning(self._unit.ms)
         self._unit_speech = UnitSpeech(self._unit_done)
         self._decided: set[int] = set()
         """Slots whose units are over and whose contexts may be full."""
@@ -57,7 +57,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         # The first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         speech = SessionSpeech(self._runner, self._speech, session)
-        self._entries[slot] = DuplexEntry(session, speech, prompt)
+        self._entries[slot] = DuplexEntry(session, speech, prompt, self._unit)
         session.audio_input.displace()
         next(prompt, None)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-RAISE_MS = 750.0
-"""Units that take longer than this soon delay the next ones."""
-LOWER_MS = 500.0
+RAISE_AT = 0.75
+"""Units that take so much of a unit's length soon delay the next ones."""
+LOWER_AT = 0.5
 RAISE_S = 1.5
 """Between two steps up: what a step has done shows in the units after the next."""
 LOWER_S = 2.5
@@ -18,7 +18,9 @@ MOST = 3
 class Thinning:
     """Owned by the model's thread. `unit` is told of each unit, `looks` asked for each picture."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, unit_ms: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """`unit_ms`: length of a unit."""
+        self._unit_ms = unit_ms
         self._clock = clock
         self.step = 0
         """0: every unit looks; 1 and 2: every second, every fourth; 3: none does."""
@@ -29,9 +31,9 @@ class Thinning:
     def unit(self, ms: float) -> bool:
         """A unit was done, `ms` after its sound was complete; whether the step changed."""
         now = self._clock()
-        if ms > LOWER_MS:
+        if ms > LOWER_AT * self._unit_ms:
             self._slow = now
-        if ms > RAISE_MS and self.step < MOST and now - self._changed >= RAISE_S:
+        if ms > RAISE_AT * self._unit_ms and self.step < MOST and now - self._changed >= RAISE_S:
             return self._go(self.step + 1, now)
         if self.step and now - max(self._slow, self._changed) >= LOWER_S:
             return self._go(self.step - 1, now)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engine.ipc.protocol import FunctionTool, Modality, ToolChoice
+from engine.dsp.logmel import first_fill
+from engine.ipc.protocol import INPUT_HZ, FunctionTool, Modality, ToolChoice
 from engine.minicpmo.llm.functions import replayed_call, response
 from engine.minicpmo.llm.prompts import PromptMessage, PromptPart, PromptPicture, PromptSound
 from engine.minicpmo.runner import Runner
@@ -23,8 +24,6 @@ from engine.minicpmo.session.item_decoding import (
 )
 from engine.minicpmo.session.session import Session
 
-MIN_SOUND_SAMPLES = 16_560
-"""A shorter message is filled up with silence on the left, as the model was trained."""
 TURN_SLICES = 9
 """Most slices of a picture in a typed message without video; with one the model gets none."""
 BATCH = 16
@@ -93,7 +92,9 @@ class _Planner:
             self.planned.recordings.append(sound)
 
     def listen(self, speech: Tensor) -> None:
-        lacking = max(0, MIN_SOUND_SAMPLES - len(speech))
+        # The model was trained with messages as long as a first chunk at least.
+        least = first_fill(self._runner.model.config.unit.samples(INPUT_HZ))
+        lacking = max(0, least - len(speech))
         self.planned.speech = torch.nn.functional.pad(speech, (lacking, 0))
         self.planned.parts.append(PromptSound(self._runner.count_sound(len(self.planned.speech))))
 

@@ -22,7 +22,7 @@ class UnitGroups:
     it would have, and nobody waits.
     """
 
-    def __init__(self, count: int = PHASES, period_s: float = 1.0) -> None:
+    def __init__(self, count: int, period_s: float) -> None:
         """`count` 0: nothing is moved. `period_s`: length of a unit."""
         self._count = count
         self._period_s = period_s
@@ -89,7 +89,7 @@ class _Course:
 class UnitAlignment:
     """Owned by the model's thread."""
 
-    def __init__(self, phases: int = PHASES, period_s: float = 1.0) -> None:
+    def __init__(self, phases: int, period_s: float) -> None:
         """`phases`: groups. `period_s`: length of a unit."""
         self._groups = UnitGroups(phases, period_s)
         self._period_s = period_s

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from torch import Tensor
 
 from engine.dsp.logmel import ChunkQueue
+from engine.ipc.protocol import INPUT_HZ
 from engine.minicpmo.encoders.vision import EncodedPicture, PictureInput
 from engine.minicpmo.models.config import UnitSpec
 from engine.minicpmo.modes.mode import SessionEntry
@@ -16,8 +17,8 @@ from engine.minicpmo.speech.worker import SessionSpeech
 
 SESSIONS_A_START = 4
 """For so many sessions one more unit is awaited before the units that are due are started."""
-LONGEST_WAIT_S = 0.25
-"""No unit waits longer for others."""
+LONGEST_WAIT = 0.25
+"""No unit waits longer for others, as a share of a unit."""
 GATHER_S = 0.04
 """How long a unit waits for others that will be complete by then: sound comes in pieces."""
 LOOKED_AHEAD = 8
@@ -27,9 +28,11 @@ LOOKED_AHEAD = 8
 class DuplexEntry(SessionEntry):
     """A full-duplex session and the input of its next unit."""
 
-    def __init__(self, session: Session, speech: SessionSpeech, prompt: Iterator[None]) -> None:
+    def __init__(
+        self, session: Session, speech: SessionSpeech, prompt: Iterator[None], unit: UnitSpec
+    ) -> None:
         super().__init__(session, speech)
-        self.queue = ChunkQueue()
+        self.queue = ChunkQueue(unit.samples(INPUT_HZ))
         self.prompt: Iterator[None] | None = prompt
         """The part of the system message that is not read yet."""
         self.is_running = False
@@ -65,7 +68,7 @@ def is_worth_starting(entries: Collection[DuplexEntry], unit: UnitSpec, *, is_bu
     if lacking_ms > 0 and any(unit.ms - lacking_ms <= ms < unit.ms for ms in pending):
         return False
     few = max(1, len(entries) // SESSIONS_A_START)
-    return len(waiting) >= few or max(waiting) >= LONGEST_WAIT_S or not is_busy
+    return len(waiting) >= few or max(waiting) >= LONGEST_WAIT * unit.ms / 1000 or not is_busy
 
 
 def encode_pictures(

@@ -18,7 +18,7 @@ from engine.ipc.protocol import (
     SpeechStopped,
     TurnDetection,
 )
-from engine.minicpmo.models.config import RELEASED_UNIT, UnitSpec
+from engine.minicpmo.models.config import UnitSpec
 from engine.vad import Offset, Onset, Segmenter, Voice
 
 MAX_PENDING_UNITS = 2
@@ -38,7 +38,7 @@ class AudioInput:
         detection: TurnDetection,
         send: Callable[[FromEngine], None],
         *,
-        unit: UnitSpec = RELEASED_UNIT,
+        unit: UnitSpec,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session

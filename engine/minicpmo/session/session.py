@@ -35,7 +35,7 @@ from engine.minicpmo.llm.duplex_state import DuplexSettings
 from engine.minicpmo.llm.sampler import DuplexSampling, TurnSampling
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplySettings
 from engine.minicpmo.models.code2wav import VoiceBase
-from engine.minicpmo.models.config import RELEASED_UNIT, UnitSpec
+from engine.minicpmo.models.config import UnitSpec
 from engine.minicpmo.session.audio_input import NOT_TRANSCRIBED, AudioInput
 from engine.minicpmo.session.item_decoding import DecodedItem
 
@@ -110,7 +110,7 @@ class Session:
         seed: int,
         send: Callable[[FromEngine], None],
         *,
-        unit: UnitSpec = RELEASED_UNIT,
+        unit: UnitSpec,
     ) -> None:
         self.id = session
         self._unit = unit

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
 from engine.gpu.staging import fetched
+from engine.ipc.protocol import OUTPUT_HZ
 from engine.minicpmo.models.code2wav import Code2WavModel, VoiceBase
+from engine.minicpmo.models.config import RELEASED_UNIT, UnitSpec
 from engine.minicpmo.models.flow.flow import FlowChunk
 from engine.minicpmo.models.flow.state import Window
 from engine.minicpmo.models.vocoder.vocoder import END_FRAMES, Push, VocoderSound
@@ -29,7 +31,6 @@ MIN_FRESH = 5
 """Duplex: with fewer the codes wait for the next unit."""
 END_CODES = 10
 """Fresh codes that the short windows of turn ends are padded to."""
-UNIT_SAMPLES = 24_000
 DEFAULT_MAX_PROMPT = 1000
 """Mel frames of the longest voice prompt, 20 s."""
 
@@ -53,8 +54,12 @@ class Codes:
 class _Slot:
     voice: VoiceBase | None = None
     waiting: list[int] = field(default_factory=list)
-    begun: int = 0
-    """Samples of the unit under way that were given ahead."""
+    has_begun: bool = False
+    """A first part of the unit under way was given ahead."""
+    units: int = 0
+    """Units of the turn that are over."""
+    given: int = 0
+    """Samples of the turn that were given."""
 
 
 class Code2Wav:
@@ -63,7 +68,7 @@ class Code2Wav:
     `max_prompt` bounds the mel frames of the voices (50 a second); memory grows with it, see
     `Code2WavModel.bytes_per_slot`. `first_codes`: codes of the first part of a turn's first unit
     (`first_part`), so that it is heard earlier; the windows then differ, and the sound slightly.
-    0: the units of the original.
+    0: the units of the original, as where a unit is too short for two parts.
     """
 
     def __init__(
@@ -74,17 +79,20 @@ class Code2Wav:
         *,
         graphs: GraphPool | None = None,
         first_codes: int = 0,
+        unit: UnitSpec = RELEASED_UNIT,
     ) -> None:
         if first_codes and not MIN_FRESH <= first_codes < WINDOW_CODES - MIN_FRESH:
             raise ValueError(
                 f"a first part of {first_codes} codes; 0 or {MIN_FRESH} to "
                 f"{WINDOW_CODES - MIN_FRESH - 1} are possible"
             )
-        self.model, self.graphs, self.first_codes = model, graphs, first_codes
+        self.model, self.graphs, self._unit = model, graphs, unit
+        unit_codes = min(unit.codes(0), WINDOW_CODES)
+        self.first_codes = first_codes if first_codes < unit_codes - MIN_FRESH else 0
         self.flow_state = model.flow.new_state(num_slots, max_prompt)
         self.vocoder_state = model.vocoder.new_state(num_slots)
         self._slots = [_Slot() for _ in range(num_slots)]
-        self._widths = sorted({max(END_CODES, first_codes), WINDOW_CODES})
+        self._widths = sorted({max(END_CODES, self.first_codes), unit_codes, WINDOW_CODES})
         # What waits at the end of a reply may be a whole window without all of its lookahead.
         self._longest = WINDOW_CODES + model.flow.config.encoder.lookahead - 1
 
@@ -103,6 +111,8 @@ class Code2Wav:
         if self.first_codes:
             first = 2 * self.first_codes
             turns.append([(first, False), (whole - first, False)])
+        if self._unit.codes(0) < WINDOW_CODES:
+            turns.append([(2 * self._unit.codes(index), False) for index in range(4)])
         with graphs.capturing():
             show(f"speech: graphs for up to {most_rows} rows")
             self.model.flow.warm_up(self.flow_state, most_rows, graphs, self._widths)
@@ -124,7 +134,8 @@ class Code2Wav:
         self.flow_state.load(slot, state.voice.flow)
         self.vocoder_state.open(slot)
         state.waiting = [SILENCE_CODE] * LEAD
-        state.begun = 0
+        state.has_begun = False
+        state.units = state.given = 0
 
     def clear(self, slot: int) -> None:
         """Leave nothing of a session in the slot."""
@@ -149,27 +160,36 @@ class Code2Wav:
         windows = [self._take(Codes(item.slot, item.codes), MIN_FRESH) for item in batch]
         sounds = self._run(batch, windows, observe)
         for item, sound in zip(batch, sounds, strict=True):
-            self._slots[item.slot].begun = len(sound)
+            slot = self._slots[item.slot]
+            slot.has_begun, slot.given = True, len(sound)
         return sounds
 
     @torch.inference_mode()
     def unit(self, batch: Sequence[Codes], observe: Observe | None = None) -> list[Tensor]:
         """Sound [N] of one duplex unit for each slot.
 
-        In a turn it has 24000 samples at least, with silence put in front of a short first
-        second, so that units stay aligned; the unit that ends a turn has as many as it takes.
+        A turn has as much sound as its units last at least, with silence put in front of a short
+        first one, so that units stay aligned; the unit that ends a turn has as much as it takes.
         Where `first_part` was heard already, these are the samples that lack: silence then comes
         behind what is left, because in front of it it would cut a word in two.
         """
-        begun = [self._slots[item.slot].begun for item in batch]
         windows = [self._take(item, MIN_FRESH) for item in batch]
         sounds = self._run(batch, windows, observe)
-        for item in batch:
-            self._slots[item.slot].begun = 0
         return [
-            sound if item.ends else _fill(sound, given)
-            for item, sound, given in zip(batch, sounds, begun, strict=True)
+            sound if item.ends else self._fill(self._slots[item.slot], sound)
+            for item, sound in zip(batch, sounds, strict=True)
         ]
+
+    def _fill(self, slot: _Slot, sound: Tensor) -> Tensor:
+        """Make the turn last as long as its units."""
+        slot.units += 1
+        slot.given += len(sound)
+        lacking = slot.units * self._unit.samples(OUTPUT_HZ) - slot.given
+        is_second_part, slot.has_begun = slot.has_begun, False
+        if lacking <= 0:
+            return sound
+        slot.given += lacking
+        return torch.nn.functional.pad(sound, (0, lacking) if is_second_part else (lacking, 0))
 
     @torch.inference_mode()
     def group(self, batch: Sequence[Codes], observe: Observe | None = None) -> list[Tensor]:
@@ -238,14 +258,6 @@ class Code2Wav:
             chunks = flow(rest, state, graphs=graphs, widths=self._widths)
             found |= {w.slot: chunk for w, chunk in zip(rest, chunks, strict=True)}
         return [found[window.slot] for window in windows]
-
-
-def _fill(sound: Tensor, begun: int) -> Tensor:
-    """Make a whole unit of it, of which `begun` samples were heard before."""
-    lacking = UNIT_SAMPLES - begun - len(sound)
-    if lacking <= 0:
-        return sound
-    return torch.nn.functional.pad(sound, (0, lacking) if begun else (lacking, 0))
 
 
 def to_pcm(sounds: Sequence[Tensor]) -> list[Pcm]:

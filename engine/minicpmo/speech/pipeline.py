@@ -42,10 +42,16 @@ class SpeechPipeline:
         # Speech is short kernels, somebody waits for it, and it would starve behind long ones.
         self.graphs = GraphPool(model.device, urgent=True)
         self.num_slots = num_slots
-        self.talker = Talker(model.speech, num_slots, speech_context, self.graphs)
+        unit = model.config.unit
+        self.talker = Talker(model.speech, num_slots, speech_context, self.graphs, unit=unit)
         self.code2wav = (
             Code2Wav(
-                model.code2wav, num_slots, max_prompt, graphs=self.graphs, first_codes=first_codes
+                model.code2wav,
+                num_slots,
+                max_prompt,
+                graphs=self.graphs,
+                first_codes=first_codes,
+                unit=unit,
             )
             if model.code2wav
             else None

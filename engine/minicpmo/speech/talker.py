@@ -15,13 +15,12 @@ from torch import Tensor
 from engine.gpu.graphs import GraphPool
 from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.llm.sampler import Draws
+from engine.minicpmo.models.config import RELEASED_UNIT, UnitSpec
 from engine.minicpmo.models.talker.sampling import DUPLEX, TURN_BASED, SpeechSampling
 from engine.minicpmo.models.talker.tts import SpeechDecoder
 from engine.minicpmo.speech.talker_decoding import DecodingRow, Observe, TalkerDecoding
-from engine.minicpmo.speech.talker_rows import BLOCK, PREFILL_WIDTH, TalkerRow, TalkerRows
+from engine.minicpmo.speech.talker_rows import PREFILL_WIDTH, TalkerRow, TalkerRows
 
-CODES_PER_UNIT = BLOCK
-"""One second of speech: what a duplex unit gives in the middle of a turn, and at most."""
 MAX_GROUP_CODES = 500
 MIN_WHOLE_CODES = 50
 MAX_WHOLE_CODES = 2048
@@ -46,9 +45,12 @@ class TalkerInput:
 
 @dataclass
 class _Turn:
-    """A turn-based reply being spoken, beside what its cache row holds."""
+    """A turn being spoken, beside what its cache row holds."""
 
     codes: list[int] = field(default_factory=list)
+    """Of a turn-based reply."""
+    units: int = 0
+    """Of a duplex turn that were begun."""
 
 
 class TalkerUnit:
@@ -58,11 +60,11 @@ class TalkerUnit:
         self, codes: Talker, batch: Sequence[TalkerInput], decoding: TalkerDecoding
     ) -> None:
         self._codes, self._batch, self._decoding = codes, batch, decoding
-        self._left = CODES_PER_UNIT
+        self._left = decoding.most_codes
 
-    def more(self, count: int = CODES_PER_UNIT) -> list[list[int]]:
-        """The next codes of each slot, at most `count`; the unit is over after 25 in all."""
-        count = min(count, self._left)
+    def more(self, count: int | None = None) -> list[list[int]]:
+        """The next codes of each slot, at most `count`; without it all that the unit has."""
+        count = self._left if count is None else min(count, self._left)
         with torch.inference_mode():
             found = self._decoding.more(count)
             self._left -= count
@@ -83,10 +85,13 @@ class Talker:
         num_slots: int,
         max_len: int | None = None,
         graphs: GraphPool | None = None,
+        *,
+        unit: UnitSpec = RELEASED_UNIT,
     ) -> None:
         """`max_len`: condition rows and codes of a turn that a slot holds, the model's most if
         not given; a turn that outgrows them forgets its beginning."""
         self.decoder = decoder
+        self._unit = unit
         self.kv: NativeKV = decoder.make_cache(num_slots, max_len)
         self.graphs = GraphPool(decoder.device, enabled=False) if graphs is None else graphs
         self._rows = TalkerRows(decoder, self.kv, num_slots, self.graphs)
@@ -114,7 +119,8 @@ class Talker:
     def duplex(
         self, batch: Sequence[TalkerInput], observe: Observe | None = None
     ) -> list[list[int]]:
-        """Codes of one duplex unit for each slot: 25 in mid-turn, up to 25 in its first and last.
+        """Codes of one duplex unit for each slot: `UnitSpec.codes` in mid-turn, at most as many in
+        its first and last.
 
         Rows of a unit are its spoken tokens but the first decoded one, the end-of-turn token
         included; without any, the begin-of-audio row alone is spoken on.
@@ -128,17 +134,19 @@ class Talker:
         """Begin what `duplex` does whole; take all codes before anything else is spoken."""
         spoken = []
         for speak in batch:
-            is_first = self.is_turn_start(speak.slot)
+            is_first, turn = self.is_turn_start(speak.slot), self._turns[speak.slot]
+            most = self._unit.codes(turn.units)
+            turn.units += 1
             count = len(speak.ids) + 1
-            self._make_room(speak.slot, count + CODES_PER_UNIT)
+            self._make_room(speak.slot, count + most)
             row = TalkerRow(
                 speak.slot,
                 speak.sampling or DUPLEX,
-                min_codes=0 if is_first or speak.ends else CODES_PER_UNIT + 1,
+                min_codes=0 if is_first or speak.ends else most + 1,
                 count=count,
                 end_at=speak.end_at,
             )
-            spoken.append(DecodingRow(row, speak.draws, CODES_PER_UNIT))
+            spoken.append(DecodingRow(row, speak.draws, most))
         decoding = TalkerDecoding(self._rows, spoken, observe)
         if max(s.row.count for s in spoken) <= PREFILL_WIDTH:
             decoding.begin(words=[(speak.ids, speak.hidden) for speak in batch])
@@ -185,7 +193,7 @@ class Talker:
             feeds.append(feed)
         decoding = TalkerDecoding(self._rows, spoken, observe)
         decoding.begin(feeds)
-        decoding.more(max(s.max_codes for s in spoken))
+        decoding.more(decoding.most_codes)
         decoding.finish()
         for speak, done in zip(batch, spoken, strict=True):
             self._turns[speak.slot].codes += done.codes

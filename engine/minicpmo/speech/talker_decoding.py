@@ -66,6 +66,11 @@ class TalkerDecoding:
         self._drawn = self._fetched = 0
         """Codes of the block that were drawn, and those of them that the host knows."""
 
+    @property
+    def most_codes(self) -> int:
+        """Of the rows, codes of the one that may have most."""
+        return max(s.max_codes for s in self._spoken)
+
     def begin(
         self,
         feed: Sequence[Tensor] | None = None,

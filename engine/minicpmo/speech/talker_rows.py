@@ -29,11 +29,12 @@ from engine.minicpmo.models.talker.sampling import RowSampling, SpeechSampling, 
 from engine.minicpmo.models.talker.tts import SpeechDecoder
 
 BLOCK = 25
-"""Codes between two looks at what was drawn; a unit's."""
+"""Codes between two looks at what was drawn, a second of speech."""
 COLUMNS = BLOCK + 1
 """The last one is of the forward that only feeds the block's last code."""
 PREFILL_WIDTH = 20
-"""Condition rows of a row of the batch that prefills are padded to: a unit has 19 at most."""
+"""Condition rows of a row of the batch that prefills are padded to: a released unit has 19 at
+most."""
 
 FIELDS = (
     "slot",

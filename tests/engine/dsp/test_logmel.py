@@ -9,9 +9,9 @@ from torch import Tensor
 
 from engine.dsp.logmel import (
     CHUNK,
-    FIRST_CHUNK,
     ChunkQueue,
     LogMel,
+    first_chunk,
     mel_frames,
     pieces,
     slaney_filters,
@@ -19,6 +19,7 @@ from engine.dsp.logmel import (
 from engine.dsp.streaming_logmel import StreamingLogMel
 
 UNITS = 70
+FIRST_CHUNK = first_chunk(CHUNK)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,9 @@ def sound(seed: int, samples: int) -> Tensor:
 class Naive:
     """A stream as it is defined: the whole buffer again for every chunk."""
 
-    def __init__(self, mel: LogMel) -> None:
+    def __init__(self, mel: LogMel, chunk: int) -> None:
         self.mel = mel
+        self.chunk_frames = chunk // 160
         self.buffer = torch.zeros(0)
         self.base = self.last = 0
         self.slid = False
@@ -50,26 +52,32 @@ class Naive:
         edged = F.pad(self.buffer[None, None], (200, 200), mode="reflect")[0]
         logs = self.mel.frames(edged)[0, :, : self.buffer.shape[0] // 160]
         floor = -10.0 if self.buffer.shape[0] < 80_000 else float(logs.max()) - 8
-        start, self.last = max(0, self.last - 2), self.last + 100
+        start, self.last = max(0, self.last - 2), self.last + self.chunk_frames
         return (logs.clamp_min(floor)[:, start - self.base : self.last + 2 - self.base] + 4) / 4
 
 
-def test_a_stream_equals_its_definition_over_seventy_units(mel: LogMel) -> None:
-    samples = sound(1, FIRST_CHUNK + UNITS * CHUNK)
-    streams, naive = StreamingLogMel(mel, 2), Naive(mel)
+@pytest.mark.parametrize(
+    ("size", "most_frames", "dynamic_from", "expected_slides"),
+    [(CHUNK, 104, 4, [29, 39, 49, 59, 69]), (CHUNK // 2, 54, 9, [59])],
+)
+def test_a_stream_equals_its_definition_over_seventy_units(
+    mel: LogMel, size: int, most_frames: int, dynamic_from: int, expected_slides: list[int]
+) -> None:
+    samples = sound(1, first_chunk(size) + UNITS * size)
+    streams, naive = StreamingLogMel(mel, 2, size), Naive(mel, size)
     slides = []
     for unit in range(UNITS):
-        start = 0 if unit == 0 else FIRST_CHUNK + (unit - 1) * CHUNK
-        chunk = samples[start : FIRST_CHUNK + unit * CHUNK]
+        end = first_chunk(size) + unit * size
+        chunk = samples[0 if unit == 0 else end - size : end]
         ours, frames = streams.push([1], [chunk])
         theirs = naive.push(chunk)
         if naive.slid:
             slides.append(unit)
-        assert frames == [102 if unit == 0 else 104]
-        assert streams.is_dynamic(1) == (unit >= 4)
+        assert frames == [most_frames - 2 if unit == 0 else most_frames]
+        assert streams.is_dynamic(1) == (unit >= dynamic_from)
         assert streams.buffered(1) == naive.buffer.shape[0]
         torch.testing.assert_close(ours[0, :, -frames[0] :], theirs, atol=2e-5, rtol=0)
-    assert slides == [29, 39, 49, 59, 69]
+    assert slides == expected_slides
 
 
 def test_rows_of_a_batch_equal_single_streams(mel: LogMel) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.dsp.logmel import CHUNK, FIRST_CHUNK, LogMel
+from engine.dsp.logmel import CHUNK, LogMel, first_chunk
 from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool
 from engine.gpu.weights import empty
@@ -18,6 +18,8 @@ from engine.minicpmo.models.config import AudioConfig, PictureConfig, ResamplerC
 from engine.minicpmo.models.vision.resampler import Resampler
 from engine.minicpmo.models.vision.siglip import VisionTower
 from tests.random_weights import random_weights
+
+FIRST_CHUNK = first_chunk(CHUNK)
 
 
 @dataclass(frozen=True)

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from torch import Tensor
 
-from engine.config import MiniCpmoConfig
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.context_window import Cut, Slide
 from engine.minicpmo.llm.rows import Feed, LlmRows
 from engine.minicpmo.llm.turn_batch import TurnBatch
-from engine.minicpmo.scheduler import Scheduler
-from tests.engine.minicpmo.test_engine import Talk, config
+from tests.engine.minicpmo.engine_rig import Talk, config, scheduler_of
 from tests.server.worker.talk import SESSION
 from tests.server.worker.talk import Talk as Client
 
 SHORT = p.Sampling(seed=7, max_output_tokens=10)
-
-
-@asynccontextmanager
-async def running(checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
-    made = MiniCpmoEngine(str(checkpoint), 2, MiniCpmoConfig(device="cpu", max_context=1700))
-    await made.start(lambda text: None)
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-def scheduler_of(engine: MiniCpmoEngine) -> Scheduler:
-    assert engine._scheduler is not None
-    return engine._scheduler
 
 
 def begin(engine: MiniCpmoEngine, mode: p.Mode = "turn_based", **changes: Any) -> Talk:

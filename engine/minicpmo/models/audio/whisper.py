@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.dsp.streaming_logmel import MARGIN, UNIT_FRAMES
+from engine.dsp.logmel import SAMPLE_HZ
+from engine.dsp.streaming_logmel import MARGIN, chunk_features
 from engine.gpu.blocks.linear import pack_biased
 from engine.gpu.kv.native import NativeKV
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.gpu.staging import uploaded
-from engine.minicpmo.models.config import AudioConfig
+from engine.minicpmo.models.config import RELEASED_UNIT, AudioConfig, UnitSpec
 
 LAYER_NORM_EPS = 1e-5
 
@@ -26,8 +27,6 @@ FRAME_HZ = 50
 
 CUT = 1
 """Encoder frames at each end of a chunk that only give the convolutions their context."""
-NEW_FRAMES = 50
-"""Encoder frames that a chunk adds to its stream."""
 
 
 def conv_frames(mel_frames: int) -> int:
@@ -69,7 +68,7 @@ class _WhisperRows:
 
     cache: NativeKV
     places: Tensor
-    """[B * 50] positions among those of all cache rows laid end to end."""
+    """[B * T] positions among those of all cache rows laid end to end."""
     layout: VarlenLayout
 
 
@@ -105,11 +104,18 @@ class _WhisperLayer(nn.Module):
 
 
 class WhisperEncoder(nn.Module):
-    """The encoder; parameters are named as in the checkpoint under `apm.`."""
+    """The encoder; parameters are named as in the checkpoint under `apm.`.
 
-    def __init__(self, config: AudioConfig) -> None:
+    A chunk of a stream is a unit: of one second it has 104 log-mel frames and adds 50 frames.
+    """
+
+    def __init__(self, config: AudioConfig, unit: UnitSpec = RELEASED_UNIT) -> None:
         super().__init__()
         self.config = config
+        self.mel_frames = chunk_features(unit.samples(SAMPLE_HZ))
+        """Log-mel frames of a chunk, both margins included."""
+        self.new_frames = unit.ms * FRAME_HZ // 1000
+        """Encoder frames that a chunk adds to its stream."""
         width = config.hidden_size
         self.conv1 = nn.Conv1d(config.num_mel_bins, width, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
@@ -175,7 +181,7 @@ class WhisperEncoder(nn.Module):
 
         Counts the frames at the chunk's ends too, although they are never cached.
         """
-        return cache.lengths[slot] + conv_frames(UNIT_FRAMES) >= self.config.max_positions
+        return cache.lengths[slot] + conv_frames(self.mel_frames) >= self.config.max_positions
 
     def plan(self, cache: NativeKV, slots: Sequence[int], rows: int) -> list[list[int]]:
         """What `frames` needs to know, [3][rows]: each row's slot, the frames that it has cached
@@ -186,7 +192,7 @@ class WhisperEncoder(nn.Module):
         return [
             [*slots, *[0] * padding],
             [*cached, *[cache.max_len] * padding],
-            [*(length + NEW_FRAMES for length in cached), *[0] * padding],
+            [*(length + self.new_frames for length in cached), *[0] * padding],
         ]
 
     def advance(self, cache: NativeKV, slots: Sequence[int]) -> None:
@@ -194,16 +200,16 @@ class WhisperEncoder(nn.Module):
         for slot in slots:
             if self.resets(cache, slot):
                 cache.truncate(slot, 0)
-        cache.advance(slots, [NEW_FRAMES] * len(slots))
+        cache.advance(slots, [self.new_frames] * len(slots))
 
     def frames(self, mel: Tensor, is_first: Tensor, cache: NativeKV, index: Tensor) -> Tensor:
-        """Encode each row's next chunk: log-mel [B, mels, 104] -> [B, 50, C] after the last norm.
+        """Encode each row's next chunk: log-mel [B, mels, F] -> [B, T, C] after the last norm.
 
         `is_first` [B] marks first chunks, which have no margin on their left; `index` [3, B] is the
         plan. Waits for nothing on the device.
         """
         slots, cached, used = index.unbind()
-        positions = cached[:, None] + torch.arange(NEW_FRAMES, device=index.device)
+        positions = cached[:, None] + torch.arange(self.new_frames, device=index.device)
         starts = slots * (cache.max_len + 1)
         places = starts[:, None] + positions.clamp_max(cache.max_len)
         rows = _WhisperRows(cache, places.flatten(), self._layout(starts, used))
@@ -230,20 +236,20 @@ class WhisperEncoder(nn.Module):
 
     def _layout(self, starts: Tensor, used: Tensor) -> VarlenLayout:
         count = used.shape[0]
-        ends = torch.arange(count + 1, device=used.device, dtype=torch.int32) * NEW_FRAMES
+        ends = torch.arange(count + 1, device=used.device, dtype=torch.int32) * self.new_frames
         keys = F.pad(starts, (0, 1)).int()
-        return VarlenLayout(ends, keys, used.int(), NEW_FRAMES, self.config.max_positions)
+        return VarlenLayout(ends, keys, used.int(), self.new_frames, self.config.max_positions)
 
     def _front(self, mel: Tensor, is_first: Tensor) -> Tensor:
-        """The convolutions of chunks of streams: [B, mels, 104] -> [B, 50, C]."""
-        assert mel.shape[1:] == (self.config.num_mel_bins, UNIT_FRAMES), f"{tuple(mel.shape)}"
+        """The convolutions of chunks of streams: [B, mels, F] -> [B, T, C]."""
+        assert mel.shape[1:] == (self.config.num_mel_bins, self.mel_frames), f"{tuple(mel.shape)}"
         # Before a first chunk both convolutions must see the padding that a sound's start has.
-        before = torch.arange(UNIT_FRAMES, device=mel.device) < MARGIN
+        before = torch.arange(self.mel_frames, device=mel.device) < MARGIN
         absent = (is_first[:, None] & before)[:, None]
         mel = mel.to(self.device, self.dtype).masked_fill(absent, 0.0)
         hidden = F.gelu(self.conv1(mel)).masked_fill(absent, 0.0)
         hidden = F.gelu(self.conv2(hidden))
-        return hidden[:, :, CUT : CUT + NEW_FRAMES].transpose(1, 2)
+        return hidden[:, :, CUT : CUT + self.new_frames].transpose(1, 2)
 
     def _whole_front(self, mel: Tensor, mel_lengths: Sequence[int]) -> Tensor:
         """Two convolutions, the second halves the rate: [B, mels, F] -> [B, T, C]."""

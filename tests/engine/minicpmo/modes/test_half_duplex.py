@@ -12,8 +12,7 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,9 @@ from engine.minicpmo.encoders.vision import EncodedPicture
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.context_window import Cut
 from engine.minicpmo.runner import Runner
-from engine.minicpmo.scheduler import Closing
+from engine.minicpmo.scheduler import Closing, Scheduler
 from engine.minicpmo.session.item_decoding import ModelMessage
-from tests.engine.minicpmo.test_engine import voiced
+from tests.engine.minicpmo.engine_rig import scheduler_of, voiced
 from tests.engine.minicpmo.turn_rig import (
     Rows,
     begin,
@@ -36,17 +35,9 @@ from tests.engine.minicpmo.turn_rig import (
     hold_reading,
     of_epoch,
     respond,
-    running,
-    scheduler_of,
     write,
 )
 from tests.waiting import until
-
-
-@pytest.fixture
-async def engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
-    async with running(tiny_checkpoint) as made:
-        yield made
 
 
 @pytest.fixture
@@ -275,8 +266,8 @@ async def test_closed_session_lets_go_of_what_it_was_reading(
 async def test_full_inbox_refuses_sound_and_pictures_only(
     engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduler = scheduler_of(engine)
-    await asyncio.to_thread(scheduler.stop)
+    served = scheduler_of(engine)
+    scheduler = Scheduler(served.runner, served.pipeline, served._voices, max_context=400)
     monkeypatch.setattr(module, "MAX_INBOX", 1)
     sound, picture = p.AudioIn("s", 0, b""), p.ImageIn("s", 0, 1, 1, b"")
     scheduler.post((0, sound))
@@ -291,4 +282,3 @@ async def test_full_inbox_refuses_sound_and_pictures_only(
     orders = [order for _, order in scheduler._inbox]
     assert orders[:4] == [(0, message) for message in (sound, *kept)]
     assert isinstance(orders[4], Closing) and len(orders) == 5
-    assert scheduler.refused_messages == 2

@@ -1,20 +1,40 @@
-"""Units of half a second: their length is data for input, alignment and the automaton."""
+"""Units of half a second: a checkpoint that says so is served by the same engine.
+
+Guards: their length is data for the input, the alignment, the automaton, the talker and the sound;
+a configuration that no engine could serve is refused by name.
+"""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+import torch
 from torch import Tensor
 
+from engine.config import MiniCpmoConfig
 from engine.ipc import protocol as p
+from engine.minicpmo.checkpoint import load
+from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.batch import Replay
 from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState, UnitResult
-from engine.minicpmo.models.config import UnitSpec
+from engine.minicpmo.llm.sampler import Draws
+from engine.minicpmo.models.config import ConfigError, OmniConfig, UnitSpec
 from engine.minicpmo.modes.unit_alignment import UnitAlignment
 from engine.minicpmo.session.session import Session
+from engine.minicpmo.speech.code2wav import Codes
+from engine.minicpmo.speech.pipeline import SpeechPipeline
+from engine.minicpmo.speech.talker import TalkerInput
+from tests.engine.minicpmo.engine_rig import Talk, config, scheduler_of
 from tests.engine.minicpmo.llm_rig import HELLO, rows_of, tiny_rows, word_tokens
+from tests.speech_assets import random_voice
 
 HALF = UnitSpec(ms=500, max_tokens=10, max_chars=14)
+IN_FILE = {"ms": 500, "max_tokens": 10, "max_chars": 14}
+CODES = [13, 12, 13, 12]
 SAMPLES = p.INPUT_HZ // 2
 PIECE = 320
 
@@ -89,3 +109,95 @@ def test_a_unit_has_five_rows_of_sound_and_ends_after_its_own_number_of_tokens()
     # The last step never decodes, and the first token is not spoken.
     assert results[0].num_tokens == HALF.max_tokens - 2
     assert not results[0].is_listen
+
+
+# ---------------------------------------------------------------- the whole engine
+
+
+def checkpoint(tiny: Path, folder: Path, unit: dict[str, int]) -> Path:
+    """The tiny checkpoint, trained with other units as far as its configuration goes."""
+    for file in tiny.iterdir():
+        if file.name != "config.json":
+            (folder / file.name).symlink_to(file)
+    config = json.loads((tiny / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"unit": unit}))
+    return folder
+
+
+async def test_the_engine_listens_and_speaks_in_half_seconds(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = checkpoint(tiny_checkpoint, tmp_path, IN_FILE)
+    engine = MiniCpmoEngine(str(folder), 2, MiniCpmoConfig(device="cpu", max_context=1700))
+    await engine.start(lambda text: None)
+    assert engine.welcome(2).unit_ms == 500
+    # Every second unit goes on with speech: the random model would end its turn at any time.
+    runner = scheduler_of(engine).runner
+    tokens = runner.model.tokens
+    words = [tokens.speak, tokens.encode("a")[0], tokens.chunk_eos]
+    steps = 0
+
+    def choose(slots: list[int]) -> list[int]:
+        nonlocal steps
+        steps += 1
+        return [words[(steps - 1) % 3]] * len(slots)
+
+    runner.duplex.replay.force = choose
+    talk = Talk(engine, "one", 0, config())
+    units = await talk.units(6, seconds=0.5)
+    assert [unit.unit for unit in units] == [1, 2, 3, 4, 5, 6]
+    # <unit>, five embeddings of sound, two decided tokens that were fed, terminator and </unit>.
+    assert units[5].kv_tokens - units[4].kv_tokens == 10
+    sounds = talk.all(p.AudioOut)
+    samples = sounds[-1].pts + len(sounds[-1].pcm) // 2
+    assert 6 * 12_000 <= samples < 7 * 12_000, f"{samples} samples in six units"
+    await talk.session.close()
+    await engine.close()
+
+
+@pytest.fixture
+def pipeline(tiny_checkpoint: Path) -> SpeechPipeline:
+    model = load(tiny_checkpoint, device="cpu", steps=2, show=lambda line: None)
+    model.config = replace(model.config, unit=HALF)
+    made = SpeechPipeline(model, 2, max_prompt=160, speech_context=256, first_codes=9)
+    assert model.code2wav is not None
+    for slot in range(2):
+        made.set_voice(slot, model.code2wav.base(random_voice(1.5)))
+    return made
+
+
+def test_units_of_a_turn_have_thirteen_codes_and_twelve_by_turns(pipeline: SpeechPipeline) -> None:
+    width = pipeline.talker.decoder.config.llm_dim
+    for unit, count in enumerate(CODES):
+        said = TalkerInput(0, torch.full((3,), 5), torch.randn(3, width), Draws(0))
+        [codes] = pipeline.talker.duplex([said])
+        # The first unit may end by itself.
+        assert len(codes) <= count if unit == 0 else len(codes) == count
+
+
+def test_a_turn_lasts_as_long_as_its_units(pipeline: SpeechPipeline) -> None:
+    assert pipeline.code2wav is not None
+    assert pipeline.code2wav.first_codes == 0, "half a second is not cut in two"
+    lengths = []
+    for unit, count in enumerate(CODES):
+        sounds = pipeline.code2wav.unit(
+            [Codes(0, [1] * count), Codes(1, [1] * (count - 7 * (unit == 0)))]
+        )
+        lengths.append([len(sound) for sound in sounds])
+    # A code is 960 samples; the second slot's first unit is filled up in front.
+    assert lengths == [[12_480, 12_000], [11_520, 12_000], [12_480, 12_480], [11_520, 11_520]]
+
+
+@pytest.mark.parametrize(
+    ("unit", "named"),
+    [
+        ({"ms": 300, "max_tokens": 6, "max_chars": 9}, "ms = 300 is not one of 200"),
+        ({"ms": 500, "max_tokens": 1, "max_chars": 14}, "max_tokens = 1"),
+        ({"ms": 500}, "'max_tokens' is missing"),
+    ],
+)
+def test_units_that_cannot_be_served_are_refused_by_name(
+    tiny_checkpoint: Path, tmp_path: Path, unit: dict[str, int], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"config.json: unit: {named}"):
+        OmniConfig.load(checkpoint(tiny_checkpoint, tmp_path, unit))

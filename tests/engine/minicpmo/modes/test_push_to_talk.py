@@ -6,24 +6,15 @@ nothing committed is lost; only the client cuts answers.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
-from tests.engine.minicpmo.test_engine import Paused, config, voiced
-from tests.engine.minicpmo.turn_rig import SHORT, Rows, begin, client_of, respond, running, write
+from tests.engine.minicpmo.engine_rig import Paused, config, voiced
+from tests.engine.minicpmo.turn_rig import SHORT, Rows, begin, client_of, respond, write
 from tests.server.worker.talk import SESSION
 
 COMMITTED = "input_audio_buffer.committed"
-
-
-@pytest.fixture
-async def engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
-    async with running(tiny_checkpoint) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from engine.minicpmo.modes.thinning import LOWER_MS, LOWER_S, MOST, RAISE_MS, RAISE_S, Thinning
+from engine.minicpmo.modes.thinning import (
+    LOWER_AT,
+    LOWER_S,
+    MOST,
+    RAISE_AT,
+    RAISE_S,
+    Thinning,
+)
 from tests.waiting import Clock
+
+UNIT_MS = 1_000
+RAISE_MS, LOWER_MS = RAISE_AT * UNIT_MS, LOWER_AT * UNIT_MS
 
 
 def made() -> tuple[Thinning, Clock]:
     clock = Clock()
-    return Thinning(clock), clock
+    return Thinning(UNIT_MS, clock), clock
 
 
 def steps(thinning: Thinning, clock: Clock, ms: float, seconds: float) -> list[int]:

@@ -6,8 +6,7 @@ the encoders; recordings with too little in them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,15 +15,10 @@ import torch
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.runner import Runner
-from tests.engine.minicpmo.turn_rig import begin, respond, running, scheduler_of, write
+from tests.engine.minicpmo.engine_rig import scheduler_of
+from tests.engine.minicpmo.turn_rig import begin, respond, write
 from tests.engine.minicpmo.videos import film
 from tests.waiting import until
-
-
-@pytest.fixture
-async def engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
-    async with running(tiny_checkpoint) as made:
-        yield made
 
 
 async def test_what_is_too_long_is_refused_before_it_is_encoded(

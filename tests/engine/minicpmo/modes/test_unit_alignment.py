@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.ipc import protocol as p
+from engine.minicpmo.models.config import RELEASED_UNIT
 from engine.minicpmo.modes.unit_alignment import MOST_DRIFT_S, UnitAlignment
 from engine.minicpmo.session.session import Session
 
@@ -13,7 +14,7 @@ PIECE = 320
 
 def session(slot: int, *, seed: int | None = None) -> Session:
     config = p.SessionConfig(sampling=p.Sampling(seed=seed))
-    return Session(f"s{slot}", slot, config, slot, lambda message: None)
+    return Session(f"s{slot}", slot, config, slot, lambda message: None, unit=RELEASED_UNIT)
 
 
 def silence_s(one: Session) -> float:
@@ -21,7 +22,7 @@ def silence_s(one: Session) -> float:
 
 
 def test_the_first_sound_of_a_session_places_it_and_no_later_one() -> None:
-    placing = UnitAlignment(2)
+    placing = UnitAlignment(2, 1.0)
     first, second = session(0), session(1)
     placing.hears(first, PIECE, 10.0)
     placing.hears(second, PIECE, 10.2)
@@ -31,7 +32,7 @@ def test_the_first_sound_of_a_session_places_it_and_no_later_one() -> None:
 
 
 def test_sound_that_waits_already_counts() -> None:
-    placing = UnitAlignment(2)
+    placing = UnitAlignment(2, 1.0)
     first, second = session(0), session(1)
     placing.hears(first, PIECE, 10.0)
     second.audio_input.push(0, bytes(2 * 8000), for_units=True, strict=False)
@@ -41,7 +42,7 @@ def test_sound_that_waits_already_counts() -> None:
 
 
 def test_a_session_with_a_seed_stays_where_its_sound_puts_it() -> None:
-    placing = UnitAlignment(2)
+    placing = UnitAlignment(2, 1.0)
     placing.hears(session(0), PIECE, 10.0)
     seeded = session(1, seed=3)
     placing.hears(seeded, PIECE, 10.2)
@@ -49,7 +50,7 @@ def test_a_session_with_a_seed_stays_where_its_sound_puts_it() -> None:
 
 
 def test_a_clock_that_runs_away_is_put_back() -> None:
-    placing = UnitAlignment(2)
+    placing = UnitAlignment(2, 1.0)
     first, slow = session(0), session(1)
     placing.hears(first, PIECE, 10.0)
     placing.hears(slow, PIECE, 10.0)
@@ -70,7 +71,7 @@ def test_a_clock_that_runs_away_is_put_back() -> None:
 
 
 def test_packets_that_are_late_now_and_then_move_nothing() -> None:
-    placing = UnitAlignment(2)
+    placing = UnitAlignment(2, 1.0)
     placing.hears(session(0), PIECE, 10.0)
     other = session(1)
     placing.hears(other, PIECE, 10.0)
@@ -81,7 +82,7 @@ def test_packets_that_are_late_now_and_then_move_nothing() -> None:
 
 
 def test_sound_faster_than_real_time_moves_nothing() -> None:
-    placing = UnitAlignment(2)
+    placing = UnitAlignment(2, 1.0)
     placing.hears(session(0), PIECE, 10.0)
     other = session(1)
     placing.hears(other, PIECE, 10.0)

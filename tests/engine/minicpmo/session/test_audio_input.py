@@ -12,6 +12,7 @@ from engine.ipc.protocol import (
     SessionWarning,
     TurnDetection,
 )
+from engine.minicpmo.models.config import RELEASED_UNIT
 from engine.minicpmo.session.audio_input import WARN_EVERY_S, AudioInput
 from engine.minicpmo.session.session import Session
 from tests.waiting import Clock
@@ -27,7 +28,9 @@ class Ear:
     def __init__(self) -> None:
         self.clock = Clock()
         self.sent: list[FromEngine] = []
-        self.audio_input = AudioInput("one", TurnDetection(), self.sent.append, clock=self.clock)
+        self.audio_input = AudioInput(
+            "one", TurnDetection(), self.sent.append, unit=RELEASED_UNIT, clock=self.clock
+        )
         self.pts = 0
 
     def hear(self, seconds: float) -> None:
@@ -145,7 +148,14 @@ def test_sound_that_waited_before_it_got_here_counts_from_when_it_came() -> None
 
 
 def test_sound_for_units_does_not_outlive_full_duplex() -> None:
-    session = Session("one", 0, SessionConfig(mode="full_duplex"), 1, lambda message: None)
+    session = Session(
+        "one",
+        0,
+        SessionConfig(mode="full_duplex"),
+        1,
+        lambda message: None,
+        unit=RELEASED_UNIT,
+    )
     session.audio_input.push(0, bytes(UNIT_BYTES), for_units=True, strict=False)
     session.reconfigure(SessionConfig(mode="full_duplex", instructions="Be brief."))
     assert session.audio_input.pending_ms == 1000

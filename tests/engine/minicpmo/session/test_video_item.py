@@ -8,18 +8,15 @@ larger than the model's memory costs the message and not the call.
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from engine.config import MiniCpmoConfig
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.prompts import AUDIO_SLOT, IMAGE_SLOT, Prompt, PromptBuilder
-from tests.engine.minicpmo.test_engine import Talk
+from tests.engine.minicpmo.engine_rig import Talk
 from tests.engine.minicpmo.videos import film
 
 SHORT = p.Sampling(seed=7, max_output_tokens=10)
@@ -27,14 +24,6 @@ SHORT = p.Sampling(seed=7, max_output_tokens=10)
 
 def turn_based(**changes: Any) -> p.SessionConfig:
     return p.SessionConfig(mode="turn_based", sampling=SHORT, **changes)
-
-
-@pytest.fixture
-async def engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
-    made = MiniCpmoEngine(str(tiny_checkpoint), 2, MiniCpmoConfig(device="cpu", max_context=1700))
-    await made.start(lambda text: None)
-    yield made
-    await made.close()
 
 
 @pytest.fixture
