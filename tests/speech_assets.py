@@ -51,7 +51,7 @@ def random_token2wav(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Code2WavModel:
-    """The whole of token2wav with random weights, e.g. of `FlowConfig.full()` for benchmarks."""
+    """The whole of token2wav with random weights, e.g. of `FlowConfig()` for benchmarks."""
     network = random_flow(flow, seed, device).to(dtype).prepare(steps)
     noise = make_noise(vocoder).to(device)
     return Code2WavModel(network, Vocoder(random_hift(vocoder, seed, device), noise))

@@ -9,11 +9,6 @@ from tests import ROOT
 
 FOLDERS = ("engine", "server", "signaling", "media", "web")
 
-SHARED = {
-    "Resampler": "of sound in the built-in engine, of picture features in a model",
-}
-"""Names that stand more than once, each with its reason."""
-
 
 def definitions() -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
@@ -29,4 +24,4 @@ def test_no_class_name_stands_for_two_things() -> None:
     found = definitions()
     assert len(found) > 300, "the walk finds too little"
     twice = {name: places for name, places in found.items() if len(places) > 1}
-    assert {name: places for name, places in twice.items() if name not in SHARED} == {}
+    assert twice == {}

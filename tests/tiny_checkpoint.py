@@ -32,7 +32,7 @@ from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.flow.flow import Flow
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from engine.minicpmo.models.talker.tts import Projector, SpeechDecoder
-from engine.minicpmo.models.vision.resampler import Resampler
+from engine.minicpmo.models.vision.resampler import VisionResampler
 from engine.minicpmo.models.vision.siglip import VisionTower
 from engine.minicpmo.models.vocoder.config import VocoderConfig
 from engine.minicpmo.models.vocoder.hift import Hift
@@ -188,7 +188,7 @@ def full_size_model(folder: str | Path, device: str, *, seed: int = 0) -> OmniMo
     folder = Path(folder)
     if not (folder / "assets").is_dir():
         write_small_files(folder, full_size_config)
-        _write_speech(folder, FlowConfig.full(), VocoderConfig.full(), TINY_S3, seed)
+        _write_speech(folder, FlowConfig(), VocoderConfig(causal=False), TINY_S3, seed)
     with mock.patch("engine.minicpmo.checkpoint.Checkpoint", RandomCheckpoint):
         return load(folder, device=device, show=lambda line: None)
 
@@ -222,7 +222,7 @@ def write_full_size(folder: str | Path, device: str, *, seed: int = 0) -> int:
     """Write the full-size checkpoint with weights drawn on the device; the bytes of its shards."""
     folder = Path(folder)
     config = write_small_files(folder, full_size_config)
-    _write_speech(folder, FlowConfig.full(), VocoderConfig.full(), TINY_S3, seed)
+    _write_speech(folder, FlowConfig(), VocoderConfig(causal=False), TINY_S3, seed)
     shards = _Shards(folder)
     for prefix, module in _main_parts(config).items():
         for name, tensor in module.state_dict().items():
@@ -268,7 +268,7 @@ def _main_parts(config: OmniConfig) -> dict[str, nn.Module]:
     return {
         "llm.": empty(lambda: Qwen3(config.llm)),
         "vpm.": empty(lambda: VisionTower(config.vision)),
-        "resampler.": empty(lambda: Resampler(config.resampler)),
+        "resampler.": empty(lambda: VisionResampler(config.resampler)),
         "apm.": empty(lambda: WhisperEncoder(config.audio)),
         "audio_projection_layer.": empty(
             lambda: AudioProjector(config.audio, config.llm.hidden_size)

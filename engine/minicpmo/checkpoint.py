@@ -18,7 +18,7 @@ from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav
 from engine.minicpmo.models.config import OmniConfig
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from engine.minicpmo.models.talker.tts import SpeechDecoder, load_speech_decoder
-from engine.minicpmo.models.vision.resampler import Resampler
+from engine.minicpmo.models.vision.resampler import VisionResampler
 from engine.minicpmo.models.vision.siglip import VisionTower
 from engine.minicpmo.models.voice.preparation import Preparer, Voices
 
@@ -43,7 +43,7 @@ class OmniModel:
     whisper: WhisperEncoder
     projector: AudioProjector
     vision: VisionTower
-    resampler: Resampler
+    resampler: VisionResampler
     mel: LogMel
     speech: SpeechDecoder
     code2wav: Code2WavModel | None
@@ -107,7 +107,7 @@ def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> O
         checkpoint.load(projector, "audio_projection_layer.", device=where, dtype=dtype)
         vision = empty(lambda: VisionTower(config.vision))
         checkpoint.load(vision, "vpm.", device=where, dtype=dtype)
-        resampler = empty(lambda: Resampler(config.resampler))
+        resampler = empty(lambda: VisionResampler(config.resampler))
         checkpoint.load(resampler, "resampler.", device=where, dtype=dtype)
         show("loading the voice")
         speech = load_speech_decoder(checkpoint, config.tts, device=where, dtype=dtype)

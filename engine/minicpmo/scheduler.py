@@ -104,7 +104,8 @@ class Scheduler:
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self.refused_messages = 0
+        self._is_behind = False
+        """It was logged that messages are refused."""
         self._has_broken = False
 
     @property
@@ -116,10 +117,6 @@ class Scheduler:
         """Capture every graph; before `start`."""
         self.runner.warm_up(show)
         self._speech.warm_up(show)
-
-    def open_now(self, session: Session) -> None:
-        """Begin a session before `start`, in the caller's thread."""
-        self._open(session)
 
     def start(self) -> None:
         # Both threads run Python between calls that let go of the interpreter's lock; with the
@@ -138,13 +135,13 @@ class Scheduler:
     def post(self, order: Order) -> None:
         """Hand over a message.
 
-        Beyond `MAX_INBOX` messages sound and pictures are refused and counted; nothing else is.
+        Beyond `MAX_INBOX` messages sound and pictures are refused; nothing else is.
         """
         is_media = isinstance(order, tuple) and isinstance(order[1], AudioIn | ImageIn)
         if is_media and len(self._inbox) >= MAX_INBOX:
-            if not self.refused_messages:
+            if not self._is_behind:
+                self._is_behind = True
                 log.warning("the model does not keep up: sound and pictures are refused")
-            self.refused_messages += 1
             return
         self._inbox.append((time.monotonic(), order))
         self._wake.set()

@@ -96,7 +96,7 @@ class Load:
         call = Call(slot, self.script, self.waits, camera=self.options.mode in ("omni", "mixed"))
         options: dict[str, str | int | float | bool] = {"force_listen_count": 0}
         config = p.SessionConfig(options=options)
-        self.scheduler.open_now(call.open(config))
+        self.scheduler._open(call.open(config))
         self.script.talks[slot] = self.scheduler.runner.duplex.sessions[slot]
         if self.options.filled:
             spread = 1 - 0.5 * (slot * 37 % 100) / 100
@@ -110,7 +110,7 @@ class Load:
             modalities=("text",),
             sampling=p.Sampling(seed=slot, max_output_tokens=CHAT_REPLY),
         )
-        self.scheduler.open_now(chat.open(config))
+        self.scheduler._open(chat.open(config))
         self.callers.append(chat)
 
     def run(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
-from engine.minicpmo.encoders.slicing import cut, normalise, patch_batch, plan_slices
+from engine.minicpmo.encoders.slicing import cut, normalise, plan_slices
 from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, VisionEncoder
 from engine.minicpmo.models.config import OmniConfig
 from tests.engine.minicpmo.encoder_rig import (
@@ -33,6 +33,7 @@ from tests.engine.minicpmo.encoder_rig import (
     sound,
     tiny_sizes,
 )
+from tests.picture_batches import patch_batch
 from tests.tiny_checkpoint import full_size_config
 
 CAMERA = (640, 480)

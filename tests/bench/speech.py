@@ -105,8 +105,8 @@ def build(options: argparse.Namespace) -> Parts:
 
 def token2wav(options: argparse.Namespace, dtype: torch.dtype) -> Code2WavModel:
     full, causal = options.size == "full", options.causal
-    flow = FlowConfig.full() if full else TINY_FLOW
-    vocoder = VocoderConfig.full(causal=causal) if full else tiny_vocoder(causal=causal)
+    flow = FlowConfig() if full else TINY_FLOW
+    vocoder = VocoderConfig(causal=causal) if full else tiny_vocoder(causal=causal)
     return random_token2wav(
         flow, vocoder, steps=options.steps, device=torch.device(options.device), dtype=dtype
     )

@@ -13,7 +13,7 @@ from engine.minicpmo.llm.batch import Replay as Hooks
 from engine.minicpmo.llm.context_window import WindowSettings
 from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState, UnitResult
-from engine.minicpmo.llm.sampler import DuplexSampling, duplex_logits, forbidden_mask
+from engine.minicpmo.llm.sampler import DuplexSampling, forbidden_mask
 from engine.minicpmo.llm.sampling_ops import DuplexIds
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.llm.qwen3 import Qwen3
@@ -22,6 +22,7 @@ from tests.golden.logits import FORCED_LOGIT, RecordingRows, compare_top, load_l
 from tests.golden.own_inputs import own_embeddings
 from tests.golden.report import Report
 from tests.golden.stage_pictures import image_counts
+from tests.processed_logits import duplex_logits
 
 REPEATS = ("duplex", "duplex_tts_reset")
 """Parts of a set that hold the same language-model session."""

@@ -9,13 +9,21 @@ from typing import Any
 from torch import Tensor
 
 from engine.gpu.weights import empty
-from engine.minicpmo.encoders.slicing import cut, grid_of, patch_batch, strip
+from engine.minicpmo.encoders.slicing import cut, grid_of
 from engine.minicpmo.encoders.vision import VisionEncoder
-from engine.minicpmo.models.vision.resampler import Resampler
-from engine.minicpmo.models.vision.siglip import PatchBatch, VisionTower, pad_patches
+from engine.minicpmo.models.vision.resampler import VisionResampler
+from engine.minicpmo.models.vision.siglip import VisionTower
 from tests.golden.golden_set import GoldenSet
 from tests.golden.report import TENSOR, Report
 from tests.golden.stage_prompts import chat_slices, input_name
+from tests.picture_batches import (
+    PatchBatch,
+    encode_batch,
+    pad_patches,
+    patch_batch,
+    resample_batch,
+    strip,
+)
 
 PIXEL = 1.0
 """Steps of 8 bits that another bicubic filter may differ by."""
@@ -39,10 +47,10 @@ def image_counts(golden: GoldenSet, inputs: dict[str, Any]) -> list[int]:
     return [len(cut(golden.picture(name), config, slices).images) for name in inputs["images"]]
 
 
-def load_vision(golden: GoldenSet) -> tuple[VisionTower, Resampler]:
+def load_vision(golden: GoldenSet) -> tuple[VisionTower, VisionResampler]:
     config, place = golden.config, golden.place
     tower = empty(lambda: VisionTower(config.vision))
-    resampler = empty(lambda: Resampler(config.resampler))
+    resampler = empty(lambda: VisionResampler(config.resampler))
     with golden.checkpoint() as checkpoint:
         checkpoint.load(tower, "vpm.", device=place.device, dtype=place.dtype)
         checkpoint.load(resampler, "resampler.", device=place.device, dtype=place.dtype)
@@ -129,14 +137,14 @@ def _own_images(golden: GoldenSet, scene: Scene) -> tuple[list[Tensor], list[int
 def _encode(
     golden: GoldenSet,
     report: Report,
-    models: tuple[VisionTower, Resampler],
+    models: tuple[VisionTower, VisionResampler],
     keys: list[str],
     batch: PatchBatch,
     kind: str,
 ) -> None:
     tower, resampler = models
-    vision = tower(batch)
-    embedded = resampler(vision, batch)
+    vision = encode_batch(tower, batch)
+    embedded = resample_batch(resampler, vision, batch)
     for row, (key, count) in enumerate(zip(keys, batch.counts, strict=True)):
         report.add(f"{key}.vit", vision[row, :count], golden.tensor(f"{key}.vit"), TENSOR, kind)
         report.add(f"{key}.embed", embedded[row], golden.tensor(f"{key}.embed"), TENSOR, kind)
@@ -147,15 +155,21 @@ def _encode(
 
 
 def _resample_stored(
-    golden: GoldenSet, report: Report, resampler: Resampler, keys: list[str], batch: PatchBatch
+    golden: GoldenSet,
+    report: Report,
+    resampler: VisionResampler,
+    keys: list[str],
+    batch: PatchBatch,
 ) -> None:
     stored = pad_patches([golden.tensor(f"{key}.vit") for key in keys], batch.grids)
-    embedded = resampler(stored.patches.to(golden.place.dtype), batch)
+    embedded = resample_batch(resampler, stored.patches.to(golden.place.dtype), batch)
     for key, ours in zip(keys, embedded, strict=True):
         report.add(f"{key}.embed", ours, golden.tensor(f"{key}.embed"), TENSOR, "stored vit")
 
 
-def _by_graphs(golden: GoldenSet, report: Report, tower: VisionTower, resampler: Resampler) -> None:
+def _by_graphs(
+    golden: GoldenSet, report: Report, tower: VisionTower, resampler: VisionResampler
+) -> None:
     """Our own pictures as the engine looks at them: scaled on the device, encoded by graphs."""
     vision = VisionEncoder(tower, resampler, _config(golden), golden.place.pool())
     counts = [sum(sum(entry["per_image"]) for entry in scene.stored) for scene in scenes(golden)]

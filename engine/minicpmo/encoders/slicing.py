@@ -7,7 +7,6 @@ Pictures are uint8 [height, width, 3], RGB. Source: LLaVA-UHD (arXiv 2403.11703)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from engine.dsp.bicubic import Size, scale
 from engine.minicpmo.models.config import PictureConfig
-from engine.minicpmo.models.vision.siglip import Grid, PatchBatch, pad_patches
+from engine.minicpmo.models.vision.siglip import Grid
 
 
 @dataclass(frozen=True)
@@ -115,35 +114,9 @@ def grid_of(image: Tensor, patch: int) -> Grid:
     return height // patch, width // patch
 
 
-def patch_batch(
-    images: Sequence[Tensor], config: PictureConfig, device: torch.device | str = "cpu"
-) -> PatchBatch:
-    """Cut scaled images into patches, row by row, and lay them into one batch on the device.
-
-    Values are normalised there, so that a picture crosses the bus as bytes.
-    """
-    grids = [grid_of(image, config.patch_size) for image in images]
-    raw = [_patches(image, config.patch_size) for image in images]
-    batch = pad_patches(raw, grids)
-    values = normalise(batch.patches.to(device), *pixel_statistics(config, device))
-    return PatchBatch(values, batch.grids)
-
-
-def strip(patches: Tensor, patch: int) -> Tensor:
-    """Patches [N, 3 * patch * patch] as the strip [3, patch, patch * N] of the original."""
-    return patches.view(-1, 3, patch, patch).permute(1, 2, 0, 3).flatten(2)
-
-
 def resize(picture: Tensor, size: Size) -> Tensor:
     """Scale a picture with Pillow's antialiased bicubic filter."""
     return scale(picture[None], size)[0].permute(1, 2, 0).to(torch.uint8)
-
-
-def _patches(image: Tensor, patch: int) -> Tensor:
-    """[height, width, 3] -> [rows * columns, 3 * patch * patch], channel first."""
-    rows, columns = grid_of(image, patch)
-    blocks = image.reshape(rows, patch, columns, patch, 3)
-    return blocks.permute(0, 2, 4, 1, 3).reshape(rows * columns, 3 * patch * patch)
 
 
 def _to_multiple(length: float, unit: int) -> int:

@@ -20,7 +20,7 @@ from engine.minicpmo.encoders.slicing import (
     plan_slices,
 )
 from engine.minicpmo.models.config import PictureConfig
-from engine.minicpmo.models.vision.resampler import Resampler
+from engine.minicpmo.models.vision.resampler import VisionResampler
 from engine.minicpmo.models.vision.siglip import Grid, VisionTower, patch_index
 
 BATCHES = (16, 8, 4, 2, 1)
@@ -68,7 +68,11 @@ class VisionEncoder:
     """Seeing; no session's state."""
 
     def __init__(
-        self, vision: VisionTower, resampler: Resampler, config: PictureConfig, graphs: GraphPool
+        self,
+        vision: VisionTower,
+        resampler: VisionResampler,
+        config: PictureConfig,
+        graphs: GraphPool,
     ) -> None:
         self.vision = vision
         self.resampler = resampler

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -204,17 +204,6 @@ def _recent(seen: Sequence[Sequence[int]], vocab: int, width: int | None) -> Ten
 # ------------------------------------------------------------------ full duplex
 
 
-def duplex_logits(
-    logits: Tensor, rows: Sequence[DuplexRow], ids: DuplexIds, forbidden: Tensor
-) -> Tensor:
-    """Logits [B, V] after forbidden ids, penalties and biases, before the temperature."""
-    _check_batch(logits, rows)
-    settled = [replace(row, draws=replace(row.draws)) for row in rows]
-    tensors = duplex_tensors(settled, logits.shape[1])
-    numbers, recent = tensors.numbers.to(logits.device), tensors.recent.to(logits.device)
-    return duplex_scores(logits.float(), numbers, recent, ids, forbidden)
-
-
 def sample_duplex(
     logits: Tensor,
     rows: Sequence[DuplexRow],
@@ -245,15 +234,6 @@ def record(rows: Sequence[DuplexRow], chosen: Sequence[int], ids: DuplexIds) -> 
 
 
 # ------------------------------------------------------------------ half duplex and chat
-
-
-def turn_logits(logits: Tensor, rows: Sequence[TurnRow], terminators: Sequence[int]) -> Tensor:
-    """Logits [B, V] after forbidden ids and penalties, before the temperature."""
-    _check_batch(logits, rows)
-    settled = [replace(row, draws=replace(row.draws)) for row in rows]
-    tensors = turn_tensors(settled, logits.shape[1])
-    numbers, recent = tensors.numbers.to(logits.device), tensors.recent.to(logits.device)
-    return turn_scores(logits.float(), numbers, recent, terminators, _mask(rows, logits))
 
 
 def sample_turn(

@@ -131,15 +131,11 @@ class VisionConfig:
     intermediate_size: int
     num_layers: int
     """Layers that are run: one fewer than the tower has where the last one is dropped."""
-    layers_in_file: int
-    """`num_hidden_layers` as configured."""
     num_heads: int
     patch_size: int
     side: int
     """Rows and columns of the learned position table."""
     layer_norm_eps: float
-    batch_size: int
-    """Pictures encoded in one forward by the original."""
 
     @classmethod
     def read(cls, top: _ConfigReader) -> VisionConfig:
@@ -155,12 +151,10 @@ class VisionConfig:
             hidden_size=hidden,
             intermediate_size=reader.integer("intermediate_size"),
             num_layers=layers - dropped,
-            layers_in_file=layers,
             num_heads=heads,
             patch_size=patch,
             side=reader.integer("image_size") // patch,
             layer_norm_eps=reader.number("layer_norm_eps", 1e-6),
-            batch_size=top.integer("vision_batch_size", 16),
         )
 
 
@@ -184,7 +178,6 @@ class PictureConfig:
     """Chat default; the duplex modes use 1 unless told otherwise."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    use_image_id: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +193,6 @@ class AudioConfig:
     """Rows of the position table, encoder frames of 20 ms."""
     pool_step: int
     chunk_length_s: float
-    stream_input: bool
 
     @classmethod
     def read(cls, top: _ConfigReader) -> AudioConfig:
@@ -218,7 +210,6 @@ class AudioConfig:
             max_positions=reader.integer("max_source_positions", 1500),
             pool_step=top.integer("audio_pool_step", 5),
             chunk_length_s=top.number("audio_chunk_length", 1.0),
-            stream_input=top.flag("stream_input", False),
         )
 
 
@@ -439,7 +430,6 @@ def _read_picture(top: _ConfigReader, processor: _ConfigReader) -> PictureConfig
         max_slices=processor.integer("max_slice_nums", 9),
         mean=mean,
         std=std,
-        use_image_id=processor.flag("use_image_id", top.flag("use_image_id", True)),
     )
 
 

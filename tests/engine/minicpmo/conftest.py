@@ -13,6 +13,7 @@ from engine.config import MiniCpmoConfig
 from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import SessionConfig
 from engine.minicpmo.engine import MiniCpmoEngine
+from engine.minicpmo.llm.batch import Replay
 from engine.minicpmo.modes import thinning
 from engine.minicpmo.speech import talker
 
@@ -38,6 +39,9 @@ async def engine(
     # However slow this machine is, every picture is looked at.
     monkeypatch.setattr(thinning, "RAISE_AT", float("inf"))
     monkeypatch.setattr(talker, "MAX_GROUP_CODES", GROUP_CODES)
+    assert running_engine._scheduler is not None
+    for batch in (running_engine._scheduler.runner.duplex, running_engine._scheduler.runner.turns):
+        monkeypatch.setattr(batch, "replay", Replay())
     decoder = FileDecoder()
     monkeypatch.setattr(running_engine, "_decoder", decoder)
     opened: list[EngineSession] = []

@@ -15,7 +15,7 @@ from engine.minicpmo.encoders.audio import AudioEncoder
 from engine.minicpmo.encoders.vision import VisionEncoder
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
 from engine.minicpmo.models.config import AudioConfig, PictureConfig, ResamplerConfig, VisionConfig
-from engine.minicpmo.models.vision.resampler import Resampler
+from engine.minicpmo.models.vision.resampler import VisionResampler
 from engine.minicpmo.models.vision.siglip import VisionTower
 from tests.random_weights import random_weights
 
@@ -34,10 +34,10 @@ class Sizes:
 def tiny_sizes(patch: int = 14) -> Sizes:
     plain = (0.5, 0.5, 0.5)
     return Sizes(
-        AudioConfig(32, 2, 4, 64, 80, 1500, 5, 1.0, False),
-        VisionConfig(48, 96, 2, 2, 3, patch, 70, 1e-6, 16),
+        AudioConfig(32, 2, 4, 64, 80, 1500, 5, 1.0),
+        VisionConfig(48, 96, 2, 3, patch, 70, 1e-6),
         ResamplerConfig(num_queries=8, embed_dim=64, num_heads=2, kv_dim=48),
-        PictureConfig(patch, 112, 9, plain, plain, True),
+        PictureConfig(patch, 112, 9, plain, plain),
         64,
     )
 
@@ -61,7 +61,7 @@ def make_vision_encoder(
     sizes: Sizes, graphs: GraphPool, dtype: torch.dtype = torch.float32
 ) -> VisionEncoder:
     vision = empty(lambda: VisionTower(sizes.vision))
-    resampler = empty(lambda: Resampler(sizes.resampler))
+    resampler = empty(lambda: VisionResampler(sizes.resampler))
     for module, seed in ((vision, 3), (resampler, 4)):
         random_weights(module, seed, device=graphs.device, dtype=dtype)
     return VisionEncoder(vision, resampler, sizes.picture, graphs)

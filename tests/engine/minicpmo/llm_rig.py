@@ -15,7 +15,7 @@ from engine.minicpmo.models.config import LlmConfig
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 
 SPECIALS = (
-    "im_start im_end end_of_text unit_start unit_end image_start image_end slice_start slice_end "
+    "im_end unit_start unit_end image_start image_end slice_start slice_end "
     "tts_bos tts_eos tts_pad listen speak turn_eos chunk_eos chunk_tts_eos bpe_eos "
     "tool_call tool_call_end"
 ).split()

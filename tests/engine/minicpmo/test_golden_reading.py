@@ -14,7 +14,7 @@ PICTURES = {"small": (28, 28, 3), "wide": (112, 448, 3), "large": (448, 448, 3)}
 
 
 def golden() -> Any:
-    config = SimpleNamespace(picture=PictureConfig(14, 112, 9, (0.5,) * 3, (0.5,) * 3, True))
+    config = SimpleNamespace(picture=PictureConfig(14, 112, 9, (0.5,) * 3, (0.5,) * 3))
     return SimpleNamespace(
         config=config, picture=lambda name: torch.zeros(PICTURES[name], dtype=torch.uint8)
     )

@@ -87,11 +87,6 @@ class FlowConfig:
             )
 
     @classmethod
-    def full(cls) -> FlowConfig:
-        """The released sizes."""
-        return cls()
-
-    @classmethod
     def from_yaml(cls, path: Path) -> FlowConfig:
         """Read `flow.yaml`; raise `ConfigError` for a structure that is not supported."""
         flow = read_yaml(path)["flow"]

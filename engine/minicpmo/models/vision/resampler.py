@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.minicpmo.models.config import ResamplerConfig
-from engine.minicpmo.models.vision.siglip import PatchBatch, num_patches
+from engine.minicpmo.models.vision.siglip import num_patches
 
 LAYER_NORM_EPS = 1e-6
 
@@ -55,7 +55,7 @@ class _CrossAttention(nn.Module):
         return mixed
 
 
-class Resampler(nn.Module):
+class VisionResampler(nn.Module):
     """Parameters are named as in the checkpoint under `resampler.`."""
 
     axis: Tensor
@@ -76,16 +76,11 @@ class Resampler(nn.Module):
     def finish_loading(self) -> None:
         self.axis = self._axis(SIDE)
 
-    def forward(self, vision: Tensor, batch: PatchBatch) -> Tensor:
-        """Tower output [B, L, C] of a batch -> [B, queries, width of the LLM]."""
-        assert vision.shape[:2] == batch.patches.shape[:2], (
-            f"vision {tuple(vision.shape)} for patches {tuple(batch.patches.shape)}"
-        )
-        # The position table belongs to the tower.
-        return self.mix(vision, batch.index(1).to(vision.device))
-
     def mix(self, vision: Tensor, index: Tensor) -> Tensor:
-        """The same from the patches' `patch_index` [B, 3, L]. Waits for nothing on the device."""
+        """Tower output [B, L, C] with the patches' `patch_index` [B, 3, L] -> [B, queries, width].
+
+        Waits for nothing on the device.
+        """
         hidden = self.ln_kv(self.kv_proj(vision))
         length = vision.shape[1]
         axis = self.axis if length <= SIDE else self._axis(length)

@@ -1,12 +1,11 @@
 """The vision tower: SigLIP over pictures of any size, many pictures in one padded batch.
 
-Pictures come as `PatchBatch`. Source: SigLIP 2 (arXiv 2502.14786), NaViT (arXiv 2307.06304) and the
+Source: SigLIP 2 (arXiv 2502.14786), NaViT (arXiv 2307.06304) and the
 MiniCPM-o 4.5 inference code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,26 +19,6 @@ from engine.minicpmo.models.config import VisionConfig
 
 Grid = tuple[int, int]
 """Rows and columns of patches."""
-
-
-@dataclass(frozen=True)
-class PatchBatch:
-    """Pictures of different sizes side by side. B pictures, L the most patches of one."""
-
-    patches: Tensor
-    """[B, L, 3 * patch * patch] normalised pixels, channel first; 0 behind a picture's end."""
-    grids: tuple[Grid, ...]
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Patches of each picture."""
-        return tuple(rows * columns for rows, columns in self.grids)
-
-    def index(self, side: int) -> Tensor:
-        """`patch_index` of each picture, [B, 3, L]."""
-        length = self.patches.shape[1]
-        each = [patch_index(grid, side, length) for grid in self.grids]
-        return torch.stack(each).to(self.patches.device)
 
 
 def bucket_ids(grid: Grid, side: int) -> Tensor:
@@ -185,15 +164,10 @@ class VisionTower(nn.Module):
         self.encoder = _Encoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, batch: PatchBatch) -> Tensor:
-        """-> [B, L, C] after the last norm; what lies behind a picture's patches is meaningless."""
-        weight = self.post_layernorm.weight
-        index = batch.index(self.config.side).to(weight.device)
-        return self.encode(batch.patches.to(weight.device), index)
-
     def encode(self, patches: Tensor, index: Tensor) -> Tensor:
-        """The same from patches [B, L, values] and their `patch_index` [B, 3, L].
+        """Encode patches [B, L, values], normalised, with their `patch_index` [B, 3, L].
 
+        -> [B, L, C] after the last norm; what lies behind a picture's patches is meaningless.
         Waits for nothing on the device.
         """
         count, length = patches.shape[:2]
@@ -208,12 +182,3 @@ class VisionTower(nn.Module):
             hidden = layer(hidden, rows)
         out: Tensor = self.post_layernorm(hidden)
         return out
-
-
-def pad_patches(pictures: Sequence[Tensor], grids: Sequence[Grid]) -> PatchBatch:
-    """Lay patches [rows * columns, values] of several pictures into one batch."""
-    assert len(pictures) == len(grids) > 0, f"{len(pictures)} pictures, {len(grids)} grids"
-    for patches, grid in zip(pictures, grids, strict=True):
-        assert patches.shape[0] == grid[0] * grid[1], f"{patches.shape[0]} patches, grid {grid}"
-    padded = nn.utils.rnn.pad_sequence(list(pictures), batch_first=True)
-    return PatchBatch(padded, tuple(grids))

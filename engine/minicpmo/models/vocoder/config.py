@@ -60,11 +60,6 @@ class VocoderConfig:
         return samples
 
     @classmethod
-    def full(cls, *, causal: bool = False) -> VocoderConfig:
-        """The released sizes."""
-        return cls(causal)
-
-    @classmethod
     def of_weights(cls, state: Mapping[str, Tensor], path: Path | None = None) -> VocoderConfig:
         """Tell generation and widths by the shapes of folded weights; the rest from a YAML file.
 

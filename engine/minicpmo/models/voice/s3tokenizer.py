@@ -32,11 +32,6 @@ class S3Config:
     num_layers: int = 6
 
     @classmethod
-    def full(cls) -> S3Config:
-        """The released sizes."""
-        return cls()
-
-    @classmethod
     def from_json(cls, path: Path) -> S3Config:
         values = json.loads(path.read_text())
         try:

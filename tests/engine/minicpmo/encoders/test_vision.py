@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
-from engine.minicpmo.encoders.slicing import SlicePlan, cut, patch_batch, plan_slices
+from engine.minicpmo.encoders.slicing import SlicePlan, cut, plan_slices
 from engine.minicpmo.encoders.vision import VisionEncoder
 from tests.engine.minicpmo.encoder_rig import make_vision_encoder, tiny_sizes
+from tests.picture_batches import encode_batch, patch_batch, resample_batch
 
 # Width, height and most slices: squares, slices, equal ones, and one that no graph has room for.
 PICTURES = [
@@ -41,7 +42,10 @@ def by_parts(vision: VisionEncoder, rgb: Tensor, most: int) -> list[Tensor]:
     """Image by image, without padding."""
     with torch.inference_mode():
         batches = [patch_batch([x], vision.config) for x in cut(rgb, vision.config, most).images]
-        return [vision.resampler(vision.vision(batch), batch)[0] for batch in batches]
+        return [
+            resample_batch(vision.resampler, encode_batch(vision.vision, batch), batch)[0]
+            for batch in batches
+        ]
 
 
 def test_pictures_of_a_call_equal_single_ones(vision: VisionEncoder) -> None:

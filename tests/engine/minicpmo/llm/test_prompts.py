@@ -28,7 +28,7 @@ def test_the_system_part_of_full_duplex_is_eight_tokens_and_the_text(
 ) -> None:
     tokens = builder.tokens
     prefix, suffix = builder.duplex_prefix(""), builder.duplex_suffix()
-    assert prefix[0] == tokens.im_start and prefix[-1] == tokens.audio_start
+    assert prefix[0] == tokens.id("<|im_start|>") and prefix[-1] == tokens.audio_start
     assert suffix == [tokens.audio_end, tokens.im_end]
 
 
@@ -41,7 +41,7 @@ def test_media_are_placed_where_they_stand_in_the_message(builder: PromptBuilder
     assert [end - start for start, end in prompt.audio_bounds] == [13]
     for start, end in prompt.image_bounds + prompt.audio_bounds:
         assert set(prompt.ids[start:end]) == {tokens.unk}
-    assert prompt.ids.count(tokens.image_id_start) == 1
+    assert prompt.ids.count(tokens.id("<image_id>")) == 1
     without = builder.half_duplex(PromptMessage("user", parts))
     assert len(without) == len(prompt) - 3
 

@@ -15,13 +15,12 @@ from engine.minicpmo.llm.sampler import (
     DuplexSampling,
     TurnRow,
     TurnSampling,
-    duplex_logits,
     forbidden_mask,
     sample_duplex,
     sample_turn,
-    turn_logits,
 )
 from engine.minicpmo.llm.sampling_ops import DuplexIds
+from tests.processed_logits import duplex_logits, turn_logits
 
 CHUNK_EOS, TURN_EOS, LISTEN, IM_END = 0, 1, 2, 3
 IDS = DuplexIds(CHUNK_EOS, TURN_EOS, LISTEN, IM_END)

@@ -171,6 +171,6 @@ def test_codes_and_windows_that_cannot_be_are_refused(flow: Flow) -> None:
 
 def test_the_full_size_has_the_released_number_of_weights() -> None:
     with torch.device("meta"):
-        full = Flow(FlowConfig.full())
+        full = Flow(FlowConfig())
     assert len(full.state_dict()) == 605
     assert round(sum(p.numel() for p in full.parameters()) / 1e6, 2) == 155.80

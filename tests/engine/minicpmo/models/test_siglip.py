@@ -6,23 +6,21 @@ import pytest
 import torch
 
 from engine.gpu.weights import empty
-from engine.minicpmo.encoders.slicing import patch_batch
 from engine.minicpmo.models.config import PictureConfig, VisionConfig
 from engine.minicpmo.models.vision.siglip import VisionTower, bucket_ids
+from tests.picture_batches import encode_batch, patch_batch
 from tests.random_weights import random_weights
 
 VISION = VisionConfig(
     hidden_size=48,
     intermediate_size=96,
     num_layers=2,
-    layers_in_file=2,
     num_heads=3,
     patch_size=14,
     side=70,
     layer_norm_eps=1e-6,
-    batch_size=16,
 )
-PICTURE = PictureConfig(14, 112, 9, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), True)
+PICTURE = PictureConfig(14, 112, 9, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SIZES = [(8, 8), (1, 12), (12, 1), (5, 7), (7, 5), (10, 6), (3, 3), (8, 8)]
 
 
@@ -48,9 +46,9 @@ def test_pictures_of_a_batch_equal_single_ones() -> None:
         for rows, columns in SIZES
     ]
     with torch.inference_mode():
-        together = tower(patch_batch(images, PICTURE))
+        together = encode_batch(tower, patch_batch(images, PICTURE))
         for row, image in enumerate(images):
-            alone = tower(patch_batch([image], PICTURE))
+            alone = encode_batch(tower, patch_batch([image], PICTURE))
             rows, columns = SIZES[row]
             assert alone.shape == (1, rows * columns, 48)
             torch.testing.assert_close(together[row, : rows * columns], alone[0], atol=1e-5, rtol=0)

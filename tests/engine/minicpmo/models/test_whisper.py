@@ -23,7 +23,6 @@ CONFIG = AudioConfig(
     max_positions=1500,
     pool_step=5,
     chunk_length_s=1.0,
-    stream_input=False,
 )
 
 

@@ -13,7 +13,7 @@ from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
 from engine.minicpmo.models.config import OmniConfig
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from engine.minicpmo.models.talker.tts import SpeechDecoder
-from engine.minicpmo.models.vision.resampler import Resampler
+from engine.minicpmo.models.vision.resampler import VisionResampler
 from engine.minicpmo.models.vision.siglip import VisionTower
 from tests.bench.errors import error
 from tests.bench.widening import widen
@@ -25,7 +25,7 @@ NETWORKS: list[Callable[[OmniConfig], nn.Module]] = [
     lambda config: WhisperEncoder(config.audio),
     lambda config: AudioProjector(config.audio, config.llm.hidden_size),
     lambda config: VisionTower(config.vision),
-    lambda config: Resampler(config.resampler),
+    lambda config: VisionResampler(config.resampler),
     lambda config: SpeechDecoder(config.tts),
 ]
 

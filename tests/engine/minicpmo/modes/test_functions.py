@@ -7,8 +7,7 @@ that cannot be read are told; a choice is obeyed; an interruption keeps what was
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import pytest
 from torch import Tensor
@@ -16,14 +15,12 @@ from torch import Tensor
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.rows import LlmRows
-from tests.engine.minicpmo.test_engine import Talk, voiced
+from tests.engine.minicpmo.engine_rig import Talk, scheduler_of, voiced
 from tests.engine.minicpmo.turn_rig import (
     Rows,
     begin,
     of_epoch,
     respond,
-    running,
-    scheduler_of,
     write,
 )
 
@@ -36,12 +33,6 @@ END = "<|im_end|>"
 LONG = p.Sampling(seed=7, max_output_tokens=200)
 
 Script = Callable[[str], None]
-
-
-@pytest.fixture
-async def engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
-    async with running(tiny_checkpoint) as made:
-        yield made
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ TF32_WAVE = 5e-3
 
 def vocoder(causal: bool, device: str = "cuda") -> Vocoder:
     """At full size, the same weights on every device."""
-    config = VocoderConfig.full(causal=causal)
+    config = VocoderConfig(causal=causal)
     hift = random_hift(config).to(device)
     return Vocoder(hift, make_noise(config).to(device))
 
