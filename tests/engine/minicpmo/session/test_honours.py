@@ -6,13 +6,14 @@ import msgspec
 
 from engine.ipc import protocol as p
 from engine.ipc.session_config import SETTINGS
+from engine.minicpmo.models.config import RELEASED_UNIT
 from engine.minicpmo.session.session import HONOURS, Session
 from tests.engine.test_honours import EVERYTHING
 
 
 def opened(config: p.SessionConfig) -> tuple[Session, list[p.FromEngine]]:
     said: list[p.FromEngine] = []
-    return Session("s", 0, config, 1, said.append), said
+    return Session("s", 0, config, 1, said.append, unit=RELEASED_UNIT), said
 
 
 def test_sampling_reaches_both_ways_of_generating() -> None:
