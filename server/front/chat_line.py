@@ -177,12 +177,16 @@ class ChatLine:
             self._put(piece)
 
     def _put(self, piece: ChatPiece) -> None:
-        self._pieces.append(piece)
-        self._came.set()
+        if self._fault is None:
+            self._pieces.append(piece)
+            self._came.set()
 
     def _fail(self, fault: ProtocolError) -> None:
         if self._fault is None:
             self._fault = fault
+            if fault.status < 500:
+                # It was asked wrongly: nobody wants the answer to what is left of it.
+                self._pieces.clear()
             self._came.set()
 
     def _where(self, item_id: str, part: int) -> str:

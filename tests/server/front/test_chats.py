@@ -220,6 +220,23 @@ async def test_trouble_is_told(
     assert (error.status, error.code, error.param) == (status, code, param)
 
 
+async def test_answer_to_what_is_left_of_a_request_is_not_told(rig: Rig) -> None:
+    left_out = lambda session: p.PartLeftOut(session, "item_0", 0, "unreadable")  # noqa: E731
+    with pytest.raises(ProtocolError):
+        await pieces(rig, left_out, word("Nothing to see."), done())
+
+
+async def test_words_before_a_failure_are_told(rig: Rig) -> None:
+    async with rig.desk.answer(order(), ()) as (answer, _):
+        session = await rig.session()
+        for make in (word("one"), done("failed")):
+            session.send(make(session.session))
+        await until(lambda: answer._fault is not None)
+        assert await answer.next() == Wording("one")
+        with pytest.raises(ProtocolError):
+            await answer.next()
+
+
 async def test_lost_engine_is_told(rig: Rig) -> None:
     with pytest.raises(ProtocolError) as caught:
         async with rig.desk.answer(order(), ()) as (answer, _):
