@@ -176,8 +176,20 @@ async def test_members_without_effect_are_told_to_pages_too(
 # ---------------------------------------------------------------- tools, and clients that leave
 
 
-def test_functions_are_called_and_their_results_answered(scripted: Serving) -> None:
-    client = openai.OpenAI(base_url=f"{scripted.url}v1", api_key="none", max_retries=0)
+@pytest.fixture(scope="module")
+def chained(scripted: Serving) -> Iterator[Serving]:
+    """The built-in engine, whose chat endpoint is the other server."""
+    url = ("--set", f"builtin.chat.url={scripted.url}v1", "--set", "builtin.chat.model=omnicall")
+    with Serving("--engine", "builtin", *url) as serving:
+        yield serving
+
+
+@pytest.mark.parametrize("engine", ["scripted", "chained"])
+def test_functions_are_called_and_their_results_answered(
+    engine: str, request: pytest.FixtureRequest
+) -> None:
+    serving: Serving = request.getfixturevalue(engine)
+    client = openai.OpenAI(base_url=f"{serving.url}v1", api_key="none", max_retries=0)
     asked: Any = {"model": "omnicall", "tools": TOOLS}
     with client.chat.completions.stream(messages=WEATHER, **asked) as stream:
         choice = stream.get_final_completion().choices[0]
