@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from signaling.errors import ProtocolError
 from signaling.fields import convert
+from signaling.toolchecks import check_choice, check_tools, unsupported
 
 MAX_INSTRUCTIONS_CHARS = 32 * 1024
 MAX_TOOLS = 128
@@ -134,6 +135,10 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
                 f"session.tools: at most {MAX_TOOLS_BYTES} bytes of JSON are allowed.",
                 param="session.tools",
             )
+        if update.get("prompt") is not None:
+            raise unsupported("session.prompt", "there are no stored prompts here")
+        check_tools(settings.tools, "session.tools")
+        check_choice(settings.tool_choice, settings.tools, "session.tool_choice")
         return settings
 
     def to_session(self, session_id: str, expires_at: int | None = None) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 from engine.ipc import protocol as p
 from server.worker.conversation import Conversation
 from server.worker.engine_settings import choice_of, function_tools
-from server.worker.in_force import check_choice, check_tool
 from server.worker.item_mapping import for_engine
 from server.worker.responses import ActiveResponse, Asked
 from signaling.errors import ProtocolError
@@ -24,6 +23,7 @@ from signaling.session.items import (
     shown,
 )
 from signaling.settings import SessionSettings
+from signaling.toolchecks import check_choice, check_tools
 
 
 class SessionCommands:
@@ -177,8 +177,7 @@ class SessionCommands:
         )
 
     def _check_tools(self, wish: ResponseWish, tools: tuple[dict[str, Any], ...]) -> None:
-        for index, tool in enumerate(wish.tools or ()):
-            check_tool(tool, f"response.tools.{index}")
+        check_tools(wish.tools or (), "response.tools")
         if wish.tool_choice is not None:
             check_choice(wish.tool_choice, tools, "response.tool_choice")
 

@@ -86,6 +86,12 @@ class StreamEndpoint:
         if (refusal := _not_a_websocket(request)) is not None:
             return refusal
         principal = self._admit(request)
+        if request.query.get("intent", "conversation") != "conversation":
+            raise ProtocolError(
+                "intent: sessions that only transcribe are not served here.",
+                code="unsupported_value",
+                param="intent",
+            )
         head = _head(request, self._protocol)
         session = principal.session or SessionSettings()
         if model := request.query.get("model"):

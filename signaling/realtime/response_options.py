@@ -71,6 +71,8 @@ def _check(options: ResponseOptions, settings: SessionSettings, can: Abilities) 
         "tool_choice": options.tool_choice not in (None, "auto", "none")
         and not can.tool_modes
         and "no functions are called here",
+        "parallel_tool_calls": options.parallel_tool_calls is False
+        and "how many functions are called at once cannot be set here",
         "prompt": options.prompt is not None and "there are no stored prompts here",
         "reasoning": options.reasoning is not None and "this cannot be set here",
     }

@@ -40,6 +40,8 @@ def test_defaults_are_all_honoured() -> None:
             "audio.input.noise_reduction",)),
         ({"audio": {"input": {"transcription": {"model": "m"}}}}, "audio.input.transcription"),
         ({"audio": {"output": {"speed": 1.2}}}, "audio.output.speed"),
+        ({"audio": {"output": {"voice": "marin"}}}, "audio.output.voice"),
+        ({"instructions": "Be kind."}, "instructions"),
         ({"include": ["item.input_audio_transcription.logprobs"]}, "include"),
         ({"max_output_tokens": 100}, "max_output_tokens"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -55,7 +57,7 @@ def test_setting_without_effect_is_told_once_by_its_name(
     update(talk, session)
     assert told(talk) == [f"session.{name} is accepted but has no effect here."]
     update(talk, session)
-    update(talk, {"instructions": "Be brief."})
+    update(talk, {"audio": {"input": {"turn_detection": None}}})
     assert len(told(talk)) == 1 and talk.of("error") == []
 
 
@@ -152,4 +154,5 @@ def test_member_that_no_setting_has_is_told_by_its_name() -> None:
     assert told(talk) == [
         "session.shiny is not known here.",
         "session.audio.input.echo is not known here.",
+        "session.reasoning is not known here.",
     ]

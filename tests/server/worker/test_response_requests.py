@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engine.ipc import protocol as p
+from signaling.session.core import Abilities
 from tests.server.worker.talk import SESSION, Talk
 
 
@@ -66,6 +67,7 @@ def test_cancelling_and_asking_in_one_breath_gets_the_new_answer() -> None:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
         ({"prompt": {"id": "p"}}, "prompt"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"reasoning": {"effort": "low"}}, "reasoning"),
         ({"temperature": 0.5}, "temperature"),
         ({"modalities": ["text"]}, "modalities"),
@@ -122,3 +124,76 @@ def test_a_request_that_comes_to_nothing_is_an_error_with_the_clients_event(
     error = talk.one("error")["error"]
     assert (error["code"], error["type"], error["event_id"]) == (code, type, "mine")
     assert error["message"] == "Nothing was said."
+
+
+FUNCTION = {"type": "function", "name": "weather", "parameters": {}}
+
+
+def able() -> Talk:
+    talk = Talk()
+    talk.conversation.abilities = Abilities(
+        tool_modes=("full_duplex",),
+        answers_out_of_band=True,
+        honours=frozenset({"max_output_tokens"}),
+    )
+    return talk
+
+
+def test_what_the_engine_can_is_passed_on_for_this_response_alone() -> None:
+    talk = able()
+    choice = {"type": "function", "name": "weather"}
+    ask(talk, tools=[FUNCTION], tool_choice=choice, max_output_tokens=50)
+    [create] = talk.sent(p.CreateResponse)
+    assert create.tools is not None and create.tools[0].name == "weather"
+    assert (create.tool_choice, create.tool_name) == ("required", "weather")
+    assert create.max_output_tokens == 50 and not create.is_out_of_band
+    talk.hear(p.ResponseStarted(SESSION, 1, "request", request=create.request))
+    assert talk.one("response.created")["response"]["max_output_tokens"] == 50
+    assert talk.conversation.settings.tools == ()
+
+
+def test_response_beside_the_conversation_answers_what_it_is_given() -> None:
+    talk = able()
+    talk.answer(1, {0: "long"}, 1000)
+    content = [{"type": "input_text", "text": "Is this safe?"}]
+    kept = {"type": "message", "role": "user", "content": content, "id": "mine"}
+    talk.ask({"type": "conversation.item.create", "item": kept})
+    given = [{"type": "message", "role": "system", "content": content}]
+    ask(
+        talk,
+        conversation="none",
+        output_modalities=["text"],
+        input=[*given, {"type": "item_reference", "id": "mine"}],
+        metadata={"topic": "guard"},
+    )
+    [create] = talk.sent(p.CreateResponse)
+    assert create.is_out_of_band and create.input is not None
+    assert [item.role for item in create.input] == ["system", "user"]
+    assert create.input[1].parts == (p.TextPart("Is this safe?"),)
+    talk.take_types()
+    talk.hear(p.ResponseStarted(SESSION, 2, "request", modality="text", request=create.request))
+    talk.hear(p.TextOut(SESSION, 2, 0, "yes"), p.ResponseDone(SESSION, 2, "completed"))
+    done = talk.one("response.done")["response"]
+    assert done["conversation_id"] is None and done["metadata"] == {"topic": "guard"}
+    assert "conversation.item.added" not in talk.types and talk.conversation.active is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"conversation": "none"}, "response.output_modalities"),
+        ({"conversation": "none", "output_modalities": ["text"], "input": [{"type": "x"}]}, *(
+            "response.input.0.type",)),
+        ({"conversation": "none", "output_modalities": ["text"], "input": [
+            {"type": "item_reference", "id": "nobody"}]}, "item_id"),
+        ({"tools": [{"type": "mcp"}]}, "response.tools.0.type"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "response.tool_choice.name"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_though_the_engine_could(
+    options: dict[str, Any], param: str
+) -> None:
+    talk = able()
+    ask(talk, **options)
+    assert talk.one("error")["error"]["param"] == param and talk.to_engine == []
