@@ -1,14 +1,20 @@
 """ICE fragments: what is read of a client's, and what is written of ours."""
 
+import random
+
 import pytest
+from aioice import Candidate
 
 from signaling.errors import ProtocolError
 from signaling.fragment import Credentials, FragmentPart, parse_fragment, write_fragment
 from signaling.sdp import MAX_OFFER_BYTES
+from tests.fuzz.mutators.sdp import mutate_sdp
+from tests.signaling.offers import CHROMIUM_OFFER
 
 CREDENTIALS = "a=ice-ufrag:EsAw\r\na=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\n"
 EsAw = Credentials("EsAw", "P2uYro0UCOQ4zxjKXaWCBui1")
 HOST = "a=candidate:1 1 udp 2122260223 192.0.2.1 61764 typ host generation 0 ufrag EsAw\r\n"
+OTHER = CHROMIUM_OFFER.encode()
 LINE = "m=audio 9 RTP/AVP 0\r\na=mid:0\r\n"
 
 
@@ -72,3 +78,22 @@ def test_one_transports_credentials_stand_where_clients_look() -> None:
 def test_several_transports_have_their_own() -> None:
     parts = [FragmentPart(mid, Credentials(f"u{mid}", "p")) for mid in "ab"]
     assert parse_fragment(write_fragment(parts)) == (FragmentPart(), *parts)
+
+
+def test_mutated_fragments_are_read_or_refused_and_nothing_else() -> None:
+    chance = random.Random(7)
+    text = (CREDENTIALS + LINE + HOST + "a=end-of-candidates\r\n").encode()
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(400):
+        given = mutate_sdp(chance, text, OTHER).decode(errors="replace")
+        try:
+            parts = parse_fragment(given)
+        except ProtocolError as error:
+            assert error.status in (400, 413)
+            outcomes["refused"] += 1
+            continue
+        outcomes["read"] += 1
+        for part in parts:
+            for line in part.candidates:
+                assert Candidate.from_sdp(line).component == 1
+    assert min(outcomes.values()) > 20, outcomes
