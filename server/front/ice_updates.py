@@ -51,7 +51,10 @@ class IceUpdates:
         `tags` are those that the client takes for the present one, None any. Raises
         `ProtocolError`, `TimeoutError` when the worker does not answer.
         """
-        session = self._sessions[call_id]
+        session = self._sessions.get(call_id)
+        if session is None:
+            message = "This session has no ICE: it is carried by a WebSocket."
+            raise ProtocolError(message, code="no_ice", status=409)
         if session.waiting >= MAX_WAITING:
             raise ProtocolError(
                 f"{MAX_WAITING} ICE updates of this call wait.",

@@ -10,6 +10,7 @@ from server.control import IceRefused, IceUpdated, UpdateIce
 from server.front import ice_updates
 from signaling.errors import ProtocolError
 from signaling.http.trickle import IceAnswer
+from signaling.settings import SessionSettings
 from tests.server.front.rig import PaperFront
 from tests.waiting import until
 
@@ -112,6 +113,19 @@ async def test_a_call_that_ends_meanwhile_is_gone(updating: Updating) -> None:
     assert (caught.value.status, caught.value.code) == (410, "worker_gone")
     with pytest.raises(ProtocolError):
         await updating.update("x", "")
+
+
+async def test_a_session_without_a_peer_has_no_ice(updating: Updating) -> None:
+    session = SessionSettings()
+    front = updating.paper.front
+    placing = asyncio.create_task(front.place_stream(session, remote="x", callers=("x",)))
+    await until(lambda: front.calls)
+    ((call_id, call),) = front.calls.items()
+    call.placed.set_result("")
+    assert await placing == call_id
+    with pytest.raises(ProtocolError, match="WebSocket") as caught:
+        await front.update_ice(call_id, "x", None)
+    assert caught.value.status == 409
 
 
 async def test_a_worker_that_does_not_answer_is_a_timeout(
