@@ -13,7 +13,11 @@ from engine.ipc.protocol import (
     ItemIn,
 )
 
-THINKING = "You know this; say it only when it is wanted:\n"
+BEFORE = {
+    "instructions": "",
+    "thinking": "You know this; say it only when it is wanted:\n",
+    "commentary": "Tell the user this now, in your own words; if it asks for something, do it:\n",
+}
 
 
 class ClientItems:
@@ -48,10 +52,10 @@ class ClientItems:
                     self._settings.warn("unknown_call", told)
 
     def append(self, message: AppendContext) -> None:
-        """Tell the model a rule, or what it is to know."""
+        """Tell the model a rule, what it is to know, or what it is to say."""
         self._appended += 1
-        before = THINKING if message.kind == "thinking" else ""
-        self._history.add(Item(f"append-{self._appended}", "system", before + message.text))
+        told = BEFORE[message.kind] + message.text
+        self._history.add(Item(f"append-{self._appended}", "system", told))
 
     def _add(self, item: Item, after: str) -> None:
         if not self._history.add(item, after):

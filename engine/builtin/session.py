@@ -12,8 +12,6 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Literal
 
-from msgspec import Struct
-
 from engine.base import Send
 from engine.builtin.album import Album
 from engine.builtin.answers import Answers, Trigger
@@ -36,13 +34,7 @@ TOO_MANY_TURNS = "too many turns wait for an answer; the oldest was dropped"
 logger = logging.getLogger(__name__)
 
 
-class _Commentary(Struct, frozen=True):
-    """Words of the client's, to be said soon."""
-
-    text: str
-
-
-Job = Said | p.CreateResponse | _Commentary
+Job = Said | p.CreateResponse | p.AppendContext
 
 
 class CascadeSession:
@@ -139,7 +131,7 @@ class CascadeSession:
     def _append(self, message: p.AppendContext) -> None:
         """Tell the model something beside the turns; without one it can only be said."""
         if message.kind == "commentary":
-            self._put(_Commentary(message.text))
+            self._put(message)
         elif self._parts.has_model:
             self._items.append(message)
         else:
@@ -206,10 +198,8 @@ class CascadeSession:
             match await self._jobs.get():
                 case p.CreateResponse() as asked:
                     await self._on_request(asked)
-                case _Commentary(text=text):
-                    await self._answers.wait_played()
-                    if not self._only_listens:
-                        self._answer("proactive", says=text)
+                case p.AppendContext() as commentary:
+                    await self._on_commentary(commentary)
                 case said:
                     await self._on_said(said)
 
@@ -222,6 +212,17 @@ class CascadeSession:
             await self._answers.wait_played()
         self._answers.interrupt(SUPERSEDED)
         self._answer("request", transcript=self._committed, asked=asked)
+
+    async def _on_commentary(self, message: p.AppendContext) -> None:
+        """Say it: in the model's words where there is one, else as it is."""
+        await self._answers.wait_played()
+        if self._only_listens:
+            return
+        if not self._parts.has_model:
+            self._answer("proactive", says=message.text)
+            return
+        self._items.append(message)
+        self._answer("proactive")
 
     async def _on_said(self, said: Said) -> None:
         begun = time.monotonic()
