@@ -7,8 +7,10 @@ heard. One object for each session, which its connections share.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
@@ -175,7 +177,9 @@ class LiveDoor:
         return Asker(self, token)
 
     def _update(self, event: c.DelegationUpdate, command: _Command) -> None:
-        self.config = read_update(event.session, self.config)
+        config = read_update(event.session, self.config)
+        settings.settings_of(config)
+        self.config = config
         self._use_tools()
         self._session = self._resource(self._session["expires_at"])
         self._answer(wire.LiveUpdated, command, session=self._session)
@@ -247,8 +251,11 @@ class LiveDoor:
         if now >= self._usage_at:
             self._usage_at += USAGE_S
             self._tell(self._usage_event(now))
-        if self._tasks.takes_acknowledgement(now):
-            self._core.create_response(ResponseWish(tool_choice="none"))
+        if self._tasks.owes_acknowledgement(now):
+            # While the answer that called is still spoken, the next one waits.
+            with contextlib.suppress(ProtocolError):
+                self._core.create_response(ResponseWish(tool_choice="none"))
+                self._tasks.answered()
         if not self._time.is_paused and self._idle.is_due(now):
             self._time.pause(now)
             self._on_pause(True)
@@ -358,7 +365,7 @@ class LiveDoor:
         self._idle.touch(now)
         self._usage_at = now + USAGE_S
         for item in settings.past_items(self.config):
-            self._core.add_item(item)
+            self._attempt(partial(self._core.add_item, item))
         self._use_tools()
         self._session = self._resource(event.expires_at or 0)
         for connection in tuple(self._connections):
@@ -373,7 +380,14 @@ class LiveDoor:
     def _use_tools(self) -> None:
         changes = settings.tool_changes(self.config, self._core.abilities)
         if changes:
-            self._core.update(changes)
+            self._attempt(partial(self._core.update, changes))
+
+    def _attempt(self, command: Callable[[], object]) -> None:
+        """Do what nobody asked for; that it cannot be done is told all the same."""
+        try:
+            command()
+        except ProtocolError as error:
+            self._inform(error.code, error.message)
 
     @property
     def _has_backend(self) -> bool:
@@ -398,7 +412,7 @@ class LiveDoor:
         delay_ms = settings.acknowledgement_delay_ms(self.config)
         output = self._tasks.call(item, delay_ms, now)
         self._delegated(item.id, self._timeline_ms())
-        self._core.add_item(output)
+        self._attempt(partial(self._core.add_item, output))
 
     # ------------------------------------------------------------------ answers and the end
 

@@ -338,6 +338,9 @@ def _checked(config: LiveConfig) -> LiveConfig:
     past = sum(estimate_tokens(message.content[0].text) for message in config.input or ())
     if past > MAX_INPUT_TOKENS:
         raise _too_long("session.input", MAX_INPUT_TOKENS)
+    ids = [message.id for message in config.input or () if message.id is not None]
+    if len(set(ids)) < len(ids):
+        raise ProtocolError("session.input: each id is given once.", param="session.input")
     for index, selector in enumerate(_selectors(config)):
         path = f"session.client.data_channel.allowed_server_events.{index}.response_event"
         if (selector.type == "response.event") is not (selector.response_event is not None):

@@ -22,6 +22,7 @@ OPENAI_VOICES = frozenset(
     "alloy ash ballad cedar coral echo marin sage shimmer verse".split()  # noqa: SIM905
 )
 """Clients always name one; here they mean the default voice."""
+CALLING = Abilities(tool_modes=("full_duplex",))
 UNUSED_BACKEND = (
     "max_output_tokens",
     "parallel_tool_calls",
@@ -37,13 +38,16 @@ def settings_of(config: LiveConfig) -> SessionSettings:
     Functions are added when it is known whether the engine calls any (`tool_changes`).
     """
     voice = "" if config.voice in OPENAI_VOICES else config.voice
-    return SessionSettings().merge(
+    settings = SessionSettings().merge(
         {
             "model": config.model,
             "instructions": config.instructions or "",
             "audio": {"output": {"voice": voice or "default"}},
         }
     )
+    # What an engine that calls functions would be given on top must be within bounds, too.
+    settings.merge(tool_changes(config, CALLING))
+    return settings
 
 
 def past_items(config: LiveConfig) -> Iterator[InputMessage]:

@@ -60,9 +60,6 @@ class ClientTasks:
         """The application said something; an acknowledgement that waits is not needed any more."""
         self._acknowledge_at = None
 
-    def takes_acknowledgement(self, now: float) -> bool:
-        """Whether the model is to say now that it takes a moment; true once for each time."""
-        if self._acknowledge_at is None or now < self._acknowledge_at:
-            return False
-        self._acknowledge_at = None
-        return True
+    def owes_acknowledgement(self, now: float) -> bool:
+        """Whether the model is to say by now that it takes a moment; until `answered`."""
+        return self._acknowledge_at is not None and now >= self._acknowledge_at

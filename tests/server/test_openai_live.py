@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from openai import AsyncOpenAI
 from websockets.exceptions import InvalidStatus
 
 from media import g711
+from tests.chat_server import serving_chat
 from tests.live_client import PATH, LiveCaller, LiveStreamer, loudness
 from tests.serving import Serving
 from tests.streamer import speech
@@ -208,6 +210,63 @@ async def test_a_task_goes_to_the_client_and_its_answer_is_spoken(scripted: Serv
             placed = await client.hears("session.commentary.appended")
             assert placed["client_event_id"] == "c"
             await client.has_said("Two parcels arrive today.")
+
+
+async def test_a_model_behind_a_chat_endpoint_delegates_and_calls_functions() -> None:
+    async with serving_chat() as (_, chat_url):
+        option = f"builtin.chat.url={chat_url}"
+        serving = await asyncio.to_thread(Serving("--set", option).__enter__)
+        try:
+            await _delegates(serving.url)
+            await _calls(serving.url)
+        finally:
+            await asyncio.to_thread(serving.stop)
+
+
+async def _delegates(url: str) -> None:
+    async with LiveStreamer(url) as client:
+        await client.start(delegation={"type": "client"})
+        async with client.talks():
+            append = {"content": "delegate that, please", "delegation_id": None}
+            await client.send("session.commentary.append", **append)
+            created = await client.hears("session.delegation.created")
+            assert created["delegation"]["target"] == "client"
+            await client.has_said("I found: The application works on it.")
+            answer = {"content": "it rains", "delegation_id": created["delegation"]["id"]}
+            await client.send("session.thinking.append", **answer)
+            await client.send("session.commentary.append", **answer)
+            await client.hears("session.commentary.appended", count=2)
+            await client.has_said("it rains")
+            assert client.of("error") == []
+
+
+async def _calls(url: str) -> None:
+    tools = [{"type": "function", "name": "look_up", "parameters": {"type": "object"}}]
+    delegation = {"type": "responses", "responses": {"model": "any", "tools": tools}}
+    async with LiveStreamer(url) as client:
+        await client.start(delegation=delegation)
+        async with client.talks():
+            append = {"content": "look_up the weather", "delegation_id": None}
+            await client.send("session.commentary.append", **append)
+            created = await client.hears("session.delegation.created")
+            call = (await _hears_nested(client, "response.output_item.done"))["item"]
+            assert (call["name"], call["status"]) == ("look_up", "completed")
+            output = {"type": "function_call_output", "call_id": call["call_id"], "output": "42"}
+            await client.send("response.item.create", item=output)
+            await client.send("response.create")
+            await client.has_said("I found: 42.")
+            assert client.of("error") == []
+            tasks = {event["delegation_id"] for event in client.of("response.event")}
+            assert tasks == {created["delegation"]["id"]}
+
+
+async def _hears_nested(client: LiveStreamer, kind: str) -> dict[str, Any]:
+    """Wait for an event within the stream of a text model."""
+    for count in itertools.count(1):
+        event = (await client.hears("response.event", count=count))["event"]
+        if event["type"] == kind:
+            return dict(event)
+    raise AssertionError("unreachable")
 
 
 async def test_a_client_that_leaves_ends_the_session_for_those_beside_it(server: Serving) -> None:

@@ -37,6 +37,7 @@ class NotedCore:
         self.abilities: Abilities | None = abilities
         self.asked: list[tuple[Any, ...]] = []
         self.askers: list[Asker | None] = []
+        self.is_busy = False
 
     def update(self, changes: Mapping[str, Any], by: Asker | None = None) -> None:
         self.asked.append(("update", dict(changes)))
@@ -53,6 +54,8 @@ class NotedCore:
     def truncate_item(self, item_id: str, end_ms: int) -> None: ...
 
     def create_response(self, wish: ResponseWish, by: Asker | None = None) -> None:
+        if self.is_busy:
+            raise ProtocolError("Conversation already has an active response in progress.")
         self.asked.append(("respond", wish))
 
     def cancel_response(self, response_id: str | None = None) -> None: ...

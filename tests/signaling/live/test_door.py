@@ -194,6 +194,18 @@ def test_a_model_that_calls_functions_is_offered_delegation_as_one() -> None:
     assert len(rig.core.asked) == 2
 
 
+def test_an_acknowledgement_waits_until_it_can_be_given() -> None:
+    rig = DoorRig({"delegation": {"type": "client"}}, abilities=CALLER).start()
+    rig.door.tell(delegate_call())
+    rig.core.asked.clear()
+    rig.core.is_busy = True
+    rig.after(1)
+    assert rig.core.asked == []
+    rig.core.is_busy = False
+    rig.after(1)
+    assert rig.core.asked == [("respond", ResponseWish(tool_choice="none"))]
+
+
 def test_an_answer_cancels_the_acknowledgement_that_waits() -> None:
     session = {"delegation": {"type": "client", "acknowledgement_delay_ms": 1000}}
     able = Abilities(tool_modes=("full_duplex",), appends=("commentary",))

@@ -18,6 +18,7 @@ from signaling.live.session_config import (
     read_update,
     resource,
 )
+from signaling.live.settings import settings_of
 
 TOOL = {"type": "function", "name": "look_up", "parameters": {"type": "object"}}
 RESPONSES = {"type": "responses", "responses": {"model": "gpt-5.6-luna", "tools": [TOOL]}}
@@ -127,6 +128,22 @@ def test_what_is_wrong_is_named(change: dict[str, Any], code: str, param: str) -
         read_config({"model": "m", **change})
     assert (caught.value.code, caught.value.param) == (code, f"session.{param}")
     assert caught.value.message.startswith(f"session.{param}: ")
+
+
+def test_ids_of_history_are_given_once() -> None:
+    past = {"role": "user", "content": [{"text": "x"}], "id": "i"}
+    with pytest.raises(ProtocolError) as caught:
+        read_config({"model": "m", "input": [past, past]})
+    assert caught.value.param == "session.input"
+
+
+def test_what_an_engine_would_be_given_is_bounded_at_the_start() -> None:
+    long = {"model": "b", "instructions": "x" * 30_000}
+    delegation = {"type": "responses", "responses": long}
+    config = read_config({"model": "m", "instructions": "x" * 30_000, "delegation": delegation})
+    with pytest.raises(ProtocolError) as caught:
+        settings_of(config)
+    assert caught.value.param == "session.instructions"
 
 
 def test_a_session_is_an_object() -> None:
