@@ -63,8 +63,7 @@ class BackendStream:
             case ev.OutputEnded(item=FunctionCallItem() as item):
                 yield from self._call_ended(event, item)
             case ev.ResponseEnded(response=response) if response.id in self._delegations:
-                done = "completed" if response.status == "completed" else "incomplete"
-                yield self._snapshot(f"response.{done}", response, model)
+                yield self._snapshot(f"response.{_outcome(response)}", response, model)
                 self._last = self._delegations.pop(response.id)
 
     def _call_ended(
@@ -90,13 +89,12 @@ class BackendStream:
 
     def _response(self, response: ev.ResponseInfo, model: str) -> dict[str, Any]:
         """A snapshot; as in Live without output, instructions and tools."""
-        status = "incomplete" if response.status in ("cancelled", "failed") else response.status
         shown: dict[str, Any] = {
             "id": response.id,
             "object": "response",
             "created_at": int(self._wall_clock()),
             "model": model,
-            "status": status,
+            "status": _outcome(response),
             "output": [],
             "tools": [],
             "tool_choice": "auto",
@@ -158,6 +156,14 @@ class BackendStream:
         if not self._last:
             raise ProtocolError("There is no delegation to go on with.", code="invalid_value")
         self._continues = self._last
+
+
+def _outcome(response: ev.ResponseInfo) -> str:
+    """How the work of a response ended: that it was talked over changes nothing of its calls."""
+    if response.status != "cancelled":
+        return response.status
+    calls = [item for item in response.output if isinstance(item, FunctionCallItem)]
+    return "completed" if all(call.status == "completed" for call in calls) else "incomplete"
 
 
 def _shown(item: FunctionCallItem) -> dict[str, Any]:

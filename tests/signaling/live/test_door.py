@@ -278,6 +278,29 @@ def test_functions_of_a_text_model_are_told_as_its_stream() -> None:
     assert going_on["delegation_id"] == created["delegation"]["id"]
 
 
+@pytest.mark.parametrize(
+    ("status", "call", "told"),
+    [
+        ("completed", "completed", "completed"),
+        ("cancelled", "completed", "completed"),
+        ("cancelled", "incomplete", "incomplete"),
+        ("failed", "completed", "failed"),
+        ("incomplete", "completed", "incomplete"),
+    ],
+)
+def test_being_talked_over_changes_nothing_of_the_calls(status: Any, call: Any, told: str) -> None:
+    rig = DoorRig(RESPONSES, abilities=CALLER).start()
+    item = FunctionCallItem(id="item_3", call_id="c1", name="look_up", status=call)
+    rig.door.tell(ev.OutputStarted(response=info(), index=0, item=item, after=None))
+    rig.take()
+    over = ev.ResponseInfo(id="r1", modality="audio", status=status, output=(item,))
+    rig.door.tell(ev.ResponseEnded(response=over))
+    [ended] = rig.take()
+    assert ended["event"]["type"] == f"response.{told}"
+    assert ended["event"]["response"]["status"] == told
+    validate_stream([ended])
+
+
 def validate_stream(stream: list[dict[str, Any]]) -> None:
     numbers = [STREAM.validate_python(event["event"]).sequence_number for event in stream]
     assert numbers == sorted(set(numbers))
