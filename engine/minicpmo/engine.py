@@ -80,6 +80,7 @@ class MiniCpmoEngine:
         self._fetching = fetching
         self._slots = slots
         self._config = config
+        self._max_context = 0
         self._scheduler: Scheduler | None = None
         self._voices: VoiceLibrary | None = None
         self._unit: UnitSpec = RELEASED_UNIT
@@ -112,6 +113,7 @@ class MiniCpmoEngine:
             voices=tuple(names),
             video=True,
             unit_ms=self._unit.ms,
+            context_tokens=self._max_context,
             tool_modes=TOOL_MODES if self._calls_functions else (),
             honours=HONOURS + (CALL_HONOURS if self._calls_functions else ()),
         )
@@ -151,6 +153,7 @@ class MiniCpmoEngine:
         for line in voices.remarks:
             show(line)
         self._fit(model, max_context, show)
+        self._max_context = max_context
         runner = Runner(model, self._slots, max_context, wanted.kv_cache_dtype)
         pipeline = SpeechPipeline(
             model,

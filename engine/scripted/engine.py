@@ -34,6 +34,7 @@ class ScriptedEngine:
             video=script.video,
             unit_ms=script.unit_ms,
             transcribes=True,
+            context_tokens=script.context.limit,
             tool_modes=MODES if any(action.calls for action in script.actions) else (),
             appends=("instructions", "thinking", "commentary"),
             delegates=any(cue.delegate for cue in script.cue),
