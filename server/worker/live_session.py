@@ -54,7 +54,7 @@ class LiveSession:
         )
         wake = config.wake_policy if isinstance(config, CalledConfig) else None
         threshold = 0.5 if wake is None else wake.vad_threshold
-        self._gate = WakeGate(self._pass, self.door.woken, threshold)
+        self._gate = WakeGate(self._pass, self._woken, threshold)
         self._reflected = RateConverter(UPLINK_HZ, DOWNLINK_HZ)
         self._piece: list[bytes] = []
         self._ticks = 0
@@ -105,6 +105,11 @@ class LiveSession:
 
     def _pause(self, is_paused: bool) -> None:
         self._gate.shut(is_paused)
+
+    def _woken(self) -> None:
+        """Somebody speaks; who is muted does not speak to the model."""
+        if not self._session.commands.is_muted:
+            self.door.woken()
 
     def _fixture_ended(self) -> None:
         self.door.fixture_played()

@@ -18,6 +18,7 @@ from signaling.session import events as ev
 from signaling.session.items import FunctionCallItem, FunctionCallOutput
 
 MAX_ITEMS = 128
+MAX_WAITING = 256
 
 
 class BackendStream:
@@ -72,6 +73,8 @@ class BackendStream:
         response_id, where = event.response.id, {"output_index": event.index}
         if item.status == "completed":
             self._waiting[item.call_id] = self._delegations.get(response_id, item.id)
+            if len(self._waiting) > MAX_WAITING:
+                del self._waiting[next(iter(self._waiting))]
         whole = {**where, "item_id": item.id, "name": item.name, "arguments": item.arguments}
         yield self._event("response.function_call_arguments.done", response_id, whole)
         done = {**where, "item": _shown(item)}

@@ -342,7 +342,10 @@ class LiveDoor:
 
     def _hear_answer(self, event: ev.SessionEvent, now: float) -> None:
         match event:
+            case ev.ResponseBegan():
+                self._idle.touch(now)
             case ev.ResponseAudible():
+                self._wake()
                 self._idle.model(True, now)
             case ev.PlayoutEnded():
                 self._idle.model(False, now)

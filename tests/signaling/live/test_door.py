@@ -472,6 +472,16 @@ def test_a_quiet_session_pauses_and_speech_wakes_it() -> None:
     assert usage["active_seconds"] + usage["paused_seconds"] == pytest.approx(usage["seconds"], 1)
 
 
+def test_an_answer_that_took_long_wakes_a_session() -> None:
+    rig = DoorRig({"idle_timeout_s": 2}, kind="data_channel").start()
+    rig.after(3)
+    rig.door.tell(ev.ResponseBegan(response=info()))
+    assert rig.paused == [True]
+    rig.door.tell(ev.ResponseAudible(response_id="r1"))
+    rig.after(5)
+    assert rig.paused == [True, False]
+
+
 def test_an_append_wakes_a_session() -> None:
     rig = DoorRig({"idle_timeout_s": 1}, kind="data_channel").start()
     rig.after(2)
