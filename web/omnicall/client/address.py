@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
 
 import aiohttp
-from yarl import URL
 
 from omnicall.client.errors import CallOver, Declined, NoConnection
 
@@ -33,13 +33,16 @@ class Address:
 
     def __init__(self, http: aiohttp.ClientSession, url: str, key: str | None) -> None:
         self.http = http
-        self._base = URL(url.rstrip("/"))
-        if self._base.scheme not in ("http", "https"):
+        self._base = url.rstrip("/")
+        parts = urlsplit(self._base)
+        self.origin = f"{parts.scheme}://{parts.netloc}"
+        """For messages."""
+        if parts.scheme not in ("http", "https"):
             raise ValueError(f"url: http:// or https:// is expected, got {url!r}")
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def path(self, *parts: str) -> URL:
-        return self._base.joinpath(*parts)
+    def path(self, *parts: str) -> str:
+        return "/".join((self._base, *map(quote, parts)))
 
     async def info(self) -> dict[str, Any]:
         """What the server tells everybody; empty where it does not."""
@@ -97,7 +100,7 @@ class Address:
     async def _request(
         self,
         method: str,
-        url: URL,
+        url: str,
         read: Callable[[aiohttp.ClientResponse], Awaitable[Read]],
         timeout_s: float,
         **body: Any,
@@ -111,9 +114,9 @@ class Address:
                     raise refusal(answer.status, await answer.read(), answer.headers)
                 return await read(answer)
         except (aiohttp.ClientError, OSError) as error:
-            raise NoConnection(f"{url.origin()} cannot be reached: {error}") from error
+            raise NoConnection(f"{self.origin} cannot be reached: {error}") from error
         except TimeoutError as error:
-            raise NoConnection(f"{url.origin()} did not answer in time.") from error
+            raise NoConnection(f"{self.origin} did not answer in time.") from error
 
 
 async def _nothing(answer: aiohttp.ClientResponse) -> None:

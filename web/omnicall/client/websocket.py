@@ -42,11 +42,12 @@ class WebSocketCarrier:
     async def open(self, session: Event) -> bool:
         del session
         query = {"model": self._model, "extensions": "1"}
-        url = self._address.path("v1", "realtime").with_query(query)
+        url = self._address.path("v1", "realtime")
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 self._socket = await self._address.http.ws_connect(
                     url,
+                    params=query,
                     headers=self._address.headers,
                     heartbeat=HEARTBEAT_S,
                     max_msg_size=MAX_MESSAGE_BYTES,
@@ -55,9 +56,9 @@ class WebSocketCarrier:
             words = WORDS.get(error.status, f"The server answered {error.status}.")
             raise Declined(words, status=error.status) from error
         except TimeoutError as error:
-            raise NoConnection(f"{url.origin()} did not answer in time.") from error
+            raise NoConnection(f"{self._address.origin} did not answer in time.") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise NoConnection(f"{url.origin()} cannot be reached: {error}") from error
+            raise NoConnection(f"{self._address.origin} cannot be reached: {error}") from error
         return False
 
     async def run(self) -> None:
