@@ -26,7 +26,8 @@ from tests.waiting import until
 @pytest.fixture
 async def small_engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
     """An engine of its own, with room for some seconds."""
-    made = MiniCpmoEngine(str(tiny_checkpoint), 2, MiniCpmoConfig(device="cpu", max_context=400))
+    small = MiniCpmoConfig(device="cpu", max_context=400, flow_steps=1)
+    made = MiniCpmoEngine(str(tiny_checkpoint), 2, small)
     await made.start(lambda text: None)
     yield made
     await made.close()

@@ -128,7 +128,8 @@ async def test_the_engine_listens_and_speaks_in_half_seconds(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = checkpoint(tiny_checkpoint, tmp_path, IN_FILE)
-    engine = MiniCpmoEngine(str(folder), 2, MiniCpmoConfig(device="cpu", max_context=1700))
+    settings = MiniCpmoConfig(device="cpu", max_context=400, flow_steps=1)
+    engine = MiniCpmoEngine(str(folder), 2, settings)
     await engine.start(lambda text: None)
     assert engine.welcome(2).unit_ms == 500
     # Every second unit goes on with speech: the random model would end its turn at any time.
