@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 
-# Tests run side by side, on tensors of a few kilobytes: more threads would only wait for each other.
+# Tests run side by side on small tensors: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
