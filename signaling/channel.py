@@ -1,5 +1,7 @@
 """The data channel of events of one peer: bounded both ways. Owned by Peer, media worker."""
 
+import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -110,6 +112,21 @@ class EventChannel:
         self.messages_sent += 1
         self.bytes_sent += size
         return True
+
+    async def close(self, limit_s: float) -> None:
+        """Close the channel and wait until the client has, for `limit_s` at most.
+
+        A client whose connection ends under an open channel takes that for a failure.
+        """
+        channel = self._channel
+        if channel is None or channel.readyState != "open":
+            return
+        closed = asyncio.Event()
+        channel.on("close", closed.set)
+        channel.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await closed.wait()
 
     def tell_dropped(self) -> None:
         """Say which messages were dropped since that was said last, if it is time to."""

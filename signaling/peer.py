@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
+CHANNEL_CLOSE_S = 0.3
 DELIVERY_TICK_S = 0.02
 ICE_UPDATES_PER_S = 4.0
 ICE_UPDATES_BURST = 64.0
@@ -303,6 +304,8 @@ class Peer:
     async def _close_connection(self, pc: RTCPeerConnection) -> None:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                if self.is_reachable:
+                    await self.channel.close(CHANNEL_CLOSE_S)
                 await pc.close()
         except TimeoutError:
             logger.warning("peer connection did not close within %s s", CLOSE_TIMEOUT_S)

@@ -112,3 +112,14 @@ async def test_messages_of_the_client_that_are_too_large_are_told() -> None:
         await until(lambda: bool(made.listener.errors), LONG_S)
         assert made.listener.errors[0].code == "too_large"
         await made.talks(channel, received, "still here")
+
+
+async def test_the_channel_is_closed_before_the_connection_at_a_hang_up() -> None:
+    """Else an SDK takes the end of the call for a failure of its channel."""
+    async with line() as (made, channel, received):
+        await made.talks(channel, received, "hello")
+        states: list[str] = []
+        channel.on("close", lambda: states.append(made.client.pc.connectionState))
+        await made.peer.close("hangup")
+        await until(lambda: bool(states), LONG_S)
+        assert states == ["connected"]

@@ -54,7 +54,7 @@ class Talk:
         )
         self.playout = Playout(listener=self.conversation)
         self.conversation.use(self.playout)
-        self.conversation.abilities = Abilities()
+        self.conversation.abilities = Abilities() if has_engine else None
         self.commands = SessionCommands(self.conversation, to_engine=self._to_engine)
         self.door = RealtimeDoor(self.commands, self._take)
         audience.add(self.door)
