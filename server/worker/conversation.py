@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from engine.ipc import protocol as p
 from server.worker.audience import Audience
 from server.worker.engine_settings import engine_config
-from server.worker.in_force import in_force, refuse, unknown, without_effect
+from server.worker.in_force import TOLD_HERE, in_force, refuse, unknown, without_effect
 from server.worker.items import Items
 from server.worker.responses import ActiveResponse, Asked
 from server.worker.user_turns import UserTurns, input_ms
@@ -225,6 +225,8 @@ class Conversation:
 
     def _pass_on(self, message: p.FromEngine) -> None:
         match message:
+            case p.SessionWarning() if _is_told_here(message):
+                pass
             case p.SessionWarning():
                 told = _sentence(message.message)
                 self.audience.emit(ev.Notice(code=message.code, message=told))
@@ -383,6 +385,11 @@ class Conversation:
         self._to_engine(
             p.Heard(self.session_id, response.epoch, heard, final=True, interrupted=True)
         )
+
+
+def _is_told_here(warning: p.SessionWarning) -> bool:
+    """Whether it is about a setting of which the client is told under its own name for it."""
+    return warning.code == "unused_setting" and warning.message.partition(":")[0] in TOLD_HERE
 
 
 def _sentence(text: str) -> str:

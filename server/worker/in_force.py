@@ -13,6 +13,10 @@ from signaling.session.core import Abilities
 from signaling.settings import SessionSettings
 from signaling.toolchecks import unsupported
 
+TOLD_HERE = frozenset(
+    {"instructions", "voice", "speed", "max_output_tokens", "tools", "tool_choice", "tool_name"}
+)
+"""What engines call the settings that are told of from here, where there is one."""
 OWN = frozenset({"id", "object", "expires_at"})
 """Members that come back with the session's own object."""
 RATE = "rate"

@@ -10,7 +10,7 @@ from engine.ipc import protocol as p
 from server.worker.in_force import without_effect
 from signaling.session.core import Abilities
 from signaling.settings import SessionSettings
-from tests.server.worker.talk import Talk
+from tests.server.worker.talk import SESSION, Talk
 
 FUNCTION = {"type": "function", "name": "weather", "parameters": {}}
 ALL = Abilities(
@@ -59,6 +59,18 @@ def test_setting_without_effect_is_told_once_by_its_name(
     update(talk, session)
     update(talk, {"audio": {"input": {"turn_detection": None}}})
     assert len(told(talk)) == 1 and talk.of("error") == []
+
+
+def test_engines_word_for_the_same_setting_is_not_told_beside_it() -> None:
+    talk = Talk()
+    update(talk, {"instructions": "Be kind."})
+    for name in ("instructions", "temperature"):
+        told_so = f"{name}: has no effect with this engine"
+        talk.hear(p.SessionWarning(SESSION, "unused_setting", told_so))
+    assert told(talk) == [
+        "session.instructions is accepted but has no effect here.",
+        "Temperature: has no effect with this engine.",
+    ]
 
 
 def test_update_shows_what_is_in_force() -> None:
