@@ -28,6 +28,8 @@ MAX_WAITING = 20_000
 """Pieces that nobody has taken: an answer in words has fewer, sound is paced by what was taken."""
 TOO_LONG = frozenset(("recording_cut", "video_cut"))
 """Warnings that not the whole of a file is used."""
+MENDABLE = frozenset(("context_length_exceeded", "bad_message", "empty_message"))
+"""Warnings that there is no answer, which a client can mend."""
 REQUEST = "chat"
 
 
@@ -139,6 +141,8 @@ class ChatLine:
             case p.SessionWarning(code=code, message=told) if code in TOO_LONG:
                 whose = self._places[0].partition(".")[0]
                 self._fail(ProtocolError(f"{whose}: {told}.", code="too_long", param=whose))
+            case p.SessionWarning(code=code, message=told) if code in MENDABLE:
+                self._fail(ProtocolError(f"messages: {told}.", code=code, param="messages"))
             case p.SessionWarning(code="bad_item" | "overloaded" as code, message=told):
                 self._fail(server_failed(f"No answer: {told}.", code))
             case p.SessionEnded(reason="context_limit"):

@@ -46,10 +46,14 @@ class PromptError(ValueError):
     """A prompt does not fit together or is too long; the client can mend it."""
 
 
+class PromptTooLong(PromptError):
+    """It is longer than what the model can remember."""
+
+
 def check_instructions(taken: int, limit: int) -> None:
-    """Raise `PromptError` if a system message of `taken` positions leaves none for anything."""
+    """Raise `PromptTooLong` if a system message of `taken` positions leaves none for anything."""
     if taken >= limit:
-        raise PromptError(
+        raise PromptTooLong(
             f"the instructions take {taken} of the model's {limit} positions: send shorter ones"
         )
 

@@ -22,6 +22,7 @@ from engine.minicpmo.llm.prompts import (
     PromptMessage,
     PromptPart,
     PromptSound,
+    PromptTooLong,
     check_instructions,
 )
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnState
@@ -225,6 +226,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             entry.session.end("the model cannot remember more")
         except NothingToAnswer as error:
             self._refuse(entry, "empty_message", str(error))
+        except PromptTooLong as error:
+            self._refuse(entry, "context_length_exceeded", str(error))
         except (PromptError, ValueError) as error:
             self._refuse(entry, "bad_message", str(error))
         except Exception as error:
@@ -306,15 +309,15 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         )
 
     def _check_room(self, state: TurnState, message: int, settings: ReplySettings) -> None:
-        """Raise `PromptError` if the message would not fit even into an empty conversation."""
+        """Raise `PromptTooLong` if the message would not fit even into an empty conversation."""
         room = self._max_context - state.window.protected - settings.max_new_tokens - ROOM_FOR_REPLY
         if settings.aside and settings.aside > room - message:
-            raise PromptError(
+            raise PromptTooLong(
                 f"the message takes {message} of the model's positions and the instructions of "
                 f"its response {settings.aside}, {room} are free for both: send shorter ones"
             )
         if message > room:
-            raise PromptError(
+            raise PromptTooLong(
                 f"the message takes {message} of the model's positions, {room} are free for one: "
                 "send a shorter one"
             )

@@ -204,6 +204,10 @@ async def test_leaving_closes_the_session_at_once(rig: Rig) -> None:
         ),
         (lambda s: p.SessionWarning(s, "recording_cut", "x"), 400, "too_long", "messages"),
         (
+            lambda s: p.SessionWarning(s, "context_length_exceeded", "too long"),
+            *(400, "context_length_exceeded", "messages"),
+        ),
+        (
             lambda s: p.SessionEnded(s, "context_limit"),
             *(400, "context_length_exceeded", "messages"),
         ),

@@ -149,7 +149,10 @@ async def test_instructions_that_are_too_long_are_refused_by_name(engine: MiniCp
     write(talk, "hello")
     respond(talk, instructions="word " * 2000)
     warning = await talk.until(p.SessionWarning)
-    assert warning.code == "bad_message" and "instructions of its response" in warning.message
+    assert (
+        warning.code == "context_length_exceeded"
+        and "instructions of its response" in warning.message
+    )
     await talk.session.close()
 
 

@@ -38,7 +38,7 @@ async def test_what_is_too_long_is_refused_before_it_is_encoded(
     write(talk, p.VideoPart(film(25.0, fps=2)), "what happens?")
     respond(talk)
     warning = await talk.until(p.SessionWarning)
-    assert warning.code == "bad_message" and "shorter" in warning.message
+    assert warning.code == "context_length_exceeded" and "shorter" in warning.message
     assert encoded == []
     write(talk, p.VideoPart(film(1.0)))
     respond(talk)

@@ -118,7 +118,7 @@ async def test_message_beyond_the_models_memory_costs_only_itself(engine: MiniCp
     talk = Talk(engine, "one", 0, turn_based())
     ask(talk, p.VideoPart(film(25.0, fps=2)))
     warning = await talk.until(p.SessionWarning)
-    assert warning.code == "bad_message" and "shorter" in warning.message
+    assert warning.code == "context_length_exceeded" and "shorter" in warning.message
     assert (await talk.until(p.ResponseDone)).status == "failed"
     ask(talk, p.TextPart("hello"), item="i2")
     assert (await talk.until(p.ResponseDone, 2)).status != "failed"
