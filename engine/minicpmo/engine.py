@@ -115,6 +115,7 @@ class MiniCpmoEngine:
             unit_ms=self._unit.ms,
             context_tokens=self._max_context,
             tool_modes=TOOL_MODES if self._calls_functions else (),
+            appends=("commentary",),
             honours=HONOURS + (CALL_HONOURS if self._calls_functions else ()),
         )
 

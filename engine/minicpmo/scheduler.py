@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.05
 MAX_INBOX = 20_000
-NOTHING_APPENDED = "nothing can be added to the context beside the turns here"
+NOTHING_APPENDED = "only commentary in full duplex can be added beside the turns here"
 SWITCH_INTERVAL_S = 0.0002
 
 
@@ -273,6 +273,8 @@ class Scheduler:
         session.output.cancel()
         if isinstance(before, HalfDuplex):
             before.refuse_asked(session, "context_restarted", "other settings came first")
+        else:
+            before.refuse_appended(session, "context_restarted", "other settings came first")
         before.close(session.slot)
         self.runner.clear(session.slot)
         self._speech.clear(session.slot)
@@ -326,7 +328,10 @@ class Scheduler:
                 if message.on and session.output.is_speaking:
                     self._silence(session, by_client=False)
             case AppendContext():
-                session.refuse(message.request, "append_unsupported", NOTHING_APPENDED)
+                if message.kind == "commentary" and session.config.mode == "full_duplex":
+                    self._duplex.append(session, message)
+                else:
+                    session.refuse(message.request, "append_unsupported", NOTHING_APPENDED)
             case FunctionCallIn() | FunctionOutputIn():
                 self._function(session, message)
 

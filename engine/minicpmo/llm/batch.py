@@ -117,7 +117,7 @@ class Batch(ABC, Generic[State, Row, Result]):
 
     def _decide(self, slots: list[int]) -> list[int]:
         rows, replay = [self._row(slot) for slot in slots], self.replay
-        forced = replay.force(slots) if replay.force is not None else ()
+        forced = replay.force(slots) if replay.force is not None else self._given(slots)
         if replay.observe is None and all(BatchSampler.takes(row.settings) for row in rows):
             tensors = self._tensors(rows, self.rows.model.config.vocab_size, MAX_RECENT, forced)
             chosen = self._sampler(slots, tensors)
@@ -129,6 +129,10 @@ class Batch(ABC, Generic[State, Row, Result]):
         return self._sample(logits, rows, forced)
 
     # ------------------------------------------------------------------ for subclasses
+
+    def _given(self, slots: Sequence[int]) -> Sequence[int]:
+        """The ids that must be chosen, -1 for any; empty: any for all."""
+        return ()
 
     def _apply(self, slot: int, slide: Slide | None) -> None:
         """Take out of a slot's cache what its window drops."""

@@ -40,6 +40,10 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
         super().__init__(rows, "duplex", tokens.duplex_forbidden, replay)
         self._ids = DuplexIds(tokens.chunk_eos, tokens.turn_eos, tokens.listen, tokens.im_end)
 
+    def _given(self, slots: Sequence[int]) -> Sequence[int]:
+        given = [self.sessions[slot].given for slot in slots]
+        return given if any(token >= 0 for token in given) else ()
+
     # ------------------------------------------------------------------ a session's start
 
     def prepare(

@@ -7,6 +7,7 @@ Source: MiniCPM-o 4.5 inference code; deliberate differences are off with `Parit
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -30,6 +31,9 @@ from engine.minicpmo.models.config import RELEASED_UNIT
 
 SLIDE_PARTS = 10
 """Which part of the context is freed at once where it is full."""
+
+WORDS_A_UNIT = 4
+"""Of given words, as many as the model itself says in a second."""
 
 CONTEXT_MARKER = "\n\nprevious: "
 
@@ -142,6 +146,10 @@ class DuplexState:
         self._brought = 1
         """Positions that the newest unit's input takes."""
         self._tail_entry: Entry | None = None
+        self._given: deque[int] = deque()
+        """Words that the next turn has to say, and are not said yet."""
+        self.says_given = False
+        """The turn that begins with the next unit, or is under way, says what it was given."""
 
     def configure(self, settings: DuplexSettings) -> None:
         """Take new settings between units; the window's mode stays."""
@@ -174,8 +182,46 @@ class DuplexState:
         self.turn_open = self._speech_open = False
         self.units = self._decisions = 0
         self.tail, self._tail_entry = [], None
+        self._forget_given()
         self.context.check(self.length)
         return pieces
+
+    # ------------------------------------------------------------------ given words
+
+    @property
+    def can_say(self) -> bool:
+        """A turn of given words may begin with the next unit."""
+        return self.phase is UnitPhase.IDLE and not (self.turn_open or self.says_given)
+
+    def say(self, ids: Sequence[int]) -> None:
+        """Have the next turn say these words; a cut forgets what of them is left."""
+        assert self.can_say, "a turn is under way"
+        # No unit has room for such a word.
+        fits = [i for i in ids if len(self._tokens.decode([i])) < self.settings.max_chars]
+        self._given.extend(fits)
+        self.says_given = bool(fits)
+
+    @property
+    def given(self) -> int:
+        """The id that has to be chosen next; -1: any."""
+        tokens, unit = self._tokens, self._unit
+        if not self.says_given:
+            return -1
+        if unit.step == 0:
+            return tokens.speak
+        most = min(WORDS_A_UNIT, self.settings.max_tokens - 3)
+        if self._given:
+            return self._given[0] if unit.step <= most else tokens.chunk_eos
+        return tokens.chunk_eos if unit.ends_turn else tokens.turn_eos
+
+    def _say_given(self, token: int, step: int) -> None:
+        """A token of such a turn was fed as this step of its unit."""
+        if step > 0 and self._given and token == self._given[0]:
+            self._given.popleft()
+
+    def _forget_given(self) -> None:
+        self._given.clear()
+        self.says_given = False
 
     # ------------------------------------------------------------------ one unit
 
@@ -229,7 +275,8 @@ class DuplexState:
         self.units += 1
         self.phase = UnitPhase.DECIDING
         self.length += sum(len(piece) for piece in head)
-        if force_listen or self._decisions < self.settings.force_listen_count:
+        is_early = self._decisions < self.settings.force_listen_count and not self.says_given
+        if force_listen or is_early:
             if self.turn_open:
                 head.append([tokens.turn_eos])
                 self.length += 1
@@ -269,6 +316,8 @@ class DuplexState:
             self.turn_open = False
         if unit.step > 0:
             unit.spoken.append(SpokenToken(unit.chosen, hidden))
+        if self.says_given:
+            self._say_given(unit.chosen, unit.step)
         unit.chosen = None
         unit.step += 1
         if unit.step == self.settings.max_tokens - 1:
@@ -347,8 +396,11 @@ class DuplexState:
     def _cut(self) -> None:
         self._unit.is_cut = self.turn_open or self._speech_open
         self.turn_open = self._unit.ends_turn = False
+        self._forget_given()
 
     def _end(self, terminator: int) -> None:
+        if self._unit.ends_turn:
+            self._forget_given()
         self._unit.terminator = terminator
         self.phase = UnitPhase.DONE
 

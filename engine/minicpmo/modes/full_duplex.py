@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from engine.gpu.timing import timed
+from engine.ipc.protocol import AppendContext, ContextAppended
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.duplex_batch import UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexState, UnitResult
@@ -14,6 +15,7 @@ from engine.minicpmo.modes.thinning import MOST, Thinning
 from engine.minicpmo.modes.unit_alignment import PHASES, UnitAlignment
 from engine.minicpmo.modes.unit_speech import UnitSpeech
 from engine.minicpmo.modes.unit_start import (
+    Appended,
     DuplexEntry,
     encode_ahead,
     encode_pictures,
@@ -22,6 +24,9 @@ from engine.minicpmo.modes.unit_start import (
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.worker import SessionSpeech, SpeechWorker
+
+MAX_APPENDED = 4
+MAX_APPENDED_TOKENS = 256
 
 
 class FullDuplex(Mode[DuplexEntry, UnitResult]):
@@ -38,6 +43,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         self._alignment = UnitAlignment(phases, self._unit.ms / 1000)
         self._thinning = Thinning(self._unit.ms)
         self._unit_speech = UnitSpeech(self._unit_done)
+        self._unspoken = frozenset(runner.model.tokens.duplex_forbidden)
         self._decided: set[int] = set()
         """Slots whose units are over and whose contexts may be full."""
 
@@ -94,6 +100,51 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         else:
             session.interrupt()
         entry.speech.cancel()
+
+    def append(self, session: Session, message: AppendContext) -> None:
+        """Have words said as the model's own, once neither it nor the user is speaking."""
+        entry = self._entries[session.slot]
+        tokens = self._runner.model.tokens
+        ids = [i for i in tokens.encode_literal(message.text) if i not in self._unspoken]
+        if not ids or len(ids) > MAX_APPENDED_TOKENS:
+            told = f"from 1 to {MAX_APPENDED_TOKENS} tokens can be said, these are {len(ids)}"
+            session.refuse(message.request, "append_too_long", told)
+        elif len(entry.appended) == MAX_APPENDED:
+            session.refuse(message.request, "overloaded", "too much waits to be said")
+        else:
+            entry.appended.append(Appended(message.request, tuple(ids)))
+
+    def refuse_appended(self, session: Session, code: str, reason: str) -> None:
+        """Tell the client that nothing comes of what it appended and was not said."""
+        entry = self._entries[session.slot]
+        while entry.appended:
+            session.refuse(entry.appended.popleft().request, code, reason)
+
+    def _begin_appended(self, slot: int) -> None:
+        """Say what was appended, if nobody is speaking."""
+        entry, state = self._entries[slot], self._runner.duplex.sessions[slot]
+        session = entry.session
+        is_free = state.can_say and not (
+            session.audio_input.is_user_speaking or session.forced_listen or session.is_interrupted
+        )
+        if entry.appended and is_free:
+            entry.appended[0].since = session.audio_input.position
+            state.say(entry.appended[0].ids)
+
+    def _tell_appended(self, entry: DuplexEntry, *, is_whole: bool) -> None:
+        """Answer for what was appended, when it was said or cut."""
+        session = entry.session
+        state = self._runner.duplex.sessions[session.slot]
+        if not entry.appended or entry.appended[0].since is None or state.says_given:
+            return
+        said = entry.appended.popleft()
+        if not is_whole:
+            session.refuse(said.request, "interrupted", "the user spoke, or the client cut it")
+            return
+        assert said.since is not None
+        session.send(
+            ContextAppended(session.id, said.request, said.since, session.audio_input.position)
+        )
 
     def is_busy(self) -> bool:
         """Whether a unit is being decided."""
@@ -189,6 +240,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
             chunk = entry.queue.take()
             if chunk is not None:
                 due[slot] = chunk
+                self._begin_appended(slot)
         return due
 
     def _with_room(self, inputs: list[UnitInput]) -> list[UnitInput]:
@@ -229,6 +281,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
             else:
                 self._unit_speech.finish_silently(entry, result, entry.due)
             entry.session.warn_context(result.warning)
+            self._tell_appended(entry, is_whole=result.end_of_turn)
         self._runner.duplex.finalize(list(results))
         self._decided.update(results)
 

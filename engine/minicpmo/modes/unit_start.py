@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -25,6 +27,16 @@ LOOKED_AHEAD = 8
 """Pictures that are encoded ahead at once: a unit that becomes due meanwhile waits for them."""
 
 
+@dataclass
+class Appended:
+    """Words of the client's that the model is to say."""
+
+    request: str
+    ids: tuple[int, ...]
+    since: int | None = None
+    """The sample of the user's sound at which they began."""
+
+
 class DuplexEntry(SessionEntry):
     """A full-duplex session and the input of its next unit."""
 
@@ -35,6 +47,8 @@ class DuplexEntry(SessionEntry):
         self.queue = ChunkQueue(unit.samples(INPUT_HZ))
         self.prompt: Iterator[None] | None = prompt
         """The part of the system message that is not read yet."""
+        self.appended: deque[Appended] = deque()
+        """The first one may be under way."""
         self.is_running = False
         self.has_new_settings = False
         self.due = 0.0

@@ -67,6 +67,11 @@ class AudioInput:
         return self._segmenter.is_speaking
 
     @property
+    def position(self) -> int:
+        """Samples of the stream so far."""
+        return self._segmenter.position
+
+    @property
     def pending(self) -> int:
         """Samples that wait for their unit."""
         return len(self._pending) // 2

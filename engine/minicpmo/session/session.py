@@ -235,6 +235,11 @@ class Session:
             self.warn("item_kept", "the model has already read this item")
         self.items = deque(kept, maxlen=MAX_ITEMS)
 
+    @property
+    def is_interrupted(self) -> bool:
+        """The unit that is due only listens."""
+        return self._is_interrupted
+
     def interrupt(self) -> None:
         """Make a listen of the next unit."""
         self._is_interrupted = True
