@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.duplex_state import WORDS_A_UNIT
-from tests.engine.minicpmo.test_engine import Talk
-from tests.engine.minicpmo.turn_rig import begin, running, scheduler_of
+from tests.engine.minicpmo.engine_rig import Talk, scheduler_of
+from tests.engine.minicpmo.turn_rig import begin
 
 TEXT = "Hello there, how are you doing today?"
 LISTENS: dict[str, str | int | float | bool] = {"force_listen_count": 1_000}
 """By itself the model never speaks."""
-
-
-@pytest.fixture
-async def engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
-    async with running(tiny_checkpoint) as made:
-        yield made
 
 
 def append(talk: Talk, text: str, request: str = "a", kind: p.ContextKind = "commentary") -> None:
