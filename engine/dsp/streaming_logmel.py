@@ -98,7 +98,7 @@ class StreamingLogMel:
         return self.first_chunk + (calls - 1) * self.chunk - self._base[slot] * HOP if calls else 0
 
     def is_dynamic(self, slot: int) -> bool:
-        """Whether a slot's last chunk was floored below the buffer's maximum."""
+        """Return whether a slot's last chunk was floored below the buffer's maximum."""
         return self.buffered(slot) >= DYNAMIC_FROM
 
     def reset(self, slots: Sequence[int]) -> None:
@@ -110,7 +110,7 @@ class StreamingLogMel:
             self._calls[slot] = self._base[slot] = 0
 
     def plan(self, slots: Sequence[int], rows: int) -> list[list[int]]:
-        """What `features` needs to know: [FIELDS][rows], padded behind the slots' rows."""
+        """Return what `features` needs to know: [FIELDS][rows], padded behind the slots' rows."""
         planned = [self._row(slot) for slot in slots]
         spare = [self.num_slots, 1, 0, 1, self._UNREAD, self._SILENT, 0]
         return [list(field) for field in zip(*planned, *[spare] * (rows - len(slots)), strict=True)]

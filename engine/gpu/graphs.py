@@ -133,7 +133,7 @@ class GraphPool:
         return copied
 
     def _staged(self, given: Tensor) -> Tensor:
-        """Where a copy can read from without that the host waits for all before it."""
+        """Return a buffer from which a copy does not wait for the work before it."""
         if given.device.type != "cpu" or given.is_pinned():
             return given
         return self._staging.take(given.shape, given.dtype).copy_(given)

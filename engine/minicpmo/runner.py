@@ -1,4 +1,4 @@
-"""The tensors of all slots: what sessions hear, see and think, in batches. Speech: `Speaker`.
+"""The tensors of all slots: what sessions hear, see and think. Speech has a pipeline of its own.
 
 Owned by the scheduler's thread. A method takes what several slots need at once; what a slot gets
 does not depend on which others are in the batch.
@@ -80,18 +80,18 @@ class Runner:
 
     @torch.inference_mode()
     def hear(self, chunks: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Each slot's next chunk of sound [N] -> its embeddings [T, C]."""
+        """Encode each slot's next chunk of sound [N] to embeddings [T, C]."""
         if not chunks:
             return {}
         return self.audio_encoder.hear(chunks)
 
     @torch.inference_mode()
     def hear_whole(self, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
-        """Whole recordings [N], 16 kHz -> embeddings [T, C] of each."""
+        """Encode whole recordings [N], 16 kHz, to embeddings [T, C] of each."""
         return hear_whole(self.model, sounds, in_blocks=in_blocks)
 
     def count_sound(self, num_samples: int) -> int:
-        """How many embeddings `hear_whole` makes of a recording, 16 kHz."""
+        """Return the number of embeddings that `hear_whole` makes of a 16 kHz recording."""
         lengths = [
             min(PIECE_SAMPLES, num_samples - start)
             for start in range(0, num_samples, PIECE_SAMPLES)
@@ -99,12 +99,12 @@ class Runner:
         return sum(self.model.projector.count(mel_frames(length)) for length in lengths)
 
     def plan_picture(self, picture: Tensor, most: int) -> SlicePlan:
-        """Into which images `look` cuts a picture [height, width, 3], with `most` slices."""
+        """Plan the images that `look` makes of a picture [height, width, 3], `most` slices at most."""
         return self.vision_encoder.plan(picture, most)
 
     @torch.inference_mode()
     def look(self, pictures: Sequence[PictureInput]) -> list[EncodedPicture]:
-        """What pictures look like, as one batch."""
+        """Encode pictures as one batch."""
         if not pictures:
             return []
         return self.vision_encoder.look(pictures)
@@ -129,7 +129,7 @@ class Runner:
 
 @torch.inference_mode()
 def hear_whole(model: OmniModel, sounds: Sequence[Tensor], *, in_blocks: bool) -> list[Tensor]:
-    """Whole recordings [N], 16 kHz -> embeddings [T, C] of each."""
+    """Encode whole recordings [N], 16 kHz, to embeddings [T, C] of each."""
     parts = [pieces(sound) for sound in sounds]
     flat = [piece for group in parts for piece in group]
     mel, counts = model.mel.whole(flat)

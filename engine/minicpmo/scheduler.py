@@ -163,7 +163,7 @@ class Scheduler:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Nobody takes messages any more: whoever waits for a slot to be clear need not."""
+        """Release those who wait for a slot to be clear: no message is taken any more."""
         while True:
             try:
                 _, order = self._inbox.popleft()
@@ -190,7 +190,7 @@ class Scheduler:
                 self._wake.wait(IDLE_WAIT_S)
 
     def _step(self) -> bool:
-        """Start what is due, then a token for everybody in one forward; whether there was work."""
+        """Start what is due, then feed all sessions a token; return whether there was work."""
         started = self._duplex.start() or self._background.go_on()
         # Beside units under way a reply's token costs little; alone it would hold up their speech.
         waits = self._duplex.is_speaking() and not self._duplex.is_busy()
@@ -367,7 +367,7 @@ class Scheduler:
                 self._said(session, event)
 
     def _speaks_over(self, session: Session) -> None:
-        """The user began to speak: an answer ends, also one that was about to begin."""
+        """End the answer that the user speaks over, also one that was about to begin."""
         if not session.config.turn_detection.interrupt_response:
             return
         if session.output.is_speaking:
@@ -376,7 +376,7 @@ class Scheduler:
             self._turns.withdraw(session)
 
     def _said(self, session: Session, sound: torch.Tensor) -> None:
-        """An utterance [N] has ended in half duplex."""
+        """Keep an utterance [N] that ended in half duplex, and ask for a reply to it."""
         session.audio_input.clear()
         session.keep_speech(sound)
         if session.config.turn_detection.create_response:

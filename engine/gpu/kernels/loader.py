@@ -92,7 +92,7 @@ class Kernel:
 
     @classmethod
     def are_missing(cls) -> bool:
-        """Whether one that was asked for cannot be had."""
+        """Return whether one that was asked for cannot be had."""
         return bool(cls._faults())
 
     @classmethod

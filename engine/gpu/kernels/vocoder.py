@@ -158,7 +158,7 @@ def _plain(
 
 
 def _fit(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether a kernel can work on these: it reads and writes four values at a time."""
+    """Return whether a kernel can work on these: it reads and writes four values at a time."""
     if x.shape[1] % _QUAD or not x.numel():
         return False
     given = [part for part in (x, *others) if part is not None]

@@ -146,7 +146,7 @@ class Batch(ABC, Generic[State, Row, Result]):
 
     @abstractmethod
     def _is_deciding(self, slot: int) -> bool:
-        """Whether the slot's newest logits wait for a token."""
+        """Return whether the slot's newest logits wait for a token."""
 
     @abstractmethod
     def _accept(self, slot: int, token: int, chosen: Chosen[Result]) -> None:

@@ -102,7 +102,7 @@ class DuplexWindow:
         return self.protected + sum(entry.length for entry in self.entries)
 
     def is_due(self, coming: int) -> bool:
-        """Whether registering a unit of `coming` positions makes the window move."""
+        """Return whether registering a unit of `coming` positions makes the window move."""
         if self.settings.mode == "basic":
             return self.length + coming > self.settings.high
         if self.settings.mode == "context":
@@ -114,7 +114,7 @@ class DuplexWindow:
         self.entries.append(entry)
 
     def slide(self) -> Slide | None:
-        """What to do after a unit was registered, already entered in these books."""
+        """Return the slide that a registered unit makes necessary, already counted here."""
         settings = self.settings
         if settings.mode == "basic" and self.length > settings.high:
             return self._drop(self._oldest(self.length - settings.low))
@@ -182,7 +182,7 @@ class TurnWindow:
     entries: list[Entry] = field(default_factory=list)
 
     def slide(self, keep_last: int = 1) -> Slide | None:
-        """What to do now, already entered in these books; the last turns always stay."""
+        """Return the slide that is due, already counted here; the last turns always stay."""
         length = self.protected + sum(entry.length for entry in self.entries)
         if length <= self.high:
             return None

@@ -100,7 +100,7 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
             self._make_room(unit.slot, lacking)
 
     def room_ahead(self, slot: int) -> bool:
-        """Make room for a unit like the last one before it comes; whether there was none."""
+        """Make room for a unit like the last one before it comes; return whether there was none."""
         lacking = self.sessions[slot].lacking_next()
         if lacking <= 0:
             return False

@@ -148,11 +148,11 @@ class PromptBuilder:
     # ------------------------------------------------------------------ full duplex
 
     def duplex_prefix(self, text: str = DUPLEX_SYSTEM, *, trusted: bool = False) -> list[int]:
-        """What is fed before the embeddings of the reference voice."""
+        """Return the ids before the embeddings of the reference voice."""
         return self._encode(f"<|im_start|>system\n{self._safe(text, trusted)}\n<|audio_start|>")
 
     def duplex_suffix(self) -> list[int]:
-        """What is fed behind the embeddings of the reference voice."""
+        """Return the ids behind the embeddings of the reference voice."""
         return self._encode("<|audio_end|><|im_end|>")
 
     # ------------------------------------------------------------------ turns

@@ -310,7 +310,7 @@ class BatchSampler:
 
     @staticmethod
     def takes(settings: SamplingSettings) -> bool:
-        """Whether a fixed number of candidates and of recent ids is enough for these settings."""
+        """Return whether fixed numbers of candidates and recent ids do for these settings."""
         few = settings.takes_best or 0 < settings.top_k <= GRAPH_TOP_K
         return few and settings.repetition_window <= MAX_WINDOW
 

@@ -188,7 +188,7 @@ class TurnState:
         self.length += count
 
     def forget_aside(self) -> Slide | None:
-        """What to drop because it held for the reply before only; call it ahead of a message."""
+        """Return the cut of what held for the reply before only; call it ahead of a message."""
         assert not self.is_replying, "the reply still needs it"
         reply = self._reply
         if reply is None or not reply.aside:

@@ -34,7 +34,7 @@ class Background:
         """Passed when the newest piece is done."""
 
     def go_on(self) -> bool:
-        """Do a piece; whether there was one.
+        """Do a piece; return whether there was one.
 
         Full contexts and pictures wait while units are decided. Prompts and messages wait for units
         that are spoken, too, but not for ever.

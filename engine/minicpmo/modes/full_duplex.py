@@ -147,11 +147,11 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         )
 
     def is_busy(self) -> bool:
-        """Whether a unit is being decided."""
+        """Return whether a unit is being decided."""
         return any(entry.is_running for entry in self._entries.values())
 
     def is_speaking(self) -> bool:
-        """Whether a decided unit is not spoken to its end."""
+        """Return whether a decided unit is not spoken to its end."""
         return any(entry.speaking for entry in self._entries.values())
 
     # ------------------------------------------------------------------ between units
@@ -224,7 +224,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         return True
 
     def _due(self) -> dict[int, Tensor]:
-        """The sound of every unit that can start."""
+        """Take the sound of every unit that can start."""
         due: dict[int, Tensor] = {}
         for slot, entry in self._entries.items():
             fresh = entry.session.audio_input.take_unit() if entry.can_begin else None
@@ -244,7 +244,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         return due
 
     def _with_room(self, inputs: list[UnitInput]) -> list[UnitInput]:
-        """Those whose context takes the unit; the sessions of the others end."""
+        """Return the units that their contexts take; the sessions of the others end."""
         fitting = []
         for unit in inputs:
             try:

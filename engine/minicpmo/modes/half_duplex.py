@@ -133,7 +133,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         waiting.append(asked)
 
     def is_asked(self, slot: int) -> bool:
-        """Whether a turn waits for its reply to begin."""
+        """Return whether a turn waits for its reply to begin."""
         entry = self._entries.get(slot)
         return entry is not None and (entry.reading is not None or bool(entry.asked))
 
@@ -162,7 +162,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         entry.speech.cancel()
 
     def read_on(self) -> bool:
-        """Read a piece of one session's turn; whether there was one."""
+        """Read a piece of one session's turn; return whether there was one."""
         reading = [slot for slot, entry in self._entries.items() if self._has_to_read(entry)]
         if not reading:
             return False
@@ -175,7 +175,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         return True
 
     def _next_reader(self, reading: list[int]) -> int:
-        """The slot that read last, for some pieces: half of two messages would help nobody."""
+        """Return the slot that read last, for some pieces: two halves of messages are no answer."""
         self._pieces_in_a_row += 1
         if self._last_read not in reading or self._pieces_in_a_row > PIECES_IN_A_ROW:
             self._last_read = min(reading, key=lambda slot: (slot <= self._last_read, slot))

@@ -43,7 +43,7 @@ class SessionEntry:
         self.speaking.clear()
 
     def is_current(self, utterance: AnswerPart) -> bool:
-        """Whether the user is to hear an utterance: nothing has cancelled it since."""
+        """Return whether the user is to hear an utterance: nothing has cancelled it since."""
         return utterance.generation == self.speech.generation and not self.session.is_over
 
 
@@ -84,7 +84,7 @@ class Mode(ABC, Generic[Entry, Result]):
 
     @abstractmethod
     def _may_go_on(self, entry: Entry) -> bool:
-        """Whether the session is to choose its next token."""
+        """Return whether the session is to choose its next token."""
 
     @abstractmethod
     def _finish(self, results: dict[int, Result]) -> None:

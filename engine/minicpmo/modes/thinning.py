@@ -29,7 +29,7 @@ class Thinning:
         """When the newest unit was done that was not quick."""
 
     def unit(self, ms: float) -> bool:
-        """A unit was done, `ms` after its sound was complete; whether the step changed."""
+        """Note a unit, done `ms` after its sound was complete; return whether the step changed."""
         now = self._clock()
         if ms > LOWER_AT * self._unit_ms:
             self._slow = now
@@ -40,7 +40,7 @@ class Thinning:
         return False
 
     def looks(self, slot: int, unit: int) -> bool:
-        """Whether a session's unit may have a picture; sessions take turns."""
+        """Return whether a session's unit may have a picture; sessions take turns."""
         if self.step == MOST:
             return False
         return (slot + unit) % (1 << self.step) == 0

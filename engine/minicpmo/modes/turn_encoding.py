@@ -118,7 +118,7 @@ class _Planner:
 
 
 def plan_turn(runner: Runner, session: Session, asked: PendingTurn) -> UserMessage:
-    """What a turn will be in the model."""
+    """Plan the message that a turn becomes, without encoding anything."""
     planner = _Planner(runner)
     parts = [part for item in asked.items for part in item.parts]
     if asked.picture is not None:

@@ -162,7 +162,7 @@ class AudioInput:
         return dropped_ms
 
     def commit(self) -> Tensor:
-        """Push to talk: everything since the last commit."""
+        """Return everything since the last commit (push to talk)."""
         sound = samples(self._by_hand)
         self._by_hand.clear()
         return sound

@@ -148,7 +148,7 @@ class Session:
         return self.can_speak(self.config.modalities)
 
     def can_speak(self, modalities: tuple[Modality, ...]) -> bool:
-        """Whether what has these modalities has sound."""
+        """Return whether what has these modalities has sound."""
         return "audio" in modalities and self.voice.base is not None
 
     def option(self, name: str, default: Any) -> Any:
@@ -160,7 +160,7 @@ class Session:
         return value if isinstance(value, kind) else default
 
     def reconfigure(self, config: SessionConfig) -> bool:
-        """Take new settings; whether the conversation has to start anew for them."""
+        """Take new settings; return whether the conversation has to start anew for them."""
         switches = config.mode != self.config.mode
         anew = switches or config.instructions != self.config.instructions
         # They stand in the system message where turns are taken.
@@ -174,7 +174,7 @@ class Session:
         return anew
 
     def see(self, image: ImageIn) -> None:
-        """The newest picture wins; an empty one says that the camera is off."""
+        """Keep the newest picture; an empty one says that the camera is off."""
         if not image.rgb:
             self.picture = None
             return
@@ -186,7 +186,7 @@ class Session:
         self.is_picture_new = True
 
     def take_picture(self) -> Tensor | None:
-        """The newest picture, once."""
+        """Return the newest picture, once."""
         picture = self.picture if self.is_picture_new else None
         self.is_picture_new = False
         return picture
@@ -205,7 +205,7 @@ class Session:
         self.items.append(item)
 
     def commit(self, request: str = "") -> None:
-        """Push to talk: all that was said since the last commit is one turn of the user."""
+        """Make one turn of the user of all that was said since the last commit (push to talk)."""
         sound = self.audio_input.commit()
         if len(sound) * 1000 < MIN_COMMIT_MS * INPUT_HZ:
             told = f"there is less than {MIN_COMMIT_MS} ms of sound since the last commit"
@@ -224,7 +224,7 @@ class Session:
         self.committed = kept[-MAX_COMMITTED_SAMPLES:]
 
     def take_speech(self) -> Tensor | None:
-        """What was kept, once."""
+        """Return the sound that was kept, once."""
         kept, self.committed = self.committed, None
         return kept
 
@@ -271,7 +271,7 @@ class Session:
         )
 
     def _chosen_sampling(self) -> dict[str, Any]:
-        """What the client set of the parameters that all modes have."""
+        """Return the client's values of the parameters that all modes have."""
         wanted = self.config.sampling
         chosen = {
             "temperature": wanted.temperature,
@@ -367,7 +367,7 @@ class Session:
         )
 
     def end(self, message: str) -> None:
-        """The context is full and must not slide."""
+        """End the session: its context is full and must not slide."""
         if not self.is_over:
             self.is_over = True
             self.output.finish("incomplete", message)

@@ -43,7 +43,7 @@ class VoiceLibrary:
             self.remarks.append("no voice can be had: answers will be text only")
 
     def names(self) -> tuple[str, ...]:
-        """What a session may ask for."""
+        """Return the names that a session may ask for."""
         return tuple(sorted(self._features))
 
     @property

@@ -177,15 +177,15 @@ class WhisperEncoder(nn.Module):
         return out
 
     def resets(self, cache: NativeKV, slot: int) -> bool:
-        """Whether the slot's next chunk starts with an empty cache, as the table would overflow.
+        """Return whether the slot's next chunk starts with an empty cache: the table overflows.
 
         Counts the frames at the chunk's ends too, although they are never cached.
         """
         return cache.lengths[slot] + conv_frames(self.mel_frames) >= self.config.max_positions
 
     def plan(self, cache: NativeKV, slots: Sequence[int], rows: int) -> list[list[int]]:
-        """What `frames` needs to know, [3][rows]: each row's slot, the frames that it has cached
-        and those that its new ones see. Rows behind the slots' see nothing and keep nothing."""
+        """Return what `frames` needs to know, [3][rows]: each row's slot, the frames that it has
+        cached and those that its new ones see. Rows behind the slots' see and keep nothing."""
         assert len(set(slots)) == len(slots), f"a slot occurs twice in {list(slots)}"
         cached = [0 if self.resets(cache, slot) else cache.lengths[slot] for slot in slots]
         padding = rows - len(slots)

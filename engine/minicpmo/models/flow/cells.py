@@ -85,7 +85,7 @@ class TailRows:
         return self._old[len(self._new)]
 
     def put(self, new: Tensor) -> None:
-        """What takes the place of `old` [B, W, C] when the chunk is done."""
+        """Return what replaces `old` [B, W, C] when the chunk is done."""
         self._new.append(new)
 
     def extend(self, x: Tensor) -> Tensor:

@@ -186,7 +186,7 @@ class Dit(nn.Module):
                 part.pack()
 
     def given(self, constant: Tensor) -> Tensor:
-        """What inputs that all steps share [B, T, c] add to a step's, with guidance.
+        """Project the inputs that all steps share [B, T, c], with guidance.
 
         They follow the state in the order of channels, those that lack are zero. Returns
         [2, B, T, size]: with them and without them.

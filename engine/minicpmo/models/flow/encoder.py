@@ -53,7 +53,7 @@ class RelativeAttention(nn.Module):
         del self.linear_q, self.linear_k, self.linear_v
 
     def place_table(self, distances: Tensor) -> Tensor:
-        """What the keys' distances [R] are scored by [H, D, R]."""
+        """Return the vectors [H, D, R] that score the keys' distances [R]."""
         encoding = relative_encoding(distances, self.num_heads * self.head_dim)
         place = F.linear(encoding, self.linear_pos.weight.float())
         table = place.view(-1, self.num_heads, self.head_dim).permute(1, 2, 0)

@@ -210,7 +210,7 @@ class FlowState:
         return torch.from_numpy(packed), header[: len(windows), -1].tolist()
 
     def chunk(self, packed: Tensor, width: int) -> Chunk:
-        """What `begin` packed, on the device; with fixed shapes and without waiting."""
+        """Unpack what `begin` packed, on the device, with fixed shapes and without waiting."""
         enc = self.config.encoder
         up = enc.upsample
         sizes = [len(HEADER), width + enc.lookahead, self._low.cells, self._high.cells]

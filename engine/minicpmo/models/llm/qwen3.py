@@ -105,7 +105,7 @@ class Qwen3(nn.Module):
         return self.model.embed_tokens.weight.dtype
 
     def bytes_per_position(self, kv_cache: KvCacheType = "auto") -> int:
-        """What attention reads of that cache for each position that it sees, in all layers."""
+        """Return the bytes that attention reads for each position that it sees, in all layers."""
         config = self.config
         return CACHES[kv_cache].bytes_per_position(
             config.num_layers, config.num_kv_heads, config.head_dim, self.dtype

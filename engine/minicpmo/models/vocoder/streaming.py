@@ -81,7 +81,7 @@ class Plan:
         return [getattr(self, name) for name in NUMBERS]
 
     def holds(self, other: Plan) -> bool:
-        """Whether a row with the other plan has room in this one's shapes."""
+        """Return whether a row with the other plan has room in this one's shapes."""
         mine, theirs = self.numbers(), other.numbers()
         return self.last >= other.last and all(a >= b for a, b in zip(mine, theirs, strict=True))
 

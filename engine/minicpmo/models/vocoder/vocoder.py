@@ -221,7 +221,7 @@ class Vocoder:
         return Wave(result.wave.clone(), result.f0.clone(), result.source.clone())
 
     def _sound(self, wave: Wave, row: int, call: _Call, after: VoiceStream) -> VocoderSound:
-        """What a row is given: of a turn's first call with the delay as silence."""
+        """Cut a row's sound from a call's, with the delay as silence in a turn's first call."""
         frame, before = self.config.frame_samples, call.stream
         first = DELAY_FRAMES + before.emitted - before.begin
         if before.received == 0 and not call.plan.last:

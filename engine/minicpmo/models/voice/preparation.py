@@ -236,7 +236,7 @@ class Preparer:
 
 
 def speaker_features(samples: Tensor) -> Tensor:
-    """What the speaker network takes [frames, 80] of 16 kHz samples [N]."""
+    """Return the speaker network's features [frames, 80] of 16 kHz samples [N]."""
     features = fbank(samples)
     return features - features.mean(dim=0)
 
@@ -287,7 +287,7 @@ class Voices:
 
     @property
     def missing(self) -> list[str]:
-        """What keeps this engine from preparing voices; empty if it can."""
+        """Return why this engine prepares no voices; empty if it can."""
         return list(self._preparer.missing)
 
     def names(self) -> list[str]:
