@@ -99,7 +99,7 @@ class Runner:
         return sum(self.model.projector.count(mel_frames(length)) for length in lengths)
 
     def plan_picture(self, picture: Tensor, most: int) -> SlicePlan:
-        """Plan the images that `look` makes of a picture [height, width, 3], `most` slices at most."""
+        """Plan the images that `look` makes of a picture [height, width, 3], at most `most`."""
         return self.vision_encoder.plan(picture, most)
 
     @torch.inference_mode()
