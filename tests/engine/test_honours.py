@@ -134,7 +134,7 @@ async def test_voice_and_speed_reach_the_synthesiser(
     session = engine.open(SESSION, 0, config, caller.receive)
     session.handle(p.AppendContext(SESSION, "commentary", "Hello."))
     await caller.wait(p.ResponseDone)
-    assert asked == [("en-gb", 1.5)]
+    assert set(asked) == {("en-gb", 1.5)}
     await session.close()
 
 
