@@ -56,7 +56,7 @@ class LiveStream:
         self._link: WebSocketLink | None = None
         self._live: LiveSession | None = None
         self._connection: LiveConnection | None = None
-        self._sound: _StreamSound | None = None
+        self._sound: StreamSound | None = None
         self._close_code = REFUSED
         self._unsubscribe: Callable[[], object] = lambda: None
         self._deadline = asyncio.get_running_loop().call_later(
@@ -101,7 +101,7 @@ class LiveStream:
             raise
         self._deadline.cancel()
         assert self._link is not None
-        sound = self._sound = _StreamSound(config, self._session, self._link)
+        sound = self._sound = StreamSound(config, self._session, self._link)
         live = self._live = LiveSession(
             *(self._session, config, self._ticker),
             append=sound.append,
@@ -181,12 +181,19 @@ class LiveStream:
         return rows
 
 
-class _StreamSound:
+class StreamSound:
     """Owns the conversion and the pace of one session's sound in messages."""
 
-    def __init__(self, config: LiveConfig, session: CallSession, link: WebSocketLink) -> None:
+    def __init__(
+        self,
+        config: LiveConfig,
+        session: CallSession,
+        link: WebSocketLink,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._session = session
         self._link = link
+        self._clock = clock
         form = wire_format(config)
         self._decoder, self._encoder = WireDecoder(form), WireEncoder(form)
         self._silence = silent_piece(form)
@@ -194,24 +201,24 @@ class _StreamSound:
         self._live: LiveSession | None = None
         self._input: RealTimeInput | None = None
         self._output: SteadyOutput | None = None
-        self._heard_at = time.monotonic()
+        self._heard_at = clock()
         self._was_silent = False
 
     def use(self, live: LiveSession) -> None:
         """Give the session whose sound it is; once."""
         self._live = live
-        self._input = RealTimeInput(live.hear, live.door.skipped)
-        self._output = SteadyOutput(live.playout.take, self._emit)
+        self._input = RealTimeInput(live.hear, live.door.skipped, self._clock)
+        self._output = SteadyOutput(live.playout.take, self._emit, self._clock)
 
     @property
     def quiet_s(self) -> float:
         """For how long nothing has come."""
-        return time.monotonic() - self._heard_at
+        return self._clock() - self._heard_at
 
     def append(self, data: bytes) -> None:
         """Take sound of the client in the session's format."""
         assert self._input is not None
-        self._heard_at = time.monotonic()
+        self._heard_at = self._clock()
         self._input.append(self._decoder.decode(data))
 
     def tick(self) -> None:
