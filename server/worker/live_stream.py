@@ -17,6 +17,7 @@ from media.livepace import RealTimeInput
 from media.steady import SteadyOutput
 from media.wireformat import WireDecoder, WireEncoder, WireFormat
 from server.config import Config
+from server.endings import REASONS
 from server.handover import SocketFor
 from server.worker.live_session import LiveSession
 from server.worker.peer_transport import playout_stats
@@ -24,7 +25,7 @@ from server.worker.session import CallSession
 from signaling.errors import ProtocolError
 from signaling.live import server_events as wire
 from signaling.live.client_events import SessionStart, parse_live_event
-from signaling.live.closing import REFUSED
+from signaling.live.closing import CLOSE_CODES, REFUSED, ending
 from signaling.live.connection import LiveConnection
 from signaling.live.session_config import ALaw, LiveConfig, MuLaw, read_config
 from signaling.live.settings import settings_of
@@ -57,7 +58,6 @@ class LiveStream:
         self._live: LiveSession | None = None
         self._connection: LiveConnection | None = None
         self._sound: StreamSound | None = None
-        self._close_code = REFUSED
         self._unsubscribe: Callable[[], object] = lambda: None
         self._deadline = asyncio.get_running_loop().call_later(
             config.calls.connect_deadline_s, lambda: session.end("connect_timeout")
@@ -95,7 +95,7 @@ class LiveStream:
             )
         try:
             config = read_config(event.session)
-            self._session.conversation.settings = settings_of(config)
+            self._session.configure(settings_of(config))
         except ProtocolError as error:
             error.event_id = event.event_id
             raise
@@ -134,7 +134,8 @@ class LiveStream:
         return self._link is not None and self._link.is_open
 
     def served(self) -> None:
-        if self._live is not None:
+        if self._live is not None and self._sound is not None:
+            self._sound.begin()
             self._session.greet(self._live.door)
 
     async def tend(self) -> None:
@@ -152,12 +153,20 @@ class LiveStream:
     async def close(self) -> None:
         self._deadline.cancel()
         self._unsubscribe()
+        link, self._link = self._link, None
+        reason = self._session.reason or ""
+        close_code = REFUSED
         if self._live is not None:
             self._live.close()
-            self._close_code = self._live.door.close_code
-        link, self._link = self._link, None
+            close_code = self._live.door.close_code
+        elif link is not None and reason != "not_started":
+            # Nobody else tells a client that has not started anything.
+            code = ending(reason).code
+            told = ProtocolError(REASONS.get(reason, reason), code=code or reason)
+            link.send(wire.encode(wire.live_error(told)))
+            close_code = CLOSE_CODES.get(code, REFUSED)
         if link is not None:
-            await link.close(self._close_code, self._session.reason or "")
+            await link.close(close_code, reason)
 
     async def stats(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
@@ -209,6 +218,10 @@ class StreamSound:
         self._live = live
         self._input = RealTimeInput(live.hear, live.door.skipped, self._clock)
         self._output = SteadyOutput(live.playout.take, self._emit, self._clock)
+
+    def begin(self) -> None:
+        """From now on sound is awaited: clients hold it back until they are served."""
+        self._heard_at = self._clock()
 
     @property
     def quiet_s(self) -> float:

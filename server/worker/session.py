@@ -110,6 +110,11 @@ class CallSession:
         """Give the connection of the session's client; once, before `run`."""
         self._transport = transport
 
+    def configure(self, settings: SessionSettings) -> None:
+        """Set what the client asks for when it starts, before an engine is."""
+        assert not self.is_served, "a session that is served is updated"
+        self.conversation.settings = settings
+
     async def run(self) -> str:
         """Talk until the session is over; the reason."""
         try:

@@ -42,6 +42,7 @@ from signaling.session.items import FunctionCallItem
 USAGE_S = 15.0
 MAX_APPENDS = 64
 MAX_APPEND_S = 5
+MAX_HELD = 64
 
 
 class _Command(NamedTuple):
@@ -94,6 +95,8 @@ class LiveDoor:
         self._backend = BackendStream()
         self._fixture: _Command | None = None
         self._told_once: set[str] = set()
+        self._held: list[ev.Notice] = []
+        """Of settings: for after the start, which clients wait for."""
         self._is_closing = False
         self._is_over = False
 
@@ -304,6 +307,8 @@ class LiveDoor:
                 self._ready(event)
             case ev.QueueMoved():
                 self._inform("queue_position", _queued(event))
+            case ev.Notice() if not self.is_started and len(self._held) < MAX_HELD:
+                self._held.append(event)
             case ev.Notice():
                 self._inform(event.code, event.message)
             case ev.PartDropped():
@@ -379,6 +384,9 @@ class LiveDoor:
             connection.show(started)
         for code, message in settings.notices(self.config, self._core.abilities):
             self._inform(code, message, once=True)
+        for notice in self._held:
+            self._inform(notice.code, notice.message)
+        self._held.clear()
 
     def _use_tools(self) -> None:
         changes = settings.tool_changes(self.config, self._core.abilities)

@@ -195,6 +195,18 @@ async def test_a_full_house_is_refused_before_anything_starts() -> None:
                 assert refused.value.response.status_code == 503
 
 
+async def test_who_waits_is_told_its_place_and_served_in_turn() -> None:
+    with Serving("--set", "engine.slots=1") as serving:
+        async with LiveStreamer(serving.url) as first, LiveStreamer(serving.url) as second:
+            await first.start()
+            await second.send("session.start", session={"model": "m"})
+            assert (await second.hears("info"))["code"] == "queue_position"
+            await first.send("session.close")
+            await second.hears("session.started")
+            await second.send("session.close")
+            assert (await second.hears("session.closed"))["reason"] == "close_requested"
+
+
 async def test_a_task_goes_to_the_client_and_its_answer_is_spoken(scripted: Serving) -> None:
     async with LiveStreamer(scripted.url) as client:
         await client.start(delegation={"type": "client"})
@@ -319,7 +331,12 @@ async def test_a_browser_talks_over_webrtc_and_pauses_while_it_is_quiet(server: 
         assert caller.events[0] == started
         caller.send("session.input_audio.append", audio="AAA=")
         assert (await caller.hears("error"))["error"]["code"] == "unsupported_event"
-        await caller.hears("session.paused")
+        path = f"{PATH}/{caller.session_id}/attach"
+        async with LiveStreamer(server.url, path=path) as side:
+            await side.hears("session.started")
+            await caller.hears("session.paused")
+            await side.hears("session.paused")
+            assert side.reflected and side.pieces
         caller.voice.say("what_time")
         await caller.hears("session.resumed")
         await caller.hears("session.input_transcript.delta")

@@ -48,6 +48,30 @@ async def test_a_start_that_does_not_come_is_told_and_ends_the_connection(
     assert b"\x88" in sent and (1008).to_bytes(2, "big") in sent
 
 
+async def test_who_is_hung_up_before_the_start_is_told_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("signaling.websocket.CLOSE_S", 0.01)
+    session = new_session()
+    stream = LiveStream(session, Config(), Ticker(), lambda: None)
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        await stream.accept(theirs, SocketFor("rtc_1", HEAD, door="live"))
+        session.end("server_shutdown")
+        await session.run()
+        await session.close()
+        sent = ours.recv(65_536)
+    assert b'"code":"server_shutdown"' in sent and (1012).to_bytes(2, "big") in sent
+
+
+async def test_who_waited_in_the_queue_is_not_taken_for_silent() -> None:
+    rig = SoundRig(LiveConfig(model="m"))
+    rig.now += 300
+    rig.sound.begin()
+    assert rig.sound.quiet_s == 0
+
+
 class SentMessages:
     """Stands for the WebSocket."""
 

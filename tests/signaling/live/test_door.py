@@ -71,6 +71,13 @@ def test_nothing_but_notices_comes_before_the_start() -> None:
     assert premature["error"]["client_event_id"] == "e1"
 
 
+def test_what_is_said_of_settings_comes_after_the_start() -> None:
+    rig = DoorRig()
+    rig.door.tell(ev.Notice(code="unused_setting", message="It has no effect."))
+    assert rig.types() == []
+    assert rig.start().types() == ["session.started", "info"]
+
+
 def test_history_is_put_into_the_conversation() -> None:
     past = [
         {"role": "developer", "content": [{"text": "a"}]},
