@@ -148,8 +148,8 @@ class BackendStream:
         """The output of a call was taken."""
         self._last = self._waiting.pop(call_id)
 
-    def proceed(self) -> None:
-        """The next response goes on with the delegation; raises `ProtocolError`."""
+    def answered_task(self) -> str:
+        """The delegation whose calls were all answered last; raises `ProtocolError`."""
         if self._waiting:
             missing = ", ".join(self._waiting)
             raise ProtocolError(
@@ -158,7 +158,11 @@ class BackendStream:
             )
         if not self._last:
             raise ProtocolError("There is no delegation to go on with.", code="invalid_value")
-        self._continues = self._last
+        return self._last
+
+    def go_on(self, delegation_id: str) -> None:
+        """The next response belongs to this delegation."""
+        self._continues = delegation_id
 
 
 def _outcome(response: ev.ResponseInfo) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import UNSET
 
@@ -23,6 +23,7 @@ from signaling.live.activity import IdleWatch, SessionClock
 from signaling.live.backend import BackendStream
 from signaling.live.closing import CLOSE_CODES, DONE, ending
 from signaling.live.connection import LiveConnection
+from signaling.live.connections import Command, LiveConnections
 from signaling.live.session_config import (
     CalledConfig,
     LinearPcm,
@@ -36,20 +37,12 @@ from signaling.live.tasks import ClientTasks
 from signaling.live.words import SpokenWords, input_words
 from signaling.session import events as ev
 from signaling.session.core import Asker, ContextKind, ResponseWish, SessionCore
-from signaling.session.ids import new_id
 from signaling.session.items import FunctionCallItem
 
 USAGE_S = 15.0
 MAX_APPENDS = 64
 MAX_APPEND_S = 5
 MAX_HELD = 64
-
-
-class _Command(NamedTuple):
-    """A command that is answered later."""
-
-    connection: LiveConnection
-    event_id: str | None
 
 
 class LiveDoor:
@@ -82,7 +75,7 @@ class LiveDoor:
         self._on_pause = on_pause
         self._start_event_id = start_event_id
         self._clock = clock
-        self._connections: list[LiveConnection] = []
+        self._connections = LiveConnections()
         self._session: dict[str, Any] = {}
         media = config if isinstance(config, CalledConfig) else None
         self._time = SessionClock(tells_pauses=media is not None)
@@ -90,11 +83,9 @@ class LiveDoor:
         self._usage_at = float("inf")
         self._kv_tokens = 0
         self._words = SpokenWords()
-        self._commands: dict[str, _Command] = {}
         self._tasks = ClientTasks()
         self._backend = BackendStream()
-        self._fixture: _Command | None = None
-        self._told_once: set[str] = set()
+        self._fixture: Command | None = None
         self._held: list[ev.Notice] = []
         """Of settings: for after the start, which clients wait for."""
         self._is_closing = False
@@ -104,7 +95,7 @@ class LiveDoor:
 
     def attach(self, connection: LiveConnection) -> None:
         """Tell a connection of everything from now on; a sideband hears first how things stand."""
-        self._connections.append(connection)
+        self._connections.add(connection)
         if connection.kind == "sideband" and self.is_started:
             connection.show(wire.LiveStarted(session=self._session))
 
@@ -116,32 +107,14 @@ class LiveDoor:
             self.tell(event)
 
     def detach(self, connection: LiveConnection) -> None:
-        if connection in self._connections:
-            self._connections.remove(connection)
-
-    def _tell(self, event: wire.LiveServerEvent) -> None:
-        for connection in tuple(self._connections):
-            connection.show(event)
-
-    def _answer(self, kind: type[Any], command: _Command, **fields: Any) -> None:
-        """Tell everybody; who gave the command is told its own name of it."""
-        for connection in tuple(self._connections):
-            named = connection is command.connection and command.event_id is not None
-            names = {"client_event_id": command.event_id} if named else {}
-            connection.show(kind(**fields, **names))
-
-    def _inform(self, code: str, message: str, *, once: bool = False) -> None:
-        if once and code in self._told_once:
-            return
-        self._told_once.add(code)
-        self._tell(wire.Info(code=code, message=message))
+        self._connections.remove(connection)
 
     # ------------------------------------------------------------------ from the clients
 
     def handle(self, event: c.LiveClientEvent, connection: LiveConnection) -> None:
         """Do what one event asks; raises `ProtocolError`."""
         self._check_state(event)
-        command = _Command(connection, event.event_id)
+        command = Command(connection, event.event_id)
         match event:
             case c.DelegationUpdate():
                 self._update(event, command)
@@ -174,18 +147,16 @@ class LiveDoor:
             told = "The session has not started yet; wait for session.started."
             raise ProtocolError(told, code="session_not_started")
 
-    def _asker(self, command: _Command) -> Asker:
-        token = new_id("command")
-        self._commands[token] = command
-        return Asker(self, token)
+    def _asker(self, command: Command) -> Asker:
+        return Asker(self, self._connections.expect(command))
 
-    def _update(self, event: c.DelegationUpdate, command: _Command) -> None:
+    def _update(self, event: c.DelegationUpdate, command: Command) -> None:
         config = read_update(event.session, self.config)
         settings.settings_of(config)
         self.config = config
         self._use_tools()
         self._session = self._resource(self._session["expires_at"])
-        self._answer(wire.LiveUpdated, command, session=self._session)
+        self._connections.answer(wire.LiveUpdated, command, session=self._session)
 
     def _take_sound(self, event: c.InputAppend) -> None:
         assert self._take is not None, "a connection with a track refuses this"
@@ -194,7 +165,7 @@ class LiveDoor:
         most = MAX_APPEND_S * form.rate * sample_bytes
         self._take(c.decode_audio(event.audio, max_bytes=most, sample_bytes=sample_bytes))
 
-    def _append(self, kind: ContextKind, event: c.ContextAppend, command: _Command) -> None:
+    def _append(self, kind: ContextKind, event: c.ContextAppend, command: Command) -> None:
         abilities = self._core.abilities
         if abilities is None or kind not in abilities.appends:
             raise ProtocolError(
@@ -205,7 +176,7 @@ class LiveDoor:
         if self._fixture is not None:
             raise ProtocolError("A fixture is being played.", code="fixture_playing")
         self._tasks.check(event.delegation_id)
-        if len(self._commands) >= MAX_APPENDS:
+        if self._connections.num_waiting >= MAX_APPENDS:
             told = f"At most {MAX_APPENDS} appends may wait to be placed."
             raise ProtocolError(told, code="rate_limit_exceeded")
         self._wake()
@@ -215,16 +186,17 @@ class LiveDoor:
         try:
             self._core.append_context(kind, event.content, event.delegation_id, asker)
         except ProtocolError:
-            self._commands.pop(asker.event_id or "")
+            self._connections.take(asker.event_id)
             raise
 
-    def _play_fixture(self, event: c.FixturePlay, command: _Command) -> None:
+    def _play_fixture(self, event: c.FixturePlay, command: Command) -> None:
         pcm = c.fixture_pcm(event)
         if self._fixture is not None or not self._play(pcm):
             raise ProtocolError("No fixture can be played now.", code="fixture_playing")
         self._fixture = command
+        self._wake()
         self._core.clear_output()
-        self._answer(wire.FixturePlaying, command)
+        self._connections.answer(wire.FixturePlaying, command)
 
     def _use_backend(self, event: c.BackendItem | c.BackendContinue) -> None:
         if not isinstance(self.config.delegation, ResponsesDelegation):
@@ -239,8 +211,9 @@ class LiveDoor:
             self._core.add_item(output)
             self._backend.answered(output.call_id)
         else:
-            self._backend.proceed()
+            task = self._backend.answered_task()
             self._core.create_response(ResponseWish())
+            self._backend.go_on(task)
 
     # ------------------------------------------------------------------ from the transport
 
@@ -250,10 +223,10 @@ class LiveDoor:
         if not self.is_started or self._is_over:
             return
         for words in self._words.due(now):
-            self._tell(words)
+            self._connections.tell(words)
         if now >= self._usage_at:
             self._usage_at += USAGE_S
-            self._tell(self._usage_event(now))
+            self._connections.tell(self._usage_event(now))
         if self._tasks.owes_acknowledgement(now):
             # While the answer that called is still spoken, the next one waits.
             with contextlib.suppress(ProtocolError):
@@ -262,7 +235,7 @@ class LiveDoor:
         if not self._time.is_paused and self._idle.is_due(now):
             self._time.pause(now)
             self._on_pause(True)
-            self._tell(wire.LivePaused())
+            self._connections.tell(wire.LivePaused())
 
     def woken(self) -> None:
         """The user speaks while the session pauses."""
@@ -271,22 +244,20 @@ class LiveDoor:
     def fixture_played(self) -> None:
         command, self._fixture = self._fixture, None
         if command is not None and not self._is_over:
-            self._answer(wire.FixturePlayed, command)
+            self._connections.answer(wire.FixturePlayed, command)
 
     def skipped(self, ms: int) -> None:
         """So much sound came faster than it can be heard and was left out."""
         told = f"{ms} ms of old sound were skipped: it came faster than it can be heard."
-        self._inform("audio_skipped", told)
+        self._connections.inform("audio_skipped", told)
 
     @property
     def reflects(self) -> bool:
         """Whether any connection wants both sides' sound."""
-        return any(connection.wants_audio for connection in self._connections)
+        return self._connections.want_audio
 
     def reflect(self, event: wire.ReflectedInput | wire.OutputAudio) -> None:
-        for connection in tuple(self._connections):
-            if connection.wants_audio and connection.has_room():
-                connection.show(event)
+        self._connections.reflect(event)
 
     def _wake(self) -> None:
         now = self._clock()
@@ -294,7 +265,7 @@ class LiveDoor:
         if self._time.is_paused:
             self._time.resume(now)
             self._on_pause(False)
-            self._tell(wire.LiveResumed())
+            self._connections.tell(wire.LiveResumed())
 
     # ------------------------------------------------------------------ from the session
 
@@ -306,17 +277,17 @@ class LiveDoor:
             case ev.SessionReady():
                 self._ready(event)
             case ev.QueueMoved():
-                self._inform("queue_position", _queued(event))
+                self._connections.inform("queue_position", _queued(event))
             case ev.Notice() if not self.is_started and len(self._held) < MAX_HELD:
                 self._held.append(event)
             case ev.Notice():
-                self._inform(event.code, event.message)
+                self._connections.inform(event.code, event.message)
             case ev.PartDropped():
-                self._inform("part_left_out", f"A part is left out: {event.reason}.")
+                self._connections.inform("part_left_out", f"A part is left out: {event.reason}.")
             case ev.Figures():
                 self._kv_tokens = int(event.figures.get("kv_tokens", 0))
             case ev.InputMuted() | ev.ContextPlaced() | ev.Refusal():
-                self._answered(event, self._commands.pop(asked_as or "", None))
+                self._answered(event, self._connections.take(asked_as))
             case ev.SessionOver():
                 self._over(event)
             case _:
@@ -331,10 +302,10 @@ class LiveDoor:
                 self._idle.user(False, now)
             case ev.TranscriptCompleted():
                 for words in input_words(event):
-                    self._tell(words)
+                    self._connections.tell(words)
             case ev.TranscriptFailed(code="not_transcribed"):
                 told = "What the user says is not written down by this model."
-                self._inform("no_input_transcript", told, once=True)
+                self._connections.inform("no_input_transcript", told, once=True)
             case ev.TaskDelegated():
                 self._delegated(event.delegation_id, event.at_ms)
             case ev.OutputEnded(item=FunctionCallItem(name=name) as item) if (
@@ -355,19 +326,18 @@ class LiveDoor:
             case ev.PlayoutEnded():
                 self._idle.model(False, now)
         for words in self._words.hear(event, now, self._timeline_ms()):
-            self._tell(words)
+            self._connections.tell(words)
         delegation = self.config.delegation
         if isinstance(delegation, ResponsesDelegation):
             model, offset_ms = delegation.responses.model, self._timeline_ms()
             for told in self._backend.told(event, model=model, offset_ms=offset_ms):
-                self._tell(told)
+                self._connections.tell(told)
 
     # ------------------------------------------------------------------ the start
 
     def _ready(self, event: ev.SessionReady) -> None:
         if self.is_started:
             return
-        self.is_started = True
         now = self._clock()
         self._time.start(now)
         self._idle.touch(now)
@@ -376,16 +346,17 @@ class LiveDoor:
             self._attempt(partial(self._core.add_item, item))
         self._use_tools()
         self._session = self._resource(event.expires_at or 0)
-        for connection in tuple(self._connections):
+        for connection in self._connections:
             if (told := connection.permissions()) is not None:
                 connection.show(wire.Info(code="data_channel_permissions", message=told))
             asked = self._start_event_id if connection.kind == "websocket" else None
             started = wire.LiveStarted(session=self._session, client_event_id=asked or UNSET)
             connection.show(started)
+        self.is_started = True
         for code, message in settings.notices(self.config, self._core.abilities):
-            self._inform(code, message, once=True)
+            self._connections.inform(code, message, once=True)
         for notice in self._held:
-            self._inform(notice.code, notice.message)
+            self._connections.inform(notice.code, notice.message)
         self._held.clear()
 
     def _use_tools(self) -> None:
@@ -398,7 +369,7 @@ class LiveDoor:
         try:
             command()
         except ProtocolError as error:
-            self._inform(error.code, error.message)
+            self._connections.inform(error.code, error.message)
 
     @property
     def _has_backend(self) -> bool:
@@ -412,11 +383,11 @@ class LiveDoor:
     def _delegated(self, delegation_id: str, at_ms: int) -> None:
         if self._has_backend:
             told = "The model delegated a task, but no text model is there to take it."
-            self._inform("delegation_unavailable", told, once=True)
+            self._connections.inform("delegation_unavailable", told, once=True)
             return
         self._tasks.add(delegation_id)
         info = wire.DelegationInfo(id=delegation_id, target="client")
-        self._tell(wire.DelegationCreatedEvent(offset_ms=at_ms, delegation=info))
+        self._connections.tell(wire.DelegationCreatedEvent(offset_ms=at_ms, delegation=info))
 
     def _called(self, item: FunctionCallItem, now: float) -> None:
         """The model called `delegate`."""
@@ -428,27 +399,23 @@ class LiveDoor:
     # ------------------------------------------------------------------ answers and the end
 
     def _answered(
-        self, event: ev.InputMuted | ev.ContextPlaced | ev.Refusal, command: _Command | None
+        self, event: ev.InputMuted | ev.ContextPlaced | ev.Refusal, command: Command | None
     ) -> None:
         match event:
             case ev.InputMuted():
                 kind = wire.Muted if event.is_muted else wire.Unmuted
-                self._answer_or_tell(kind, command)
+                self._connections.answer(kind, command)
             case ev.ContextPlaced():
-                self._answer_or_tell(
+                self._connections.answer(
                     wire.APPENDED[event.kind],
                     command,
                     start_ms=event.start_ms,
                     end_ms=event.end_ms,
                 )
             case ev.Refusal() if command is not None:
-                command.connection.show(wire.live_error(event.error, command.event_id or ""))
-
-    def _answer_or_tell(self, kind: type[Any], command: _Command | None, **fields: Any) -> None:
-        if command is None:
-            self._tell(kind(**fields))
-        else:
-            self._answer(kind, command, **fields)
+                # It bears the name that this door gave the command.
+                event.error.event_id = command.event_id
+                command.connection.show(wire.live_error(event.error))
 
     def _usage_event(self, now: float) -> wire.UsageUpdated:
         abilities = self._core.abilities
@@ -463,23 +430,20 @@ class LiveDoor:
         now = self._clock()
         end = ending(event.reason)
         self._is_closing = True
-        for told in self._last_words(event, end.code):
-            self._tell(told)
+        lost = ProtocolError(
+            "The session ended before this was placed.", code="context_injection_incomplete"
+        )
+        self._connections.give_up(lost)
+        if end.code:
+            why = ProtocolError(event.message, code=end.code, type="server_error")
+            self._connections.tell(wire.live_error(why))
         if self.is_started:
             usage = self._time.usage(now)
-            self._tell(wire.LiveClosed(reason=end.reason, session=self._session, usage=usage))
+            self._connections.tell(
+                wire.LiveClosed(reason=end.reason, session=self._session, usage=usage)
+            )
         self.close_code = DONE if self.is_started else CLOSE_CODES.get(end.code, DONE)
         self._is_over = True
-
-    def _last_words(self, event: ev.SessionOver, code: str) -> Iterator[wire.LiveServerEvent]:
-        for command in self._commands.values():
-            error = ProtocolError(
-                "The session ended before this was placed.", code="context_injection_incomplete"
-            )
-            command.connection.show(wire.live_error(error, command.event_id))
-        self._commands.clear()
-        if code:
-            yield wire.live_error(ProtocolError(event.message, code=code, type="server_error"))
 
 
 def _queued(event: ev.QueueMoved) -> str:

@@ -151,6 +151,13 @@ def test_an_append_that_the_engine_refuses_is_told_to_who_asked() -> None:
     rig.door.tell(ev.Refusal(error=error), asker.event_id)
     [refused] = rig.take()
     assert refused["error"]["client_event_id"] == refused["client_event_id"] == "e"
+    rig.say("session.commentary.append", content="x", delegation_id=None)
+    unnamed = rig.core.askers[1]
+    assert unnamed is not None
+    error = ProtocolError("Not now.", code="append_unsupported", event_id=unnamed.event_id)
+    rig.door.tell(ev.Refusal(error=error), unnamed.event_id)
+    [refused] = rig.take()
+    assert "client_event_id" not in refused and "client_event_id" not in refused["error"]
 
 
 def test_too_many_appends_may_not_wait() -> None:
@@ -278,6 +285,12 @@ def test_functions_of_a_text_model_are_told_as_its_stream() -> None:
     rig.say("response.item.create", item=output)
     rig.say("response.item.create", item=output)
     assert rig.take()[0]["error"]["param"] == "item.call_id"
+    rig.core.is_busy = True
+    rig.say("response.create")
+    assert "active response" in rig.take()[0]["error"]["message"]
+    rig.door.tell(ev.ResponseBegan(response=info()))
+    assert rig.take() == [], "nobody asked for that one"
+    rig.core.is_busy = False
     rig.say("response.create")
     assert [what[0] for what in rig.core.asked] == ["item", "respond"]
     rig.door.tell(ev.ResponseBegan(response=info()))
