@@ -56,6 +56,7 @@ class ChatDesk:
     ) -> None:
         self.queue = ChatQueue(broker, config, on_free, clock)
         self.served_total = 0
+        self._broker = broker
         self._config = config
         self._welcomes = welcomes
         self._links: EngineLinks | None = None
@@ -155,6 +156,8 @@ class ChatDesk:
         welcome = next(iter(self._welcomes()), None)
         if welcome is None:
             raise NoFreeSlot(2.0, "The engine is starting.")
+        if self._broker.chat_slots == 0:
+            raise _not_supported("The engine has room for its calls only.")
         return welcome
 
     @asynccontextmanager

@@ -49,6 +49,7 @@ class Rig:
 
     def __init__(self, folder: Path, desk: ChatDesk, engine: FakeEngine, host: Host) -> None:
         self.desk = desk
+        self.broker = desk._broker
         self.engine = engine
         self.host = host
 
@@ -258,6 +259,14 @@ async def test_stopping_server_tells_those_under_way(rig: Rig) -> None:
     with pytest.raises(NoFreeSlot):
         async with rig.desk.answer(order(), ()):
             pass
+
+
+async def test_engine_without_room_for_chats_lets_nobody_wait(rig: Rig) -> None:
+    rig.broker.engine_up(EngineAddress("engine-0", rig.host.endpoint), 2)
+    with pytest.raises(ProtocolError) as caught:
+        async with rig.desk.answer(order(), ()):
+            pass
+    assert (caught.value.status, caught.value.code) == (404, "not_supported")
 
 
 # ---------------------------------------------------------------- what can be asked
