@@ -129,6 +129,7 @@ class WebSocketLink(asyncio.Protocol):
         self._hand_on()
 
     def eof_received(self) -> bool:
+        self._end("closed" if self._is_told_closed else "vanished")
         self._frames.receive_eof()
         self._flush()
         return False
