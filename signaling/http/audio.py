@@ -94,18 +94,21 @@ class AudioEndpoints:
         """The file in pieces, or the events that tell them."""
         tell = _event if order.is_events else bytes
         is_plain = order.kind in ("pcm", "wav")
-        if order.kind == "wav":
-            yield tell(wav_head())
+        # Sent with the first sound: until then a failure can be told by a status.
+        head = wav_head() if order.kind == "wav" else b""
         pcm, samples = bytearray(), 0
         while not isinstance(piece := await answer.next(), Ended):
             if not isinstance(piece, Sounding):
                 continue
             if is_plain:
-                yield tell(piece.pcm)
+                yield tell(head + piece.pcm)
+                head = b""
             else:
                 pcm += piece.pcm
             samples += len(piece.pcm) // 2
             answer.heard(samples)
+        if head:
+            yield tell(wav_head(0))
         if pcm:
             yield tell(await self._encode(bytes(pcm), order.kind))
         if order.is_events:
