@@ -26,7 +26,7 @@ class EncodedFrame:
     """One complete frame."""
 
     codec: str
-    """`vp8` or `h264`; H.264 with Annex B start codes."""
+    """`vp8`, `h264` with Annex B start codes, or `mjpeg`."""
     timestamp: int
     """RTP time, 90 kHz, 32 bits."""
     is_key: bool

@@ -15,7 +15,7 @@ SLACK_S = 1.0
 class InputPace:
     """Owns the sound that waits, 16 kHz int16: what comes in its time passes at once.
 
-    `speed` is how many times faster than real time sound may pass. More than `MAX_WAITING_S` is not
+    `speed` is how many times faster than real time sound may pass. More than `max_waiting_s` is not
     kept: the oldest goes. Call `tick` every 20 ms or so.
     """
 
@@ -24,12 +24,15 @@ class InputPace:
         sink: Callable[[int, bytes], None],
         speed: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        max_waiting_s: float = MAX_WAITING_S,
     ) -> None:
         self.received_samples = 0
         self.dropped_samples = 0
         self._sink = sink
         self._speed = speed
         self._clock = clock
+        self._max_waiting_bytes = int(max_waiting_s * UPLINK_HZ) * SAMPLE_BYTES
         self._waiting = bytearray()
         self._pts = 0
         self._credit_s = SLACK_S
@@ -43,7 +46,7 @@ class InputPace:
         """Take int16 PCM."""
         self.received_samples += len(pcm) // SAMPLE_BYTES
         self._waiting += pcm
-        excess = len(self._waiting) - MAX_WAITING_S * UPLINK_HZ * SAMPLE_BYTES
+        excess = len(self._waiting) - self._max_waiting_bytes
         if excess > 0:
             del self._waiting[:excess]
             self._pts += excess // SAMPLE_BYTES

@@ -1,12 +1,14 @@
-"""Synthesised speech that is sent as it is made, to a client that plays it at its own time.
+"""Synthesised speech that is sent ahead of its time, to a client that plays it at its own.
 
 In the place of `media.playout.Playout` where there is no track. What was sent cannot be taken back,
 and what of it was heard only the client knows: until it says so, it is taken to play without a
-pause from the moment that it got the first sample.
+pause from the moment that it got the first sample. A client that cannot drop what it got is sent
+little ahead.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -53,17 +55,23 @@ class _Sent:
 
 
 class SentAhead:
-    """Sends at once what is pushed; call `tick` some times a second."""
+    """Sends what is pushed, `max_ahead_s` before its time; call `tick` some times a second."""
 
     def __init__(
-        self, *, listener: SentListener, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        listener: SentListener,
+        clock: Callable[[], float] = time.monotonic,
+        max_ahead_s: float = math.inf,
     ) -> None:
         self.sent_samples = 0
         self.stale_samples = 0
         """Dropped on `push`: of an epoch that was cut, finished or superseded."""
         self._listener = listener
         self._clock = clock
+        self._max_ahead = max_ahead_s * DOWNLINK_HZ
         self._epochs: deque[_Sent] = deque()
+        self._unsent: deque[tuple[_Sent, bytes]] = deque()
         self._newest = -1
         self._is_newest_open = False
         self._heard: dict[int, int] = {}
@@ -75,17 +83,8 @@ class SentAhead:
             self.stale_samples += len(pcm) // SAMPLE_BYTES
             return
         for at in range(0, len(pcm), MAX_CHUNK_BYTES):
-            chunk = pcm[at : at + MAX_CHUNK_BYTES]
-            start, now = sent.samples, self._clock()
-            heard = sent.heard(now)
-            if heard == start:
-                # It ran dry, or begins, behind what is still playing before it.
-                sent.played, sent.plays_from = start, max(now, self._end_before(sent))
-            sent.samples += len(chunk) // SAMPLE_BYTES
-            self.sent_samples += len(chunk) // SAMPLE_BYTES
-            if start == 0:
-                self._listener.started(epoch)
-            self._listener.sent(epoch, start, chunk)
+            self._unsent.append((sent, pcm[at : at + MAX_CHUNK_BYTES]))
+        self._send_due()
 
     def finish(self, epoch: int) -> None:
         """Declare the epoch complete: no samples follow those pushed."""
@@ -98,6 +97,7 @@ class SentAhead:
         """Nothing of what was pushed so far is played any more. Calls no listener."""
         now = self._clock()
         self._is_newest_open = False
+        self._unsent.clear()
         while self._epochs:
             sent = self._epochs.popleft()
             self._remember(sent.epoch, sent.heard(now))
@@ -110,7 +110,8 @@ class SentAhead:
         return self._heard.get(epoch, 0)
 
     def tick(self) -> None:
-        """Tell what must have been heard by now."""
+        """Tell what must have been heard by now, and send what is due."""
+        self._send_due()
         while self._epochs:
             front = self._epochs[0]
             heard = front.heard(self._clock())
@@ -118,11 +119,33 @@ class SentAhead:
                 self._listener.progressed(front.epoch, heard)
             if not self._epochs or self._epochs[0] is not front:
                 return
-            if not front.is_finished or heard < front.samples:
+            waits = bool(self._unsent) and self._unsent[0][0] is front
+            if not front.is_finished or heard < front.samples or waits:
                 return
             self._epochs.popleft()
             self._remember(front.epoch, heard)
             self._listener.drained(front.epoch)
+
+    def _send_due(self) -> None:
+        while self._unsent:
+            now = self._clock()
+            ahead = sum(sent.samples - sent.heard(now) for sent in self._epochs)
+            sent, chunk = self._unsent[0]
+            if ahead and ahead + len(chunk) // SAMPLE_BYTES > self._max_ahead:
+                return
+            self._unsent.popleft()
+            self._send(sent, chunk, now)
+
+    def _send(self, sent: _Sent, chunk: bytes, now: float) -> None:
+        start = sent.samples
+        if sent.heard(now) == start:
+            # It ran dry, or begins, behind what is still playing before it.
+            sent.played, sent.plays_from = start, max(now, self._end_before(sent))
+        sent.samples += len(chunk) // SAMPLE_BYTES
+        self.sent_samples += len(chunk) // SAMPLE_BYTES
+        if start == 0:
+            self._listener.started(sent.epoch)
+        self._listener.sent(sent.epoch, start, chunk)
 
     def _open(self, epoch: int) -> _Sent | None:
         if epoch < self._newest or (epoch == self._newest and not self._is_newest_open):

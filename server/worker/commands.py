@@ -244,6 +244,9 @@ class SessionCommands:
         self._send(p.ClearAudio(self.session_id))
         self._audience.emit(ev.InputForgotten())
 
+    def force_listen(self, is_on: bool) -> None:
+        self._send(p.ForceListen(self.session_id, is_on))
+
     def mute(self, is_muted: bool, by: Asker | None = None) -> None:
         self.is_muted = is_muted
         self._audience.emit(ev.InputMuted(is_muted=is_muted), by)

@@ -207,7 +207,7 @@ class Conversation:
                     f"{name}_ms": value for name, value in message.stages_ms.items()
                 }
                 figures |= {"unit": message.unit, "kv_tokens": message.kv_tokens}
-                self.audience.emit(ev.Figures(figures=figures))
+                self.audience.emit(ev.Figures(figures=figures, decision=message.decision))
             case _:
                 self._pass_on(message)
 

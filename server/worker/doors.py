@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from media.inputpace import MAX_WAITING_S
+from media.wireformat import WireFormat
+from signaling.openbmb.door import OpenBmbDoor
 from signaling.realtime.door import RealtimeDoor
 from signaling.session.core import Door, SessionCore, SoundPort
 
@@ -23,4 +27,35 @@ class MakeDoor(Protocol):
     ) -> Door: ...
 
 
-DOORS: dict[str, MakeDoor] = {"realtime": RealtimeDoor}
+class StreamSound(NamedTuple):
+    """How sound goes with the messages of a protocol."""
+
+    input: WireFormat | None = None
+    """None: as the session's settings say."""
+    output: WireFormat | None = None
+    max_waiting_s: float = MAX_WAITING_S
+    """How much of what came too fast is kept."""
+    max_ahead_s: float = math.inf
+    """How much of an answer is sent before its time. Finite: what is not sent yet can be cut, and
+    the client tells nothing of what it heard."""
+
+
+class SpokenProtocol(NamedTuple):
+    """A protocol: its door, and its sound."""
+
+    make: MakeDoor
+    sound: StreamSound = StreamSound()
+
+
+PROTOCOLS: dict[str, SpokenProtocol] = {
+    "realtime": SpokenProtocol(RealtimeDoor),
+    "openbmb": SpokenProtocol(
+        OpenBmbDoor,
+        StreamSound(
+            WireFormat(16_000, is_float=True),
+            WireFormat(24_000, is_float=True),
+            max_waiting_s=2,
+            max_ahead_s=1,
+        ),
+    ),
+}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import msgspec
 
 from engine.ipc.protocol import (
     FunctionTool,
@@ -16,9 +18,11 @@ from engine.ipc.protocol import (
     Welcome,
 )
 from signaling.session.core import Abilities
-from signaling.settings import SemanticVad, ServerVad, SessionSettings
+from signaling.settings import Option, SemanticVad, ServerVad, SessionSettings
 
 EAGERNESS_SILENCE_MS = {"low": 700, "medium": 320, "auto": 320, "high": 220}
+SAMPLED = frozenset(msgspec.structs.asdict(Sampling())) - {"max_output_tokens"}
+"""What `session.engine` may set of how words are chosen."""
 DETAIL_SLICES = {"low": 1, "auto": 1, "high": 2}
 
 
@@ -56,6 +60,7 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
     voice = settings.audio.output.voice
     choice, name = choice_of(settings.tool_choice)
     limit = settings.max_output_tokens
+    sampling, options = _sampling(settings.engine, limit if isinstance(limit, int) else None)
     return SessionConfig(
         mode=mode_of(settings),
         instructions=settings.instructions,
@@ -64,14 +69,32 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
         speed=settings.audio.output.speed,
         modalities=settings.output_modalities,
         turn_detection=turns,
-        sampling=Sampling(max_output_tokens=limit if isinstance(limit, int) else None),
+        sampling=sampling,
         context_policy="end" if settings.truncation == "disabled" else "slide",
         max_image_slices=DETAIL_SLICES[settings.video.detail],
         tools=function_tools(settings.tools),
         tool_choice=choice,
         tool_name=name,
-        options=dict(settings.engine),
+        options=options,
     )
+
+
+def _sampling(
+    given: Mapping[str, Option], max_output_tokens: int | None
+) -> tuple[Sampling, dict[str, Option]]:
+    """How words are chosen, and the options that the engine knows itself.
+
+    What is out of bounds stays an option, so that the engine tells of it.
+    """
+    options, chosen = dict(given), {}
+    for name in SAMPLED & options.keys():
+        try:
+            msgspec.convert({name: options[name]}, Sampling)
+        except msgspec.ValidationError:
+            continue
+        chosen[name] = options.pop(name)
+    wanted = chosen | {"max_output_tokens": max_output_tokens}
+    return msgspec.convert(wanted, Sampling), options
 
 
 def function_tools(tools: Iterable[dict[str, Any]]) -> tuple[FunctionTool, ...]:
@@ -112,6 +135,7 @@ def abilities_of(welcome: Welcome) -> Abilities:
         delegates=welcome.delegates,
         answers_out_of_band=welcome.answers_out_of_band,
         transcribes=welcome.transcribes,
+        sees=welcome.video,
         hears_in_units=welcome.unit_ms > 0,
         voices=welcome.voices,
         languages=welcome.languages,

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any
 
 from media.clock import Ticker
 from media.inputpace import InputPace
+from media.picture import CameraPicture
 from media.sentahead import SentAhead
+from media.shownpictures import ShownPictures
 from media.wireformat import PCM, PCMA, PCMU, WireDecoder, WireEncoder, WireFormat
 from server.config import Config
 from server.handover import SocketFor
+from server.worker.doors import PROTOCOLS
 from server.worker.session import CallSession
 from server.worker.websocket_connection import WebSocketConnection
 from signaling.settings import AudioFormat
@@ -35,13 +40,23 @@ class StreamTransport:
         session: CallSession,
         config: Config,
         ticker: Ticker,
+        threads: Executor,
         on_connected: Callable[[], object],
+        door: str = "realtime",
     ) -> None:
+        """`threads` read pictures; `door`: the protocol that is spoken."""
         self._session = session
         self._on_connected = on_connected
-        self._speech = SentAhead(listener=session.conversation)
-        session.conversation.use(self._speech, is_sent_ahead=True)
-        self._input = InputPace(session.hear, self._speed)
+        sound = self._sound = PROTOCOLS[door].sound
+        self._speech = SentAhead(listener=session.conversation, max_ahead_s=sound.max_ahead_s)
+        session.conversation.use(self._speech, is_sent_ahead=math.isinf(sound.max_ahead_s))
+        self._input = InputPace(session.hear, self._speed, max_waiting_s=sound.max_waiting_s)
+        self._pictures = ShownPictures(
+            self._seen,
+            executor=threads,
+            max_fps=config.media.video_fps,
+            max_side=config.media.video_side,
+        )
         self._told_dropped = 0
         self._decoder = WireDecoder(PCM)
         self._encoder = WireEncoder(PCM)
@@ -70,7 +85,7 @@ class StreamTransport:
 
     def append(self, data: bytes) -> None:
         """Take sound of the client in the session's input format."""
-        form = _form(self._session.conversation.settings.audio.input.format)
+        form = self._sound.input or _form(self._session.conversation.settings.audio.input.format)
         if self._decoder.form != form:
             self._decoder = WireDecoder(form)
         self._input.append(self._decoder.decode(data))
@@ -83,9 +98,14 @@ class StreamTransport:
         """Forget what was appended and did not reach the engine."""
         self._input.drop()
 
+    def see(self, file: bytes) -> None:
+        """Take a picture of the client's camera, a JPEG file."""
+        self._pictures.show(file)
+
     def encode(self, pcm: bytes) -> bytes:
         """Return 24 kHz PCM in the session's output format."""
-        form = _form(self._session.conversation.settings.audio.output.format)
+        settings = self._session.conversation.settings
+        form = self._sound.output or _form(settings.audio.output.format)
         if self._encoder.form != form:
             self._encoder = WireEncoder(form)
         return self._encoder.encode(pcm)
@@ -121,6 +141,7 @@ class StreamTransport:
     async def close(self) -> None:
         self._deadline.cancel()
         self._unsubscribe()
+        self._pictures.close()
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
@@ -140,6 +161,15 @@ class StreamTransport:
                 "droppedSamples": self._input.dropped_samples,
             },
         ]
+        if self._pictures.received:
+            rows.append(
+                {
+                    "type": "inbound-stream",
+                    "kind": "video",
+                    "framesReceived": self._pictures.received,
+                    "decodeErrors": self._pictures.unreadable,
+                }
+            )
         if self._connection is not None:
             link = self._connection.link
             rows.append(
@@ -163,6 +193,11 @@ class StreamTransport:
         self._ticks += 1
         if self._ticks % TICKS_PER_LOOK == 0:
             self._speech.tick()
+            self._pictures.tick()
+
+    def _seen(self, picture: CameraPicture) -> None:
+        if self._session.conversation.settings.video.enabled:
+            self._session.see(picture.width, picture.height, picture.rgb)
 
     def _speed(self) -> float:
         abilities = self._session.conversation.abilities

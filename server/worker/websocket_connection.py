@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 from server.endings import FAILURES
 from server.handover import SocketFor
-from server.worker.doors import DOORS
+from server.worker.doors import PROTOCOLS
 from server.worker.session import CallSession
 from signaling.session.core import SoundPort
 from signaling.websocket import WebSocketLink
 
-GOING_AWAY = {"engine_full": 1013, "server_shutdown": 1012, "too_slow": 1008, "flooded": 1008}
+GOING_AWAY = {"engine_full": 1013, "server_shutdown": 1012} | dict.fromkeys(
+    ("too_slow", "flooded", "bad_input"), 1008
+)
 NORMAL = 1000
 INTERNAL = 1011
 
@@ -32,7 +34,7 @@ class WebSocketConnection:
     ) -> None:
         """`port`: how sound goes with its messages; None where it does not."""
         self.link = WebSocketLink(told.head, received=self._receive, gone=gone)
-        self.door = DOORS[told.door](
+        self.door = PROTOCOLS[told.door].make(
             session.commands,
             self.link.send,
             port=port,

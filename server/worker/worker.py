@@ -197,8 +197,13 @@ class Worker:
             self._child.send(CallConnected(place.call_id))
 
         if isinstance(place, PlaceStream):
-            make = LiveStream if place.door == "live" else StreamTransport
-            make(session, self._config, self._ticker, connected)
+            if place.door == "live":
+                LiveStream(session, self._config, self._ticker, connected)
+            else:
+                StreamTransport(
+                    *(session, self._config, self._ticker, self._threads, connected),
+                    door=place.door,
+                )
             return StreamPlaced(place.call_id)
         live = None if place.live is None else LiveSession(session, place.live, self._ticker)
         peer = PeerTransport(

@@ -1,18 +1,22 @@
 """WebSockets of sessions: checked and answered for here, spoken by a media worker. Front.
 
-RFC 6455 section 4.2. `GET /v1/realtime?model=` opens a session, `?call_id=` joins one.
+RFC 6455 section 4.2. `GET /v1/realtime?model=` opens a session, `?call_id=` joins one; other
+protocols of the same path are told by what the client asks for.
 """
 
 import base64
 import binascii
 import hashlib
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 from aiohttp import hdrs, web
 
 from signaling.errors import ProtocolError
 from signaling.http.auth import Authenticator, Principal, offered_protocols, require
 from signaling.http.httperrors import json_error
+from signaling.http.openbmb import PROTOCOL as OPENBMB_PROTOCOL
+from signaling.http.openbmb import speaks_openbmb, wanted_of
 from signaling.http.resources import add_resource
 from signaling.http.takeover import take_over
 from signaling.settings import SessionSettings
@@ -57,9 +61,20 @@ class StreamService(Protocol):
 
 def add_routes(app: web.Application, service: StreamService, auth: Authenticator) -> None:
     """Add the Realtime WebSocket; signaling.auth.install must have been called on the same app."""
-    endpoint = StreamEndpoint(service, auth)
+    realtime = StreamEndpoint(service, auth)
+    openbmb = StreamEndpoint(service, auth, "openbmb", OPENBMB_PROTOCOL, wanted_of)
+
+    async def open_session(request: web.Request) -> web.Response:
+        return await (openbmb if speaks_openbmb(request) else realtime).open(request)
+
     for path in REALTIME_PATHS:
-        add_resource(app, path, auth, {hdrs.METH_GET: endpoint.open})
+        add_resource(app, path, auth, {hdrs.METH_GET: open_session})
+
+
+def wanted_model(request: web.Request) -> dict[str, Any]:
+    """The settings that the query names."""
+    model = request.query.get("model")
+    return {"model": model[:256]} if model else {}
 
 
 class StreamEndpoint:
@@ -71,12 +86,16 @@ class StreamEndpoint:
         auth: Authenticator,
         door: str = "realtime",
         protocol: str = "realtime",
+        wanted: Callable[[web.Request], dict[str, Any]] = wanted_model,
     ) -> None:
-        """`protocol`: the sub-protocol that is chosen where it is offered."""
+        """`protocol`: the sub-protocol that is chosen where it is offered. `wanted`: a partial
+        session object; raises `ProtocolError`.
+        """
         self._service = service
         self._auth = auth
         self._door = door
         self._protocol = protocol
+        self._wanted = wanted
 
     async def open(self, request: web.Request) -> web.Response:
         """Answered by the media worker once everything that can be refused here was not."""
@@ -93,9 +112,7 @@ class StreamEndpoint:
                 param="intent",
             )
         head = _head(request, self._protocol)
-        session = principal.session or SessionSettings()
-        if model := request.query.get("model"):
-            session = session.merge({"model": model[:256]})
+        session = (principal.session or SessionSettings()).merge(self._wanted(request))
         call_id = await self._service.place_stream(
             session,
             remote=request.remote or "",

@@ -41,13 +41,16 @@ class SoundPort(Protocol):
     """The way of sound that goes with a connection's messages, in the formats that are set."""
 
     def append(self, data: bytes) -> None:
-        """Take sound of the user."""
+        """Take sound of the user; raises ValueError, with the reason, if it is none."""
 
     def flush(self) -> None:
         """What was appended is whole: the engine is to have all of it now."""
 
     def drop(self) -> None:
         """Forget what was appended and the engine does not have."""
+
+    def see(self, file: bytes) -> None:
+        """Take a picture of the user's camera, a JPEG file."""
 
     def encode(self, pcm: bytes) -> bytes:
         """Return 24 kHz PCM of an answer as it is sent."""
@@ -68,6 +71,8 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     delegates: bool = False
     answers_out_of_band: bool = False
     transcribes: bool = False
+    sees: bool = False
+    """Pictures of a camera."""
     hears_in_units: bool = False
     """It takes sound in units of real time, and skips what comes faster."""
     voices: tuple[str, ...] = ()
@@ -144,6 +149,9 @@ class SessionCore(Protocol):
         by: Asker | None = None,
     ) -> None:
         """Tell the model something while it listens or speaks."""
+
+    def force_listen(self, is_on: bool) -> None:
+        """While on, the model only listens; what it is saying is cut."""
 
     def mute(self, is_muted: bool, by: Asker | None = None) -> None:
         """Let the model hear silence instead of the user, or the user again."""

@@ -78,6 +78,8 @@ class Figures(SessionEvent, frozen=True, kw_only=True):
     """Of one unit of a native model or one turn: name with its unit -> number."""
 
     figures: dict[str, float | int]
+    decision: Literal["listen", "speak"] = "listen"
+    """What the model did in it."""
 
 
 class Refusal(SessionEvent, frozen=True, kw_only=True):

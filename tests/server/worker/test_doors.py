@@ -199,6 +199,8 @@ class Port:
 
     def drop(self) -> None: ...
 
+    def see(self, file: bytes) -> None: ...
+
     def encode(self, pcm: bytes) -> bytes:
         return pcm
 

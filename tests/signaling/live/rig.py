@@ -77,6 +77,9 @@ class NotedCore:
         self.asked.append((kind, text, delegation))
         self.askers.append(by)
 
+    def force_listen(self, is_on: bool) -> None:
+        self.asked.append(("listen", is_on))
+
     def mute(self, is_muted: bool, by: Asker | None = None) -> None:
         assert by is not None
         by.watcher.tell(ev.InputMuted(is_muted=is_muted), by.event_id)
