@@ -102,3 +102,39 @@ def test_answer_without_sound_is_over_at_once() -> None:
     speech.finish(1)
     speech.tick()
     assert listener.take() == [("drained", 1, 0)]
+
+
+def test_of_a_client_that_cannot_drop_it_little_is_sent_ahead() -> None:
+    listener, clock = Listener(), Clock()
+    speech = SentAhead(listener=listener, clock=clock, max_ahead_s=1)
+    speech.push(1, pcm(2200))
+    speech.finish(1)
+    assert len(listener.sound) == len(pcm(1000))
+    for _ in range(9):
+        clock.now += 0.1
+        speech.tick()
+    assert len(listener.sound) == len(pcm(1500)), "whole pieces, as there is room"
+    clock.now += 1
+    speech.tick()
+    assert ("drained", 1, 0) not in listener.take(), "not while some of it waits"
+    clock.now += 0.7
+    speech.tick()
+    assert listener.sound == pcm(2200) and speech.heard(1) == 52_800
+    assert listener.take()[-1] == ("drained", 1, 0)
+
+
+def test_what_was_cut_is_not_sent_and_the_next_answer_waits_for_its_time() -> None:
+    listener, clock = Listener(), Clock()
+    speech = SentAhead(listener=listener, clock=clock, max_ahead_s=1)
+    speech.push(1, pcm(3000))
+    speech.clear()
+    clock.now += 5
+    speech.tick()
+    assert len(listener.sound) == len(pcm(1000)) and speech.heard(1) == 0
+    speech.push(2, pcm(900))
+    speech.finish(2)
+    speech.push(3, pcm(500))
+    assert [told for told in listener.take() if told[0] == "started"][1:] == [("started", 2, 0)]
+    clock.now += 0.5
+    speech.tick()
+    assert ("sent", 3, 0) in listener.take()
