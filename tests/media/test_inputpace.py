@@ -78,3 +78,15 @@ def test_what_is_forgotten_does_not_pass_later() -> None:
     assert rig.samples == UPLINK_HZ
     rig.pace.append(sound(0.02))
     assert rig.heard[-1] == (5 * UPLINK_HZ, 320)
+
+
+def test_of_sound_in_real_time_only_the_newest_waits() -> None:
+    heard: list[int] = []
+    clock = Clock()
+    pace = InputPace(lambda pts, pcm: heard.append(pts), lambda: 1.0, clock, max_waiting_s=2)
+    pace.append(sound(1))
+    pace.append(sound(5))
+    assert pace.waiting_ms == 2000 and pace.dropped_samples == 3 * UPLINK_HZ
+    clock.now += 1
+    pace.tick()
+    assert heard == [0, 4 * UPLINK_HZ]

@@ -73,3 +73,18 @@ def test_answers_come_out_at_the_clients_rate(form: WireFormat) -> None:
     assert pitch_of(heard, form.hz) == pytest.approx(440, abs=2)
     if form is PCM:
         assert sent == pcm
+
+
+def test_floating_point_is_clipped_and_comes_back() -> None:
+    form = WireFormat(16_000, is_float=True)
+    values = np.array([0, 0.5, -0.5, 1, -1, 3, -3], "<f4")
+    pcm = np.frombuffer(WireDecoder(form).decode(values.tobytes()), np.int16)
+    assert pcm.tolist() == [0, 16384, -16384, 32767, -32767, 32767, -32767]
+    back = WireEncoder(WireFormat(24_000, is_float=True)).encode(pcm.tobytes())
+    assert np.allclose(np.frombuffer(back, "<f4"), np.clip(values, -1, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("data", [bytes(6), np.array([0, np.nan], "<f4").tobytes()])
+def test_floating_point_that_is_no_sound_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="samples"):
+        WireDecoder(WireFormat(16_000, is_float=True)).decode(data)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.ipc.protocol import SessionConfig, ToEngine, UpdateSession
+from engine.ipc.protocol import Sampling, SessionConfig, ToEngine, UpdateSession
 from server.worker.engine_settings import engine_config, mode_of
 from signaling.errors import ProtocolError
 from signaling.settings import SessionSettings
@@ -85,6 +85,13 @@ def test_other_settings_reach_the_engine() -> None:
     assert config.options == {"style": "calm", "level": 3}
 
 
+def test_choice_of_words_can_be_set_and_what_is_out_of_bounds_is_left_to_be_told_of() -> None:
+    given = {"temperature": 0.7, "length_penalty": 9.0, "top_k": 20, "style": "calm"}
+    config = engine_config(settings(engine=given, max_output_tokens=77))
+    assert config.sampling == Sampling(temperature=0.7, top_k=20, max_output_tokens=77)
+    assert config.options == {"length_penalty": 9.0, "style": "calm"}
+
+
 def test_voice_object_and_default_are_the_engines_own_voice() -> None:
     for voice in ("default", {"id": "voice_123"}):
         assert engine_config(settings(audio={"output": {"voice": voice}})).voice == ""
@@ -107,6 +114,7 @@ EXTREMES: list[dict[str, Any]] = [
     {"engine": {"largest": 2**63 - 1}},
     {"engine": {"astronomic": 2**70}},
     {"engine": {f"option{n}": n for n in range(32)}},
+    {"engine": {"temperature": -1.0, "top_p": "all", "seed": -(2**63), "greedy": 2}},
     {"video": {"detail": "auto", "fps": 10}},
 ]
 

@@ -1,4 +1,4 @@
-"""A session as clients of openbmb-realtime see it: the order of messages, units, answers, the end."""
+"""A session as clients of openbmb-realtime see it: order of messages, units, answers, the end."""
 
 from __future__ import annotations
 
