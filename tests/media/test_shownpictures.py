@@ -55,7 +55,8 @@ async def test_files_that_are_no_pictures_are_counted(threads: ThreadPoolExecuto
     for number, file in enumerate((b"no picture", whole[:20], b"\xff\xd8\xff\xd9"), 1):
         clock.now += 1
         shown.show(file)
-        await until(lambda number=number: shown.unreadable == number)
+        expected = number
+        await until(lambda: shown.unreadable == expected)  # noqa: B023 - awaited at once
     clock.now += 1
     shown.show(whole)
     await until(lambda: seen)
