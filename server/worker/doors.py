@@ -27,7 +27,7 @@ class MakeDoor(Protocol):
     ) -> Door: ...
 
 
-class StreamSound(NamedTuple):
+class SoundRules(NamedTuple):
     """How sound goes with the messages of a protocol."""
 
     input: WireFormat | None = None
@@ -44,14 +44,14 @@ class SpokenProtocol(NamedTuple):
     """A protocol: its door, and its sound."""
 
     make: MakeDoor
-    sound: StreamSound = StreamSound()
+    sound: SoundRules = SoundRules()
 
 
 PROTOCOLS: dict[str, SpokenProtocol] = {
     "realtime": SpokenProtocol(RealtimeDoor),
     "openbmb": SpokenProtocol(
         OpenBmbDoor,
-        StreamSound(
+        SoundRules(
             WireFormat(16_000, is_float=True),
             WireFormat(24_000, is_float=True),
             max_waiting_s=2,

@@ -71,7 +71,7 @@ class SessionInit(msgspec.Struct, frozen=True, kw_only=True):
     payload: InitPayload = InitPayload()
 
 
-class UnitInput(msgspec.Struct, frozen=True, kw_only=True):
+class DuplexInput(msgspec.Struct, frozen=True, kw_only=True):
     """What is heard, and what is seen meanwhile."""
 
     audio: SoundText
@@ -85,7 +85,7 @@ class UnitInput(msgspec.Struct, frozen=True, kw_only=True):
 class UnitAppend(msgspec.Struct, frozen=True, kw_only=True):
     """Sound of the user, in real time; none while the client pauses."""
 
-    input: UnitInput
+    input: DuplexInput
 
 
 class ClientClose(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +116,7 @@ class DemoUpdate(msgspec.Struct, frozen=True, kw_only=True):
     session: DemoSession
 
 
-class DemoAppend(UnitInput, frozen=True, kw_only=True):
+class DemoAppend(DuplexInput, frozen=True, kw_only=True):
     """Sound and pictures of the user, in the demo's names."""
 
 
@@ -127,7 +127,7 @@ CLIENT_MESSAGES: dict[str, type[Any]] = {
     "session.update": DemoUpdate,
     "input_audio_buffer.append": DemoAppend,
 }
-OpenBmbMessage = InitPayload | UnitInput | ClientClose
+OpenBmbMessage = InitPayload | DuplexInput | ClientClose
 
 
 def parse_message(text: str) -> OpenBmbMessage:
@@ -155,7 +155,7 @@ def parse_message(text: str) -> OpenBmbMessage:
         case DemoUpdate(session=session):
             return _newer(session)
         case message:
-            assert isinstance(message, UnitInput | ClientClose)
+            assert isinstance(message, DuplexInput | ClientClose)
             return message
 
 

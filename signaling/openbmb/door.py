@@ -16,8 +16,8 @@ from signaling.openbmb.client_messages import (
     MAX_APPEND_S,
     SAMPLE_BYTES,
     ClientClose,
+    DuplexInput,
     InitPayload,
-    UnitInput,
     parse_message,
 )
 from signaling.session import events as ev
@@ -65,7 +65,7 @@ class OpenBmbDoor:
             match parse_message(text):
                 case InitPayload() as payload:
                     self._begin(payload)
-                case UnitInput() as unit:
+                case DuplexInput() as unit:
                     self._take(unit)
                 case ClientClose():
                     self._is_closing = True
@@ -101,7 +101,7 @@ class OpenBmbDoor:
         for name in _unused(payload):
             self._warn("unused_setting", f"{name} {NO_EFFECT}.")
 
-    def _take(self, unit: UnitInput) -> None:
+    def _take(self, unit: DuplexInput) -> None:
         if not self._is_created or self._port is None:
             told = "Sound before session.created is not heard."
             self._warn("not_ready", told, once=True)

@@ -11,9 +11,9 @@ from signaling.errors import ProtocolError
 from signaling.openbmb.client_messages import (
     ClientClose,
     DuplexConfig,
+    DuplexInput,
     InitPayload,
     ReferenceVoice,
-    UnitInput,
     parse_message,
 )
 
@@ -41,7 +41,7 @@ def test_init_is_read_with_members_that_are_not_set_absent() -> None:
 
 def test_both_sets_of_names_mean_the_same() -> None:
     given = {"audio": "AAAA", "video_frames": ["BBBB"], "force_listen": True}
-    unit = UnitInput(audio="AAAA", video_frames=("BBBB",), force_listen=True)
+    unit = DuplexInput(audio="AAAA", video_frames=("BBBB",), force_listen=True)
     assert parsed("input.append", input=given) == unit
     demo = parsed("input_audio_buffer.append", **given)
     assert (demo.audio, demo.video_frames, demo.force_listen) == ("AAAA", ("BBBB",), True)
