@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 from openai import AsyncOpenAI
 from websockets.exceptions import InvalidStatus
@@ -300,6 +301,19 @@ async def test_a_client_that_leaves_ends_the_session_for_those_beside_it(server:
                 pass
         assert refused.value.response.status_code == 404
         assert b"session_not_found" in refused.value.response.body
+
+
+async def test_an_engine_that_dies_is_told_before_the_end() -> None:
+    with Serving() as serving:
+        async with LiveStreamer(serving.url) as client:
+            await client.start()
+            for child in psutil.Process(serving.pid).children():
+                if any("engine.process" in word for word in child.cmdline()):
+                    child.kill()
+            error = (await client.hears("error"))["error"]
+            assert (error["type"], error["code"]) == ("server_error", "engine_unavailable")
+            assert (await client.hears("session.closed"))["reason"] == "connection_lost"
+            assert await client.is_over() == 1000
 
 
 async def test_hang_up_over_http_and_what_is_not_served(server: Serving) -> None:
