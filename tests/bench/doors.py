@@ -53,7 +53,8 @@ async def by_peer(url: str, seconds: float) -> dict[str, Any]:
             caller.voice.say(QUESTION)
             await asyncio.sleep(2.5)
         done = [event for event in caller.events if event["type"] == "response.done"]
-        return {"answers": len(done), "heard_s": caller.loud_samples / 48_000}
+        # Silence between the answers included: the track never stops.
+        return {"answers": len(done), "heard_s": caller.heard_samples / 48_000}
 
 
 async def clients(door: str, url: str, count: int, seconds: float) -> None:
