@@ -21,6 +21,7 @@ HINTS = (
     (r"/v1/realtime/sessions", 404, f"The beta API is gone; {_SECRETS}."),
     (r"/v1/realtime/transcription_sessions", 404, f"The beta API is gone; {_SECRETS}."),
     (r"/v1/realtime/translations(/.*)?", 404, "Sessions that translate are not served."),
+    (r"/v1/(completions|responses)(/.*)?", 404, "Not served: use POST /v1/chat/completions."),
     (r"/v1/realtime/calls/[^/]+/(accept|reject|refer)", 501, f"Not supported: {_SIP}."),
 )
 """Paths that clients know of and that have no resource here: pattern, status, message."""

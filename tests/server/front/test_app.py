@@ -233,6 +233,7 @@ async def test_wrong_method_is_405(start: Start) -> None:
         ("POST", "/v1/realtime/sessions", 404, "/v1/realtime/client_secrets"),
         ("POST", "/v1/realtime/transcription_sessions", 404, "/v1/realtime/client_secrets"),
         ("POST", "/v1/realtime/translations/calls", 404, "translate"),
+        ("POST", "/v1/responses", 404, "/v1/chat/completions"),
         ("POST", "/v1/realtime/calls/rtc_x/accept", 501, "SIP"),
         ("POST", "/v1/realtime/calls/rtc_x/refer", 501, "SIP"),
         ("GET", "/whip/", 404, "GET /whip/"),
