@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from engine.ipc.patience import Patience
-from engine.ipc.protocol import Hello, Ping
+from engine.ipc.protocol import VERSION, Hello, Ping
 from engine.ipc.supervision import Progress, credential
 from server.front import backoff
 from server.front import supervisor as module
@@ -385,7 +385,7 @@ async def test_stranger_on_the_control_link_is_not_listened_to(
     await run.ready("engine-0")
     await until(lambda: run.watcher.messages)
     with dealer(run.supervisor.control) as raw:
-        raw.say(Hello(1, "somebody"))
+        raw.say(Hello(VERSION, "somebody"))
         raw.say(stats(666))
         assert b"hello_expected" in (await raw.receive())[-1]
     assert stats(666) not in run.watcher.messages
@@ -400,7 +400,7 @@ async def test_who_takes_a_living_childs_name_is_refused_and_the_child_lives_on(
     await until(lambda: run.watcher.messages)
     peer, pid = child.peer, child.pid
     with dealer(run.supervisor.control) as raw:
-        raw.say(Hello(1, said))
+        raw.say(Hello(VERSION, said))
         raw.say(stats(666))
         assert b"hello_expected" in (await raw.receive())[-1]
     assert child.peer == peer and stats(666) not in run.watcher.messages
@@ -416,7 +416,7 @@ async def test_child_says_hello_once(start: Start) -> None:
     child = await run.ready("engine-0")
     peer = child.peer
     with dealer(run.supervisor.control) as raw:
-        raw.say(Hello(1, credential(child.link_name, child.secret)))
+        raw.say(Hello(VERSION, credential(child.link_name, child.secret)))
         raw.say(stats(666))
         assert b"hello_expected" in (await raw.receive())[-1]
     assert child.peer == peer and stats(666) not in run.watcher.messages
@@ -433,7 +433,7 @@ async def test_secret_is_new_in_each_life_and_not_in_the_log(
     assert len(first) == len(child.secret) == 32 and first != child.secret
     with dealer(run.supervisor.control) as raw:
         # A process of the first life that the kill has not reached yet.
-        raw.say(Hello(1, credential("engine-0#1", first)))
+        raw.say(Hello(VERSION, credential("engine-0#1", first)))
         raw.say(stats(666))
         assert b"hello_expected" in (await raw.receive())[-1]
     assert stats(666) not in run.watcher.messages
@@ -449,7 +449,7 @@ async def test_late_message_of_a_buried_child_is_ignored(
     await until(lambda: child.secret)
     # It has said hello as this very life, and outlives the process that is watched.
     with dealer(run.supervisor.control) as raw:
-        raw.say(Hello(1, credential("engine-0#1", child.secret)))
+        raw.say(Hello(VERSION, credential("engine-0#1", child.secret)))
         raw.say(stats(5))
         await until(lambda: stats(5) in run.watcher.messages)
         os.kill(child.pid, signal.SIGKILL)
