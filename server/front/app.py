@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from server.docs.routes import DocumentationPages
 from server.front.front import Front
 from server.front.sound_packer import SoundPacker
 from server.front.telemetry import Telemetry
@@ -156,11 +157,13 @@ class Operations:
         return _json(told | {"engine": engine, "ready": self._front.is_ready, "starting": starting})
 
     async def stats(self, request: web.Request) -> web.Response:
+        """Tell processes, calls, queue and engines, with webrtc-stats; keys of the role admin."""
         require(request, "admin")
         await self._front.refresh()
         return _json(self._telemetry.stats())
 
     async def metrics(self, request: web.Request) -> web.Response:
+        """Tell the same as Prometheus text; keys of the role admin."""
         require(request, "admin")
         await self._front.refresh()
         text = self._telemetry.exposition()
@@ -201,4 +204,5 @@ def build(
     streams.add_routes(app, front, auth)
     live.add_routes(app, front, auth)
     whip.add_routes(app, front, auth, servers)
+    DocumentationPages(str(info["version"])).add_to(app)
     return app

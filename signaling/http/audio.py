@@ -70,6 +70,7 @@ class AudioEndpoints:
         self._bodies = LargeBodies()
 
     async def speak(self, request: web.Request) -> web.StreamResponse:
+        """Read a text aloud, word for word."""
         callers = require_key(request).callers(request.remote)
         order = parse_speech(await read_body(request, MAX_SPEECH_BODY, None))
         async with while_connected(request), self._service.speak(order, callers) as spoken:
@@ -115,6 +116,7 @@ class AudioEndpoints:
             yield _usage_event(piece.usage)
 
     async def transcribe(self, request: web.Request) -> web.StreamResponse:
+        """Write down what is said in a recording."""
         callers = require_key(request).callers(request.remote)
         if request.content_type != "multipart/form-data":
             raise ProtocolError(

@@ -79,13 +79,17 @@ class CallService(IceService, Protocol):
         """
 
 
-class _Expiry(msgspec.Struct):
+class SecretExpiry(msgspec.Struct):
+    """How long a key lasts."""
+
     anchor: Literal["created_at"] = "created_at"
     seconds: Annotated[int, Meta(ge=SECRET_MIN_S, le=SECRET_MAX_S)] = SECRET_DEFAULT_S
 
 
-class _SecretRequest(msgspec.Struct):
-    expires_after: _Expiry | None = None
+class SecretRequest(msgspec.Struct):
+    """What an ephemeral key is to be."""
+
+    expires_after: SecretExpiry | None = None
     session: dict[str, Any] | None = None
 
 
@@ -126,6 +130,7 @@ class _Api:
         self._servers = servers
 
     async def place(self, request: web.Request) -> web.Response:
+        """Place a call by WebRTC; its id is in `Location`."""
         principal = require(request)
         self._auth.admit_call(request, principal)
         sdp, update = await read_offer(request)
@@ -140,7 +145,7 @@ class _Api:
         return answered(placed, CALLS_PATH, self._servers)
 
     async def get(self, request: web.Request) -> web.Response:
-        """Whether the call is still there, for a client whose media stopped; by its id alone.
+        """Tell whether a call is still there, for a client whose media stopped; without a key.
 
         410 with the reason as the error's code when it ended in the last minutes.
         """
@@ -150,11 +155,13 @@ class _Api:
         return web.json_response({"id": call_id, "object": "realtime.call"})
 
     async def hang_up(self, request: web.Request) -> web.Response:
-        # Without a key: the id itself is the capability, and a pagehide beacon has no headers.
+        """End a call; without a key, for its id is the capability."""
+        # The beacon of a page that is left has no headers.
         await self._end(request)
         return web.json_response({})
 
     async def delete(self, request: web.Request) -> web.Response:
+        """End a call; without a key, for its id is the capability."""
         await self._end(request)
         return web.Response(status=204)
 
@@ -163,7 +170,7 @@ class _Api:
             raise ProtocolError("There is no such call.", code="call_not_found", status=404)
 
     async def refuse(self, request: web.Request) -> web.Response:
-        """Say that there are no calls by SIP, which alone are accepted, rejected and passed on."""
+        """Say that there are no calls by SIP, which alone are accepted, rejected and referred."""
         name = request.path.rpartition("/")[2]
         raise ProtocolError(
             f"{name} is for calls by SIP, which are not taken here; hangup ends a call.",
@@ -172,15 +179,16 @@ class _Api:
         )
 
     async def create_secret(self, request: web.Request) -> web.Response:
+        """Make a key for browsers that expires, with the settings of its sessions."""
         principal = require(request)
         if principal.is_ephemeral:
             raise ProtocolError(
                 "A client secret cannot create another one.", code="forbidden", status=403
             )
         body = await read_body(request, MAX_SESSION_BYTES, "session")
-        wanted = convert(read_json(body or b"{}", "body"), _SecretRequest)
+        wanted = convert(read_json(body or b"{}", "body"), SecretRequest)
         session = SessionSettings().merge(wanted.session or {})
-        lifetime_s = (wanted.expires_after or _Expiry()).seconds
+        lifetime_s = (wanted.expires_after or SecretExpiry()).seconds
         value, expires_at = self._auth.secrets.issue(lifetime_s, session, principal.key_id)
         rendered = session.to_session(new_id("sess"), expires_at=0)
         return web.json_response(

@@ -83,11 +83,13 @@ class ModelEndpoints:
         self._created = int(time.time())
 
     async def list(self, request: web.Request) -> web.Response:
+        """List what may be named as the model."""
         require_key(request)
         models = [model_object(name, self._created) for name in self._service.models()]
         return web.json_response({"object": "list", "data": models})
 
     async def get(self, request: web.Request) -> web.Response:
+        """Tell one model."""
         require_key(request)
         name = request.match_info["model"]
         if name not in self._service.models():
@@ -106,6 +108,7 @@ class ChatEndpoints:
         self._bodies = LargeBodies()
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
+        """Answer messages, in words and sound, whole or streamed."""
         callers = require_key(request).callers(request.remote)
         async with AsyncExitStack() as upload:
             body = await self._bodies.read(request, MAX_BODY_BYTES, upload)

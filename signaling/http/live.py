@@ -50,15 +50,20 @@ class LiveService(StreamService, Protocol):
     def is_open(self, call_id: str) -> bool: ...
 
 
-class _WebRtc(
+class LiveWebRtc(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="webrtc"
 ):
+    """An SDP offer."""
+
     sdp: str
 
 
-class _Creation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LiveCreation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A Live session by WebRTC."""
+
     session: dict[str, Any]
-    transport: _WebRtc
+    """A `CalledConfig`."""
+    transport: LiveWebRtc
 
 
 def add_routes(app: web.Application, service: LiveService, auth: Authenticator) -> None:
@@ -80,6 +85,7 @@ def add_routes(app: web.Application, service: LiveService, auth: Authenticator) 
 
 def _refusal(why: str) -> Endpoint:
     async def refuse(request: web.Request) -> web.Response:
+        """Say that this is not served, and why."""
         require(request)
         raise ProtocolError(f"Not supported: {why}.", code="not_supported", status=501)
 
@@ -95,6 +101,7 @@ class _LiveEndpoints:
         self._auth = auth
 
     async def create(self, request: web.Request) -> web.Response:
+        """Create a Live session by WebRTC."""
         principal = require(request)
         self._auth.admit_call(request, principal)
         wanted, config = await _read(request)
@@ -113,18 +120,20 @@ class _LiveEndpoints:
         return web.json_response(answer, status=201)
 
     async def attach(self, request: web.Request) -> web.Response:
+        """Join a running Live session with a WebSocket."""
         try:
             return await self.stream.join(request, request.match_info["session_id"])
         except ProtocolError as error:
             raise _no_session() if error.status in (404, 410) else error from None
 
     async def hang_up(self, request: web.Request) -> web.Response:
-        """As for calls without a key: the id itself is the capability."""
+        """End a Live session; without a key, for its id is the capability."""
         if not await self._service.hang_up(request.match_info["session_id"], "hangup"):
             raise _no_session()
         return web.Response()
 
     async def content(self, request: web.Request) -> web.Response:
+        """Say that the content of sessions is not stored."""
         require(request)
         if not self._service.is_open(request.match_info["session_id"]):
             raise _no_session()
@@ -137,7 +146,7 @@ def _no_session() -> ProtocolError:
     return ProtocolError("There is no such session.", code="session_not_found", status=404)
 
 
-async def _read(request: web.Request) -> tuple[_Creation, CalledConfig]:
+async def _read(request: web.Request) -> tuple[LiveCreation, CalledConfig]:
     """The body of a creation; raises ProtocolError."""
     if request.content_type != "application/json":
         raise ProtocolError(
@@ -146,7 +155,7 @@ async def _read(request: web.Request) -> tuple[_Creation, CalledConfig]:
             status=415,
         )
     body = await read_body(request, MAX_BODY_BYTES, "transport.sdp")
-    wanted = convert(read_json(body, "body"), _Creation)
+    wanted = convert(read_json(body, "body"), LiveCreation)
     config = read_media_config(wanted.session)
     sdp = wanted.transport.sdp
     if len(sdp.encode()) > MAX_OFFER_BYTES:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
@@ -15,6 +16,18 @@ from signaling.http.httperrors import busy_response, error_response, json_error,
 logger = logging.getLogger(__name__)
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Resource(NamedTuple):
+    """What is served at a path."""
+
+    path: str
+    endpoints: Mapping[str, Endpoint]
+    """By method; their docstrings are what the documentation says of them."""
+
+
+RESOURCES = web.AppKey("resources", list[Resource])
+"""All that were added, in order."""
 
 
 def add_resource(
@@ -31,6 +44,7 @@ def add_resource(
     made here: some web clients look for them at this one.
     """
     methods = (*endpoints, hdrs.METH_OPTIONS)
+    app.setdefault(RESOURCES, []).append(Resource(path, endpoints))
 
     async def handle(request: web.Request) -> web.StreamResponse:
         response: web.StreamResponse

@@ -65,6 +65,10 @@ def add_routes(app: web.Application, service: StreamService, auth: Authenticator
     openbmb = StreamEndpoint(service, auth, "openbmb", OPENBMB_PROTOCOL, wanted_of)
 
     async def open_session(request: web.Request) -> web.Response:
+        """Open a session over a WebSocket, or join a call with one.
+
+        OpenAI Realtime; the protocol of openbmb-realtime where it is asked for.
+        """
         return await (openbmb if speaks_openbmb(request) else realtime).open(request)
 
     for path in REALTIME_PATHS:
@@ -98,7 +102,8 @@ class StreamEndpoint:
         self._wanted = wanted
 
     async def open(self, request: web.Request) -> web.Response:
-        """Answered by the media worker once everything that can be refused here was not."""
+        """Open a session over a WebSocket."""
+        # The media worker answers, once everything that can be refused here was not.
         call_id = request.query.get("call_id")
         if call_id is not None:
             return await self.join(request, call_id)

@@ -41,7 +41,7 @@ class TrickleEndpoint:
         self._service = service
 
     async def patch(self, request: web.Request) -> web.Response:
-        """204 for candidates, 200 with a fragment and another ETag for a restart."""
+        """Take ICE candidates (204), or restart ICE: 200 with a fragment and another ETag."""
         call_id = request.match_info["call_id"]
         if not self._service.is_open(call_id):
             raise self._service.why_closed(call_id)

@@ -39,7 +39,7 @@ class UploadEndpoint:
         self._line = UploadLine()
 
     async def add(self, request: web.Request) -> web.Response:
-        """Take one item; without a key, as hanging up: the call's id is the capability."""
+        """Put an item with files into a call's conversation; without a key, by the call's id."""
         call_id = request.match_info["call_id"]
         if not self._service.is_open(call_id):
             raise self._service.why_closed(call_id)

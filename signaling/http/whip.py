@@ -61,6 +61,7 @@ class _Door:
             return False
 
     async def place(self, request: web.Request) -> web.Response:
+        """Place a call by WHIP (RFC 9725); its address is in `Location`."""
         principal = require(request)
         self._auth.admit_call(request, principal)
         sdp = await read_sdp(request, "application/sdp")

@@ -32,26 +32,32 @@ class _LiveEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class SessionStart(_LiveEvent, frozen=True, kw_only=True):
+    """Begin the session; the first event over a WebSocket. Answered by `session.started`."""
+
     session: dict[str, Any]
     """Validated on its own, by `session_config.read_config`."""
 
 
 class DelegationUpdate(_LiveEvent, frozen=True, kw_only=True):
+    """Change who answers delegated tasks; answered by `session.updated`."""
+
     session: dict[str, Any]
     """Validated on its own, by `session_config.read_update`."""
 
 
 class InputAppend(_LiveEvent, frozen=True, kw_only=True):
+    """Send sound of the user in real time. Over WebRTC it has a track instead."""
+
     audio: str
     """Base64 of raw sound in the session's format."""
 
 
 class InputMute(_LiveEvent, frozen=True, kw_only=True):
-    pass
+    """Let the model hear silence; answered by `session.input_audio.muted`."""
 
 
 class InputUnmute(_LiveEvent, frozen=True, kw_only=True):
-    pass
+    """Let the model hear the user again; answered by `session.input_audio.unmuted`."""
 
 
 class _Append(_LiveEvent, frozen=True, kw_only=True):
@@ -60,35 +66,39 @@ class _Append(_LiveEvent, frozen=True, kw_only=True):
 
 
 class InstructionsAppend(_Append, frozen=True, kw_only=True):
-    pass
+    """Give the model a rule; answered by `session.instructions.appended`."""
 
 
 class ThinkingAppend(_Append, frozen=True, kw_only=True):
-    pass
+    """Tell the model something; answered by `session.thinking.appended`."""
 
 
 class CommentaryAppend(_Append, frozen=True, kw_only=True):
-    pass
+    """Have the model say something; answered by `session.commentary.appended`."""
 
 
 ContextAppend = InstructionsAppend | ThinkingAppend | CommentaryAppend
 
 
 class FixturePlay(_LiveEvent, frozen=True, kw_only=True):
+    """Play a recording instead of the model, which hears nothing meanwhile."""
+
     audio: str
     """Base64 of mono PCM16 at 24 kHz."""
 
 
 class BackendItem(_LiveEvent, frozen=True, kw_only=True):
+    """Give the text model the output of the application's function."""
+
     item: dict[str, Any]
 
 
 class BackendContinue(_LiveEvent, frozen=True, kw_only=True):
-    pass
+    """Let the text model go on with the outputs that it got."""
 
 
 class SessionClose(_LiveEvent, frozen=True, kw_only=True):
-    pass
+    """End the session; answered by `session.closed`."""
 
 
 LiveClientEvent = (

@@ -28,11 +28,15 @@ class _Named(_Plain, frozen=True, kw_only=True):
 
 
 class Info(_Named, frozen=True, kw_only=True, tag="info"):
+    """Something the application should know and the session survives."""
+
     code: str
     message: str
 
 
 class LiveErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong; `param` names the member of the event, in dotted form."""
+
     type: str
     code: str
     message: str
@@ -41,47 +45,63 @@ class LiveErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LiveError(_Named, frozen=True, kw_only=True, tag="error"):
+    """An event of the client came to nothing, or the session fails."""
+
     error: LiveErrorDetail
 
 
 class LiveStarted(_Named, frozen=True, kw_only=True, tag="session.started"):
+    """The session is served: sound counts from now on."""
+
     session: dict[str, Any]
 
 
 class LiveUpdated(_Named, frozen=True, kw_only=True, tag="session.updated"):
+    """The session as it is after a `session.update`."""
+
     session: dict[str, Any]
 
 
 class LiveUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the session has lasted, and how much of that it was paused."""
+
     seconds: float
     active_seconds: int | UnsetType = UNSET
     paused_seconds: int | UnsetType = UNSET
 
 
 class ContextWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """How full the memory of the model is, from 0 to 1."""
+
     usage_ratio: float
 
 
 class UsageUpdated(_Named, frozen=True, kw_only=True, tag="session.usage.updated"):
+    """Usage of the session so far, every few seconds."""
+
     usage: LiveUsage
     context_window: ContextWindow | UnsetType = UNSET
 
 
 class LiveClosed(_Named, frozen=True, kw_only=True, tag="session.closed"):
+    """The last event of a session."""
+
     reason: ClosedReason
     session: dict[str, Any]
     usage: LiveUsage
 
 
 class LivePaused(_Named, frozen=True, kw_only=True, tag="session.paused"):
-    pass
+    """Nobody spoke for `idle_timeout_s`: the model hears nothing until somebody does."""
 
 
 class LiveResumed(_Named, frozen=True, kw_only=True, tag="session.resumed"):
-    pass
+    """The model hears the user again."""
 
 
 class OutputAudio(_Plain, frozen=True, kw_only=True, tag="session.output_audio.delta"):
+    """What the model says, in its time; silence in between. Not over WebRTC."""
+
     delta: str
     start_ms: int | UnsetType = UNSET
     end_ms: int | UnsetType = UNSET
@@ -94,60 +114,76 @@ class ReflectedInput(_Plain, frozen=True, kw_only=True, tag="session.input_audio
 
 
 class InputWords(_Named, frozen=True, kw_only=True, tag="session.input_transcript.delta"):
+    """What the user said, written down."""
+
     delta: str
     start_ms: int
     end_ms: int
 
 
 class OutputWords(_Named, frozen=True, kw_only=True, tag="session.output_transcript.delta"):
+    """What the model says, in step with its sound."""
+
     delta: str
     start_ms: int
     end_ms: int
 
 
 class InstructionsAppended(_Named, frozen=True, kw_only=True, tag="session.instructions.appended"):
+    """The rule stands in the context of the model."""
+
     start_ms: int
     end_ms: int
 
 
 class ThinkingAppended(_Named, frozen=True, kw_only=True, tag="session.thinking.appended"):
+    """What the model is to know stands in its context."""
+
     start_ms: int
     end_ms: int
 
 
 class CommentaryAppended(_Named, frozen=True, kw_only=True, tag="session.commentary.appended"):
+    """What the model is to say stands in its context."""
+
     start_ms: int
     end_ms: int
 
 
 class Muted(_Named, frozen=True, kw_only=True, tag="session.input_audio.muted"):
-    pass
+    """The model hears silence instead of the user."""
 
 
 class Unmuted(_Named, frozen=True, kw_only=True, tag="session.input_audio.unmuted"):
-    pass
+    """The model hears the user again."""
 
 
 class FixturePlaying(_Named, frozen=True, kw_only=True, tag="session.output_audio.fixture.playing"):
-    pass
+    """The recording is being played."""
 
 
 class FixturePlayed(_Named, frozen=True, kw_only=True, tag="session.output_audio.fixture.played"):
-    pass
+    """The recording was played to its end."""
 
 
 class DelegationInfo(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="delegation"):
+    """A task that the model handed on."""
+
     id: str
     target: Literal["client", "responses"]
     response_id: str | UnsetType = UNSET
 
 
 class DelegationCreatedEvent(_Named, frozen=True, kw_only=True, tag="session.delegation.created"):
+    """The model hands a task on, told by what was said so far."""
+
     offset_ms: int
     delegation: DelegationInfo
 
 
 class BackendEvent(_Named, frozen=True, kw_only=True, tag="response.event"):
+    """What happens in the text model that answers delegated tasks."""
+
     event: dict[str, Any]
     """An event of OpenAI's Responses stream."""
     delegation_id: str | UnsetType = UNSET

@@ -11,7 +11,13 @@ from msgspec import Meta
 
 from signaling.errors import ProtocolError
 from signaling.fields import convert
-from signaling.realtime.client_items import EventId, Id, ItemCreate, parse_item_create
+from signaling.realtime.client_items import (
+    EventId,
+    Id,
+    ItemCreate,
+    RawItemCreate,
+    parse_item_create,
+)
 from signaling.settings import (
     MAX_INSTRUCTIONS_CHARS,
     MAX_TOOLS,
@@ -34,22 +40,30 @@ Metadata = Annotated[
 
 
 class SessionUpdate(msgspec.Struct, frozen=True):
+    """Change settings, also in the middle of a call; answered by `session.updated`."""
+
     session: dict[str, Any]
     """Validated on its own; apply it with SessionSettings.merge."""
     event_id: EventId | None = None
 
 
 class ItemDelete(msgspec.Struct, frozen=True):
+    """Take an item out of the conversation; answered by `conversation.item.deleted`."""
+
     item_id: Id
     event_id: EventId | None = None
 
 
 class ItemRetrieve(msgspec.Struct, frozen=True):
+    """Ask for an item as it stands; answered by `conversation.item.retrieved`."""
+
     item_id: Id
     event_id: EventId | None = None
 
 
 class ItemTruncate(msgspec.Struct, frozen=True):
+    """Say how much of an answer was heard; answered by `conversation.item.truncated`."""
+
     item_id: Id
     audio_end_ms: Annotated[int, Meta(ge=0)]
     content_index: Annotated[int, Meta(ge=0)] = 0
@@ -57,11 +71,15 @@ class ItemTruncate(msgspec.Struct, frozen=True):
 
 
 class ResponseOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The answer's sound."""
+
     format: AudioFormat | None = None
     voice: Name | dict[str, Any] | None = None
 
 
 class ResponseAudio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The sound of one response."""
+
     output: ResponseOutput | None = None
 
 
@@ -88,30 +106,42 @@ class ResponseOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResponseCreate(msgspec.Struct, frozen=True):
+    """Ask for an answer; it begins with `response.created`."""
+
     response: ResponseOptions | None = None
     event_id: EventId | None = None
 
 
 class ResponseCancel(msgspec.Struct, frozen=True):
+    """End the answer under way, or the one that is named."""
+
     response_id: Id | None = None
     event_id: EventId | None = None
 
 
 class InputBufferAppend(msgspec.Struct, frozen=True):
+    """Send sound of the user. Over WebRTC it has a track instead."""
+
     audio: Annotated[str, Meta(max_length=MAX_APPEND_CHARS)]
     """Base64, in the session's input format; only where sound has no track."""
     event_id: EventId | None = None
 
 
 class InputBufferCommit(msgspec.Struct, frozen=True):
+    """End the user's turn by hand; answered by `input_audio_buffer.committed`."""
+
     event_id: EventId | None = None
 
 
 class InputBufferClear(msgspec.Struct, frozen=True):
+    """Forget what was heard since the last commit."""
+
     event_id: EventId | None = None
 
 
 class OutputBufferClear(msgspec.Struct, frozen=True):
+    """WebRTC only: cut what is being said."""
+
     event_id: EventId | None = None
 
 
@@ -141,7 +171,9 @@ _PLAIN: dict[str, type[ClientEvent]] = {
     "input_audio_buffer.clear": InputBufferClear,
     "output_audio_buffer.clear": OutputBufferClear,
 }
-CLIENT_EVENT_TYPES = (*_PLAIN, "conversation.item.create")
+CLIENT_EVENTS: dict[str, type[Any]] = {**_PLAIN, "conversation.item.create": RawItemCreate}
+"""The structs in which they come, by their types."""
+CLIENT_EVENT_TYPES = tuple(CLIENT_EVENTS)
 
 
 def parse_client_event(text: str) -> ClientEvent:

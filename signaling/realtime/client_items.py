@@ -53,12 +53,16 @@ _DATA_URL = re.compile(
 
 
 class ItemCreate(msgspec.Struct, frozen=True):
+    """An item for the conversation, read and decoded."""
+
     item: InputItem
     previous_item_id: str | None = None
     event_id: str | None = None
 
 
-class _RawPart(msgspec.Struct):
+class RawPart(msgspec.Struct):
+    """A part of a message: words, a picture, sound or a film. Files are data URLs."""
+
     type: str
     text: Text | None = None
     transcript: Text | None = None
@@ -68,27 +72,35 @@ class _RawPart(msgspec.Struct):
     video_url: Annotated[str, Meta(max_length=MAX_VIDEO_CHARS)] | None = None
 
 
-class _RawMessage(msgspec.Struct, tag_field="type", tag="message"):
+class RawMessage(msgspec.Struct, tag_field="type", tag="message"):
+    """What somebody says, writes or shows."""
+
     role: Literal["user", "assistant", "system"]
-    content: Annotated[list[_RawPart], Meta(min_length=1, max_length=MAX_PARTS)]
+    content: Annotated[list[RawPart], Meta(min_length=1, max_length=MAX_PARTS)]
     id: Id | None = None
 
 
-class _RawCall(msgspec.Struct, tag_field="type", tag="function_call"):
+class RawCall(msgspec.Struct, tag_field="type", tag="function_call"):
+    """A call that the assistant made in an earlier conversation."""
+
     call_id: Id
     name: Id
     arguments: Text
     id: Id | None = None
 
 
-class _RawOutput(msgspec.Struct, tag_field="type", tag="function_call_output"):
+class RawOutput(msgspec.Struct, tag_field="type", tag="function_call_output"):
+    """What a function gave back."""
+
     call_id: Id
     output: Text
     id: Id | None = None
 
 
-class _RawItemCreate(msgspec.Struct):
-    item: _RawMessage | _RawCall | _RawOutput
+class RawItemCreate(msgspec.Struct):
+    """Put an item into the conversation; it is answered after `response.create` only."""
+
+    item: RawMessage | RawCall | RawOutput
     previous_item_id: Id | None = None
     event_id: EventId | None = None
 
@@ -114,7 +126,7 @@ def parse_upload(body: bytes) -> ItemCreate:
 
 def parse_item_create(raw: dict[str, Any]) -> ItemCreate:
     """Parse the members of a conversation.item.create; raises ProtocolError."""
-    return _item_create(convert(raw, _RawItemCreate))
+    return _item_create(convert(raw, RawItemCreate))
 
 
 def parse_input_item(raw: dict[str, Any], where: str) -> InputItem:
@@ -128,16 +140,16 @@ def parse_input_item(raw: dict[str, Any], where: str) -> InputItem:
         raise
 
 
-def _item_create(raw: _RawItemCreate) -> ItemCreate:
+def _item_create(raw: RawItemCreate) -> ItemCreate:
     item: InputItem
-    if isinstance(raw.item, _RawMessage):
+    if isinstance(raw.item, RawMessage):
         message = raw.item
         parts = tuple(
             _part(part, message.role, f"item.content.{index}")
             for index, part in enumerate(message.content)
         )
         item = InputMessage(role=message.role, parts=parts, id=message.id)
-    elif isinstance(raw.item, _RawCall):
+    elif isinstance(raw.item, RawCall):
         call = raw.item
         item = FunctionCall(call.call_id, call.name, call.arguments, call.id)
     else:
@@ -152,7 +164,7 @@ _PART_TYPES = {
 }
 
 
-def _part(part: _RawPart, role: str, where: str) -> InputPart:
+def _part(part: RawPart, role: str, where: str) -> InputPart:
     allowed = _PART_TYPES[role]
     if part.type not in allowed:
         names = ", ".join(f'"{name}"' for name in allowed)

@@ -44,6 +44,8 @@ class WirePart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WireMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
+    """What somebody said, wrote or showed."""
+
     id: str
     role: Literal["user", "assistant", "system"]
     status: Literal["in_progress", "completed", "incomplete"]
@@ -54,6 +56,8 @@ class WireMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", t
 class WireFunctionCall(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"
 ):
+    """The assistant calls a function of the client."""
+
     id: str
     call_id: str
     name: str
@@ -65,6 +69,8 @@ class WireFunctionCall(
 class WireFunctionOutput(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call_output"
 ):
+    """What a function of the client gave back."""
+
     id: str
     call_id: str
     output: str
@@ -92,6 +98,8 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong; `param` names the member of the event, in dotted form."""
+
     message: str
     type: str = "invalid_request_error"
     code: str | None = None
@@ -101,20 +109,28 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Error(ServerEvent, frozen=True, kw_only=True, tag="error"):
+    """An event of the client came to nothing; the session goes on."""
+
     error: ErrorDetail
 
 
 class SessionCreated(ServerEvent, frozen=True, kw_only=True, tag="session.created"):
+    """The session is served: sound and events count from now on."""
+
     session: Json
 
 
 class SessionUpdated(ServerEvent, frozen=True, kw_only=True, tag="session.updated"):
+    """The settings that are in force, after a change."""
+
     session: Json
 
 
 class SpeechStartedEvent(
     ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.speech_started"
 ):
+    """The user began to speak; the item that it becomes follows."""
+
     item_id: str
     audio_start_ms: int
 
@@ -122,6 +138,8 @@ class SpeechStartedEvent(
 class SpeechStoppedEvent(
     ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.speech_stopped"
 ):
+    """The user stopped speaking."""
+
     item_id: str
     audio_end_ms: int
 
@@ -129,12 +147,16 @@ class SpeechStoppedEvent(
 class InputTimedOut(
     ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.timeout_triggered"
 ):
+    """The user was silent for `idle_timeout_ms`; the assistant speaks by itself."""
+
     item_id: str
     audio_start_ms: int
     audio_end_ms: int
 
 
 class ConversationObject(msgspec.Struct, frozen=True, kw_only=True):
+    """The conversation of the session."""
+
     id: str
     object: str = "realtime.conversation"
 
@@ -146,33 +168,45 @@ class ConversationCreated(ServerEvent, frozen=True, kw_only=True, tag="conversat
 
 
 class InputCommitted(ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.committed"):
+    """What was said is an item of the conversation."""
+
     item_id: str
     previous_item_id: str | None = None
 
 
 class InputCleared(ServerEvent, frozen=True, kw_only=True, tag="input_audio_buffer.cleared"):
-    pass
+    """What was heard since the last commit is forgotten."""
 
 
 class ItemAddedEvent(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.added"):
+    """An item stands in the conversation; it may still grow."""
+
     item: Item
     previous_item_id: str | None = None
 
 
 class ItemDone(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.done"):
+    """An item is as it stays."""
+
     item: Item
     previous_item_id: str | None = None
 
 
 class ItemRetrieved(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.retrieved"):
+    """The item that was asked for, without its files and sound."""
+
     item: Item
 
 
 class ItemDeleted(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.deleted"):
+    """The item is no longer part of the conversation."""
+
     item_id: str
 
 
 class ItemTruncated(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.truncated"):
+    """What of an answer comes after this time counts as never said."""
+
     item_id: str
     audio_end_ms: int
     content_index: int = 0
@@ -181,6 +215,8 @@ class ItemTruncated(ServerEvent, frozen=True, kw_only=True, tag="conversation.it
 class TranscriptionDelta(
     ServerEvent, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.delta"
 ):
+    """More of what the user said, written down."""
+
     item_id: str
     delta: str
     content_index: int = 0
@@ -192,6 +228,8 @@ class TranscriptionCompleted(
     kw_only=True,
     tag="conversation.item.input_audio_transcription.completed",
 ):
+    """What the user said, written down."""
+
     item_id: str
     transcript: str
     usage: Json
@@ -205,16 +243,22 @@ class TranscriptionFailed(
     kw_only=True,
     tag="conversation.item.input_audio_transcription.failed",
 ):
+    """What the user said is not written down."""
+
     item_id: str
     error: Json
     content_index: int = 0
 
 
 class ResponseCreated(ServerEvent, frozen=True, kw_only=True, tag="response.created"):
+    """An answer begins."""
+
     response: Response
 
 
 class ResponseDoneEvent(ServerEvent, frozen=True, kw_only=True, tag="response.done"):
+    """An answer is over; its status says how."""
+
     response: Response
 
 
@@ -224,10 +268,14 @@ class _OutputEvent(ServerEvent, frozen=True, kw_only=True):
 
 
 class OutputItemAdded(_OutputEvent, frozen=True, kw_only=True, tag="response.output_item.added"):
+    """An answer has an item: its message, or a call of a function."""
+
     item: Item
 
 
 class OutputItemDone(_OutputEvent, frozen=True, kw_only=True, tag="response.output_item.done"):
+    """An item of an answer is as it stays; a completed call is to be run."""
+
     item: Item
 
 
@@ -237,28 +285,38 @@ class _ContentEvent(_OutputEvent, frozen=True, kw_only=True):
 
 
 class ContentPartAdded(_ContentEvent, frozen=True, kw_only=True, tag="response.content_part.added"):
+    """The message of an answer has a part: sound with its words, or text."""
+
     part: WirePart
 
 
 class ContentPartDone(_ContentEvent, frozen=True, kw_only=True, tag="response.content_part.done"):
+    """A part of the message of an answer is as it stays."""
+
     part: WirePart
 
 
 class AudioTranscriptDelta(
     _ContentEvent, frozen=True, kw_only=True, tag="response.output_audio_transcript.delta"
 ):
+    """Words of a spoken answer, in step with its sound."""
+
     delta: str
 
 
 class AudioTranscriptDone(
     _ContentEvent, frozen=True, kw_only=True, tag="response.output_audio_transcript.done"
 ):
+    """All words of a spoken answer that were heard."""
+
     transcript: str
 
 
 class FunctionArgumentsDelta(
     _OutputEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.delta"
 ):
+    """More of the arguments of a call, as JSON text."""
+
     item_id: str
     call_id: str
     delta: str
@@ -267,6 +325,8 @@ class FunctionArgumentsDelta(
 class FunctionArgumentsDone(
     _OutputEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.done"
 ):
+    """All arguments of a call, as JSON text."""
+
     item_id: str
     call_id: str
     name: str
@@ -280,14 +340,18 @@ class OutputAudioDelta(_ContentEvent, frozen=True, kw_only=True, tag="response.o
 
 
 class OutputAudioDone(_ContentEvent, frozen=True, kw_only=True, tag="response.output_audio.done"):
-    pass
+    """All sound of an answer was sent. Not over WebRTC."""
 
 
 class OutputTextDelta(_ContentEvent, frozen=True, kw_only=True, tag="response.output_text.delta"):
+    """More of a written answer."""
+
     delta: str
 
 
 class OutputTextDone(_ContentEvent, frozen=True, kw_only=True, tag="response.output_text.done"):
+    """All of a written answer."""
+
     text: str
 
 
@@ -310,6 +374,8 @@ class OutputBufferStopped(
 class OutputBufferCleared(
     ServerEvent, frozen=True, kw_only=True, tag="output_audio_buffer.cleared"
 ):
+    """WebRTC only: the sound of the response was cut before its end."""
+
     response_id: str
 
 
@@ -317,22 +383,30 @@ class OutputBufferCleared(
 
 
 class SessionQueued(ServerEvent, frozen=True, kw_only=True, tag="session.queued"):
+    """Every line is busy; the session waits for its turn."""
+
     position: int
     """1 is next."""
     eta_s: float | None = None
 
 
 class SessionWarningEvent(ServerEvent, frozen=True, kw_only=True, tag="session.warning"):
+    """Something the user or developer should know and the session survives."""
+
     code: str
     message: str
 
 
 class SessionEndedEvent(ServerEvent, frozen=True, kw_only=True, tag="session.ended"):
+    """The last event of a session; the connection closes."""
+
     reason: str
     message: str
 
 
 class Metrics(ServerEvent, frozen=True, kw_only=True, tag="metrics"):
+    """Figures of one unit of the native model, or of one turn."""
+
     metrics: Json
     """Name with its unit -> number."""
 

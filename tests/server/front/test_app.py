@@ -357,3 +357,14 @@ async def test_pages_may_run_no_script_of_their_own_text(start: Start) -> None:
     client = await start()
     policy = (await client.get("/")).headers["Content-Security-Policy"]
     assert "default-src 'self'" in policy and "unsafe" not in policy
+
+
+async def test_documentation_is_served_to_everybody_and_asked_for_anew(start: Start) -> None:
+    client = await start(KEY)
+    page = await client.get("/docs")
+    assert page.status == 200 and "input_audio_buffer.append" in await page.text()
+    assert page.headers["Content-Security-Policy"] == SECURITY_HEADERS["Content-Security-Policy"]
+    again = await client.get("/docs", headers={"If-None-Match": page.headers["ETag"]})
+    assert again.status == 304
+    told = await (await client.get("/docs/openapi.json")).json()
+    assert told["openapi"] == "3.1.0" and "/v1/chat/completions" in told["paths"]

@@ -1,0 +1,202 @@
+"""The documentation as one page of HTML: no script, anchors everywhere. Front."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from server.docs.codes import codes, endings
+from server.docs.fields import fields_of, text_of
+from server.docs.openapi import EXCHANGES, Exchange, Operation
+from server.docs.protocols import EventDoc, ProtocolDoc
+
+HEAD = """<!doctype html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
+  <meta name="color-scheme" content="light dark">
+  <title>omnicall: API</title>
+  <link rel="icon" href="/static/favicon.svg" type="image/svg+xml">
+  <link rel="stylesheet" href="/static/css/base.css">
+  <link rel="stylesheet" href="/static/css/docs.css">
+</head>
+<body>
+  <header class="top">
+    <a class="brand" href="/">
+      <img src="/static/favicon.svg" alt="" width="28" height="28"> omnicall</a>
+    <h1>API</h1>
+    <nav><a href="/call">Call</a><a href="/docs/openapi.json">OpenAPI</a></nav>
+  </header>
+  <main>
+"""
+FOOT = "  </main>\n</body>\n</html>\n"
+
+
+def page(served: Iterable[Operation], protocols: Iterable[ProtocolDoc], version: str) -> str:
+    """All of it."""
+    known = tuple(protocols)
+    parts = [HEAD, _contents(known, version), _routes(served)]
+    parts += [_protocol(protocol) for protocol in known]
+    parts += [_codes(), _endings(), FOOT]
+    return "".join(parts)
+
+
+def _contents(protocols: tuple[ProtocolDoc, ...], version: str) -> str:
+    links = "".join(
+        f'<li><a href="#{p.key}">{escape(p.title)}</a><ul>'
+        f'<li><a href="#{p.key}-client">client</a></li>'
+        f'<li><a href="#{p.key}-server">server</a></li>'
+        f'<li><a href="#{p.key}-objects">objects</a></li></ul></li>'
+        for p in protocols
+    )
+    return (
+        f'<nav class="contents" aria-label="Contents"><p class="faint">Version {escape(version)}; '
+        "made from the server that you are looking at.</p><ul>"
+        f'<li><a href="#http">HTTP</a></li>{links}'
+        '<li><a href="#codes">Codes</a></li><li><a href="#endings">Ends of sessions</a></li>'
+        "</ul></nav>\n"
+    )
+
+
+# ------------------------------------------------------------------ HTTP
+
+
+def _routes(served: Iterable[Operation]) -> str:
+    rows = "".join(_route(operation) for operation in served)
+    return (
+        '<section id="http"><h2>HTTP</h2><p>Schemas are in <a href="/docs/openapi.json">'
+        "/docs/openapi.json</a> (OpenAPI 3.1). Errors below /v1 and /whip are JSON: "
+        "<code>error</code> with message, type, code and param. A key is given as "
+        f"<code>Authorization: Bearer</code>.</p>{rows}</section>\n"
+    )
+
+
+def _route(operation: Operation) -> str:
+    exchange = EXCHANGES.get((operation.method, operation.path), Exchange(needs_key=False))
+    name = f"{operation.method} {operation.path}"
+    facts = [f"answers {exchange.status}"]
+    if exchange.takes:
+        facts.insert(0, "takes " + ", ".join(exchange.takes))
+    facts += [f"?{name}=: {text}" for name, text in exchange.query.items()]
+    if not exchange.needs_key:
+        facts.append("no key needed")
+    return (
+        f'<article id="{_anchor("http", name)}"><h4><a href="#{_anchor("http", name)}">'
+        f"<code><b>{operation.method}</b> {escape(operation.path)}</code></a></h4>"
+        f"{_paragraphs(operation.text)}<p class='faint'>{escape('; '.join(facts))}</p></article>"
+    )
+
+
+# ------------------------------------------------------------------ protocols
+
+
+def _protocol(protocol: ProtocolDoc) -> str:
+    links = {struct.__name__: f"{protocol.key}-{struct.__name__}" for struct in protocol.objects}
+    sides = "".join(
+        f'<h3 id="{protocol.key}-{side}">{title}</h3>'
+        + "".join(_event(event, f"{protocol.key}-{side}", links) for event in events)
+        for side, title, events in (
+            ("client", "What the client sends", protocol.client),
+            ("server", "What the server sends", protocol.server),
+        )
+    )
+    objects = "".join(
+        f'<article id="{links[struct.__name__]}"><h4><a href="#{links[struct.__name__]}">'
+        f"<code>{struct.__name__}</code></a></h4>{_paragraphs(text_of(struct))}"
+        f"{_members(struct, links)}</article>"
+        for struct in protocol.objects
+    )
+    return (
+        f'<section id="{protocol.key}"><h2>{escape(protocol.title)}</h2>'
+        f"<p>{escape(protocol.text)}</p>{sides}"
+        f'<h3 id="{protocol.key}-objects">Objects in the messages</h3>{objects}</section>\n'
+    )
+
+
+def _event(event: EventDoc, prefix: str, links: dict[str, str]) -> str:
+    anchor = _anchor(prefix, event.name)
+    mark = ' <span class="mark">extension</span>' if event.is_extension else ""
+    return (
+        f'<article id="{anchor}"><h4><a href="#{anchor}"><code>{escape(event.name)}</code></a>'
+        f"{mark}</h4>{_paragraphs(event.text)}{_members(event.struct, links)}"
+        f"<details><summary>Example</summary><pre tabindex='0'>{_pretty(event.example)}</pre>"
+        "</details></article>"
+    )
+
+
+def _members(struct: type[Any], links: dict[str, str]) -> str:
+    rows = []
+    for field in fields_of(struct):
+        marks = ["required"] if field.is_required else []
+        if field.default not in ("", "null"):
+            marks.append(f"default {field.default}" if len(field.default) < 60 else "has a default")
+        notes = "; ".join([*marks, *([field.bounds] if field.bounds else [])])
+        text = f"<p>{escape(field.text)}</p>" if field.text else ""
+        faint = f'<p class="faint">{escape(notes)}</p>' if notes else ""
+        rows.append(
+            f"<div><dt><code>{escape(field.name)}</code> <span>{_linked(field.type, links)}</span>"
+            f"</dt><dd>{text}{faint}</dd></div>"
+        )
+    return f"<dl>{''.join(rows)}</dl>" if rows else ""
+
+
+# ------------------------------------------------------------------ codes
+
+
+def _codes() -> str:
+    rows = "".join(
+        f'<div id="code-{told.code}-{told.kind}"><dt><code>{told.code}</code> '
+        f"<span>{told.kind}</span></dt><dd><p>{escape(told.text)}</p></dd></div>"
+        for told in codes()
+    )
+    return (
+        '<section id="codes"><h2>Codes</h2><p>Of errors over HTTP and in <code>error</code>, of '
+        "warnings in <code>session.warning</code> and <code>info</code>, each with words that it "
+        f"is told with.</p><dl class='codes'>{rows}</dl></section>\n"
+    )
+
+
+def _endings() -> str:
+    rows = "".join(
+        f"<div><dt><code>{end.code}</code>{' <span>failure</span>' if end.is_failure else ''}</dt>"
+        f"<dd><p>{escape(end.text)}</p></dd></div>"
+        for end in endings()
+    )
+    return (
+        '<section id="endings"><h2>Ends of sessions</h2><p>The reasons of '
+        "<code>session.ended</code>, and for five minutes the codes of 410 at the call's "
+        "address.</p>"
+        f"<dl class='codes'>{rows}</dl></section>\n"
+    )
+
+
+# ------------------------------------------------------------------ text
+
+
+def _anchor(prefix: str, name: str) -> str:
+    return f"{prefix}-{re.sub('[^a-z0-9_.]+', '-', name.lower()).strip('-')}"
+
+
+def _paragraphs(text: str) -> str:
+    return "".join(f"<p>{_code(' '.join(part.split()))}</p>" for part in text.split("\n\n") if part)
+
+
+def _code(text: str) -> str:
+    """Text with what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def _linked(text: str, links: dict[str, str]) -> str:
+    def link(match: re.Match[str]) -> str:
+        name = match[0]
+        return f'<a href="#{links[name]}">{name}</a>' if name in links else name
+
+    return re.sub(r"\b[A-Z]\w+\b", link, escape(text))
+
+
+def _pretty(example: dict[str, Any]) -> str:
+    return escape(json.dumps(example, indent=2, ensure_ascii=False), quote=False)
