@@ -76,6 +76,22 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "RawPart": {"type": "input_text", "text": "What time is it?"},
     "WireMessage": {"status": "completed", "content": [{"type": "input_audio"}]},
     "Response": {"id": "resp_5Kd", "status": "completed"},
+    "ResponseDoneEvent": {
+        "response": {
+            "id": "resp_5Kd",
+            "status": "completed",
+            "output": [
+                {
+                    "type": "message",
+                    "id": "item_4Tc",
+                    "role": "assistant",
+                    "status": "completed",
+                    "content": [{"type": "output_audio", "transcript": "It is half past nine."}],
+                }
+            ],
+            "usage": {"total_tokens": 352, "input_tokens": 310, "output_tokens": 42},
+        }
+    },
     "ResponseCreated": {"response": {"id": "resp_5Kd", "status": "in_progress"}},
     "SessionQueued": {"eta_s": 30.0},
     "WaitBegan": {"estimated_wait_s": 30.0},
