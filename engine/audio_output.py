@@ -21,6 +21,7 @@ from engine.ipc.protocol import (
     ResponseDone,
     ResponseStarted,
     TextOut,
+    TokenSplit,
 )
 
 PIECE_SAMPLES = OUTPUT_HZ // 2
@@ -121,7 +122,15 @@ class AudioOutput:
         if self.is_open:
             self.is_open = False
             self._waiting.append(
-                ResponseDone(self._session, self.epoch, status, reason, input_tokens, self.tokens)
+                ResponseDone(
+                    self._session,
+                    self.epoch,
+                    status,
+                    reason,
+                    input_tokens,
+                    self.tokens,
+                    output_split=TokenSplit(text=self.tokens),
+                )
             )
             self._pump()
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Literal
 
+import msgspec
+
 from engine.base import Send
 from engine.builtin.album import Album
 from engine.builtin.call_deltas import CallPart
@@ -154,7 +156,7 @@ class Answers:
             output.skip()
         if turn.incomplete and status == "completed":
             status, reason = "incomplete", turn.incomplete
-        self._finish(output, status, reason, turn.input_tokens, turn.output_tokens)
+        self._finish(output, status, reason, turn)
         if turn.ends_session:
             await output.wait_played()
             self._on_goodbye()
@@ -187,13 +189,19 @@ class Answers:
         output: SpeechOutput,
         status: Literal["completed", "cancelled", "failed", "incomplete"],
         reason: str,
-        input_tokens: int = 0,
-        output_tokens: int = 0,
+        turn: Turn | None = None,
     ) -> None:
         output.is_done = True
-        self._send(
-            ResponseDone(self._session, output.epoch, status, reason, input_tokens, output_tokens)
-        )
+        done = ResponseDone(self._session, output.epoch, status, reason)
+        if turn is not None:
+            done = msgspec.structs.replace(
+                done,
+                input_tokens=turn.input_tokens,
+                output_tokens=turn.output_tokens,
+                input_split=turn.input_split,
+                output_split=turn.output_split,
+            )
+        self._send(done)
 
     def _cut(self, reason: str) -> None:
         output, self._output = self._output, None

@@ -74,7 +74,14 @@ class Asides:
         self._send(TextOut(self._session, epoch, 0, "", last=True))
         self._send(
             ResponseDone(
-                self._session, epoch, status, reason, turn.input_tokens, turn.output_tokens
+                self._session,
+                epoch,
+                status,
+                reason,
+                turn.input_tokens,
+                turn.output_tokens,
+                turn.input_split,
+                turn.output_split,
             )
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 from engine.builtin.call_deltas import CallJoiner, CallPart
 from engine.builtin.deltas import DeltaJoiner
 from engine.builtin.interfaces import Turn
+from engine.ipc.protocol import TokenSplit
 
 MAX_ANSWER_CHARS = 20_000
 
@@ -94,11 +95,25 @@ class ChatAnswer:
         self.is_finished = self.is_finished or bool(reason)
 
     def _count(self, usage: object) -> None:
-        if isinstance(usage, dict):
-            read = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            self._turn.input_tokens, self._turn.output_tokens = (
-                value if isinstance(value, int) and value >= 0 else 0 for value in read
-            )
+        if not isinstance(usage, dict):
+            return
+        turn = self._turn
+        turn.input_tokens = _number(usage, "prompt_tokens") or 0
+        turn.output_tokens = _number(usage, "completion_tokens") or 0
+        details = usage.get("prompt_tokens_details")
+        read: dict[str, Any] = details if isinstance(details, dict) else {}
+        words, pictures = _number(read, "text_tokens"), _number(read, "image_tokens")
+        if not turn.has_pictures:
+            words, pictures = turn.input_tokens, 0
+        # It is sent no sound, and gives none back.
+        cached = _number(read, "cached_tokens")
+        turn.input_split = TokenSplit(words, 0, pictures, cached)
+        turn.output_split = TokenSplit(turn.output_tokens, 0)
+
+
+def _number(figures: dict[str, Any], name: str) -> int | None:
+    value = figures.get(name)
+    return value if isinstance(value, int) and value >= 0 else None
 
 
 def _parsed(data: str) -> dict[str, Any]:

@@ -23,8 +23,10 @@ STYLE = (
 async def request_body(turn: Turn, endpoint: ChatEndpoint) -> dict[str, Any]:
     """The request for an answer to `turn`, as JSON values."""
     sampling = turn.config.sampling
+    messages = await _messages(turn, endpoint)
+    turn.has_pictures = any(isinstance(message["content"], list) for message in messages)
     body: dict[str, Any] = {
-        "messages": await _messages(turn, endpoint),
+        "messages": messages,
         "stream": True,
         "max_tokens": turn.max_output_tokens or endpoint.max_tokens,
     }

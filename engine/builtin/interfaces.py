@@ -18,7 +18,13 @@ from engine.builtin.call_deltas import CallPart
 from engine.builtin.history import History
 from engine.builtin.picture_facts import Camera
 from engine.files.decoder import FileDecoder
-from engine.ipc.protocol import CreateResponse, FunctionTool, SessionConfig, ToolChoice
+from engine.ipc.protocol import (
+    CreateResponse,
+    FunctionTool,
+    SessionConfig,
+    TokenSplit,
+    ToolChoice,
+)
 from engine.ipc.session_config import SETTINGS
 
 
@@ -91,8 +97,12 @@ class Turn:
         self.ends_session = False
         self.incomplete = ""
         """Why the answer is cut short, if it is."""
+        self.has_pictures = False
+        """Whether the model is shown any."""
         self.input_tokens = 0
         self.output_tokens = 0
+        self.input_split = TokenSplit()
+        self.output_split = TokenSplit()
 
     @property
     def tools(self) -> tuple[FunctionTool, ...]:

@@ -473,6 +473,16 @@ class DelegationCreated(Message, frozen=True):
     pts: Count
 
 
+class TokenSplit(Struct, frozen=True):
+    """What of a number of tokens is of which kind; None: the engine cannot tell."""
+
+    text: Count | None = None
+    audio: Count | None = None
+    image: Count | None = None
+    cached: Count | None = None
+    """Of all kinds, how many were not read anew."""
+
+
 class ResponseDone(Message, frozen=True):
     """All of the epoch is generated (it may still be playing), or generation ended early."""
 
@@ -483,6 +493,9 @@ class ResponseDone(Message, frozen=True):
     """For people, when not completed."""
     input_tokens: Count = 0
     output_tokens: Count = 0
+    """Both 0: nothing is counted."""
+    input_split: TokenSplit = TokenSplit()
+    output_split: TokenSplit = TokenSplit()
 
 
 class Interrupt(Message, frozen=True):

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import asdict
 
 from engine.ipc.protocol import (
     OUTPUT_HZ,
@@ -293,21 +294,27 @@ class ActiveResponse:
 
     def _info(self, status: ev.ResponseStatus, reason: str | None = None) -> ev.ResponseInfo:
         is_over = status != "in_progress"
-        usage = None
-        if is_over:
-            outcome = self.outcome
-            usage = ev.Usage(
-                input_tokens=outcome.input_tokens if outcome else 0,
-                output_tokens=outcome.output_tokens if outcome else 0,
-            )
         return ev.ResponseInfo(
             id=self.id,
             modality=self._modality,
             status=status,
             output=tuple(output.item for output in self._outputs) if is_over else (),
             reason=reason,
-            usage=usage,
+            usage=_usage(self.outcome) if is_over and self.outcome is not None else None,
             metadata=self._asked.metadata,
             max_output_tokens=self._asked.max_output_tokens,
             is_out_of_band=self.is_out_of_band,
         )
+
+
+def _usage(done: ResponseDone) -> ev.Usage | None:
+    """What an engine counted, if it did."""
+    if not done.input_tokens and not done.output_tokens:
+        return None
+    read, made = asdict(done.input_split), asdict(done.output_split)
+    return ev.Usage(
+        input_tokens=done.input_tokens,
+        output_tokens=done.output_tokens,
+        input_shares=ev.TokenShares(**read),
+        output_shares=ev.TokenShares(**made),
+    )

@@ -61,26 +61,37 @@ def conversation_id(session_id: str) -> str:
 
 
 def rendered_response(response: ev.ResponseInfo, core: SessionCore) -> wire.Response:
-    usage: dict[str, Any] | None = None
-    if response.usage is not None:
-        read, written = response.usage.input_tokens, response.usage.output_tokens
-        usage = {
-            "total_tokens": read + written,
-            "input_tokens": read,
-            "output_tokens": written,
-        }
     return wire.Response(
         id=response.id,
         status=response.status,
         output=tuple(map(rendered_item, response.output)),
         output_modalities=(response.modality,),
         status_details=_details(response),
-        usage=usage,
+        usage=None if response.usage is None else _usage(response.usage),
         metadata=response.metadata,
         audio={"output": _sound(core.settings)} if response.modality == "audio" else None,
         max_output_tokens=response.max_output_tokens or "inf",
         conversation_id=None if response.is_out_of_band else conversation_id(core.session_id),
     )
+
+
+def _usage(usage: ev.Usage) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+    }
+    if read := _shares(usage.input_shares):
+        told["input_token_details"] = read
+    if written := _shares(usage.output_shares):
+        told["output_token_details"] = written
+    return told
+
+
+def _shares(shares: ev.TokenShares) -> dict[str, int]:
+    """Of those kinds that were counted."""
+    numbers = msgspec.to_builtins(shares)
+    return {f"{kind}_tokens": number for kind, number in numbers.items() if number is not None}
 
 
 def _sound(settings: SessionSettings) -> dict[str, Any]:

@@ -169,11 +169,23 @@ class ItemCut(SessionEvent, frozen=True, kw_only=True):
 # ------------------------------------------------------------------ answers
 
 
+class TokenShares(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a number of tokens is of which kind; None: it is not known."""
+
+    text: int | None = None
+    audio: int | None = None
+    image: int | None = None
+    cached: int | None = None
+    """Of all kinds, how many were not read anew."""
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of one response."""
 
     input_tokens: int = 0
     output_tokens: int = 0
+    input_shares: TokenShares = TokenShares()
+    output_shares: TokenShares = TokenShares()
 
 
 class ResponseInfo(msgspec.Struct, frozen=True, kw_only=True):

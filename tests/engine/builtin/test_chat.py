@@ -40,6 +40,7 @@ from engine.ipc.protocol import (
     SessionConfig,
     TextOut,
     TextPart,
+    TokenSplit,
 )
 from tests.engine.builtin.rig import SESSION, Caller, ScriptedRecogniser, say, settle
 
@@ -174,7 +175,11 @@ async def test_model_is_told_of_a_recording_that_it_does_not_get(model: FakeMode
 
 
 async def test_an_answer_is_streamed_and_spoken(model: FakeModel) -> None:
-    usage = {"prompt_tokens": 12, "completion_tokens": 3}
+    usage = {
+        "prompt_tokens": 12,
+        "completion_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": None},
+    }
     model.pieces = [
         b": a comment\n\nevent: message\n",
         event(None),
@@ -188,9 +193,20 @@ async def test_an_answer_is_streamed_and_spoken(model: FakeModel) -> None:
         ask(caller)
         done = await caller.wait(ResponseDone)
         assert (done.status, done.input_tokens, done.output_tokens) == ("completed", 12, 3)
+        assert done.input_split == TokenSplit(text=12, audio=0, image=0, cached=8)
+        assert done.output_split == TokenSplit(text=3, audio=0)
         assert shown(caller) == "Hello there. How are you?"
         assert sum(len(sound.pcm) for sound in caller.all(AudioOut)) > 48_000
         assert caller.all(AudioOut)[-1].last
+
+
+async def test_shares_that_the_endpoint_does_not_tell_are_left_out(model: FakeModel) -> None:
+    usage = json.dumps({"choices": [], "usage": {"prompt_tokens": 90, "completion_tokens": 1}})
+    model.pieces = [event("Red.", "stop"), f"data: {usage}\n\n".encode(), DONE]
+    async with conversation(model) as caller:
+        ask(caller, "what is this", png((200, 30, 30, 255)))
+        done = await caller.wait(ResponseDone)
+    assert (done.input_tokens, done.input_split) == (90, TokenSplit(audio=0))
 
 
 async def test_the_first_clause_is_spoken_before_the_answer_is_complete(model: FakeModel) -> None:

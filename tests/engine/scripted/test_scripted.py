@@ -124,8 +124,10 @@ async def test_a_voice_interrupts_and_the_rest_is_not_said(opened: Open) -> None
     await caller.hear(hiss(2_000))
     await caller.hear(say("stop") + hiss(1_000))
     assert caller.all(p.Interrupt)[0].epoch == 1
-    assert caller.all(p.ResponseDone)[0] == p.ResponseDone(
-        SESSION, 1, "cancelled", "turn_detected", 0, caller.all(p.ResponseDone)[0].output_tokens
+    done = caller.all(p.ResponseDone)[0]
+    assert done.output_split == p.TokenSplit(text=done.output_tokens)
+    assert msgspec.structs.replace(done, output_split=p.TokenSplit()) == p.ResponseDone(
+        SESSION, 1, "cancelled", "turn_detected", 0, done.output_tokens
     )
     assert caller.all(p.InputTranscript)[0].text == "Stop it."
     second = caller.all(p.ResponseStarted)[1]

@@ -112,6 +112,40 @@ def test_user_item_gets_its_transcript() -> None:
     assert (item["role"], item["status"]) == ("user", "completed")
 
 
+def test_usage_tells_the_kinds_that_were_counted_and_none_that_were_not() -> None:
+    talk = Talk()
+    read, made = p.TokenSplit(text=40, image=64, cached=32), p.TokenSplit(text=7, audio=0)
+    counted = p.ResponseDone(
+        SESSION,
+        1,
+        "completed",
+        input_tokens=104,
+        output_tokens=7,
+        input_split=read,
+        output_split=made,
+    )
+    talk.hear(p.ResponseStarted(SESSION, 1, "request", modality="text"), counted)
+    talk.play(20)
+    usage = talk.one("response.done")["response"]["usage"]
+    assert usage["input_token_details"] == {
+        "text_tokens": 40,
+        "image_tokens": 64,
+        "cached_tokens": 32,
+    }
+    assert usage["output_token_details"] == {"text_tokens": 7, "audio_tokens": 0}
+    assert usage["total_tokens"] == 111
+
+
+def test_no_usage_is_told_where_nothing_was_counted() -> None:
+    talk = Talk()
+    talk.hear(
+        p.ResponseStarted(SESSION, 1, "request", modality="text"),
+        p.ResponseDone(SESSION, 1, "completed"),
+    )
+    talk.play(20)
+    assert talk.one("response.done")["response"]["usage"] is None
+
+
 def test_finished_answer_is_completed_with_what_was_said() -> None:
     talk = Talk()
     talk.answer(1, {0: "Good ", 20: "day."}, 40)
