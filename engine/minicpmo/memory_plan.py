@@ -8,7 +8,9 @@ import torch
 
 from engine.base import EngineError
 from engine.config import KvCacheType
+from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.checkpoint import OmniModel
+from engine.minicpmo.llm.rows import CACHES
 
 GIB = 1 << 30
 RESERVE_BYTES = 5 * GIB
@@ -57,10 +59,10 @@ def slot_bytes(
     the longest voice."""
     llm = model.config.llm
     return SlotBytes(
-        thinking=model.llm.bytes_per_slot(max_context, kv_cache),
-        hearing=model.whisper.bytes_per_slot(),
+        thinking=CACHES[kv_cache].bytes_per_slot(model.llm.cache_spec(max_context)),
+        hearing=NativeKV.bytes_per_slot(model.whisper.cache_spec()),
         choosing=SAMPLING_COPIES * 4 * llm.vocab_size,
-        speech_codes=model.speech.bytes_per_slot(speech_context),
+        speech_codes=NativeKV.bytes_per_slot(model.speech.cache_spec(speech_context)),
         sound=model.code2wav.bytes_per_slot(max_prompt) if model.code2wav else 0,
     )
 

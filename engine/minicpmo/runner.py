@@ -15,6 +15,7 @@ from engine.config import KvCacheType
 from engine.dsp.logmel import PIECE_SAMPLES, SAMPLE_HZ, mel_frames, pieces
 from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool
+from engine.gpu.kv.native import NativeKV
 from engine.gpu.timing import passed
 from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.encoders.audio import AudioEncoder
@@ -48,7 +49,7 @@ class Runner:
         self.turns = TurnBatch(self.llm, model.tokens)
         chunk = model.config.unit.samples(SAMPLE_HZ)
         self.mels = StreamingLogMel(model.mel, num_slots, chunk)
-        self.audio_kv = model.whisper.make_cache(num_slots)
+        self.audio_kv = NativeKV(model.whisper.cache_spec(), num_slots)
         self.audio_encoder = AudioEncoder(
             self.mels, model.whisper, model.projector, self.audio_kv, self.graphs
         )

@@ -8,6 +8,7 @@ from torch import nn
 
 from engine.config import KvCacheType
 from engine.minicpmo.checkpoint import OmniModel
+from engine.minicpmo.llm.rows import CACHES
 from tests.bench.gpu import arithmetic, bandwidth
 
 UNIT_TOKENS = 81
@@ -32,7 +33,7 @@ class Floors:
         table = _bytes(model.llm.model.embed_tokens)
         self._llm_bytes = _bytes(model.llm) - table
         element = 2 if model.device.type == "cuda" else 4
-        self._position = model.llm.bytes_per_position(kv)
+        self._position = CACHES[kv].bytes_per_position(model.llm.cache_spec(1))
         seeing = 2 * PATCHES * _bytes(model.vision) / element
         hearing = 2 * 50 * _bytes(model.whisper) / element
         self._encode = (seeing + hearing) / self.operations_per_s

@@ -24,7 +24,7 @@ from torch import Tensor
 from engine.config import KvCacheType
 from engine.gpu.graphs import GraphPool
 from engine.gpu.weights import empty
-from engine.minicpmo.llm.rows import Feed, LlmRows
+from engine.minicpmo.llm.rows import CACHES, Feed, LlmRows
 from engine.minicpmo.models.config import LlmConfig
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.bench.gpu import arithmetic, bandwidth, memory_gib, synchronize, timed_ms
@@ -116,7 +116,9 @@ class Bench:
             self.rows.step(dict.fromkeys(range(count), 5))
 
         ms = timed_ms(run, self.model.device, 20)
-        read = self.weight_bytes + count * context * self.model.bytes_per_position(self.kv)
+        read = self.weight_bytes + count * context * CACHES[self.kv].bytes_per_position(
+            self.model.cache_spec(1)
+        )
         floor = read / self.bytes_per_s * 1000
         return {"ms": round(ms, 3), "floor_ms": round(floor, 3), "ratio": round(ms / floor, 3)}
 

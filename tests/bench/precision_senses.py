@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool
+from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.encoders.audio import AudioEncoder
 from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, VisionEncoder
@@ -26,7 +27,7 @@ PICTURES = ((480, 640, 1), (480, 640, 1), (720, 1280, 1), (900, 700, 9))
 
 def hear(model: OmniModel, rows: int, pool: GraphPool) -> list[Tensor]:
     """The embeddings [rows, 10, C] of each unit."""
-    cache = model.whisper.make_cache(rows)
+    cache = NativeKV(model.whisper.cache_spec(), rows)
     audio = AudioEncoder(
         StreamingLogMel(model.mel, rows), model.whisper, model.projector, cache, pool
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
+from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.config import RELEASED_UNIT
 from engine.minicpmo.models.talker.sampling import SpeechSampling
@@ -96,7 +97,7 @@ def speak(decoder: SpeechDecoder, words: Words, pool: GraphPool) -> list[list[To
 @torch.inference_mode()
 def recite(decoder: SpeechDecoder, words: Words, spoken: list[list[Told]]) -> list[list[Told]]:
     """The same forwards with given codes, all of a unit at once."""
-    kv = decoder.make_cache(len(words[0]))
+    kv = NativeKV(decoder.cache_spec(), len(words[0]))
     units = []
     for given, known in zip(words, spoken, strict=True):
         feeds, skipped = [], []

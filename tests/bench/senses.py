@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
+from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.encoders.slicing import cut, normalise, plan_slices
 from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, VisionEncoder
 from engine.minicpmo.models.config import OmniConfig
@@ -97,7 +98,7 @@ class Bench:
         eager = GraphPool(device, enabled=False)
         audio, vision = self.audio_encoder, self.vision_encoder
         mels = type(audio.mels)(audio.mels.mel, most)
-        cache = audio.encoder.make_cache(most)
+        cache = NativeKV(audio.encoder.cache_spec(), most)
         self.eager_ears = type(audio)(mels, audio.encoder, audio.projector, cache, eager)
         self.eager_eyes = VisionEncoder(vision.vision, vision.resampler, vision.config, eager)
 

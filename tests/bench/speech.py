@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
+from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.code2wav import Code2WavModel, VoiceBase
 from engine.minicpmo.models.config import TtsConfig
@@ -296,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
             ),
             "torch": torch.__version__,
             "bytes_per_slot": {
-                "codes": parts.decoder.bytes_per_slot(options.speech_length),
+                "codes": NativeKV.bytes_per_slot(parts.decoder.cache_spec(options.speech_length)),
                 "streams": parts.model.bytes_per_slot(frames),
             },
             "float16_against_float32": half_error(parts, options),

@@ -146,7 +146,7 @@ def sampling_of(golden: GoldenSet, in_units: bool) -> SpeechSampling:
 
 def _forced(golden: GoldenSet, report: Report, decoder: SpeechDecoder, steps: list[Step]) -> None:
     """All forwards of an utterance at once from the stored condition and codes."""
-    kv = decoder.make_cache(1)
+    kv = NativeKV(decoder.cache_spec(), 1)
     for step in steps:
         if step.resets:
             kv.truncate(0, 0)

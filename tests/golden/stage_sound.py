@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.dsp.logmel import ChunkQueue, LogMel, first_fill, pieces
 from engine.dsp.streaming_logmel import StreamingLogMel, chunk_features
+from engine.gpu.kv.native import NativeKV
 from engine.gpu.weights import empty
 from engine.minicpmo.encoders.audio import AudioEncoder as Hearing
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder, conv_frames
@@ -121,7 +122,7 @@ def _stream(golden: GoldenSet, report: Report, audio: AudioEncoder, batch: int) 
     """From samples; sessions share every forward, in an order that changes from step to step."""
     units = [unit for unit in golden.units if unit.get("audio")]
     streams = StreamingLogMel(audio.mel, batch)
-    cache = audio.encoder.make_cache(batch)
+    cache = NativeKV(audio.encoder.cache_spec(), batch)
     queues = [ChunkQueue() for _ in range(batch)]
     delays = [slot % 2 for slot in range(batch)]
     for step in range(len(units) + max(delays)):
@@ -179,7 +180,7 @@ def _facts(report: Report, unit: dict[str, Any], facts: dict[str, Any]) -> None:
 
 def _stream_stored(golden: GoldenSet, report: Report, audio: AudioEncoder) -> None:
     """Encoder from the stored log-mel, projection from the stored encoder output."""
-    cache = audio.encoder.make_cache(1)
+    cache = NativeKV(audio.encoder.cache_spec(), 1)
     first = True
     for unit in golden.units:
         name = f"duplex/u{unit['unit']:02d}"
@@ -202,7 +203,7 @@ def _stream_stored(golden: GoldenSet, report: Report, audio: AudioEncoder) -> No
 
 def _by_graphs(golden: GoldenSet, report: Report, audio: AudioEncoder, batch: int) -> None:
     """The same stream as the engine runs it: from samples to embeddings in one graph."""
-    mels, cache = StreamingLogMel(audio.mel, batch), audio.encoder.make_cache(batch)
+    mels, cache = StreamingLogMel(audio.mel, batch), NativeKV(audio.encoder.cache_spec(), batch)
     hearing = Hearing(mels, audio.encoder, audio.projector, cache, golden.place.pool())
     hearing.warm_up(batch, lambda text: None)
     queues = [ChunkQueue() for _ in range(batch)]

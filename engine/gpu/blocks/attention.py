@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.gpu.blocks.linear import pack
+from engine.gpu.kernels.decoder_layer import PackedHeads
 from engine.gpu.kv.base import SlotCache
 from engine.gpu.kv.plan import TokenPlan
 from engine.gpu.layers.norms import RMSNorm
@@ -60,6 +61,9 @@ class CachedAttention(nn.Module):
         if weight is None:
             weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
         norms = None if shape.qk_norm_eps is None else (self.q_norm, self.k_norm)
-        mixed = kv.attend(layer, F.linear(x, weight), norms, rates, plan, shape.num_heads)
+        heads = PackedHeads(
+            F.linear(x, weight), norms, rates, plan.positions, plan.write, shape.num_heads
+        )
+        mixed = kv.attend(layer, heads, plan.layout)
         out: Tensor = self.o_proj(mixed.flatten(1))
         return out

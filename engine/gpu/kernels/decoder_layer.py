@@ -7,11 +7,13 @@ those are used on other devices, for other types, and where NVRTC is not to be h
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.gpu.kernels.loader import Argument, Kernel, null
+from engine.gpu.kernels.loader import Argument, Kernel, Launch, null
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import rotate
 
@@ -44,88 +46,71 @@ def add_norm(x: Tensor, delta: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Te
     return total, out
 
 
-def rope_store(
-    packed: Tensor,
-    norms: tuple[RMSNorm, RMSNorm] | None,
-    rates: Tensor,
-    positions: Tensor,
-    write: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    num_heads: int,
-) -> Tensor:
+class PackedHeads(NamedTuple):
+    """What a layer makes of N tokens, and where it goes in a cache of slots."""
+
+    packed: Tensor
+    """Queries, keys and values [N, (H + 2 Hkv) * D]."""
+    norms: tuple[RMSNorm, RMSNorm] | None
+    """Of query and key heads, if the model has them."""
+    rates: Tensor
+    """Of the rotation [D / 2], float32."""
+    positions: Tensor
+    """[N] int32, of the rotation."""
+    write: Tensor
+    """[N] int32, index among the cache's positions laid end to end."""
+    num_heads: int
+    """H"""
+
+    def angles(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [N, 1, D / 2] of the rotation."""
+        angles = self.positions.float()[:, None, None] * self.rates
+        return angles.cos(), angles.sin()
+
+    def normed(self, kv_heads: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [N, H, D], keys and values [N, Hkv, D], without kernels."""
+        parts = self.packed.view(-1, self.num_heads + 2 * kv_heads, head_dim)
+        query, keys, values = torch.split(parts, [self.num_heads, kv_heads, kv_heads], dim=1)
+        if self.norms is None:
+            return query, keys, values
+        return self.norms[0](query), self.norms[1](keys), values
+
+    def store(self, kernel: Launch, *cache: Tensor) -> Tensor:
+        """Run a kernel that stores keys and values in `cache`; returns the queries [N, H, D].
+
+        `cache`: keys and values [S, L, Hkv, D], and what else the kernel writes of them.
+        """
+        packed, kv_heads, head_dim = self.packed, *cache[0].shape[2:]
+        assert packed.is_contiguous() and all(tensor.is_contiguous() for tensor in cache)
+        query = packed.new_empty(packed.shape[0], self.num_heads, head_dim)
+        weights, normed = [null(packed.device)] * 2, [0, 0.0]
+        if self.norms is not None:
+            weights = [norm.weight for norm in self.norms]
+            normed = [1, float(self.norms[0].eps)]
+        blocks = -(-(self.num_heads + 2 * kv_heads) // _HEADS_PER_BLOCK)
+        tensors = [packed, *weights, self.rates, self.positions, self.write, query, *cache]
+        kernel(
+            (packed.shape[0], blocks, 1),
+            (_WARP, _HEADS_PER_BLOCK, 1),
+            [*tensors, self.num_heads, kv_heads, head_dim, *normed],
+        )
+        return query
+
+
+def rope_store(heads: PackedHeads, keys: Tensor, values: Tensor) -> Tensor:
     """Norm and rotate queries and keys, store keys and values; returns the queries [N, H, D].
 
-    Args:
-        packed: queries, keys and values [N, (H + 2 Hkv) * D].
-        norms: of query and key heads, if the model has them.
-        rates: of the rotation [D / 2], float32.
-        positions: [N] int32.
-        write: [N] int32, index among the cache's positions laid end to end.
-        keys, values: cache [S, L, Hkv, D].
+    `keys`, `values`: cache [S, L, Hkv, D].
     """
-    kv_heads, head_dim = keys.shape[2:]
-    all_heads = num_heads + 2 * kv_heads
-    kernel = _ROPE_STORE.on(packed)
+    kernel = _ROPE_STORE.on(heads.packed)
     if kernel is None:
-        query, fresh, value = normed_heads(packed, norms, num_heads, kv_heads, head_dim)
-        angles = positions.float()[:, None, None] * rates
-        cos, sin = angles.cos(), angles.sin()
-        place = write.long()
+        query, fresh, value = heads.normed(*keys.shape[2:])
+        cos, sin = heads.angles()
+        place = heads.write.long()
         keys.flatten(0, 1)[place] = rotate(fresh, cos, sin)
         values.flatten(0, 1)[place] = value
         return rotate(query, cos, sin)
-    assert packed.is_contiguous() and keys.is_contiguous() and values.is_contiguous()
-    count = packed.shape[0]
-    query = packed.new_empty(count, num_heads, head_dim)
-    weights, normed = norm_arguments(norms, packed.device)
-    kernel(
-        (count, -(-all_heads // _HEADS_PER_BLOCK), 1),
-        (_WARP, _HEADS_PER_BLOCK, 1),
-        [
-            packed,
-            *weights,
-            rates,
-            positions,
-            write,
-            query,
-            keys,
-            values,
-            num_heads,
-            kv_heads,
-            head_dim,
-            *normed,
-        ],
-    )
-    return query
-
-
-def norm_arguments(
-    norms: tuple[RMSNorm, RMSNorm] | None, device: torch.device
-) -> tuple[list[Tensor], list[int | float]]:
-    """What kernels are told of the norms of query and key heads: their weights, whether there are
-    any, and their epsilon."""
-    if norms is None:
-        return [null(device)] * 2, [0, 0.0]
-    return [norm.weight for norm in norms], [1, float(norms[0].eps)]
-
-
-def normed_heads(
-    packed: Tensor,
-    norms: tuple[RMSNorm, RMSNorm] | None,
-    num_heads: int,
-    kv_heads: int,
-    head_dim: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [N, H, D], keys and values [N, Hkv, D] of them packed [N, (H + 2 Hkv) * D].
-
-    Without kernels; `norms` of query and key heads, if the model has them.
-    """
-    heads = packed.view(-1, num_heads + 2 * kv_heads, head_dim)
-    query, keys, values = torch.split(heads, [num_heads, kv_heads, kv_heads], dim=1)
-    if norms is None:
-        return query, keys, values
-    return norms[0](query), norms[1](keys), values
+    return heads.store(kernel, keys, values)
 
 
 def rotate_keys(keys: Tensor, shift: int, rates: Tensor) -> Tensor:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.gpu.kernels.decoder_layer import norm_arguments, normed_heads
+from engine.gpu.kernels.decoder_layer import PackedHeads
 from engine.gpu.kernels.loader import Kernel
-from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import rotate
 from engine.gpu.layers.varlen_attention import VarlenLayout
 
@@ -27,8 +26,6 @@ _READ_POSITIONS = 16
 """Positions that a block of `read8` takes at a time."""
 _STORE8 = Kernel("store8", torch.bfloat16)
 _READ8 = Kernel("read8", torch.bfloat16, POSITIONS=_READ_POSITIONS)
-_WARP = 32
-_STORE_HEADS = 4
 _READ_BLOCKS = 128
 """Of a row; each takes several times `_READ_POSITIONS` where the row is longer."""
 
@@ -61,66 +58,22 @@ def dequantise(x: Tensor, scales: Tensor) -> Tensor:
 # ------------------------------------------------------------------ in
 
 
-def store8(
-    packed: Tensor,
-    norms: tuple[RMSNorm, RMSNorm] | None,
-    rates: Tensor,
-    positions: Tensor,
-    write: Tensor,
-    cells: Fp8Cells,
-    num_heads: int,
-) -> Tensor:
-    """Store keys, normed, and values; returns the queries [N, H, D], normed and rotated.
-
-    Args:
-        packed: queries, keys and values [N, (H + 2 Hkv) * D].
-        norms: of query and key heads, if the model has them.
-        rates: of the rotation [D / 2], float32.
-        positions: [N] int32, of the queries.
-        write: [N] int32, index among the cache's positions laid end to end.
-        num_heads: H.
-    """
-    kv_heads, head_dim = cells.keys.shape[2:]
-    all_heads = num_heads + 2 * kv_heads
-    kernel = _STORE8.on(packed)
-    if kernel is None:
-        query, keys, values = normed_heads(packed, norms, num_heads, kv_heads, head_dim)
-        place = write.long()
-        for fresh, stored, scales in (
-            (keys, cells.keys, cells.key_scales),
-            (values, cells.values, cells.value_scales),
-        ):
-            small, scale = quantise(fresh)
-            # Not every device has assignment by index for 8-bit floats.
-            stored.view(torch.uint8).flatten(0, 1)[place] = small.view(torch.uint8)
-            scales.flatten(0, 1)[place] = scale
-        angles = positions.float()[:, None, None] * rates
-        return rotate(query, angles.cos(), angles.sin())
-    assert packed.is_contiguous() and cells.keys.is_contiguous() and cells.values.is_contiguous()
-    count = packed.shape[0]
-    query = packed.new_empty(count, num_heads, head_dim)
-    weights, normed = norm_arguments(norms, packed.device)
-    kernel(
-        (count, -(-all_heads // _STORE_HEADS), 1),
-        (_WARP, _STORE_HEADS, 1),
-        [
-            packed,
-            *weights,
-            rates,
-            positions,
-            write,
-            query,
-            cells.keys,
-            cells.values,
-            cells.key_scales,
-            cells.value_scales,
-            num_heads,
-            kv_heads,
-            head_dim,
-            *normed,
-        ],
-    )
-    return query
+def store8(heads: PackedHeads, cells: Fp8Cells) -> Tensor:
+    """Store keys, normed, and values; returns the queries [N, H, D], normed and rotated."""
+    kernel = _STORE8.on(heads.packed)
+    if kernel is not None:
+        return heads.store(kernel, cells.keys, cells.values, cells.key_scales, cells.value_scales)
+    query, keys, values = heads.normed(*cells.keys.shape[2:])
+    place = heads.write.long()
+    for fresh, stored, scales in (
+        (keys, cells.keys, cells.key_scales),
+        (values, cells.values, cells.value_scales),
+    ):
+        small, scale = quantise(fresh)
+        # Not every device has assignment by index for 8-bit floats.
+        stored.view(torch.uint8).flatten(0, 1)[place] = small.view(torch.uint8)
+        scales.flatten(0, 1)[place] = scale
+    return rotate(query, *heads.angles())
 
 
 # ------------------------------------------------------------------ out

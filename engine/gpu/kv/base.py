@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.gpu.kv.plan import KvPlan, TokenPlan
-from engine.gpu.layers.norms import RMSNorm
+from engine.gpu.kernels.decoder_layer import PackedHeads
+from engine.gpu.kv.plan import KvPlan
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 
 _MOVED_LAYERS = 6
 """Layers that are moved at once: more need more memory in between, fewer more launches."""
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a model's cache holds for a slot."""
+
+    num_layers: int
+    max_len: int
+    """Positions."""
+    num_kv_heads: int
+    head_dim: int
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    """Of queries, and of keys and values where they are read."""
 
 
 class SlotCache(ABC):
@@ -47,54 +62,27 @@ class SlotCache(ABC):
 
     @staticmethod
     @abstractmethod
-    def bytes_per_position(
-        num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
-    ) -> int:
+    def bytes_per_position(spec: CacheSpec) -> int:
         """Bytes that attention reads for each position it sees, in all layers."""
 
     @classmethod
-    def bytes_per_slot(
-        cls, num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
-    ) -> int:
+    def bytes_per_slot(cls, spec: CacheSpec) -> int:
         """Memory of one row, without making any."""
-        return (max_len + 1) * cls.bytes_per_position(num_layers, num_kv_heads, head_dim, dtype)
+        return (spec.max_len + 1) * cls.bytes_per_position(spec)
 
     # ------------------------------------------------------------------ attention
 
-    def attend(
-        self,
-        layer: int,
-        packed: Tensor,
-        norms: tuple[RMSNorm, RMSNorm] | None,
-        rates: Tensor,
-        plan: TokenPlan,
-        num_heads: int,
-    ) -> Tensor:
-        """Store the keys and values of N tokens and mix what their queries see: [N, H, D].
-
-        Args:
-            packed: queries, keys and values [N, (H + 2 Hkv) * D].
-            norms: of query and key heads, if the model has them.
-            rates: of the rotation [D / 2], float32.
-        """
-        layout = plan.layout
-        query = self._store(layer, packed, norms, rates, plan, num_heads)
-        mixed = self._decode(layer, query, rates, layout) if layout.max_query == 1 else None
+    def attend(self, layer: int, heads: PackedHeads, layout: VarlenLayout) -> Tensor:
+        """Store the keys and values of N tokens and mix what their queries see: [N, H, D]."""
+        query = self._store(layer, heads)
+        mixed = self._decode(layer, query, heads.rates, layout) if layout.max_query == 1 else None
         if mixed is None:
-            keys, values = self._read(layer, rates, layout)
+            keys, values = self._read(layer, heads.rates, layout)
             mixed = varlen_attention(query, keys, values, layout, causal=True)
         return mixed
 
     @abstractmethod
-    def _store(
-        self,
-        layer: int,
-        packed: Tensor,
-        norms: tuple[RMSNorm, RMSNorm] | None,
-        rates: Tensor,
-        plan: TokenPlan,
-        num_heads: int,
-    ) -> Tensor:
+    def _store(self, layer: int, heads: PackedHeads) -> Tensor:
         """Store the keys and values of N tokens; return their rotated queries [N, H, D]."""
 
     @abstractmethod

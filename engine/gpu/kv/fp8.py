@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from engine.gpu.kernels.decode_attention import decode8
+from engine.gpu.kernels.decoder_layer import PackedHeads
 from engine.gpu.kernels.fp8_kv import Fp8Cells, read8, store8
-from engine.gpu.kv.base import SlotCache
-from engine.gpu.kv.plan import TokenPlan
-from engine.gpu.layers.norms import RMSNorm
+from engine.gpu.kv.base import CacheSpec, SlotCache
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.varlen_attention import VarlenLayout
 
@@ -26,19 +25,10 @@ class Fp8KV(SlotCache):
     with each slide.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        num_slots: int,
-        max_len: int,
-        num_kv_heads: int,
-        head_dim: int,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """`dtype`: of queries, and of keys and values once they are read."""
-        scales_shape = (num_layers, num_slots, max_len + 1, num_kv_heads)
-        shape = (*scales_shape, head_dim)
+    def __init__(self, spec: CacheSpec, num_slots: int) -> None:
+        device = spec.device
+        scales_shape = (spec.num_layers, num_slots, spec.max_len + 1, spec.num_kv_heads)
+        shape = (*scales_shape, spec.head_dim)
         keys, values = (torch.zeros(shape, device=device, dtype=torch.uint8) for _ in range(2))
         scales = tuple(torch.zeros(scales_shape, device=device) for _ in range(2))
         # Bytes can be moved and cleared on every device, 8-bit floats not in all releases of torch.
@@ -48,37 +38,23 @@ class Fp8KV(SlotCache):
             Fp8Cells(*parts) for parts in zip(self.keys, self.values, *scales, strict=True)
         ]
         # Of one layer at a time, for attention that cannot read 8 bits.
-        self._unpacked = torch.zeros((2, *shape[1:]), device=device, dtype=dtype)
+        self._unpacked = torch.zeros((2, *shape[1:]), device=device, dtype=spec.dtype)
 
     @staticmethod
-    def bytes_per_position(
-        num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
-    ) -> int:
-        del dtype
-        return 2 * num_layers * num_kv_heads * (head_dim + _SCALE_BYTES)
+    def bytes_per_position(spec: CacheSpec) -> int:
+        return 2 * spec.num_layers * spec.num_kv_heads * (spec.head_dim + _SCALE_BYTES)
 
     @classmethod
-    def bytes_per_slot(
-        cls, num_layers: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
-    ) -> int:
-        kept = super().bytes_per_slot(num_layers, max_len, num_kv_heads, head_dim, dtype)
-        return kept + (max_len + 1) * 2 * num_kv_heads * head_dim * dtype.itemsize
+    def bytes_per_slot(cls, spec: CacheSpec) -> int:
+        unpacked = 2 * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
+        return super().bytes_per_slot(spec) + (spec.max_len + 1) * unpacked
 
     @property
     def nbytes(self) -> int:
         return super().nbytes + self._unpacked.nbytes
 
-    def _store(
-        self,
-        layer: int,
-        packed: Tensor,
-        norms: tuple[RMSNorm, RMSNorm] | None,
-        rates: Tensor,
-        plan: TokenPlan,
-        num_heads: int,
-    ) -> Tensor:
-        cells = self.layers[layer]
-        return store8(packed, norms, rates, plan.positions, plan.write, cells, num_heads)
+    def _store(self, layer: int, heads: PackedHeads) -> Tensor:
+        return store8(heads, self.layers[layer])
 
     def _decode(
         self, layer: int, query: Tensor, rates: Tensor, layout: VarlenLayout

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from engine.gpu.kernels.decode_attention import decode16
-from engine.gpu.kernels.decoder_layer import rope_store, rotate_keys
-from engine.gpu.kv.base import SlotCache
-from engine.gpu.kv.plan import TokenPlan
-from engine.gpu.layers.norms import RMSNorm
+from engine.gpu.kernels.decoder_layer import PackedHeads, rope_store, rotate_keys
+from engine.gpu.kv.base import CacheSpec, SlotCache
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.varlen_attention import VarlenLayout
 
@@ -17,39 +15,18 @@ from engine.gpu.layers.varlen_attention import VarlenLayout
 class NativeKV(SlotCache):
     """Rows in a type of the model's. Keys are stored rotated to their position."""
 
-    def __init__(
-        self,
-        num_layers: int,
-        num_slots: int,
-        max_len: int,
-        num_kv_heads: int,
-        head_dim: int,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        shape = (num_layers, num_slots, max_len + 1, num_kv_heads, head_dim)
+    def __init__(self, spec: CacheSpec, num_slots: int) -> None:
+        shape = (spec.num_layers, num_slots, spec.max_len + 1, spec.num_kv_heads, spec.head_dim)
         super().__init__(
-            torch.zeros(shape, device=device, dtype=dtype),
-            torch.zeros(shape, device=device, dtype=dtype),
+            *(torch.zeros(shape, device=spec.device, dtype=spec.dtype) for _ in range(2))
         )
 
     @staticmethod
-    def bytes_per_position(
-        num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
-    ) -> int:
-        return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
+    def bytes_per_position(spec: CacheSpec) -> int:
+        return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
 
-    def _store(
-        self,
-        layer: int,
-        packed: Tensor,
-        norms: tuple[RMSNorm, RMSNorm] | None,
-        rates: Tensor,
-        plan: TokenPlan,
-        num_heads: int,
-    ) -> Tensor:
-        keys, values = self.keys[layer], self.values[layer]
-        return rope_store(packed, norms, rates, plan.positions, plan.write, keys, values, num_heads)
+    def _store(self, layer: int, heads: PackedHeads) -> Tensor:
+        return rope_store(heads, self.keys[layer], self.values[layer])
 
     def _decode(
         self, layer: int, query: Tensor, rates: Tensor, layout: VarlenLayout

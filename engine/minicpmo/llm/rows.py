@@ -12,9 +12,13 @@ from torch import Tensor
 
 from engine.config import KvCacheType
 from engine.gpu.graphs import GraphPool, padded_size, sizes_up_to
+from engine.gpu.kv.fp8 import Fp8KV
+from engine.gpu.kv.native import NativeKV
 from engine.gpu.kv.plan import KvPlan
 from engine.minicpmo.llm.context_window import Cut, Slide
 from engine.minicpmo.models.llm.qwen3 import Qwen3
+
+CACHES: dict[KvCacheType, type[NativeKV] | type[Fp8KV]] = {"auto": NativeKV, "fp8": Fp8KV}
 
 Piece = Sequence[int] | Tensor
 """Token ids, or embeddings [T, C] of a picture or of sound."""
@@ -93,7 +97,7 @@ class LlmRows:
         """
         self.model = model
         self._sizes = sizes
-        self.kv = model.make_cache(num_slots, max_context, kv_cache)
+        self.kv = CACHES[kv_cache](model.cache_spec(max_context), num_slots)
         self.graphs = GraphPool(model.device, enabled=False) if graphs is None else graphs
         config = model.config
         self.hidden = torch.zeros(

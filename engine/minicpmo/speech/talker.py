@@ -92,7 +92,7 @@ class Talker:
         not given; a turn that outgrows them forgets its beginning."""
         self.decoder = decoder
         self._unit = unit
-        self.kv: NativeKV = decoder.make_cache(num_slots, max_len)
+        self.kv = NativeKV(decoder.cache_spec(max_len), num_slots)
         self.graphs = GraphPool(decoder.device, enabled=False) if graphs is None else graphs
         self._rows = TalkerRows(decoder, self.kv, num_slots, self.graphs)
         self._turns = [_Turn() for _ in range(num_slots)]

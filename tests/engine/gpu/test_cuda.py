@@ -101,11 +101,8 @@ def test_rope_store(
 
     def run() -> tuple[Tensor, Tensor, Tensor]:
         keys, values = torch.full((2, *shape), 7.0, device="cuda", dtype=BF16).unbind()
-        return (
-            fused.rope_store(packed, norms, rates, positions, write, keys, values, heads),
-            keys,
-            values,
-        )
+        given = fused.PackedHeads(packed, norms, rates, positions, write, heads)
+        return fused.rope_store(given, keys, values), keys, values
 
     query, keys, values = run()
     without_kernels(monkeypatch)

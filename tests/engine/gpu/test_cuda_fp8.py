@@ -16,6 +16,7 @@ from engine.gpu.graphs import GraphPool
 from engine.gpu.kernels import decode_attention as decoding
 from engine.gpu.kernels import fp8_kv as fp8
 from engine.gpu.kernels.decode_attention import decode8
+from engine.gpu.kernels.decoder_layer import PackedHeads
 from engine.gpu.kernels.fp8_kv import Fp8Cells, quantise, read8, store8
 from engine.gpu.kv.fp8 import Fp8KV
 from engine.gpu.layers import varlen_attention as varlen
@@ -94,7 +95,8 @@ def test_store(
     def run() -> tuple[Tensor, Fp8Cells]:
         cells = cells_of(slots, length, kv_heads, head_dim, byte=9)
         pair: Any = norms
-        return store8(packed, pair, rates_of(head_dim), positions, write, cells, heads), cells
+        given = PackedHeads(packed, pair, rates_of(head_dim), positions, write, heads)
+        return store8(given, cells), cells
 
     query, ours = run()
     without_kernels(monkeypatch)
@@ -129,7 +131,7 @@ def test_every_number_is_rounded_as_torch_rounds_it() -> None:
     cells = cells_of(1, count, 1, head_dim)
     packed = torch.cat([torch.zeros_like(rows), rows, -rows], dim=1)
     places = torch.arange(count, dtype=torch.int32, device="cuda")
-    store8(packed, None, rates_of(head_dim), places, places, cells, 1)
+    store8(PackedHeads(packed, None, rates_of(head_dim), places, places, 1), cells)
     for stored, given in ((cells.keys, rows), (cells.values, -rows)):
         assert torch.equal(bytes_of(stored)[0, :, 0], bytes_of(quantise(given)[0]))
 

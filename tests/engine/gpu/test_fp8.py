@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.gpu.kernels.decoder_layer import PackedHeads
 from engine.gpu.kernels.fp8_kv import LARGEST, LEAST, Fp8Cells, dequantise, quantise, read8, store8
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
@@ -94,7 +95,9 @@ def test_store_keeps_keys_before_the_rotation_and_turns_queries(has_norms: bool)
     packed, cells = packed_of(5, 2), empty_cells()
     positions, write = ints([0, 7, 3, 4000, 1]), ints([3, 80, 41, 0, 22])
     pair = norms() if has_norms else None
-    query = store8(packed, pair, ROPE.frequencies(packed.device), positions, write, cells, HEADS)
+    query = store8(
+        PackedHeads(packed, pair, ROPE.frequencies(packed.device), positions, write, HEADS), cells
+    )
     parts = torch.split(packed.view(5, -1, DIM), [HEADS, KV_HEADS, KV_HEADS], dim=1)
     queries, keys = parts[:2] if pair is None else (pair[0](parts[0]), pair[1](parts[1]))
     torch.testing.assert_close(query, turned(queries, positions).float(), atol=1e-3, rtol=1e-3)

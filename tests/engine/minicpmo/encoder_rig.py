@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.dsp.logmel import CHUNK, LogMel, first_chunk
 from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool
+from engine.gpu.kv.native import NativeKV
 from engine.gpu.weights import empty
 from engine.minicpmo.encoders.audio import AudioEncoder
 from engine.minicpmo.encoders.vision import VisionEncoder
@@ -54,7 +55,7 @@ def make_audio_encoder(
     for module, seed in ((encoder, 1), (projector, 2)):
         random_weights(module, seed, device=device, dtype=dtype)
     mels = StreamingLogMel(LogMel(sizes.audio.num_mel_bins, device), slots)
-    return AudioEncoder(mels, encoder, projector, encoder.make_cache(slots), graphs)
+    return AudioEncoder(mels, encoder, projector, NativeKV(encoder.cache_spec(), slots), graphs)
 
 
 def make_vision_encoder(

@@ -13,8 +13,8 @@ from engine.config import KvCacheType, MiniCpmoConfig
 from engine.minicpmo import engine as minicpmo
 from engine.minicpmo.checkpoint import load
 from engine.minicpmo.engine import MiniCpmoEngine
+from engine.minicpmo.llm.rows import CACHES
 from engine.minicpmo.memory_plan import GIB, RESERVE_BYTES, SlotBytes, free_bytes, plan, slot_bytes
-from engine.minicpmo.models.llm.qwen3 import CACHES
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 
@@ -111,7 +111,7 @@ async def test_engine_offers_what_fits(
     assert engine._scheduler is not None
     runner = engine._scheduler.runner
     assert type(runner.llm.kv) is CACHES[kv_cache]
-    assert asked[0].thinking == runner.model.llm.bytes_per_slot(400, kv_cache)
+    assert asked[0].thinking == CACHES[kv_cache].bytes_per_slot(runner.model.llm.cache_spec(400))
     await engine.close()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from engine.dsp.logmel import SAMPLE_HZ
 from engine.dsp.streaming_logmel import MARGIN, chunk_features
 from engine.gpu.blocks.linear import pack_biased
+from engine.gpu.kv.base import CacheSpec
 from engine.gpu.kv.native import NativeKV
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.gpu.staging import uploaded
@@ -136,20 +137,11 @@ class WhisperEncoder(nn.Module):
         """Frames of one block of `audio_chunk_length` seconds."""
         return int(self.config.chunk_length_s * FRAME_HZ)
 
-    def bytes_per_slot(self) -> int:
-        """Memory of one slot of `make_cache`."""
+    def cache_spec(self) -> CacheSpec:
+        """A slot of one stream; it holds the position table."""
         config = self.config
-        head_dim = config.hidden_size // config.num_heads
-        return NativeKV.bytes_per_slot(
-            config.num_layers, config.max_positions, config.num_heads, head_dim, self.dtype
-        )
-
-    def make_cache(self, num_slots: int) -> NativeKV:
-        """Cache rows for the streams of `num_slots` sessions; each holds the position table."""
-        config = self.config
-        return NativeKV(
+        return CacheSpec(
             config.num_layers,
-            num_slots,
             config.max_positions,
             config.num_heads,
             config.hidden_size // config.num_heads,

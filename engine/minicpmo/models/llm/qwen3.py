@@ -8,19 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine.config import KvCacheType
 from engine.gpu.blocks.attention import AttentionShape, CachedAttention
 from engine.gpu.blocks.linear import GatedMlp
 from engine.gpu.kernels.decoder_layer import add_norm
-from engine.gpu.kv.base import SlotCache
-from engine.gpu.kv.fp8 import Fp8KV
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.base import CacheSpec, SlotCache
 from engine.gpu.kv.plan import KvPlan, TokenPlan
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
 from engine.minicpmo.models.config import LlmConfig
-
-CACHES: dict[KvCacheType, type[NativeKV] | type[Fp8KV]] = {"auto": NativeKV, "fp8": Fp8KV}
 
 
 class DecoderLayer(nn.Module):
@@ -50,21 +45,26 @@ class DecoderLayer(nn.Module):
         return x, self.mlp(normed)
 
 
-def run_layers(
-    layers: nn.ModuleList, norm: RMSNorm, x: Tensor, rates: Tensor, kv: SlotCache, plan: TokenPlan
-) -> Tensor:
-    """All `DecoderLayer`s and the final norm: [N, C] -> [N, C]."""
-    delta: Tensor | None = None
-    for index, layer in enumerate(layers):
-        x, delta = layer(x, delta, rates, kv, index, plan)
-    return add_norm(x, delta, norm)[1]
+class DecoderStack(nn.Module):
+    """Layers and final norm."""
+
+    def __init__(self, shape: AttentionShape, inner: int, eps: float, num_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(shape, inner, eps) for _ in range(num_layers))
+        self.norm = RMSNorm(shape.hidden_size, eps)
+
+    def forward(self, x: Tensor, rates: Tensor, kv: SlotCache, plan: TokenPlan) -> Tensor:
+        """[N, C] -> [N, C]."""
+        delta: Tensor | None = None
+        for index, layer in enumerate(self.layers):
+            x, delta = layer(x, delta, rates, kv, index, plan)
+        return add_norm(x, delta, self.norm)[1]
 
 
-class Qwen3Decoder(nn.Module):
+class Qwen3Decoder(DecoderStack):
     """Embedding table, layers and final norm."""
 
     def __init__(self, config: LlmConfig) -> None:
-        super().__init__()
         shape = AttentionShape(
             hidden_size=config.hidden_size,
             num_heads=config.num_heads,
@@ -72,12 +72,8 @@ class Qwen3Decoder(nn.Module):
             head_dim=config.head_dim,
             qk_norm_eps=config.rms_norm_eps,
         )
+        super().__init__(shape, config.intermediate_size, config.rms_norm_eps, config.num_layers)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            DecoderLayer(shape, config.intermediate_size, config.rms_norm_eps)
-            for _ in range(config.num_layers)
-        )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class Qwen3(nn.Module):
@@ -104,37 +100,20 @@ class Qwen3(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
 
-    def bytes_per_position(self, kv_cache: KvCacheType = "auto") -> int:
-        """Return the bytes that attention reads for each position that it sees, in all layers."""
-        config = self.config
-        return CACHES[kv_cache].bytes_per_position(
-            config.num_layers, config.num_kv_heads, config.head_dim, self.dtype
-        )
-
-    def bytes_per_slot(self, max_len: int, kv_cache: KvCacheType = "auto") -> int:
-        """Memory of one slot of `make_cache(..., max_len, kv_cache)`."""
-        config = self.config
-        return CACHES[kv_cache].bytes_per_slot(
-            config.num_layers, max_len, config.num_kv_heads, config.head_dim, self.dtype
-        )
-
-    def make_cache(
-        self, num_slots: int, max_len: int, kv_cache: KvCacheType = "auto"
-    ) -> NativeKV | Fp8KV:
-        """A cache for `num_slots` sessions of at most `max_len` positions each."""
+    def cache_spec(self, max_len: int) -> CacheSpec:
+        """A slot of at most `max_len` positions."""
         config = self.config
         if max_len > config.max_position_embeddings:
             raise ValueError(
                 f"max_len {max_len} exceeds the model's {config.max_position_embeddings} positions"
             )
-        return CACHES[kv_cache](
+        return CacheSpec(
             config.num_layers,
-            num_slots,
             max_len,
             config.num_kv_heads,
             config.head_dim,
-            device=self.device,
-            dtype=self.dtype,
+            self.device,
+            self.dtype,
         )
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -151,9 +130,8 @@ class Qwen3(nn.Module):
             f"embeddings {tuple(embeds.shape)} for {plan.num_tokens} tokens "
             f"of width {self.config.hidden_size}"
         )
-        return run_layers(
-            self.model.layers, self.model.norm, embeds, self.rope.frequencies(self.device), kv, plan
-        )
+        out: Tensor = self.model(embeds, self.rope.frequencies(self.device), kv, plan)
+        return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Raw logits [M, V] of hidden states [M, C]."""

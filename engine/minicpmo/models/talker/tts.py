@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.gpu.blocks.attention import AttentionShape
+from engine.gpu.kv.base import CacheSpec
 from engine.gpu.kv.native import NativeKV
 from engine.gpu.kv.plan import TokenPlan
-from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.weight_norm import NEW, OLD, fold
 from engine.gpu.staging import uploaded
 from engine.gpu.weights import Checkpoint, empty
 from engine.minicpmo.models.config import ConfigError, TtsConfig
-from engine.minicpmo.models.llm.qwen3 import DecoderLayer, run_layers
+from engine.minicpmo.models.llm.qwen3 import DecoderStack
 
 UNUSED = ("projector_spk.*", "model.embed_tokens.weight")
 """Stored, but read by no path of the model."""
@@ -63,20 +63,15 @@ class Projector(nn.Module):
         return out
 
 
-class Llama(nn.Module):
+class Llama(DecoderStack):
     def __init__(self, config: TtsConfig) -> None:
-        super().__init__()
         shape = AttentionShape(
             hidden_size=config.hidden_size,
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
         )
-        self.layers = nn.ModuleList(
-            DecoderLayer(shape, config.intermediate_size, config.rms_norm_eps)
-            for _ in range(config.num_layers)
-        )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        super().__init__(shape, config.intermediate_size, config.rms_norm_eps, config.num_layers)
 
 
 class SpeechDecoder(nn.Module):
@@ -103,29 +98,17 @@ class SpeechDecoder(nn.Module):
     def device(self) -> torch.device:
         return self.emb_text.weight.device
 
-    def bytes_per_slot(self, max_len: int | None = None) -> int:
-        """Memory of one slot of `make_cache(..., max_len)`."""
-        config, dtype = self.config, self.emb_text.weight.dtype
-        length = self._cache_length(max_len)
-        return NativeKV.bytes_per_slot(
-            config.num_layers, length, config.num_kv_heads, config.head_dim, dtype
-        )
-
-    def _cache_length(self, max_len: int | None) -> int:
-        most = self.config.max_position_embeddings
-        return most if max_len is None else min(max_len, most)
-
-    def make_cache(self, num_slots: int, max_len: int | None = None) -> NativeKV:
-        """A cache for `num_slots` turns of at most `max_len` condition rows and codes each."""
+    def cache_spec(self, max_len: int | None = None) -> CacheSpec:
+        """A slot of a turn of at most `max_len` condition rows and codes."""
         config = self.config
-        return NativeKV(
+        most = config.max_position_embeddings
+        return CacheSpec(
             config.num_layers,
-            num_slots,
-            self._cache_length(max_len),
+            most if max_len is None else min(max_len, most),
             config.num_kv_heads,
             config.head_dim,
-            device=self.device,
-            dtype=self.emb_text.weight.dtype,
+            self.device,
+            self.emb_text.weight.dtype,
         )
 
     def condition(
@@ -181,8 +164,8 @@ class SpeechDecoder(nn.Module):
 
         Writes their keys and values; counting them is the caller's (`SlotRows.advance`).
         """
-        rates = self.rope.frequencies(self.device)
-        return run_layers(self.model.layers, self.model.norm, x, rates, kv, plan)
+        out: Tensor = self.model(x, self.rope.frequencies(self.device), kv, plan)
+        return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Raw scores of the codes, float32 [M, codes], of hidden states [M, C]."""

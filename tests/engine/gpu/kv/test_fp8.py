@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.gpu.kernels.decoder_layer import PackedHeads
 from engine.gpu.kernels.fp8_kv import dequantise
+from engine.gpu.kv.base import CacheSpec
 from engine.gpu.kv.fp8 import Fp8KV
 from engine.gpu.kv.plan import KvPlan
 from engine.gpu.layers.rope import Rope
@@ -26,17 +28,21 @@ def drawn(*shape: int, seed: int) -> Tensor:
 
 
 def cache(slots: int = 3, max_len: int = 20) -> Fp8KV:
-    return Fp8KV(2, slots, max_len, KV_HEADS, DIM)
+    return Fp8KV(CacheSpec(2, max_len, KV_HEADS, DIM), slots)
 
 
 def packed_of(count: int, seed: int) -> Tensor:
     return drawn(count, (HEADS + 2 * KV_HEADS) * DIM, seed=seed)
 
 
+def heads_of(packed: Tensor, plan: KvPlan) -> PackedHeads:
+    return PackedHeads(packed, None, RATES, plan.positions, plan.write, HEADS)
+
+
 def attend(kv: Fp8KV, slots: Sequence[int], rows: Sequence[Tensor], layer: int = 1) -> Tensor:
     counts = [len(row) for row in rows]
     plan: KvPlan = kv.plan(slots, counts)
-    mixed = kv.attend(layer, torch.cat(list(rows)), None, RATES, plan, HEADS)
+    mixed = kv.attend(layer, heads_of(torch.cat(list(rows)), plan), plan.layout)
     kv.advance(slots, counts)
     return mixed
 
@@ -125,7 +131,7 @@ def filled(lengths: list[int]) -> Fp8KV:
     for slot, length in enumerate(lengths):
         for layer in (0, 1):
             plan = kv.plan([slot], [length])
-            kv.attend(layer, packed_of(length, 7 * slot + layer), None, RATES, plan, HEADS)
+            kv.attend(layer, heads_of(packed_of(length, 7 * slot + layer), plan), plan.layout)
         kv.advance([slot], [length])
     return kv
 
@@ -164,9 +170,9 @@ def test_remove_copy_truncate_and_reset_take_scales_along() -> None:
 
 
 def test_a_slot_takes_what_its_bytes_say_and_half_of_what_16_bits_would() -> None:
-    sizes = (36, 100, 8, 128)
-    one, two = (Fp8KV(36, n, 100, 8, 128, dtype=torch.bfloat16).nbytes for n in (1, 2))
-    assert two - one == one == Fp8KV.bytes_per_slot(*sizes, torch.bfloat16)
+    spec = CacheSpec(36, 100, 8, 128, dtype=torch.bfloat16)
+    one, two = (Fp8KV(spec, n).nbytes for n in (1, 2))
+    assert two - one == one == Fp8KV.bytes_per_slot(spec)
     assert 0.5 < one / (2 * 36 * 101 * 8 * 128 * 2) < 0.55
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from engine.gpu.kv.base import CacheSpec
 from engine.gpu.kv.native import NativeKV
 from engine.gpu.layers.rope import Rope, rotate
 
 
 def filled(lengths: list[int], max_len: int = 12) -> NativeKV:
-    kv = NativeKV(2, len(lengths), max_len, num_kv_heads=2, head_dim=4)
+    kv = NativeKV(CacheSpec(2, max_len, num_kv_heads=2, head_dim=4), len(lengths))
     generator = torch.Generator().manual_seed(1)
     for tensor in (*kv.keys, *kv.values):
         tensor.copy_(torch.randn(tensor.shape, generator=generator))
@@ -42,7 +43,7 @@ def test_plan_refuses_what_does_not_fit_and_names_the_slot() -> None:
 
 
 def test_remove_slides_left_and_rotates_keys_to_their_new_positions() -> None:
-    kv, rope = NativeKV(1, 2, 12, 2, 4), Rope(4, 10_000.0)
+    kv, rope = NativeKV(CacheSpec(1, 12, 2, 4), 2), Rope(4, 10_000.0)
     raw = torch.randn(8, 2, 4, generator=torch.Generator().manual_seed(3))
     kv.keys[0][1, :8] = rotate(raw, *rope(torch.arange(8)))
     kv.values[0][1, :8] = raw
@@ -56,7 +57,7 @@ def test_remove_slides_left_and_rotates_keys_to_their_new_positions() -> None:
 
 
 def test_move_to_the_right_may_overlap() -> None:
-    kv, rope = NativeKV(1, 1, 12, 1, 4), Rope(4, 10_000.0)
+    kv, rope = NativeKV(CacheSpec(1, 12, 1, 4), 1), Rope(4, 10_000.0)
     raw = torch.randn(6, 1, 4, generator=torch.Generator().manual_seed(4))
     kv.keys[0][0, :6] = rotate(raw, *rope(torch.arange(6)))
     kv.values[0][0, :6] = raw

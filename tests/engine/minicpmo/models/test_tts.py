@@ -7,6 +7,7 @@ import dataclasses
 import torch
 
 from engine.gpu.kernels.talker_sampling import RECENT
+from engine.gpu.kv.native import NativeKV
 from engine.gpu.layers.weight_norm import OLD, fold, fold_all
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.config import TtsConfig
@@ -201,7 +202,7 @@ def test_the_cache_holds_what_was_kept_and_nothing_else() -> None:
     condition = decoder.condition(item.ids, item.hidden, normalize=True)
     feed = torch.cat([condition, decoder.embed_codes(torch.tensor(unit))])
     assert codes.kv.lengths == [len(feed)] and 0 < len(unit) <= 6
-    kv = decoder.make_cache(1)
+    kv = NativeKV(decoder.cache_spec(), 1)
     decoder(feed, kv, row_plan(kv, 0, len(feed)))
     for ours, wanted in zip(codes.kv.keys, kv.keys, strict=True):
         assert torch.allclose(ours[0, : len(feed)], wanted[0, : len(feed)], atol=1e-5)
@@ -209,8 +210,10 @@ def test_the_cache_holds_what_was_kept_and_nothing_else() -> None:
 
 def test_memory_of_a_slot_is_known_beforehand() -> None:
     decoder = make_decoder()
-    kv = decoder.make_cache(3, 100)
-    assert sum(t.nbytes for t in (*kv.keys, *kv.values)) == 3 * decoder.bytes_per_slot(100)
+    kv = NativeKV(decoder.cache_spec(100), 3)
+    assert sum(t.nbytes for t in (*kv.keys, *kv.values)) == 3 * NativeKV.bytes_per_slot(
+        decoder.cache_spec(100)
+    )
 
 
 def test_a_warmed_up_decoder_says_the_same() -> None:

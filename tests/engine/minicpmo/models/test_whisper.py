@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.gpu.kv.native import NativeKV
 from engine.gpu.weights import empty
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder, conv_frames
 from engine.minicpmo.models.config import AudioConfig
@@ -61,7 +62,7 @@ def chunk(mel: Tensor, unit: int) -> Tensor:
 def test_a_stream_equals_one_pass_in_blocks(encoder: WhisperEncoder) -> None:
     units = 6
     mel = features(1, 100 * units + 2)
-    cache = encoder.make_cache(1)
+    cache = NativeKV(encoder.cache_spec(), 1)
     streamed = []
     for unit in range(units):
         part = chunk(mel, unit)
@@ -71,7 +72,7 @@ def test_a_stream_equals_one_pass_in_blocks(encoder: WhisperEncoder) -> None:
 
 
 def test_the_cache_starts_over_at_units_29_58_and_87(encoder: WhisperEncoder) -> None:
-    cache = encoder.make_cache(2)
+    cache = NativeKV(encoder.cache_spec(), 2)
     mel = features(2, 104)
     lengths, resets = [], []
     for unit in range(90):
@@ -87,7 +88,7 @@ def test_the_cache_starts_over_at_units_29_58_and_87(encoder: WhisperEncoder) ->
 
 def test_a_short_position_table_resets_earlier() -> None:
     encoder = build(replace(CONFIG, max_positions=430))
-    cache = encoder.make_cache(1)
+    cache = NativeKV(encoder.cache_spec(), 1)
     mel = features(3, 104)
     before = []
     for _ in range(10):
@@ -99,7 +100,8 @@ def test_a_short_position_table_resets_earlier() -> None:
 def test_streams_of_different_age_share_a_forward(encoder: WhisperEncoder) -> None:
     delays = [seed % 4 for seed in range(8)]
     mels = [features(10 + seed, 1002) for seed in range(8)]
-    together, alone = encoder.make_cache(8), [encoder.make_cache(1) for _ in mels]
+    spec = encoder.cache_spec()
+    together, alone = NativeKV(spec, 8), [NativeKV(spec, 1) for _ in mels]
     for step in range(9):
         slots = [slot for slot in range(8) if step >= delays[slot]]
         slots = slots[::-1] if step % 2 else slots
