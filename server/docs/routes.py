@@ -37,7 +37,7 @@ class DocumentationPages:
         return _answer(request, (await self._make())[1], "application/json")
 
     async def _make(self) -> tuple[bytes, bytes]:
-        if self._made is None:
+        if self._made is None or (self._made.done() and self._made.exception() is not None):
             loop = asyncio.get_running_loop()
             # It parses the source of what tells anything: a second, once.
             self._made = loop.run_in_executor(None, partial(make, self._served, self._version))
