@@ -47,6 +47,16 @@ FAILURES = frozenset(
 )
 
 
+def has_ended(reason: str) -> ProtocolError:
+    """The error for what is asked of a call that has ended: 410 with the reason as its code."""
+    return ProtocolError(
+        REASONS.get(reason, "The call has ended."),
+        code=reason,
+        status=410,
+        type="server_error" if reason in FAILURES else "invalid_request_error",
+    )
+
+
 class _Ended(NamedTuple):
     reason: str
     at: float
@@ -76,9 +86,4 @@ class Endings:
         ended = self._ended.get(call_id)
         if ended is None or self._clock() - ended.at > KEPT_S:
             return ProtocolError("There is no such call.", code="call_not_found", status=404)
-        return ProtocolError(
-            REASONS.get(ended.reason, "The call has ended."),
-            code=ended.reason,
-            status=410,
-            type="server_error" if ended.reason in FAILURES else "invalid_request_error",
-        )
+        return has_ended(ended.reason)

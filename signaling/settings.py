@@ -6,7 +6,7 @@ null. Front and media worker.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -20,6 +20,7 @@ MAX_INSTRUCTIONS_CHARS = 32 * 1024
 MAX_TOOLS = 128
 MAX_TOOLS_BYTES = 128 * 1024
 MAX_ENGINE_OPTIONS = 32
+MAX_UNKNOWN = 64
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Modality = Literal["text", "audio"]
@@ -75,7 +76,8 @@ class SemanticVad(msgspec.Struct, frozen=True, tag_field="type", tag="semantic_v
 class AudioInputSettings(msgspec.Struct, frozen=True):
     format: AudioFormat = PCM
     noise_reduction: NoiseReduction | None = None
-    transcription: Transcription | None = None
+    transcription: Transcription | None = Transcription()
+    """null: what the user says is not written down."""
     turn_detection: ServerVad | SemanticVad | None = SemanticVad()
 
 
@@ -119,14 +121,17 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
     video: Video = Video()
     engine: Annotated[dict[Name, Option], Meta(max_length=MAX_ENGINE_OPTIONS)] = {}
     """Our extension: options of the engine, which says itself which it knows."""
+    unknown: tuple[str, ...] = ()
+    """Members that were given and that no setting has, by their dotted names."""
 
     def merge(self, update: Mapping[str, Any]) -> "SessionSettings":
         """Return these settings with a partial session object applied.
 
-        null resets a member to its default where it is not a value of its own. Unknown members
-        are ignored. Raises ProtocolError with param "session.…" for the first invalid member.
+        null resets a member to its default where it is not a value of its own. Raises
+        ProtocolError with param "session.…" for the first invalid member.
         """
         merged = _merge(msgspec.to_builtins(self), update)
+        merged["unknown"] = self.unknown
         for direction in ("input", "output"):
             _settle_format(merged.get("audio"), direction)
         settings = convert(merged, SessionSettings, prefix="session")
@@ -139,16 +144,20 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise unsupported("session.prompt", "there are no stored prompts here")
         check_tools(settings.tools, "session.tools")
         check_choice(settings.tool_choice, settings.tools, "session.tool_choice")
-        return settings
+        found = _unknown(update, settings.to_session(""))
+        names = tuple(dict.fromkeys([*self.unknown, *found]))
+        return msgspec.structs.replace(settings, unknown=names[:MAX_UNKNOWN])
 
     def to_session(self, session_id: str, expires_at: int | None = None) -> dict[str, Any]:
         """Return the full GA session object; `expires_at` in Unix seconds."""
-        return {
+        shown: dict[str, Any] = {
             "id": session_id,
             "object": "realtime.session",
             "expires_at": expires_at,
             **msgspec.to_builtins(self),
         }
+        del shown["unknown"]
+        return shown
 
 
 def _settle_format(audio: Any, direction: str) -> None:
@@ -169,6 +178,23 @@ def _settle_format(audio: Any, direction: str) -> None:
 
 _MERGED_OBJECTS = ("audio", "input", "output", "video", "engine")
 _NULLABLE = ("turn_detection", "noise_reduction", "transcription", "idle_timeout_ms")
+
+
+_RATE = "rate"
+"""Checked, and not told where a format has only one."""
+
+
+def _unknown(
+    given: Mapping[str, Any], known: Mapping[str, Any], where: str = "session"
+) -> Iterator[str]:
+    for name, value in given.items():
+        if value is None or name == _RATE:
+            continue
+        at = f"{where}.{name[:64]}"
+        if name not in known:
+            yield at
+        elif isinstance(value, Mapping) and isinstance(known[name], Mapping):
+            yield from _unknown(value, known[name], at)
 
 
 def _merge(current: dict[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:

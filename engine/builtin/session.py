@@ -28,10 +28,16 @@ MAX_JOBS = 16
 MIN_ANSWERED_MS = 500
 """Shorter sounds without words are taken for noise and left unanswered."""
 NOT_FOLLOWED = "so much was heard without a pause that nothing of it was understood"
+NOT_WANTED = "the settings ask for no transcripts"
 SUPERSEDED = "superseded by a new response"
 TOO_MANY_TURNS = "too many turns wait for an answer; the oldest was dropped"
 
 logger = logging.getLogger(__name__)
+
+
+def unwritten(session: str, utterance: int) -> p.InputTranscript:
+    """What is told in the place of a transcript that is not wanted."""
+    return p.InputTranscript(session, utterance, "", True, NOT_WANTED, code="not_transcribed")
 
 
 Job = Said | p.CreateResponse | p.AppendContext
@@ -190,6 +196,9 @@ class CascadeSession:
         if self._config.transcribe:
             text, error = transcript.text, transcript.error
             self._send(p.InputTranscript(self._session, said.utterance, text, True, error))
+        elif self._config.mode == "turn_based":
+            # A commit is answered by it, words or not.
+            self._send(unwritten(self._session, said.utterance))
 
     # ---------------------------------------------------------------- the user's turns
 

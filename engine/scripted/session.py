@@ -194,9 +194,10 @@ class ScriptedSession:
             self._speaker.silence(by_client=False)
 
     def _tell_transcript(self, answer: ScriptedAnswer | None) -> None:
-        if not self._config.transcribe:
+        transcribe = self._config.transcribe
+        if not transcribe and self._config.mode != "turn_based":
             return
-        text = "" if answer is None else answer.heard
+        text = "" if answer is None or not transcribe else answer.heard
         error = "" if text else NO_WORDS
         number = self._utterance
         self._send(

@@ -166,7 +166,7 @@ class SessionCommands:
                 self.session_id,
                 wish.instructions or "",
                 wish.modalities or (),
-                self._conversation.asked_for(asked),
+                self._conversation.requests.note(asked),
                 limit,
                 None if wish.tools is None else function_tools(wish.tools),
                 None if wish.tool_choice is None else choice,
@@ -238,7 +238,7 @@ class SessionCommands:
     # ------------------------------------------------------------------ the input
 
     def commit_input(self, by: Asker | None = None) -> None:
-        self._send(p.CommitAudio(self.session_id, self._conversation.asked_for(Asked(by=by))))
+        self._send(p.CommitAudio(self.session_id, self._conversation.requests.note(Asked(by=by))))
 
     def clear_input(self) -> None:
         self._send(p.ClearAudio(self.session_id))
@@ -258,7 +258,7 @@ class SessionCommands:
         delegation: str | None = None,
         by: Asker | None = None,
     ) -> None:
-        name = self._conversation.appending(kind, by)
+        name = self._conversation.requests.note_append(kind, by)
         self._send(p.AppendContext(self.session_id, kind, text, name, delegation))
 
     def hang_up(self, reason: str = "hangup") -> None:
@@ -266,11 +266,17 @@ class SessionCommands:
 
     def _send(self, message: p.Message) -> None:
         if not self._to_engine(message):
-            raise ProtocolError(
-                "No engine serves this session yet, or it does not keep up; try again.",
-                code="engine_unavailable",
-                type="server_error",
-            )
+            raise engine_unavailable()
+
+
+def engine_unavailable() -> ProtocolError:
+    """The error for what no engine can be told."""
+    return ProtocolError(
+        "No engine serves this session yet, or it does not keep up; try again.",
+        code="engine_unavailable",
+        status=503,
+        type="server_error",
+    )
 
 
 def _only_at_the_end(last: str | None) -> ProtocolError:

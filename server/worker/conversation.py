@@ -13,19 +13,18 @@ from typing import Any, Protocol
 from engine.ipc import protocol as p
 from server.worker.audience import Audience
 from server.worker.engine_settings import engine_config
-from server.worker.in_force import TOLD_HERE, in_force, refuse, unknown, without_effect
+from server.worker.in_force import TOLD_HERE, in_force, refuse, without_effect
 from server.worker.items import Items
+from server.worker.open_requests import OpenRequests
 from server.worker.responses import ActiveResponse, Asked
 from server.worker.user_turns import UserTurns, input_ms
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
-from signaling.session.core import Abilities, Asker, ContextKind, Watcher
-from signaling.session.ids import new_id
+from signaling.session.core import Abilities, Asker, Watcher
 from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 
 HEARD_INTERVAL_SAMPLES = p.OUTPUT_HZ // 5
-MAX_ASKED = 64
 MAX_TOLD = 100
 """Different notices about settings in a session."""
 MAX_PAST = 16
@@ -66,7 +65,9 @@ class Conversation:
         """Whether the client gets sound before its time, and says itself what it heard."""
         self.audience = audience
         self.items = Items()
+        self.requests = OpenRequests()
         self.turns = UserTurns(self.items, audience.emit, clock)
+        self.turns.tells_words = settings.audio.input.transcription is not None
         self.latency_ms: dict[str, float] = {}
         self.kv_tokens = 0
         self.input_pts = 0
@@ -79,8 +80,6 @@ class Conversation:
         self._speaker: SpeechPlayout | None = None
         self._responses: dict[int, ActiveResponse] = {}
         self._past: dict[str, ActiveResponse] = {}
-        self._asked: dict[str, Asked] = {}
-        self._appends: dict[str, tuple[ContextKind, Asker | None]] = {}
 
     def use(self, speaker: SpeechPlayout, *, is_sent_ahead: bool = False) -> None:
         """Give the playout that speaks for this conversation; once, before any message.
@@ -135,6 +134,7 @@ class Conversation:
         settings = self.settings.merge(changes)
         refuse(changes, settings, self.abilities)
         self.settings = settings
+        self.turns.tells_words = settings.audio.input.transcription is not None
         self._to_engine(p.UpdateSession(self.session_id, engine_config(settings)))
         self.audience.emit(
             ev.SettingsChanged(
@@ -144,8 +144,6 @@ class Conversation:
             ),
             by,
         )
-        for name in unknown(changes, settings):
-            self._tell_once("unknown_setting", f"{name} is not known here.")
         self.tell_unused()
 
     def greet(self, watcher: Watcher) -> None:
@@ -161,6 +159,8 @@ class Conversation:
 
     def tell_unused(self) -> None:
         """Tell of settings that change nothing, once it is known; of each once."""
+        for name in self.settings.unknown:
+            self._tell_once("unknown_setting", f"{name} is not known here.")
         for name in without_effect(self.settings, self.abilities):
             self._tell_once("unused_setting", f"{name} is accepted but has no effect here.")
 
@@ -168,22 +168,6 @@ class Conversation:
         if message not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(message)
             self.audience.emit(ev.Notice(code=code, message=message))
-
-    def asked_for(self, asked: Asked) -> str:
-        """Note what a client asks for; the name by which the engine answers."""
-        name = new_id("ask")
-        self._asked[name] = asked
-        if len(self._asked) > MAX_ASKED:
-            del self._asked[next(iter(self._asked))]
-        return name
-
-    def appending(self, kind: ContextKind, by: Asker | None) -> str:
-        """Note what a client appends to the model's context; the name by which it is answered."""
-        name = self.asked_for(Asked(by))
-        self._appends[name] = kind, by
-        if len(self._appends) > MAX_ASKED:
-            del self._appends[next(iter(self._appends))]
-        return name
 
     # ------------------------------------------------------------------ from the engine
 
@@ -237,8 +221,7 @@ class Conversation:
                     )
                 )
             case p.RequestRefused():
-                self._appends.pop(message.request, None)
-                asked = self._asked.pop(message.request, Asked())
+                asked = self.requests.take(message.request) or Asked()
                 is_ours = message.code == "overloaded"
                 error = ProtocolError(
                     _sentence(message.reason),
@@ -247,8 +230,7 @@ class Conversation:
                 )
                 self.audience.refuse(error, asked.by)
             case p.ContextAppended():
-                self._asked.pop(message.request, None)
-                kind, by = self._appends.pop(message.request, ("thinking", None))
+                kind, by = self.requests.take_append(message.request)
                 appended = ev.ContextPlaced(
                     kind=kind, start_ms=input_ms(message.pts), end_ms=input_ms(message.end_pts)
                 )
@@ -259,7 +241,7 @@ class Conversation:
                 )
 
     def _response_started(self, message: p.ResponseStarted) -> None:
-        asked = self._asked.pop(message.request, None)
+        asked = self.requests.take(message.request)
         if asked is None:
             limit = self.settings.max_output_tokens
             asked = Asked(
@@ -280,7 +262,8 @@ class Conversation:
         if response is None:
             return
         if message.status == "cancelled":
-            self.cut(message.epoch, _cancel_reason(message.reason))
+            is_barge_in = message.reason == "turn_detected"
+            self.cut(message.epoch, "turn_detected" if is_barge_in else "client_cancelled")
             return
         response.outcome = message
         if response.is_out_of_band:
@@ -396,7 +379,3 @@ def _sentence(text: str) -> str:
     """What an engine says of something, as a client is to read it."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
-
-
-def _cancel_reason(reason: str) -> ev.CancelReason:
-    return "turn_detected" if reason == "turn_detected" else "client_cancelled"

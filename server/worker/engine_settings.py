@@ -70,6 +70,7 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
         modalities=settings.output_modalities,
         turn_detection=turns,
         sampling=sampling,
+        transcribe=settings.audio.input.transcription is not None,
         context_policy="end" if settings.truncation == "disabled" else "slide",
         max_image_slices=DETAIL_SLICES[settings.video.detail],
         tools=function_tools(settings.tools),

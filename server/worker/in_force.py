@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from msgspec import to_builtins
 from msgspec.structs import replace
 
 from server.worker.engine_settings import mode_of
 from signaling.session.core import Abilities
-from signaling.settings import SessionSettings
+from signaling.settings import SessionSettings, Transcription
 from signaling.toolchecks import unsupported
 
 TOLD_HERE = frozenset(
     {"instructions", "voice", "speed", "max_output_tokens", "tools", "tool_choice", "tool_name"}
 )
 """What engines call the settings that are told of from here, where there is one."""
-OWN = frozenset({"id", "object", "expires_at"})
-"""Members that come back with the session's own object."""
-RATE = "rate"
-"""Checked, and not told where a format has only one."""
 
 
 def calls_functions(settings: SessionSettings, abilities: Abilities | None) -> bool:
@@ -36,6 +31,26 @@ def refuse(
     """
     if changes.get("tools") and abilities is not None and not calls_functions(settings, abilities):
         raise unsupported("session.tools", "this engine calls no functions in this mode")
+    hears = (changes.get("audio") or {}).get("input") or {}
+    if hears.get("transcription") and abilities is not None and _is_foreign(settings, abilities):
+        known = ", ".join(abilities.languages)
+        told = f"other languages than {known} are not written down"
+        raise unsupported("session.audio.input.transcription.language", told)
+
+
+def _is_foreign(settings: SessionSettings, abilities: Abilities) -> bool:
+    """Whether speech is to be written down in a language that the engine does not know."""
+    if not abilities.transcribes or not abilities.languages:
+        return False
+    written = settings.audio.input.transcription
+    if written is None or not written.language:
+        return False
+    return _tongue(written.language) not in map(_tongue, abilities.languages)
+
+
+def _tongue(language: str) -> str:
+    """Of a tag as `en-US` what comes before the region."""
+    return language.replace("_", "-").partition("-")[0].lower()
 
 
 def in_force(settings: SessionSettings, abilities: Abilities | None) -> SessionSettings:
@@ -46,7 +61,7 @@ def in_force(settings: SessionSettings, abilities: Abilities | None) -> SessionS
     hears = replace(
         hears,
         noise_reduction=None,
-        transcription=hears.transcription if abilities.transcribes else None,
+        transcription=_written(settings, abilities),
     )
     if "speed" not in abilities.honours:
         speaks = replace(speaks, speed=1.0)
@@ -67,20 +82,29 @@ def in_force(settings: SessionSettings, abilities: Abilities | None) -> SessionS
     )
 
 
+def _written(settings: SessionSettings, abilities: Abilities) -> Transcription | None:
+    written = settings.audio.input.transcription
+    if written is None or not abilities.transcribes:
+        return None
+    if not abilities.languages or _is_foreign(settings, abilities):
+        written = replace(written, language=None)
+    return written
+
+
 def without_effect(settings: SessionSettings, abilities: Abilities | None) -> list[str]:
     """The settings that differ from their defaults and have no effect, by their dotted names."""
     if abilities is None:
         return []
     wanted, real = settings, in_force(settings, abilities)
-    spoken = wanted.audio.input.transcription
+    spoken, written = wanted.audio.input.transcription, real.audio.input.transcription
     asked = {
         "instructions": bool(wanted.instructions) and "instructions" not in abilities.honours,
         "audio.input.noise_reduction": wanted.audio.input.noise_reduction is not None,
-        "audio.input.transcription": wanted.audio.input.transcription
-        != real.audio.input.transcription,
-        "audio.input.transcription.language": abilities.transcribes
+        "audio.input.transcription": not abilities.transcribes
+        and spoken not in (None, Transcription()),
+        "audio.input.transcription.language": written is not None
         and spoken is not None
-        and spoken.language is not None,
+        and spoken.language != written.language,
         "audio.input.transcription.prompt": abilities.transcribes
         and spoken is not None
         and spoken.prompt is not None,
@@ -94,19 +118,3 @@ def without_effect(settings: SessionSettings, abilities: Abilities | None) -> li
         "video.fps": wanted.video.fps != SessionSettings().video.fps,
     }
     return [f"session.{name}" for name, is_asked in asked.items() if is_asked]
-
-
-def unknown(changes: Mapping[str, Any], settings: SessionSettings) -> list[str]:
-    """The members of a partial session object that no setting has, by their dotted names."""
-    return list(_unknown(changes, to_builtins(settings), "session"))
-
-
-def _unknown(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> Iterator[str]:
-    for name, value in given.items():
-        if value is None or name in OWN or name == RATE:
-            continue
-        at = f"{where}.{name[:64]}"
-        if name not in known:
-            yield at
-        elif isinstance(value, Mapping) and isinstance(known[name], Mapping):
-            yield from _unknown(value, known[name], at)

@@ -17,15 +17,14 @@ from engine.ipc.engine_client import EngineClient, EngineFull, EngineGone, Engin
 from engine.ipc.patience import TICK_S
 from server.config import Config
 from server.control import AddItem, CallStats, EngineAddress
-from server.endings import FAILURES, REASONS
+from server.endings import FAILURES, REASONS, has_ended
 from server.worker.audience import Audience
-from server.worker.commands import SessionCommands
+from server.worker.commands import SessionCommands, engine_unavailable
 from server.worker.conversation import Conversation
 from server.worker.engine_links import EngineLinks
 from server.worker.engine_settings import abilities_of, engine_config, mode_of
 from server.worker.silence_watch import SilenceWatch
 from server.worker.transport import Connection, Transport
-from signaling.errors import ProtocolError
 from signaling.session import events as ev
 from signaling.session.core import Watcher
 from signaling.settings import SessionSettings
@@ -223,12 +222,11 @@ class CallSession:
 
     def add_item(self, message: AddItem) -> None:
         """Put an uploaded item into the conversation; raises `ProtocolError`."""
+        if self.reason is not None:
+            # The front hears of it a little later, and sends more until then.
+            raise has_ended(self.reason)
         if self._is_piece_lost and not message.last.first:
-            raise ProtocolError(
-                "No engine serves this session yet, or it does not keep up; try again.",
-                code="engine_unavailable",
-                type="server_error",
-            )
+            raise engine_unavailable()
         self.commands.place_item(message.item, message.previous_item_id, message.last)
 
     # ------------------------------------------------------------------ from transports

@@ -37,6 +37,8 @@ class UserTurns:
     ) -> None:
         self.count = 0
         """Turns that were committed."""
+        self.tells_words = True
+        """Whether what is said is told in words."""
         self.is_speaking = False
         self.stopped_at: float | None = None
         """When the last utterance was known to be over; until its answer is heard."""
@@ -101,10 +103,12 @@ class UserTurns:
             if message.text.startswith(utterance.partial):
                 text = message.text[len(utterance.partial) :]
                 utterance.partial = message.text
-                if text:
+                if text and self.tells_words:
                     self._emit(ev.TranscriptGrew(item_id=item_id, text=text, start_ms=start_ms))
             return
         self._commit(utterance)
+        if not self.tells_words:
+            return
         if message.error:
             failed = ev.TranscriptFailed(item_id=item_id, code=message.code, message=message.error)
             self._emit(failed)

@@ -164,8 +164,9 @@ class Worker:
         try:
             session.add_item(message)
         except ProtocolError as error:
-            status = 503 if error.type == "server_error" else error.status
-            return ItemRefused(call_id, item_id, status, error.code, error.message, error.param)
+            return ItemRefused(
+                call_id, item_id, error.status, error.code, error.message, error.param
+            )
         return ItemAdded(call_id, item_id)
 
     async def _update_ice(self, message: UpdateIce) -> None:

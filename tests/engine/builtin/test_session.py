@@ -524,6 +524,15 @@ async def test_partial_transcripts_are_passed_on_unless_unwanted() -> None:
         assert len(it.all(InputTranscript)) == 1
 
 
+async def test_a_commit_is_answered_where_no_transcript_is_wanted() -> None:
+    config = SessionConfig(mode="turn_based", transcribe=False)
+    async with scene(config, [Transcript("hello")]) as it:
+        await it.hear(hiss(300) + speech("what_time") + hiss(700))
+        it.session.handle(CommitAudio(SESSION))
+        told = await it.wait(InputTranscript)
+        assert (told.text, told.final, told.code) == ("", True, "not_transcribed")
+
+
 async def test_of_too_many_requests_the_oldest_are_refused_by_name() -> None:
     async with scene() as it:
         for number in range(40):

@@ -168,3 +168,76 @@ def test_member_that_no_setting_has_is_told_by_its_name() -> None:
         "session.audio.input.echo is not known here.",
         "session.reasoning is not known here.",
     ]
+
+
+WRITES = Abilities(transcribes=True, languages=("en-gb",))
+
+
+def written(talk: Talk) -> list[str]:
+    return [kind.rpartition(".")[2] for kind in talk.types if "input_audio_transcription" in kind]
+
+
+def test_null_switches_transcripts_off_and_keeps_the_items() -> None:
+    talk = Talk()
+    talk.conversation.abilities = WRITES
+    update(talk, {"audio": {"input": {"transcription": None}}})
+    assert talk.one("session.updated")["session"]["audio"]["input"]["transcription"] is None
+    assert not talk.sent(p.UpdateSession)[-1].config.transcribe
+    talk.hear(
+        p.InputTranscript(SESSION, 1, "he", final=False),
+        p.InputTranscript(SESSION, 1, "hello", final=True),
+        p.InputTranscript(SESSION, 2, "", True, "not wanted", code="not_transcribed"),
+    )
+    assert written(talk) == []
+    items = talk.of("conversation.item.added")
+    assert [item["item"]["content"][0].get("transcript") for item in items] == [None, None]
+    update(talk, {"audio": {"input": {"transcription": {}}}})
+    talk.hear(p.InputTranscript(SESSION, 3, "again", final=True))
+    assert written(talk) == ["completed"] and talk.sent(p.UpdateSession)[-1].config.transcribe
+
+
+def test_transcripts_come_unless_they_are_switched_off_and_native_engines_show_none() -> None:
+    talk = Talk()
+    update(talk, {"instructions": ""})
+    assert talk.one("session.updated")["session"]["audio"]["input"]["transcription"] is None
+    assert told(talk) == []
+
+
+@pytest.mark.parametrize("language", ["en", "en-US", "EN_us"])
+def test_language_that_the_engine_knows_is_in_force(language: str) -> None:
+    talk = Talk()
+    talk.conversation.abilities = WRITES
+    update(talk, {"audio": {"input": {"transcription": {"language": language}}}})
+    shown = talk.one("session.updated")["session"]["audio"]["input"]["transcription"]
+    assert shown["language"] == language and told(talk) == []
+
+
+def test_language_that_the_engine_does_not_know_is_refused_by_name() -> None:
+    talk = Talk()
+    talk.conversation.abilities = WRITES
+    update(talk, {"audio": {"input": {"transcription": {"language": "de"}}}})
+    error = talk.one("error")["error"]
+    assert error["param"] == "session.audio.input.transcription.language"
+    assert "en-gb" in error["message"] and talk.types == ["error"]
+
+
+def test_language_asked_for_before_the_engine_was_known_is_told_of_and_not_shown() -> None:
+    talk = Talk(audio={"input": {"transcription": {"language": "de"}}})
+    talk.conversation.abilities = WRITES
+    talk.conversation.greet(talk.door)
+    shown = talk.one("session.created")["session"]["audio"]["input"]["transcription"]
+    assert shown["language"] is None
+    [message] = told(talk)
+    assert message.startswith("session.audio.input.transcription.language ")
+    update(talk, {"instructions": ""})
+    assert talk.of("error") == []
+
+
+def test_unknown_member_given_at_the_start_is_told_like_one_of_an_update() -> None:
+    talk = Talk(shiny=1, unknown=["x"], audio={"input": {"echo": True}})
+    talk.conversation.greet(talk.door)
+    assert "unknown" not in talk.one("session.created")["session"]
+    names = ["session.shiny", "session.unknown", "session.audio.input.echo"]
+    assert told(talk) == [f"{name} is not known here." for name in names]
+    update(talk, {"shiny": 2})
+    assert len(told(talk)) == 3

@@ -12,9 +12,12 @@ from engine.ipc import protocol as p
 from media.clock import Ticker
 from media.formats import DOWNLINK_PACKET_SAMPLES
 from server.config import Config
+from server.control import AddItem
 from server.worker.peer_transport import PeerTransport
 from server.worker.session import CallSession
+from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
+from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 from tests.media.test_clock import FakeTimers
 from tests.signaling.offers import CHROMIUM_OFFER, only
@@ -87,3 +90,17 @@ async def test_one_taker_of_the_sound_whatever_the_directions(
     playout = [row for row in (await call.session.stats()).stats if row["type"] == "media-playout"]
     assert len(playout) == 1
     await call.session.close()
+
+
+async def test_what_is_uploaded_after_the_end_is_refused_with_the_reason() -> None:
+    """The front hears of the end a little later: it is no fault of the engine."""
+    call = Call(CHROMIUM_OFFER)
+    item = MessageItem(id="item_1", role="user")
+    piece = p.ItemPiece("rtc_test", b"x", first=True, last=True)
+    with pytest.raises(ProtocolError) as early:
+        call.session.add_item(AddItem("rtc_test", item, piece))
+    assert (early.value.status, early.value.code) == (503, "engine_unavailable")
+    call.session.end("hangup")
+    with pytest.raises(ProtocolError) as late:
+        call.session.add_item(AddItem("rtc_test", item, piece))
+    assert (late.value.status, late.value.code) == (410, "hangup")
