@@ -84,9 +84,10 @@ def play(
         kept = [value.detach().float().cpu().clone() for value in values]
         played.append(Played(window.slot, window.last, *kept))
 
+    streams.observe = observe
     for place, unit in enumerate(codes):
         ends = place == len(codes) - 1
-        streams.unit([Codes(slot, own, ends) for slot, own in enumerate(unit)], observe)
+        streams.unit([Codes(slot, own, ends) for slot, own in enumerate(unit)])
     return played
 
 

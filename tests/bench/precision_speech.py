@@ -78,6 +78,7 @@ def speak(decoder: SpeechDecoder, words: Words, pool: GraphPool) -> list[list[To
                 told[row].raw.append(raw[place].cpu())
                 told[row].scores.append(scores[place].cpu())
 
+        codes.observe = observe
         batch = [
             TalkerInput(
                 slot,
@@ -88,7 +89,7 @@ def speak(decoder: SpeechDecoder, words: Words, pool: GraphPool) -> list[list[To
             )
             for slot, (ids, hidden) in enumerate(given)
         ]
-        for row, found in zip(told, codes.duplex(batch, observe), strict=True):
+        for row, found in zip(told, codes.duplex(batch), strict=True):
             row.codes = found
         units.append(told)
     return units

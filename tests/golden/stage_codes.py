@@ -224,6 +224,7 @@ class _Free:
         self.golden, self.report, self.kind = golden, report, kind
         self.steps, self.count = steps, count
         self.codes = Talker(decoder, count)
+        self.codes.observe = self._observe
         self.seen: list[_Seen] = []
 
     def run(self) -> None:
@@ -260,7 +261,7 @@ class _Free:
         ]
         self.seen = [_Seen() for _ in batch]
         speak = self.codes.duplex if in_units else self.codes.group
-        return speak(batch, observe=self._observe)
+        return speak(batch)
 
     def _observe(self, rows: list[int], hidden: Tensor, raw: Tensor, scores: Tensor) -> None:
         for place, row in enumerate(rows):

@@ -295,6 +295,7 @@ class _Play:
     def run(self, voice: VoiceBase, count: int) -> None:
         # Room beyond the voice's own length must change nothing.
         self.streams = Code2Wav(self.model, count, voice.flow.frames + 50 * (count - 1))
+        self.streams.observe = self._observe
         self.calls = [[] for _ in range(count)]
         for slot in range(count):
             self.streams.set_voice(slot, voice)
@@ -316,7 +317,7 @@ class _Play:
         speaking = {slot: step for slot, step in current.items() if step.codes is not None}
         batch = [Codes(s, step.codes or [], step.ends) for s, step in speaking.items()]
         speak = self.streams.unit if self.session.in_units else self.streams.group
-        waves = dict(zip(speaking, speak(batch, observe=self._observe), strict=True))
+        waves = dict(zip(speaking, speak(batch), strict=True))
         if self.session.in_units:
             for slot, step in current.items():
                 self._compare_unit(slot, step, waves.get(slot, torch.zeros(24_000)))

@@ -46,8 +46,8 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class DuplexSampling:
-    """Settings of full-duplex decoding, per session."""
+class SamplingSettings:
+    """What full duplex and turns have in common."""
 
     temperature: float = 0.7
     top_k: int = 20
@@ -57,7 +57,25 @@ class DuplexSampling:
     repetition_penalty: float = 1.05
     repetition_window: int = 512
     length_penalty: float = 1.1
-    """Above 1 the end of the turn becomes less likely."""
+    """Above 1 the end of the turn or reply becomes less likely."""
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature >= 0, self.temperature)
+        _check("top_k", self.top_k >= 0, self.top_k)
+        _check("top_p", 0 < self.top_p <= 1, self.top_p)
+        _check("repetition_penalty", self.repetition_penalty > 0, self.repetition_penalty)
+        _check("length_penalty", self.length_penalty > 0, self.length_penalty)
+        _check("repetition_window", self.repetition_window > 0, self.repetition_window)
+
+    @property
+    def takes_best(self) -> bool:
+        return self.greedy or self.temperature == 0
+
+
+@dataclass(frozen=True)
+class DuplexSampling(SamplingSettings):
+    """Settings of full-duplex decoding, per session."""
+
     listen_prob_scale: float = 1.0
     """As in the original this acts on the end-of-message token, not on listen."""
     listen_top_k: int | None = None
@@ -66,40 +84,17 @@ class DuplexSampling:
     """Added to the logit of listen: what `listen_prob_scale` was meant for."""
 
     def __post_init__(self) -> None:
-        _check_common(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
-        _check("length_penalty", self.length_penalty > 0, self.length_penalty)
-        _check("repetition_window", self.repetition_window > 0, self.repetition_window)
+        super().__post_init__()
         _check("listen_prob_scale", self.listen_prob_scale > 0, self.listen_prob_scale)
-
-    @property
-    def takes_best(self) -> bool:
-        return self.greedy or self.temperature == 0
 
 
 @dataclass(frozen=True)
-class TurnSampling:
+class TurnSampling(SamplingSettings):
     """Settings of half-duplex and chat decoding, per reply."""
 
-    temperature: float = 0.7
     top_k: int = 100
-    top_p: float = 0.8
-    greedy: bool = False
     repetition_penalty: float = 1.02
     repetition_window: int = 128
-    length_penalty: float = 1.1
-    """Above 1 the end of the reply becomes less likely."""
-
-    def __post_init__(self) -> None:
-        _check_common(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
-        _check("length_penalty", self.length_penalty > 0, self.length_penalty)
-        _check("repetition_window", self.repetition_window > 0, self.repetition_window)
-
-    @property
-    def takes_best(self) -> bool:
-        return self.greedy or self.temperature == 0
-
-
-SamplingSettings = DuplexSampling | TurnSampling
 
 
 @dataclass
@@ -281,13 +276,6 @@ def _check_batch(logits: Tensor, rows: Sequence[object]) -> None:
     assert logits.ndim == 2 and len(rows) == logits.shape[0] > 0, (
         f"logits {tuple(logits.shape)} for {len(rows)} rows"
     )
-
-
-def _check_common(temperature: float, top_k: int, top_p: float, penalty: float) -> None:
-    _check("temperature", temperature >= 0, temperature)
-    _check("top_k", top_k >= 0, top_k)
-    _check("top_p", 0 < top_p <= 1, top_p)
-    _check("repetition_penalty", penalty > 0, penalty)
 
 
 def _check(name: str, good: bool, value: float) -> None:

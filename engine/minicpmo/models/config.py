@@ -77,6 +77,13 @@ def _check_heads(where: str, width: int, heads: int) -> None:
         raise ConfigError(f"{where}: width {width} is not a multiple of {heads} heads")
 
 
+def _check_kv_heads(where: str, heads: int, kv_heads: int) -> None:
+    if kv_heads < 1 or heads % kv_heads:
+        raise ConfigError(
+            f"{where}: {heads} heads are not a multiple of {kv_heads} key-value heads"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class LlmConfig:
     """The Qwen3 language model."""
@@ -104,10 +111,7 @@ class LlmConfig:
         hidden = reader.integer("hidden_size")
         heads = reader.integer("num_attention_heads")
         kv_heads = reader.integer("num_key_value_heads")
-        if kv_heads < 1 or heads % kv_heads:
-            raise ConfigError(
-                f"{reader.where}: {heads} heads are not a multiple of {kv_heads} key-value heads"
-            )
+        _check_kv_heads(reader.where, heads, kv_heads)
         return cls(
             hidden_size=hidden,
             num_layers=reader.integer("num_hidden_layers"),
@@ -250,10 +254,7 @@ class TtsConfig:
         hidden, heads = reader.integer("hidden_size"), reader.integer("num_attention_heads")
         _check_heads(reader.where, hidden, heads)
         kv_heads = reader.integer("num_key_value_heads", heads)
-        if kv_heads < 1 or heads % kv_heads:
-            raise ConfigError(
-                f"{reader.where}: {heads} heads are not a multiple of {kv_heads} key-value heads"
-            )
+        _check_kv_heads(reader.where, heads, kv_heads)
         return cls(
             hidden_size=hidden,
             num_layers=reader.integer("num_hidden_layers"),

@@ -87,6 +87,8 @@ class Code2Wav:
                 f"{WINDOW_CODES - MIN_FRESH - 1} are possible"
             )
         self.model, self.graphs, self._unit = model, graphs, unit
+        self.observe: Observe | None = None
+        """Hook of replays and benchmarks; a server sets none."""
         unit_codes = min(unit.codes(0), WINDOW_CODES)
         self.first_codes = first_codes if first_codes < unit_codes - MIN_FRESH else 0
         self.flow_state = model.flow.new_state(num_slots, max_prompt)
@@ -148,7 +150,7 @@ class Code2Wav:
         return list(self._slots[slot].waiting)
 
     @torch.inference_mode()
-    def first_part(self, batch: Sequence[Codes], observe: Observe | None = None) -> list[Tensor]:
+    def first_part(self, batch: Sequence[Codes]) -> list[Tensor]:
         """Sound [N] of the first `first_codes` codes of the turn; `unit` then takes the others.
 
         Together they are as long as the unit in one piece. For slots at the beginning of a turn
@@ -158,14 +160,14 @@ class Code2Wav:
             assert len(item.codes) == self.first_codes > 0, f"{len(item.codes)} codes"
             assert self._slots[item.slot].waiting == [SILENCE_CODE] * LEAD, "the turn has begun"
         windows = [self._take(Codes(item.slot, item.codes), MIN_FRESH) for item in batch]
-        sounds = self._run(batch, windows, observe)
+        sounds = self._run(batch, windows)
         for item, sound in zip(batch, sounds, strict=True):
             slot = self._slots[item.slot]
             slot.has_begun, slot.given = True, len(sound)
         return sounds
 
     @torch.inference_mode()
-    def unit(self, batch: Sequence[Codes], observe: Observe | None = None) -> list[Tensor]:
+    def unit(self, batch: Sequence[Codes]) -> list[Tensor]:
         """Sound [N] of one duplex unit for each slot.
 
         A turn has as much sound as its units last at least, with silence put in front of a short
@@ -174,7 +176,7 @@ class Code2Wav:
         behind what is left, because in front of it it would cut a word in two.
         """
         windows = [self._take(item, MIN_FRESH) for item in batch]
-        sounds = self._run(batch, windows, observe)
+        sounds = self._run(batch, windows)
         return [
             sound if item.ends else self._fill(self._slots[item.slot], sound)
             for item, sound in zip(batch, sounds, strict=True)
@@ -192,10 +194,10 @@ class Code2Wav:
         return torch.nn.functional.pad(sound, (0, lacking) if is_second_part else (lacking, 0))
 
     @torch.inference_mode()
-    def group(self, batch: Sequence[Codes], observe: Observe | None = None) -> list[Tensor]:
+    def group(self, batch: Sequence[Codes]) -> list[Tensor]:
         """Sound [N], N may be 0, of turn-based codes as they come: whole windows, then the rest."""
         windows = [self._take(item, WINDOW_CODES) for item in batch]
-        return self._run(batch, windows, observe)
+        return self._run(batch, windows)
 
     def _take(self, item: Codes, least: int) -> list[Window]:
         """Cut what waits into windows with at least `least` fresh codes each."""
@@ -212,9 +214,7 @@ class Code2Wav:
             waiting.clear()
         return windows
 
-    def _run(
-        self, batch: Sequence[Codes], windows: list[list[Window]], observe: Observe | None
-    ) -> list[Tensor]:
+    def _run(self, batch: Sequence[Codes], windows: list[list[Window]]) -> list[Tensor]:
         """Run the first window of each slot together, then the second ones, and so on."""
         parts: list[list[Tensor]] = [[] for _ in batch]
         for turn in range(max((len(w) for w in windows), default=0)):
@@ -222,8 +222,8 @@ class Code2Wav:
             now = [windows[row][turn] for row in rows]
             for row, window, (chunk, sound) in zip(rows, now, self._windows(now), strict=True):
                 parts[row].append(sound.wave)
-                if observe is not None:
-                    observe(window, chunk, sound)
+                if self.observe is not None:
+                    self.observe(window, chunk, sound)
         for item in batch:
             if item.ends:
                 self.reset(item.slot)

@@ -92,6 +92,8 @@ class Talker:
         not given; a turn that outgrows them forgets its beginning."""
         self.decoder = decoder
         self._unit = unit
+        self.observe: Observe | None = None
+        """Hook of replays and benchmarks; a server sets none."""
         self.kv = NativeKV(decoder.cache_spec(max_len), num_slots)
         self.graphs = GraphPool(decoder.device, enabled=False) if graphs is None else graphs
         self._rows = TalkerRows(decoder, self.kv, num_slots, self.graphs)
@@ -116,21 +118,17 @@ class Talker:
         self.reset(slot)
         self.kv.reset([slot])
 
-    def duplex(
-        self, batch: Sequence[TalkerInput], observe: Observe | None = None
-    ) -> list[list[int]]:
+    def duplex(self, batch: Sequence[TalkerInput]) -> list[list[int]]:
         """Codes of one duplex unit for each slot: `UnitSpec.codes` in mid-turn, at most as many in
         its first and last.
 
         Rows of a unit are its spoken tokens but the first decoded one, the end-of-turn token
         included; without any, the begin-of-audio row alone is spoken on.
         """
-        return self.begin_unit(batch, observe).more()
+        return self.begin_unit(batch).more()
 
     @torch.inference_mode()
-    def begin_unit(
-        self, batch: Sequence[TalkerInput], observe: Observe | None = None
-    ) -> TalkerUnit:
+    def begin_unit(self, batch: Sequence[TalkerInput]) -> TalkerUnit:
         """Begin what `duplex` does whole; take all codes before anything else is spoken."""
         spoken = []
         for speak in batch:
@@ -147,7 +145,7 @@ class Talker:
                 end_at=speak.end_at,
             )
             spoken.append(DecodingRow(row, speak.draws, most))
-        decoding = TalkerDecoding(self._rows, spoken, observe)
+        decoding = TalkerDecoding(self._rows, spoken, self.observe)
         if max(s.row.count for s in spoken) <= PREFILL_WIDTH:
             decoding.begin(words=[(speak.ids, speak.hidden) for speak in batch])
         else:
@@ -156,13 +154,7 @@ class Talker:
         return TalkerUnit(self, batch, decoding)
 
     @torch.inference_mode()
-    def group(
-        self,
-        batch: Sequence[TalkerInput],
-        *,
-        whole: bool = False,
-        observe: Observe | None = None,
-    ) -> list[list[int]]:
+    def group(self, batch: Sequence[TalkerInput], *, whole: bool = False) -> list[list[int]]:
         """Codes of one group of tokens of a turn-based reply; `whole`: of a whole reply at once.
 
         With `TalkerInput.ends` the reply is over: the end-of-text row is appended, and the slot's
@@ -191,7 +183,7 @@ class Talker:
             )
             spoken.append(DecodingRow(row, speak.draws, most))
             feeds.append(feed)
-        decoding = TalkerDecoding(self._rows, spoken, observe)
+        decoding = TalkerDecoding(self._rows, spoken, self.observe)
         decoding.begin(feeds)
         decoding.more(decoding.most_codes)
         decoding.finish()
