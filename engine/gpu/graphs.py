@@ -75,7 +75,7 @@ class GraphPool:
         self._captured: dict[Hashable, _Captured] = {}
         self._memory = torch.cuda.graph_pool_handle() if self.enabled else None
         # Matrix products keep semaphores in a workspace for each stream that they are captured in:
-        # graphs of two threads must not share one, or they wait for each other for ever.
+        # graphs of two threads must not share one, or they would wait for each other forever.
         self._stream = (
             torch.cuda.Stream(self.device, priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
             if self.enabled
@@ -96,7 +96,7 @@ class GraphPool:
         finally:
             self._is_capturing = False
             if self.enabled:
-                # Functions ran once without a graph, in memory that graphs cannot have.
+                # Functions first ran without a graph, in memory that graphs cannot use.
                 torch.cuda.empty_cache()
 
     def run(self, key: Hashable, function: Callable[..., T], *inputs: Tensor) -> T:

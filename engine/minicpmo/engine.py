@@ -137,7 +137,7 @@ class MiniCpmoEngine:
         except torch.OutOfMemoryError as error:
             first = str(error).partition(". ")[0]
             raise EngineError(
-                f"the GPU's memory is not enough to start ({first}): free some on this GPU, or set "
+                f"there is not enough GPU memory to start ({first}): free some on this GPU, or set "
                 "engine.slots or minicpmo.max_context lower"
             ) from error
         assert self._scheduler is not None
@@ -164,7 +164,7 @@ class MiniCpmoEngine:
             first_codes=wanted.first_chunk_codes,
         )
         self._scheduler = Scheduler(runner, pipeline, voices, max_context)
-        # The networks' objects live as long as the process: looking through them for garbage would
+        # The networks' objects live as long as the process: scanning them for garbage would
         # hold up a step by a tenth of a second, and each graph's capture as well.
         gc.collect()
         gc.freeze()
@@ -213,7 +213,7 @@ class MiniCpmoEngine:
         if self._scheduler is None:
             return 0.0
         if self._scheduler.is_broken:
-            raise EngineError("a thread of the engine has ended by an error, see its log")
+            raise EngineError("a thread of the engine ended with an error, see its log")
         return self._scheduler.pending_ms()
 
     async def close(self) -> None:

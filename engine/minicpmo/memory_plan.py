@@ -79,7 +79,7 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         return (
-            f"{_gib(self.free)} GiB of GPU memory are free, {_gib(RESERVE_BYTES)} stay so; "
+            f"{_gib(self.free)} GiB of GPU memory are free, {_gib(RESERVE_BYTES)} are reserved; "
             f"a slot takes {self.slot}: {self.fitting} fit, {self.slots} are offered"
         )
 
@@ -89,7 +89,7 @@ def plan(wanted: int, free: int, slot: SlotBytes, max_context: int) -> MemoryPla
 
     Raises `EngineError` with the numbers and what to change if not even one fits.
     """
-    # Caches of sound have a row more, for what padding gives.
+    # Caches of sound have one more row, which takes the padding.
     room = free - RESERVE_BYTES - slot.sound
     fitting = max(0, room // slot.total)
     if fitting:
@@ -104,8 +104,8 @@ def plan(wanted: int, free: int, slot: SlotBytes, max_context: int) -> MemoryPla
     )
     raise EngineError(
         f"not one session fits into the GPU's memory: {_gib(free)} GiB are free beside the "
-        f"weights, {_gib(RESERVE_BYTES)} GiB stay so for the work itself, and a slot takes {slot}; "
-        f"{advice}"
+        f"weights, {_gib(RESERVE_BYTES)} GiB are reserved for the work itself, and a slot takes "
+        f"{slot}; {advice}"
     )
 
 

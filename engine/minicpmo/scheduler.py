@@ -119,7 +119,7 @@ class Scheduler:
         self._speech.warm_up(show)
 
     def start(self) -> None:
-        # Both threads run Python between calls that let go of the interpreter's lock; with the
+        # Both threads run Python between calls that release the interpreter's lock; with the
         # default of 5 ms each such call could cost one of them that much.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._speech.start()
@@ -141,7 +141,7 @@ class Scheduler:
         if is_media and len(self._inbox) >= MAX_INBOX:
             if not self._is_behind:
                 self._is_behind = True
-                log.warning("the model does not keep up: sound and pictures are refused")
+                log.warning("the model cannot keep up: sound and pictures are refused")
             return
         self._inbox.append((time.monotonic(), order))
         self._wake.set()
@@ -168,7 +168,7 @@ class Scheduler:
             try:
                 _, order = self._inbox.popleft()
             except IndexError:
-                # Two threads may be here at once.
+                # Two threads may call this at once.
                 return
             if isinstance(order, Closing):
                 order.done()
@@ -320,7 +320,7 @@ class Scheduler:
             case ClearAudio():
                 session.audio_input.clear()
             case CancelResponse():
-                # A response that has begun since is not meant.
+                # The request does not mean a response that has begun since.
                 if message.epoch >= session.output.epoch:
                     self._silence(session, by_client=True)
             case ForceListen():

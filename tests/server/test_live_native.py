@@ -52,5 +52,5 @@ async def test_engine_whose_model_thread_died_is_replaced(tmp_path: Path) -> Non
         assert [p["restarts"] for p in found["processes"] if p["role"] == "worker"] == [0]
         assert (await stats(server))["ready"]
     told = await asyncio.to_thread(log.read_text)
-    assert "engine-0: a thread of the engine has ended by an error, see its log; restart" in told
+    assert "engine-0: a thread of the engine ended with an error, see its log; restart" in told
     assert "the GPU has fallen off the bus" in told

@@ -32,7 +32,7 @@ def add_norm(x: Tensor, delta: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Te
     """`x + delta` (or x) and its norm, both [N, C]."""
     size = x.shape[1]
     threads = min(_MOST_THREADS, -(-size // (8 * _WARP)) * _WARP)
-    # A thread takes eight values at a time, and twice at most.
+    # A thread takes eight values at a time, at most twice.
     kernel = _ADD_NORM.on(x, size % 8 == 0 and size <= 16 * threads)
     if kernel is None:
         total = x if delta is None else x + delta

@@ -45,7 +45,7 @@ class Fp8Cells:
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [..., D] as e4m3 [..., D] and scales [...], float32. What is not finite stays so."""
     wide = x.float()
-    # By a product: a device divides by a number that way, and the host would round otherwise.
+    # A product, as devices divide by a constant: a division on the host would round differently.
     scales = wide.abs().amax(-1).clamp_min(LEAST) * (1 / LARGEST)
     return (wide / scales[..., None]).to(torch.float8_e4m3fn), scales
 

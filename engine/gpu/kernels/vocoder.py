@@ -39,7 +39,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 def led(x: Tensor, lead: int) -> Tensor:
     """x [B, C, T] behind `lead` zeros, in the layout that it has."""
-    # Of three dimensions torch keeps no layout but the contiguous one.
+    # With three dimensions torch keeps only the contiguous layout.
     return F.pad(x.unsqueeze(2), (lead, 0)).squeeze(2) if lead else x
 
 
@@ -143,7 +143,7 @@ def _plain(
     more = None if bias is None else bias[:, None]
     if y is not None:
         if mirrored:
-            # Four dimensions, for the sake of the layout.
+            # Four dimensions, to keep the layout.
             y = torch.cat([y[:, :, None, 1:2], y.unsqueeze(2)], dim=-1).squeeze(2)
         more = y if more is None else y + more
     total = x if more is None else x + more

@@ -137,7 +137,7 @@ class SlotCache(ABC):
         """A plan on the host of tokens that keep nothing and rows that see nothing."""
         packed = torch.zeros(KvPlan.size(num_tokens, num_rows), dtype=torch.int32)
         plan = KvPlan(packed, num_tokens, num_rows, max_query, self.max_len)
-        # A place of the first row that none looks at.
+        # A place of the first row that is never read.
         plan.write.fill_(self.max_len)
         plan.slots.fill_(self.num_slots)
         return plan
@@ -186,7 +186,7 @@ class SlotCache(ABC):
         for tensor in self._stored:
             for start in range(0, len(tensor), _MOVED_LAYERS):
                 rows = tensor[start : start + _MOVED_LAYERS, slot]
-                # The places may overlap.
+                # Source and target may overlap.
                 if tensor is self._stored[0]:
                     rows[:, new] = self._moved_keys(rows[:, old], target - source, rope)
                 else:

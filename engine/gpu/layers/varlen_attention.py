@@ -60,7 +60,7 @@ def _flash(
     causal: bool,
     scale: float | None,
 ) -> Tensor:
-    # The public wrappers lack `seqused_k` in some of the releases that we support.
+    # The public wrappers lack `seqused_k` in some supported releases.
     out: Tensor = torch.ops.aten._flash_attention_forward(
         query,
         keys,

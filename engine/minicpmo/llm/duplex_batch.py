@@ -110,7 +110,7 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
     def _make_room(self, slot: int, lacking: int) -> None:
         session = self.sessions[slot]
         if lacking > session.droppable:
-            # The newest unit has to go, too, and must be whole for it.
+            # The newest unit has to go, too, and must be complete for that.
             self.finalize([slot], defer=False)
         self._apply(slot, session.make_room(lacking))
         self._check([slot])

@@ -196,7 +196,7 @@ class DuplexState:
     def say(self, ids: Sequence[int]) -> None:
         """Have the next turn say these words; a cut forgets what of them is left."""
         assert self.can_say, "a turn is under way"
-        # No unit has room for such a word.
+        # No unit is long enough for such a word.
         fits = [i for i in ids if len(self._tokens.decode([i])) < self.settings.max_chars]
         self._given.extend(fits)
         self.says_given = bool(fits)
@@ -377,7 +377,7 @@ class DuplexState:
 
         What the last unit still has to be fed stays so.
         """
-        # Rather seldom and much: each time all that stays is moved.
+        # Drop much at once, and seldom: each time everything that stays is moved.
         share = self.context.limit // SLIDE_PARTS
         closed = self.window.entries if self.tail else self.window.entries[:-1]
         spare = sum(entry.length for entry in closed)
@@ -415,7 +415,7 @@ class DuplexState:
             wants_speech = not is_listen
             end_of_turn = end_of_turn and not is_listen
         else:
-            # A turn that ends before a listen is still said to its end, and a speech decoder that
+            # A turn that ends before a listen is still spoken to its end, and a speech decoder that
             # has neither words nor a turn under way is not asked to make something up.
             has_speech = bool(unit.spoken or self._speech_open) and not unit.is_cut
             end_of_turn = end_of_turn and has_speech

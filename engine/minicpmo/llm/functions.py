@@ -69,7 +69,7 @@ def read_call(text: str, offered: Sequence[FunctionTool]) -> tuple[str, str]:
     if isinstance(arguments, str):
         arguments = _parsed(arguments)
     if not isinstance(arguments, dict):
-        raise CallError("arguments that are no object")
+        raise CallError("arguments that are not an object")
     return call["name"], json.dumps(arguments, ensure_ascii=False)
 
 

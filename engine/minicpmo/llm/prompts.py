@@ -141,7 +141,7 @@ class PromptBuilder:
         self.image_rows = config.resampler.num_queries
         self._image_text = "<image>" + "<unk>" * self.image_rows + "</image>"
         self._slice_text = "<slice>" + "<unk>" * self.image_rows + "</slice>"
-        # Longest first, so that none hides another.
+        # Longest first, so that none matches inside another.
         self._reserved = tuple(sorted({*tokens.added, _OPEN, _CLOSE}, key=len, reverse=True))
         self._reserved_at = re.compile("|".join(re.escape(text) for text in self._reserved))
 
@@ -178,7 +178,7 @@ class PromptBuilder:
         if message.role == "system":
             text = f"<|im_start|>system\n{content}<|im_end|>\n"
         elif message.role != "user":
-            raise PromptError(f"half duplex prefills no message of the {message.role}")
+            raise PromptError(f"half duplex cannot prefill a message of the {message.role}")
         elif continues:
             text = content
         else:

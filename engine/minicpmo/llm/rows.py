@@ -254,7 +254,7 @@ class LlmRows:
         """
         plan = plan.on(packed)
         states: Tensor = self.model(x, self.kv, plan)[plan.last]
-        # Padding rows all have the row behind the last slot's.
+        # All padding rows use the row after the last slot's.
         slots = plan.slots.long()
         self.hidden.index_copy_(0, slots, states)
         if want_logits:

@@ -65,7 +65,7 @@ def duplex_scores(
     `recent` [B, W]: ids under the repetition penalty, V where there are fewer.
     """
     x = logits.masked_fill(forbidden, float("-inf"))
-    # Dividing raises negative logits: unlike in the turn-based modes the sign is not looked at.
+    # Dividing raises negative logits: unlike the turn-based modes this ignores the sign.
     x = torch.where(_seen(x, recent), x / _column(numbers, Column.REPETITION_PENALTY, x), x)
     penalty = _column(numbers, Column.LENGTH_PENALTY, x)[:, 0]
     x[:, ids.turn_eos] = _by_sign(x[:, ids.turn_eos], penalty)
@@ -147,7 +147,7 @@ def draw(x: Tensor, numbers: Tensor, limit: int, *, exact_k: bool) -> Tensor:
     sums = weights.cumsum(dim=-1)
     aims = numbers[:, Column.DRAW, None] * sums[:, -1:]
     place = (sums <= aims).sum(dim=-1, keepdim=True).minimum(kept.sum(dim=-1, keepdim=True) - 1)
-    # Of a row without any number nothing is kept; an index of -1 would end all sessions.
+    # A row without a single number keeps nothing; an index of -1 would end all sessions.
     drawn = ids.gather(1, place.clamp(min=0))[:, 0]
     return torch.where(best, x.argmax(dim=-1), drawn)
 

@@ -183,7 +183,7 @@ class TextStream:
         if ready == text:
             self._pending = b""
             return text
-        # The bytes behind `ready` wait for their continuation.
+        # The bytes after `ready` wait for the rest of their character.
         end = next(
             end
             for end in range(len(data), -1, -1)

@@ -182,7 +182,7 @@ class TurnState:
                 before = self.window.entries[-1]
                 self.window.entries[-1] = replace(before, length=before.length + closing)
             else:
-                # The reply that they end was dropped to make room.
+                # The reply that these end was dropped to make room.
                 closing = 0
             self._turn_start, self.turn_open = self.length + closing, True
         self.length += count
@@ -312,7 +312,7 @@ class TurnState:
         reply = self._reply
         reply.over, reply.waiting = True, None
         if reply.call is not None:
-            # Nobody was told of half a call.
+            # Half a call was never reported.
             self.length, reply.call = min(self.length, reply.call_start), None
         if keep is not None and not reply.has_called:
             assert keep >= 0, f"{keep} tokens"
@@ -323,7 +323,7 @@ class TurnState:
         """Take an id that begins a call, or stands between two."""
         is_blank = reply.has_called and not self._tokens.decode([token]).strip()
         if token != self._tokens.tool_call and not is_blank:
-            # Behind its calls the model waits for what they give back.
+            # After its calls the model waits for their results.
             return self._finish(reply, by_limit=False)
         if not reply.settings.may_call:
             return self._finish(reply, by_limit=False)

@@ -43,7 +43,7 @@ class Code2WavModel:
         prompt = len(voice.mel)
         state = self.flow.new_state(1, prompt)
         ahead = self.flow.config.encoder.lookahead
-        # Behind the prompt the encoder looks at its beginning, as the later package does.
+        # After the prompt the encoder sees the prompt's beginning again, as in the later package.
         window = Window(0, [*voice.codes, *voice.codes[:ahead]])
         with torch.inference_mode():
             state.open(0, prompt, self.flow.speaker(voice.speaker[None])[0], trim)
@@ -104,7 +104,7 @@ def read_pt(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} is no file of weights: {error}") from error
+        raise CheckpointError(f"{path} is not a file of weights: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise CheckpointError(f"{path} holds more than tensors by name")
     return state

@@ -390,7 +390,7 @@ def _read_unit(top: _ConfigReader) -> UnitSpec:
 
 
 def _read_resampler(top: _ConfigReader, llm: LlmConfig, vision: VisionConfig) -> ResamplerConfig:
-    # As many heads of about 128 as fit; no file says it.
+    # As many heads of width 128 as fit; no file gives the number.
     heads = max(llm.hidden_size // 128, 1)
     _check_heads("config.json: hidden_size as the resampler's", llm.hidden_size, heads)
     return ResamplerConfig(

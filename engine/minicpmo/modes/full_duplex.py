@@ -60,7 +60,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         check_instructions(
             sum(len(part) for part in message if part is not None), self._max_context
         )
-        # The first piece now, so that what does not fit is refused at once.
+        # Prefill the first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         speech = SessionSpeech(self._runner, self._speech, session)
         self._entries[slot] = DuplexEntry(session, speech, prompt, self._unit)
@@ -179,7 +179,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
                 if self._runner.duplex.room_ahead(slot):
                     return True
             except ContextFull:
-                # Its next unit finds that, too.
+                # Its next unit raises this again.
                 continue
             except Exception as error:
                 raise SessionFailed(entry.session, error) from error

@@ -108,7 +108,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             session, SessionSpeech(self._runner, self._speech, session)
         )
         entry.taking = self._system(session)
-        # The first piece now, so that what does not fit is refused at once.
+        # Prefill the first piece now, so that what does not fit is refused at once.
         if next(entry.taking, self) is self:
             entry.taking = None
 
@@ -155,8 +155,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
     def interrupt(self, session: Session) -> None:
         """Break the reply off; the conversation keeps what of it was heard."""
         entry = self._entries[session.slot]
-        # A reply is thought to its end long before it is heard to its end. What a message that is
-        # being read follows stays as it is.
+        # A reply is generated long before all of it is heard. The reply before a message that is
+        # being read stays as it is.
         if self._runner.turns.sessions[session.slot].has_reply and entry.taking is None:
             self._runner.turns.cancel(session.slot, session.output.heard_tokens)
         entry.speech.cancel()
@@ -211,7 +211,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         if entry.taking is not None:
             return True
         if self.waits_for_outputs(entry.session.slot) and entry.session.output.is_speaking:
-            # What was said before the calls is heard first.
+            # What was said before the calls is played first.
             return False
         is_replying = self._runner.turns.sessions[entry.session.slot].is_replying
         return bool(entry.asked) and not is_replying and not entry.speaking

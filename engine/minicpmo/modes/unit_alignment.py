@@ -60,7 +60,7 @@ class UnitGroups:
 
     def _lead(self, group: int, end: float) -> float:
         lead = self._behind(group, end)
-        # A period of silence for what is nearly in place would be absurd.
+        # Do not add a whole period of silence for sound that is nearly in place.
         return 0.0 if lead > self._period_s - NEAR_S else lead
 
     def _behind(self, group: int, end: float) -> float:
@@ -109,7 +109,7 @@ class UnitAlignment:
         course = self._courses.setdefault(session.slot, _Course(due))
         before, course.due = course.due, due
         if abs(due - before - self._period_s) > MOST_JITTER_S * self._period_s:
-            # Not in real time: there is no place to keep.
+            # Not in real time: there is no alignment to keep.
             course.drift = 0.0
             return
         course.drift += DRIFT_SHARE * (self._groups.late(session.slot, due) - course.drift)
@@ -122,7 +122,7 @@ class UnitAlignment:
 
     def _place(self, session: Session, end: float) -> None:
         """Without silence the next unit would end at `end`."""
-        # With a seed the same sound gives the same answers, whoever else is served.
+        # With a seed the same sound gives the same answers, whatever other sessions there are.
         seeded = session.config.sampling.seed is not None
         lead = 0.0 if seeded else self._groups.join(session.slot, end)
         session.audio_input.place(round(lead * INPUT_HZ))

@@ -105,7 +105,7 @@ class AudioInput:
         `strict`: a false alarm would cut an answer. `arrived`: when it came, on the monotonic
         clock, if it waited before it got here.
         """
-        # Half a sample would shift all that follows.
+        # Half a sample would misalign all that follows.
         pcm = pcm[: len(pcm) & ~1]
         if for_units:
             self._keep(pcm, self._clock() if arrived is None else arrived)
@@ -125,7 +125,7 @@ class AudioInput:
                     del self._utterance[: -2 * INPUT_HZ * MAX_UTTERANCE_S]
                 case Offset():
                     self._stopped(event.pts)
-                    # A fan that is switched on is found to be one when it has run for a while.
+                    # A fan that is switched on is recognised as noise once it has run for a while.
                     if event.voiced_ms:
                         found.append(samples(self._utterance))
         return found
@@ -178,7 +178,7 @@ class AudioInput:
         self._arrived = arrived
         excess = len(self._pending) - MAX_PENDING_UNITS * self._unit_bytes
         if excess > 0:
-            # Whole units: the model then misses one, not bits of several.
+            # Drop whole units: the model then misses one, not parts of several.
             units = -(-excess // self._unit_bytes)
             del self._pending[: units * self._unit_bytes]
             self.dropped_ms += units * self._unit.ms

@@ -100,7 +100,7 @@ class Inbox:
             case ImageIn() | Heard() | CancelResponse() | ForceListen():
                 return True
             case AudioIn():
-                # Sound before a commit, or in another mode, is not sound after it.
+                # Sound must not overtake a commit or a change of mode that is held back.
                 return all(isinstance(held, ItemIn | DeleteItem) for held in self._held)
             case _:
                 return not self._held

@@ -107,7 +107,7 @@ def _num_bytes(part: DecodedPart) -> int:
         case DecodedSound():
             return part.sound.nbytes
         case Clip():
-            # A frame that is shown for several seconds is there once.
+            # A frame that is shown for several seconds occurs only once.
             pictures = {id(second.picture): second.picture.nbytes for second in part.seconds}
             sounds = [s.sound.nbytes for s in part.seconds if s.sound is not None]
             return sum(pictures.values()) + sum(sounds)

@@ -163,11 +163,11 @@ class Session:
         """Take new settings; return whether the conversation has to start anew for them."""
         switches = config.mode != self.config.mode
         anew = switches or config.instructions != self.config.instructions
-        # They stand in the system message where turns are taken.
+        # In turns the tools are part of the system message.
         anew = anew or (config.mode != "full_duplex" and config.tools != self.config.tools)
         self.config = config
         if switches:
-            # Sound that waits for a unit would wait for ever.
+            # Sound that waits for a unit would wait forever.
             self.audio_input.clear()
         self.audio_input.configure(config.turn_detection)
         self._warn_unknown()

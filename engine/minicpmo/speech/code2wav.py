@@ -251,7 +251,7 @@ class Code2Wav:
         for window in windows:
             if window.last and len(window.codes) > WINDOW_CODES:
                 [chunk] = flow([window], state, graphs=graphs, widths=[self._longest])
-                # Another one may overwrite it.
+                # Another run may overwrite it.
                 found[window.slot] = replace(chunk, mu=chunk.mu.clone(), mel=chunk.mel.clone())
         rest = [window for window in windows if window.slot not in found]
         if rest:

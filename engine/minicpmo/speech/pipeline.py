@@ -39,7 +39,7 @@ class SpeechPipeline:
         and codes of a turn that the code decoder holds, see `Talker`; `first_codes`: of the
         short first part of a turn, see `Code2Wav`."""
         self.device = model.device
-        # Speech is short kernels, somebody waits for it, and it would starve behind long ones.
+        # Speech runs short kernels that a listener waits for; it would starve behind long ones.
         self.graphs = GraphPool(model.device, urgent=True)
         self.num_slots = num_slots
         unit = model.config.unit
@@ -98,7 +98,7 @@ class SpeechPipeline:
             if first and starts:
                 codes = unit.more(first)
         stages.append(("tts", timer))
-        # Where the end code came this early there is nothing to hurry for.
+        # With an end code this early there is no first part to send ahead.
         early = {i: codes[i] for i in starts if 0 < first == len(codes[i])}
         if early:
             with timed(self.device) as timer:

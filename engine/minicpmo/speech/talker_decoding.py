@@ -79,7 +79,7 @@ class TalkerDecoding:
         """Feed the condition, see `TalkerRows.prefill`."""
         draws = [s.peek(0, 1) for s in self._spoken]
         forward = self._rows.prefill([s.row for s in self._spoken], draws, feed, words)
-        # Hashing takes the host as long as the prefill takes a GPU.
+        # Hashing takes the host as long as the prefill takes the GPU.
         self._rows.put_draws([s.peek(1, COLUMNS - 1) for s in self._spoken], 1)
         self._after(forward)
 

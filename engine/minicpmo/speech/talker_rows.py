@@ -235,7 +235,7 @@ class TalkerRows:
     def _next(self) -> Drawn:
         size, most = self._size, self._cells - 1
         slot, length, _, is_real = self._fields[:4, :size]
-        # Rows that go on behind their end may reach the row's end; the scratch place takes it.
+        # Rows that run past their end may fill the cache row; the scratch place takes the rest.
         write = length.clamp(max=most).masked_fill(is_real == 0, most)
         layout = VarlenLayout(
             query_starts=self._arange[: size + 1],
@@ -273,7 +273,7 @@ class TalkerRows:
         if z is None:
             z = self._draw_plainly(raw)
         self._step.add_(1)
-        # Whoever runs on behind the block's end overwrites its last column.
+        # A row that runs past the block's end overwrites its last column.
         self._column.add_(1).clamp_(max=COLUMNS - 1)
         return Drawn(hidden, raw, z)
 

@@ -40,7 +40,7 @@ class VoiceLibrary:
             raise VoiceError("unknown", f"there is no voice {wanted!r}; there are {list(names)}")
         self.default = wanted or (names[0] if names else "")
         if not self.default:
-            self.remarks.append("no voice can be had: answers will be text only")
+            self.remarks.append("no voice is available: answers will be text only")
 
     def names(self) -> tuple[str, ...]:
         """Return the names that a session may ask for."""
@@ -61,7 +61,7 @@ class VoiceLibrary:
             assert model.code2wav is not None, "voices without token2wav"
             embeddings = None
             if name in self._recordings:
-                # The language model hears the recording, too: it speaks in that manner.
+                # The language model hears the recording, too, and speaks in its manner.
                 sound = read_recording(self._recordings[name].read_bytes()).at(LISTEN_HZ)
                 embeddings = hear_whole(model, [sound], in_blocks=True)[0]
             self._known[name] = SessionVoice(model.code2wav.base(features), embeddings)

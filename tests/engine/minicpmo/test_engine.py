@@ -132,7 +132,7 @@ async def test_an_engine_that_cannot_go_on_says_so(
     talk = Talk(small_engine, "one", 0, config())
     talk.quiet(1.0)
     await until(lambda: scheduler.is_broken)
-    with pytest.raises(EngineError, match="ended by an error"):
+    with pytest.raises(EngineError, match="ended with an error"):
         small_engine.pending_ms()
     # Nobody is left who could clear its slot.
     async with asyncio.timeout(1):

@@ -251,7 +251,7 @@ class WhisperEncoder(nn.Module):
         assert max(mel_lengths) <= mel.shape[2], f"{mel_lengths} frames of {mel.shape[2]}"
         first = F.gelu(self.conv1(mel.to(self.device, self.dtype)))
         if min(mel_lengths) < mel.shape[2]:
-            # The second convolution of a shorter row must see the padding that it has alone.
+            # The second convolution of a shorter row must see the padding it would see alone.
             frames = torch.arange(mel.shape[2], device=self.device)
             lengths = uploaded(torch.tensor(list(mel_lengths)), self.device)
             first = first.masked_fill((frames >= lengths[:, None])[:, None], 0.0)

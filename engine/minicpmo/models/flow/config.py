@@ -36,7 +36,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     with path.open(encoding="utf-8") as file:
         data = yaml.load(file, Loader=_TaggedLoader)  # a SafeLoader
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds no mapping")
+        raise ConfigError(f"{path} does not hold a mapping")
     return data
 
 
@@ -54,7 +54,9 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         if self.size % self.num_heads:
-            raise ConfigError(f"encoder width {self.size} is no multiple of {self.num_heads} heads")
+            raise ConfigError(
+                f"encoder width {self.size} is not a multiple of {self.num_heads} heads"
+            )
 
 
 @dataclass(frozen=True, slots=True)

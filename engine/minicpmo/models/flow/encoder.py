@@ -97,7 +97,7 @@ class RateState:
         device = positions.device
         query = cells.lengths[:, None] + torch.arange(width, device=device)
         self._first = size - (width - 1)
-        # What lies behind the used cells is hidden; clamping keeps its index inside the table.
+        # What lies after the used cells is masked; clamping keeps its index inside the table.
         index = (query[:, :, None] - positions[:, None]).clamp(min=1 - width) + (width - 1)
         self.index = index.flatten(0, 1)[None]  # [1, B*T, S]
         used = cells.lengths + new

@@ -92,7 +92,7 @@ class FlowState:
         self.config, self.max_prompt = config, max_prompt
         enc, dit, up = config.encoder, config.dit, config.encoder.upsample
         if max_prompt % up:
-            raise ValueError(f"{max_prompt} prompt frames are no multiple of {up}")
+            raise ValueError(f"{max_prompt} prompt frames are not a multiple of {up}")
         like = encoder.after_norm.weight
         cells = max_prompt + RECENT_FRAMES + up * MOST_FRESH
         heads = (enc.num_heads, enc.size // enc.num_heads)

@@ -97,7 +97,7 @@ def _penalised(z: Tensor, rows: RowSampling, recent: Tensor, end_code: int) -> T
     ages = torch.arange(RECENT, 0, -1, device=z.device)
     counts = (recent >= 0) & (ages <= rows.window[:, None])
     times = ((recent[:, :, None] == recent[:, None]) & counts[:, None]).sum(-1)
-    # The end code is never among them: what does not count points there and changes nothing.
+    # The end code is never among them: entries that do not count point there and change nothing.
     index = recent.masked_fill(~counts, end_code)
     seen = z.gather(1, index)
     factor = (rows.penalty[:, None] ** times).masked_fill(~counts, 1)

@@ -129,7 +129,7 @@ class SpeechDecoder(nn.Module):
         )
         marks = [config.text_eos_token_id] if text_ends else []
         marks.append(config.audio_bos_token_id)
-        # By numbers that the host knows: a tensor of them would have to be brought here.
+        # By numbers known to the host: a tensor of them would have to be copied to the device.
         rows = torch.stack([self.emb_text.weight[mark] for mark in marks])
         if not len(ids):
             return rows

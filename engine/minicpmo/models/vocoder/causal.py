@@ -29,7 +29,7 @@ class Causal:
 
     def __init__(self, hift: Hift, noise: Tensor) -> None:
         self.hift, self.noise = hift, noise
-        # The inverse STFT's last frame is not complete before the next one is there.
+        # The inverse STFT's last frame is incomplete until the next one arrives.
         lag = F0Predictor.RIGHT + hift.config.look_right + 1
         assert lag == DELAY_FRAMES, f"{lag} frames of lag"
 
@@ -79,7 +79,7 @@ class Causal:
         history, count = rows.count("f0_history"), rows.count("f0_count")
         if not count.most:
             return mel.new_zeros(len(mel), 0)
-        # Behind the end of a turn it looks at silence.
+        # After the end of a turn it sees silence.
         mel = F.pad(mel, (0, F0Predictor.RIGHT))
         size = history.most + count.most + F0Predictor.RIGHT
         f0 = self.hift.f0_predictor(cut(mel, rows.count("f0_first"), size))

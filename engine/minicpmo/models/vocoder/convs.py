@@ -144,7 +144,7 @@ def _convolve(
     """x [B, C, T] -> [B, outputs, T']; of two dimensions where `weight` has four, channels last."""
     if weight.ndim == 3:
         return F.conv1d(x, weight, None, stride, padding, dilation)
-    # Torch keeps a layout of four dimensions only; of three it makes a contiguous copy.
+    # Torch keeps a layout only with four dimensions; with three it makes a contiguous copy.
     flat = channels_last(x).unsqueeze(2)
     out = F.conv2d(flat, weight, None, (1, stride), (0, padding), (1, dilation))
     return out.squeeze(2)

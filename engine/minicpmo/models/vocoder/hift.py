@@ -102,7 +102,7 @@ class Hift(nn.Module):
         super().__init__()
         self.config = config
         base, causal, self.bins = config.base_channels, config.causal, config.fft_size // 2 + 1
-        # Kernels for CUDA take and give channels by fours.
+        # The CUDA kernels read and write channels in fours.
         self.spectrum = Spectrum(config.fft_size, config.hop, 4 * -(-2 * self.bins // 4))
         self.m_source = SourceMix(config.num_harmonics + 1)
         self.conv_pre = (
@@ -177,7 +177,7 @@ class Hift(nn.Module):
         span = Count(source.shape[1] // config.frame_samples) if span is None else span
         count = span * config.frame_samples
         spectrum = self.spectrum.forward(source, count)
-        # What looks ahead must find the zeros at a row's end that convolutions put at a tensor's.
+        # Layers that look ahead need zeros at a row's end, as convolutions pad the end of a tensor.
         ends = Count(span.most) if config.causal else span
         if drop:
             spectrum = spectrum[..., : -drop * (config.frame_samples // config.hop)]
@@ -202,7 +202,7 @@ class Hift(nn.Module):
     def smooth_sines(self, f0: Tensor) -> Tensor:
         """The original generation's sines [B, N, harmonics]: phase from 0, linear in between."""
         frame = self.config.frame_samples
-        # Large phases are rounded to float32 in this order; another order is another sound.
+        # Large phases are rounded to float32 in this order; another order changes the sound.
         phase = torch.cumsum(self.increments(f0), dim=1) * 2 * math.pi
         phase = F.interpolate(
             phase.transpose(1, 2) * frame, scale_factor=float(frame), mode="linear"

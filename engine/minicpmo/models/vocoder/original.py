@@ -42,7 +42,7 @@ class Original:
         """What a call does; raises `ValueError` if it is too short to be faded into the next."""
         total = stream.kept + frames
         if not last and total < DELAY_FRAMES:
-            raise ValueError(f"{total} mel frames begin no stream of this vocoder")
+            raise ValueError(f"a stream of this vocoder cannot begin with {total} mel frames")
         return Plan(
             kept=stream.kept,
             frames=frames,

@@ -94,7 +94,7 @@ def read_recording(data: bytes) -> VoiceRecording:
         raise VoiceError("unreadable", f"The recording cannot be read: {error}") from error
     pieces = [piece for piece in pieces if piece.size]
     if not pieces:
-        raise VoiceError("unreadable", "The recording holds no sound.")
+        raise VoiceError("unreadable", "The recording contains no sound.")
     samples = torch.from_numpy(np.concatenate(pieces, axis=1).astype(np.float32))
     return VoiceRecording(samples, rate)
 
@@ -122,14 +122,15 @@ def check_recording(recording: VoiceRecording) -> None:
         )
     mono = recording.samples.mean(dim=0)
     if not bool(mono.isfinite().all()):
-        raise VoiceError("unreadable", "The recording holds values that are no sound.")
+        raise VoiceError("unreadable", "The recording contains values that are not finite.")
     level = 20 * float(mono.square().mean().sqrt().clamp(min=1e-9).log10())
     if level < SILENT_DBFS:
         raise VoiceError("silent", f"The recording is (nearly) silent: {level:.0f} dBFS.")
     clipped = float((recording.samples.abs() >= CLIP_LEVEL).float().mean())
     if clipped > MAX_CLIPPED:
         raise VoiceError(
-            "clipped", f"{100 * clipped:.1f} % of the recording is clipped; record it less loud."
+            "clipped",
+            f"{100 * clipped:.1f} % of the recording is clipped; record it at a lower level.",
         )
 
 
@@ -159,7 +160,7 @@ class VoiceFeatures:
             tensors = load(data)
             voice = cls(tensors["codes"].tolist(), tensors["mel"], tensors["speaker"])
         except (SafetensorError, KeyError) as error:
-            raise VoiceError("unreadable", f"This is no prepared voice: {error}") from error
+            raise VoiceError("unreadable", f"This is not a prepared voice: {error}") from error
         if voice.mel.shape[0] != 2 * len(voice.codes):
             raise VoiceError(
                 "unreadable", f"{voice.mel.shape[0]} mel frames beside {len(voice.codes)} codes."
