@@ -29,6 +29,7 @@ REASONS = {
     "downlink_failed": "The sound of this call failed; call again.",
     "not_started": "The session was not started.",
     "bad_input": "This client sent what cannot be used.",
+    "unsupported": "The engine cannot serve a session of this kind.",
     "no_input": "No sound came for so long that the session was ended.",
     "too_slow": "This client does not read what it is sent.",
     "malformed": "This client sent no WebSocket frames.",

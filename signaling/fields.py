@@ -18,7 +18,7 @@ _ALLOWED = {
     "output_modalities": '"text", "audio"',
     "format.type": '"audio/pcm", "audio/pcmu", "audio/pcma"',
     "noise_reduction.type": '"near_field", "far_field"',
-    "session.type": '"realtime"',
+    "session.type": '"realtime", "transcription"',
     "max_output_tokens": 'an integer from 1 to 4096, or "inf"',
     "truncation": '"auto", "disabled", or a retention_ratio object',
     "response.conversation": '"auto", "none"',

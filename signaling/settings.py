@@ -104,7 +104,8 @@ class Video(msgspec.Struct, frozen=True):
 class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The effective settings of a session."""
 
-    type: Literal["realtime"] = "realtime"
+    type: Literal["realtime", "transcription"] = "realtime"
+    """transcription: what the user says is written down, and nothing is answered."""
     model: Name = "omnicall"
     instructions: Annotated[str, Meta(max_length=MAX_INSTRUCTIONS_CHARS)] = ""
     output_modalities: Annotated[tuple[Modality, ...], Meta(min_length=1, max_length=1)] = (
@@ -130,7 +131,10 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
         null resets a member to its default where it is not a value of its own. Raises
         ProtocolError with param "session.…" for the first invalid member.
         """
-        merged = _merge(msgspec.to_builtins(self), update)
+        known = msgspec.to_builtins(self)
+        if update.get("type") == "transcription" != self.type:
+            known["audio"]["input"]["turn_detection"] = msgspec.to_builtins(ServerVad())
+        merged = _merge(known, update)
         merged["unknown"] = self.unknown
         for direction in ("input", "output"):
             _settle_format(merged.get("audio"), direction)
@@ -142,6 +146,8 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if update.get("prompt") is not None:
             raise unsupported("session.prompt", "there are no stored prompts here")
+        if settings.type == "transcription":
+            _check_transcribing(update)
         check_tools(settings.tools, "session.tools")
         check_choice(settings.tool_choice, settings.tools, "session.tool_choice")
         found = _unknown(update, settings.to_session(""))
@@ -157,7 +163,25 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
             **msgspec.to_builtins(self),
         }
         del shown["unknown"]
+        if self.type == "transcription":
+            hears = {"input": shown["audio"]["input"]}
+            shown |= {"object": "realtime.transcription_session", "audio": hears}
+            return {name: shown[name] for name in _TRANSCRIBING}
         return shown
+
+
+_TRANSCRIBING = ("id", "object", "type", "expires_at", "audio", "include")
+"""The members of a session that only transcribes."""
+
+
+def _check_transcribing(update: Mapping[str, Any]) -> None:
+    """Raise ProtocolError for what a session has that answers."""
+    speaks = {f"audio.{name}": given for name, given in (update.get("audio") or {}).items()}
+    for name, given in (speaks | dict(update)).items():
+        is_its_own = name in (*_TRANSCRIBING, "model", "audio.input")
+        is_known = name == "audio.output" or name in SessionSettings.__struct_fields__
+        if given is not None and is_known and not is_its_own:
+            raise unsupported(f"session.{name}", "a session that transcribes gives no answers")
 
 
 def _settle_format(audio: Any, direction: str) -> None:

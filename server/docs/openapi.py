@@ -252,6 +252,7 @@ def _schemas() -> dict[str, Any]:
         for field in fields_of(struct):
             if field.text and field.name in members:
                 members[field.name] = {**members[field.name], "description": field.text}
+    del schemas[SessionSettings.__name__]["properties"]["unknown"]  # not a client's to give
     return dict(sorted(schemas.items()))
 
 

@@ -141,6 +141,12 @@ class SessionCommands:
     # ------------------------------------------------------------------ responses
 
     def create_response(self, wish: ResponseWish, by: Asker | None = None) -> None:
+        if self.settings.type == "transcription":
+            raise ProtocolError(
+                "type: a session that transcribes gives no answers.",
+                code="unsupported_event",
+                param="type",
+            )
         active = self._conversation.active
         is_waiting = active is not None and active.has_calls and active.outcome is not None
         if active is not None and not wish.is_out_of_band and not is_waiting:

@@ -23,6 +23,7 @@ from signaling.session import events as ev
 from signaling.session.core import Abilities, Asker, Watcher
 from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
+from signaling.toolchecks import unsupported
 
 HEARD_INTERVAL_SAMPLES = p.OUTPUT_HZ // 5
 MAX_TOLD = 100
@@ -66,8 +67,12 @@ class Conversation:
         self.audience = audience
         self.items = Items()
         self.requests = OpenRequests()
-        self.turns = UserTurns(self.items, audience.emit, clock)
-        self.turns.tells_words = settings.audio.input.transcription is not None
+        self.turns = UserTurns(
+            self.items,
+            audience.emit,
+            clock,
+            tells_words=lambda: self.settings.audio.input.transcription is not None,
+        )
         self.latency_ms: dict[str, float] = {}
         self.kv_tokens = 0
         self.input_pts = 0
@@ -132,9 +137,10 @@ class Conversation:
         # Which model serves the session is settled; clients send what they take for it.
         changes = {name: value for name, value in changes.items() if name != "model"}
         settings = self.settings.merge(changes)
+        if settings.type != self.settings.type:
+            raise unsupported("session.type", "a session stays of the kind that it was opened as")
         refuse(changes, settings, self.abilities)
         self.settings = settings
-        self.turns.tells_words = settings.audio.input.transcription is not None
         self._to_engine(p.UpdateSession(self.session_id, engine_config(settings)))
         self.audience.emit(
             ev.SettingsChanged(

@@ -57,6 +57,8 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
             )
         case _:
             turns = TurnDetection(create_response=False)
+    if settings.type == "transcription":
+        turns = msgspec.structs.replace(turns, create_response=False, interrupt_response=False)
     voice = settings.audio.output.voice
     choice, name = choice_of(settings.tool_choice)
     limit = settings.max_output_tokens

@@ -38,6 +38,12 @@ def refuse(
         raise unsupported("session.audio.input.transcription.language", told)
 
 
+def check_served(settings: SessionSettings, abilities: Abilities | None) -> None:
+    """Raise `ProtocolError` for a session that this engine cannot serve at all."""
+    if settings.type == "transcription" and abilities is not None and not abilities.transcribes:
+        raise unsupported("session.type", "this engine does not write down what it hears")
+
+
 def _is_foreign(settings: SessionSettings, abilities: Abilities) -> bool:
     """Whether speech is to be written down in a language that the engine does not know."""
     if not abilities.transcribes or not abilities.languages:

@@ -23,8 +23,10 @@ from server.worker.commands import SessionCommands, engine_unavailable
 from server.worker.conversation import Conversation
 from server.worker.engine_links import EngineLinks
 from server.worker.engine_settings import abilities_of, engine_config, mode_of
+from server.worker.in_force import check_served
 from server.worker.silence_watch import SilenceWatch
 from server.worker.transport import Connection, Transport
+from signaling.errors import ProtocolError
 from signaling.session import events as ev
 from signaling.session.core import Watcher
 from signaling.settings import SessionSettings
@@ -234,6 +236,12 @@ class CallSession:
     def greet(self, watcher: Watcher) -> None:
         """Tell a connection that has just opened how things stand."""
         if self.is_served:
+            try:
+                check_served(self.conversation.settings, self.conversation.abilities)
+            except ProtocolError as error:
+                watcher.tell(ev.Refusal(error=error))
+                self.end("unsupported")
+                return
             self.conversation.greet(watcher)
         elif self._place_in_queue is not None and not self._assigned.done():
             position, eta_s = self._place_in_queue

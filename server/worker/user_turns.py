@@ -34,17 +34,18 @@ class UserTurns:
         items: Items,
         emit: Callable[[ev.SessionEvent], None],
         clock: Callable[[], float] = time.monotonic,
+        tells_words: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`tells_words`: whether what is said is told in words."""
         self.count = 0
         """Turns that were committed."""
-        self.tells_words = True
-        """Whether what is said is told in words."""
         self.is_speaking = False
         self.stopped_at: float | None = None
         """When the last utterance was known to be over; until its answer is heard."""
         self._items = items
         self._emit = emit
         self._clock = clock
+        self._tells_words = tells_words
         self._utterances: dict[int, UserSpeech] = {}
 
     def hear(self, message: p.SpeechStarted | p.SpeechStopped | p.InputTranscript) -> None:
@@ -103,11 +104,11 @@ class UserTurns:
             if message.text.startswith(utterance.partial):
                 text = message.text[len(utterance.partial) :]
                 utterance.partial = message.text
-                if text and self.tells_words:
+                if text and self._tells_words():
                     self._emit(ev.TranscriptGrew(item_id=item_id, text=text, start_ms=start_ms))
             return
         self._commit(utterance)
-        if not self.tells_words:
+        if not self._tells_words():
             return
         if message.error:
             failed = ev.TranscriptFailed(item_id=item_id, code=message.code, message=message.error)

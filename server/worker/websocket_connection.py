@@ -14,7 +14,7 @@ from signaling.session.core import SoundPort
 from signaling.websocket import WebSocketLink
 
 GOING_AWAY = {"engine_full": 1013, "server_shutdown": 1012} | dict.fromkeys(
-    ("too_slow", "flooded", "bad_input"), 1008
+    ("too_slow", "flooded", "bad_input", "unsupported"), 1008
 )
 NORMAL = 1000
 INTERNAL = 1011

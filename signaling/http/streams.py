@@ -77,8 +77,15 @@ def add_routes(app: web.Application, service: StreamService, auth: Authenticator
 
 def wanted_model(request: web.Request) -> dict[str, Any]:
     """The settings that the query names."""
-    model = request.query.get("model")
-    return {"model": model[:256]} if model else {}
+    model, intent = request.query.get("model"), request.query.get("intent", "conversation")
+    if intent not in ("conversation", "transcription"):
+        raise ProtocolError(
+            'intent: allowed: "conversation", "transcription".',
+            code="unsupported_value",
+            param="intent",
+        )
+    named = {"model": model[:256]} if model else {}
+    return named | ({"type": intent} if intent == "transcription" else {})
 
 
 class StreamEndpoint:
@@ -110,12 +117,6 @@ class StreamEndpoint:
         if (refusal := _not_a_websocket(request)) is not None:
             return refusal
         principal = self._admit(request)
-        if request.query.get("intent", "conversation") != "conversation":
-            raise ProtocolError(
-                "intent: sessions that only transcribe are not served here.",
-                code="unsupported_value",
-                param="intent",
-            )
         head = _head(request, self._protocol)
         session = (principal.session or SessionSettings()).merge(self._wanted(request))
         call_id = await self._service.place_stream(

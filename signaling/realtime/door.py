@@ -143,7 +143,7 @@ class RealtimeDoor:
         match event:
             case ev.SessionReady():
                 yield wire.SessionCreated(session=_session(event))
-                if not self._has_track:
+                if not self._has_track and event.settings.type == "realtime":
                     name = rendering.conversation_id(event.session_id)
                     told = wire.ConversationObject(id=name)
                     yield wire.ConversationCreated(conversation=told)

@@ -114,6 +114,59 @@ async def test_turn_by_hand_is_committed_and_an_empty_one_an_error(server: Servi
         assert (await client.hears("error", count=3))["error"]["code"] == "unsupported_event"
 
 
+async def test_session_that_transcribes_writes_down_and_answers_nothing(server: Serving) -> None:
+    async with Streamer(server.url, query="intent=transcription") as client:
+        created = await client.hears("session.created")
+        assert created["session"]["type"] == "transcription"
+        silence = bytes(2 * 24_000)
+        await client.say(speech("what_time").tobytes() + silence, 48_000)
+        committed = await client.hears("input_audio_buffer.committed")
+        said = await client.hears("conversation.item.input_audio_transcription.completed")
+        assert said["item_id"] == committed["item_id"] and "time" in said["transcript"]
+        await client.send("response.create", event_id="e1")
+        assert (await client.hears("error"))["error"]["event_id"] == "e1"
+        assert not [kind for kind in client.types if kind.startswith("response.")]
+
+
+async def test_secret_of_a_session_that_transcribes_opens_one(guarded: Serving) -> None:
+    key = {"Authorization": f"Bearer {KEY}"}
+    async with aiohttp.ClientSession(headers=key) as http:
+        body = {"session": {"type": "transcription", "include": None}}
+        path = f"{_address(guarded)}v1/realtime/client_secrets"
+        async with http.post(path, json=body) as answer:
+            made = await answer.json()
+    assert made["session"]["type"] == "transcription"
+    held = {"Authorization": f"Bearer {made['value']}"}
+    async with Streamer(_address(guarded), headers=held) as client:
+        assert (await client.hears("session.created"))["session"]["type"] == "transcription"
+
+
+async def test_engine_that_writes_nothing_down_refuses_to_transcribe() -> None:
+    with Serving("--engine", "echo") as echo:
+        async with Streamer(echo.url, query="intent=transcription") as client:
+            assert (await client.hears("error"))["error"]["param"] == "session.type"
+            async with asyncio.timeout(10):
+                await client.socket.wait_closed()
+    assert client.close_code == 1008 and client.of("session.created") == []
+
+
+async def test_unknown_intent_and_members_of_a_secret_are_named(guarded: Serving) -> None:
+    key = {"Authorization": f"Bearer {KEY}"}
+    with pytest.raises(InvalidStatus) as refused:
+        async with Streamer(_address(guarded), headers=key, query="intent=translation"):
+            pass
+    assert b'"intent"' in refused.value.response.body
+    async with aiohttp.ClientSession(headers=key) as http:
+        path = f"{_address(guarded)}v1/realtime/client_secrets"
+        async with http.post(path, json={"session": {"shiny": 1}}) as answer:
+            held = {"Authorization": f"Bearer {(await answer.json())['value']}"}
+    told = frozenset({"session.warning"})
+    query = "extensions=1"
+    async with Streamer(_address(guarded), headers=held, query=query, extensions=told) as client:
+        warning = await client.hears("session.warning")
+        assert warning["message"] == "session.shiny is not known here."
+
+
 async def test_client_says_what_it_heard_of_an_answer(server: Serving) -> None:
     async with Streamer(server.url) as client:
         await client.hears("session.created")

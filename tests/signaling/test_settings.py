@@ -86,7 +86,7 @@ def test_extensions_are_merged() -> None:
         ({"tools": [{"x": "y" * 200_000}]}, "tools", "bytes"),
         ({"video": {"fps": 0}}, "video.fps", ">= 0.1"),
         ({"engine": {"a": "x" * 300}}, "engine", "256"),
-        ({"type": "transcription"}, "type", '"realtime"'),
+        ({"type": "translation"}, "type", '"realtime"'),
     ],
 )
 def test_invalid_members_are_named(update: dict[str, Any], param: str, says: str) -> None:
