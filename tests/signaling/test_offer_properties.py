@@ -49,7 +49,8 @@ def answer_or_reason(text: str) -> tuple[str, AnswerPlan] | None:
     description = SessionDescription.parse(prepared.text)
     assert len(description.media) == len(prepared.plan.taken)
     answer = finish_answer(near_answer(prepared.text), prepared)
-    SessionDescription.parse(answer)
+    # A declined m-line keeps what was offered, of which aiortc reads less than we do.
+    SessionDescription.parse(re.sub(r"(?m)^m=\S+ 0 \S+ .*", "m=text 0 RTP/AVP x", answer))
     return answer, prepared.plan
 
 
