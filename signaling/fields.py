@@ -20,7 +20,7 @@ _ALLOWED = {
     "noise_reduction.type": '"near_field", "far_field"',
     "session.type": '"realtime", "transcription"',
     "max_output_tokens": 'an integer from 1 to 4096, or "inf"',
-    "truncation": '"auto", "disabled", or a retention_ratio object',
+    "truncation": '"auto", "disabled"',
     "response.conversation": '"auto", "none"',
     "tracing": '"auto", null, or an object',
     "detail": '"low", "auto", "high"',

@@ -117,7 +117,7 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
     tools: Annotated[tuple[dict[str, Any], ...], Meta(max_length=MAX_TOOLS)] = ()
     tool_choice: Name | dict[str, Any] = "auto"
     max_output_tokens: Annotated[int, Meta(ge=1, le=4096)] | Literal["inf"] = "inf"
-    truncation: Literal["auto", "disabled"] | dict[str, Any] = "auto"
+    truncation: Literal["auto", "disabled"] = "auto"
     tracing: Literal["auto"] | dict[str, Any] | None = None
     video: Video = Video()
     engine: Annotated[dict[Name, Option], Meta(max_length=MAX_ENGINE_OPTIONS)] = {}
@@ -134,6 +134,9 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
         known = msgspec.to_builtins(self)
         if update.get("type") == "transcription" != self.type:
             known["audio"]["input"]["turn_detection"] = msgspec.to_builtins(ServerVad())
+        if isinstance(update.get("truncation"), Mapping):
+            why = 'how much is kept is the engine\'s to say; allowed: "auto", "disabled"'
+            raise unsupported("session.truncation", why)
         merged = _merge(known, update)
         merged["unknown"] = self.unknown
         for direction in ("input", "output"):

@@ -81,7 +81,6 @@ def in_force(settings: SessionSettings, abilities: Abilities | None) -> SessionS
         tracing=None,
         tools=settings.tools if calls else (),
         tool_choice=settings.tool_choice if calls else "auto",
-        truncation="auto" if isinstance(settings.truncation, dict) else settings.truncation,
         max_output_tokens=settings.max_output_tokens
         if "max_output_tokens" in abilities.honours
         else "inf",
@@ -120,7 +119,6 @@ def without_effect(settings: SessionSettings, abilities: Abilities | None) -> li
         "max_output_tokens": wanted.max_output_tokens != real.max_output_tokens,
         "tools": wanted.tools != real.tools,
         "tool_choice": wanted.tool_choice not in ("none", real.tool_choice),
-        "truncation.retention_ratio": isinstance(wanted.truncation, dict),
         "video.fps": wanted.video.fps != SessionSettings().video.fps,
     }
     return [f"session.{name}" for name, is_asked in asked.items() if is_asked]

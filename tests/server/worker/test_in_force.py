@@ -45,8 +45,6 @@ def test_defaults_are_all_honoured() -> None:
         ({"include": ["item.input_audio_transcription.logprobs"]}, "include"),
         ({"max_output_tokens": 100}, "max_output_tokens"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"truncation": {"type": "retention_ratio", "retention_ratio": 0.5}}, *(
-            "truncation.retention_ratio",)),
         ({"video": {"fps": 5}}, "video.fps"),
     ],
 )  # fmt: skip
@@ -85,7 +83,6 @@ def test_update_shows_what_is_in_force() -> None:
             "audio": audio,
             "tracing": "auto",
             "max_output_tokens": 7,
-            "truncation": {"type": "retention_ratio", "retention_ratio": 0.5},
             "model": "gpt-realtime",
         },
     )
@@ -130,6 +127,8 @@ def test_engine_that_can_has_it_in_force() -> None:
         ({"tool_choice": {"type": "mcp"}}, "session.tool_choice.type", "unsupported_value"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "session.tool_choice.name", *(
             "invalid_value",)),
+        ({"truncation": {"type": "retention_ratio", "retention_ratio": 0.5}}, *(
+            "session.truncation", "unsupported_value")),
         ({"prompt": {"id": "pmpt_1"}}, "session.prompt", "unsupported_value"),
         ({"output_modalities": ["text", "audio"]}, "session.output_modalities", "invalid_value"),
     ],
