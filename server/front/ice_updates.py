@@ -29,6 +29,8 @@ class _IceSession:
         self.waiting = 0
         self.n = 0
         self.answer: asyncio.Future[str] | None = None
+        self.over: ProtocolError | None = None
+        """Why the call has ended."""
 
 
 class IceUpdates:
@@ -77,6 +79,8 @@ class IceUpdates:
         tags: frozenset[str] | None,
         send: Send,
     ) -> IceAnswer | None:
+        if session.over is not None:
+            raise session.over
         if tags is not None and session.tag not in tags:
             raise ProtocolError(
                 "If-Match: ICE was restarted since; its present entity tag is another.",
@@ -112,6 +116,7 @@ class IceUpdates:
         """End the updates of a call that has ended; `error` says why."""
         session = self._sessions.pop(call_id, None)
         if session is not None:
+            session.over = error
             _settle(session.answer, error)
 
 

@@ -99,8 +99,9 @@ async def test_few_updates_of_a_call_wait(updating: Updating) -> None:
     assert caught.value.status == 429
     updating.paper.ends(updating.call_id)
     for task in tasks[:-1]:
-        with pytest.raises((ProtocolError, TimeoutError)):
+        with pytest.raises(ProtocolError) as caught:
             await task
+        assert caught.value.status == 410
 
 
 async def test_a_call_that_ends_meanwhile_is_gone(updating: Updating) -> None:
