@@ -2,7 +2,8 @@
 
 It has no model. What the user says last decides: the functions that it names are called, each with
 `{"about": ...}`; what they give back is told; anything else is repeated. It streams as OpenAI's
-API does, and refuses what that refuses: outputs without calls, calls without outputs.
+API does, and refuses what that refuses: outputs without calls, calls without outputs. Who asks for
+a story is told one of half a minute, to be interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 ARGUMENT_CHARS = 5
+STORY = (
+    "Once there was a river that did not know where the sea was. ",
+    "It asked the hills, and the hills said: go down. ",
+    "It asked the trees, and the trees said: go on. ",
+    "It asked the stones, and the stones said nothing, because stones take their time. ",
+    "So the river went down, and it went on, and wherever it met a stone it went around it. ",
+    "And when at last it reached the sea, it did not even notice: it had been water all along.",
+)
 
 
 class ChatServer:
@@ -76,6 +85,8 @@ def answer(body: dict[str, Any]) -> list[tuple[dict[str, Any], str | None]]:
         return [({"content": f"I found: {' and '.join(outputs[::-1])}."}, "stop")]
     text = last["content"] if isinstance(last["content"], str) else last["content"][0]["text"]
     names = _chosen(body, text)
+    if not names and "story" in text.lower():
+        return [*(({"content": piece}, None) for piece in STORY), ({}, "stop")]
     if not names:
         return [({"content": "You said: "}, None), ({"content": text}, None), ({}, "stop")]
     deltas: list[tuple[dict[str, Any], str | None]] = [({"content": "Let me see. "}, None)]

@@ -141,7 +141,7 @@ class LiveDoor:
         if isinstance(event, c.SessionStart):
             told = "type: the session was started already."
             raise ProtocolError(told, code="session_already_started", param="type")
-        if self._is_closing:
+        if self._is_closing and not isinstance(event, c.InputAppend):
             raise ProtocolError("The session is being closed.", code="session_closed")
         if not self.is_started and not isinstance(event, c.SessionClose):
             told = "The session has not started yet; wait for session.started."
@@ -160,6 +160,8 @@ class LiveDoor:
 
     def _take_sound(self, event: c.InputAppend) -> None:
         assert self._take is not None, "a connection with a track refuses this"
+        if self._is_closing:
+            return  # It was on its way; nobody did anything wrong.
         form = self.config.format
         sample_bytes = 2 if isinstance(form, LinearPcm) else 1
         most = MAX_APPEND_S * form.rate * sample_bytes

@@ -1,0 +1,1 @@
+"""Clients that others made, tried as they are: `python -m tests.bench.clients --help`."""

@@ -1,0 +1,1 @@
+"""Programs that drive one client each, run by the Python or Node that has it."""
