@@ -64,12 +64,15 @@ async def servers(folder: Path, ports: tuple[str, str] = ("0", "0")) -> AsyncIte
     write_speech(folder)
     certificate = folder / "certs" / "omnicall.crt"
     async with serving_chat() as (_, chat_url), contextlib.AsyncExitStack() as stack:
-        started = []
-        for name, port, more in (("plain", ports[0], ()), ("secure", ports[1], ("--tls", "--set", f"tls.dir={certificate.parent}"))):
+        started: list[Serving] = []
+        for name, port, more in (
+            ("plain", ports[0], ()),
+            ("secure", ports[1], ("--tls", "--set", f"tls.dir={certificate.parent}")),
+        ):
             chat = ("--set", f"builtin.chat.url={chat_url}")
             log = folder / f"{name}.log"
             serving = Serving(*chat, *more, "--port", port, cwd=folder, log=log)
             await asyncio.to_thread(serving.__enter__)
             stack.push_async_callback(asyncio.to_thread, serving.stop)
             started.append(serving)
-        yield Rig(*started, certificate, folder)
+        yield Rig(started[0], started[1], certificate, folder)

@@ -163,7 +163,9 @@ CLIENTS = (
         "python",
         "openbmb_realtime",
         f"{PIP} openbmb-realtime",
-        lacks=dict.fromkeys(("text", "tools"), "Its protocol has neither typed text nor functions."),
+        lacks=dict.fromkeys(
+            ("text", "tools"), "Its protocol has neither typed text nor functions."
+        ),
         notes=("Nothing tells it of an interruption: the sound stops.",),
     ),
     Client(

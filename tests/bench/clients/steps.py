@@ -84,18 +84,29 @@ class Microphone:
 class Adapter(Protocol):
     """One client in a call; the two texts and the numbers grow."""
 
-    said: str
-    """What the assistant said, by its captions."""
-    heard: str
-    """What the user said, by the captions."""
-    loud_s: float
-    """Seconds of the assistant's voice."""
-    calls: int
-    """Functions that ran."""
-    interruptions: int
-    """How often the client was told that an answer was cut."""
+    @property
+    def said(self) -> str:
+        """What the assistant said, by its captions."""
 
-    def say(self, name: str) -> None: ...
+    @property
+    def heard(self) -> str:
+        """What the user said, by the captions."""
+
+    @property
+    def loud_s(self) -> float:
+        """Seconds of the assistant's voice."""
+
+    @property
+    def calls(self) -> int:
+        """Functions that ran."""
+
+    @property
+    def interruptions(self) -> int:
+        """How often the client was told that an answer was cut."""
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        """Say what a file holds."""
 
     async def type(self, text: str) -> None: ...
 

@@ -26,7 +26,7 @@ PACKAGES = {"agents": "@openai/agents-realtime", "whip": "@eyevinn/whip-web-clie
 
 
 @contextlib.asynccontextmanager
-async def elsewhere(folder: Path, modules: Path) -> AsyncIterator[str]:
+async def elsewhere(client: str, folder: Path, modules: Path) -> AsyncIterator[str]:
     """A server of pages, modules and speech."""
 
     async def index(request: web.Request) -> web.Response:
@@ -37,7 +37,7 @@ async def elsewhere(folder: Path, modules: Path) -> AsyncIterator[str]:
     app.router.add_static("/drivers", Path(__file__).parent)
     app.router.add_static("/lib", ROOT / "web" / "lib")
     app.router.add_static("/speech", folder)
-    if modules.is_dir():
+    if client in PACKAGES:
         app.router.add_static("/modules", modules)
     runner = web.AppRunner(app)
     await runner.setup()
@@ -86,7 +86,7 @@ async def main() -> None:
     url, folder = arguments()
     client, modules = sys.argv[3], Path(sys.argv[4])
     version = version_of(client, modules)
-    async with elsewhere(folder, modules) as origin, browse(origin) as page:
+    async with elsewhere(client, folder, modules) as origin, browse(origin) as page:
         if client == "whip":
             await ingest(page, Report(version), url, modules)
             return

@@ -1,4 +1,7 @@
-"""`omnicall.client`: python -m tests.bench.clients.drivers.omnicall_python URL FOLDER webrtc|websocket"""
+"""`omnicall.client`.
+
+python -m tests.bench.clients.drivers.omnicall_python URL FOLDER webrtc|websocket
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import omnicall.client
 
+import omnicall.client
 from tests.bench.clients.steps import HZ, Report, arguments, converse, loud_s, until
 
 
@@ -42,7 +45,6 @@ class OwnClient:
             self.loud_s += loud_s(pcm.tobytes())
 
     async def read(self) -> None:
-        """Of each row of captions keep the newest text."""
         async for event in self.call.events:
             match event["type"]:
                 case "response.output_audio_transcript.delta":

@@ -29,7 +29,7 @@ class AgentsSession:
     def agent(self) -> RealtimeAgent[Any]:
         """An agent with a function, which can hand over to another."""
 
-        @function_tool
+        @function_tool  # type: ignore[untyped-decorator,unused-ignore]
         def get_weather(about: str) -> str:
             """The weather in a city."""
             self.calls += 1

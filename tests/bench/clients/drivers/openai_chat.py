@@ -81,7 +81,7 @@ def calls(client: OpenAI) -> None:
     messages = written(WEATHER)
     first = client.chat.completions.create(model="omnicall", messages=messages, tools=TOOLS)
     assert first.choices[0].finish_reason == "tool_calls"
-    (call,) = first.choices[0].message.tool_calls or ()
+    call = (first.choices[0].message.tool_calls or [])[0]
     output: Any = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
     messages += [first.choices[0].message.model_dump(exclude_none=True), output]
     second = client.chat.completions.create(model="omnicall", messages=messages, tools=TOOLS)

@@ -70,7 +70,10 @@ class OpenAILive:
 
     async def _take_nested(self, event: Any) -> None:
         """Give back what a function found, and go on once the model has written all calls."""
-        if event["type"] == "response.output_item.done" and event["item"]["type"] == "function_call":
+        if (
+            event["type"] == "response.output_item.done"
+            and event["item"]["type"] == "function_call"
+        ):
             self.calls += 1
             call_id = event["item"]["call_id"]
             item: Any = {"type": "function_call_output", "call_id": call_id, "output": "sunny"}

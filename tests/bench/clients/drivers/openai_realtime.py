@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class OpenAIRealtime:
         self.calls = self.interruptions = 0
         self._connection = connection
         self._microphone = Microphone(self._send, folder)
-        self.say = self._microphone.say
+        self.say: Callable[[str], None] = self._microphone.say
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:

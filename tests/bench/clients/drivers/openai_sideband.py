@@ -12,9 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import omnicall.client
 from openai import AsyncOpenAI
 
+import omnicall.client
 from tests.bench.clients.drivers.openai_realtime import TOOL, TURNS, OpenAIRealtime
 from tests.bench.clients.steps import HZ, Report, arguments, converse, loud_s, until
 
