@@ -30,8 +30,7 @@ class Rig(Struct, frozen=True):
     async def is_free(self, limit_s: float = 20.0) -> bool:
         """Whether no call is left, after a while at most."""
         for _ in range(int(limit_s / 0.5)):
-            left = [s for s in (self.plain,) if (await asyncio.to_thread(_calls, s))]
-            if not left:
+            if not await asyncio.to_thread(_calls, self.plain):
                 return True
             await asyncio.sleep(0.5)
         return False
@@ -65,10 +64,9 @@ async def servers(folder: Path, ports: tuple[str, str] = ("0", "0")) -> AsyncIte
     certificate = folder / "certs" / "omnicall.crt"
     async with serving_chat() as (_, chat_url), contextlib.AsyncExitStack() as stack:
         started: list[Serving] = []
-        for name, port, more in (
-            ("plain", ports[0], ()),
-            ("secure", ports[1], ("--tls", "--set", f"tls.dir={certificate.parent}")),
-        ):
+        tls = ("--tls", "--set", f"tls.dir={certificate.parent}")
+        more: tuple[str, ...]
+        for name, port, more in (("plain", ports[0], ()), ("secure", ports[1], tls)):
             chat = ("--set", f"builtin.chat.url={chat_url}")
             log = folder / f"{name}.log"
             serving = Serving(*chat, *more, "--port", port, cwd=folder, log=log)

@@ -34,7 +34,6 @@ class Client(Struct, frozen=True):
 NPM = "npm install"
 PIP = "pip install"
 LIVE_TEXT = "Live has no typed messages: instructions or commentary are appended, and spoken."
-SPEECH_ONLY = "Carries sound and text of the assistant only."
 WHIP = dict.fromkeys(
     ("captions", "interruption", "text", "tools"),
     "WHIP carries sound and pictures; events need a data channel, which this client does not open.",
@@ -163,9 +162,7 @@ CLIENTS = (
         "python",
         "openbmb_realtime",
         f"{PIP} openbmb-realtime",
-        lacks=dict.fromkeys(
-            ("text", "tools"), "Its protocol has neither typed text nor functions."
-        ),
+        lacks=dict.fromkeys(("text", "tools"), "Its protocol has no typed text and no functions."),
         notes=("Nothing tells it of an interruption: the sound stops.",),
     ),
     Client(
@@ -183,7 +180,7 @@ CLIENTS = (
         "GStreamer `webrtcbin`, WHIP",
         "whip_encoders",
         needs="gstreamer",
-        install="apt-get install gir1.2-gst-plugins-bad-1.0 gstreamer1.0-nice gstreamer1.0-plugins-bad",
+        install="apt-get install python3-gi gir1.2-gst-plugins-bad-1.0 gstreamer1.0-nice",
         arguments=("gstreamer",),
         lacks=WHIP,
     ),

@@ -70,13 +70,12 @@ class OpenAILive:
 
     async def _take_nested(self, event: Any) -> None:
         """Give back what a function found, and go on once the model has written all calls."""
-        if (
-            event["type"] == "response.output_item.done"
-            and event["item"]["type"] == "function_call"
-        ):
+        found = event.get("item", {})
+        is_done = event["type"] == "response.output_item.done"
+        if is_done and found["type"] == "function_call":
             self.calls += 1
-            call_id = event["item"]["call_id"]
-            item: Any = {"type": "function_call_output", "call_id": call_id, "output": "sunny"}
+            output = {"type": "function_call_output", "call_id": found["call_id"]}
+            item: Any = output | {"output": "sunny"}
             await self._connection.response.item.create(item=item)
             self._has_called = True
         elif event["type"] == "response.completed" and self._has_called:

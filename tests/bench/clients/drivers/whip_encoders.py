@@ -1,4 +1,6 @@
-"""Encoders that send by WHIP: python -m tests.bench.clients.drivers.whip_encoders URL FOLDER gstreamer|ffmpeg
+"""Encoders that send by WHIP.
+
+python -m tests.bench.clients.drivers.whip_encoders URL FOLDER gstreamer|ffmpeg
 
 GStreamer's webrtcbin hears the answers; FFmpeg's muxer, as PyAV carries it, only sends.
 """
@@ -41,8 +43,9 @@ def repeated(folder: Path) -> Path:
 async def gstreamer(url: str, folder: Path) -> None:
     python = python_with_gstreamer()
     assert python is not None, "no GStreamer"
-    version = subprocess.run([python, "-c", VERSION], capture_output=True, text=True).stdout
-    report = Report(version.strip())
+    ask = [python, "-c", VERSION]
+    asked = await asyncio.to_thread(subprocess.run, ask, capture_output=True, text=True)
+    report = Report(asked.stdout.strip())
     command = [python, str(GSTREAMER), f"{url}/whip", str(repeated(folder)), str(TALK_S)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
