@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from typing import cast
 
 from aiohttp import web
 
@@ -65,10 +64,10 @@ async def _relay(transport: asyncio.Transport, hand: Hand) -> bool:
         ours.close()
         return False
     loop = asyncio.get_running_loop()
-    inner, _ = await loop.connect_accepted_socket(_Inner, ours)
-    outer = _Outer(transport.get_protocol())
-    protocol = cast(_Inner, inner.get_protocol())
-    outer.other, protocol.other = inner, transport
+    # Whoever answers may have begun before this returns, so the way on is known by then.
+    protocol = _Inner(transport)
+    inner, _ = await loop.connect_accepted_socket(lambda: protocol, ours)
+    outer = _Outer(inner, transport.get_protocol())
     transport.set_protocol(outer)
     transport.resume_reading()
     await asyncio.wait({outer.lost, protocol.lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -80,21 +79,19 @@ async def _relay(transport: asyncio.Transport, hand: Hand) -> bool:
 class _Side(asyncio.Protocol):
     """What is read on one side is written on the other, no faster than that takes it."""
 
-    def __init__(self) -> None:
-        self.other: asyncio.Transport | None = None
+    def __init__(self, other: asyncio.Transport) -> None:
+        self._other = other
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
-        if self.other is not None:
-            self.other.write(data)
+        self._other.write(data)
 
     def pause_writing(self) -> None:
-        if self.other is not None:
-            self.other.pause_reading()
+        self._other.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.other is not None and not self.other.is_closing():
-            self.other.resume_reading()
+        if not self._other.is_closing():
+            self._other.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.lost.done():
@@ -108,8 +105,8 @@ class _Inner(_Side):
 class _Outer(_Side):
     """The client's side; who owned the connection before learns of its end."""
 
-    def __init__(self, before: asyncio.BaseProtocol) -> None:
-        super().__init__()
+    def __init__(self, other: asyncio.Transport, before: asyncio.BaseProtocol) -> None:
+        super().__init__(other)
         self._before = before
 
     def connection_lost(self, error: Exception | None) -> None:
