@@ -33,7 +33,7 @@ export { MODES } from './modes.js';
 export { Refusal, Server } from './server.js';
 export { qualityOf } from './stats.js';
 
-export const VERSION = '0.1.0';
+export const VERSION = '0.2.0';
 
 const MAX_UNTOLD = 16;
 
