@@ -27,10 +27,12 @@ class Client(Struct, frozen=True):
     lacks: dict[str, str] = {}
     """Steps that are left out, with the reason."""
     notes: tuple[str, ...] = ()
+    only_sends: bool = False
     more: tuple[str, ...] = ()
     """Steps beyond those of the table."""
 
 
+STOPS = "Nothing tells it of an interruption: the sound stops."
 NPM = "npm install"
 PIP = "pip install"
 LIVE_TEXT = "Live has no typed messages: instructions or commentary are appended, and spoken."
@@ -84,7 +86,7 @@ CLIENTS = (
         "openai_live",
         needs="openai",
         install=f"{PIP} 'openai[realtime]'",
-        notes=(LIVE_TEXT,),
+        notes=(LIVE_TEXT, STOPS),
         more=("sideband",),
     ),
     Client(
@@ -125,7 +127,7 @@ CLIENTS = (
         "livekit.plugins.openai",
         f"{PIP} livekit-agents livekit-plugins-openai",
         arguments=("live",),
-        notes=(LIVE_TEXT,),
+        notes=(LIVE_TEXT, STOPS),
     ),
     Client(
         "livekit-realtime",
@@ -145,6 +147,7 @@ CLIENTS = (
         f"{PIP} 'pipecat-ai[openai]'",
         arguments=("live",),
         lacks={"text": "Its service for Live sends no text of the user to the model."},
+        notes=(STOPS,),
     ),
     Client(
         "pipecat-realtime",
@@ -163,7 +166,7 @@ CLIENTS = (
         "openbmb_realtime",
         f"{PIP} openbmb-realtime",
         lacks=dict.fromkeys(("text", "tools"), "Its protocol has no typed text and no functions."),
-        notes=("Nothing tells it of an interruption: the sound stops.",),
+        notes=(STOPS,),
     ),
     Client(
         "whip-web",
@@ -174,6 +177,7 @@ CLIENTS = (
         arguments=("whip", "{modules}"),
         lacks=WHIP,
         notes=(SENDS,),
+        only_sends=True,
     ),
     Client(
         "gstreamer",
@@ -193,6 +197,7 @@ CLIENTS = (
         arguments=("ffmpeg",),
         lacks=WHIP,
         notes=(SENDS,),
+        only_sends=True,
     ),
     Client(
         "omnicall-webrtc", "`omnicall.client`, WebRTC", "omnicall_python", arguments=("webrtc",)

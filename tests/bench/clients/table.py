@@ -49,7 +49,7 @@ class _Footnotes:
 
 
 def render(outcomes: list[Outcome]) -> str:
-    """Markdown; `yes`, `no` or `-` for each step, `not tried` for a client that is not there."""
+    """Markdown; `yes`, `sends`, `no` or `-` for each step, `not tried` for a client that is not there."""
     notes = _Footnotes()
     head = ["client", "version", *(TITLES.get(step, step) for step in STEPS)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -68,7 +68,8 @@ def _row(outcome: Outcome, notes: _Footnotes) -> list[str]:
         if step in client.lacks:
             cells.append("-" + notes.mark(client.lacks[step]))
         else:
-            cells.append("**no**" if step in outcome.faults else "yes")
+            works = "sends" if step == "speech" and client.only_sends else "yes"
+            cells.append("**no**" if step in outcome.faults else works)
     return [title, outcome.version, *cells]
 
 

@@ -41,6 +41,7 @@ class Loudspeaker(io.AudioOutput):  # type: ignore[misc,unused-ignore]
         super().__init__(label="bench", capabilities=capabilities, sample_rate=HZ)
         self.loud_s = 0.0
         self.interruptions = 0
+        self.segments = 0
         self._ends = self._begun = 0.0
         self._end: asyncio.Task[None] | None = None
 
@@ -57,6 +58,7 @@ class Loudspeaker(io.AudioOutput):  # type: ignore[misc,unused-ignore]
     def flush(self) -> None:
         super().flush()
         if self._ends:
+            self.segments += 1
             self._end = asyncio.create_task(self._finish(self._ends - time.monotonic()))
 
     def clear_buffer(self) -> None:
@@ -125,6 +127,11 @@ class LiveKitAgent:
 
 class LiveKitLive(LiveKitAgent):
     """Live has no messages: what is to be answered goes in as instructions."""
+
+    @property
+    def interruptions(self) -> int:
+        """Nothing tells it of one: the stretch of sound just ends."""
+        return self._voice.interruptions + self._voice.segments
 
     async def type(self, text: str) -> None:
         self.session.generate_reply(instructions=text)
