@@ -49,7 +49,7 @@ class _Footnotes:
 
 
 def render(outcomes: list[Outcome]) -> str:
-    """Markdown; `yes`, `sends`, `no` or `-` for each step, `not tried` for a client that is not there."""
+    """Markdown: `yes`, `sends`, `no` or `-` for each step, or why a client was not tried."""
     notes = _Footnotes()
     head = ["client", "version", *(TITLES.get(step, step) for step in STEPS)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
