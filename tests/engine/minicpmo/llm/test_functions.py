@@ -96,8 +96,8 @@ def test_calls_are_read(written: str, name: str, arguments: str) -> None:
         ('["look"]', "without a function's name"),
         ('{"name": 3}', "without a function's name"),
         ('{"name": "other"}', "not offered"),
-        ('{"name": "look", "arguments": [1]}', "no object"),
-        ('{"name": "look", "arguments": "sky"}', "no object"),
+        ('{"name": "look", "arguments": [1]}', "not an object"),
+        ('{"name": "look", "arguments": "sky"}', "not an object"),
     ],
 )
 def test_what_is_no_call_is_refused(written: str, told: str) -> None:
