@@ -300,5 +300,9 @@ class Launch:
             asyncio.get_running_loop().add_signal_handler(number, first_or_second)
 
     def _show(self, text: str) -> None:
-        sys.stdout.write(f"{time.monotonic() - self._started:6.1f} s  {text}\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{time.monotonic() - self._started:6.1f} s  {text}\n")
+            sys.stdout.flush()
+        except OSError:
+            # Whoever read this has gone: no reason to stop, nor to tell callers less.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -264,6 +264,21 @@ def test_signal_while_starting_ends_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.loopback
+def test_server_whose_output_nobody_reads_any_more_ends_in_order() -> None:
+    process = subprocess.Popen(
+        [*RUN, "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    until_blocking(lambda: len(psutil.Process(process.pid).children()) == 2)
+    processes = tree(process.pid)
+    process.stdout.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 0 and left(processes) == []
+    assert b"BrokenPipe" not in process.stderr.read()
+    process.stderr.close()
+
+
+@pytest.mark.loopback
 def test_hung_processes_do_not_delay_the_end(tmp_path: Path) -> None:
     with Started(tmp_path, *ECHO) as server:
         for process in server.tree[1:]:
