@@ -8,7 +8,7 @@ from collections import deque
 from engine.ipc import protocol as p
 from engine.ipc.engine_client import EngineSessionLink
 from engine.ipc.item_chunks import cut
-from server.worker.item_mapping import for_engine
+from server.item_mapping import for_engine
 from signaling.audio.transcription import SpokenLine, Transcribed
 from signaling.chat.answer import (
     CallPiece,

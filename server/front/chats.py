@@ -18,10 +18,10 @@ from engine.ipc import protocol as p
 from engine.ipc.engine_client import EngineFull, EngineGone, EngineSessionLink
 from server.config import ChatConfig
 from server.control import EngineAddress
+from server.engine_links import EngineLinks
 from server.front.broker import Broker
 from server.front.chat_line import ChatLine, server_failed
 from server.front.chat_queue import ChatQueue
-from server.worker.engine_links import EngineLinks
 from signaling.audio.speech_request import ReadingOrder
 from signaling.audio.transcription import Transcribed, TranscriptionOrder
 from signaling.chat.messages import OrderedItem

@@ -9,7 +9,7 @@ from engine.ipc import protocol as p
 from engine.ipc.item_chunks import cut
 from engine.ipc.patience import patiently
 from server.control import AddItem, ItemAdded, ItemRefused, PassPiece
-from server.worker.item_mapping import message_for_engine
+from server.item_mapping import message_for_engine
 from signaling.errors import ProtocolError
 from signaling.realtime.client_items import ItemCreate
 from signaling.session.ids import new_id

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.ipc import protocol as p
+from server.item_mapping import for_engine
 from server.worker.conversation import Conversation
 from server.worker.engine_settings import choice_of, function_tools
-from server.worker.item_mapping import for_engine
 from server.worker.responses import ActiveResponse, Asked
 from signaling.errors import ProtocolError
 from signaling.session import events as ev

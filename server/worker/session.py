@@ -18,10 +18,10 @@ from engine.ipc.patience import TICK_S
 from server.config import Config
 from server.control import AddItem, CallStats, EngineAddress
 from server.endings import FAILURES, REASONS, has_ended
+from server.engine_links import EngineLinks
 from server.worker.audience import Audience
 from server.worker.commands import SessionCommands, engine_unavailable
 from server.worker.conversation import Conversation
-from server.worker.engine_links import EngineLinks
 from server.worker.engine_settings import abilities_of, engine_config, mode_of
 from server.worker.in_force import check_served
 from server.worker.silence_watch import SilenceWatch

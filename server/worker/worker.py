@@ -48,8 +48,8 @@ from server.control import (
     WorkerConfig,
     WorkerStats,
 )
+from server.engine_links import EngineLinks
 from server.handover import SocketFor
-from server.worker.engine_links import EngineLinks
 from server.worker.joining import join
 from server.worker.live_session import LiveSession
 from server.worker.live_stream import LiveStream

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from signaling.errors import ProtocolError
+from signaling.eventtext import naming_event, read_object
 from signaling.fields import convert
 from signaling.live.tokens import estimate_tokens
-from signaling.texts import decode_json
 
 MAX_EVENT_BYTES = 2 * 1024 * 1024
 """30 s of a fixture, in base64."""
@@ -143,19 +143,9 @@ def parse_live_event(text: str) -> LiveClientEvent:
     """Parse one message. Raises `ProtocolError` with the client's event_id if it has one."""
     if len(text) > MAX_EVENT_BYTES:
         raise ProtocolError(f"An event has at most {MAX_EVENT_BYTES} bytes.", code="too_large")
-    try:
-        raw = decode_json(text)
-    except ValueError as error:
-        raise ProtocolError(f"The event is not JSON: {error}.", code="invalid_json") from None
-    if not isinstance(raw, dict):
-        raise ProtocolError("An event is a JSON object.", code="invalid_event")
-    given = raw.get("event_id")
-    event_id = given if isinstance(given, str) and len(given) <= 512 else None
-    try:
+    raw = read_object(text)
+    with naming_event(raw):
         return _read(raw)
-    except ProtocolError as error:
-        error.event_id = event_id
-        raise
 
 
 def _read(raw: dict[str, Any]) -> LiveClientEvent:

@@ -10,9 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from signaling.errors import ProtocolError
+from signaling.eventtext import read_object
 from signaling.fields import convert
 from signaling.settings import MAX_INSTRUCTIONS_CHARS
-from signaling.texts import decode_json
 
 MAX_VOICE_CHARS = 4 * 1024 * 1024
 MAX_FRAMES = 16
@@ -132,12 +132,7 @@ OpenBmbMessage = InitPayload | DuplexInput | ClientClose
 
 def parse_message(text: str) -> OpenBmbMessage:
     """Parse one message of a client, in either set of names; raises `ProtocolError`."""
-    try:
-        raw = decode_json(text)
-    except ValueError as error:
-        raise ProtocolError(f"The message is not JSON: {error}.", code="invalid_json") from None
-    if not isinstance(raw, dict):
-        raise ProtocolError("A message is a JSON object.", code="invalid_event")
+    raw = read_object(text, "message")
     name = raw.get("type")
     struct = CLIENT_MESSAGES.get(name) if isinstance(name, str) else None
     if struct is None:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from signaling.errors import ProtocolError
+from signaling.eventtext import naming_event, read_object
 from signaling.fields import convert
 from signaling.realtime.client_items import (
     EventId,
@@ -26,7 +27,6 @@ from signaling.settings import (
     Name,
     SessionSettings,
 )
-from signaling.texts import decode_json
 
 MAX_INPUT_ITEMS = 128
 MAX_APPEND_CHARS = 20 * 1024 * 1024
@@ -181,19 +181,9 @@ def parse_client_event(text: str) -> ClientEvent:
 
     Raises ProtocolError carrying the client's event_id if it has one.
     """
-    try:
-        raw = decode_json(text)
-    except ValueError as error:
-        raise ProtocolError(f"The event is not JSON: {error}.", code="invalid_json") from None
-    if not isinstance(raw, dict):
-        raise ProtocolError("An event is a JSON object.", code="invalid_event")
-    given_id = raw.get("event_id")
-    event_id = given_id if isinstance(given_id, str) and len(given_id) <= 512 else None
-    try:
+    raw = read_object(text)
+    with naming_event(raw):
         return _parse(raw)
-    except ProtocolError as error:
-        error.event_id = event_id
-        raise
 
 
 def _parse(raw: dict[str, Any]) -> ClientEvent:

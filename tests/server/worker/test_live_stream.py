@@ -11,9 +11,9 @@ import pytest
 
 from media.clock import Ticker
 from server.config import Config
+from server.engine_links import EngineLinks
 from server.handover import SocketFor
 from server.worker import live_stream
-from server.worker.engine_links import EngineLinks
 from server.worker.live_session import LiveSession
 from server.worker.live_stream import LiveStream, StreamSound
 from server.worker.session import CallSession

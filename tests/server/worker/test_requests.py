@@ -14,7 +14,7 @@ import pytest
 
 from engine.ipc import protocol as p
 from media.playout import FADE_SAMPLES
-from server.worker.item_mapping import message_for_engine
+from server.item_mapping import message_for_engine
 from signaling.realtime.client_items import parse_upload
 from signaling.session.items import InputMessage, InputVideoPart, MessageItem, ShownPart, shown
 from tests.server.worker.talk import SESSION, Talk, samples

@@ -13,7 +13,7 @@ from engine.ipc.engine_client import EngineGone
 from engine.ipc.protocol import Refused, SessionConfig
 from engine.ipc.transport import encode
 from server.control import EngineAddress
-from server.worker.engine_links import EngineLinks
+from server.engine_links import EngineLinks
 from tests.engine.fakes import FakeEngine
 from tests.engine.ipc.raw_peer import router
 from tests.waiting import until
