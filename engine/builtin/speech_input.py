@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.base import Send
 from engine.builtin.interfaces import Recogniser, Utterance
@@ -79,11 +80,13 @@ class SpeechInput:
     def commit(self) -> Said | None:
         """End the user's turn by hand: all that was said since the last one. None if there was
         too little sound for a turn."""
-        kept, self._kept = self._kept, 0
-        if kept * 1000 < MIN_COMMIT_MS * INPUT_HZ:
+        if self._kept * 1000 < MIN_COMMIT_MS * INPUT_HZ:
+            self._kept = 0
             return None
-        for event in self._segmenter.stop():
-            self._take(event)
+        ended = self._stop()
+        if ended:
+            # Where turns are found it is one already; a turn ended by hand is answered on request.
+            return replace(ended[-1], wants_answer=False)
         if self._words is None:
             self._utterance += 1
         return self._said(wants_answer=False)
@@ -100,8 +103,7 @@ class SpeechInput:
         the engine it is handed on, where they are committed by hand it is forgotten."""
         ended: list[Said] = []
         if config.mode != self._config.mode and "turn_based" in (config.mode, self._config.mode):
-            for event in self._segmenter.stop():
-                ended += [said for said in self._take(event) if isinstance(said, Said)]
+            ended = self._stop()
             self._abandon()
         self._config = config
         self._segmenter.configure(config.turn_detection)
@@ -114,6 +116,11 @@ class SpeechInput:
 
     def close(self) -> None:
         self._abandon()
+
+    def _stop(self) -> list[Said]:
+        """End the speech under way; what that ends, where turns are found."""
+        events = self._segmenter.stop()
+        return [said for event in events for said in self._take(event) if isinstance(said, Said)]
 
     def _take(self, event: Event) -> list[Began | Said]:
         self._announce(event)
@@ -163,7 +170,7 @@ class SpeechInput:
         if voiced_ms == 0:
             self._abandon()
         words, self._words = self._words, None
-        self._voiced_ms, self._endpoint_ms = 0, 0.0
+        self._voiced_ms, self._endpoint_ms, self._kept = 0, 0.0, 0
         return Said(self._utterance, words, voiced_ms, endpoint_ms, wants_answer, too_long)
 
     def _abandon(self) -> None:

@@ -185,10 +185,11 @@ class CallSession:
     async def _open_line(self, client: EngineClient) -> EngineSessionLink:
         """The slot may still be held by a call that the engine is just ending: ask again."""
         for attempt in itertools.count(1):
+            asked = engine_config(self.conversation.settings)
             try:
-                return await client.open(
+                line = await client.open(
                     self.call_id,
-                    engine_config(self.conversation.settings),
+                    asked,
                     on_message=self._from_engine,
                     on_gone=self._engine_gone,
                     on_silence=self._engine_silent,
@@ -197,6 +198,12 @@ class CallSession:
                 if attempt == OPEN_TRIES:
                     raise
                 await asyncio.sleep(OPEN_RETRY_S)
+                continue
+            # What was set meanwhile had no way to the engine.
+            wanted = engine_config(self.conversation.settings)
+            if wanted != asked:
+                line.send(p.UpdateSession(self.call_id, wanted))
+            return line
         raise AssertionError("unreachable")
 
     async def _tell_end(self, reason: str) -> None:

@@ -132,7 +132,7 @@ class ScriptedUtterance:
 
     def __init__(self, transcript: Transcript, gate: asyncio.Event) -> None:
         self.fed = 0
-        self.is_abandoned = False
+        self.is_abandoned = self.is_finished = False
         self._transcript = transcript
         self._gate = gate
 
@@ -141,6 +141,7 @@ class ScriptedUtterance:
 
     async def finish(self) -> Transcript:
         await self._gate.wait()
+        self.is_finished = True
         return self._transcript
 
     def abandon(self) -> None:

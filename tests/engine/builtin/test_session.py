@@ -311,6 +311,20 @@ async def test_cleared_audio_is_forgotten() -> None:
         assert (await it.wait(InputTranscript)).error
 
 
+@pytest.mark.parametrize("mode", ["full_duplex", "half_duplex"])
+async def test_a_commit_in_mid_speech_ends_the_turn_and_loses_no_words(mode: Mode) -> None:
+    async with scene(SessionConfig(mode=mode), [Transcript("hello"), Transcript("stop")]) as it:
+        await it.hear(say("hello", after_ms=0))
+        it.session.handle(CommitAudio(SESSION))
+        assert (await it.wait(InputTranscript)).text == "hello"
+        await settle()
+        assert len(it.all(SpeechStopped)) == 1 and not it.all(ResponseStarted)
+        await it.hear(say("stop"))
+        assert (await it.wait(InputTranscript, 2)).text == "stop"
+        await it.wait(ResponseStarted)
+        assert [words.is_finished for words in it.recogniser.utterances] == [True, True]
+
+
 @pytest.mark.parametrize("config", [SessionConfig(mode="turn_based"), SessionConfig()])
 @pytest.mark.parametrize("ms", [0, 80])
 async def test_a_commit_of_next_to_nothing_is_refused(config: SessionConfig, ms: int) -> None:

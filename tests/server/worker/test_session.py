@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from engine.ipc import protocol as p
+from engine.ipc.engine_client import EngineClient
 from media.clock import Ticker
 from media.formats import DOWNLINK_PACKET_SAMPLES
 from server.config import Config
@@ -104,3 +105,30 @@ async def test_what_is_uploaded_after_the_end_is_refused_with_the_reason() -> No
     with pytest.raises(ProtocolError) as late:
         call.session.add_item(AddItem("rtc_test", item, piece))
     assert (late.value.status, late.value.code) == (410, "hangup")
+
+
+async def test_what_is_set_while_the_engine_opens_reaches_it() -> None:
+    call = Call(CHROMIUM_OFFER)
+    line = SlowLine(call.session)
+    opened = await call.session._open_line(cast("EngineClient", line))
+    assert cast("object", opened) is line
+    assert line.modes == ["full_duplex", "turn_based"]
+    await call.session.close()
+
+
+class SlowLine:
+    """An engine's answer to `open` that comes after the client has set something."""
+
+    def __init__(self, session: CallSession) -> None:
+        self.modes: list[p.Mode] = []
+        self._session = session
+
+    async def open(self, session: str, config: p.SessionConfig, **_: object) -> SlowLine:
+        self.modes.append(config.mode)
+        self._session.conversation.update({"audio": {"input": {"turn_detection": None}}})
+        return self
+
+    def send(self, message: p.Message) -> bool:
+        assert isinstance(message, p.UpdateSession)
+        self.modes.append(message.config.mode)
+        return True
