@@ -206,6 +206,18 @@ class ChatConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = ()
 
 
+class PresetsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Ready-made sessions for callers."""
+
+    dir: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            description="Folder of your own presets, NAME.toml; read again when a file changes.",
+        ),
+    ] = ""
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Logging. INFO never holds keys, speech or SDP."""
 
@@ -234,6 +246,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     media: MediaConfig = MediaConfig()
     calls: CallsConfig = CallsConfig()
     chat: ChatConfig = ChatConfig()
+    presets: PresetsConfig = PresetsConfig()
     log: LogConfig = LogConfig()
 
     @property

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from server.docs.fields import fields_of, nested
+from server.front.presets import PresetList
 from signaling.audio.speech_request import ReadingRequest
 from signaling.audio.transcription import TranscriptionForm
 from signaling.chat.request import ChatRequest
@@ -127,6 +128,8 @@ EXCHANGES: dict[tuple[str, str], Exchange] = {
     ("GET", "/health"): Exchange({}, 200, {JSON: OBJECT}, {}, False),
     ("GET", "/metrics"): Exchange({}, 200, {"text/plain": TEXT}),
     ("GET", "/api/stats"): Exchange({}, 200, {JSON: OBJECT}),
+    ("GET", "/api/presets"): Exchange({}, 200, {JSON: PresetList}),
+    ("GET", "/api/presets/{preset_id}/media/{index}"): Exchange({}, 200, {"*/*": FILE}),
     ("GET", "/api/info"): Exchange({}, 200, {JSON: OBJECT}, {}, False),
 }
 ROOTS: tuple[type[Any], ...] = (SessionSettings, CalledConfig, ErrorBody)

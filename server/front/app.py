@@ -13,7 +13,9 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from server.docs.routes import DocumentationPages
+from server.front.addresses import lead_to_page
 from server.front.front import Front
+from server.front.preset_shelf import PresetShelf
 from server.front.sound_packer import SoundPacker
 from server.front.telemetry import Telemetry
 from signaling.http import audio, calls, chat, live, streams, whip
@@ -116,12 +118,18 @@ class Operations:
     """The routes for those who run the server."""
 
     def __init__(
-        self, front: Front, telemetry: Telemetry, info: dict[str, Any], servers: IceServers
+        self,
+        front: Front,
+        telemetry: Telemetry,
+        info: dict[str, Any],
+        servers: IceServers,
+        shelf: PresetShelf,
     ) -> None:
         self._front = front
         self._telemetry = telemetry
         self._info = info
         self._servers = servers
+        self._shelf = shelf
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/health", self.health)
@@ -160,7 +168,9 @@ class Operations:
         """Tell processes, calls, queue and engines, with webrtc-stats; keys of the role admin."""
         require(request, "admin")
         await self._front.refresh()
-        return _json(self._telemetry.stats())
+        read = await self._shelf.refresh()
+        presets = {"read": len(read.presets), "left_out": read.bad}
+        return _json(self._telemetry.stats() | {"presets": presets})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Tell the same as Prometheus text; keys of the role admin."""
@@ -177,12 +187,14 @@ def build(
     info: dict[str, Any],
     proxies: TrustedProxies | None = None,
     ice_servers: IceServers | None = None,
+    shelf: PresetShelf | None = None,
 ) -> web.Application:
     """The application; it owns nothing that outlives a request."""
     app = web.Application(
         middlewares=[
             take_no_packed_bodies,
             proxied(proxies or TrustedProxies()),
+            lead_to_page,
             explain(auth),
         ]
     )
@@ -196,7 +208,9 @@ def build(
     if "favicon.svg" in assets:
         app.router.add_get("/favicon.ico", _serve(assets["favicon.svg"]))
     servers = ice_servers or IceServers()
-    Operations(front, telemetry, info, servers).add_to(app)
+    shelf = shelf or PresetShelf()
+    Operations(front, telemetry, info, servers, shelf).add_to(app)
+    shelf.add_to(app, auth)
     calls.add_routes(app, front, auth, servers)
     pack = SoundPacker().pack
     chat.add_chat_routes(app, front.chats, auth, pack)

@@ -24,6 +24,7 @@ from server.control import Inbound, WorkerConfig, encode_worker
 from server.front import acceptor, certificates
 from server.front import app as application
 from server.front.front import Front
+from server.front.preset_shelf import PresetShelf
 from server.front.socket_folder import SocketFolder
 from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
 from server.front.telemetry import Telemetry
@@ -199,7 +200,9 @@ class Launch:
         self._handle_signals(supervisor, folder)
         lag = LoopLag()
         telemetry = Telemetry(front, version(), config.engine.kind, lag)
-        runner = acceptor.runner(self._application(front, telemetry), HTTP_GRACE_S)
+        shelf = PresetShelf(Path(config.presets.dir) if config.presets.dir else None)
+        await shelf.refresh()
+        runner = acceptor.runner(self._application(front, telemetry, shelf), HTTP_GRACE_S)
         try:
             await runner.setup()
             connections = self._acceptor(listening, runner, tls)
@@ -268,7 +271,9 @@ class Launch:
         if not self._config.on_loopback and not self._config.uses_tls:
             self._show("without TLS browsers give no microphone to pages of another machine")
 
-    def _application(self, front: Front, telemetry: Telemetry) -> web.Application:
+    def _application(
+        self, front: Front, telemetry: Telemetry, shelf: PresetShelf
+    ) -> web.Application:
         config = self._config
         # Whoever is on this machine can load it without our help.
         per_minute = config.auth.calls_per_minute if self._key else NO_LIMIT_PER_MINUTE
@@ -285,7 +290,7 @@ class Launch:
             "kind": config.engine.kind,
         }
         servers = ice_servers(config.media)
-        return application.build(front, telemetry, auth, info, self._proxies, servers)
+        return application.build(front, telemetry, auth, info, self._proxies, servers, shelf)
 
     def _handle_signals(self, supervisor: Supervisor, folder: SocketFolder) -> None:
         def first_or_second() -> None:

@@ -105,6 +105,11 @@ const engines = new LiveTable(byId('engines'), [
   { title: 'More', text: (one) => extras(one, ['name', 'kind', 'slots', 'slots_used', 'capacity', 'unit_p99_ms', 'late_share', 'units', 'latency_ms']), isOptional: true },
 ], (one) => String(one.name), 'No engine was reported.');
 
+const presets = new LiveTable(byId('presets'), [
+  { title: 'File', text: (one) => words(one.file) },
+  { title: 'Why', text: (one) => words(one.reason), tone: () => 'warn' },
+], (one) => `${one.file}/${one.reason}`, 'Every preset can be used.');
+
 /** @param {any} units with `p50_ms` and the like */
 function percentiles(units) {
   const known = Object.entries(units ?? {}).filter(([name]) => /^p\d+_ms$/.test(name));
@@ -143,8 +148,11 @@ function show(stats) {
   calls.update(shownCalls);
   queue.update(list(stats.queue?.entries));
   engines.update(list(stats.engines));
+  const leftOut = list(stats.presets?.left_out);
+  presets.update(leftOut);
+  byId('presets-section').hidden = leftOut.length === 0;
   showSummary(stats, shownProcesses, shownCalls);
-  const other = unknownFields(stats, ['time', 'uptime_s', 'version', 'queue']);
+  const other = unknownFields(stats, ['time', 'uptime_s', 'version', 'queue', 'presets']);
   byId('other-section').hidden = other.length === 0;
   byId('other').replaceChildren(...other.map(([name, value]) => make('div', {}, make('dt', { text: name }), make('dd', { text: value }))));
 }
