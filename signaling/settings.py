@@ -101,6 +101,19 @@ class Video(msgspec.Struct, frozen=True):
     detail: Literal["low", "auto", "high"] = "auto"
 
 
+class TokenLimits(msgspec.Struct, frozen=True):
+    post_instructions: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    """Of the conversation, without the instructions; null: as many as the engine has room for."""
+
+
+class RetentionRatio(msgspec.Struct, frozen=True, tag_field="type", tag="retention_ratio"):
+    """A conversation that is too long forgets its oldest part, much at once and seldom."""
+
+    retention_ratio: Annotated[float, Meta(ge=0, le=1)]
+    """The part of the limit down to which it forgets."""
+    token_limits: TokenLimits | None = None
+
+
 class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The effective settings of a session."""
 
@@ -117,7 +130,7 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
     tools: Annotated[tuple[dict[str, Any], ...], Meta(max_length=MAX_TOOLS)] = ()
     tool_choice: Name | dict[str, Any] = "auto"
     max_output_tokens: Annotated[int, Meta(ge=1, le=4096)] | Literal["inf"] = "inf"
-    truncation: Literal["auto", "disabled"] = "auto"
+    truncation: Literal["auto", "disabled"] | RetentionRatio = "auto"
     tracing: Literal["auto"] | dict[str, Any] | None = None
     video: Video = Video()
     engine: Annotated[dict[Name, Option], Meta(max_length=MAX_ENGINE_OPTIONS)] = {}
@@ -134,9 +147,6 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
         known = msgspec.to_builtins(self)
         if update.get("type") == "transcription" != self.type:
             known["audio"]["input"]["turn_detection"] = msgspec.to_builtins(ServerVad())
-        if isinstance(update.get("truncation"), Mapping):
-            why = 'how much is kept is the engine\'s to say; allowed: "auto", "disabled"'
-            raise unsupported("session.truncation", why)
         merged = _merge(known, update)
         merged["unknown"] = self.unknown
         for direction in ("input", "output"):

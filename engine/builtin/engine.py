@@ -38,6 +38,7 @@ HONOURS = (
 )
 HONOURED_BY_MODEL = (
     "instructions",
+    "retention",
     "temperature",
     "top_p",
     "seed",

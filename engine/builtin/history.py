@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from engine.ipc.protocol import ROOT
+from engine.ipc.protocol import ROOT, Retention
 
 Role = Literal["user", "assistant", "system", "call", "output"]
 """`call` and `output`: of functions; the text is then the arguments, or what came back."""
@@ -44,7 +44,8 @@ class Item:
 class History:
     """The newest items in order; the oldest go when there are too many."""
 
-    def __init__(self) -> None:
+    def __init__(self, retention: Retention | None = None) -> None:
+        self.retention = retention
         self._items: list[Item] = []
 
     @property
@@ -58,12 +59,27 @@ class History:
         """
         place = self._place(after)
         self._items.insert(len(self._items) if place is None else place, item)
-        while len(self._items) > MAX_ITEMS:
-            del self._items[0]
-        while sum(len(kept.text) for kept in self._items) > MAX_CHARS and len(self._items) > 1:
-            del self._items[0]
+        self._forget()
         self._bound_images()
         return place is not None
+
+    def _forget(self) -> None:
+        """Of a conversation that is too long the oldest goes; the newest item always stays."""
+        if self._fits(1.0):
+            return
+        share = 1.0 if self.retention is None else self.retention.ratio
+        while len(self._items) > 1 and not self._fits(share):
+            del self._items[0]
+
+    def _fits(self, share: float) -> bool:
+        """Whether there is at most this share of what there may be."""
+        kept = self._items
+        most = None if self.retention is None else self.retention.max_tokens
+        return (
+            len(kept) <= share * MAX_ITEMS
+            and sum(len(item.text) for item in kept) <= share * MAX_CHARS
+            and (most is None or sum(map(_estimate_tokens, kept)) <= share * most)
+        )
 
     def _place(self, after: str) -> int | None:
         if not after:
@@ -111,3 +127,8 @@ class History:
 
     def last(self, role: Role) -> Item | None:
         return next((item for item in reversed(self._items) if item.role == role), None)
+
+
+def _estimate_tokens(item: Item) -> int:
+    """Of its words: only the endpoint's model could count them."""
+    return -(-len(item.text.encode()) // 4)

@@ -53,7 +53,7 @@ class CascadeSession:
         self._settings = Settings(session, self._send, parts.has_voice, parts.honours)
         self._config = self._settings.accept(config)
         self._camera = Camera(parts.eyes)
-        self._history = History()
+        self._history = History(self._config.retention)
         self._album = Album(self._history, parts, self._send)
         self._items = ClientItems(
             self._history, self._album, self._settings, has_model=parts.has_model
@@ -158,6 +158,7 @@ class CascadeSession:
 
     def _update(self, config: p.SessionConfig) -> None:
         self._config = self._settings.accept(config)
+        self._history.retention = self._config.retention
         for said in self._speech_input.configure(self._config):
             self._put(said)
 

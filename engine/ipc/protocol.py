@@ -28,6 +28,9 @@ from engine.ipc.session_config import (
     Mode as Mode,
 )
 from engine.ipc.session_config import (
+    Retention as Retention,
+)
+from engine.ipc.session_config import (
     Sampling as Sampling,
 )
 from engine.ipc.session_config import (

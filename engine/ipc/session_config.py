@@ -53,6 +53,15 @@ class FunctionTool(Struct, frozen=True):
     """A JSON Schema, as text."""
 
 
+class Retention(Struct, frozen=True):
+    """How much of a conversation stays when it is too long and forgets its oldest part."""
+
+    ratio: Annotated[float, Meta(ge=0, le=1)]
+    """Of what it may have at most."""
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    """Of the conversation without the instructions; None: as many as there is room for."""
+
+
 class SessionConfig(Struct, frozen=True):
     """Everything a session may set; `UpdateSession` replaces it whole, also during a call."""
 
@@ -68,6 +77,8 @@ class SessionConfig(Struct, frozen=True):
     max_image_slices: Annotated[int, Meta(ge=1, le=16)] = 1
     context_policy: Literal["slide", "end"] = "slide"
     """What happens at the model's context limit, after the warnings."""
+    retention: Retention | None = None
+    """None: the engine decides how much it forgets at once."""
     tools: Annotated[tuple[FunctionTool, ...], Meta(max_length=MAX_TOOLS)] = ()
     tool_choice: ToolChoice = "auto"
     tool_name: str = ""

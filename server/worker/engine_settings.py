@@ -11,6 +11,7 @@ import msgspec
 from engine.ipc.protocol import (
     FunctionTool,
     Mode,
+    Retention,
     Sampling,
     SessionConfig,
     ToolChoice,
@@ -18,7 +19,13 @@ from engine.ipc.protocol import (
     Welcome,
 )
 from signaling.session.core import Abilities
-from signaling.settings import Option, SemanticVad, ServerVad, SessionSettings
+from signaling.settings import (
+    Option,
+    RetentionRatio,
+    SemanticVad,
+    ServerVad,
+    SessionSettings,
+)
 
 EAGERNESS_SILENCE_MS = {"low": 700, "medium": 320, "auto": 320, "high": 220}
 SAMPLED = frozenset(msgspec.structs.asdict(Sampling())) - {"max_output_tokens"}
@@ -74,12 +81,21 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
         sampling=sampling,
         transcribe=settings.audio.input.transcription is not None,
         context_policy="end" if settings.truncation == "disabled" else "slide",
+        retention=_retention(settings.truncation),
         max_image_slices=DETAIL_SLICES[settings.video.detail],
         tools=function_tools(settings.tools),
         tool_choice=choice,
         tool_name=name,
         options=options,
     )
+
+
+def _retention(truncation: str | RetentionRatio) -> Retention | None:
+    if not isinstance(truncation, RetentionRatio):
+        return None
+    limits = truncation.token_limits
+    most = None if limits is None else limits.post_instructions
+    return Retention(truncation.retention_ratio, most)
 
 
 def _sampling(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
 from server.worker.engine_settings import mode_of
 from signaling.session.core import Abilities
-from signaling.settings import SessionSettings, Transcription
+from signaling.settings import RetentionRatio, SessionSettings, Transcription
 from signaling.toolchecks import unsupported
 
 TOLD_HERE = frozenset(
-    {"instructions", "voice", "speed", "max_output_tokens", "tools", "tool_choice", "tool_name"}
+    {
+        *("instructions", "voice", "speed", "max_output_tokens", "tools", "tool_choice"),
+        *("tool_name", "context_policy", "retention"),
+    }
 )
 """What engines call the settings that are told of from here, where there is one."""
 
@@ -31,11 +34,23 @@ def refuse(
     """
     if changes.get("tools") and abilities is not None and not calls_functions(settings, abilities):
         raise unsupported("session.tools", "this engine calls no functions in this mode")
+    if changes.get("truncation") and abilities is not None:
+        _check_limit(settings.truncation, abilities.context_tokens)
     hears = (changes.get("audio") or {}).get("input") or {}
     if hears.get("transcription") and abilities is not None and _is_foreign(settings, abilities):
         known = ", ".join(abilities.languages)
         told = f"other languages than {known} are not written down"
         raise unsupported("session.audio.input.transcription.language", told)
+
+
+def _check_limit(truncation: str | RetentionRatio, context_tokens: int) -> None:
+    """Raise `ProtocolError` for more of a conversation than the model can remember."""
+    if not isinstance(truncation, RetentionRatio) or truncation.token_limits is None:
+        return
+    most = truncation.token_limits.post_instructions
+    if most is not None and context_tokens and most > context_tokens:
+        told = f"the model here remembers {context_tokens} tokens"
+        raise unsupported("session.truncation.token_limits.post_instructions", told)
 
 
 def check_served(settings: SessionSettings, abilities: Abilities | None) -> None:
@@ -79,12 +94,20 @@ def in_force(settings: SessionSettings, abilities: Abilities | None) -> SessionS
         audio=replace(settings.audio, input=hears, output=speaks),
         include=None,
         tracing=None,
+        truncation=_truncates(settings.truncation, abilities),
         tools=settings.tools if calls else (),
         tool_choice=settings.tool_choice if calls else "auto",
         max_output_tokens=settings.max_output_tokens
         if "max_output_tokens" in abilities.honours
         else "inf",
     )
+
+
+def _truncates(
+    wanted: Literal["auto", "disabled"] | RetentionRatio, abilities: Abilities
+) -> Literal["auto", "disabled"] | RetentionRatio:
+    needed = "retention" if isinstance(wanted, RetentionRatio) else "context_policy"
+    return wanted if wanted == "auto" or needed in abilities.honours else "auto"
 
 
 def _written(settings: SessionSettings, abilities: Abilities) -> Transcription | None:
@@ -119,6 +142,7 @@ def without_effect(settings: SessionSettings, abilities: Abilities | None) -> li
         "max_output_tokens": wanted.max_output_tokens != real.max_output_tokens,
         "tools": wanted.tools != real.tools,
         "tool_choice": wanted.tool_choice not in ("none", real.tool_choice),
+        "truncation": wanted.truncation != real.truncation,
         "video.fps": wanted.video.fps != SessionSettings().video.fps,
     }
     return [f"session.{name}" for name, is_asked in asked.items() if is_asked]

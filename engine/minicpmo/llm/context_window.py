@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from engine.ipc.protocol import Retention
+
 WindowMode = Literal["off", "basic", "context"]
 ContextPolicy = Literal["slide", "end"]
 
@@ -39,6 +41,24 @@ class Rebuild:
 
 
 Slide = Cut | Rebuild
+
+
+@dataclass(frozen=True)
+class Marks:
+    """When a window forgets."""
+
+    high: int
+    """Positions above which the oldest entries go ..."""
+    low: int
+    """... until at most these are left."""
+
+    @classmethod
+    def of(cls, retention: Retention, protected: int, room: int) -> Marks:
+        """Those that keep a part of the `room` behind what is protected, or of less."""
+        most = max(0, room - protected)
+        if retention.max_tokens is not None:
+            most = min(most, retention.max_tokens)
+        return cls(protected + most, protected + int(most * retention.ratio))
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,18 @@ class DuplexWindow:
     """The marker and the spoken ids of dropped units."""
     dropped_entries: int = 0
     dropped_tokens: int = 0
+    retention: Retention | None = None
+    """Takes the place of the settings."""
+    room: int = 0
+    """Positions that the cache has, for the retention."""
+
+    @property
+    def marks(self) -> Marks | None:
+        """None: units are not dropped for their positions."""
+        if self.retention is not None:
+            return Marks.of(self.retention, self.protected, self.room)
+        is_basic = self.settings.mode == "basic"
+        return Marks(self.settings.high, self.settings.low) if is_basic else None
 
     @property
     def protected(self) -> int:
@@ -103,8 +135,8 @@ class DuplexWindow:
 
     def is_due(self, coming: int) -> bool:
         """Return whether registering a unit of `coming` positions makes the window move."""
-        if self.settings.mode == "basic":
-            return self.length + coming > self.settings.high
+        if (marks := self.marks) is not None:
+            return self.length + coming > marks.high
         if self.settings.mode == "context":
             return len(self.entries) + 1 > self.settings.max_units
         return False
@@ -116,8 +148,9 @@ class DuplexWindow:
     def slide(self) -> Slide | None:
         """Return the slide that a registered unit makes necessary, already counted here."""
         settings = self.settings
-        if settings.mode == "basic" and self.length > settings.high:
-            return self._drop(self._oldest(self.length - settings.low))
+        if (marks := self.marks) is not None:
+            excess = self.length - marks.low if self.length > marks.high else 0
+            return self._drop(self._oldest(excess))
         if settings.mode == "context" and len(self.entries) > settings.max_units:
             return self._drop(len(self.entries) - settings.max_units)
         return None
@@ -180,17 +213,30 @@ class TurnWindow:
     protected: int = 0
     """Positions of the system message."""
     entries: list[Entry] = field(default_factory=list)
+    retention: Retention | None = None
+    """Takes the place of the two marks."""
+    room: int = 0
+    """Positions that the cache has, for the retention."""
+
+    @property
+    def length(self) -> int:
+        return self.protected + sum(entry.length for entry in self.entries)
+
+    @property
+    def marks(self) -> Marks:
+        if self.retention is not None:
+            return Marks.of(self.retention, self.protected, self.room)
+        return Marks(self.high, self.low)
 
     def slide(self, keep_last: int = 1) -> Slide | None:
         """Return the slide that is due, already counted here; the last turns always stay."""
-        length = self.protected + sum(entry.length for entry in self.entries)
-        if length <= self.high:
-            return None
-        return self._drop(length - self.low, keep_last)
+        marks = self.marks
+        return self._drop(self.length - marks.low, keep_last) if self.length > marks.high else None
 
     def make_room(self, positions: int, keep_last: int = 1) -> Slide | None:
         """Drop the oldest turns so that at least `positions` are freed; raises `ContextFull`."""
-        cut = self._drop(positions, keep_last)
+        excess = 0 if self.retention is None else self.length - self.marks.low
+        cut = self._drop(max(positions, excess), keep_last)
         if cut is None or cut.count < positions:
             raise ContextFull(f"{positions} positions are needed")
         return cut

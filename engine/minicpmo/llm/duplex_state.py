@@ -14,6 +14,7 @@ from enum import Enum
 
 from torch import Tensor
 
+from engine.ipc.protocol import Retention
 from engine.minicpmo.llm.context_window import (
     ContextLimit,
     ContextPolicy,
@@ -50,6 +51,7 @@ class DuplexSettings:
     max_chars: int = RELEASED_UNIT.max_chars
     window: WindowSettings = WindowSettings()
     context_policy: ContextPolicy = "slide"
+    retention: Retention | None = None
     parity: bool = False
     """Report units exactly as the original does, for comparisons. What is fed is the same."""
 
@@ -175,6 +177,8 @@ class DuplexState:
             tuple(suffix),
             tuple(self._tokens.encode(CONTEXT_MARKER)) if context_mode else (),
             self._tokens.special_ids,
+            retention=self.settings.retention,
+            room=self.context.limit,
         )
         self.row = DuplexRow(self.settings.sampling, self.row.draws)
         self.phase = UnitPhase.IDLE
@@ -378,7 +382,9 @@ class DuplexState:
         What the last unit still has to be fed stays so.
         """
         # Drop much at once, and seldom: each time everything that stays is moved.
-        share = self.context.limit // SLIDE_PARTS
+        share, marks = self.context.limit // SLIDE_PARTS, self.window.marks
+        if self.window.retention is not None and marks is not None:
+            share = self.window.length - marks.low
         closed = self.window.entries if self.tail else self.window.entries[:-1]
         spare = sum(entry.length for entry in closed)
         cut = self.window.make_room(max(positions, min(share, spare)))
@@ -391,6 +397,8 @@ class DuplexState:
             self.length += len(self.tail)
             self.window.register(self._tail_entry)
         self.tail, self._tail_entry = [], None
+        # Not before: what was still to be fed was judged by the old one.
+        self.window.retention = self.settings.retention
         assert self.length == self.window.length, f"{self.length}, window {self.window.length}"
 
     def _cut(self) -> None:

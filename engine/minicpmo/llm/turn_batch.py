@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
+from engine.ipc.protocol import Retention
 from engine.minicpmo.llm.batch import Batch, Chosen, Replay
 from engine.minicpmo.llm.context_window import ContextPolicy
 from engine.minicpmo.llm.rows import LONG_ROW, Feed, LlmRows, Piece, cut
@@ -22,9 +23,10 @@ class TurnBatch(Batch[TurnState, TurnRow, ReplyChunk]):
         super().__init__(rows, "turn", tokens.half_duplex_forbidden, replay)
         self._terminators = tokens.half_duplex_terminators
 
-    def set_policy(self, slot: int, policy: ContextPolicy) -> None:
+    def set_policy(self, slot: int, policy: ContextPolicy, retention: Retention | None) -> None:
         """Say what happens once the slot's context is full."""
-        self.sessions[slot].context.policy = policy
+        session = self.sessions[slot]
+        session.context.policy, session.window.retention = policy, retention
 
     def add(self, messages: dict[int, Sequence[Piece]], *, protect: bool = False) -> None:
         """Feed messages in one forward; `protect` marks system messages.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from engine.ipc.protocol import Retention
 from engine.minicpmo.llm.context_window import (
     ContextLimit,
     ContextPolicy,
@@ -131,12 +132,15 @@ class TurnState:
         *,
         window: TurnWindow | None = None,
         context_policy: ContextPolicy = "slide",
+        retention: Retention | None = None,
     ) -> None:
         """`max_context`: positions the session's cache may hold."""
         self._tokens = tokens
         self.draws = Draws(seed)
         self.context = ContextLimit(max_context, context_policy)
-        self.window = replace(window or TurnWindow(), entries=[])
+        self.window = replace(
+            window or TurnWindow(), entries=[], retention=retention, room=max_context
+        )
         self.length = 0
         self.turn_open = False
         """Rows of the newest turn are in the cache and not yet among the window's entries."""

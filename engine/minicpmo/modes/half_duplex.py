@@ -102,6 +102,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             session.seed,
             self._max_context,
             context_policy=session.config.context_policy,
+            retention=session.config.retention,
         )
         self._runner.turns.open(session.slot, state)
         entry = self._entries[session.slot] = TurnEntry(
@@ -115,7 +116,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
     def configure(self, session: Session) -> None:
         """Take new settings from the next reply on; raises `ValueError` for bad ones."""
         session.reply_settings()
-        self._runner.turns.set_policy(session.slot, session.config.context_policy)
+        config = session.config
+        self._runner.turns.set_policy(session.slot, config.context_policy, config.retention)
 
     def refuse_asked(self, session: Session, code: str, reason: str) -> None:
         """Tell the client that nothing comes of what it asked for and has not begun."""

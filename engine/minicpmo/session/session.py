@@ -66,6 +66,7 @@ HONOURS = (
     "turn_detection",
     "max_image_slices",
     "context_policy",
+    "retention",
     "options",
     "temperature",
     "top_p",
@@ -263,6 +264,7 @@ class Session:
             max_tokens=self._unit.max_tokens,
             max_chars=self._unit.max_chars,
             context_policy=self.config.context_policy,
+            retention=self.config.retention,
             window=WindowSettings(self.option("window", "off")),
         )
         return replace(

@@ -31,6 +31,7 @@ from engine.ipc.protocol import (
     RequestRefused,
     ResponseDone,
     ResponseStarted,
+    Retention,
     SessionConfig,
     SessionEnded,
     SessionWarning,
@@ -524,6 +525,22 @@ async def test_a_playout_that_gives_up_ends_the_answer() -> None:
         await it.wait(AudioOut)
         it.heard(1, 100, final=True, interrupted=True)
         assert (await it.wait(ResponseDone)).status == "cancelled"
+
+
+async def test_a_conversation_forgets_as_the_retention_says_also_when_it_changes() -> None:
+    async with scene(SessionConfig(retention=Retention(0.5, 10))) as it:
+        it.session.handle(CreateResponse(SESSION))
+        await it.wait(ResponseDone)
+        history = it.answerer.turns[0].conversation
+
+        def remembered(name: str) -> list[str]:
+            it.session.handle(ItemIn(SESSION, name, "user", (TextPart("x" * 20),)))
+            return [item.ident for item in history.items]
+
+        assert remembered("a")[-1:] == ["a"]
+        assert [remembered("b"), remembered("c")] == [["b"], ["b", "c"]]
+        it.session.handle(UpdateSession(SESSION, SessionConfig()))
+        assert [remembered(name) for name in "def"][-1] == [*"bcdef"]
 
 
 async def test_partial_transcripts_are_passed_on_unless_unwanted() -> None:

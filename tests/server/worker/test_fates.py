@@ -81,9 +81,13 @@ ABILITIES = {
         tool_modes=("full_duplex", "half_duplex", "turn_based"),
         transcribes=True,
         answers_out_of_band=True,
-        honours=frozenset({"speed", "max_output_tokens", "instructions", "tools"}),
+        honours=frozenset({"speed", "max_output_tokens", "instructions", "tools", "retention"}),
     ),
-    "native": Abilities(hears_in_units=True, honours=frozenset({"instructions"})),
+    "native": Abilities(
+        hears_in_units=True,
+        context_tokens=8192,
+        honours=frozenset({"instructions", "context_policy", "retention"}),
+    ),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.ipc import protocol as p
 from server.worker.in_force import without_effect
@@ -127,8 +128,13 @@ def test_engine_that_can_has_it_in_force() -> None:
         ({"tool_choice": {"type": "mcp"}}, "session.tool_choice.type", "unsupported_value"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "session.tool_choice.name", *(
             "invalid_value",)),
-        ({"truncation": {"type": "retention_ratio", "retention_ratio": 0.5}}, *(
-            "session.truncation", "unsupported_value")),
+        ({"truncation": {"type": "retention_ratio", "retention_ratio": 1.5}}, *(
+            "session.truncation.retention_ratio", "invalid_value")),
+        ({"truncation": {"type": "retention_ratio"}}, *(
+            "session.truncation.retention_ratio", "missing_required_parameter")),
+        ({"truncation": {"type": "summary", "retention_ratio": 0.5}}, *(
+            "session.truncation.type", "invalid_value")),
+        ({"truncation": "never"}, "session.truncation", "invalid_value"),
         ({"prompt": {"id": "pmpt_1"}}, "session.prompt", "unsupported_value"),
         ({"output_modalities": ["text", "audio"]}, "session.output_modalities", "invalid_value"),
     ],
@@ -143,6 +149,41 @@ def test_what_cannot_be_is_an_error_that_changes_nothing(
     assert (error["param"], error["code"], error["event_id"]) == (param, code, "e1")
     assert talk.types == ["error"] and talk.to_engine == []
     assert talk.conversation.settings.instructions == ""
+
+
+RETENTION = {"type": "retention_ratio", "retention_ratio": 0.5}
+
+
+def test_retention_ratio_goes_to_the_engine_and_is_shown() -> None:
+    talk = Talk()
+    talk.conversation.abilities = replace(ALL, honours=frozenset({"retention"}))
+    asked = RETENTION | {"token_limits": {"post_instructions": 1000}}
+    update(talk, {"truncation": asked})
+    assert talk.one("session.updated")["session"]["truncation"] == asked
+    config = talk.sent(p.UpdateSession)[-1].config
+    assert (config.retention, config.context_policy) == (p.Retention(0.5, 1000), "slide")
+    update(talk, {"truncation": RETENTION})
+    assert talk.sent(p.UpdateSession)[-1].config.retention == p.Retention(0.5)
+    update(talk, {"truncation": None})
+    assert talk.sent(p.UpdateSession)[-1].config.retention is None
+
+
+@pytest.mark.parametrize("truncation", ["disabled", RETENTION], ids=str)
+def test_truncation_without_effect_is_told_and_not_shown(truncation: Any) -> None:
+    talk = Talk()
+    talk.conversation.abilities = replace(ALL, honours=frozenset())
+    update(talk, {"truncation": truncation})
+    assert talk.one("session.updated")["session"]["truncation"] == "auto"
+    assert told(talk) == ["session.truncation is accepted but has no effect here."]
+
+
+def test_limit_beyond_what_the_model_remembers_is_refused() -> None:
+    talk = Talk()
+    talk.conversation.abilities = replace(ALL, context_tokens=8192)
+    update(talk, {"truncation": RETENTION | {"token_limits": {"post_instructions": 8193}}})
+    error = talk.one("error")["error"]
+    assert error["param"] == "session.truncation.token_limits.post_instructions"
+    assert "8192" in error["message"] and talk.to_engine == []
 
 
 def test_no_tools_may_always_be_asked_for() -> None:

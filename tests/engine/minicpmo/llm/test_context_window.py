@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from engine.ipc.protocol import Retention
 from engine.minicpmo.llm.context_window import (
     ContextFull,
     ContextLimit,
     Cut,
     DuplexWindow,
     Entry,
+    Marks,
     Rebuild,
     TurnWindow,
     WindowSettings,
@@ -83,6 +85,30 @@ def test_turns_go_whole_and_the_last_stays() -> None:
     assert made.slide() is None
     with pytest.raises(ContextFull):
         made.make_room(1)
+
+
+def test_retention_keeps_its_part_of_what_is_behind_the_instructions() -> None:
+    made = window(WindowSettings("context", max_units=1), [10] * 9)
+    made.retention, made.room = Retention(0.5), 100
+    assert made.marks == Marks(100, 8 + 46)
+    assert made.slide() is None
+    made.register(Entry(10))
+    assert made.slide() == Cut(8, 60)
+    made.retention = Retention(0.25, 40)
+    assert made.slide() is None and made.is_due(1)
+    made.register(Entry(1))
+    assert made.slide() == Cut(8, 40) and made.length == 8 + 1
+
+
+def test_retention_of_turns_takes_the_place_of_their_marks() -> None:
+    made = TurnWindow(high=5, low=3, protected=5, entries=[Entry(20), Entry(15), Entry(20)])
+    made.retention, made.room = Retention(0.5), 60
+    assert made.slide() is None
+    assert made.make_room(1) == Cut(5, 35), "as much at once as the ratio says"
+    made.retention = Retention(0.0, 10)
+    assert made.slide() is None, "the last turn stays"
+    made.entries.append(Entry(7))
+    assert made.slide() == Cut(5, 20)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.ipc.protocol import Retention
 from engine.minicpmo.llm.batch import Replay
 from engine.minicpmo.llm.context_window import ContextFull, WindowSettings
 from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
@@ -371,6 +372,34 @@ def test_a_full_context_forgets_without_a_forward_of_its_own(is_ahead: bool) -> 
     assert made > 1 or not is_ahead
     stage.duplex.finalize([0], defer=False)
     assert stage.rows.length(0) == stage.session().window.length
+
+
+def test_a_full_context_keeps_as_much_as_the_retention_says() -> None:
+    stage = Stage(replace(GREEDY, retention=Retention(0.5)), limit=160)
+    window, kept = stage.session().window, 160
+    for _ in range(14):
+        before = window.length
+        stage.unit([LI], defer=True)
+        kept = min(kept, window.length) if window.length < before else kept
+    assert stage.rows.length(0) <= 160
+    share = (160 - window.protected) / 2
+    assert share / 2 < kept - window.protected <= share + 14, "half, and the unit that came"
+
+
+def test_a_retention_that_is_set_later_holds_from_the_next_unit_on() -> None:
+    stage = Stage(GREEDY, limit=400)
+    for _ in range(8):
+        stage.unit([LI], defer=True)
+    window = stage.session().window
+    stage.session().configure(replace(GREEDY, retention=Retention(0.5, 60)))
+    stage.unit([LI], defer=True)
+    assert window.length <= window.protected + 30
+    stage.session().configure(GREEDY)
+    for _ in range(8):
+        stage.unit([LI], defer=True)
+    assert window.length > window.protected + 60
+    stage.duplex.finalize([0], defer=False)
+    assert stage.rows.length(0) == window.length
 
 
 def test_a_session_that_must_not_forget_has_no_room_made_ahead() -> None:

@@ -1,0 +1,49 @@
+"""What of a conversation is kept when it is too long."""
+
+from __future__ import annotations
+
+from engine.builtin.history import MAX_CHARS, MAX_ITEMS, History, Item
+from engine.ipc.protocol import Retention
+
+
+def filled(count: int, chars: int, retention: Retention | None = None) -> History:
+    history = History(retention)
+    for number in range(count):
+        history.add(Item(f"item-{number}", "user", "x" * chars))
+    return history
+
+
+def names(history: History) -> list[str]:
+    return [item.ident for item in history.items]
+
+
+def test_without_a_retention_no_more_goes_than_has_to() -> None:
+    assert len(filled(MAX_ITEMS + 5, 1).items) == MAX_ITEMS
+    assert len(filled(20, MAX_CHARS // 10).items) == 10
+
+
+def test_a_part_of_the_limit_stays() -> None:
+    history = filled(MAX_ITEMS, 1, Retention(0.5))
+    assert len(history.items) == MAX_ITEMS
+    history.add(Item("last", "user", "x"))
+    assert len(history.items) == MAX_ITEMS // 2 and names(history)[-1] == "last"
+    assert len(filled(11, MAX_CHARS // 10, Retention(0.5)).items) == 5
+
+
+def test_a_limit_of_tokens_counts_the_words() -> None:
+    history = filled(10, 40, Retention(0.8, 100))
+    assert names(history) == [f"item-{number}" for number in range(10)]
+    history.add(Item("last", "user", "y" * 4))
+    assert names(history) == [*(f"item-{number}" for number in range(3, 10)), "last"]
+
+
+def test_the_newest_item_stays_whatever_is_asked_for() -> None:
+    history = filled(3, 100, Retention(0.0, 0))
+    assert names(history) == ["item-2"]
+
+
+def test_a_retention_may_change() -> None:
+    history = filled(10, 40)
+    history.retention = Retention(1.0, 50)
+    history.add(Item("last", "user", "y" * 40))
+    assert names(history) == ["item-6", "item-7", "item-8", "item-9", "last"]
