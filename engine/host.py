@@ -86,9 +86,12 @@ class Host:
         endpoint: str,
         slots: int,
         *,
+        on_closed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`on_closed` is told of the end of each session, once its slot is free."""
         self._engine = engine
+        self._on_closed = on_closed
         self.slots = Slots(slots)
         self.stages = Stages()
         unit_ms = engine.welcome(slots).unit_ms or TURN_MS
@@ -242,5 +245,6 @@ class Host:
             log.exception("closing session %s failed", session)
         finally:
             self.slots.release(entry.slot)
+            self._on_closed()
         if ended is not None:
             self._listener.send(peer, ended)

@@ -17,6 +17,7 @@ from engine.gpus import bound_threads, see_only
 from engine.host import Host
 from engine.hub import Fetching, unheard
 from engine.ipc.child_process import Child, LoopLag, process_usage
+from engine.ipc.cycles import CycleCollector
 from engine.ipc.lifeline import OOM_ENGINE, die_with_parent, go_before_parent
 from engine.ipc.logs import log_to
 from engine.ipc.supervision import EngineStats, Ready, WorkerGone
@@ -84,12 +85,13 @@ async def _report(child: Child, engine: Engine, host: Host, lag: LoopLag) -> Non
         )
 
 
-async def _serve(child: Child, engine: Engine, host: Host) -> None:
+async def _serve(child: Child, engine: Engine, host: Host, cycles: CycleCollector) -> None:
     lag = LoopLag()
     async with asyncio.TaskGroup() as tasks:
         background = [
             tasks.create_task(host.run(), name="sweep"),
             tasks.create_task(lag.run(), name="lag"),
+            tasks.create_task(cycles.run(), name="cycles"),
             tasks.create_task(_report(child, engine, host, lag), name="report"),
         ]
         await child.stop.wait()
@@ -114,14 +116,15 @@ async def run(config: EngineConfig) -> int:
         child.fatal(str(error))
         child.close()
         return EXIT_FATAL
-    host = Host(engine, config.endpoint, engine.slots)
+    cycles = CycleCollector()
+    host = Host(engine, config.endpoint, engine.slots, on_closed=cycles.ended)
     hosts.append(host)
     build_ms = (time.monotonic() - started) * 1000
     welcome = engine.welcome(engine.slots)
     child.send(Ready(os.getpid(), host.endpoint, welcome, round(build_ms, 1)))
     failure = ""
     try:
-        await _serve(child, engine, host)
+        await _serve(child, engine, host, cycles)
     except* EngineError as failed:
         failure = str(failed.exceptions[0])
         log.error("no session can be served any more: %s", failure)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import socket
 import sys
-import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +15,7 @@ import msgspec
 import uvloop
 
 from engine.ipc.child_process import Child, LoopLag, process_usage
+from engine.ipc.cycles import CycleCollector
 from engine.ipc.lifeline import OOM_WORKER, die_with_parent, go_before_parent
 from engine.ipc.logs import log_to
 from engine.ipc.supervision import Ready
@@ -64,7 +63,6 @@ log = logging.getLogger(__name__)
 
 VIDEO_THREADS = 2
 END_TIMEOUT_S = 1.0
-COLLECT_EVERY_S = 10.0
 
 
 def ice_settings(media: MediaConfig) -> IceSettings:
@@ -100,7 +98,7 @@ class Worker:
         self._ticker = Ticker()
         self._threads = ThreadPoolExecutor(VIDEO_THREADS, thread_name_prefix="video")
         self._lag = LoopLag()
-        self._collected_at = time.monotonic()
+        self._cycles = CycleCollector()
         self._tasks: asyncio.TaskGroup | None = None
         self._links: EngineLinks | None = None
 
@@ -111,9 +109,7 @@ class Worker:
                 self._tasks = tasks
                 self._links = EngineLinks(self._name, tasks)
                 lag = tasks.create_task(self._lag.run(), name="lag")
-                gc.collect()
-                # What is loaded now stays: collections need not look at it again.
-                gc.freeze()
+                cycles = tasks.create_task(self._cycles.run(), name="cycles")
                 if self._way is not None:
                     asyncio.get_running_loop().add_reader(
                         self._way.fileno(), self._sockets_come, self._way
@@ -125,6 +121,7 @@ class Worker:
                 await self._all_ended()
                 self._links.close()
                 lag.cancel()
+                cycles.cancel()
         finally:
             self._ticker.close()
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -269,16 +266,8 @@ class Worker:
             if session is not None:
                 await session.close()
             self._sessions.pop(place.call_id, None)
-            self._collect()
+            self._cycles.ended()
             self._child.send(CallEnded(place.call_id, reason, turns))
-
-    def _collect(self) -> None:
-        """Free calls that are over: a peer connection is a knot of cycles, which Python would only
-        untie when many have piled up. A millisecond for a dozen calls."""
-        now = time.monotonic()
-        if not self._sessions or now - self._collected_at >= COLLECT_EVERY_S:
-            self._collected_at = now
-            gc.collect()
 
     def _refuse(self, place: PlaceCall | PlaceStream, error: ProtocolError) -> None:
         self._child.send(
