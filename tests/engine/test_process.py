@@ -46,6 +46,22 @@ from tests.waiting import until
 pytestmark = pytest.mark.loopback
 
 START = "from engine.process import main; main()"
+WATCHED = """
+import gc, sys, weakref
+from engine import process
+from engine.builtin.engine import BuiltinEngine
+from engine.ipc import cycles
+gc.disable()
+cycles.COLLECT_AFTER_S = 0.0
+opens = BuiltinEngine.open
+def watched(*about):
+    session = opens(*about)
+    weakref.finalize(session, print, "freed", file=sys.stderr, flush=True)
+    return session
+BuiltinEngine.open = watched
+process.main()
+"""
+"""An engine of which only its own collections free cycles, and which tells when a session is."""
 
 
 class Parent:
@@ -72,9 +88,11 @@ class Parent:
         self.peer = peer
         self.hellos.append(hello)
 
-    async def start(self, parent_pid: int | None = None) -> asyncio.subprocess.Process:
+    async def start(
+        self, parent_pid: int | None = None, program: str = START
+    ) -> asyncio.subprocess.Process:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", START, str(parent_pid or os.getpid())),
+            *(sys.executable, "-c", program, str(parent_pid or os.getpid())),
             stdin=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=ROOT,
@@ -158,6 +176,26 @@ async def test_engine_serves_a_session_and_tells_it_of_the_shutdown(parent: Pare
     ended = SessionEnded("call", "shutdown", "the engine is stopping")
     assert ended in heard
     client.close()
+
+
+async def test_session_that_is_over_is_freed_without_waiting_for_hundreds_of_others(
+    tmp_path: Path,
+) -> None:
+    parent = Parent(tmp_path, kind="builtin")
+    process = await parent.start(program=WATCHED)
+    client = EngineClient((await parent.ready()).endpoint, name="worker-0")
+    await client.connect()
+    heard: list[Any] = []
+    line = await client.open("call", SessionConfig(), on_message=heard.append, on_gone=print)
+    line.send(CreateResponse("call", modalities=("text",)))
+    await until(lambda: any(isinstance(message, ResponseDone) for message in heard))
+    await line.close()
+    assert process.stderr is not None
+    async with asyncio.timeout(20):
+        while (said := await process.stderr.readline()) != b"freed\n":
+            assert said, "the engine ended"
+    client.close()
+    await parent.close()
 
 
 async def test_sigterm_ends_in_order_and_sigint_is_left_to_the_parent(parent: Parent) -> None:
