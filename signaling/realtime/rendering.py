@@ -175,6 +175,7 @@ def response_events(event: ev.SessionEvent, core: SessionCore) -> Iterator[wire.
     match event:
         case ev.ResponseBegan():
             yield wire.ResponseCreated(response=rendered_response(event.response, core))
+            yield wire.RateLimitsUpdated()
         case ev.OutputStarted():
             yield from _output_started(event)
         case ev.WordsReleased():

@@ -256,6 +256,13 @@ class ResponseCreated(ServerEvent, frozen=True, kw_only=True, tag="response.crea
     response: Response
 
 
+class RateLimitsUpdated(ServerEvent, frozen=True, kw_only=True, tag="rate_limits.updated"):
+    """Which limits of requests and tokens hold for the client as a response begins: none."""
+
+    rate_limits: tuple[Json, ...] = ()
+    """Always empty: neither responses nor tokens are counted against a limit here."""
+
+
 class ResponseDoneEvent(ServerEvent, frozen=True, kw_only=True, tag="response.done"):
     """An answer is over; its status says how."""
 

@@ -76,6 +76,7 @@ async def test_events_of_a_spoken_turn_come_in_order(server: Serving, tmp_path: 
         "conversation.item.added",
         "conversation.item.input_audio_transcription.completed",
         "response.created",
+        "rate_limits.updated",
         "response.output_item.added",
         "response.content_part.added",
         "output_audio_buffer.started",

@@ -26,6 +26,7 @@ SPEECH_EVENTS = [
 ]
 BEGIN_EVENTS = [
     "response.created",
+    "rate_limits.updated",
     "response.output_item.added",
     "conversation.item.added",
     "response.content_part.added",
@@ -497,7 +498,7 @@ def test_text_answer_has_text_events_and_no_sound() -> None:
     assert talk.types == [*BEGIN_EVENTS, "response.output_text.delta", "response.output_text.delta"]
     talk.done(1)
     talk.play(20)
-    assert talk.types[6:] == [
+    assert talk.types[7:] == [
         "response.output_text.done",
         "response.content_part.done",
         "response.output_item.done",
@@ -518,7 +519,7 @@ def test_text_answer_that_is_cut_truncates_no_sound() -> None:
         p.TextOut(SESSION, 1, 0, "Good "),
         p.Interrupt(SESSION, 1),
     )
-    assert talk.types[5:] == [
+    assert talk.types[6:] == [
         "response.output_text.done",
         "response.content_part.done",
         "response.output_item.done",

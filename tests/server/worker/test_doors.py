@@ -104,6 +104,7 @@ def test_calls_of_functions_have_the_events_that_clients_act_on() -> None:
     ]
     assert talk.types == [
         "response.created",
+        "rate_limits.updated",
         *(*added, delta, delta, *ended),
         *(*added, delta, *ended),
         "response.done",
@@ -260,7 +261,7 @@ def test_answer_is_told_as_it_is_sent_and_over_when_made() -> None:
     stream = Stream()
     stream.answer()
     words, delta = "response.output_audio_transcript.delta", "response.output_audio.delta"
-    assert stream.types[4:] == [words, delta, delta, words, delta, delta]
+    assert stream.types[5:] == [words, delta, delta, words, delta, delta]
     stream.conversation.hear(p.ResponseDone(SESSION, 1, "completed"))
     assert stream.types[-1] == "response.done" and stream.heard() == []
     assert stream.conversation.active is None

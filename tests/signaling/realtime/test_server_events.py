@@ -78,6 +78,7 @@ EVENTS = [
     ),
     ev.TranscriptionFailed(item_id="item_1", error={"message": "no", "code": "x"}),
     ev.ResponseCreated(response=ev.Response(id="resp_1", status="in_progress")),
+    ev.RateLimitsUpdated(),
     ev.OutputItemAdded(response_id="resp_1", item=ASSISTANT),
     ev.OutputItemDone(response_id="resp_1", item=CALL),
     ev.ContentPartAdded(**CONTENT, part=ev.WirePart(type="audio", transcript="")),
