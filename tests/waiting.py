@@ -9,14 +9,14 @@ from collections.abc import Callable
 POLL_S = 0.005
 
 
-async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], within_s: float = 20.0) -> None:
     """Let the loop run until `condition()`; `within_s` only bounds a test that fails."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - other threads and processes set no event
             await asyncio.sleep(POLL_S)
 
 
-def until_blocking(condition: Callable[[], object], within_s: float = 10.0) -> None:
+def until_blocking(condition: Callable[[], object], within_s: float = 20.0) -> None:
     """The same without an event loop."""
     deadline = time.monotonic() + within_s
     while not condition():

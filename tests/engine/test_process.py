@@ -273,7 +273,7 @@ async def test_engine_dies_with_a_parent_that_was_killed(parent: Parent) -> None
     assert ready.pid == pid and psutil.pid_exists(pid)
     between.kill()
     await between.wait()
-    await until(lambda: not is_alive(pid), within_s=2)
+    await until(lambda: not is_alive(pid), within_s=5)
 
 
 def is_alive(pid: int) -> bool:

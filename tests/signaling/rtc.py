@@ -142,9 +142,3 @@ def without_candidates(sdp: str) -> str:
     lines = sdp.splitlines(keepends=True)
     kept = [x for x in lines if not x.startswith(("a=candidate", "a=end-of-candidates"))]
     return "".join(kept)
-
-
-async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110  any condition, test only
-            await asyncio.sleep(0.01)

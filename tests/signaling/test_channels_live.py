@@ -10,7 +10,8 @@ from aiortc import RTCDataChannel
 
 from signaling.ice import IceSettings
 from signaling.peer import Peer
-from tests.signaling.rtc import Client, Recorder, until
+from tests.signaling.rtc import Client, Recorder
+from tests.waiting import until
 
 LONG_S = 20.0
 

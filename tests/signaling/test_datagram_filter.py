@@ -17,7 +17,8 @@ from signaling.datagram_filter import MAX_PEER_ADDRESSES, MAX_QUEUED_DATAGRAMS, 
 from signaling.ice import IceSettings
 from signaling.peer import Peer
 from signaling.restart import IceRestarts
-from tests.signaling.rtc import Client, Recorder, SilentTrack, until
+from tests.signaling.rtc import Client, Recorder, SilentTrack
+from tests.waiting import until
 
 PEER, STRANGER = ("192.0.2.1", 5000), ("198.51.100.9", 5000)
 CLIENT_HELLO = b"\x16\xfe\xff\0\0\0\0\0\0\0\0\0\x40\x01\0\0\x34\0\0\0\0\0\0\0\x34\xfe\xfd" + bytes(

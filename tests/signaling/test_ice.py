@@ -18,7 +18,8 @@ from signaling.peer import Peer
 from signaling.prepared import prepare_offer
 from signaling.wire import Wire
 from tests.signaling.offers import CHROMIUM_OFFER
-from tests.signaling.rtc import Client, Recorder, SilentTrack, until
+from tests.signaling.rtc import Client, Recorder, SilentTrack
+from tests.waiting import until
 
 Patch = pytest.MonkeyPatch
 
@@ -143,7 +144,7 @@ async def test_abort_closes_the_sockets_and_does_not_freeze_the_loop() -> None:
     transport = hooks.connection._protocols[0].transport
     wire.abort()
     assert transport.is_closing()
-    await asyncio.wait_for(pc.close(), 2)
+    await asyncio.wait_for(pc.close(), 10)
 
 
 @pytest.mark.loopback

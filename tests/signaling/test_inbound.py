@@ -26,8 +26,9 @@ from signaling.association import MAX_STREAMS
 from signaling.ice import IceSettings
 from signaling.inbound import MAX_SOURCES, RETRANSMISSIONS_BURST, Inbound
 from signaling.peer import Peer
-from tests.signaling.rtc import Client, Recorder, until
+from tests.signaling.rtc import Client, Recorder
 from tests.signaling.test_sctp import chunk, packet, parameter
+from tests.waiting import until
 
 pytestmark = pytest.mark.loopback
 

@@ -21,7 +21,8 @@ from signaling.ice import IceSettings
 from signaling.liveness import SILENCE_S
 from signaling.peer import Peer
 from tests.signaling.offers import CHROMIUM_OFFER, only, second_audio, with_codecs, without
-from tests.signaling.rtc import Client, Recorder, SilentTrack, until, without_candidates
+from tests.signaling.rtc import Client, Recorder, SilentTrack, without_candidates
+from tests.waiting import until
 
 SETTINGS = IceSettings()
 
@@ -112,7 +113,7 @@ async def test_bad_offer_is_refused_and_leaves_nothing(offer: str, status: int) 
     assert (caught.value.status, caught.value.param) == (status, "sdp")
     assert listener.reasons == ["no_answer"]
     assert downlink.readyState == "ended"
-    await until(lambda: resources() == before, 1.0)
+    await until(lambda: resources() == before)
 
 
 @pytest.mark.parametrize("method", ["setRemoteDescription", "setLocalDescription"])
@@ -153,7 +154,7 @@ async def test_a_failing_hook_leaves_nothing() -> None:
 
     with pytest.raises(LookupError):
         await peer.answer(CHROMIUM_OFFER, downlink=SilentTrack(), on_receivers=fail)
-    await until(lambda: resources() == before, 1.0)
+    await until(lambda: resources() == before)
 
 
 async def test_fifty_peers_that_never_connect_leave_nothing() -> None:
@@ -172,7 +173,7 @@ async def test_fifty_peers_that_never_connect_leave_nothing() -> None:
     for peer, listener in pairs:
         await peer.close()
         assert listener.reasons == ["connect_timeout"]
-    await until(lambda: resources() == before, 2.0)
+    await until(lambda: resources() == before)
 
 
 async def test_close_is_idempotent_and_ends_a_stuck_connection(
@@ -459,7 +460,7 @@ async def test_twenty_calls_leave_nothing_behind() -> None:
     before = resources()
     for _ in range(20):
         await call()
-    await until(lambda: resources() == before, 2.0)
+    await until(lambda: resources() == before)
     gc.collect()
     # The last one may still be referenced by the loop's bookkeeping.
     assert sum(isinstance(o, aiortc.RTCPeerConnection) for o in gc.get_objects()) <= 2

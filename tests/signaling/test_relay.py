@@ -10,7 +10,7 @@ from aioice.stun import Class, Message
 
 from signaling.ice_servers import parse_url
 from signaling.relay import connect_relay
-from tests.signaling.rtc import until
+from tests.waiting import until
 
 PEER = ("192.0.2.1", 5000)
 RELAYED = ("198.51.100.7", 40_000)

@@ -16,7 +16,8 @@ from signaling.fragment import Credentials, FragmentPart, parse_fragment
 from signaling.ice import IceSettings
 from signaling.peer import ICE_RESTARTS_BURST, ICE_UPDATES_BURST, Peer
 from signaling.restart import IceRestarts
-from tests.signaling.rtc import Client, Recorder, until, without_candidates
+from tests.signaling.rtc import Client, Recorder, without_candidates
+from tests.waiting import until
 
 pytestmark = pytest.mark.loopback
 

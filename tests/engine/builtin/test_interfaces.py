@@ -153,7 +153,7 @@ async def test_a_cut_reply_releases_whoever_waits_for_room() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     reply.cut()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 5)
     num_sent = len(sent)
     reply.on_heard(MAX_AHEAD, final=False)
     reply.push(speech(100))

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import psutil
 import pytest
@@ -19,14 +19,9 @@ from engine.builtin.recogniser import RecogniserPool
 from engine.builtin.utterance import Waits
 from tests import ROOT
 from tests.engine.builtin.rig import say
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  (processes set no event)
-            await asyncio.sleep(0.01)
 
 
 def is_gone(pid: int) -> bool:

