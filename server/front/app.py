@@ -25,7 +25,12 @@ from signaling.http.ice_servers import IceServers
 from signaling.http.proxies import TrustedProxies
 from signaling.http.refusals import explain
 
-PAGES = {"/": "index.html", "/call": "index.html", "/admin": "admin.html"}
+PAGES = {
+    "/": "index.html",
+    "/call": "index.html",
+    "/faq": "faq.html",
+    "/admin": "admin.html",
+}
 CONTENT_TYPES = {
     ".html": "text/html",
     ".css": "text/css",
@@ -40,7 +45,7 @@ SECURITY_HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Permissions-Policy": "camera=(self), microphone=(self), display-capture=()",
+    "Permissions-Policy": "camera=(self), microphone=(self), display-capture=(self)",
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, Route
+from playwright.async_api import Page, Route, expect
 
 from tests.browser.chrome import browse, call, event, events
 from tests.serving import Serving
@@ -23,6 +23,7 @@ SELECTORS = {
     "full_duplex": "#mode-full-duplex",
     "half_duplex": "#mode-half-duplex",
     "turn_based": "#mode-turn-based",
+    "chat": "#mode-chat",
 }
 FIRST_S, EVERY_S, SAID_S = 4.0, 6.0, 2.0
 """When the fake user asks, how often, and how long that takes."""
@@ -73,9 +74,7 @@ async def test_switches_in_a_call_reach_the_server(server: Serving, tmp_path: Pa
             assert await page.is_visible("#push-to-talk") == (mode == "turn_based")
             assert await page.is_visible("#mute") == (mode != "turn_based")
         await page.click("#camera-toggle")
-        await page.wait_for_function(
-            "() => document.getElementById('mode-meaning').textContent.startsWith('Omni')"
-        )
+        await expect(page.locator("#mode-meaning")).to_contain_text("listens and looks")
 
 
 async def test_page_shows_a_mode_that_it_did_not_ask_for(server: Serving, tmp_path: Path) -> None:
@@ -317,14 +316,29 @@ async def test_leaving_the_mode_while_holding_opens_the_microphone(
         assert "input_audio_buffer.commit" not in await kinds(page)
 
 
-async def test_written_call_takes_turns_and_offers_no_talk_button(server: Serving) -> None:
-    async with browse(server.url) as page:
+async def test_who_writes_first_can_speak_later_in_the_same_call(
+    server: Serving, questions: Path
+) -> None:
+    async with browse(server.url, questions) as page:
         await page.click(SELECTORS["half_duplex"])
         await page.fill("#text", "what time is it")
         await page.press("#text", "Enter")
         await answered(page)
-        await wait_pressed(page, "turn_based")
+        await wait_pressed(page, "chat")
         assert await page.is_hidden("#push-to-talk")
-        assert await page.is_disabled(SELECTORS["half_duplex"])
-        await page.click("#hangup")
+        assert await page.evaluate("() => window.omnicall.call.microphone") is None
+        written = await page.evaluate("() => window.omnicall.call.id")
+        await page.click("#mute")
         await wait_pressed(page, "half_duplex")
+        assert await mode_of(page, server) == "half_duplex"
+        heard = await event(page, "conversation.item.input_audio_transcription.completed")
+        assert heard["transcript"] == "what time is it"
+        await answered(page, 2)
+        assert await page.evaluate("() => window.omnicall.call.id") == written
+
+        await page.click(SELECTORS["chat"])
+        await wait_pressed(page, "chat")
+        assert await mode_of(page, server) == "turn_based"
+        assert await page.evaluate("() => window.omnicall.call.microphone") is None
+        await page.click("#hangup")
+        await wait_pressed(page, "chat")

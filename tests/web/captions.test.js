@@ -28,6 +28,17 @@ test('an interrupted answer keeps what was heard and takes no late words', () =>
   assert.deepEqual([row.text, row.status, row.heard_ms], ['One two', 'cut', 640]);
 });
 
+test('an answer that was being played when the call ended was not heard in full', () => {
+  const done = { type: 'response.output_audio_transcript.done', item_id: 'a1', response_id: 'r1', transcript: 'One two three' };
+  const playing = after({ type: 'output_audio_buffer.started', response_id: 'r1' }, said('One two three'), done);
+  playing.finish();
+  assert.equal(playing.list()[0].status, 'cut');
+  const played = after({ type: 'output_audio_buffer.started', response_id: 'r1' }, said('One two three'), done,
+    { type: 'output_audio_buffer.stopped', response_id: 'r1' });
+  played.finish();
+  assert.equal(played.list()[0].status, 'done');
+});
+
 test('an answer cut before its first word never comes back', () => {
   const captions = after(
     { type: 'response.output_item.added', item: { type: 'message', id: 'a1' }, response_id: 'r1' },

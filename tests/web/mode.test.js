@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { Mode } from '../../web/js/mode.js';
+import { CHOICES, Mode, sessionMode } from '../../web/js/mode.js';
 import { MODES, modeOf, settingsOf } from '../../web/lib/modes.js';
 
 test('each mode is found again in the settings that stand for it', () => {
@@ -34,5 +34,18 @@ test('a server that names no mode we know supports all of them', () => {
   mode.support(['half_duplex']);
   assert.deepEqual([mode.supported, mode.chosen], [['half_duplex'], 'half_duplex']);
   mode.support(['telepathy']);
-  assert.deepEqual(mode.supported, MODES);
+  assert.deepEqual(mode.supported, CHOICES);
+});
+
+test('a chat takes turns without a microphone, and is no chat any more once there is one', () => {
+  assert.equal(sessionMode('chat'), 'turn_based');
+  const mode = new Mode();
+  mode.begin('chat');
+  mode.apply({ type: 'session.created', session: settingsOf('turn_based') });
+  assert.deepEqual([mode.now, mode.isTurnBased], ['chat', true]);
+  mode.listenTo(true);
+  assert.equal(mode.now, 'turn_based');
+  mode.end();
+  mode.support(['full_duplex']);
+  assert.deepEqual(mode.supported, ['full_duplex']);
 });

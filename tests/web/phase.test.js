@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import { Countdown } from '../../web/js/countdown.js';
 import { hintOf, isInCall, phaseOf, wordsOf } from '../../web/js/phase.js';
 
 /** @param {Partial<{turn: string, queue: {position: number, eta_s: number|null}}>} [talk] @returns {any} */
@@ -25,11 +26,19 @@ test('a call that is not connected is connecting, whatever its turn says', () =>
 
 test('who waits is told the place and the time as far as they are known', () => {
   const waiting = (/** @type {number|null} */ eta_s) => talking({ queue: { position: 3, eta_s } });
-  const hint = (/** @type {number|null} */ eta_s) => hintOf('queued', /** @type {any} */ ({ talk: waiting(eta_s) }));
+  const hint = (/** @type {number} */ wait_s) => hintOf('queued', /** @type {any} */ ({ wait_s }));
   assert.equal(wordsOf('queued', waiting(null), false), 'Waiting in line: place 3');
-  assert.equal(hint(null), 'The call starts by itself.');
-  assert.equal(hint(42), 'About 45 seconds. The call starts by itself.');
-  assert.equal(hint(121), 'About 3 minutes. The call starts by itself.');
+  assert.equal(hint(0), 'The call starts by itself.');
+  assert.equal(hint(41.2), 'About 42 s left. The call starts by itself.');
+  assert.equal(hint(121), 'About 3 min left. The call starts by itself.');
+  assert.match(hint(1), /^Any moment now/);
+});
+
+test('a wait counts down and stays at one second until it is over', () => {
+  const wait = new Countdown();
+  assert.equal(wait.left_s(0), 0);
+  wait.set(20, 1000);
+  assert.deepEqual([1000, 6000, 60_000].map((now_ms) => wait.left_s(now_ms)), [20, 15, 1]);
 });
 
 test('only idle and ended are outside a call', () => {

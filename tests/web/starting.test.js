@@ -23,8 +23,7 @@ test('who has not called learns that a call would wait', () => {
 });
 
 test('who waits in a call is told of the start instead of a time', () => {
-  const talk = { queue: { position: 1, eta_s: 20 } };
-  const now = (/** @type {any} */ starting) => /** @type {any} */ ({ talk, starting });
+  const now = (/** @type {any} */ starting) => /** @type {any} */ ({ wait_s: 20, starting });
   assert.equal(hintOf('queued', now(loading)), 'The engine is starting: loading the voice, for 01:15. The call starts by itself.');
-  assert.equal(hintOf('queued', now(null)), 'About 20 seconds. The call starts by itself.');
+  assert.equal(hintOf('queued', now(null)), 'About 20 s left. The call starts by itself.');
 });

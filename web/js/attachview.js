@@ -1,6 +1,7 @@
 /** The button and the line beside the text box that hold one file until the message is sent. */
 
 import { byId, setText } from './dom.js';
+import { numberText, t } from './i18n.js';
 
 /** Events: `change` when a file came or went. */
 export class AttachView extends EventTarget {
@@ -34,7 +35,8 @@ export class AttachView extends EventTarget {
   progress(fraction) {
     this.#isBusy = true;
     const percent = Math.floor(fraction * 100);
-    this.#show(`${this.#file?.name ?? ''} · ${percent < 100 ? `${percent} % sent` : 'sent, waiting'}`);
+    const state = percent < 100 ? t('attach.percent', { percent: numberText(percent) }) : t('attach.waiting');
+    this.#show(`${this.#file?.name ?? ''} · ${state}`);
   }
 
   /** @param {boolean} isSent a file that was not stays for another try */

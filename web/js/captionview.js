@@ -1,16 +1,15 @@
 /** Shows captions as a conversation. New words are added as text nodes, so that a screen reader says only these. */
 
 import { make } from './dom.js';
+import { numberText, t, tongue } from './i18n.js';
 
 /** Rows farther than this from the end were scrolled away by the user, who is then left in peace. */
 const NEAR_END_PX = 80;
 
 /** @typedef {import('../lib/captions.js').Caption} Caption */
 
-const SPEAKERS = { user: 'You', assistant: 'Assistant', note: 'Note' };
-
 export class CaptionView {
-  /** @type {WeakMap<Caption, {row: HTMLElement, words: HTMLElement, mark: HTMLElement}>} */ #shown = new WeakMap();
+  /** @type {Map<Caption, {row: HTMLElement, who: HTMLElement, words: HTMLElement, mark: HTMLElement}>} */ #shown = new Map();
 
   /**
    * @param {HTMLElement} list
@@ -25,6 +24,9 @@ export class CaptionView {
       const { row, appended } = /** @type {CustomEvent} */ (event).detail;
       this.#change(row, appended);
     });
+    tongue.addEventListener('change', () => {
+      for (const caption of this.#shown.keys()) this.#dress(caption);
+    });
     captions.addEventListener('removed', (event) => this.#remove(/** @type {CustomEvent} */ (event).detail.row));
   }
 
@@ -32,10 +34,10 @@ export class CaptionView {
   #add(caption) {
     const words = make('span', { class: 'words', text: caption.text });
     const mark = make('span', { class: 'mark' });
-    const who = make('span', { class: 'who', text: SPEAKERS[caption.role] });
-    const row = make('li', { class: 'caption', 'data-role': caption.role }, who, make('p', {}, words, ' ', mark));
+    const who = make('span', { class: 'who', text: t(`speaker.${caption.role}`) });
+    const row = make('div', { class: 'caption', 'data-role': caption.role }, who, make('p', {}, words, ' ', mark));
     if (caption.typed) row.dataset.typed = '';
-    this.#shown.set(caption, { row, words, mark });
+    this.#shown.set(caption, { row, who, words, mark });
     this.#keepEnd(() => this.list.append(row));
     this.#dress(caption);
     this.empty.hidden = true;
@@ -58,6 +60,7 @@ export class CaptionView {
     if (!shown) return;
     shown.row.dataset.status = caption.status;
     shown.row.dataset.empty = String(!caption.text);
+    shown.who.textContent = t(`speaker.${caption.role}`);
     shown.mark.textContent = markOf(caption);
   }
 
@@ -80,11 +83,10 @@ export class CaptionView {
 /** @param {Caption} caption */
 function markOf(caption) {
   if (caption.status === 'cut') {
-    const after = caption.heard_ms ? ` after ${(caption.heard_ms / 1000).toFixed(1)} s` : '';
-    return `— interrupted${after}`;
+    return caption.heard_ms ? t('mark.cut_after', { seconds: numberText(caption.heard_ms / 1000, 1) }) : t('mark.cut');
   }
-  if (caption.status === 'unwritten') return '(spoken)';
-  if (caption.status === 'failed') return caption.text ? '— not finished' : '(not understood)';
+  if (caption.status === 'unwritten') return t('mark.unwritten');
+  if (caption.status === 'failed') return t(caption.text ? 'mark.unfinished' : 'mark.not_understood');
   return '';
 }
 
@@ -92,6 +94,6 @@ function markOf(caption) {
 export function transcriptOf(captions) {
   return captions
     .filter((caption) => caption.text)
-    .map((caption) => `${SPEAKERS[caption.role]}: ${caption.text} ${markOf(caption)}`.trimEnd())
+    .map((caption) => `${t(`speaker.${caption.role}`)}: ${caption.text} ${markOf(caption)}`.trimEnd())
     .join('\n');
 }

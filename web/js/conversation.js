@@ -3,22 +3,38 @@
  * Knows the <audio> element and nothing else of the document.
  *
  * Events: `change` (phase, devices, hints), `figures`, `blocked` {isBlocked} (the browser wants a tap before it plays),
- * `trouble` {DeviceTrouble}, `lost` {kind} (a device in use went away), `ended` {ending, length_s}.
+ * `served` {hasWaited} (there is a session), `trouble` {DeviceTrouble}, `lost` {kind} (a device in use went away),
+ * `ended` {ending, length_s}.
  */
 
 import { AttachmentTrouble, Captions, DeviceTrouble, OmnicallCall, Refusal, partOf } from '../lib/omnicall.js';
+import { Countdown } from './countdown.js';
 import { EventLog } from './debug.js';
 import { Devices } from './devices.js';
 import { Meter, wakeAudio } from './meters.js';
-import { Mode } from './mode.js';
+import { t, tOr } from './i18n.js';
+import { Mode, sessionMode } from './mode.js';
 import { isInCall, isTalking, phaseOf } from './phase.js';
 import { server } from './server.js';
+import { SilenceWatch } from './silence.js';
 import { Talk } from './talk.js';
 import { keepScreenOn, letScreenSleep } from './wakelock.js';
 
 const LEVELS_EVERY_MS = 50;
 /** While an answer is awaited, so that its first sound is timed to about this. */
 const LEVELS_AWAITED_MS = 15;
+
+/** @param {'warning'|'error'} tone @param {string} code @param {string} message the server's @returns {string} in the page's language */
+function noteOf(tone, code, message) {
+  const text = tOr(`note.${code}`, message);
+  return tone === 'error' ? t('note.error', { message: text }) : text;
+}
+
+/** @param {unknown} error */
+function attachmentText(error) {
+  if (error instanceof AttachmentTrouble) return t(`attach.${error.code}`, { limit: error.limit });
+  return error instanceof Refusal ? error.message : '';
+}
 
 export class Conversation extends EventTarget {
   devices = new Devices();
@@ -32,12 +48,17 @@ export class Conversation extends EventTarget {
   /** @type {import('../lib/server.js').Info|null} */ info = null;
   /** @type {Partial<import('../lib/stats.js').Figures>} */ figures = {};
   isMuted = false;
+  isHushed = false;
+  isPaused = false;
+  silence = new SilenceWatch();
   /** The browser may be showing its permission prompt. */
   isAsking = false;
   wasInCall = false;
   /** Grows with each attempt to call and each hang-up: what a late prompt answers to. */
   #attempt = 0;
   #connected_ms = 0;
+  #wait = new Countdown();
+  #hasWaited = false;
   #lastMode = this.mode.now;
 
   /** @param {HTMLAudioElement} audio */
@@ -63,8 +84,18 @@ export class Conversation extends EventTarget {
     return Boolean(this.devices.camera);
   }
 
+  /** @returns {MediaStreamTrack|null} what is shown to the model */
+  get picture() {
+    return this.devices.camera;
+  }
+
   get isTurnBased() {
-    return this.mode.now === 'turn_based';
+    return this.mode.isTurnBased;
+  }
+
+  /** Whether there is a microphone in the call. */
+  get isHeard() {
+    return Boolean(this.call && !this.call.listenOnly);
   }
 
   /** @type {import('./phase.js').Pushing} */
@@ -74,29 +105,36 @@ export class Conversation extends EventTarget {
 
   /** Whether the user has to push to talk, and would be heard. */
   get canTalk() {
-    return this.isTurnBased && isTalking(this.phase) && !this.call?.listenOnly && Boolean(this.devices.microphone);
+    return this.isTurnBased && isTalking(this.phase) && this.isHeard && Boolean(this.devices.microphone);
   }
 
   get connected_s() {
     return this.#connected_ms ? (performance.now() - this.#connected_ms) / 1000 : 0;
   }
 
+  /** What is left of the wait in the queue; 0 if it is not known. */
+  get wait_s() {
+    return this.#wait.left_s(performance.now());
+  }
+
   /** @param {{listenOnly?: boolean}} [how] */
-  async place({ listenOnly = false } = {}) {
+  async place({ listenOnly = this.mode.chosen === 'chat' } = {}) {
     if (this.isInCall) return;
     wakeAudio();
     this.#attempt += 1;
     if (!listenOnly && !(await this.#askMicrophone())) return;
-    this.captions.clear();
+    // What was said before stays to be read.
+    if (this.captions.list().length) this.captions.note(t('note.new_call'));
     this.#renewTalk();
+    this.silence.reset();
     this.wasInCall = true;
     // Who is not heard takes turns: there is no speech whose end could be found.
-    const mode = listenOnly ? 'turn_based' : this.mode.chosen;
+    const mode = listenOnly ? 'chat' : this.mode.chosen;
     this.call = new OmnicallCall({
       server,
       audio: listenOnly ? null : this.devices.microphone,
       video: (this.info?.engine?.video ?? true) && (this.devices.camera ?? 'later'),
-      mode,
+      mode: sessionMode(mode),
       muted: this.isMuted,
       captions: this.captions,
       // People are asked.
@@ -154,18 +192,36 @@ export class Conversation extends EventTarget {
       await call.sendPart(part, file.name, text, onProgress);
     } catch (error) {
       const isOurs = error instanceof AttachmentTrouble || error instanceof Refusal;
-      const reason = (isOurs && error.message) || 'The server cannot be reached.';
-      this.captions.note(`Error: ${file.name} was not sent. ${reason}`);
+      const reason = (isOurs && attachmentText(error)) || t('away.title');
+      this.captions.note(t('attach.not_sent', { name: file.name, reason }));
       return false;
     }
     this.talk.asked(performance.now());
     return true;
   }
 
-  /** @param {import('./mode.js').ModeName} mode for this call, if there is one, and the next ones */
-  chooseMode(mode) {
-    const isNews = this.mode.asked ? mode !== this.mode.asked : mode !== this.mode.now;
-    this.mode.choose(mode, isNews ? this.call?.setMode(mode) : undefined);
+  /** @param {import('./mode.js').Choice} choice for this call, if there is one, and the next ones */
+  async chooseMode(choice) {
+    const { call } = this;
+    if (call && choice !== 'chat' && !this.isHeard && !(await this.openMicrophone())) return;
+    if (this.call !== call) return;
+    if (call && choice === 'chat') await this.#closeMicrophone();
+    const isNews = sessionMode(this.mode.asked ?? this.mode.now) !== sessionMode(choice);
+    this.mode.choose(choice, isNews ? call?.setMode(sessionMode(choice)) : undefined);
+  }
+
+  /** Whoever began in writing wants to be heard. */
+  speak() {
+    const { chosen, supported } = this.mode;
+    return this.chooseMode(chosen === 'chat' ? supported[0] : chosen);
+  }
+
+  /** From now on the conversation is in writing. */
+  async #closeMicrophone() {
+    this.devices.close('microphone');
+    this.userMeter.attach(null);
+    this.mode.listenTo(false);
+    await this.call?.useMicrophone(null).catch(() => {});
   }
 
   #onMode() {
@@ -205,7 +261,10 @@ export class Conversation extends EventTarget {
     return this.#use(async () => {
       const track = await this.devices.open('microphone');
       this.userMeter.attach(track);
-      await this.call?.useMicrophone(track);
+      this.silence.reset();
+      if (!this.call) return;
+      await this.call.useMicrophone(track);
+      this.mode.listenTo(true);
     });
   }
 
@@ -265,7 +324,7 @@ export class Conversation extends EventTarget {
     on('sent', (event) => this.log.add(event, { sent: true }));
     on('message', (event) => this.#onServerEvent(event));
     on('audio', ({ stream }) => this.#onStream(stream));
-    on('notice', ({ tone, message }) => this.captions.note(tone === 'error' ? `Error: ${message}` : message));
+    on('notice', ({ tone, code, message }) => this.captions.note(noteOf(tone, code, message)));
     on('figures', (figures) => {
       this.figures = figures;
       this.#emit('figures', figures);
@@ -295,6 +354,14 @@ export class Conversation extends EventTarget {
     const now_ms = performance.now();
     this.log.add(event);
     this.mode.apply(event);
+    if (event.type === 'session.queued') {
+      this.#wait.set(Number(event.eta_s) || 0, now_ms);
+      this.#hasWaited = true;
+    }
+    if (event.type === 'session.created') {
+      this.#emit('served', { hasWaited: this.#hasWaited });
+      this.#hasWaited = false;
+    }
     // An engine may tell where speech begins and ends also where the button decides it.
     const isAside = this.isTurnBased && /^input_audio_buffer\.speech_/.test(event.type);
     if (!isAside) this.talk.apply(event, now_ms);
@@ -341,6 +408,8 @@ export class Conversation extends EventTarget {
     this.userMeter.read();
     this.assistantMeter.read();
     this.talk.heard(this.assistantMeter.isAudible, performance.now());
+    const isListening = this.isHeard && isTalking(this.phase) && this.userMeter.isRunning && (this.isTurnBased ? this.pushing.isHeld : !this.isMuted);
+    if (this.silence.read(this.userMeter.level_db, isListening, performance.now())) this.#changed();
     this.dispatchEvent(new Event('levels'));
     window.setTimeout(() => this.#readLevels(), this.talk.awaitsSound ? LEVELS_AWAITED_MS : LEVELS_EVERY_MS);
   }

@@ -5,7 +5,7 @@
  */
 
 import { DeviceTrouble, areDevicesAvailable, capture } from '../lib/devices.js';
-import { memory } from './dom.js';
+import { memory } from './memory.js';
 
 /** @typedef {import('../lib/devices.js').Kind} Kind */
 

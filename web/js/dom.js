@@ -1,5 +1,7 @@
 /** Small helpers around the document; text from the server only ever becomes text nodes. */
 
+import { numberText } from './i18n.js';
+
 /**
  * @param {string} id
  * @returns {any} the element; a missing one is a bug of the page
@@ -51,25 +53,5 @@ export function clockText(seconds) {
  * @param {number} [digits]
  */
 export function valueText(value, unit, digits = 0) {
-  return Number.isFinite(value) ? `${Number(value).toFixed(digits)}\u202f${unit}` : '–';
+  return Number.isFinite(value) ? `${numberText(Number(value), digits)}\u202f${unit}` : '–';
 }
-
-/** Settings kept between visits; storage may be forbidden, then they last for the page. */
-export const memory = {
-  /** @param {string} name */
-  read(name) {
-    try {
-      return localStorage.getItem(`omnicall.${name}`) ?? '';
-    } catch {
-      return '';
-    }
-  },
-  /** @param {string} name @param {string} value */
-  write(name, value) {
-    try {
-      localStorage.setItem(`omnicall.${name}`, value);
-    } catch {
-      // Not kept.
-    }
-  },
-};

@@ -1,6 +1,6 @@
 /** Single-key shortcuts. They can be switched off, for people whose speech input or switches send stray letters. */
 
-import { memory } from './dom.js';
+import { memory } from './memory.js';
 
 const TALK = ' ';
 const TYPING = 'input, textarea, select, [contenteditable="true"]';
@@ -16,7 +16,10 @@ const ACTIVATING = 'button, a, summary, [role="button"]';
  * @param {() => void} actions.camera
  * @param {() => void} actions.flip
  * @param {() => void} actions.interrupt
+ * @param {() => void} actions.hush
+ * @param {() => void} actions.pause
  * @param {() => void} actions.write
+ * @param {() => boolean} actions.leave closes what lies over the page; returns false when there was nothing
  * @param {HTMLInputElement} toggle
  */
 export function listenToKeys(actions, toggle) {
@@ -29,6 +32,8 @@ export function listenToKeys(actions, toggle) {
     v: actions.camera,
     f: actions.flip,
     i: actions.interrupt,
+    h: actions.hush,
+    p: actions.pause,
     t: actions.write,
   };
 
@@ -51,6 +56,7 @@ export function listenToKeys(actions, toggle) {
       if (event.key === 'Escape' && target instanceof HTMLElement) target.blur();
       return;
     }
+    if (event.key === 'Escape' && actions.leave()) return;
     if (!toggle.checked) return;
     if (event.key === 'Escape') {
       actions.hangUp();

@@ -15,6 +15,11 @@ export function wakeAudio() {
   if (shared.state === 'suspended') shared.resume().catch(() => {});
 }
 
+/** @returns {AudioContext|null} for sounds of the page itself; null before the first gesture */
+export function audioContext() {
+  return shared;
+}
+
 export class Meter {
   /** @type {AnalyserNode|null} */ #analyser = null;
   /** @type {MediaStreamAudioSourceNode|null} */ #source = null;

@@ -1,31 +1,48 @@
 /** How the two sides take turns: what the user chose, kept between visits, and what the server confirmed in a call. */
 
 import { MODES, modeOf } from '../lib/modes.js';
-import { memory } from './dom.js';
+import { memory } from './memory.js';
 
 /** @typedef {import('../lib/modes.js').ModeName} ModeName */
+/** @typedef {ModeName|'chat'} Choice `chat`: turns in writing, without a microphone */
+
+/** @type {Choice[]} */
+export const CHOICES = [...MODES, 'chat'];
+
+/** @param {Choice} choice @returns {ModeName} what the server is to know of it */
+export function sessionMode(choice) {
+  return choice === 'chat' ? 'turn_based' : choice;
+}
 
 /** Events: `change`. */
 export class Mode extends EventTarget {
   #chosen = memory.read('mode');
   /** @type {ModeName|null} */ #inCall = null;
-  /** @type {{mode: ModeName, eventId: string, before: string}|null} */ #asked = null;
-  /** @type {ModeName[]} */ #supported = MODES;
+  /** Nobody is heard in this call. */
+  #isWritten = false;
+  /** @type {{choice: Choice, eventId: string, before: string}|null} */ #asked = null;
+  /** @type {Choice[]} */ #supported = CHOICES;
 
-  /** @returns {ModeName} what the next call begins with */
+  /** @returns {Choice} what the next call begins with */
   get chosen() {
     const { supported } = this;
-    return supported.find((mode) => mode === this.#chosen) ?? supported[0];
+    return supported.find((choice) => choice === this.#chosen) ?? supported[0];
   }
 
-  /** @returns {ModeName} what holds in the call, or will in the next one */
+  /** @returns {Choice} what holds in the call, or will in the next one */
   get now() {
+    if (this.#isWritten && this.#inCall === 'turn_based') return 'chat';
     return this.#inCall ?? this.chosen;
   }
 
-  /** @returns {ModeName|null} asked for in the call and not yet confirmed */
+  /** Whether nothing is answered but what the user has sent or held the button for. */
+  get isTurnBased() {
+    return sessionMode(this.now) === 'turn_based';
+  }
+
+  /** @returns {Choice|null} asked for in the call and not yet confirmed */
   get asked() {
-    return this.#asked?.mode ?? null;
+    return this.#asked?.choice ?? null;
   }
 
   get supported() {
@@ -34,31 +51,39 @@ export class Mode extends EventTarget {
 
   /** @param {readonly string[]|undefined} names as the server gives them; undefined: it does not say */
   support(names) {
-    const known = MODES.filter((mode) => names?.includes(mode));
-    this.#supported = known.length ? known : MODES;
+    const known = CHOICES.filter((choice) => names?.includes(sessionMode(choice)));
+    this.#supported = known.length ? known : CHOICES;
     this.#changed();
   }
 
   /**
    * The user wants this mode, in this call (`eventId` is of the event that asks for it) or the next one.
-   * @param {ModeName} mode @param {string} [eventId]
+   * @param {Choice} choice @param {string} [eventId]
    */
-  choose(mode, eventId) {
+  choose(choice, eventId) {
     const before = this.#asked?.before ?? this.#chosen;
-    this.#asked = eventId ? { mode, eventId, before } : null;
-    this.#keep(mode);
+    this.#asked = eventId ? { choice, eventId, before } : null;
+    this.#keep(choice);
   }
 
-  /** A call begins in this mode. @param {ModeName} mode */
-  begin(mode) {
-    this.#inCall = mode;
+  /** A call begins in this mode. @param {Choice} choice */
+  begin(choice) {
+    this.#inCall = sessionMode(choice);
+    this.#isWritten = choice === 'chat';
     this.#asked = null;
+    this.#changed();
+  }
+
+  /** @param {boolean} isHeard whether there is a microphone in this call */
+  listenTo(isHeard) {
+    this.#isWritten = !isHeard;
     this.#changed();
   }
 
   end() {
     this.#inCall = null;
     this.#asked = null;
+    this.#isWritten = false;
     this.#changed();
   }
 
@@ -66,7 +91,8 @@ export class Mode extends EventTarget {
   apply(event) {
     if (event.type === 'session.created' || event.type === 'session.updated') {
       this.#inCall = modeOf(event.session) ?? this.#inCall;
-      if (event.type === 'session.updated' && this.#inCall === this.asked) this.#asked = null;
+      const isConfirmed = this.#asked && sessionMode(this.#asked.choice) === this.#inCall;
+      if (event.type === 'session.updated' && isConfirmed) this.#asked = null;
       this.#changed();
     } else if (event.type === 'error' && this.#asked && event.error?.event_id === this.#asked.eventId) {
       const { before } = this.#asked;

@@ -1,44 +1,36 @@
 /** The mode selector: one button per mode, and what the pressed one means. */
 
-import { MODES } from '../lib/modes.js';
 import { byId, setText } from './dom.js';
+import { t } from './i18n.js';
+import { CHOICES } from './mode.js';
 
-/** @typedef {import('./mode.js').ModeName} ModeName */
-
-/** @type {Record<ModeName, string>} */
-const MEANINGS = {
-  full_duplex: 'The model decides when to speak.',
-  half_duplex: 'Answers when you stop speaking.',
-  turn_based: 'Answers what you send, spoken or written.',
-};
-const OMNI = 'Omni: sees, hears, decides when to speak.';
-const NOT_HEARD = 'No microphone: answers what you write.';
+/** @typedef {import('./mode.js').Choice} Choice */
 
 export class ModeView {
-  /** @type {Map<ModeName, any>} */ #buttons = new Map();
+  /** @type {Map<Choice, any>} */ #buttons = new Map();
 
-  /** @param {(mode: ModeName) => void} onChoice */
+  /** @param {(choice: Choice) => void} onChoice */
   constructor(onChoice) {
-    for (const mode of MODES) {
-      const button = byId(`mode-${mode.replace('_', '-')}`);
-      button.addEventListener('click', () => onChoice(mode));
-      this.#buttons.set(mode, button);
+    for (const choice of CHOICES) {
+      const button = byId(`mode-${choice.replace('_', '-')}`);
+      button.addEventListener('click', () => onChoice(choice));
+      this.#buttons.set(choice, button);
     }
   }
 
   /**
    * @param {import('./mode.js').Mode} mode
-   * @param {{hasCamera: boolean, listenOnly: boolean}} now
+   * @param {boolean} hasPicture something is shown to the model
    */
-  show(mode, { hasCamera, listenOnly }) {
-    for (const [name, button] of this.#buttons) {
-      const isSupported = mode.supported.includes(name);
-      button.setAttribute('aria-pressed', String(name === mode.now));
-      button.setAttribute('aria-busy', String(name === mode.asked));
-      button.disabled = !isSupported || (listenOnly && name !== 'turn_based');
-      button.title = isSupported ? '' : 'This engine does not have this mode.';
+  show(mode, hasPicture) {
+    for (const [choice, button] of this.#buttons) {
+      const isSupported = mode.supported.includes(choice);
+      button.setAttribute('aria-pressed', String(choice === mode.now));
+      button.setAttribute('aria-busy', String(choice === mode.asked));
+      button.disabled = !isSupported;
+      button.title = isSupported ? t(`meaning.${choice}`) : t('mode.lacking');
     }
-    const isOmni = hasCamera && mode.now === 'full_duplex';
-    setText(byId('mode-meaning'), listenOnly ? NOT_HEARD : isOmni ? OMNI : MEANINGS[mode.now]);
+    setText(byId('mode-meaning'), t(hasPicture && mode.now === 'full_duplex' ? 'meaning.omni' : `meaning.${mode.now}`));
+    /** @type {HTMLElement} */ (document.querySelector('main')).dataset.mode = mode.now;
   }
 }

@@ -1,17 +1,21 @@
-/** The panel that shows one problem at a time. */
+/** The panel that shows one problem at a time, in the language of the page. */
 
 import { make, setText } from './dom.js';
+import { numberText, t, tongue } from './i18n.js';
 
 /** @typedef {import('./problems.js').Problem} Problem */
 
 export class Notice extends EventTarget {
   /** @type {Problem|null} */ #shown = null;
+  /** @type {(() => Problem)|null} */ #tell = null;
   #timer = 0;
+  #until_ms = 0;
 
   /** @param {HTMLElement} panel emits `action` {id} here when one is pressed */
   constructor(panel) {
     super();
     this.panel = panel;
+    tongue.addEventListener('change', () => this.#tell && this.#build(this.#tell()));
   }
 
   /** @returns {Problem|null} */
@@ -19,9 +23,24 @@ export class Notice extends EventTarget {
     return this.#shown;
   }
 
-  /** @param {Problem} problem */
-  show(problem) {
+  /** @param {() => Problem} tell says it in the language of the moment */
+  show(tell) {
     this.hide();
+    this.#tell = tell;
+    const problem = tell();
+    this.#until_ms = performance.now() + (problem.retryAfter_s ?? 0) * 1000;
+    this.#build(problem);
+  }
+
+  hide() {
+    clearInterval(this.#timer);
+    this.#shown = this.#tell = null;
+    this.panel.hidden = true;
+    this.panel.replaceChildren();
+  }
+
+  /** @param {Problem} problem */
+  #build(problem) {
     this.#shown = problem;
     const { panel } = this;
     panel.dataset.tone = problem.tone;
@@ -35,15 +54,7 @@ export class Notice extends EventTarget {
       make('div', { class: 'actions' }, ...buttons, wait),
     );
     panel.hidden = false;
-    panel.scrollIntoView?.({ block: 'nearest' });
-    if (problem.retryAfter_s) this.#countDown(wait, problem.retryAfter_s);
-  }
-
-  hide() {
-    clearInterval(this.#timer);
-    this.#shown = null;
-    this.panel.hidden = true;
-    this.panel.replaceChildren();
+    if (problem.retryAfter_s) this.#countDown(wait);
   }
 
   /** @param {{id: string, label: string}} action @param {boolean} isFirst */
@@ -53,12 +64,12 @@ export class Notice extends EventTarget {
     return button;
   }
 
-  /** @param {Element} place @param {number} seconds */
-  #countDown(place, seconds) {
-    const until_ms = performance.now() + seconds * 1000;
+  /** @param {Element} place */
+  #countDown(place) {
+    clearInterval(this.#timer);
     const tell = () => {
-      const left_s = Math.ceil((until_ms - performance.now()) / 1000);
-      setText(place, left_s > 0 ? `The server suggests waiting ${left_s} s` : 'You can try now');
+      const left_s = Math.ceil((this.#until_ms - performance.now()) / 1000);
+      setText(place, left_s > 0 ? t('busy.wait', { seconds: numberText(left_s) }) : t('busy.now'));
       if (left_s <= 0) clearInterval(this.#timer);
     };
     // Told once by the panel, not each second.

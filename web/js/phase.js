@@ -1,35 +1,11 @@
 /** What the page says about where the call stands. */
 
+import { numberText, t } from './i18n.js';
 import { waitText } from './starting.js';
 
-/** @typedef {'idle'|'permission'|'connecting'|'queued'|'listening'|'hearing'|'thinking'|'speaking'|'interrupted'|'reconnecting'|'ended'} Phase */
+/** @typedef {'idle'|'permission'|'connecting'|'queued'|'listening'|'hearing'|'thinking'|'speaking'|'interrupted'|'paused'|'reconnecting'|'ended'} Phase */
 
 /** @typedef {Pick<import('../lib/pushtotalk.js').PushToTalk, 'isHeld'|'isOpen'|'wasTooShort'>} Pushing to talk */
-
-/** @type {Record<Phase, string>} */
-const WORDS = {
-  idle: 'Ready to call',
-  permission: 'Allow the microphone…',
-  connecting: 'Connecting…',
-  queued: 'Waiting in line',
-  listening: 'Listening',
-  hearing: 'Hearing you',
-  thinking: 'Thinking…',
-  speaking: 'Speaking',
-  interrupted: 'Interrupted',
-  reconnecting: 'Reconnecting…',
-  ended: 'Call ended',
-};
-
-const YOUR_TURN = 'Your turn';
-
-/** @type {Partial<Record<Phase, string>>} */
-const HINTS = {
-  idle: 'Press Call and speak, or write a message.',
-  permission: 'The browser is asking whether this page may hear you.',
-  interrupted: 'Go on, it is your turn.',
-  reconnecting: 'The network dropped out. Please stay, this often mends itself.',
-};
 
 /**
  * @param {Object} now
@@ -37,13 +13,15 @@ const HINTS = {
  * @param {import('./talk.js').Talk} now.talk
  * @param {boolean} now.isAsking for a device, before a call
  * @param {boolean} now.wasInCall
+ * @param {boolean} [now.isPaused]
  * @returns {Phase}
  */
-export function phaseOf({ call, talk, isAsking, wasInCall }) {
+export function phaseOf({ call, talk, isAsking, wasInCall, isPaused }) {
   if (isAsking) return 'permission';
   if (!call) return wasInCall ? 'ended' : 'idle';
   if (call.state === 'ended' || call.state === 'reconnecting') return call.state;
   if (call.state !== 'connected' || talk.turn === 'starting') return 'connecting';
+  if (isPaused && talk.turn !== 'queued') return 'paused';
   return talk.turn;
 }
 
@@ -54,46 +32,56 @@ export function phaseOf({ call, talk, isAsking, wasInCall }) {
  * @param {boolean} [isStarting] no engine is ready
  */
 export function wordsOf(phase, talk, isTurnBased, isStarting = false) {
-  if (phase === 'idle' && isStarting) return 'Not ready yet';
+  if (phase === 'idle' && isStarting) return t('phase.starting');
   // Nothing is listened to until the user takes the word.
-  if (phase === 'listening' && isTurnBased) return YOUR_TURN;
-  if (phase !== 'queued' || !talk.queue.position) return WORDS[phase];
-  return `${WORDS.queued}: place ${talk.queue.position}`;
+  if (phase === 'listening' && isTurnBased) return t('phase.your_turn');
+  if (phase !== 'queued' || !talk.queue.position) return t(`phase.${phase}`);
+  return t('phase.place', { place: numberText(talk.queue.position) });
 }
+
+/** Phases whose hint is always the same. */
+const HINTED = ['idle', 'permission', 'interrupted', 'reconnecting', 'paused'];
 
 /**
  * @param {Phase} phase
  * @param {Object} now
  * @param {import('./talk.js').Talk} now.talk
- * @param {boolean} now.isTurnBased
+ * @param {import('./mode.js').Choice} now.mode
  * @param {boolean} now.isMuted
- * @param {boolean} now.listenOnly
- * @param {boolean} now.hasCamera
+ * @param {boolean} now.isHushed
+ * @param {boolean} now.isMicrophoneSilent nothing at all came from it for seconds
+ * @param {boolean} now.hasPicture
  * @param {Pushing} now.pushing
+ * @param {number} [now.wait_s] what is left of the wait in the queue
  * @param {import('./starting.js').Starting|null} [now.starting] while no engine is ready
  */
-export function hintOf(phase, { talk, isTurnBased, isMuted, listenOnly, hasCamera, pushing, starting }) {
-  if (phase === 'idle' && starting) return 'A call waits in line until the engine is ready.';
+export function hintOf(phase, { talk, mode, isMuted, isHushed, isMicrophoneSilent, hasPicture, pushing, wait_s = talk?.queue.eta_s, starting }) {
+  if (phase === 'idle' && starting) return t('hint.starting');
   if (phase === 'queued' && starting) return waitText(starting);
-  if (phase === 'queued') return talk.queue.eta_s ? `About ${roundedWait(talk.queue.eta_s)}. The call starts by itself.` : 'The call starts by itself.';
-  if (HINTS[phase]) return HINTS[phase];
+  if (phase === 'queued') return queueHint(wait_s);
+  if (phase === 'idle' && mode === 'chat') return t('hint.idle_chat');
+  if (HINTED.includes(phase)) return t(`hint.${phase}`);
   if (phase === 'connecting' || phase === 'ended') return '';
-  if (listenOnly) return 'Without microphone: write, and hear the answer.';
-  if (isTurnBased) return pushing.isHeld ? 'Let go to get the answer.' : turnHint(phase, pushing.wasTooShort);
-  if (isMuted) return 'You are muted.';
-  return hasCamera && phase === 'listening' ? 'It can see your camera.' : '';
+  if (mode === 'chat') return t('hint.chat');
+  if (mode === 'turn_based') return pushing.isHeld ? t('hint.let_go') : turnHint(phase, pushing.wasTooShort);
+  if (isMuted) return t('hint.muted');
+  if (isMicrophoneSilent) return t('hint.silent');
+  if (isHushed) return t('hint.hushed');
+  return hasPicture && phase === 'listening' ? t('hint.seen') : '';
 }
 
 /** @param {Phase} phase @param {boolean} wasTooShort */
 function turnHint(phase, wasTooShort) {
   if (phase !== 'listening') return '';
-  return wasTooShort ? 'Hold it for as long as you speak.' : 'Hold to talk, or write.';
+  return t(wasTooShort ? 'hint.too_short' : 'hint.turn');
 }
 
-/** @param {number} seconds */
-function roundedWait(seconds) {
-  if (seconds < 90) return `${Math.max(5, Math.ceil(seconds / 5) * 5)} seconds`;
-  return `${Math.ceil(seconds / 60)} minutes`;
+/** @param {number} wait_s 0: the server does not say */
+function queueHint(wait_s) {
+  if (!wait_s) return t('hint.queued');
+  if (wait_s < 3) return t('hint.queued_soon');
+  if (wait_s < 90) return t('hint.queued_seconds', { seconds: numberText(Math.ceil(wait_s)) });
+  return t('hint.queued_minutes', { minutes: numberText(Math.ceil(wait_s / 60)) });
 }
 
 /** @param {Phase} phase */

@@ -1,10 +1,12 @@
 /** The microphone, camera and loudspeaker selectors. */
 
-import { byId, make, memory } from './dom.js';
+import { byId, make } from './dom.js';
+import { t, tongue } from './i18n.js';
+import { memory } from './memory.js';
 
 /** @typedef {import('./devices.js').Devices} Devices */
 
-const NOUNS = { audioinput: 'Microphone', videoinput: 'Camera', audiooutput: 'Loudspeaker' };
+const NOUNS = { audioinput: 'device.microphone', videoinput: 'device.camera', audiooutput: 'device.speaker' };
 
 export class Selectors {
   /**
@@ -27,6 +29,7 @@ export class Selectors {
       this.useSpeaker();
     });
     devices.addEventListener('list', () => this.fill());
+    tongue.addEventListener('change', () => this.fill());
     this.fill();
   }
 
@@ -58,13 +61,12 @@ export class Selectors {
  * @param {string} chosen
  */
 function fillSelect(select, choices, chosen) {
-  const noun = choices.length ? NOUNS[choices[0].kind].toLowerCase() : '';
   // Before permission browsers give neither names nor ids.
   const named = choices.filter((device) => device.deviceId);
   const options = named.map((device, index) =>
-    make('option', { value: device.deviceId, text: device.label || `${NOUNS[device.kind]} ${index + 1}` }));
+    make('option', { value: device.deviceId, text: device.label || `${t(NOUNS[device.kind])} ${index + 1}` }));
   if (!named.some((device) => device.deviceId === 'default')) {
-    options.unshift(make('option', { value: '', text: choices.length ? `Default ${noun}` : 'None found' }));
+    options.unshift(make('option', { value: '', text: t(choices.length ? 'device.default' : 'device.none') }));
   }
   select.replaceChildren(...options);
   select.disabled = choices.length === 0;

@@ -1,22 +1,42 @@
 /** What the pages say about an engine that is still starting. */
 
 import { clockText } from './dom.js';
+import { numberText, t } from './i18n.js';
 
 /** @typedef {import('../lib/server.js').Starting} Starting */
 
+/** How the server's words for a step begin, and ours; what follows are names and numbers. */
+const STEPS = [
+  ['loading the program', 'step.program'],
+  ['loading the speech synthesiser', 'step.synthesiser'],
+  ['loading the speech recogniser', 'step.recogniser'],
+  ['loading the language model', 'step.language_model'],
+  ['loading the encoders', 'step.encoders'],
+  ['loading the voice', 'step.voice'],
+  ['loading weights', 'step.weights'],
+  ['warming up', 'step.warming_up'],
+  ['downloading', 'step.downloading'],
+];
+
+/** @param {string} doing */
+function wordsOf(doing) {
+  const [begin, key] = STEPS.find(([words]) => doing.startsWith(words)) ?? ['', ''];
+  return key ? t(key) + doing.slice(begin.length) : doing;
+}
+
 /** @param {Starting} starting what is being done, how far it is, and since when */
 export function stepOf({ doing, percent, step_s }) {
-  const far = percent === null || percent === undefined ? '' : `, ${percent} %`;
-  const since = step_s >= 1 ? `, for ${clockText(step_s)}` : '';
-  return `${doing}${far}${since}`;
+  const far = percent === null || percent === undefined ? '' : t('start.far', { percent: numberText(percent) });
+  const since = step_s >= 1 ? t('start.since', { time: clockText(step_s) }) : '';
+  return `${wordsOf(doing)}${far}${since}`;
 }
 
 /** @param {Starting} starting */
 export function startText(starting) {
-  return `The engine is starting: ${stepOf(starting)}.`;
+  return t('start.text', { step: stepOf(starting) });
 }
 
 /** @param {Starting} starting said to who waits in a call */
 export function waitText(starting) {
-  return `The engine is starting: ${stepOf(starting)}. The call starts by itself.`;
+  return t('start.wait', { step: stepOf(starting) });
 }

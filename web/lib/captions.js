@@ -22,6 +22,8 @@ const MAX_SILENCED = 50;
 
 export class Captions extends EventTarget {
   /** @type {Caption[]} */ #rows = [];
+  /** Ids of responses whose sound is being played. */
+  #playing = new Set();
   /** Ids of answers cut before a word was heard: their late events must not bring them back. */
   #silenced = /** @type {string[]} */ ([]);
   #notes = 0;
@@ -49,10 +51,13 @@ export class Captions extends EventTarget {
   /** No more events will come. */
   finish() {
     for (const row of [...this.#rows]) {
-      if (row.status !== 'growing') continue;
+      // All of its words may be known while its sound is still being played.
+      const isPlaying = row.status === 'done' && this.#playing.has(row.responseId);
+      if (row.status !== 'growing' && !isPlaying) continue;
       if (row.text) this.#close(row, row.role === 'assistant' ? 'cut' : 'done');
       else this.#remove(row);
     }
+    this.#playing.clear();
   }
 
   /** @param {any} event of the server */
@@ -89,13 +94,18 @@ export class Captions extends EventTarget {
       case 'response.output_text.done':
         this.#onTranscript(this.#row(event.item_id, 'assistant', event.response_id), event.transcript ?? event.text);
         break;
+      case 'output_audio_buffer.started':
+        this.#playing.add(event.response_id);
+        break;
       case 'output_audio_buffer.cleared':
+        this.#playing.delete(event.response_id);
         this.#cut((row) => row.responseId === event.response_id);
         break;
       case 'conversation.item.truncated':
         this.#cut((row) => row.id === event.item_id, event.audio_end_ms);
         break;
       case 'output_audio_buffer.stopped':
+        this.#playing.delete(event.response_id);
         this.#onPlayed(event.response_id);
         break;
       case 'response.done':

@@ -36,7 +36,7 @@ export class Link extends EventTarget {
    * @param {Object} options
    * @param {import('./server.js').Server} options.server
    * @param {RTCIceServer[]} options.iceServers
-   * @param {MediaStreamTrack|null} options.microphone null: it only listens
+   * @param {MediaStreamTrack|null} options.microphone null: may come later, without renegotiation
    * @param {MediaStreamTrack|null} options.camera null: may come later, without renegotiation
    * @param {boolean} options.video whether to offer a video line at all
    * @param {Record<string, any>} options.session settings for the server
@@ -90,9 +90,11 @@ export class Link extends EventTarget {
       if (track.kind === 'audio') this.#emit('audio', { stream: streams[0] ?? new MediaStream([track]) });
     });
     this.#openChannel(pc.createDataChannel('oai-events'));
-    this.#audioSender = this.microphone
-      ? pc.addTransceiver(this.microphone, { direction: 'sendrecv', streams: [new MediaStream([this.microphone])] }).sender
-      : (pc.addTransceiver('audio', { direction: 'recvonly' }), null);
+    // Without a microphone nothing is sent, but one may come later without renegotiation.
+    this.#audioSender = pc.addTransceiver(this.microphone ?? 'audio', {
+      direction: 'sendrecv',
+      streams: this.microphone ? [new MediaStream([this.microphone])] : [],
+    }).sender;
     if (this.video) {
       const options = /** @type {RTCRtpTransceiverInit} */ ({ direction: 'sendonly', sendEncodings: [VIDEO_ENCODING] });
       this.#videoSender = pc.addTransceiver(this.camera ?? 'video', options).sender;

@@ -49,7 +49,8 @@ const MAX_UNTOLD = 16;
  * @property {Server} [server] instead of `url` and `key`
  * @property {ModeName} [mode] how the two sides take turns; the server's choice otherwise
  * @property {Record<string, any>} [session] settings as of `session.update`
- * @property {Source} [audio] true (the system's microphone) if left out; false places a call that only listens
+ * @property {Source} [audio] true (the system's microphone) if left out; false places a call that only listens until
+ *   `useMicrophone`
  * @property {Source|'later'} [video] 'later' if left out: a camera may come in the call; false: never
  * @property {boolean} [muted]
  * @property {RTCIceServer[]} [iceServers] those that the server hands out otherwise
@@ -81,6 +82,7 @@ export class OmnicallCall extends EventTarget {
   /** @type {(end: Ending|null) => void} */ #settle = () => {};
   /** @type {Promise<Ending|null>} null once there is a session */ #served = this.#newServed();
   #isMuted;
+  #isUnheard;
   captions;
   pushToTalk = new PushToTalk();
   /** The session as the server last told it. @type {Record<string, any>|null} */ session = null;
@@ -96,6 +98,7 @@ export class OmnicallCall extends EventTarget {
     const first = { type: 'realtime', output_modalities: ['audio'], ...(options.mode && settingsOf(options.mode)) };
     this.#settings = new Settings(merged(first, options.session ?? {}));
     this.#isMuted = options.muted ?? false;
+    this.#isUnheard = options.audio === false || options.audio === null;
     this.captions = options.captions ?? new Captions();
     this.#bindPushToTalk();
     this.#sources.addEventListener('lost', (event) => this.#onLost(/** @type {CustomEvent} */ (event).detail.kind));
@@ -124,8 +127,9 @@ export class OmnicallCall extends EventTarget {
     return this.#sources.camera;
   }
 
+  /** No microphone was given yet; `useMicrophone` may still do it. */
   get listenOnly() {
-    return this.#options.audio === false || this.#options.audio === null;
+    return this.#isUnheard;
   }
 
   get isMuted() {
@@ -270,6 +274,7 @@ export class OmnicallCall extends EventTarget {
   /** @param {Source} source in place of the microphone in use; raises `DeviceTrouble` */
   async useMicrophone(source) {
     const track = await this.#sources.use('microphone', source);
+    this.#isUnheard = !track;
     this.#openEar();
     await this.#link?.replaceMicrophone(track);
   }
