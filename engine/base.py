@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from engine.ipc.protocol import FromEngine, SessionConfig, SessionMessage, Welcome
+from engine.ipc.supervision import VoiceReport
 
 Send = Callable[[FromEngine], None]
 """Put a message of a session on its link. Never blocks; call it on the event loop only."""
@@ -47,6 +48,24 @@ class Engine(Protocol):
         """
 
     async def close(self) -> None: ...
+
+
+TellVoice = Callable[[VoiceReport], object]
+"""Called on the event loop, once for each voice that is to be kept."""
+
+
+@runtime_checkable
+class VoiceTaker(Protocol):
+    """An engine that speaks with uploaded voices, where its `Welcome.takes_voices` says so."""
+
+    def keep_voice(self, voice: str, sound: bytes, tell: TellVoice) -> None:
+        """Prepare a voice of a WAV file when there is time; until then its id is not known."""
+
+    def drop_voice(self, voice: str) -> None:
+        """Give nobody this voice any more; sessions that speak with it keep it."""
+
+    def default_voice(self, voice: str) -> None:
+        """Give this voice to who names none; empty: the engine's own choice."""
 
 
 class EngineError(Exception):

@@ -88,6 +88,15 @@ class MiniCpmoConfig(Struct, frozen=True, forbid_unknown_fields=True):
     voice: Annotated[
         str, Meta(description="Default voice: a name or a recording's path; empty: the first.")
     ] = ""
+    voice_seconds: Annotated[
+        float,
+        Meta(
+            ge=3,
+            le=20,
+            description="Of an uploaded voice's recording, how much the sound is made from, s; "
+            "what a session takes of the GPU's memory grows with it.",
+        ),
+    ] = 10.0
     flow_steps: Annotated[
         int, Meta(ge=1, le=16, description="Steps of the speech flow: more is finer and slower.")
     ] = 5
@@ -109,6 +118,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Which GPU the native engine takes, among those CUDA shows; None: the first."""
     model: str = ""
     script: str = ""
+    voice_cache: str = ""
+    """Folder of what was prepared of uploaded voices; empty: nothing is kept."""
     builtin: BuiltinConfig = BuiltinConfig()
     minicpmo: MiniCpmoConfig = MiniCpmoConfig()
     log_level: LogLevel = "info"

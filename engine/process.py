@@ -11,7 +11,7 @@ import time
 import msgspec
 import uvloop
 
-from engine.base import Engine, EngineError
+from engine.base import Engine, EngineError, VoiceTaker
 from engine.config import EngineConfig
 from engine.gpus import bound_threads, see_only
 from engine.host import Host
@@ -20,7 +20,15 @@ from engine.ipc.child_process import Child, LoopLag, process_usage
 from engine.ipc.cycles import CycleCollector
 from engine.ipc.lifeline import OOM_ENGINE, die_with_parent, go_before_parent
 from engine.ipc.logs import log_to
-from engine.ipc.supervision import EngineStats, Ready, WorkerGone
+from engine.ipc.supervision import (
+    DefaultVoice,
+    DropVoice,
+    EngineStats,
+    KeepVoice,
+    Ready,
+    VoiceReport,
+    WorkerGone,
+)
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +65,9 @@ def build(config: EngineConfig, fetching: Fetching = unheard) -> Engine:
                     f"the minicpmo engine needs more packages ({error.name} is missing): "
                     "pip install 'omnicall[minicpmo]'"
                 ) from error
-            return MiniCpmoEngine(config.model, config.slots, config.minicpmo, fetching)
+            return MiniCpmoEngine(
+                config.model, config.slots, config.minicpmo, fetching, config.voice_cache
+            )
 
 
 async def _report(child: Child, engine: Engine, host: Host, lag: LoopLag) -> None:
@@ -99,14 +109,35 @@ async def _serve(child: Child, engine: Engine, host: Host, cycles: CycleCollecto
             task.cancel()
 
 
+NO_VOICES = "This engine speaks with its own voices only."
+
+
+def _voice(child: Child, engine: Engine, message: KeepVoice | DropVoice | DefaultVoice) -> None:
+    """Carry out what the supervisor says of uploaded voices."""
+    if not isinstance(engine, VoiceTaker):
+        if isinstance(message, KeepVoice):
+            child.send(VoiceReport(message.voice, "unsupported", NO_VOICES))
+        return
+    match message:
+        case KeepVoice():
+            engine.keep_voice(message.voice, message.sound, child.send)
+        case DropVoice():
+            engine.drop_voice(message.voice)
+        case DefaultVoice():
+            engine.default_voice(message.voice)
+
+
 async def run(config: EngineConfig) -> int:
     """Serve until told to stop; returns the exit code."""
     started = time.monotonic()
     hosts: list[Host] = []
 
-    def told(message: WorkerGone) -> None:
+    def told(message: WorkerGone | KeepVoice | DropVoice | DefaultVoice) -> None:
         for host in hosts:
-            host.worker_gone(message.name)
+            if isinstance(message, WorkerGone):
+                host.worker_gone(message.name)
+            else:
+                _voice(child, engine, message)
 
     child = Child(config.control, config.name, config.secret, on_message=told)
     try:

@@ -218,6 +218,34 @@ class PresetsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class DataConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept on disk."""
+
+    dir: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            description="Folder of what is kept, voices for one; empty: the user's own.",
+        ),
+    ] = ""
+
+
+UploadPolicy = Literal["user", "admin", "nobody"]
+
+
+class VoicesConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Voices that callers bring."""
+
+    upload: Annotated[
+        UploadPolicy,
+        Meta(description="Who may upload one: every key, those of administrators, or nobody."),
+    ] = "user"
+    max_count: Annotated[int, Meta(ge=0, le=1_000, description="Voices kept at most.")] = 64
+    per_minute: Annotated[
+        int, Meta(ge=1, le=1_000, description="Uploads a minute from one key or address.")
+    ] = 6
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Logging. INFO never holds keys, speech or SDP."""
 
@@ -247,6 +275,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     calls: CallsConfig = CallsConfig()
     chat: ChatConfig = ChatConfig()
     presets: PresetsConfig = PresetsConfig()
+    data: DataConfig = DataConfig()
+    voices: VoicesConfig = VoicesConfig()
     log: LogConfig = LogConfig()
 
     @property

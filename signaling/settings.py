@@ -86,6 +86,14 @@ class AudioOutputSettings(msgspec.Struct, frozen=True):
     voice: Name | dict[str, Any] = "default"
     speed: Annotated[float, Meta(ge=0.25, le=1.5)] = 1.0
 
+    @property
+    def voice_name(self) -> str:
+        """The voice's name or id; `default` for the engine's choice."""
+        if isinstance(self.voice, str):
+            return self.voice
+        named = self.voice.get("id")
+        return named if isinstance(named, str) and named else "default"
+
 
 class Audio(msgspec.Struct, frozen=True):
     input: AudioInputSettings = AudioInputSettings()

@@ -345,6 +345,10 @@ class Welcome(Message, frozen=True):
     """A `commentary` is said word for word, and in every mode."""
     context_tokens: Count = 0
     """How much the model remembers of a session; 0: nothing that is counted."""
+    takes_voices: bool = False
+    """It speaks with voices that are uploaded (`KeepVoice`), by their ids."""
+    voices_lack: str = ""
+    """Why it does not, and what would change that; for people."""
     honours: tuple[str, ...] = ()
     """The settings that have an effect here, by their names in `SessionConfig` and `Sampling`; and
     `after`, where an item goes. Of others that are set an engine warns once (`unused_setting`)."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
 
 from engine.ipc.protocol import Hello, Message, Ping, Pong, Welcome
+
+MAX_VOICE_BYTES = 2 * 1024 * 1024
+"""Of a recording for a voice: 20 s at 24 kHz, 16 bits, take half of it."""
+VoiceId = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class Progress(Message, frozen=True):
@@ -88,6 +94,35 @@ class WorkerGone(Message, frozen=True):
     name: str
 
 
+class KeepVoice(Message, frozen=True):
+    """To an engine: prepare this voice when there is time; answered by one `VoiceReport`."""
+
+    voice: VoiceId
+    sound: Annotated[bytes, Meta(max_length=MAX_VOICE_BYTES)]
+    """A WAV file."""
+
+
+class DropVoice(Message, frozen=True):
+    """To an engine: nobody is to get this voice any more."""
+
+    voice: VoiceId
+
+
+class DefaultVoice(Message, frozen=True):
+    """To an engine: who names no voice gets this one; empty: the engine's own choice."""
+
+    voice: Annotated[str, Meta(max_length=64)]
+
+
+class VoiceReport(Message, frozen=True):
+    """What became of a voice in this engine."""
+
+    voice: VoiceId
+    state: Literal["ready", "failed", "unsupported"]
+    reason: str = ""
+    """For people, unless it is ready."""
+
+
 def credential(name: str, secret: str) -> str:
     """What a child calls itself in its `Hello` to the supervisor."""
     return f"{name}:{secret}" if secret else name
@@ -99,5 +134,5 @@ def credential_parts(said: str) -> tuple[str, str]:
     return name, secret
 
 
-ToChild = Ping | Shutdown | WorkerGone
-FromChild = Hello | Progress | Ready | Pong | EngineStats | Fatal
+ToChild = Ping | Shutdown | WorkerGone | KeepVoice | DropVoice | DefaultVoice
+FromChild = Hello | Progress | Ready | Pong | EngineStats | Fatal | VoiceReport

@@ -89,8 +89,17 @@ class WeightsProgress:
             self._show(f"loading weights: {self._done_gb:.1f} of {self._total_gb:.1f} GB")
 
 
-def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> OmniModel:
+def load(
+    folder: Path,
+    *,
+    device: str = "auto",
+    steps: int = 5,
+    show: Show,
+    voice_cache: Path | None = None,
+) -> OmniModel:
     """Load a checkpoint folder; each tensor goes to the device on its own.
+
+    `voice_cache`: where prepared voices are kept.
 
     Raises `CheckpointError` or `ConfigError` that names the tensor or field.
     """
@@ -127,7 +136,7 @@ def load(folder: Path, *, device: str = "auto", steps: int = 5, show: Show) -> O
         mel=LogMel(config.audio.num_mel_bins, where),
         speech=speech,
         code2wav=_load_code2wav(folder, where, steps, show),
-        voices=Voices(Preparer(folder / ASSETS), folder / VOICES),
+        voices=Voices(Preparer(folder / ASSETS), folder / VOICES, voice_cache),
         device=where,
         dtype=dtype,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from engine.base import EngineError, EngineSession, Progress, Send
+from engine.base import EngineError, EngineSession, Progress, Send, TellVoice
 from engine.config import MiniCpmoConfig
 from engine.files.decoder import FileDecoder
 from engine.gpu.kernels.loader import Kernel
@@ -24,15 +24,24 @@ from engine.ipc.protocol import (
     SessionMessage,
     Welcome,
 )
+from engine.ipc.supervision import VoiceReport
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
 from engine.minicpmo.models.config import RELEASED_UNIT, ConfigError, UnitSpec
 from engine.minicpmo.runner import Runner
-from engine.minicpmo.scheduler import Closing, Opening, Scheduler
+from engine.minicpmo.scheduler import (
+    Closing,
+    KeepPrepared,
+    Opening,
+    PreferVoice,
+    Scheduler,
+    WithdrawVoice,
+)
 from engine.minicpmo.session.inbox import Inbox
 from engine.minicpmo.session.session import HONOURS, Session
 from engine.minicpmo.speech.pipeline import SpeechPipeline
-from engine.minicpmo.speech.voices import VoiceLibrary
+from engine.minicpmo.speech.voice_studio import VoiceStudio
+from engine.minicpmo.speech.voices import PreparedVoice, VoiceLibrary
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +83,12 @@ class MiniCpmoEngine:
     """Implements `engine.base.Engine`."""
 
     def __init__(
-        self, model: str, slots: int, config: MiniCpmoConfig, fetching: Fetching = unheard
+        self,
+        model: str,
+        slots: int,
+        config: MiniCpmoConfig,
+        fetching: Fetching = unheard,
+        voice_cache: str = "",
     ) -> None:
         self._model = model
         self._fetching = fetching
@@ -83,6 +97,8 @@ class MiniCpmoEngine:
         self._max_context = 0
         self._scheduler: Scheduler | None = None
         self._voices: VoiceLibrary | None = None
+        self._voice_cache = Path(voice_cache) if voice_cache else None
+        self._studio: VoiceStudio | None = None
         self._unit: UnitSpec = RELEASED_UNIT
         """The model's, once it is loaded."""
         self._decoder = FileDecoder()
@@ -116,6 +132,8 @@ class MiniCpmoEngine:
             context_tokens=self._max_context,
             tool_modes=TOOL_MODES if self._calls_functions else (),
             appends=("commentary",),
+            takes_voices=voices is not None and not voices.lacks,
+            voices_lack="" if voices is None else voices.lacks,
             honours=HONOURS + (CALL_HONOURS if self._calls_functions else ()),
         )
 
@@ -145,11 +163,17 @@ class MiniCpmoEngine:
 
     def _load(self, folder: Path, show: Progress) -> None:
         wanted = self._config
-        model: OmniModel = load(folder, device=wanted.device, steps=wanted.flow_steps, show=show)
+        model: OmniModel = load(
+            folder,
+            device=wanted.device,
+            steps=wanted.flow_steps,
+            show=show,
+            voice_cache=self._voice_cache,
+        )
         self._unit = model.config.unit
         max_context = min(wanted.max_context, model.config.llm.max_position_embeddings)
         show("preparing voices")
-        voices = self._voices = VoiceLibrary(model, wanted.voice)
+        voices = self._voices = VoiceLibrary(model, wanted.voice, wanted.voice_seconds)
         voices.place(model)
         for line in voices.remarks:
             show(line)
@@ -208,6 +232,37 @@ class MiniCpmoEngine:
         self._scheduler.post(Opening(talk))
         return MiniCpmoSession(self._scheduler, session, slot, send, self._decoder)
 
+    # ------------------------------------------------------------------ uploaded voices
+
+    def keep_voice(self, voice: str, sound: bytes, tell: TellVoice) -> None:
+        """As `engine.base.VoiceTaker`: first on a thread of its own, then when the model rests."""
+        assert self._scheduler is not None and self._voices is not None, "start() comes first"
+        if self._voices.lacks:
+            tell(VoiceReport(voice, "unsupported", self._voices.lacks))
+            return
+        scheduler, loop = self._scheduler, asyncio.get_running_loop()
+
+        def told(report: VoiceReport) -> None:
+            loop.call_soon_threadsafe(tell, report)
+
+        def prepared(made: PreparedVoice) -> None:
+            scheduler.post(KeepPrepared(made, told))
+
+        def failed(voice: str, reason: str) -> None:
+            told(VoiceReport(voice, "failed", reason))
+
+        if self._studio is None:
+            self._studio = VoiceStudio(scheduler.runner.model.voices)
+        self._studio.prepare(voice, sound, prepared, failed)
+
+    def drop_voice(self, voice: str) -> None:
+        assert self._scheduler is not None, "start() comes first"
+        self._scheduler.post(WithdrawVoice(voice))
+
+    def default_voice(self, voice: str) -> None:
+        assert self._scheduler is not None, "start() comes first"
+        self._scheduler.post(PreferVoice(voice))
+
     def pending_ms(self) -> float:
         """The most sound of a session that waits for its unit; raises `EngineError` if broken."""
         if self._scheduler is None:
@@ -218,5 +273,7 @@ class MiniCpmoEngine:
 
     async def close(self) -> None:
         self._decoder.close()
+        if self._studio is not None:
+            await asyncio.to_thread(self._studio.close)
         if self._scheduler is not None:
             await asyncio.to_thread(self._scheduler.stop)

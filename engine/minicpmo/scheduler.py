@@ -29,6 +29,7 @@ from engine.ipc.protocol import (
     SessionEnded,
     UpdateSession,
 )
+from engine.ipc.supervision import VoiceReport
 from engine.minicpmo.modes.background import Background
 from engine.minicpmo.modes.full_duplex import FullDuplex
 from engine.minicpmo.modes.half_duplex import HalfDuplex
@@ -42,9 +43,9 @@ from engine.minicpmo.session.item_decoding import (
     FunctionReturned,
     ModelMessage,
 )
-from engine.minicpmo.session.session import Session, SessionFailed
+from engine.minicpmo.session.session import Session, SessionFailed, SessionVoice
 from engine.minicpmo.speech.pipeline import SpeechPipeline
-from engine.minicpmo.speech.voices import VoiceLibrary
+from engine.minicpmo.speech.voices import PreparedVoice, VoiceLibrary
 from engine.minicpmo.speech.worker import SpeechChunk, SpeechWorker
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,30 @@ class Closing:
     done: Callable[[], None]
 
 
-Order = tuple[int, ModelMessage] | Opening | Closing | SpeechChunk
+@dataclass(frozen=True)
+class KeepPrepared:
+    """An uploaded voice to be taken when nothing else is due; `told` is called from the thread."""
+
+    prepared: PreparedVoice
+    told: Callable[[VoiceReport], None]
+
+
+@dataclass(frozen=True)
+class WithdrawVoice:
+    """An uploaded voice that nobody is to get any more."""
+
+    voice: str
+
+
+@dataclass(frozen=True)
+class PreferVoice:
+    """The voice of who names none; empty: the engine's own default."""
+
+    voice: str
+
+
+VoiceOrder = KeepPrepared | WithdrawVoice | PreferVoice
+Order = tuple[int, ModelMessage] | Opening | Closing | SpeechChunk | VoiceOrder
 
 
 class Scheduler:
@@ -99,6 +123,7 @@ class Scheduler:
         self._turns = HalfDuplex(runner, self._speech, max_context)
         self._background = Background(runner.model.device, self._duplex, self._turns)
         self._sessions: dict[int, Session] = {}
+        self._prepared: deque[KeepPrepared] = deque()
         self._inbox: deque[tuple[float, Order]] = deque()
         """With when they came."""
         self._wake = threading.Event()
@@ -186,7 +211,7 @@ class Scheduler:
                 log.exception("a step failed; its sessions end")
                 self._fail_all()
                 continue
-            if not busy and not self._inbox:
+            if not busy and not self._inbox and not self._keep_voice():
                 self._wake.wait(IDLE_WAIT_S)
 
     def _step(self) -> bool:
@@ -208,10 +233,36 @@ class Scheduler:
                     order.done()
                 case SpeechChunk():
                     self._spoken(order)
+                case KeepPrepared() | WithdrawVoice() | PreferVoice():
+                    self._order_voice(order)
                 case (slot, message):
                     session = self._sessions.get(slot)
                     if session is not None and session.id == message.session:
                         self._guard(session, partial(self._take, session, message, came))
+
+    def _order_voice(self, order: VoiceOrder) -> None:
+        match order:
+            case KeepPrepared():
+                self._prepared.append(order)
+            case WithdrawVoice():
+                self._voices.drop(order.voice)
+            case PreferVoice():
+                self._voices.prefer(order.voice)
+
+    def _keep_voice(self) -> bool:
+        """Take an uploaded voice that waits; return whether there was one."""
+        if not self._prepared:
+            return False
+        order = self._prepared.popleft()
+        voice = order.prepared.voice
+        try:
+            self._voices.keep(order.prepared)
+        except Exception:  # noqa: BLE001 - the boundary: a voice costs nothing else
+            log.exception("a voice cannot be kept")
+            order.told(VoiceReport(voice, "failed", "internal error of the engine"))
+        else:
+            order.told(VoiceReport(voice, "ready"))
+        return True
 
     def _spoken(self, chunk: SpeechChunk) -> None:
         session = self._sessions.get(chunk.request.input.slot)
@@ -249,13 +300,23 @@ class Scheduler:
         self._begin(session)
 
     def _begin(self, session: Session) -> None:
-        session.voice = self._voices.get(session.config.voice)
+        session.voice = self._choose_voice(session)
         if session.voice.base is not None:
             self._speech.set_voice(session.slot, session.voice.base)
         self._mode(session).open(session)
 
+    def _choose_voice(self, session: Session) -> SessionVoice:
+        name, prompt = session.config.voice, session.option("prompt_voice", "")
+        voice, problem = self._voices.choose(name, prompt)
+        if problem:
+            session.warn("voice_unknown", problem)
+        return voice
+
     def _close(self, slot: int) -> None:
-        if self._sessions.pop(slot, None) is not None:
+        session = self._sessions.pop(slot, None)
+        if session is not None:
+            # The object may live until garbage is collected; the voice's memory must not.
+            session.voice = SessionVoice(None, None)
             self._duplex.close(slot)
             self._turns.close(slot)
             self.runner.clear(slot)

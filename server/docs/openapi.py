@@ -12,6 +12,7 @@ from aiohttp import web
 
 from server.docs.fields import fields_of, nested
 from server.front.presets import PresetList
+from server.front.voice_routes import VoiceChange, VoiceEntry, VoiceList
 from signaling.audio.speech_request import ReadingRequest
 from signaling.audio.transcription import TranscriptionForm
 from signaling.chat.request import ChatRequest
@@ -128,6 +129,23 @@ EXCHANGES: dict[tuple[str, str], Exchange] = {
     ("GET", "/health"): Exchange({}, 200, {JSON: OBJECT}, {}, False),
     ("GET", "/metrics"): Exchange({}, 200, {"text/plain": TEXT}),
     ("GET", "/api/stats"): Exchange({}, 200, {JSON: OBJECT}),
+    ("GET", "/api/voices"): Exchange({}, 200, {JSON: VoiceList}),
+    ("POST", "/api/voices"): Exchange(
+        {
+            "multipart/form-data": {
+                "type": "object",
+                "properties": {"file": FILE, "name": TEXT, "language": TEXT},
+                "required": ["file"],
+            },
+            "audio/*": FILE,
+        },
+        201,
+        {JSON: VoiceEntry},
+        {"name": "with the file alone: what to call it", "language": "as `en` or `zh`"},
+    ),
+    ("PATCH", "/api/voices/{voice_id}"): Exchange({JSON: VoiceChange}, 200, {JSON: VoiceEntry}),
+    ("DELETE", "/api/voices/{voice_id}"): Exchange({}, 204),
+    ("GET", "/api/voices/{voice_id}/sound"): Exchange({}, 200, {"audio/wav": FILE}),
     ("GET", "/api/presets"): Exchange({}, 200, {JSON: PresetList}),
     ("GET", "/api/presets/{preset_id}/media/{index}"): Exchange({}, 200, {"*/*": FILE}),
     ("GET", "/api/info"): Exchange({}, 200, {JSON: OBJECT}, {}, False),

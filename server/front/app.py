@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import hdrs, web
@@ -119,6 +119,12 @@ def _json(data: Any, status: int = 200) -> web.Response:
     )
 
 
+class Routes(Protocol):
+    """Something that answers requests."""
+
+    def add_to(self, app: web.Application, auth: Authenticator) -> None: ...
+
+
 class Operations:
     """The routes for those who run the server."""
 
@@ -193,6 +199,7 @@ def build(
     proxies: TrustedProxies | None = None,
     ice_servers: IceServers | None = None,
     shelf: PresetShelf | None = None,
+    routes: Iterable[Routes] = (),
 ) -> web.Application:
     """The application; it owns nothing that outlives a request."""
     app = web.Application(
@@ -216,6 +223,8 @@ def build(
     shelf = shelf or PresetShelf()
     Operations(front, telemetry, info, servers, shelf).add_to(app)
     shelf.add_to(app, auth)
+    for some in routes:
+        some.add_to(app, auth)
     calls.add_routes(app, front, auth, servers)
     pack = SoundPacker().pack
     chat.add_chat_routes(app, front.chats, auth, pack)

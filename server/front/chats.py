@@ -28,6 +28,7 @@ from signaling.chat.messages import OrderedItem
 from signaling.chat.models import MODEL, unknown_model
 from signaling.chat.request import ChatOrder
 from signaling.errors import NoFreeSlot, ProtocolError
+from signaling.session.core import UPLOADED_VOICE
 from signaling.session.items import FunctionCall, FunctionCallOutput
 
 DETAILED_SLICES = 9
@@ -243,6 +244,8 @@ def _voice(name: str, welcome: p.Welcome, where: str) -> tuple[str, list[str]]:
     """The engine's name of a voice, empty for its default; and what is ignored then."""
     if name in ("", "default", *welcome.voices):
         return name if name != "default" else "", []
+    if welcome.takes_voices and name.startswith(UPLOADED_VOICE):
+        return name, []
     if name in FOREIGN_VOICES:
         return "", [where]
     known = ", ".join(welcome.voices[:20]) or "none"

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from engine.ipc.patience import patiently
 from engine.ipc.protocol import Message, Welcome
-from engine.ipc.supervision import EngineStats, Progress, WorkerGone
+from engine.ipc.supervision import EngineStats, Progress, VoiceReport, WorkerGone
 from server import handover
 from server.config import ChatConfig
 from server.control import (
@@ -44,6 +44,7 @@ from server.front.ice_updates import IceUpdates
 from server.front.setups import room_for
 from server.front.supervisor import Observer, Supervised, Supervisor
 from server.front.uploads import ItemDelivery
+from server.front.voices import VoiceDesk
 from server.handover import SocketFor
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.auth import Principal
@@ -122,6 +123,7 @@ class Front(Observer):
         max_connecting: int,
         chat: ChatConfig | None = None,
         call_slots: int = 0,
+        voices: VoiceDesk | None = None,
         show: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -129,6 +131,7 @@ class Front(Observer):
         self.broker = Broker(max_queue, clock)
         self.chats = ChatDesk(self.broker, chat, self.welcomes, self._assign, clock)
         self._chat_slots = chat.slots
+        self._voices = voices
         self._call_slots = call_slots
         self.calls: dict[str, FrontCall] = {}
         self.engine_stats: dict[str, EngineStats] = {}
@@ -369,6 +372,8 @@ class Front(Observer):
             self.broker.engine_up(address, slots, start_s, chat_slots)
             self._assign()
             self.chats.queue.pump()
+            if self._voices is not None:
+                self._voices.engine_up(child.spec.name, partial(self.supervisor.send, child))
 
     def down(self, child: Supervised, reason: str) -> None:
         self._show(f"{child.spec.name}: {reason}")
@@ -381,6 +386,8 @@ class Front(Observer):
                 self._over(call.call_id, "worker_gone")
             return
         self.engine_stats.pop(child.spec.name, None)
+        if self._voices is not None:
+            self._voices.engine_down(child.spec.name)
         self.broker.engine_down(child.spec.name)
         self._assign()
         self.chats.engine_down(child.endpoint, reason)
@@ -406,13 +413,20 @@ class Front(Observer):
                 self._connected(message.call_id)
             case CallEnded():
                 self._over(message.call_id, message.reason)
-            case EngineStats():
-                self.engine_stats[child.spec.name] = message
-                if self.broker.set_capacity(child.spec.name, message.capacity):
-                    self._assign()
-                self.chats.queue.pump()
+            case EngineStats() | VoiceReport():
+                self._told_by_engine(child.spec.name, message)
             case WorkerStats():
                 self._counted(child.spec.name, message)
+
+    def _told_by_engine(self, name: str, message: EngineStats | VoiceReport) -> None:
+        if isinstance(message, VoiceReport):
+            if self._voices is not None:
+                self._voices.report(name, message)
+            return
+        self.engine_stats[name] = message
+        if self.broker.set_capacity(name, message.capacity):
+            self._assign()
+        self.chats.queue.pump()
 
     def _counted(self, name: str, stats: WorkerStats) -> None:
         self.worker_stats[name] = stats

@@ -28,6 +28,8 @@ from server.front.preset_shelf import PresetShelf
 from server.front.socket_folder import SocketFolder
 from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
 from server.front.telemetry import Telemetry
+from server.front.voice_routes import VoiceRoutes
+from server.front.voices import VoiceDesk
 from signaling.http.auth import ApiKey, Authenticator, Limits
 from signaling.http.ice_servers import IceServers
 from signaling.http.proxies import TrustedProxies
@@ -66,14 +68,21 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
+def data_folder(config: Config) -> Path:
+    """`data.dir`, else the user's own; nothing is made before something is kept."""
+    if config.data.dir:
+        return Path(config.data.dir)
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "omnicall"
+
+
 def certificate_folder(config: Config) -> Path:
     """`tls.dir`, else certs/ of a checkout, else the user's data folder."""
     if config.tls.dir:
         return Path(config.tls.dir)
     if (ROOT / "certs" / "README.md").is_file() and os.access(ROOT / "certs", os.W_OK):
         return ROOT / "certs"
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "omnicall" / "certs"
+    return data_folder(config) / "certs"
 
 
 def tls_context(config: Config, show: Callable[[str], None]) -> ssl.SSLContext | None:
@@ -113,6 +122,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
                     gpu=index if config.engine.count > 1 else None,
                     model=config.engine.model,
                     script=config.engine.script,
+                    voice_cache=str(data_folder(config) / "prepared"),
                     builtin=config.builtin,
                     minicpmo=config.minicpmo,
                     log_level=config.log.level,
@@ -186,12 +196,15 @@ class Launch:
         self._show(f"omnicall {version()}, engine {config.engine.kind}")
         tls = tls_context(config, self._show)
         folder = SocketFolder()
+        desk = VoiceDesk(data_folder(config) / "voices", config.voices.max_count)
+        await desk.load()
         front = Front(
             max_queue=config.calls.max_queue,
             max_per_remote=config.calls.max_per_remote,
             max_connecting=config.calls.max_connecting,
             chat=config.chat,
             call_slots=config.engine.slots,
+            voices=desk,
             show=self._show,
         )
         control = f"ipc://{folder.path}/control"
@@ -202,7 +215,7 @@ class Launch:
         telemetry = Telemetry(front, version(), config.engine.kind, lag)
         shelf = PresetShelf(Path(config.presets.dir) if config.presets.dir else None)
         await shelf.refresh()
-        runner = acceptor.runner(self._application(front, telemetry, shelf), HTTP_GRACE_S)
+        runner = acceptor.runner(self._application(front, telemetry, shelf, desk), HTTP_GRACE_S)
         try:
             await runner.setup()
             connections = self._acceptor(listening, runner, tls)
@@ -272,7 +285,7 @@ class Launch:
             self._show("without TLS browsers give no microphone to pages of another machine")
 
     def _application(
-        self, front: Front, telemetry: Telemetry, shelf: PresetShelf
+        self, front: Front, telemetry: Telemetry, shelf: PresetShelf, desk: VoiceDesk
     ) -> web.Application:
         config = self._config
         # Whoever is on this machine can load it without our help.
@@ -290,7 +303,16 @@ class Launch:
             "kind": config.engine.kind,
         }
         servers = ice_servers(config.media)
-        return application.build(front, telemetry, auth, info, self._proxies, servers, shelf)
+        voices = VoiceRoutes(
+            desk,
+            front.welcomes,
+            policy=config.voices.upload,
+            most=config.voices.max_count,
+            per_minute=config.voices.per_minute,
+        )
+        return application.build(
+            front, telemetry, auth, info, self._proxies, servers, shelf, [voices]
+        )
 
     def _handle_signals(self, supervisor: Supervisor, folder: SocketFolder) -> None:
         def first_or_second() -> None:

@@ -66,7 +66,7 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
             turns = TurnDetection(create_response=False)
     if settings.type == "transcription":
         turns = msgspec.structs.replace(turns, create_response=False, interrupt_response=False)
-    voice = settings.audio.output.voice
+    voice = settings.audio.output.voice_name
     choice, name = choice_of(settings.tool_choice)
     limit = settings.max_output_tokens
     sampling, options = _sampling(settings.engine, limit if isinstance(limit, int) else None)
@@ -74,7 +74,7 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
         mode=mode_of(settings),
         instructions=settings.instructions,
         # OpenAI's names of voices mean nothing here; an engine takes its default for those.
-        voice=voice if isinstance(voice, str) and voice != "default" else "",
+        voice=voice if voice != "default" else "",
         speed=settings.audio.output.speed,
         modalities=settings.output_modalities,
         turn_detection=turns,
@@ -157,6 +157,7 @@ def abilities_of(welcome: Welcome) -> Abilities:
         sees=welcome.video,
         hears_in_units=welcome.unit_ms > 0,
         voices=welcome.voices,
+        takes_voices=welcome.takes_voices,
         languages=welcome.languages,
         context_tokens=welcome.context_tokens,
         honours=frozenset(welcome.honours),

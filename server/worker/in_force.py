@@ -86,7 +86,7 @@ def in_force(settings: SessionSettings, abilities: Abilities | None) -> SessionS
     )
     if "speed" not in abilities.honours:
         speaks = replace(speaks, speed=1.0)
-    if speaks.voice not in abilities.voices:
+    if not abilities.may_speak_with(speaks.voice_name):
         speaks = replace(speaks, voice="default")
     calls = calls_functions(settings, abilities)
     return replace(

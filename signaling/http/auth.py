@@ -216,11 +216,11 @@ class Authenticator:
 
 
 class RateLimited(ProtocolError):
-    """Too many calls: 429 with Retry-After."""
+    """Too many calls, or whatever it is: 429 with Retry-After."""
 
-    def __init__(self, retry_after_s: float) -> None:
+    def __init__(self, retry_after_s: float, what: str = "calls") -> None:
         super().__init__(
-            f"Too many calls; try again in {retry_after_s:.0f} s.",
+            f"Too many {what}; try again in {retry_after_s:.0f} s.",
             code="rate_limit_exceeded",
             status=429,
             type="rate_limit_error",

@@ -91,8 +91,8 @@ def tool_changes(config: LiveConfig, abilities: Abilities | None) -> dict[str, A
 
 def notices(config: LiveConfig, abilities: Abilities | None) -> Iterator[tuple[str, str]]:
     """What of a configuration comes to nothing with this engine: code and message of each."""
-    voices = () if abilities is None else abilities.voices
-    if config.voice and config.voice not in (*OPENAI_VOICES, *voices):
+    has_voice = abilities is not None and abilities.may_speak_with(config.voice)
+    if config.voice and config.voice not in OPENAI_VOICES and not has_voice:
         yield "voice_unknown", f"There is no voice {config.voice[:80]!r}; the default one speaks."
     if abilities is not None and not abilities.transcribes:
         yield "no_input_transcript", "What the user says is not written down by this model."

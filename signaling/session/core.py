@@ -15,6 +15,8 @@ from signaling.session.events import SessionEvent
 from signaling.session.items import InputItem, Item
 from signaling.settings import Modality, SessionSettings
 
+UPLOADED_VOICE = "voice_"
+"""How the ids of uploaded voices begin."""
 ContextKind = Literal["instructions", "thinking", "commentary"]
 
 
@@ -79,8 +81,14 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     languages: tuple[str, ...] = ()
     context_tokens: int = 0
     """How much its model remembers of a session; 0: unknown."""
+    takes_voices: bool = False
+    """It speaks with uploaded voices, too, by their ids."""
     honours: frozenset[str] = frozenset()
     """Settings that have an effect, by their names in the engine's configuration."""
+
+    def may_speak_with(self, voice: str) -> bool:
+        """Whether this is one of its voices, or can be an uploaded one: it knows itself."""
+        return voice in self.voices or (self.takes_voices and voice.startswith(UPLOADED_VOICE))
 
 
 class ResponseWish(msgspec.Struct, frozen=True, kw_only=True):

@@ -110,7 +110,7 @@ class Bench:
         self.sessions = []
         for slot in range(sessions):
             session = Session(f"s{slot}", slot, config, slot, self._take, unit=RELEASED_UNIT)
-            session.voice = voices.get("")
+            session.voice, _ = voices.choose("")
             if session.voice.base is not None:
                 self.speech.set_voice(slot, session.voice.base)
             self.duplex.open(session)

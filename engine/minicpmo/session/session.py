@@ -55,6 +55,7 @@ OPTIONS = {
     "window": str,
     "thinking": bool,
     "language": str,
+    "prompt_voice": str,
 }
 """Options that this engine knows, beside the settings that every engine has."""
 

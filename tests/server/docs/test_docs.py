@@ -7,6 +7,7 @@ import html
 import json
 import re
 import typing
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +25,8 @@ from server.docs.page import page
 from server.docs.protocols import EventDoc, protocols
 from server.front.app import SECURITY_HEADERS, build
 from server.front.telemetry import Telemetry
+from server.front.voice_routes import VoiceRoutes
+from server.front.voices import VoiceDesk
 from signaling.http.auth import Authenticator
 from signaling.live import client_events as live_client
 from signaling.live import server_events as live_server
@@ -100,11 +103,13 @@ def test_codes_are_those_of_the_source() -> None:
 
 
 @pytest.fixture
-def served() -> Any:
+def served(tmp_path: Path) -> Any:
     paper = PaperFront()
     telemetry = Telemetry(paper.front, "1", "fake", LoopLag())
     info = {"name": "omnicall", "version": "1.2.3", "auth_required": False, "kind": "fake"}
-    return operations(build(paper.front, telemetry, Authenticator((), is_keyless=True), info))
+    voices = VoiceRoutes(VoiceDesk(tmp_path, 1), list)
+    auth = Authenticator((), is_keyless=True)
+    return operations(build(paper.front, telemetry, auth, info, routes=[voices]))
 
 
 async def test_openapi_tells_every_route_with_words_and_what_it_takes(served: Any) -> None:
