@@ -48,6 +48,8 @@ class PictureDecoder:
         self._codec = ""
         self._context: Any = None
         self._image: Any = None
+        self._is_blind = False
+        """No picture has come since the newest keyframe."""
 
     def decode(self, frames: list[EncodedFrame], pts_ms: int | None) -> Decoded:
         """Decode frames in order; make a picture of the newest unless `pts_ms` is None.
@@ -57,8 +59,10 @@ class PictureDecoder:
         began = time.thread_time()
         count = keyframes = errors = 0
         for frame in frames:
-            if frame.codec != self._codec:
+            # Damaged headers can make a decoder wait for pictures that are never sent.
+            if frame.codec != self._codec or (frame.is_key and self._is_blind):
                 self._open(frame.codec)
+            self._is_blind = self._is_blind or frame.is_key
             try:
                 images = self._context.decode(av.Packet(frame.data))
             except (av.FFmpegError, MemoryError):
@@ -66,7 +70,8 @@ class PictureDecoder:
                 continue
             count += len(images)
             keyframes += frame.is_key and bool(images)
-            self._image = images[-1] if images else self._image
+            if images:
+                self._image, self._is_blind = images[-1], False
         image, picture = self._image, None
         if image is None:
             return Decoded(count, keyframes, errors, cpu_s=time.thread_time() - began)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from media.frames import EncodedFrame
@@ -171,6 +171,7 @@ def test_units_survive_every_packing(found: list[bytes], size: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(min_size=1, max_size=60), st.integers(0, 3000))
+@example(b"\x02\x01\t", 23)  # A header by which the decoder waits for good.
 def test_a_damaged_frame_costs_only_itself(damage: bytes, at: int) -> None:
     frames = h264(1, repeat_headers="1", slices="1")
     at %= len(frames[0])

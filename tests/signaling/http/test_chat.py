@@ -151,7 +151,6 @@ async def test_silence_is_filled_with_signs_of_life(
 
     class Slow(Script):
         async def next(self) -> ChatPiece:
-            await asyncio.sleep(0.005)
             self.heard_to += 1
             if self.heard_to < 4:
                 await asyncio.Event().wait()
