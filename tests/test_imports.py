@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,13 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def imported(path: Path) -> tuple[tuple[int, str], ...]:
     """Line and dotted name of every import anywhere in a file, of `from x import y` both forms."""
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[int, str]]:
     tree = ast.parse(path.read_text(), str(path))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -185,6 +191,7 @@ def loaded(*names: str) -> set[str]:
 HEAVY = ("torch", "transformers", "onnxruntime", "tensorflow")
 
 
+@pytest.mark.loopback
 def test_front_loads_no_torch_no_engine_and_no_media() -> None:
     modules = loaded("run")
     assert "server.front.front" in modules and "aiohttp" in modules
@@ -195,6 +202,7 @@ def test_front_loads_no_torch_no_engine_and_no_media() -> None:
     assert not modules & {"aiortc", "av", "numpy", "cv2", "pocketsphinx"}
 
 
+@pytest.mark.loopback
 def test_media_worker_loads_no_torch_and_no_engine() -> None:
     modules = loaded("server.worker.worker")
     assert "aiortc" in modules and "server.worker.session" in modules
@@ -203,6 +211,7 @@ def test_media_worker_loads_no_torch_and_no_engine() -> None:
     assert not {name for name in modules if name.startswith(("engine.builtin", "server.front"))}
 
 
+@pytest.mark.loopback
 def test_engine_loads_no_peer_connections() -> None:
     modules = loaded("engine.process")
     assert "engine.host" in modules and "engine.builtin.engine" in modules

@@ -91,6 +91,7 @@ async def test_nothing_to_echo_is_said(caller: Caller) -> None:
     assert "".join(text.text for text in caller.all(TextOut)) == "Nothing to echo."
 
 
+@pytest.mark.loopback
 def test_it_needs_neither_recogniser_nor_synthesiser() -> None:
     program = (
         "import sys, engine.echo; engine.echo.EchoEngine(2);"

@@ -52,6 +52,7 @@ def test_machine_without_the_driver_has_none(monkeypatch: pytest.MonkeyPatch) ->
     assert count_gpus() == 0
 
 
+@pytest.mark.loopback
 def test_counting_loads_nothing_into_this_process() -> None:
     code = (
         "import sys, engine.gpus as g; n = g.count_gpus(); "
@@ -83,6 +84,7 @@ def test_number_of_threads_that_the_user_set_stays() -> None:
     assert environment == {THREADS: "12"}
 
 
+@pytest.mark.loopback
 def test_bound_reaches_torch() -> None:
     pytest.importorskip("torch")
     code = (

@@ -32,7 +32,7 @@ from engine.ipc.protocol import (
 )
 from tests.engine.builtin.rig import SESSION, Caller, say
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.loopback, pytest.mark.asyncio(loop_scope="module")]
 NOW = datetime(2026, 11, 23, 15, 5, tzinfo=UTC)
 
 

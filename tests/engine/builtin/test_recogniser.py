@@ -21,7 +21,7 @@ from tests import ROOT
 from tests.engine.builtin.rig import say
 from tests.waiting import until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.loopback, pytest.mark.asyncio(loop_scope="module")]
 
 
 def is_gone(pid: int) -> bool:

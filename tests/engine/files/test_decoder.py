@@ -66,6 +66,7 @@ def test_files_of_an_item_share_its_pixels(monkeypatch: pytest.MonkeyPatch) -> N
     assert 0.99 * file_module.ITEM_PIXELS < kept <= file_module.ITEM_PIXELS
 
 
+@pytest.mark.loopback
 async def test_files_are_read_in_a_process_of_their_own(decoder: FileDecoder) -> None:
     seen = await decoder.read(picture())
     assert isinstance(seen, PictureFile) and seen.rgb.shape == (48, 64, 3)
@@ -89,6 +90,7 @@ async def test_the_engine_goes_on_while_a_bomb_is_read(decoder: FileDecoder) -> 
     assert (after.user + after.system) - (before.user + before.system) < 1.0
 
 
+@pytest.mark.loopback
 async def test_a_file_that_takes_too_long_costs_only_itself(
     decoder: FileDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +105,7 @@ async def test_a_file_that_takes_too_long_costs_only_itself(
     assert isinstance(await decoder.read(picture()), PictureFile)
 
 
+@pytest.mark.loopback
 async def test_a_reader_that_dies_is_started_anew(decoder: FileDecoder) -> None:
     await decoder.read(picture())
     child = child_of(decoder)
@@ -115,6 +118,7 @@ async def test_a_reader_that_dies_is_started_anew(decoder: FileDecoder) -> None:
     assert isinstance(await decoder.read(picture()), PictureFile)
 
 
+@pytest.mark.loopback
 async def test_who_leaves_frees_the_reader_at_once(decoder: FileDecoder) -> None:
     await decoder.read(picture())
     os.kill(child_of(decoder).pid, signal.SIGSTOP)
@@ -125,6 +129,7 @@ async def test_who_leaves_frees_the_reader_at_once(decoder: FileDecoder) -> None
     assert leaving.cancelled()
 
 
+@pytest.mark.loopback
 async def test_waiting_for_a_reader_has_an_end(
     decoder: FileDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +144,7 @@ async def test_waiting_for_a_reader_has_an_end(
     assert isinstance(await first, PictureFile)
 
 
+@pytest.mark.loopback
 async def test_readers_end_with_the_decoder(decoder: FileDecoder) -> None:
     await decoder.read(picture())
     child = child_of(decoder)

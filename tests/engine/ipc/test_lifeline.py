@@ -19,7 +19,10 @@ from tests import ROOT
 
 SCORE = Path("/proc/self/oom_score_adj")
 
-pytestmark = pytest.mark.skipif(not SCORE.exists(), reason="Linux only")
+pytestmark = [
+    pytest.mark.loopback,
+    pytest.mark.skipif(not SCORE.exists(), reason="Linux only"),
+]
 
 
 def score_after(*raises: int) -> int:

@@ -19,6 +19,7 @@ from engine.minicpmo.llm.prompts import AUDIO_SLOT, IMAGE_SLOT, Prompt, PromptBu
 from tests.engine.minicpmo.engine_rig import Talk
 from tests.engine.minicpmo.videos import film
 
+pytestmark = pytest.mark.loopback
 SHORT = p.Sampling(seed=7, max_output_tokens=10)
 
 
