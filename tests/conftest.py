@@ -5,8 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 
+from hypothesis import settings
+
 # Tests run side by side on small tensors: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A run tries the same examples each time; `--hypothesis-profile=default` draws new ones, as
+# `python -m tests.fuzz` does for hours.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_report_header() -> str | None:

@@ -29,7 +29,7 @@ def received(
     return statistics
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1))
 def test_wraps_at_any_moment_show_in_no_figure(sequence: int, timestamp: int) -> None:
     statistics = received(list(range(300)), sequence=sequence, timestamp=timestamp)

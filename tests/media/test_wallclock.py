@@ -95,6 +95,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.loopback
 @pytest.mark.parametrize("program", [JUMP, ROUND_TRIP], ids=["clocks", "round trip"])
 def test_jump_of_the_wall_clock_is_not_measured(program: str) -> None:
     done = subprocess.run(

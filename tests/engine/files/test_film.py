@@ -255,7 +255,7 @@ def test_plain_samples_are_no_file() -> None:
 SEEDS = [film(2.0, fps=5), film(2.0, fps=5, kind="webm"), film(0.0, sound_s=1.0)]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SEEDS), st.data())
 def test_any_damage_gives_a_film_within_bounds_or_a_refusal(seed: bytes, draw: Any) -> None:
     data = bytearray(seed)

@@ -246,7 +246,7 @@ SEEDS = [
 ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SEEDS), st.data())
 def test_any_damage_gives_a_picture_within_bounds_or_a_refusal(seed: bytes, draw: Any) -> None:
     data = bytearray(seed)

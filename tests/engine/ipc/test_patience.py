@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.ipc.patience import Patience, patiently
@@ -43,6 +43,7 @@ def test_standstill_of_the_watcher_counts_two_ticks(stood_still_s: float) -> Non
     assert patience.silent_s == 2.0
 
 
+@settings(max_examples=30)
 @given(st.lists(st.floats(0.9, 1.1), min_size=20, max_size=40), st.floats(3.0, 1000.0))
 def test_one_standstill_never_kills_who_is_alive_and_never_saves_who_is_dead(
     ticks: list[float], stood_still_s: float

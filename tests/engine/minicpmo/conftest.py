@@ -24,7 +24,7 @@ GROUP_CODES = 30
 @pytest.fixture(scope="session")
 def running_engine(tiny_checkpoint: Path) -> Iterator[MiniCpmoEngine]:
     """Use `engine`, which leaves it as it was."""
-    config = MiniCpmoConfig(device="cpu", max_context=1700, flow_steps=2)
+    config = MiniCpmoConfig(device="cpu", max_context=1700, flow_steps=1)
     made = MiniCpmoEngine(str(tiny_checkpoint), 4, config)
     asyncio.run(made.start(lambda text: None))
     yield made

@@ -101,7 +101,7 @@ async def test_engine_offers_what_fits(
 
     monkeypatch.setattr(minicpmo, "free_bytes", lambda device: 1)
     monkeypatch.setattr(minicpmo, "plan", three)
-    config = MiniCpmoConfig(device="cpu", max_context=400, kv_cache_dtype=kv_cache)
+    config = MiniCpmoConfig(device="cpu", max_context=400, flow_steps=1, kv_cache_dtype=kv_cache)
     engine = MiniCpmoEngine(str(tiny_checkpoint), 5, config)
     assert engine.slots == 5
     await engine.start(told.append)

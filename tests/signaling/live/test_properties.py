@@ -47,7 +47,7 @@ EVENTS = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25)
 @given(EVENTS | VALUES)
 def test_an_event_is_taken_or_answered_with_an_error(value: Any) -> None:
     rig = DoorRig({"delegation": {"type": "client"}}, kind="data_channel").start()
@@ -57,7 +57,7 @@ def test_an_event_is_taken_or_answered_with_an_error(value: Any) -> None:
         assert event["type"] != "error" or event["error"]["message"].endswith(".")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25)
 @given(MEMBERS | VALUES)
 def test_a_configuration_is_taken_or_refused_by_its_member(value: Any) -> None:
     for read in (read_config, read_media_config):
@@ -72,7 +72,7 @@ def test_a_configuration_is_taken_or_refused_by_its_member(value: Any) -> None:
             ADAPTER.validate_json(wire.encode(wire.LiveStarted(session=session)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25)
 @given(MEMBERS | VALUES)
 def test_an_update_is_taken_or_refused_by_its_member(value: Any) -> None:
     config = read_config({"model": "m", "delegation": {"type": "responses", "responses": BACKEND}})

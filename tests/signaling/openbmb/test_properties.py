@@ -39,7 +39,7 @@ MESSAGE = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(MESSAGE, max_size=4), st.integers(0, 4))
 def test_any_messages_are_survived_and_answered_in_the_protocol(
     messages: list[dict[str, Any]], ready_at: int
@@ -55,7 +55,7 @@ def test_any_messages_are_survived_and_answered_in_the_protocol(
     assert sum(sent["type"] == "error" for sent in rig.sent) <= 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20)
 @given(st.text(max_size=40).filter(lambda text: "{" not in text))
 def test_what_is_no_message_ends_the_session_once(text: str) -> None:
     rig = Rig().begin()

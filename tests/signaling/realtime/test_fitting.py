@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
@@ -42,6 +42,7 @@ def test_what_fits_is_sent_as_it_is() -> None:
     assert list(fitted(large, 0)) == [ev.encode(large)]
 
 
+@settings(max_examples=20)
 @given(st.text('aé\u4f60\0"\U0001f600', min_size=1000, max_size=3000))
 def test_a_delta_is_split_and_nothing_of_it_is_lost(text: str) -> None:
     event = ev.AudioTranscriptDelta(response_id="resp_1", item_id="item_2", delta=text)

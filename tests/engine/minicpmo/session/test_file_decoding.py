@@ -69,10 +69,10 @@ def test_sound_that_ends_early_is_filled_with_silence() -> None:
     assert last is not None and not last.any()
 
 
-def test_long_video_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = read_clip(film(60.0, fps=2))
+def test_long_video_is_cut_and_says_so() -> None:
+    exact = read_clip(film(60.0, fps=1, sound_s=1))
     assert len(exact.seconds) == 60 and not exact.cut
-    clip = read_clip(film(70.0, fps=2))
+    clip = read_clip(film(70.0, fps=1))
     assert len(clip.seconds) == 60 and "first 60 s" in clip.cut
 
 
