@@ -77,3 +77,29 @@ test('events with missing fields change nothing and throw nothing', () => {
     assert.deepEqual(after({ type }).list(), [], type);
   }
 });
+
+test('an earlier conversation is shown again, and what was growing in it is over', () => {
+  const before = after(said('One two'));
+  before.typed('u1', 'look', [{ name: 'cat.png', kind: 'image' }]);
+  before.note('a note');
+  const captions = new Captions();
+  captions.note('this one goes');
+  captions.restore(before.list());
+  captions.note('this one is new');
+  const rows = captions.list();
+  assert.deepEqual(rows.map((row) => [row.text, row.status]), [
+    ['One two', 'cut'], ['look', 'done'], ['a note', 'done'], ['this one is new', 'done'],
+  ]);
+  assert.equal(new Set(rows.map((row) => row.id)).size, 4);
+});
+
+test('what is taken back goes with all that came after it, and late events do not bring it back', () => {
+  const captions = new Captions();
+  captions.typed('u1', 'one');
+  captions.typed('u2', 'two');
+  captions.apply(said('Answer'));
+  assert.deepEqual(captions.cutBackTo('u2').map((row) => row.id), ['u2', 'a1']);
+  captions.apply(said(' late'));
+  assert.deepEqual(captions.list().map((row) => row.id), ['u1']);
+  assert.deepEqual(captions.cutBackTo('nobody'), []);
+});

@@ -6,7 +6,7 @@
 
 const MAX_ROWS = 200;
 const MAX_TEXT = 8000;
-const MAX_SILENCED = 50;
+const MAX_SILENCED = 300;
 
 /**
  * @typedef {Object} Caption
@@ -18,13 +18,14 @@ const MAX_SILENCED = 50;
  * @property {boolean} [echoed] the server has confirmed this typed message
  * @property {string} [responseId]
  * @property {number} [heard_ms] of a cut answer
+ * @property {{name: string, kind: string, url?: string}[]} [media] files that went with the words; `url` as they were given
  */
 
 export class Captions extends EventTarget {
   /** @type {Caption[]} */ #rows = [];
   /** Ids of responses whose sound is being played. */
   #playing = new Set();
-  /** Ids of answers cut before a word was heard: their late events must not bring them back. */
+  /** Ids of answers cut before a word was heard, and of what was taken back: late events must not bring them back. */
   #silenced = /** @type {string[]} */ ([]);
   #notes = 0;
 
@@ -37,15 +38,39 @@ export class Captions extends EventTarget {
     for (const row of this.#rows.splice(0)) this.#emit('removed', { row });
   }
 
-  /** @param {string} id @param {string} text written by the user; the server's echo of it finds this row */
-  typed(id, text) {
-    this.#add({ id, role: 'user', text, status: 'done', typed: true });
+  /**
+   * Something written by the user; the server's echo of it finds this row.
+   * @param {string} id @param {string} text @param {Caption['media']} [media]
+   */
+  typed(id, text, media) {
+    this.#add({ id, role: 'user', text, status: 'done', typed: true, ...(media?.length ? { media } : {}) });
+  }
+
+  /** Shows an earlier conversation, from which a call may go on. @param {readonly Caption[]} rows in place of all others */
+  restore(rows) {
+    this.clear();
+    for (const row of rows.slice(-MAX_ROWS)) this.#add(row.role === 'note' ? { ...row, id: this.#noteId() } : { ...row });
+    this.finish();
+  }
+
+  /**
+   * Takes a message back, and all that came after it.
+   * @param {string} id
+   * @returns {Caption[]} what is gone, oldest first
+   */
+  cutBackTo(id) {
+    const from = this.#rows.findIndex((row) => row.id === id);
+    const gone = from < 0 ? [] : this.#rows.slice(from);
+    for (const row of gone) {
+      this.#silence(row.id);
+      this.#remove(row);
+    }
+    return gone;
   }
 
   /** @param {string} text something the page has to say between the lines */
   note(text) {
-    this.#notes += 1;
-    this.#add({ id: `note-${this.#notes}`, role: 'note', text, status: 'done', typed: false });
+    this.#add({ id: this.#noteId(), role: 'note', text, status: 'done', typed: false });
   }
 
   /** No more events will come. */
@@ -181,11 +206,21 @@ export class Captions extends EventTarget {
       if (row.text) {
         this.#close(row, 'cut');
       } else {
-        this.#silenced.push(row.id);
-        if (this.#silenced.length > MAX_SILENCED) this.#silenced.shift();
+        this.#silence(row.id);
         this.#remove(row);
       }
     }
+  }
+
+  /** @param {string} id that late events must not bring back */
+  #silence(id) {
+    this.#silenced.push(id);
+    if (this.#silenced.length > MAX_SILENCED) this.#silenced.shift();
+  }
+
+  #noteId() {
+    this.#notes += 1;
+    return `note-${this.#notes}`;
   }
 
   /** @param {Caption|null} row @param {unknown} delta */
