@@ -43,8 +43,10 @@ async def test_video_is_uploaded_and_declined_by_the_builtin_engine(server: Serv
         assert created["session"]["audio"]["input"]["turn_detection"] is None
         done = await event(page, "response.output_audio_transcript.done")
         assert "videos" in done["transcript"]
-        captions = str(await page.evaluate("() => window.omnicall.captions()"))
-        assert "what happens? [film.mp4]" in captions and "cannot take in videos" in captions
+        captions = await page.evaluate("() => window.omnicall.captions()")
+        assert captions[0]["text"] == "what happens?"
+        assert captions[0]["media"] == [{"name": "film.mp4", "kind": "video"}]
+        assert "cannot take in videos" in str(captions)
         await page.wait_for_selector("#attached", state="hidden")
 
 

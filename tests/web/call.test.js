@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
 
-import { OmnicallCall, VERSION } from '../../web/lib/omnicall.js';
+import { Captions, OmnicallCall, VERSION } from '../../web/lib/omnicall.js';
 import { Line, until } from './line.js';
 
 /** @type {OmnicallCall} */ let call;
@@ -190,4 +190,42 @@ test('hanging up ends the call once, on the server too, and stops a search for i
   call.hangUp();
   await new Promise((resolve) => setTimeout(resolve, 20));
   assert.equal(Line.refuse.length, 50);
+});
+
+test('a call that goes on from an earlier conversation tells it first', async () => {
+  const captions = new Captions();
+  captions.typed('u1', 'Look.', [{ name: 'cat.png', kind: 'image' }]);
+  captions.note('a note');
+  await served({ captions, goOn: true });
+  call.write('What was it?');
+  assert.deepEqual(items(), [['user', '[cat.png] Look.'], ['user', 'What was it?']]);
+  assert.equal(captions.list().length, 3);
+  call.hangUp();
+  await served({ captions });
+  assert.deepEqual(items(), []);
+});
+
+test('a message that is taken back is deleted with what followed, and a refusal of that is no news', async () => {
+  await served();
+  const first = call.write('One.');
+  Line.now.tell({ type: 'response.created', response: { id: 'r1' } });
+  Line.now.tell({ type: 'response.output_audio_transcript.done', item_id: 'a1', response_id: 'r1', transcript: 'Two.' });
+  call.captions.note('a note');
+  call.takeBack(first);
+  const deleted = Line.now.channel.sent.filter((event) => event.type === 'conversation.item.delete');
+  assert.deepEqual(deleted.map((event) => event.item_id), [first, 'a1']);
+  assert.deepEqual([call.captions.list(), Line.now.sentTypes.includes('response.cancel')], [[], true]);
+  const refusal = (/** @type {string} */ event_id) => ({ type: 'error', error: { event_id, code: 'item_not_found', message: 'No such item.' } });
+  Line.now.tell(refusal(deleted[0].event_id));
+  Line.now.tell(refusal('another'));
+  assert.equal(told.filter(([type]) => type === 'notice').length, 1);
+});
+
+test('another answer is asked for in place of one', async () => {
+  await served();
+  call.write('One.');
+  Line.now.tell({ type: 'response.output_audio_transcript.done', item_id: 'a1', response_id: 'r1', transcript: 'Two.' });
+  call.answerAnew('a1');
+  assert.deepEqual(Line.now.sentTypes.slice(-3), ['conversation.item.delete', 'output_audio_buffer.clear', 'response.create']);
+  assert.deepEqual(call.captions.list().map((row) => row.text), ['One.']);
 });

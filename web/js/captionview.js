@@ -32,7 +32,7 @@ export class CaptionView {
 
   /** @param {Caption} caption */
   #add(caption) {
-    const words = make('span', { class: 'words', text: caption.text });
+    const words = make('span', { class: 'words', text: wordsOf(caption) });
     const mark = make('span', { class: 'mark' });
     const who = make('span', { class: 'who', text: t(`speaker.${caption.role}`) });
     const row = make('div', { class: 'caption', 'data-role': caption.role }, who, make('p', {}, words, ' ', mark));
@@ -48,7 +48,7 @@ export class CaptionView {
     const shown = this.#shown.get(caption);
     if (!shown) return;
     this.#keepEnd(() => {
-      if (appended === undefined) shown.words.textContent = caption.text;
+      if (appended === undefined) shown.words.textContent = wordsOf(caption);
       else if (appended) shown.words.append(appended);
       this.#dress(caption);
     });
@@ -59,7 +59,7 @@ export class CaptionView {
     const shown = this.#shown.get(caption);
     if (!shown) return;
     shown.row.dataset.status = caption.status;
-    shown.row.dataset.empty = String(!caption.text);
+    shown.row.dataset.empty = String(!wordsOf(caption));
     shown.who.textContent = t(`speaker.${caption.role}`);
     shown.mark.textContent = markOf(caption);
   }
@@ -80,6 +80,11 @@ export class CaptionView {
   }
 }
 
+/** @param {Caption} caption @returns {string} what was said, and the names of the files that went with it */
+function wordsOf({ text, media = [] }) {
+  return [text, ...media.map(({ name }) => `[${name}]`)].filter(Boolean).join(' ');
+}
+
 /** @param {Caption} caption */
 function markOf(caption) {
   if (caption.status === 'cut') {
@@ -93,7 +98,7 @@ function markOf(caption) {
 /** @param {Caption[]} captions @returns {string} the conversation as plain text */
 export function transcriptOf(captions) {
   return captions
-    .filter((caption) => caption.text)
-    .map((caption) => `${t(`speaker.${caption.role}`)}: ${caption.text} ${markOf(caption)}`.trimEnd())
+    .filter((caption) => wordsOf(caption))
+    .map((caption) => `${t(`speaker.${caption.role}`)}: ${wordsOf(caption)} ${markOf(caption)}`.trimEnd())
     .join('\n');
 }

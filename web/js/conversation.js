@@ -189,7 +189,7 @@ export class Conversation extends EventTarget {
       await this.place({ listenOnly: true });
       const { call } = this;
       if (!call) return false;
-      await call.sendPart(part, file.name, text, onProgress);
+      await call.sendParts([part], { text, media: [{ name: file.name, kind: file.type.split('/')[0] }], onProgress });
     } catch (error) {
       const isOurs = error instanceof AttachmentTrouble || error instanceof Refusal;
       const reason = (isOurs && attachmentText(error)) || t('away.title');

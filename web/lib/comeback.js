@@ -95,14 +95,15 @@ export class Comeback {
 }
 
 /**
- * What both sides said so far, as the events that tell it to a new session. Files are not told again.
+ * What both sides said so far, as the events that tell it to a new session. Of files their names are told.
  * @param {readonly Caption[]} captions
  * @returns {Record<string, any>[]} oldest first
  */
 export function retelling(captions) {
   /** @type {Record<string, any>[]} */ const events = [];
   let left = MAX_CHARS;
-  for (const { id, role, text } of [...captions].reverse()) {
+  for (const { id, role, media = [], text: words } of [...captions].reverse()) {
+    const text = [...media.map(({ name }) => `[${name}]`), words].filter(Boolean).join(' ');
     if (role === 'note' || !text) continue;
     left -= text.length;
     if (left < 0 || events.length === MAX_ITEMS) break;

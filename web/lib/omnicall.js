@@ -55,6 +55,7 @@ const MAX_UNTOLD = 16;
  * @property {boolean} [muted]
  * @property {RTCIceServer[]} [iceServers] those that the server hands out otherwise
  * @property {Captions} [captions] filled instead of own ones, so that a view can outlive the call
+ * @property {boolean} [goOn] the session is first told what stands in `captions`: the call goes on from there
  * @property {import('./comeback.js').Patience|false} [reconnect] after a lost connection; false: that ends the call
  */
 
@@ -77,6 +78,7 @@ export class OmnicallCall extends EventTarget {
   #settings;
   /** What a session that comes back is to be told first. @type {Record<string, any>[]} */ #retelling = [];
   /** What was sent while there was no session. @type {Record<string, any>[]} */ #untold = [];
+  /** Ids of events whose refusal is no news to people. @type {Set<string>} */ #unminded = new Set();
   #wasServed = false;
   #stopMeasuring = () => {};
   /** @type {(end: Ending|null) => void} */ #settle = () => {};
@@ -100,6 +102,7 @@ export class OmnicallCall extends EventTarget {
     this.#isMuted = options.muted ?? false;
     this.#isUnheard = options.audio === false || options.audio === null;
     this.captions = options.captions ?? new Captions();
+    if (options.goOn) this.#retelling = retelling(this.captions.list());
     this.#bindPushToTalk();
     this.#sources.addEventListener('lost', (event) => this.#onLost(/** @type {CustomEvent} */ (event).detail.kind));
   }
@@ -206,19 +209,48 @@ export class OmnicallCall extends EventTarget {
    * @returns {Promise<void>} when the server has it; raises `AttachmentTrouble`, `Refusal`
    */
   async sendFile(file, text = '', onProgress = () => {}) {
-    await this.sendPart(await partOf(file), file.name, text, onProgress);
+    const media = [{ name: file.name, kind: file.type.split('/')[0] }];
+    await this.sendParts([await partOf(file)], { text, media, onProgress });
   }
 
   /**
-   * The same with a file that `partOf` has read.
-   * @param {Record<string, any>} part @param {string} name @param {string} text @param {(fraction: number) => void} onProgress
+   * The same with any number of files that `partOf` has read.
+   * @param {Record<string, any>[]} parts
+   * @param {Object} with_
+   * @param {string} [with_.text]
+   * @param {import('./captions.js').Caption['media']} [with_.media] what the caption shows of them
+   * @param {(fraction: number) => void} [with_.onProgress]
+   * @returns {Promise<string>} the item's id
    */
-  async sendPart(part, name, text, onProgress) {
+  async sendParts(parts, { text = '', media = [], onProgress = () => {} }) {
     const id = newId('item');
-    this.captions.typed(id, text ? `${text} [${name}]` : `[${name}]`);
+    this.captions.typed(id, text, media);
     if (await this.#served) throw new Refusal('away', 'The call is over.');
-    const content = text ? [part, { type: 'input_text', text }] : [part];
+    const content = text ? [...parts, { type: 'input_text', text }] : parts;
     await this.#server.addItem(this.id, { id, type: 'message', role: 'user', content }, onProgress);
+    this.#wantAnswer();
+    return id;
+  }
+
+  /**
+   * Takes a message back with all that came after it, as if it had never been said.
+   * @param {string} id of a caption
+   */
+  takeBack(id) {
+    if (this.#answers.isAny) this.interrupt();
+    for (const row of this.captions.cutBackTo(id)) {
+      if (row.role === 'note') continue;
+      // A row may have become no item: what was not understood, or never arrived.
+      this.#unminded.add(this.send({ type: 'conversation.item.delete', item_id: row.id }));
+    }
+  }
+
+  /**
+   * Wants another answer to what was said before this one.
+   * @param {string} id of an answer's caption
+   */
+  answerAnew(id) {
+    this.takeBack(id);
     this.#wantAnswer();
   }
 
@@ -375,7 +407,7 @@ export class OmnicallCall extends EventTarget {
     this.#settings.apply(event);
     this.#emit('message', event);
     if (event.type === 'response.created' && (isStopped || this.pushToTalk.isOpen)) this.interrupt();
-    const notice = noticeOf(event);
+    const notice = this.#unminded.delete(event.error?.event_id) ? null : noticeOf(event);
     if (notice) this.#emit('notice', notice);
   }
 
