@@ -168,6 +168,7 @@ class Operations:
                     "voices": welcome.voices,
                     "modes": welcome.modes,
                     "video": welcome.video,
+                    "honours": welcome.honours,
                 }
                 break
         told = {k: v for k, v in self._info.items() if k != "kind"}

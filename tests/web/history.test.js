@@ -53,7 +53,7 @@ test('there is room for 300, and the oldest goes with its files', async () => {
 
 test('a browser without storage is told of, and does not end a call', async () => {
   const none = new History(/** @type {any} */ (null));
-  await assert.rejects(none.list(), /keeps no data/);
+  await assert.rejects(none.list(), /no storage/);
   const captions = new Captions();
   const keeper = new Keeper(captions, none, tab(), true);
   captions.typed('u1', 'hello');
@@ -118,4 +118,18 @@ test('a tab that was left long ago shows its words and does not call', () => {
   assert.deepEqual([found?.chat.rows.length, found?.call], [1, null]);
   storage.setItem('omnicall.chat', '{"chat": 1}');
   assert.equal(new Keeper(new Captions(), fresh(), storage, false).comeBack(), null);
+});
+
+test('files stand beside the words, and a deleted conversation is gone from the page', async () => {
+  const history = fresh();
+  const captions = new Captions();
+  const keeper = new Keeper(captions, history, tab(), true);
+  captions.typed('u1', 'look', [{ name: 'cat.png', kind: 'image', file: new Blob(['x']) }]);
+  await keeper.write();
+  const [{ id, rows }] = await history.list();
+  assert.deepEqual(rows[0].media, [{ name: 'cat.png', kind: 'image' }]);
+  await history.delete(id);
+  await keeper.forget();
+  await keeper.write();
+  assert.deepEqual([captions.list(), await history.list(), keeper.id === id], [[], [], false]);
 });

@@ -1,11 +1,13 @@
-/** The button and the line beside the text box that hold one file until the message is sent. */
+/** The files that wait beside the text box until the message is sent: chosen, dropped or pasted. */
 
-import { byId, setText } from './dom.js';
+import { byId, make, setText } from './dom.js';
 import { numberText, t } from './i18n.js';
+
+const MAX_FILES = 8;
 
 /** Events: `change` when a file came or went. */
 export class AttachView extends EventTarget {
-  /** @type {File|null} */ #file = null;
+  /** @type {File[]} */ #files = [];
   #isBusy = false;
 
   constructor() {
@@ -13,50 +15,86 @@ export class AttachView extends EventTarget {
     const input = byId('file');
     byId('attach').addEventListener('click', () => input.click());
     input.addEventListener('change', () => {
-      this.#hold(input.files[0] ?? null);
+      this.#add([...input.files]);
       // The same file again would be no change.
       input.value = '';
       byId('text').focus();
     });
-    byId('detach').addEventListener('click', () => this.#hold(null));
+    byId('detach').addEventListener('click', () => this.#hold([]));
+    this.#bindDrop(byId('talk'));
+    byId('text').addEventListener('paste', (/** @type {ClipboardEvent} */ event) => {
+      const files = [...(event.clipboardData?.files ?? [])];
+      if (files.length) event.preventDefault();
+      this.#add(files);
+    });
   }
 
-  /** @returns {File|null} what the next message carries */
-  get file() {
-    return this.#file;
+  /** @returns {File[]} what the next message carries */
+  get files() {
+    return this.#files;
   }
 
-  /** A file is on its way: nothing can be sent meanwhile. */
+  /** Files are on their way: nothing can be sent meanwhile. */
   get isBusy() {
     return this.#isBusy;
   }
 
-  /** @param {number} fraction of the file that has left */
+  /** @param {number} fraction of the files that has left */
   progress(fraction) {
     this.#isBusy = true;
     const percent = Math.floor(fraction * 100);
-    const state = percent < 100 ? t('attach.percent', { percent: numberText(percent) }) : t('attach.waiting');
-    this.#show(`${this.#file?.name ?? ''} · ${state}`);
+    this.#show(percent < 100 ? t('attach.percent', { percent: numberText(percent) }) : t('attach.waiting'));
   }
 
-  /** @param {boolean} isSent a file that was not stays for another try */
+  /** @param {boolean} isSent files that were not stay for another try */
   done(isSent) {
     this.#isBusy = false;
-    this.#hold(isSent ? null : this.#file);
+    this.#hold(isSent ? [] : this.#files);
   }
 
-  /** @param {File|null} file */
-  #hold(file) {
-    this.#file = file;
-    this.#show(file?.name ?? '');
+  /** @param {HTMLElement} place */
+  #bindDrop(place) {
+    // Children tell of leaving, too; only where the pointer goes says whether the place was left.
+    const isOutside = (/** @type {DragEvent} */ event) => !place.contains(/** @type {Node|null} */ (event.relatedTarget));
+    place.addEventListener('dragover', (event) => {
+      if (!event.dataTransfer?.types.includes('Files')) return;
+      event.preventDefault();
+      place.dataset.drop = '';
+    });
+    place.addEventListener('dragleave', (event) => isOutside(event) && delete place.dataset.drop);
+    place.addEventListener('drop', (event) => {
+      event.preventDefault();
+      delete place.dataset.drop;
+      this.#add([...(event.dataTransfer?.files ?? [])]);
+    });
+  }
+
+  /** @param {File[]} files */
+  #add(files) {
+    if (files.length && !this.#isBusy) this.#hold([...this.#files, ...files].slice(0, MAX_FILES));
+  }
+
+  /** @param {File[]} files */
+  #hold(files) {
+    this.#files = files;
+    this.#show();
     this.dispatchEvent(new Event('change'));
   }
 
-  /** @param {string} text */
-  #show(text) {
-    byId('attached').hidden = !this.#file;
+  /** @param {string} [state] of what is on its way */
+  #show(state = '') {
+    byId('attached').hidden = !this.#files.length;
     byId('attach').disabled = this.#isBusy;
     byId('detach').hidden = this.#isBusy;
-    setText(byId('attached-name'), text);
+    byId('attached-files').replaceChildren(...this.#files.map((file) => this.#chip(file)));
+    setText(byId('attached-state'), state);
+  }
+
+  /** @param {File} file */
+  #chip(file) {
+    const remove = make('button', { type: 'button', class: 'chip-remove', 'aria-label': t('attach.remove_one', { name: file.name }), text: '×' });
+    remove.disabled = this.#isBusy;
+    remove.addEventListener('click', () => this.#hold(this.#files.filter((one) => one !== file)));
+    return make('li', { class: 'chip' }, make('span', { text: file.name }), remove);
   }
 }

@@ -34,6 +34,8 @@ export function showBar(conversation) {
   const hasVideo = conversation.info?.engine?.video ?? true;
   dress(byId('camera-toggle'), t('bar.camera'), conversation.hasCamera ? 'camera' : 'camera-off', conversation.hasCamera);
   byId('camera-toggle').hidden = byId('camera-field').hidden = !hasVideo;
+  byId('share').hidden = !hasVideo || !navigator.mediaDevices?.getDisplayMedia;
+  byId('share').setAttribute('aria-pressed', String(Boolean(conversation.standIns.screen)));
 }
 
 /** @param {Conversation} conversation */

@@ -1,7 +1,7 @@
-/** Shows captions as a conversation. New words are added as text nodes, so that a screen reader says only these. */
+/** Shows captions as a conversation. */
 
-import { make } from './dom.js';
-import { numberText, t, tongue } from './i18n.js';
+import { t, tongue } from './i18n.js';
+import { MessageView, markOf } from './messageview.js';
 
 /** Rows farther than this from the end were scrolled away by the user, who is then left in peace. */
 const NEAR_END_PX = 80;
@@ -9,64 +9,47 @@ const NEAR_END_PX = 80;
 /** @typedef {import('../lib/captions.js').Caption} Caption */
 
 export class CaptionView {
-  /** @type {Map<Caption, {row: HTMLElement, who: HTMLElement, words: HTMLElement, mark: HTMLElement}>} */ #shown = new Map();
+  /** @type {Map<Caption, MessageView>} */ #shown = new Map();
 
   /**
    * @param {HTMLElement} list
    * @param {HTMLElement} empty shown while there is nothing to show
    * @param {import('../lib/captions.js').Captions} captions
+   * @param {import('./messageview.js').Deeds} deeds
    */
-  constructor(list, empty, captions) {
+  constructor(list, empty, captions, deeds) {
     this.list = list;
     this.empty = empty;
+    this.deeds = deeds;
     captions.addEventListener('added', (event) => this.#add(/** @type {CustomEvent} */ (event).detail.row));
     captions.addEventListener('changed', (event) => {
       const { row, appended } = /** @type {CustomEvent} */ (event).detail;
-      this.#change(row, appended);
-    });
-    tongue.addEventListener('change', () => {
-      for (const caption of this.#shown.keys()) this.#dress(caption);
+      this.#keepEnd(() => this.#shown.get(row)?.grow(appended));
     });
     captions.addEventListener('removed', (event) => this.#remove(/** @type {CustomEvent} */ (event).detail.row));
+    tongue.addEventListener('change', () => {
+      for (const view of this.#shown.values()) view.dress();
+    });
+  }
+
+  /** @param {string} id of a message that has a file or a sound more */
+  dress(id) {
+    for (const [caption, view] of this.#shown) {
+      if (caption.id === id) this.#keepEnd(() => view.dress());
+    }
   }
 
   /** @param {Caption} caption */
   #add(caption) {
-    const words = make('span', { class: 'words', text: wordsOf(caption) });
-    const mark = make('span', { class: 'mark' });
-    const who = make('span', { class: 'who', text: t(`speaker.${caption.role}`) });
-    const row = make('div', { class: 'caption', 'data-role': caption.role }, who, make('p', {}, words, ' ', mark));
-    if (caption.typed) row.dataset.typed = '';
-    this.#shown.set(caption, { row, who, words, mark });
-    this.#keepEnd(() => this.list.append(row));
-    this.#dress(caption);
+    const view = new MessageView(caption, this.deeds);
+    this.#shown.set(caption, view);
+    this.#keepEnd(() => this.list.append(view.node));
     this.empty.hidden = true;
-  }
-
-  /** @param {Caption} caption @param {string} [appended] */
-  #change(caption, appended) {
-    const shown = this.#shown.get(caption);
-    if (!shown) return;
-    this.#keepEnd(() => {
-      if (appended === undefined) shown.words.textContent = wordsOf(caption);
-      else if (appended) shown.words.append(appended);
-      this.#dress(caption);
-    });
-  }
-
-  /** @param {Caption} caption */
-  #dress(caption) {
-    const shown = this.#shown.get(caption);
-    if (!shown) return;
-    shown.row.dataset.status = caption.status;
-    shown.row.dataset.empty = String(!wordsOf(caption));
-    shown.who.textContent = t(`speaker.${caption.role}`);
-    shown.mark.textContent = markOf(caption);
   }
 
   /** @param {Caption} caption */
   #remove(caption) {
-    this.#shown.get(caption)?.row.remove();
+    this.#shown.get(caption)?.forget();
     this.#shown.delete(caption);
     this.empty.hidden = this.list.childElementCount > 0;
   }
@@ -80,25 +63,11 @@ export class CaptionView {
   }
 }
 
-/** @param {Caption} caption @returns {string} what was said, and the names of the files that went with it */
-function wordsOf({ text, media = [] }) {
-  return [text, ...media.map(({ name }) => `[${name}]`)].filter(Boolean).join(' ');
-}
-
-/** @param {Caption} caption */
-function markOf(caption) {
-  if (caption.status === 'cut') {
-    return caption.heard_ms ? t('mark.cut_after', { seconds: numberText(caption.heard_ms / 1000, 1) }) : t('mark.cut');
-  }
-  if (caption.status === 'unwritten') return t('mark.unwritten');
-  if (caption.status === 'failed') return t(caption.text ? 'mark.unfinished' : 'mark.not_understood');
-  return '';
-}
-
 /** @param {Caption[]} captions @returns {string} the conversation as plain text */
 export function transcriptOf(captions) {
   return captions
-    .filter((caption) => wordsOf(caption))
-    .map((caption) => `${t(`speaker.${caption.role}`)}: ${wordsOf(caption)} ${markOf(caption)}`.trimEnd())
+    .map((caption) => ({ caption, words: [caption.text, ...(caption.media ?? []).map(({ name }) => `[${name}]`)].filter(Boolean).join(' ') }))
+    .filter(({ words }) => words)
+    .map(({ caption, words }) => `${t(`speaker.${caption.role}`)}: ${words} ${markOf(caption)}`.trimEnd())
     .join('\n');
 }

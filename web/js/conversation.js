@@ -14,11 +14,15 @@ import { Devices } from './devices.js';
 import { Meter, wakeAudio } from './meters.js';
 import { t, tOr } from './i18n.js';
 import { Mode, sessionMode } from './mode.js';
+import { ModelFigures } from './modelfigures.js';
 import { isInCall, isTalking, phaseOf } from './phase.js';
 import { server } from './server.js';
 import { SilenceWatch } from './silence.js';
+import { Sounds } from './sounds.js';
+import { StandIns } from './standins.js';
 import { Talk } from './talk.js';
 import { keepScreenOn, letScreenSleep } from './wakelock.js';
+import { Wishes, changesOf, sessionOf } from './wishes.js';
 
 const LEVELS_EVERY_MS = 50;
 /** While an answer is awaited, so that its first sound is timed to about this. */
@@ -44,6 +48,10 @@ export class Conversation extends EventTarget {
   assistantMeter = new Meter();
   talk = new Talk();
   mode = new Mode();
+  model = new ModelFigures();
+  sounds = new Sounds();
+  wishes = new Wishes();
+  standIns = new StandIns(this);
   /** @type {OmnicallCall|null} */ call = null;
   /** @type {import('../lib/server.js').Info|null} */ info = null;
   /** @type {Partial<import('../lib/stats.js').Figures>} */ figures = {};
@@ -67,7 +75,12 @@ export class Conversation extends EventTarget {
     this.audio = audio;
     this.#renewTalk();
     this.mode.addEventListener('change', () => this.#onMode());
-    this.devices.addEventListener('list', () => this.#changed());
+    this.wishes.addEventListener('change', (event) => {
+      const { names } = /** @type {CustomEvent} */ (event).detail;
+      const changes = changesOf(this.wishes.now, names, this.honours);
+      if (Object.keys(changes).length) this.call?.update(changes);
+    });
+    this.devices.addEventListener('list', () => this.changed());
     this.devices.addEventListener('lost', (event) => this.#onLost(/** @type {CustomEvent} */ (event).detail.kind));
     this.#readLevels();
   }
@@ -86,8 +99,11 @@ export class Conversation extends EventTarget {
 
   /** @returns {MediaStreamTrack|null} what is shown to the model */
   get picture() {
-    return this.devices.camera;
+    return this.standIns.picture ?? this.devices.camera;
   }
+
+  /** Whether the engine does what a setting asks of it. @type {(name: string) => boolean} */
+  honours = (name) => this.info?.engine?.honours?.includes(name) ?? false;
 
   get isTurnBased() {
     return this.mode.isTurnBased;
@@ -105,7 +121,7 @@ export class Conversation extends EventTarget {
 
   /** Whether the user has to push to talk, and would be heard. */
   get canTalk() {
-    return this.isTurnBased && isTalking(this.phase) && this.isHeard && Boolean(this.devices.microphone);
+    return this.isTurnBased && isTalking(this.phase) && this.isHeard && Boolean(this.standIns.sound ?? this.devices.microphone);
   }
 
   get connected_s() {
@@ -122,19 +138,23 @@ export class Conversation extends EventTarget {
     if (this.isInCall) return;
     wakeAudio();
     this.#attempt += 1;
-    if (!listenOnly && !(await this.#askMicrophone())) return;
+    const isHeard = !listenOnly && this.standIns.wantsMicrophone;
+    if (isHeard && !(await this.#askMicrophone())) return;
     // What was said before stays to be read.
     if (this.captions.list().length) this.captions.note(t('note.new_call'));
     this.#renewTalk();
     this.silence.reset();
+    this.model.reset();
     this.wasInCall = true;
     // Who is not heard takes turns: there is no speech whose end could be found.
     const mode = listenOnly ? 'chat' : this.mode.chosen;
     this.call = new OmnicallCall({
       server,
-      audio: listenOnly ? null : this.devices.microphone,
-      video: (this.info?.engine?.video ?? true) && (this.devices.camera ?? 'later'),
+      audio: listenOnly ? null : (this.standIns.sound ?? this.devices.microphone),
+      video: (this.info?.engine?.video ?? true) && (this.picture ?? 'later'),
       mode: sessionMode(mode),
+      session: sessionOf(this.wishes.now, this.honours),
+      goOn: true,
       muted: this.isMuted,
       captions: this.captions,
       // People are asked.
@@ -144,18 +164,18 @@ export class Conversation extends EventTarget {
     this.#bind(this.call);
     // `ended` tells what goes wrong.
     this.call.connect().catch(() => {});
-    this.#changed();
+    this.changed();
   }
 
   /** @returns {Promise<boolean>} false if there is none, or the user gave up meanwhile */
   async #askMicrophone() {
     const attempt = this.#attempt;
     this.isAsking = true;
-    this.#changed();
+    this.changed();
     const isOpen = await this.openMicrophone();
     if (attempt !== this.#attempt) return false;
     this.isAsking = false;
-    if (!isOpen) this.#changed();
+    if (!isOpen) this.changed();
     return isOpen;
   }
 
@@ -164,7 +184,7 @@ export class Conversation extends EventTarget {
     if (this.isAsking) {
       this.isAsking = false;
       this.devices.close('microphone');
-      this.#changed();
+      this.changed();
     }
     this.call?.hangUp();
   }
@@ -178,26 +198,52 @@ export class Conversation extends EventTarget {
   }
 
   /**
-   * Sends a file, and what is written about it.
-   * @param {File} file @param {string} text @param {(fraction: number) => void} onProgress
-   * @returns {Promise<boolean>} whether the server has it; if not, a note says why
+   * Sends files, and what is written about them.
+   * @param {File[]} files @param {string} text @param {(fraction: number) => void} onProgress
+   * @returns {Promise<boolean>} whether the server has them; if not, a note says why
    */
-  async show(file, text, onProgress) {
+  async show(files, text, onProgress) {
     onProgress(0);
+    let { name } = files[0];
     try {
-      const part = await partOf(file);
+      const parts = [];
+      for (const file of files) {
+        ({ name } = file);
+        parts.push(await partOf(file));
+      }
       await this.place({ listenOnly: true });
       const { call } = this;
       if (!call) return false;
-      await call.sendParts([part], { text, media: [{ name: file.name, kind: file.type.split('/')[0] }], onProgress });
+      const media = files.map((file) => ({ name: file.name, kind: file.type.split('/')[0], file }));
+      await call.sendParts(parts, { text, media, onProgress });
     } catch (error) {
       const isOurs = error instanceof AttachmentTrouble || error instanceof Refusal;
       const reason = (isOurs && attachmentText(error)) || t('away.title');
-      this.captions.note(t('attach.not_sent', { name: file.name, reason }));
+      this.captions.note(t('attach.not_sent', { name, reason }));
       return false;
     }
     this.talk.asked(performance.now());
     return true;
+  }
+
+  /** Takes a message back with all that came after it. @param {string} id of a caption */
+  takeBack(id) {
+    if (this.call) this.call.takeBack(id);
+    else this.captions.cutBackTo(id);
+  }
+
+  /** Another answer in place of one. @param {string} id of its caption */
+  async answerAnew(id) {
+    this.takeBack(id);
+    await this.place({ listenOnly: true });
+    this.call?.answerAnew('');
+    this.talk.asked(performance.now());
+  }
+
+  /** @param {MediaStreamTrack|null} track what the other side hears of the user */
+  hear(track) {
+    this.userMeter.attach(track);
+    this.sounds.tap('user', track);
   }
 
   /** @param {import('./mode.js').Choice} choice for this call, if there is one, and the next ones */
@@ -219,7 +265,7 @@ export class Conversation extends EventTarget {
   /** From now on the conversation is in writing. */
   async #closeMicrophone() {
     this.devices.close('microphone');
-    this.userMeter.attach(null);
+    this.hear(null);
     this.mode.listenTo(false);
     await this.call?.useMicrophone(null).catch(() => {});
   }
@@ -230,7 +276,7 @@ export class Conversation extends EventTarget {
       // Speech that began in another mode may never be told to have ended.
       this.talk.held(false);
     }
-    this.#changed();
+    this.changed();
   }
 
   hold() {
@@ -253,14 +299,14 @@ export class Conversation extends EventTarget {
   mute(isMuted) {
     this.isMuted = isMuted;
     this.call?.mute(isMuted);
-    this.#changed();
+    this.changed();
   }
 
   /** Opens the chosen microphone and uses it from now on. */
   async openMicrophone() {
     return this.#use(async () => {
       const track = await this.devices.open('microphone');
-      this.userMeter.attach(track);
+      this.hear(track);
       this.silence.reset();
       if (!this.call) return;
       await this.call.useMicrophone(track);
@@ -272,15 +318,15 @@ export class Conversation extends EventTarget {
   async openCamera(how = 'open') {
     return this.#use(async () => {
       const track = await (how === 'flip' ? this.devices.flip() : this.devices.open('camera'));
-      await this.call?.useCamera(track);
+      if (!this.standIns.picture) await this.call?.useCamera(track);
     });
   }
 
   async closeCamera() {
     // Closed rather than disabled, so that the camera's light goes out.
     this.devices.close('camera');
-    this.#changed();
-    await this.call?.useCamera(null).catch(() => {});
+    this.changed();
+    await this.call?.useCamera(this.picture).catch(() => {});
   }
 
   /** @param {() => Promise<void>} open @returns {Promise<boolean>} */
@@ -293,7 +339,7 @@ export class Conversation extends EventTarget {
       if (detail.kind !== 'withdrawn') this.#emit('trouble', detail);
       return false;
     } finally {
-      this.#changed();
+      this.changed();
     }
   }
 
@@ -311,7 +357,7 @@ export class Conversation extends EventTarget {
   #renewTalk() {
     this.talk.stop();
     this.talk = new Talk();
-    this.talk.addEventListener('turn', () => this.#changed());
+    this.talk.addEventListener('turn', () => this.changed());
     this.talk.addEventListener('latency', () => this.log.mark('answer_heard'));
   }
 
@@ -332,16 +378,23 @@ export class Conversation extends EventTarget {
     on('ended', (ending) => this.#onEnded(ending));
     on('state', ({ state }) => {
       if (state === 'connected' && !this.#connected_ms) this.#onConnected();
-      if (state !== 'ended') this.#changed();
+      if (state !== 'ended') this.changed();
     });
     const onTalk = listen(call.pushToTalk);
-    onTalk('begun', () => this.talk.held(true));
-    onTalk('dropped', () => this.talk.held(false));
+    onTalk('begun', () => {
+      this.sounds.held(true);
+      this.talk.held(true);
+    });
+    onTalk('dropped', () => {
+      this.sounds.dropped();
+      this.talk.held(false);
+    });
     onTalk('said', ({ released_ms }) => {
+      this.sounds.held(false);
       this.talk.held(false);
       this.talk.asked(released_ms);
     });
-    onTalk('change', () => this.#changed());
+    onTalk('change', () => this.changed());
   }
 
   #onConnected() {
@@ -354,6 +407,8 @@ export class Conversation extends EventTarget {
     const now_ms = performance.now();
     this.log.add(event);
     this.mode.apply(event);
+    this.model.apply(event, now_ms);
+    this.sounds.apply(event, this.isTurnBased);
     if (event.type === 'session.queued') {
       this.#wait.set(Number(event.eta_s) || 0, now_ms);
       this.#hasWaited = true;
@@ -361,6 +416,7 @@ export class Conversation extends EventTarget {
     if (event.type === 'session.created') {
       this.#emit('served', { hasWaited: this.#hasWaited });
       this.#hasWaited = false;
+      this.standIns.begin();
     }
     // An engine may tell where speech begins and ends also where the button decides it.
     const isAside = this.isTurnBased && /^input_audio_buffer\.speech_/.test(event.type);
@@ -374,7 +430,9 @@ export class Conversation extends EventTarget {
   #onStream(stream) {
     // Through an element and not WebAudio: only then does the echo canceller know what the loudspeaker plays.
     this.audio.srcObject = stream;
-    this.assistantMeter.attach(stream.getAudioTracks()[0] ?? null);
+    const track = stream.getAudioTracks()[0] ?? null;
+    this.assistantMeter.attach(track);
+    this.sounds.tap('assistant', track);
     this.play();
   }
 
@@ -388,19 +446,21 @@ export class Conversation extends EventTarget {
     this.talk.stop();
     this.mode.end();
     this.devices.closeAll();
+    this.standIns.end();
     this.audio.srcObject = null;
     this.userMeter.attach(null);
     this.assistantMeter.attach(null);
+    this.sounds.end();
     letScreenSleep();
     this.#emit('blocked', { isBlocked: false });
-    this.#changed();
+    this.changed();
     this.#emit('ended', { ending, length_s });
   }
 
   /** @param {'microphone'|'camera'} kind */
   #onLost(kind) {
     if (kind === 'microphone') this.userMeter.attach(null);
-    this.#changed();
+    this.changed();
     if (kind === 'camera' || this.call) this.#emit('lost', { kind });
   }
 
@@ -408,13 +468,15 @@ export class Conversation extends EventTarget {
     this.userMeter.read();
     this.assistantMeter.read();
     this.talk.heard(this.assistantMeter.isAudible, performance.now());
+    this.model.hear(this.userMeter.isAudible && !this.isMuted, this.assistantMeter.isAudible, performance.now());
     const isListening = this.isHeard && isTalking(this.phase) && this.userMeter.isRunning && (this.isTurnBased ? this.pushing.isHeld : !this.isMuted);
-    if (this.silence.read(this.userMeter.level_db, isListening, performance.now())) this.#changed();
+    if (this.silence.read(this.userMeter.level_db, isListening, performance.now())) this.changed();
     this.dispatchEvent(new Event('levels'));
     window.setTimeout(() => this.#readLevels(), this.talk.awaitsSound ? LEVELS_AWAITED_MS : LEVELS_EVERY_MS);
   }
 
-  #changed() {
+  /** Something that is shown is different. */
+  changed() {
     this.dispatchEvent(new Event('change'));
   }
 

@@ -93,7 +93,7 @@ export class History {
   /** @returns {Promise<IDBDatabase>} */
   async #connect() {
     // Some private windows have none.
-    if (!this.#factory) throw new Error('This browser keeps no data.');
+    if (!this.#factory) throw new Error('no storage');
     const request = this.#factory.open(NAME, VERSION);
     request.addEventListener('upgradeneeded', () => {
       const chats = request.result.createObjectStore('chats', { keyPath: 'id' });

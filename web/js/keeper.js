@@ -41,7 +41,7 @@ export class Keeper {
 
   /** @returns {Chat} as it stands */
   get chat() {
-    return { ...this.#chat, rows: this.#captions.list() };
+    return { ...this.#chat, rows: this.#captions.list().map(withoutFiles) };
   }
 
   get id() {
@@ -67,6 +67,20 @@ export class Keeper {
     this.#chat = { ...chat, votes: { ...chat.votes } };
     this.#captions.restore(chat.rows);
     this.#forgetTimer();
+  }
+
+  /** What is shown was deleted from the history: it is gone from the page, too. @returns {Promise<void>} */
+  async forget() {
+    this.#forgetTimer();
+    this.#media = [];
+    this.#chat = fresh();
+    this.#captions.clear();
+    this.#forgetTimer();
+  }
+
+  /** @param {string} row a message's id @returns {import('./chat.js').Vote|null} */
+  voteOf(row) {
+    return this.#chat.votes?.[row] ?? null;
   }
 
   /** @param {string} row @param {import('./chat.js').Vote|null} vote */
@@ -134,6 +148,11 @@ export class Keeper {
     clearTimeout(this.#timer || undefined);
     this.#timer = 0;
   }
+}
+
+/** @param {import('../lib/captions.js').Caption} row @returns {import('../lib/captions.js').Caption} files are kept apart */
+function withoutFiles(row) {
+  return row.media ? { ...row, media: row.media.map(({ name, kind }) => ({ name, kind })) } : row;
 }
 
 /** @returns {Chat} */

@@ -2,7 +2,7 @@
 
 import { DeviceTrouble } from '../lib/omnicall.js';
 import { showBar } from './barview.js';
-import { CaptionView, transcriptOf } from './captionview.js';
+import { transcriptOf } from './captionview.js';
 import { chime } from './chime.js';
 import { Composer } from './composer.js';
 import { Conversation } from './conversation.js';
@@ -18,6 +18,8 @@ import { memory } from './memory.js';
 import { audioContext } from './meters.js';
 import { ModeView } from './modeview.js';
 import { Notice } from './notice.js';
+import { Keeping } from './keeping.js';
+import { ModelView } from './modelview.js';
 import { Panels } from './panels.js';
 import { PictureView } from './pictureview.js';
 import { deviceLost, deviceProblem, endingProblem, serverAway } from './problems.js';
@@ -27,6 +29,7 @@ import { ServerWatch } from './serverwatch.js';
 import { StageView } from './stageview.js';
 import { Subtitles } from './subtitles.js';
 import { bindTalkButton } from './talkbutton.js';
+import { Tuning } from './tuning.js';
 
 const COPIED_MS = 1500;
 const COUNT_EVERY_MS = 1000;
@@ -34,19 +37,25 @@ const COUNT_EVERY_MS = 1000;
 const conversation = new Conversation(byId('remote-audio'));
 const notice = new Notice(byId('error'));
 const figures = new FiguresView();
+const modelFigures = new ModelView();
 const panels = new Panels(byId('talk'));
 const modes = new ModeView((choice) => conversation.chooseMode(choice));
 const stage = new StageView(conversation);
 const picture = new PictureView(flip);
 const selectors = new Selectors(conversation.devices, conversation.audio, useChoice);
 const keyForm = new KeyForm(() => byId('call').focus());
-const composer = new Composer(conversation, () => {
-  notice.hide();
-  return !needsKey();
-});
+const composer = new Composer(conversation, mayBegin);
+const keeping = new Keeping(conversation, (caption) => composer.edit(caption), () => panels.close());
+const tuning = new Tuning(conversation, mayBegin);
 const watch = new ServerWatch();
 /** The server was asked since the call got in line. */
 let isLookedAt = false;
+
+/** @returns {boolean} whether a call can be placed; says why not */
+function mayBegin() {
+  notice.hide();
+  return !needsKey();
+}
 
 function render() {
   const { devices, captions, info } = conversation;
@@ -58,6 +67,9 @@ function render() {
   picture.show(conversation.picture, Boolean(canFlip));
   composer.show();
   byId('copy').disabled = captions.list().length === 0;
+  tuning.show();
+  byId('fresh').disabled = captions.list().length === 0;
+  byId('aloud').setAttribute('aria-pressed', String(!conversation.wishes.now.written));
   showExamples(info, Boolean(conversation.picture), (text) => composer.say(text));
 }
 
@@ -68,6 +80,7 @@ function onServer(info) {
   conversation.info = info;
   if (['away', 'lost_away'].includes(notice.shown?.kind ?? '')) notice.hide();
   conversation.mode.support(info.engine?.modes);
+  tuning.offer();
   // Who types the key already must not lose the place.
   if (!keyForm.isOpen) needsKey();
   render();
@@ -95,6 +108,7 @@ async function onEnded(ending) {
   if (!problem) return;
   notice.show(/** @type {() => import('./problems.js').Problem} */ (tell));
   if (problem.kind === 'away' || problem.kind === 'lost_away') watch.look();
+comeBack();
 }
 
 // ---- controls -----------------------------------------------------------------------------------------------
@@ -192,24 +206,43 @@ function bindControls() {
     leave,
   }, byId('shortcuts'));
   // Not `beforeunload`, which phones do not fire.
-  window.addEventListener('pagehide', () => conversation.call?.leave());
+  window.addEventListener('pagehide', () => {
+    keeping.leave();
+    conversation.call?.leave();
+  });
+  byId('fresh').addEventListener('click', () => keeping.renew());
+  byId('aloud').addEventListener('click', () => conversation.wishes.change({ written: !conversation.wishes.now.written || undefined }));
+  conversation.wishes.addEventListener('change', render);
+  byId('share').addEventListener('click', () => conversation.standIns.toggleScreen());
+}
+
+/** Back to what this tab showed before a reload, and into the call that it cut off. */
+async function comeBack() {
+  const cutOff = await keeping.comeBack();
+  if (!cutOff || conversation.isInCall) return;
+  conversation.mode.choose(/** @type {import('./mode.js').Choice} */ (cutOff.mode));
+  place(cutOff.listenOnly);
 }
 
 function bindConversation() {
-  new CaptionView(byId('captions'), byId('captions-empty'), conversation.captions);
   new Subtitles(conversation.captions);
   const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ handle) =>
     conversation.addEventListener(type, (event) => handle(/** @type {CustomEvent} */ (event).detail));
   on('change', () => {
     // Who waits may wait for an engine that died and starts again.
     if (conversation.phase === 'queued' && conversation.info?.ready !== false && !isLookedAt) watch.look();
+comeBack();
     isLookedAt = conversation.phase === 'queued';
     render();
   });
   on('served', ({ hasWaited }) => {
     if (hasWaited && byId('chime').checked) chime(audioContext());
+    keeping.begin(conversation.mode.now);
   });
-  on('figures', (now) => figures.show(now, conversation.talk.latency));
+  on('figures', (now) => {
+    figures.show(now, conversation.talk.latency);
+    modelFigures.show(conversation.model.now, conversation.model.contextShare);
+  });
   on('blocked', ({ isBlocked }) => { byId('unblock').hidden = !isBlocked; });
   on('trouble', (trouble) => notice.show(() => deviceProblem(trouble)));
   on('lost', ({ kind }) => notice.show(() => deviceLost(kind)));
@@ -233,3 +266,4 @@ render();
 conversation.devices.refresh();
 if (!conversation.devices.available) showInsecure();
 watch.look();
+comeBack();

@@ -18,7 +18,7 @@ const MAX_SILENCED = 300;
  * @property {boolean} [echoed] the server has confirmed this typed message
  * @property {string} [responseId]
  * @property {number} [heard_ms] of a cut answer
- * @property {{name: string, kind: string, url?: string}[]} [media] files that went with the words; `url` as they were given
+ * @property {{name: string, kind: string, file?: Blob}[]} [media] files that went with the words; `file` as it was given
  */
 
 export class Captions extends EventTarget {

@@ -24,7 +24,7 @@ const TOO_LATE = 'The server did not answer in time.';
  * @property {RTCIceServer[]} ice_servers
  * @property {boolean} [ready] whether a call would be served
  * @property {Starting|null} [starting] null when an engine is ready
- * @property {{kind: string, label: string, description: string, languages: string[], modes?: string[], video: boolean}} engine
+ * @property {{kind: string, label: string, description: string, languages: string[], modes?: string[], voices?: string[], honours?: string[], video: boolean}} engine
  */
 
 export class Refusal extends Error {
@@ -70,6 +70,45 @@ export class Server {
   /** @returns {Promise<any>} for those who run the server */
   async stats() {
     return readJson(await this.#request('/api/stats', {}, INFO_TIMEOUT_MS));
+  }
+
+  /** @returns {Promise<any[]>} the presets that the server offers */
+  async presets() {
+    return (await readJson(await this.#request('/api/presets', {}, INFO_TIMEOUT_MS))).presets ?? [];
+  }
+
+  /** @returns {Promise<{voices: any[], upload: any}>} the voices that sessions may name, and what may be uploaded */
+  async voices() {
+    return readJson(await this.#request('/api/voices', {}, INFO_TIMEOUT_MS));
+  }
+
+  /**
+   * @param {Blob} file a recording of the voice @param {{name: string, language?: string}} about
+   * @returns {Promise<any>} the voice
+   */
+  async addVoice(file, { name, language = '' }) {
+    const form = new FormData();
+    form.set('name', name);
+    form.set('language', language);
+    form.set('file', file, 'voice');
+    return readJson(await this.#request('/api/voices', { method: 'POST', body: form }, ITEM_TIMEOUT_MS));
+  }
+
+  /** @param {string} id @param {{name?: string, language?: string}} change @returns {Promise<any>} the voice */
+  async changeVoice(id, change) {
+    const init = { method: 'PATCH', body: JSON.stringify(change), headers: { 'Content-Type': 'application/json' } };
+    return readJson(await this.#request(`/api/voices/${encodeURIComponent(id)}`, init, INFO_TIMEOUT_MS));
+  }
+
+  /** @param {string} id */
+  async deleteVoice(id) {
+    await this.#request(`/api/voices/${encodeURIComponent(id)}`, { method: 'DELETE' }, INFO_TIMEOUT_MS);
+  }
+
+  /** @param {string} path of a file that the server named @returns {Promise<Blob>} */
+  async file(path) {
+    const response = await this.#request(path, {}, ITEM_TIMEOUT_MS);
+    return response.blob();
   }
 
   /**
