@@ -76,6 +76,15 @@ class SentAhead:
         self._is_newest_open = False
         self._heard: dict[int, int] = {}
 
+    @property
+    def waiting_ms(self) -> int:
+        """Return how much sound cannot have been heard yet."""
+        unsent = sum(len(chunk) // SAMPLE_BYTES for _, chunk in self._unsent)
+        return (self._ahead(self._clock()) + unsent) * 1000 // DOWNLINK_HZ
+
+    def _ahead(self, now: float) -> int:
+        return sum(sent.samples - sent.heard(now) for sent in self._epochs)
+
     def push(self, epoch: int, pcm: bytes) -> None:
         """Send int16 PCM of an epoch; a newer epoch finishes the one before."""
         sent = self._open(epoch)
@@ -129,7 +138,7 @@ class SentAhead:
     def _send_due(self) -> None:
         while self._unsent:
             now = self._clock()
-            ahead = sum(sent.samples - sent.heard(now) for sent in self._epochs)
+            ahead = self._ahead(now)
             sent, chunk = self._unsent[0]
             if ahead and ahead + len(chunk) // SAMPLE_BYTES > self._max_ahead:
                 return

@@ -54,7 +54,13 @@ NAMED: dict[str, Any] = {
     "output_tokens": 42,
     "total_tokens": 352,
     "delegation_id": None,
-    "metrics": {"unit": 12, "prefill_ms": 38.5, "kv_tokens": 2190},
+    "metrics": {
+        "unit": 12,
+        "prefill_ms": 38.5,
+        "kv_tokens": 2190,
+        "context_tokens": 8192,
+        "ahead_ms": 640,
+    },
 }
 """By the name of the member, whatever message it is in."""
 SPECIAL: dict[str, dict[str, Any]] = {

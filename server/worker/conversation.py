@@ -43,6 +43,9 @@ class SpeechPlayout(Protocol):
 
     def heard(self, epoch: int) -> int: ...
 
+    @property
+    def waiting_ms(self) -> int: ...
+
 
 class Conversation:
     """Also the playout's listener: `started`, `progressed` and `drained` come from there."""
@@ -197,6 +200,9 @@ class Conversation:
                     f"{name}_ms": value for name, value in message.stages_ms.items()
                 }
                 figures |= {"unit": message.unit, "kv_tokens": message.kv_tokens}
+                figures["ahead_ms"] = self.speaker.waiting_ms
+                if self.abilities is not None and self.abilities.context_tokens:
+                    figures["context_tokens"] = self.abilities.context_tokens
                 self.audience.emit(ev.Figures(figures=figures, decision=message.decision))
             case _:
                 self._pass_on(message)

@@ -53,6 +53,7 @@ def test_what_was_heard_follows_the_clock_and_never_what_was_not_sent() -> None:
     speech.push(1, pcm(1000))
     clock.now += 0.4
     assert speech.heard(1) == 9600
+    assert speech.waiting_ms == 600
     clock.now += 5
     assert speech.heard(1) == 24_000
     speech.tick()

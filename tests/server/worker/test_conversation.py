@@ -14,6 +14,7 @@ import pytest
 from engine.ipc import protocol as p
 from media.playout import FADE_SAMPLES
 from server.worker.user_turns import MAX_UTTERANCES
+from signaling.session.core import Abilities
 from tests.server.worker.talk import SESSION, Talk, samples, sound
 
 SPEECH_EVENTS = [
@@ -540,10 +541,18 @@ def test_figures_and_warnings_of_the_engine_are_told() -> None:
         "tts_ms": 30.0,
         "unit": 3,
         "kv_tokens": 9,
+        "ahead_ms": 0,
     }
     warning = talk.one("session.warning")
     assert (warning["code"], warning["message"]) == ("context_near_limit", "Soon full.")
     assert talk.conversation.latency_ms == {"asr": 12.5, "tts": 30.0}
+
+
+def test_figures_tell_how_much_the_model_can_remember_where_it_is_known() -> None:
+    talk = Talk()
+    talk.conversation.abilities = Abilities(context_tokens=8192)
+    talk.hear(p.UnitDone(SESSION, 1, "listen", {}, kv_tokens=9))
+    assert talk.one("metrics")["metrics"]["context_tokens"] == 8192
 
 
 @pytest.mark.parametrize(
