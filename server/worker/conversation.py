@@ -211,9 +211,11 @@ class Conversation:
         response = self._responses.get(message.epoch)
         match message:
             case p.AudioOut():
+                samples = len(message.pcm) // 2
                 if response is not None:
-                    response.add_sound(message.pts, len(message.pcm) // 2)
-                self.speaker.push(message.epoch, message.pcm)
+                    response.add_sound(message.pts, samples)
+                # The next piece begins with a whole sample, however this one ends.
+                self.speaker.push(message.epoch, message.pcm[: 2 * samples])
             case p.TextOut() if response is not None:
                 response.add_text(message.pts, message.text)
             case p.FunctionCallOut() if response is not None:

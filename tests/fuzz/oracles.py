@@ -13,7 +13,9 @@ ALARMS = re.compile(r"Traceback \(most|Exception ignored in|Fatal Python error")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _PREFIX = re.compile(r"^ *[|+]-*[|+]? ?")
 """What groups of exceptions are drawn with."""
-MAX_SPARE_FDS = 4
+MAX_SPARE_FDS = 6
+"""Of an engine the pipes of its processes that read files, and the front's link for chats: they
+come with the first that needs them, and stay."""
 MAX_SPARE_THREADS = 4
 MAX_SPARE_TASKS = 4
 

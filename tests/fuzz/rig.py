@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.builtin.recogniser import EXTRA_IDLE_S
 from tests.bystander import Bystander
 from tests.fuzz.oracles import Baseline, Log, dead, leaks
 from tests.processes import table
 from tests.serving import Serving
 
-SETTLE_S = 20.0
+SETTLE_S = EXTRA_IDLE_S + 5.0
+"""Recognisers that were forked on demand, and their sockets, are kept for a while."""
 FREE_S = 25.0
 LIMITS = ("calls.max_per_remote=1000", "engine.slots=16")
 

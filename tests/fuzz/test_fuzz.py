@@ -20,7 +20,11 @@ from tests.fuzz.targets import TARGETS
 SECONDS = 1.0
 BATCH = 24
 """A target gets its corpus and as many cases more at least, however slow the machine is."""
-BESIDE_BUILTIN = ("offers", "multiparts", "items", "events", "zmq", "udp-stranger", "udp-client")
+BESIDE_BUILTIN = (
+    *("offers", "multiparts", "items", "whip", "live-offers", "events", "ws-frames"),
+    *("ws-realtime", "ws-realtime-joined", "ws-live", "ws-live-joined", "ws-openbmb"),
+    *("chats", "speeches", "recordings", "zmq", "udp-stranger", "udp-client"),
+)
 ALONE = ("payloads", "files")
 
 
@@ -56,7 +60,16 @@ async def test_no_decoder_breaks(name: str) -> None:
     await survives(name)
 
 
-@pytest.mark.parametrize("name", ["offers", "events", "zmq", "udp-client"])
+def test_every_door_is_tried() -> None:
+    """The events are also tried with the other engines, in tests of their own."""
+    elsewhere = {"events:echo", "events:minicpmo", *ALONE}
+    assert set(TARGETS) == {*BESIDE_BUILTIN, *elsewhere}
+
+
+MADE = ("offers", "events", "zmq", "udp-client", "ws-frames", "ws-live", "chats", "whip")
+
+
+@pytest.mark.parametrize("name", MADE)
 async def test_same_seed_gives_the_same_cases(name: str) -> None:
     def first() -> list[bytes]:
         return [case for case, _ in zip(Cases(TARGETS[name](), 5), range(60), strict=False)]

@@ -20,12 +20,14 @@ TRIES = 40
 RETRY_S = 0.25
 
 
-async def post(url: str, path: str, headers: bytes, body: bytes) -> tuple[int, bytes]:
+async def ask(
+    url: str, path: str, headers: bytes, body: bytes, method: str = "POST"
+) -> tuple[int, bytes]:
     """The status, 0 without an answer, and all of the answer. Headers go out as they are."""
     parts = urllib.parse.urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost:{parts.port}\r\nConnection: close\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost:{parts.port}\r\nConnection: close\r\n"
         length = f"\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         writer.write(head.encode() + headers + length + body)
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -47,8 +49,8 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
     return bytes(answer)
 
 
-class _Door(Target):
-    """Something that is posted and answered at once; a call that comes of it is hung up."""
+class Request(Target):
+    """Something that is asked for and answered at once; a call that comes of it is hung up."""
 
     concurrency = 4
 
@@ -58,19 +60,24 @@ class _Door(Target):
     async def open(self, url: str, folder: Path) -> None:
         self._url = url
 
-    async def _post(self, path: str, headers: bytes, body: bytes) -> str:
+    async def _ask(self, path: str, headers: bytes, body: bytes, method: str = "POST") -> str:
         for _ in range(TRIES):
             try:
-                status, answer = await post(self._url, path, headers, body)
+                status, answer = await ask(self._url, path, headers, body, method)
             except ConnectionResetError:
                 status, answer = 0, b""
             if status not in BUSY:
                 break
             await asyncio.sleep(RETRY_S)
-        location = re.search(rb"\r\nLocation: (\S+)", answer, re.I)
-        if status == 201 and location:
-            await post(self._url, location[1].decode() + "/hangup", b"X: y", b"")
+        if status == 201 and (ending := self._ending(answer)):
+            method, path = ending
+            await ask(self._url, path, b"X: y", b"", method)
         return self._judged(status, answer)
+
+    def _ending(self, answer: bytes) -> tuple[str, str] | None:
+        """How the call that came of it is ended: method and path."""
+        location = re.search(rb"\r\nLocation: (\S+)", answer, re.I)
+        return location and ("POST", location[1].decode() + "/hangup")
 
     def _judged(self, status: int, answer: bytes) -> str:
         if status == 0:
@@ -82,7 +89,7 @@ class _Door(Target):
         return ""
 
 
-class Offers(_Door):
+class Offers(Request):
     """SDP offers, of browsers and of other stacks."""
 
     name = "offers"
@@ -102,10 +109,10 @@ class Offers(_Door):
             return re.sub(r"\d+|\".*\"|\(.*\)", "#", error.message)
 
     async def try_case(self, case: bytes) -> str:
-        return await self._post("/v1/realtime/calls", b"Content-Type: application/sdp", case)
+        return await self._ask("/v1/realtime/calls", b"Content-Type: application/sdp", case)
 
 
-class Multiparts(_Door):
+class Multiparts(Request):
     """Forms of an offer and a session: a header block, an empty line, the body."""
 
     name = "multiparts"
@@ -115,14 +122,14 @@ class Multiparts(_Door):
 
     async def try_case(self, case: bytes) -> str:
         headers, _, body = case.partition(b"\r\n\r\n")
-        return await self._post("/v1/realtime/calls", headers, body)
+        return await self._ask("/v1/realtime/calls", headers, body)
 
     def _judged(self, status: int, answer: bytes) -> str:
         # A broken header of the request itself may be answered by closing the connection.
         return "" if status == 0 else super()._judged(status, answer)
 
 
-class Items(_Door):
+class Items(Request):
     """Items and requests for client secrets: the path's last word, a newline, the JSON."""
 
     name = "items"
@@ -157,7 +164,7 @@ class Items(_Door):
         path = "/v1/realtime/client_secrets"
         if where == b"items":
             path = f"{self._caller.location}/items"
-        return await self._post(path, b"Content-Type: application/json", body)
+        return await self._ask(path, b"Content-Type: application/json", body)
 
     async def settle(self) -> str:
         assert self._caller is not None

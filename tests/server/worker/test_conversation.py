@@ -580,3 +580,11 @@ def test_event_ids_are_unique() -> None:
     talk.play(80)
     ids = [event["event_id"] for event in talk.events]
     assert len(set(ids)) == len(ids)
+
+
+def test_half_a_sample_of_an_engine_is_left_out() -> None:
+    talk = Talk()
+    talk.hear(p.ResponseStarted(SESSION, 1, "speech", 1))
+    talk.hear(p.AudioOut(SESSION, 1, 0, sound(20) + b"\x07"))
+    talk.hear(p.AudioOut(SESSION, 1, samples(20), sound(20), last=True))
+    assert [packet == sound(20) for packet in talk.play(40)] == [True, True]
