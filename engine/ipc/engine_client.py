@@ -198,7 +198,7 @@ class EngineClient:
     def send(self, message: Message) -> bool:
         if self._dialer is None or self.is_gone:
             return False
-        if isinstance(message, AudioIn | Heard):
+        if isinstance(message, AudioIn) or (isinstance(message, Heard) and not message.final):
             # Many a second from each session, and none of them is waited for.
             self._dialer.gather(message)
             return True

@@ -23,6 +23,7 @@ from server.worker.audience import Audience
 from server.worker.commands import SessionCommands, engine_unavailable
 from server.worker.conversation import Conversation
 from server.worker.engine_settings import abilities_of, engine_config, mode_of
+from server.worker.engine_way import EngineWay
 from server.worker.in_force import check_served
 from server.worker.silence_watch import SilenceWatch
 from server.worker.transport import Connection, Transport
@@ -63,10 +64,11 @@ class CallSession:
     ) -> None:
         self.call_id = call_id
         self.audience = Audience()
+        self._way = EngineWay()
         self.conversation = Conversation(
-            settings, audience=self.audience, to_engine=self._to_engine, session_id=call_id
+            settings, audience=self.audience, to_engine=self._way.send, session_id=call_id
         )
-        self.commands = SessionCommands(self.conversation, to_engine=self._to_engine, end=self.end)
+        self.commands = SessionCommands(self.conversation, to_engine=self._way.send, end=self.end)
         self._config = config
         self._links = links
         self._since = time.monotonic()
@@ -137,6 +139,7 @@ class CallSession:
     async def close(self) -> None:
         """Free everything; the engine's slot first, so that the next call finds it. Idempotent."""
         line, self._line = self._line, None
+        self._way.close()
         if line is not None:
             await line.close()
         connections: list[Connection] = [*self.joined]
@@ -179,6 +182,7 @@ class CallSession:
         silence = SilenceWatch(self.conversation, self.commands)
         while True:
             await asyncio.sleep(TICK_S)
+            self._way.catch_up()
             await self.transport.tend()
             silence.look()
 
@@ -199,10 +203,11 @@ class CallSession:
                     raise
                 await asyncio.sleep(OPEN_RETRY_S)
                 continue
+            self._way.open(line)
             # What was set meanwhile had no way to the engine.
             wanted = engine_config(self.conversation.settings)
             if wanted != asked:
-                line.send(p.UpdateSession(self.call_id, wanted))
+                self._way.send(p.UpdateSession(self.call_id, wanted))
             return line
         raise AssertionError("unreachable")
 
@@ -226,7 +231,7 @@ class CallSession:
 
     def pass_piece(self, piece: p.ItemPiece) -> None:
         """Hand the engine a piece of an item; a lost one is told when the item is complete."""
-        is_lost = not self._to_engine(piece)
+        is_lost = not self._way.send(piece)
         self._is_piece_lost = is_lost or (self._is_piece_lost and not piece.first)
 
     def add_item(self, message: AddItem) -> None:
@@ -260,20 +265,17 @@ class CallSession:
         self.conversation.input_pts = pts
         if self.commands.is_muted:
             pcm = bytes(len(pcm))
-        self._to_engine(p.AudioIn(self.call_id, pts, pcm))
+        self._way.send(p.AudioIn(self.call_id, pts, pcm))
 
     def see(self, width: int, height: int, rgb: bytes) -> None:
         """Pass a picture of the camera on; without pixels: it went off."""
-        self._to_engine(p.ImageIn(self.call_id, self._last_pts, width, height, rgb))
+        self._way.send(p.ImageIn(self.call_id, self._last_pts, width, height, rgb))
 
     def notify(self, code: str, message: str) -> None:
         """Tell the client something that the session survives."""
         self.audience.emit(ev.Notice(code=code, message=message))
 
     # ------------------------------------------------------------------ engine
-
-    def _to_engine(self, message: p.Message) -> bool:
-        return self._line is not None and self._line.send(message)
 
     def _from_engine(self, message: p.FromEngine) -> None:
         if isinstance(message, p.SessionEnded):

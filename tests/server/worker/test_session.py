@@ -24,6 +24,7 @@ from tests.media.test_clock import FakeTimers
 from tests.signaling.offers import CHROMIUM_OFFER, only
 
 TICKS = 50
+SERVER_VAD = {"type": "server_vad"}
 
 
 class Call:
@@ -116,11 +117,24 @@ async def test_what_is_set_while_the_engine_opens_reaches_it() -> None:
     await call.session.close()
 
 
+async def test_what_is_set_while_the_engine_stands_still_reaches_it() -> None:
+    call = Call(CHROMIUM_OFFER)
+    line = SlowLine(call.session)
+    await call.session._open_line(cast("EngineClient", line))
+    line.keeps_up = False
+    call.session.conversation.update({"audio": {"input": {"turn_detection": SERVER_VAD}}})
+    line.keeps_up = True
+    call.session.hear(0, bytes(640))
+    assert line.modes == ["full_duplex", "turn_based", "half_duplex"]
+    await call.session.close()
+
+
 class SlowLine:
     """An engine's answer to `open` that comes after the client has set something."""
 
     def __init__(self, session: CallSession) -> None:
         self.modes: list[p.Mode] = []
+        self.keeps_up = True
         self._session = session
 
     async def open(self, session: str, config: p.SessionConfig, **_: object) -> SlowLine:
@@ -129,6 +143,6 @@ class SlowLine:
         return self
 
     def send(self, message: p.Message) -> bool:
-        assert isinstance(message, p.UpdateSession)
-        self.modes.append(message.config.mode)
-        return True
+        if self.keeps_up and isinstance(message, p.UpdateSession):
+            self.modes.append(message.config.mode)
+        return self.keeps_up
