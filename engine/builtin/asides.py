@@ -59,8 +59,10 @@ class Asides:
             for item in asked.input:
                 album.add(item)
             reading = self._start_task(album.run(), "album")
-            await album.settled()
-            reading.cancel()
+            try:
+                await album.settled()
+            finally:
+                reading.cancel()
         status: Literal["completed", "failed", "incomplete"] = "completed"
         reason = ""
         try:

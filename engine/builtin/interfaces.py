@@ -55,7 +55,10 @@ class Utterance(Protocol):
     def feed(self, pcm: bytes) -> None: ...
 
     async def finish(self) -> Transcript:
-        """Wait for the transcript; a failure is reported in its `error`, never raised."""
+        """Wait for the transcript; a failure is reported in its `error`, never raised.
+
+        Who is cancelled while waiting has discarded it.
+        """
 
     def abandon(self) -> None:
         """Discard it; idempotent, also after `finish`."""

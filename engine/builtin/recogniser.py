@@ -115,18 +115,23 @@ class RecogniserPool:
     ) -> SpokenUtterance:
         """A new utterance: it gets a free recogniser, else a new one, else its turn."""
         utterance = SpokenUtterance(speaker, on_partial, waits=self._waits, owner=self)
+        self.go_on(utterance)
+        return utterance
+
+    def go_on(self, utterance: SpokenUtterance) -> None:
+        """Find a recogniser for one that has none."""
         process = next((process for process in self._processes if process.is_free), None)
         if process is not None:
             self._attach(utterance, process)
-            return utterance
+            return
         self._waiting.append(utterance)
+        self._rest_idle()
         coming = sum(1 for process in self._processes if not process.pid)
         is_calm = self._backoff_s == 0.0
         if is_calm and len(self._waiting) > coming and len(self._processes) < self._most:
             self._spawn()
         if len(self._waiting) > WAITING_PER_RUNNING * self._most:
             self._waiting[0].settle(OVERLOADED)
-        return utterance
 
     async def close(self) -> None:
         """End every process; utterances under way fail."""
@@ -172,6 +177,15 @@ class RecogniserPool:
             loop = asyncio.get_running_loop()
             process.idle_since_s = loop.time()
             loop.call_later(EXTRA_IDLE_S, self._retire, process, process.idle_since_s)
+
+    def _rest_idle(self) -> None:
+        """Give the recognisers of utterances with which nobody goes on to those that wait."""
+        for process in tuple(self._processes):
+            utterance = process.utterance
+            if self._waiting and utterance is not None and utterance.is_idle:
+                process.utterance = None
+                utterance.rest()
+                self._serve(process)
 
     def _retire(self, process: RecogniserProcess, idle_since_s: float) -> None:
         """End one more than are kept, if it had no work since."""
@@ -249,6 +263,7 @@ class RecogniserPool:
             # A late check tells that this process stood still, nothing about the others.
             elapsed_s = min(loop.time() - last_s, 2 * CHECK_S)
             last_s = loop.time()
+            self._rest_idle()
             for process in list(self._processes):
                 if process.pid and last_s - process.started_s > SHORT_LIFE_S:
                     self._backoff_s = 0.0

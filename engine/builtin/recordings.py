@@ -61,11 +61,7 @@ class _Listening:
             self._words = None
 
     async def _understand(self, words: Utterance, end: int) -> None:
-        try:
-            transcript = await words.finish()
-        except asyncio.CancelledError:
-            words.abandon()
-            raise
+        transcript = await words.finish()
         if transcript.text:
             start_ms, end_ms = self._start * 1000 // INPUT_HZ, end * 1000 // INPUT_HZ
             self.segments.append(SpokenSegment(start_ms, end_ms, transcript.text))

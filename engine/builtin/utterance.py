@@ -16,6 +16,9 @@ MAX_BYTES = 2 * 16_000 * 60
 WINDOW_BYTES = 32_000
 """Sound on its way to a recogniser, 1 s: what it must still chew when its utterance is given up."""
 FEED_BYTES = 6_400
+IDLE_S = 1.0
+"""Of an utterance that has not ended and gets no sound for so long, a recogniser is not kept where
+others wait for one: the speech of who commits turns by hand, or of a client that sends no more."""
 OVERLOADED = Transcript(
     "", error="too many people speak at once; this was not understood", is_overload=True
 )
@@ -44,6 +47,9 @@ class Owner(Protocol):
     def has_way(self, utterance: SpokenUtterance) -> bool:
         """Return whether it may be processed; if not, `pump` is called when that changes."""
 
+    def go_on(self, utterance: SpokenUtterance) -> None:
+        """Find a recogniser for one that had given up its own."""
+
     def settled(self, utterance: SpokenUtterance) -> None:
         """Called once, when its result is decided, whatever it is."""
 
@@ -71,11 +77,14 @@ class SpokenUtterance:
         self.on_partial = on_partial
         self._waits = waits
         self._owner = owner
-        self._result: asyncio.Future[Transcript] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._result: asyncio.Future[Transcript] = self._loop.create_future()
         self._link: Link | None = None
-        self._unsent = bytearray()
-        self._fed = self._sent = self._taken = 0
-        self._is_finishing = self._told_finish = False
+        self._pcm = bytearray()
+        """All of it: a recogniser that takes it over begins anew."""
+        self._sent = self._taken = 0
+        self._fed_s = self._loop.time()
+        self._is_finishing = self._told_finish = self._rests = False
 
     @property
     def is_settled(self) -> bool:
@@ -89,7 +98,13 @@ class SpokenUtterance:
     @property
     def is_behind(self) -> bool:
         """More waits than what live speech brings."""
-        return len(self._unsent) >= WINDOW_BYTES
+        return len(self._pcm) - self._sent >= WINDOW_BYTES
+
+    @property
+    def is_idle(self) -> bool:
+        """It has not ended, its recogniser has nothing to do, and nothing more came for a while."""
+        is_done = len(self._pcm) - self._taken < FEED_BYTES and not self._is_finishing
+        return is_done and self._loop.time() - self._fed_s > IDLE_S
 
     @property
     def is_owed(self) -> bool:
@@ -100,16 +115,24 @@ class SpokenUtterance:
         """Take the next PCM; what exceeds a minute in all is refused with the whole utterance."""
         if self.is_settled or self._is_finishing:
             return
-        self._fed += len(pcm)
-        if self._fed > MAX_BYTES:
+        if len(self._pcm) + len(pcm) > MAX_BYTES:
             self.settle(Transcript("", error="the utterance is too long"))
             return
-        self._unsent += pcm
-        self.pump()
+        self._pcm += pcm
+        self._fed_s = self._loop.time()
+        self._go_on()
 
     async def finish(self) -> Transcript:
+        """Who is cancelled in here gives it up."""
         self._is_finishing = True
-        self.pump()
+        self._go_on()
+        try:
+            return await self._finished()
+        except asyncio.CancelledError:
+            self.abandon()
+            raise
+
+    async def _finished(self) -> Transcript:
         waits = self._waits
         for seconds in (waits.for_turn, waits.for_text - waits.for_turn):
             try:
@@ -131,6 +154,14 @@ class SpokenUtterance:
         link.send(Begin(self.ident, self.speaker.cepstral_mean, self.speaker.commands))
         self.pump()
 
+    def rest(self) -> None:
+        """Let the recogniser go until there is more sound, or the end."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.send(Abandon(self.ident))
+        self._sent = self._taken = 0
+        self._rests = True
+
     def taken(self, num_bytes: int) -> None:
         """Note how much of it the recogniser has processed."""
         self._taken = num_bytes
@@ -141,7 +172,8 @@ class SpokenUtterance:
         if self.is_settled:
             return
         self._result.set_result(transcript)
-        self._unsent.clear()
+        self._pcm.clear()
+        self._sent = self._taken = 0
         link, self._link = self._link, None
         if link is not None:
             link.send(Abandon(self.ident))
@@ -152,11 +184,17 @@ class SpokenUtterance:
         link = self._link
         if link is None or not self._owner.has_way(self):
             return
-        while self._unsent and self._sent - self._taken < WINDOW_BYTES:
-            pcm = bytes(self._unsent[:FEED_BYTES])
-            del self._unsent[:FEED_BYTES]
+        while self._sent < len(self._pcm) and self._sent - self._taken < WINDOW_BYTES:
+            pcm = bytes(self._pcm[self._sent : self._sent + FEED_BYTES])
             self._sent += len(pcm)
             link.send(FeedAudio(pcm))
-        if self._is_finishing and not self._unsent and not self._told_finish:
+        if self._is_finishing and self._sent == len(self._pcm) and not self._told_finish:
             self._told_finish = True
             link.send(Finish(self.ident))
+
+    def _go_on(self) -> None:
+        if self._rests and not self.is_settled:
+            self._rests = False
+            self._owner.go_on(self)
+        else:
+            self.pump()

@@ -324,6 +324,19 @@ async def test_an_answer_out_of_band_is_cancelled_alone() -> None:
         assert (done.epoch, done.status) == (1, "completed")
 
 
+async def test_an_answer_out_of_band_that_is_cancelled_leaves_no_task() -> None:
+    """Neither when its own pictures are still being read."""
+    async with talking(SPOKEN) as talk:
+        before = asyncio.all_tasks()
+        picture = p.ItemIn(SESSION, "own", "user", (p.ImagePart(b"no picture"),))
+        talk.session.handle(p.CreateResponse(SESSION, is_out_of_band=True, input=(picture,)))
+        await settle()
+        assert len(asyncio.all_tasks() - before) == 2
+        talk.session.handle(p.CancelResponse(SESSION, 1))
+        await settle()
+        assert asyncio.all_tasks() == before
+
+
 async def test_too_many_answers_out_of_band_are_refused() -> None:
     async with talking() as talk:
         for number in range(6):

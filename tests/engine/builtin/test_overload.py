@@ -12,7 +12,7 @@ from engine.builtin.interfaces import Transcript
 from engine.builtin.recogniser import MAX_PER_CORE, WAITING_PER_RUNNING, RecogniserPool
 from engine.builtin.recogniser_process import SPIN_S, STILL_S
 from engine.builtin.utterance import WINDOW_BYTES, Waits
-from tests.engine.builtin.fake_recognisers import BYTES_PER_S, Machine
+from tests.engine.builtin.fake_recognisers import BYTES_PER_S, CPU_PER_S, Machine
 from tests.virtual_time import run
 
 CORES = 2
@@ -146,6 +146,62 @@ def test_what_is_given_up_leaves_little_work_behind(monkeypatch: pytest.MonkeyPa
         await asyncio.sleep(30)
         spent_s = sum(machine.cpu_s.values()) - before
         assert spent_s <= 1.3 * 0.25 * WINDOW_BYTES / BYTES_PER_S
+        await pool.close()
+
+    play(monkeypatch, scene)
+
+
+def test_who_speaks_and_does_not_go_on_keeps_no_recogniser_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Turns that are committed by hand, and never are: all recognisers would be theirs."""
+
+    async def scene(machine: Machine) -> None:
+        pool = await started(machine)
+        open_turns = [
+            pool.listen_for(commands=True).listen(lambda _: None)
+            for _ in range(MAX_PER_CORE * CORES)
+        ]
+        for turn in open_turns:
+            turn.feed(bytes(BYTES_PER_S))
+        await asyncio.sleep(3)
+        for _ in range(3):
+            begun = now()
+            assert (await speak(pool, 1.0)).text == "understood"
+            assert now() - begun < 2
+        fed_s = sum(machine.cpu_s.values()) / CPU_PER_S
+        for turn in open_turns:
+            turn.feed(bytes(BYTES_PER_S))
+        found = await asyncio.gather(*(turn.finish() for turn in open_turns))
+        assert [transcript.text for transcript in found] == ["understood"] * len(found)
+        # One was taken over by another recogniser, which heard all of it.
+        again_s = sum(machine.cpu_s.values()) / CPU_PER_S - fed_s
+        assert again_s == pytest.approx(len(found) + 1, abs=0.2)
+        await pool.close()
+
+    play(monkeypatch, scene)
+
+
+def test_who_is_cancelled_while_waiting_for_the_words_has_given_them_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(machine: Machine) -> None:
+        pool = await started(machine)
+        machine.share = 0.02
+        speaking = [asyncio.ensure_future(speak(pool, 1.0)) for _ in range(MAX_PER_CORE * CORES)]
+        waiting = asyncio.ensure_future(speak(pool, 1.0))
+        await asyncio.sleep(2)
+        assert pool.waiting == 1
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert pool.waiting == 0
+        for task in speaking:
+            task.cancel()
+        await asyncio.gather(*speaking, return_exceptions=True)
+        machine.share = 1.0
+        begun = now()
+        assert (await speak(pool, 1.0)).text == "understood"
+        assert now() - begun < 3
         await pool.close()
 
     play(monkeypatch, scene)

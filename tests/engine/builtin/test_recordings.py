@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from engine.builtin.interfaces import Transcript
 from engine.builtin.recordings import NO_SPEECH, NOT_UNDERSTOOD, hear
 from tests.engine.builtin.rig import hiss, speech
-from tests.waiting import until
 
 
 class Utterances:
@@ -21,8 +19,6 @@ class Utterances:
     def __init__(self, *transcripts: Transcript) -> None:
         self.transcripts = list(transcripts)
         self.fed: list[int] = []
-        self.abandoned = 0
-        self.is_stuck = self.waits = False
 
     def listen(self, on_partial: Callable[[str], None]) -> Utterances:
         self.fed.append(0)
@@ -32,13 +28,9 @@ class Utterances:
         self.fed[-1] += len(pcm)
 
     async def finish(self) -> Transcript:
-        if self.is_stuck:
-            self.waits = True
-            await asyncio.Event().wait()
         return self.transcripts.pop(0)
 
-    def abandon(self) -> None:
-        self.abandoned += 1
+    def abandon(self) -> None: ...
 
 
 def recording(*pieces: bytes) -> NDArray[np.float32]:
@@ -78,14 +70,3 @@ async def test_why_there_are_no_words_is_told(
 ) -> None:
     heard = await hear(sound, Utterances(*transcripts))
     assert (heard.segments, heard.error) == ((), error)
-
-
-async def test_who_is_not_waited_for_frees_the_recogniser() -> None:
-    recogniser = Utterances()
-    recogniser.is_stuck = True
-    hearing = asyncio.create_task(hear(TWO, recogniser))
-    await until(lambda: recogniser.waits)
-    hearing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await hearing
-    assert recogniser.abandoned == 1
