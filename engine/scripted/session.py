@@ -114,6 +114,10 @@ class ScriptedSession:
     def _update(self, config: p.SessionConfig) -> None:
         if config.mode != self._config.mode:
             self._speaker.silence(by_client=False)
+            if "turn_based" in (config.mode, self._config.mode):
+                for event in self._segmenter.stop():
+                    self._announce(event)
+                    self._take(event)
         self._config = self._speaker.config = config
         self._segmenter.configure(config.turn_detection)
         self._tell_unused()
@@ -204,10 +208,13 @@ class ScriptedSession:
             p.InputTranscript(self._session, number, text, True, error, code="not_transcribed")
         )
 
-    def _clear(self) -> None:
+    def _clear(self) -> bool:
+        """Forget the speech under way; whether there was some."""
         self._kept = 0
-        for event in self._segmenter.stop():
+        events = self._segmenter.stop()
+        for event in events:
             self._announce(event)
+        return bool(events)
 
     def _commit(self, request: str) -> None:
         kept, self._kept = self._kept, 0
@@ -215,8 +222,9 @@ class ScriptedSession:
             told = f"there is less than {p.MIN_COMMIT_MS} ms of sound since the last commit"
             self._refuse(request, p.COMMIT_EMPTY, told)
             return
-        self._clear()
-        self._utterance += 1
+        if not self._clear() or self._config.mode == "turn_based":
+            # Else it is the turn whose beginning was told.
+            self._utterance += 1
         self._committed = self._answers.take("speech")
         self._tell_transcript(self._committed)
 

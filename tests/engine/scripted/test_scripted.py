@@ -272,6 +272,30 @@ async def test_speech_is_answered_in_half_duplex_and_on_commit(opened: Open) -> 
     assert text(by_hand) == "Late."
 
 
+async def test_a_commit_in_mid_speech_writes_down_the_turn_that_was_told_to_have_begun(
+    opened: Open,
+) -> None:
+    caller = await opened(
+        '[[answer]]\nheard = "hello"\nsay = "hi"', p.SessionConfig(mode="half_duplex")
+    )
+    await caller.hear(say("hello", after_ms=0))
+    caller.session.handle(p.CommitAudio(SESSION, "c"))
+    (began,), (ended,) = caller.all(p.SpeechStarted), caller.all(p.SpeechStopped)
+    told = [(t.utterance, t.text) for t in caller.all(p.InputTranscript)]
+    assert told == [(began.utterance, "hello")] and ended.utterance == began.utterance
+
+
+async def test_a_mode_that_changes_in_mid_speech_ends_the_turn(opened: Open) -> None:
+    caller = await opened(
+        '[[answer]]\nheard = "hello"\nsay = "hi"', p.SessionConfig(mode="half_duplex")
+    )
+    await caller.hear(say("hello", after_ms=0))
+    caller.session.handle(p.UpdateSession(SESSION, TURNS))
+    await caller.hear(QUIET * 2)
+    assert len(caller.all(p.SpeechStarted)) == len(caller.all(p.SpeechStopped)) == 1
+    assert [t.text for t in caller.all(p.InputTranscript)] == ["hello"]
+
+
 async def test_a_request_without_an_answer_is_refused(opened: Open) -> None:
     caller = await opened('[[cue]]\nat = 0\nsay = "x"', TURNS)
     ask(caller, "hello", request="r")
