@@ -118,10 +118,10 @@ def test_processes_that_share_a_file_put_it_aside_once(tmp_path: Path) -> None:
     writers = [write(path, f"worker-{n}", 400) for n in range(4)]
     assert [writer.communicate()[1] for writer in writers] == [""] * 4
     sizes = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
-    before, now = sizes.pop("log.txt.1"), sizes.pop("log.txt", 0)
+    # Nobody waits for whoever puts it aside: while that one is held up, the others write on.
+    assert sizes.pop("log.txt.1") >= 20_000, "put aside twice in a row"
+    sizes.pop("log.txt", 0)
     assert sizes == {}, "the last line may have filled the file, then there is no new one yet"
-    # A line of each may still come to the file that is put aside.
-    assert 20_000 <= before < 21_000 and now < 21_000
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
