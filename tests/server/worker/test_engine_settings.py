@@ -92,9 +92,9 @@ def test_choice_of_words_can_be_set_and_what_is_out_of_bounds_is_left_to_be_told
     assert config.options == {"length_penalty": 9.0, "style": "calm"}
 
 
-def test_voice_object_and_default_are_the_engines_own_voice() -> None:
-    for voice in ("default", {"id": "voice_123"}):
-        assert engine_config(settings(audio={"output": {"voice": voice}})).voice == ""
+def test_voice_is_named_by_itself_or_by_its_id_and_default_is_the_engines_own() -> None:
+    for voice, name in (("default", ""), ({"id": "voice_123"}, "voice_123")):
+        assert engine_config(settings(audio={"output": {"voice": voice}})).voice == name
 
 
 EXTREMES: list[dict[str, Any]] = [
