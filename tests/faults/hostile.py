@@ -19,7 +19,7 @@ from tests.caller import Caller
 from tests.faults.measured import KEY, attacked
 from tests.fuzz.mutators import packets
 from tests.fuzz.targets.datagrams import CHANNEL, MEDIA, WIRE, send
-from tests.fuzz.targets.http import post
+from tests.fuzz.targets.http import ask
 
 CALLS = 2
 MAX_MISSING_PERCENT = 5.0
@@ -123,11 +123,11 @@ async def by_requests(caller: Caller, rng: Random, until: float) -> None:
     item = json.dumps({"type": "message", "role": "user", "content": [{"type": "input_text"}] * 32})
     while time.monotonic() < until:
         with contextlib.suppress(OSError, TimeoutError):
-            await post(
+            await ask(
                 *(caller.url + "/", "/v1/realtime/calls"),
                 *(key + b"Content-Type: application/sdp", offer),
             )
-            await post(caller.url + "/", f"{caller.location}/items", key + b"X: y", item.encode())
+            await ask(caller.url + "/", f"{caller.location}/items", key + b"X: y", item.encode())
 
 
 ATTACKS: dict[str, Attack] = {name: by_packets(make) for name, make in PACKETS.items()}
