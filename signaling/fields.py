@@ -20,6 +20,7 @@ _ALLOWED = {
     "noise_reduction.type": '"near_field", "far_field"',
     "session.type": '"realtime", "transcription"',
     "max_output_tokens": 'an integer from 1 to 4096, or "inf"',
+    "response_length": '"short", "balanced", "long", or null',
     "truncation": '"auto", "disabled", or an object of the type "retention_ratio"',
     "truncation.type": '"retention_ratio"',
     "response.conversation": '"auto", "none"',

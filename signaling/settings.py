@@ -138,6 +138,8 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
     tools: Annotated[tuple[dict[str, Any], ...], Meta(max_length=MAX_TOOLS)] = ()
     tool_choice: Name | dict[str, Any] = "auto"
     max_output_tokens: Annotated[int, Meta(ge=1, le=4096)] | Literal["inf"] = "inf"
+    response_length: Literal["short", "balanced", "long"] | None = None
+    """Our extension: how much is said, in a word; `engine.length_penalty` says it as a number."""
     truncation: Literal["auto", "disabled"] | RetentionRatio = "auto"
     tracing: Literal["auto"] | dict[str, Any] | None = None
     video: Video = Video()

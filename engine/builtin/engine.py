@@ -105,6 +105,7 @@ class BuiltinEngine:
             answers_out_of_band=self._chat is not None,
             transcribes_files=True,
             says_texts=True,
+            options=("timezone",),
             honours=self._honours,
         )
 

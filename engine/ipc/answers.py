@@ -52,6 +52,8 @@ class Welcome(Message, frozen=True):
     """It speaks with voices that are uploaded (`KeepVoice`), by their ids."""
     voices_lack: str = ""
     """Why it does not, and what would change that; for people."""
+    options: tuple[str, ...] = ()
+    """The settings of this kind of engine alone, by their names in `SessionConfig.options`."""
     honours: tuple[str, ...] = ()
     """The settings that have an effect here, by their names in `SessionConfig` and `Sampling`; and
     `after`, where an item goes. Of others that are set an engine warns once (`unused_setting`)."""

@@ -38,7 +38,7 @@ from engine.minicpmo.scheduler import (
     WithdrawVoice,
 )
 from engine.minicpmo.session.inbox import Inbox
-from engine.minicpmo.session.session import HONOURS, Session
+from engine.minicpmo.session.session import HONOURS, OPTIONS, Session
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 from engine.minicpmo.speech.voice_studio import VoiceStudio
 from engine.minicpmo.speech.voices import PreparedVoice, VoiceLibrary
@@ -134,6 +134,7 @@ class MiniCpmoEngine:
             appends=("commentary",),
             takes_voices=voices is not None and not voices.lacks,
             voices_lack="" if voices is None else voices.lacks,
+            options=tuple(OPTIONS),
             honours=HONOURS + (CALL_HONOURS if self._calls_functions else ()),
         )
 

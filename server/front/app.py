@@ -168,7 +168,12 @@ class Operations:
                     "voices": welcome.voices,
                     "modes": welcome.modes,
                     "video": welcome.video,
+                    "takes_voices": welcome.takes_voices,
+                    "transcribes": welcome.transcribes,
+                    "unit_ms": welcome.unit_ms,
+                    "context_tokens": welcome.context_tokens,
                     "honours": welcome.honours,
+                    "options": welcome.options,
                 }
                 break
         told = {k: v for k, v in self._info.items() if k != "kind"}

@@ -30,6 +30,9 @@ from signaling.settings import (
 EAGERNESS_SILENCE_MS = {"low": 700, "medium": 320, "auto": 320, "high": 220}
 SAMPLED = frozenset(msgspec.structs.asdict(Sampling())) - {"max_output_tokens"}
 """What `session.engine` may set of how words are chosen."""
+LENGTH_PENALTIES = {"short": 1.0, "balanced": 1.1, "long": 1.3}
+"""What `response_length` means where a number is honoured: above 1 answers become longer, and
+interrupting them harder."""
 DETAIL_SLICES = {"low": 1, "auto": 1, "high": 2}
 
 
@@ -69,7 +72,10 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
     voice = settings.audio.output.voice_name
     choice, name = choice_of(settings.tool_choice)
     limit = settings.max_output_tokens
-    sampling, options = _sampling(settings.engine, limit if isinstance(limit, int) else None)
+    given = settings.engine
+    if settings.response_length is not None:
+        given = {"length_penalty": LENGTH_PENALTIES[settings.response_length], **given}
+    sampling, options = _sampling(given, limit if isinstance(limit, int) else None)
     return SessionConfig(
         mode=mode_of(settings),
         instructions=settings.instructions,

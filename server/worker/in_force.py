@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from server.worker.engine_settings import mode_of
+from server.worker.engine_settings import SAMPLED, mode_of
 from signaling.session.core import Abilities
 from signaling.settings import RetentionRatio, SessionSettings, Transcription
 from signaling.toolchecks import unsupported
@@ -16,6 +16,7 @@ TOLD_HERE = frozenset(
     {
         *("instructions", "voice", "speed", "max_output_tokens", "tools", "tool_choice"),
         *("tool_name", "context_policy", "retention"),
+        *SAMPLED,
     }
 )
 """What engines call the settings that are told of from here, where there is one."""
@@ -97,6 +98,7 @@ def in_force(settings: SessionSettings, abilities: Abilities | None) -> SessionS
         truncation=_truncates(settings.truncation, abilities),
         tools=settings.tools if calls else (),
         tool_choice=settings.tool_choice if calls else "auto",
+        response_length=settings.response_length if "length_penalty" in abilities.honours else None,
         max_output_tokens=settings.max_output_tokens
         if "max_output_tokens" in abilities.honours
         else "inf",
@@ -139,10 +141,15 @@ def without_effect(settings: SessionSettings, abilities: Abilities | None) -> li
         "audio.output.voice": wanted.audio.output.voice != real.audio.output.voice,
         "audio.output.speed": wanted.audio.output.speed != real.audio.output.speed,
         "include": bool(wanted.include),
+        "response_length": wanted.response_length != real.response_length,
         "max_output_tokens": wanted.max_output_tokens != real.max_output_tokens,
         "tools": wanted.tools != real.tools,
         "tool_choice": wanted.tool_choice not in ("none", real.tool_choice),
         "truncation": wanted.truncation != real.truncation,
         "video.fps": wanted.video.fps != SessionSettings().video.fps,
+    }
+    asked |= {
+        f"engine.{name}": name not in abilities.honours
+        for name in sorted(SAMPLED & wanted.engine.keys())
     }
     return [f"session.{name}" for name, is_asked in asked.items() if is_asked]

@@ -382,6 +382,7 @@ class Session:
                 self._told.add(name)
                 self.warn("unused_setting", f"{name}: has no effect with this model")
         for name in self.config.options:
-            if name not in OPTIONS:
+            if name not in OPTIONS and f"options.{name}" not in self._told:
+                self._told.add(f"options.{name}")
                 known = ", ".join(OPTIONS)
                 self.warn("unknown_option", f"engine option {name!r} is not one of {known}")

@@ -135,3 +135,20 @@ def test_what_a_client_may_set_is_never_refused_by_the_engine(update: dict[str, 
 
 def test_defaults_of_both_sides_agree() -> None:
     assert engine_config(SessionSettings()) == SessionConfig()
+
+
+@pytest.mark.parametrize(
+    ("length", "engine", "penalty"),
+    [
+        (None, {}, None),
+        ("short", {}, 1.0),
+        ("balanced", {}, 1.1),
+        ("long", {}, 1.3),
+        ("long", {"length_penalty": 1.2}, 1.2),
+    ],
+)
+def test_length_in_a_word_is_a_number_unless_one_is_given(
+    length: str | None, engine: dict[str, float], penalty: float | None
+) -> None:
+    settings = SessionSettings().merge({"response_length": length, "engine": engine})
+    assert engine_config(settings).sampling.length_penalty == penalty

@@ -46,6 +46,8 @@ def test_defaults_are_all_honoured() -> None:
         ({"include": ["item.input_audio_transcription.logprobs"]}, "include"),
         ({"max_output_tokens": 100}, "max_output_tokens"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"response_length": "long"}, "response_length"),
+        ({"engine": {"temperature": 0.5}}, "engine.temperature"),
         ({"video": {"fps": 5}}, "video.fps"),
     ],
 )  # fmt: skip
@@ -63,12 +65,12 @@ def test_setting_without_effect_is_told_once_by_its_name(
 def test_engines_word_for_the_same_setting_is_not_told_beside_it() -> None:
     talk = Talk()
     update(talk, {"instructions": "Be kind."})
-    for name in ("instructions", "temperature"):
+    for name in ("instructions", "temperature", "max_image_slices"):
         told_so = f"{name}: has no effect with this engine"
         talk.hear(p.SessionWarning(SESSION, "unused_setting", told_so))
     assert told(talk) == [
         "session.instructions is accepted but has no effect here.",
-        "Temperature: has no effect with this engine.",
+        "Max_image_slices: has no effect with this engine.",
     ]
 
 
