@@ -18,11 +18,17 @@ export class HistoryView extends EventTarget {
   #current = '';
   #timer = 0;
   #history;
+  #settle;
 
-  /** @param {import('./history.js').History} history @param {boolean} isOn */
-  constructor(history, isOn) {
+  /**
+   * @param {import('./history.js').History} history
+   * @param {boolean} isOn
+   * @param {() => Promise<void>} settle what was said last is written before the list is read
+   */
+  constructor(history, isOn, settle) {
     super();
     this.#history = history;
+    this.#settle = settle;
     const panel = byId('history');
     panel.addEventListener('open', () => this.refresh());
     byId('history-search').addEventListener('input', () => {
@@ -43,6 +49,7 @@ export class HistoryView extends EventTarget {
   }
 
   async refresh() {
+    await this.#settle();
     this.#chats = await this.#history.list().catch(() => []);
     this.#show();
   }

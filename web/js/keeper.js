@@ -96,7 +96,8 @@ export class Keeper {
   addMedia(row, index, blob) {
     if (!this.isOn) return;
     this.#media.push({ chat: this.#chat.id, row, index, blob });
-    this.#later();
+    // A page that is left has no time for large things.
+    this.write();
   }
 
   /** Writes what changed; never throws: a browser that keeps nothing must not end a call. */
@@ -115,6 +116,7 @@ export class Keeper {
 
   /** The page goes away: what a reload finds. @param {Call|null} call */
   leave(call) {
+    this.write();
     const { chat } = this;
     const rows = withinChars(chat.rows, MAX_TAB_CHARS);
     try {

@@ -41,7 +41,7 @@ export class Keeping {
     const { captions } = conversation;
     const isOn = memory.read('history') !== 'off';
     this.#keeper = new Keeper(captions, this.#history, tabStorage(), isOn);
-    this.#view = new HistoryView(this.#history, isOn);
+    this.#view = new HistoryView(this.#history, isOn, () => this.#keeper.write());
     // Before the view of the captions, which shows what is held here.
     captions.addEventListener('added', (event) => this.#takeFiles(/** @type {CustomEvent} */ (event).detail.row));
     captions.addEventListener('changed', (event) => this.#keepUnwritten(/** @type {CustomEvent} */ (event).detail.row));

@@ -108,7 +108,6 @@ async function onEnded(ending) {
   if (!problem) return;
   notice.show(/** @type {() => import('./problems.js').Problem} */ (tell));
   if (problem.kind === 'away' || problem.kind === 'lost_away') watch.look();
-comeBack();
 }
 
 // ---- controls -----------------------------------------------------------------------------------------------
@@ -231,7 +230,6 @@ function bindConversation() {
   on('change', () => {
     // Who waits may wait for an engine that died and starts again.
     if (conversation.phase === 'queued' && conversation.info?.ready !== false && !isLookedAt) watch.look();
-comeBack();
     isLookedAt = conversation.phase === 'queued';
     render();
   });
