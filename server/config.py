@@ -149,6 +149,12 @@ class MediaConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 7200
     turn_user: Annotated[str, Meta(description="User name at the TURN server.")] = ""
     turn_password: Annotated[str, Meta(description="Password at the TURN server. Secret.")] = ""
+    ice_transport_policy: Annotated[
+        Literal["all", "relay"],
+        Meta(
+            description="relay: offer and use addresses of TURN servers only, none of this host's."
+        ),
+    ] = "all"
     turn_share_password: Annotated[
         bool,
         Meta(description="Tell callers turn_user and turn_password, which do not expire."),

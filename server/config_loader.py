@@ -234,6 +234,8 @@ def _check_ice_servers(media: MediaConfig) -> None:
                 raise SettingsError(f"media.{name} = {url!r}: {error}") from None
             if not is_right:
                 raise SettingsError(f"media.{name} = {url!r}: expected a {name.upper()} server")
+    if media.ice_transport_policy == "relay" and not media.turn:
+        raise SettingsError('media.ice_transport_policy: "relay" needs media.turn')
     if media.turn and not media.turn_secret and not (media.turn_user and media.turn_password):
         raise SettingsError(
             "media.turn: needs media.turn_secret, or media.turn_user and media.turn_password"

@@ -34,6 +34,8 @@ from signaling.restart import IceRestarts
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+UNTOLD = "0.0.0.0", 9
+"""What stands for an address of this host that is not told (RFC 8839 section 5.1)."""
 CONSENT_REQUEST_S = 1.0
 """About as long as a check waits for its response."""
 
@@ -53,6 +55,8 @@ class IceSettings(msgspec.Struct, frozen=True, kw_only=True):
     stun: tuple[ServerUrl, ...] = ()
     turn: tuple[ServerUrl, ...] = ()
     turn_login: TurnLogin = TurnLogin()
+    policy: Literal["all", "relay"] = "all"
+    """relay: no address of this host is offered or used, only those of TURN servers."""
     gather_timeout_s: float = 0.5
     """How long an answer waits for STUN and TURN servers."""
     resting: Resting = msgspec.field(default_factory=Resting)
@@ -186,7 +190,8 @@ class ConnectionHooks:
     ) -> list[Candidate]:
         """Bind one socket per address; same contract as Connection.get_component_candidates."""
         candidates: list[Candidate] = []
-        for address in host_addresses(self._settings):
+        is_hidden = self._settings.policy == "relay"
+        for address in [] if is_hidden else host_addresses(self._settings):
             try:
                 protocol = await self._bind(address)
             except OSError as error:
@@ -264,6 +269,8 @@ class ConnectionHooks:
         credentials = self._settings.turn_login.credentials(time.time())
         protocol = await connect_relay(url, credentials, self._protocol)
         related = protocol.transport.get_extra_info("related_address")
+        if self._settings.policy == "relay":
+            related = UNTOLD
         protocol.local_candidate = _candidate("relay", component, protocol, None, related)
         self.connection._protocols.append(protocol)
         candidate: Candidate = protocol.local_candidate

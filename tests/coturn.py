@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from server.front.certificates import Certificate
+
 SECRET = "north-by-northwest"
 START_S = 20
 
 
 @contextmanager
-def coturn_server(folder: Path) -> Iterator[str]:
-    """Yield the address at which it listens, by UDP and TCP."""
+def coturn_server(folder: Path, certificate: Certificate | None = None) -> Iterator[str]:
+    """Yield the address at which it listens, by UDP, TCP and, with a certificate, TLS."""
     program = shutil.which("turnserver")
     if program is None:
         pytest.skip("turnserver is missing: install coturn")
@@ -28,7 +30,8 @@ def coturn_server(folder: Path) -> Iterator[str]:
     options = (
         *("-n", "--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", f"--listening-port={port}"),
         *("--use-auth-secret", f"--static-auth-secret={SECRET}", "--realm=omnicall.test"),
-        *("--allow-loopback-peers", "--no-tls", "--no-dtls", "--no-cli", "--log-file=stdout"),
+        *("--allow-loopback-peers", "--no-dtls", "--no-cli", "--log-file=stdout"),
+        *(["--no-tls"] if certificate is None else _with(certificate)),
         *(f"--pidfile={folder}/pid", f"--userdb={folder}/db"),
     )
     log = folder / "log"
@@ -43,6 +46,10 @@ def coturn_server(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _with(certificate: Certificate) -> list[str]:
+    return [f"--cert={certificate.cert}", f"--pkey={certificate.key}"]
 
 
 def _listens(port: int) -> bool:

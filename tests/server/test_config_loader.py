@@ -137,6 +137,7 @@ def test_every_field_can_be_set_by_its_environment_variable() -> None:
         ("media.ports=5000-99999", "media.ports = '5000-99999': expected LOW-HIGH"),
         ("media.public_address=" + "9" * 65, "expected at most 64 characters"),
         ("media.turn=turn:a:1", "media.turn: needs media.turn_secret, or"),
+        ("media.ice_transport_policy=relay", 'media.ice_transport_policy: "relay" needs media.'),
         ("media.turn=stun:a:1", "media.turn = 'stun:a:1': expected a TURN server"),
         ("media.stun=stun:a:1,turn:b", "media.stun = 'turn:b': expected a STUN server"),
         ("media.stun=a.example", "media.stun = 'a.example': expected stun:HOST:PORT"),

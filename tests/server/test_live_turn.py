@@ -13,6 +13,7 @@ from aioice.ice import StunProtocol
 from aiortc import RTCConfiguration, RTCIceServer
 from aiortc.rtcconfiguration import RTCIceTransportPolicy
 
+from server.front.certificates import ensure
 from signaling.ice_servers import parse_url, time_limited
 from signaling.relay import connect_relay
 from tests.caller import Caller
@@ -38,10 +39,36 @@ def server(coturn: str) -> Iterator[Serving]:
         yield serving
 
 
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server that is reached by a relay over TLS and by nothing else."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate = ensure(folder, "127.0.0.1")
+    trusted = {"SSL_CERT_FILE": str(certificate.cert)}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        coturn_server(folder, certificate) as where,
+        Serving(
+            *("--engine", "echo", "--set", f"media.turn=turns:{where}"),
+            *("--set", f"media.turn_secret={SECRET}"),
+            *("--set", "media.ice_transport_policy=relay"),
+            environment=trusted,
+        ) as serving,
+    ):
+        # The caller's side, too, trusts whom OpenSSL trusts.
+        patch.setenv("SSL_CERT_FILE", trusted["SSL_CERT_FILE"])
+        yield serving
+
+
 def relay_only(server: Serving, transport: str) -> RTCConfiguration:
     """As the server tells it, with the URL of one transport."""
     (told,) = server.get("/api/info")[1]["ice_servers"]
-    (url,) = [url for url in told["urls"] if url.endswith("transport=tcp") == (transport == "tcp")]
+    marks = {"tcp": "transport=tcp", "tls": "turns:"}
+    (url,) = [
+        url
+        for url in told["urls"]
+        if next((name for name, mark in marks.items() if mark in url), "udp") == transport
+    ]
     return RTCConfiguration(
         iceServers=[RTCIceServer([url], told["username"], told["credential"])],
         iceTransportPolicy=RTCIceTransportPolicy.RELAY,
@@ -58,6 +85,18 @@ async def test_a_caller_who_has_only_a_relay_converses(server: Serving, transpor
         pair = ice._connection._nominated[1]
         assert pair.local_candidate.type == "relay"
         assert "typ relay" in caller.pc.remoteDescription.sdp, "the server has its own"
+        assert await caller.hang_up() == 200
+
+
+async def test_a_server_that_shows_no_address_of_its_own_is_reached_over_tls(
+    hidden: Serving,
+) -> None:
+    async with Caller(hidden.url, ice=relay_only(hidden, "tls")) as caller:
+        await caller.hears("session.created", timeout_s=40)
+        caller.voice.say("hello")
+        await until(lambda: caller.loud_samples > 4_800, 40)
+        offered = [line for line in caller.pc.remoteDescription.sdp.splitlines() if " typ " in line]
+        assert offered and all(" typ relay raddr 0.0.0.0 rport 9" in line for line in offered)
         assert await caller.hang_up() == 200
 
 
