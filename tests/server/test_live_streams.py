@@ -128,6 +128,27 @@ async def test_session_that_transcribes_writes_down_and_answers_nothing(server: 
         assert not [kind for kind in client.types if kind.startswith("response.")]
 
 
+async def test_call_that_transcribes_writes_down_and_answers_nothing(server: Serving) -> None:
+    written = {"type": "transcription", "audio": {"input": {"transcription": {"language": "en"}}}}
+    async with Caller(server.url, session=written) as caller:
+        created = await caller.hears("session.created")
+        assert created["session"]["type"] == "transcription"
+        assert set(created["session"]["audio"]) == {"input"}
+        caller.voice.say("what_time")
+        committed = await caller.hears("input_audio_buffer.committed")
+        said = await caller.hears("conversation.item.input_audio_transcription.completed")
+        assert said["item_id"] == committed["item_id"] and "time" in said["transcript"]
+        caller.send("response.create", event_id="e1")
+        assert (await caller.hears("error"))["error"]["event_id"] == "e1"
+        caller.send("session.update", session={"type": "transcription", "audio": {"input": {}}})
+        updated = (await caller.hears("session.updated"))["session"]
+        assert updated["object"] == "realtime.transcription_session"
+        kinds = [event["type"] for event in caller.events]
+        assert not [kind for kind in kinds if kind.startswith(("response.", "output_"))]
+        assert caller.loud_samples == 0
+        assert await caller.hang_up() == 200
+
+
 async def test_secret_of_a_session_that_transcribes_opens_one(guarded: Serving) -> None:
     key = {"Authorization": f"Bearer {KEY}"}
     async with aiohttp.ClientSession(headers=key) as http:
@@ -139,6 +160,8 @@ async def test_secret_of_a_session_that_transcribes_opens_one(guarded: Serving) 
     held = {"Authorization": f"Bearer {made['value']}"}
     async with Streamer(_address(guarded), headers=held) as client:
         assert (await client.hears("session.created"))["session"]["type"] == "transcription"
+    async with Caller(_address(guarded), key=made["value"]) as caller:
+        assert (await caller.hears("session.created"))["session"]["type"] == "transcription"
 
 
 async def test_engine_that_writes_nothing_down_refuses_to_transcribe() -> None:
@@ -147,6 +170,9 @@ async def test_engine_that_writes_nothing_down_refuses_to_transcribe() -> None:
             assert (await client.hears("error"))["error"]["param"] == "session.type"
             async with asyncio.timeout(10):
                 await client.socket.wait_closed()
+        async with Caller(echo.url, session={"type": "transcription"}) as caller:
+            assert (await caller.hears("error"))["error"]["param"] == "session.type"
+            await caller.hears("session.ended")
     assert client.close_code == 1008 and client.of("session.created") == []
 
 
