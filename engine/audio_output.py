@@ -22,6 +22,7 @@ from engine.ipc.protocol import (
     ResponseStarted,
     TextOut,
     TokenSplit,
+    sum_of,
 )
 
 PIECE_SAMPLES = OUTPUT_HZ // 2
@@ -34,7 +35,11 @@ Status = Literal["completed", "cancelled", "failed", "incomplete"]
 class AudioOutput:
     """Owned by one session. Epochs count from 1; at most one response is open."""
 
-    def __init__(self, session: str, send: Callable[[FromEngine], None]) -> None:
+    def __init__(
+        self, session: str, send: Callable[[FromEngine], None], *, codes_hz: int = 0
+    ) -> None:
+        """`codes_hz`: tokens that a second of sound is made of; 0: it is made of none."""
+        self._codes_hz = codes_hz
         self._session = session
         self._send = send
         self._numbered = 0
@@ -45,6 +50,8 @@ class AudioOutput:
         self.samples = 0
         """Sound of the newest epoch so far."""
         self.tokens = 0
+        self.made_from = TokenSplit()
+        """The input of the newest epoch."""
         self._heard = 0
         self._is_playing = False
         self._marks: list[tuple[int, int]] = []
@@ -56,6 +63,11 @@ class AudioOutput:
     def is_speaking(self) -> bool:
         """Something of the newest epoch is being made or may still be playing."""
         return self.is_open or self._is_playing
+
+    @property
+    def _codes(self) -> int:
+        """Tokens that the sound of the newest epoch was made of."""
+        return -(-self.samples * self._codes_hz // OUTPUT_HZ)
 
     @property
     def is_full(self) -> bool:
@@ -89,6 +101,7 @@ class AudioOutput:
         self.epoch = self._numbered
         self.is_open = True
         self.samples = self.tokens = self._heard = 0
+        self.made_from = TokenSplit()
         self._is_playing = False
         self._marks = []
         self._send(
@@ -127,9 +140,10 @@ class AudioOutput:
                     self.epoch,
                     status,
                     reason,
-                    input_tokens,
-                    self.tokens,
-                    output_split=TokenSplit(text=self.tokens),
+                    input_tokens or sum_of(self.made_from),
+                    self.tokens + self._codes,
+                    self.made_from,
+                    TokenSplit(text=self.tokens, audio=self._codes if self._codes_hz else None),
                 )
             )
             self._pump()

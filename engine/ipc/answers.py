@@ -195,6 +195,11 @@ class TokenSplit(Struct, frozen=True):
     """Of all kinds, how many were not read anew."""
 
 
+def sum_of(split: TokenSplit) -> int:
+    """Tokens of all kinds that are counted."""
+    return (split.text or 0) + (split.audio or 0) + (split.image or 0)
+
+
 class ResponseDone(Message, frozen=True):
     """All of the epoch is generated (it may still be playing), or generation ended early."""
 

@@ -39,6 +39,7 @@ from engine.ipc.answers import (
     TokenSplit,
     UnitDone,
     Welcome,
+    sum_of,
 )
 from engine.ipc.items import (
     AudioPart,

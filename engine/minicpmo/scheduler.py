@@ -10,15 +10,18 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 
 from engine.ipc.protocol import (
+    ROOT,
     AppendContext,
     AudioIn,
     CancelResponse,
     ClearAudio,
     CommitAudio,
+    ContextAppended,
     CreateResponse,
     DeleteItem,
     ForceListen,
@@ -52,7 +55,8 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.05
 MAX_INBOX = 20_000
-NOTHING_APPENDED = "only commentary in full duplex can be added beside the turns here"
+BEFORE = {"instructions": "", "thinking": "You know this; say it only when it is wanted:\n"}
+"""What stands before words that are appended."""
 SWITCH_INTERVAL_S = 0.0002
 
 
@@ -127,6 +131,7 @@ class Scheduler:
         self._inbox: deque[tuple[float, Order]] = deque()
         """With when they came."""
         self._wake = threading.Event()
+        self._appended = 0
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._is_behind = False
@@ -328,8 +333,10 @@ class Scheduler:
     def _switch(self, session: Session, message: UpdateSession) -> None:
         before = self._mode(session)
         anew = session.reconfigure(message.config)
-        if not anew:
+        if not anew or (isinstance(before, HalfDuplex) and before is self._mode(session)):
             before.configure(session)
+            if anew:
+                self._turns.change_system(session)
             return
         session.output.cancel()
         if isinstance(before, HalfDuplex):
@@ -355,11 +362,13 @@ class Scheduler:
             case Heard():
                 session.output.heard(message)
             case DecodedItem():
-                session.add_item(message)
+                self._add(session, message)
             case UpdateSession():
                 self._switch(session, message)
             case DeleteItem():
-                session.forget_item(message.item)
+                was_there = session.forget_item(message.item)
+                if not was_there and not self._turns.delete(session, message.item):
+                    session.warn("item_kept", "the model has already read this item")
             case _:
                 self._command(session, message)
 
@@ -389,10 +398,7 @@ class Scheduler:
                 if message.on and session.output.is_speaking:
                     self._silence(session, by_client=False)
             case AppendContext():
-                if message.kind == "commentary" and session.config.mode == "full_duplex":
-                    self._duplex.append(session, message)
-                else:
-                    session.refuse(message.request, "append_unsupported", NOTHING_APPENDED)
+                self._append(session, message)
             case FunctionCallIn() | FunctionOutputIn():
                 self._function(session, message)
 
@@ -401,12 +407,38 @@ class Scheduler:
         if session.config.mode == "full_duplex" or not self.runner.model.tokens.calls_functions:
             session.warn("tools_unsupported", "functions are called where turns are taken only")
             return
+        role: Literal["user", "assistant"]
         part: FunctionCalled | FunctionReturned
         if isinstance(message, FunctionCallIn):
-            part = FunctionCalled(message.name, message.arguments)
+            role, part = "assistant", FunctionCalled(message.name, message.arguments)
         else:
-            part = FunctionReturned(message.output)
-        session.add_item(DecodedItem(session.id, message.item, "user", (part,)))
+            role, part = "user", FunctionReturned(message.output)
+        item = DecodedItem(session.id, message.item, role, (part,), message.after)
+        self._add(session, item)
+
+    def _add(self, session: Session, item: DecodedItem) -> None:
+        """Keep an item for the next turn, or put it among what the model has read."""
+        if not item.after or session.place_item(item):
+            if not item.after:
+                session.add_item(item)
+        elif not self._turns.insert(session, item):
+            if item.after != ROOT:
+                told = f"there is no item {item.after!r}; {item.item!r} goes to the end"
+                session.warn("unknown_place", told)
+            session.add_item(item)
+
+    def _append(self, session: Session, message: AppendContext) -> None:
+        """Tell the model something beside the turns."""
+        if session.config.mode == "full_duplex":
+            self._duplex.append(session, message)
+        elif message.kind == "commentary":
+            self._turns.say(session, message)
+        else:
+            self._appended += 1
+            text = BEFORE[message.kind] + message.text
+            session.add_item(DecodedItem(session.id, f"append-{self._appended}", "system", (text,)))
+            at = session.audio_input.position
+            session.send(ContextAppended(session.id, message.request, at, at))
 
     def _hear(self, session: Session, message: AudioIn, came: float) -> None:
         mode = session.config.mode
@@ -439,7 +471,7 @@ class Scheduler:
     def _said(self, session: Session, sound: torch.Tensor) -> None:
         """Keep an utterance [N] that ended in half duplex, and ask for a reply to it."""
         session.audio_input.clear()
-        session.keep_speech(sound)
+        session.keep_speech(sound, session.audio_input.utterances)
         if session.config.turn_detection.create_response:
             self._ask(session, PendingTurn(utterance=session.audio_input.utterances))
 
@@ -477,9 +509,7 @@ class Scheduler:
 
     def _ask(self, session: Session, asked: PendingTurn) -> None:
         """Have all that the user gave since the last response answered."""
-        asked.sound, asked.picture = session.take_speech(), session.take_picture()
-        asked.items = list(session.items)
-        session.items.clear()
+        asked.given = session.take_given()
         self._turns.ask(session, asked)
 
     def _silence(self, session: Session, *, by_client: bool) -> None:

@@ -115,9 +115,10 @@ async def test_modes_switch_within_the_call(native: Serving, tmp_path: Path) -> 
         metrics = len([e for e in await events(page) if e["type"] == "metrics"])
         await event(page, "metrics", count=metrics + 2, timeout_ms=40_000)
         warnings = [e["code"] for e in await events(page) if e["type"] == "session.warning"]
-        assert warnings.count("context_restarted") == 3
+        # From full duplex and back to it; what takes turns goes on.
+        assert warnings.count("context_restarted") == 2
         shown = await page.evaluate("() => window.omnicall.captions()")
-        assert str(shown).count("begin a new conversation") == 3
+        assert str(shown).count("begin a new conversation") == 2
 
 
 async def responses(page: Page) -> int:

@@ -35,6 +35,7 @@ EVERYTHING = p.SessionConfig(
     sampling=p.Sampling(0.3, 0.5, 7, 1.2, 1.1, 77, True, 4),
     max_image_slices=2,
     context_policy="end",
+    retention=p.Retention(0.5),
     options={"timezone": "Europe/Berlin"},
 )
 """Every setting differs from its default."""
@@ -105,6 +106,7 @@ async def test_settings_of_the_model_reach_the_endpoint(
         "instructions": "Be brief." in body["messages"][0]["content"],
         # Greedy is what no temperature is.
         "temperature": "temperature" in body,
+        "retention": session._history.retention == p.Retention(0.5),
         "greedy": body["temperature"] == 0,
         "top_p": body["top_p"] == 0.5,
         "seed": body["seed"] == 4,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from engine.ipc.protocol import Retention
+from engine.ipc.protocol import Retention, TokenSplit
 
 WindowMode = Literal["off", "basic", "context"]
 ContextPolicy = Literal["slide", "end"]
@@ -62,6 +62,26 @@ class Marks:
 
 
 @dataclass(frozen=True)
+class Media:
+    """How many positions are embeddings, of sound and of pictures."""
+
+    audio: int = 0
+    image: int = 0
+
+    def __add__(self, other: Media) -> Media:
+        return Media(self.audio + other.audio, self.image + other.image)
+
+
+NO_MEDIA = Media()
+
+
+def split(length: int, media: Media, cached: int) -> TokenSplit:
+    """Of so many positions how many are of which kind; `cached` of them were not read anew."""
+    text = length - media.audio - media.image
+    return TokenSplit(text=text, audio=media.audio, image=media.image, cached=cached)
+
+
+@dataclass(frozen=True)
 class Entry:
     """One unit (duplex) or turn (half duplex) in the cache."""
 
@@ -70,6 +90,7 @@ class Entry:
     ids: tuple[int, ...] = ()
     """Spoken ids."""
     is_listen: bool = True
+    media: Media = Media()
 
 
 @dataclass(frozen=True)
@@ -115,6 +136,13 @@ class DuplexWindow:
     """Takes the place of the settings."""
     room: int = 0
     """Positions that the cache has, for the retention."""
+    voice: int = 0
+    """Positions of the prefix that are sound."""
+
+    @property
+    def media(self) -> Media:
+        """What of it is embeddings."""
+        return sum((entry.media for entry in self.entries), Media(self.voice))
 
     @property
     def marks(self) -> Marks | None:
@@ -212,6 +240,7 @@ class TurnWindow:
     low: int = 6000
     protected: int = 0
     """Positions of the system message."""
+    protected_media: Media = Media()
     entries: list[Entry] = field(default_factory=list)
     retention: Retention | None = None
     """Takes the place of the two marks."""
@@ -221,6 +250,11 @@ class TurnWindow:
     @property
     def length(self) -> int:
         return self.protected + sum(entry.length for entry in self.entries)
+
+    @property
+    def media(self) -> Media:
+        """What of it is embeddings."""
+        return sum((entry.media for entry in self.entries), self.protected_media)
 
     @property
     def marks(self) -> Marks:

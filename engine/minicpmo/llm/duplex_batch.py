@@ -71,6 +71,15 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
             yield
         self._check([slot])
 
+    def tell(self, slot: int, suffix: Sequence[int]) -> None:
+        """End a session's system message in other words; raises `ContextFull` without room."""
+        session = self.sessions[slot]
+        lacking = session.lacking_told(suffix)
+        if lacking > 0:
+            self._make_room(slot, lacking)
+        self._apply(slot, session.tell(suffix))
+        self._check([slot])
+
     # ------------------------------------------------------------------ units
 
     def prefill(self, inputs: Sequence[UnitInput]) -> dict[int, UnitResult]:

@@ -14,7 +14,7 @@ from enum import Enum
 
 from torch import Tensor
 
-from engine.ipc.protocol import Retention
+from engine.ipc.protocol import Retention, TokenSplit
 from engine.minicpmo.llm.context_window import (
     ContextLimit,
     ContextPolicy,
@@ -22,14 +22,19 @@ from engine.minicpmo.llm.context_window import (
     Cut,
     DuplexWindow,
     Entry,
+    Media,
+    Rebuild,
     Slide,
     WindowSettings,
+    split,
 )
 from engine.minicpmo.llm.rows import Piece
 from engine.minicpmo.llm.sampler import Draws, DuplexRow, DuplexSampling
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.config import RELEASED_UNIT
 
+UNIT_END_IDS = 2
+"""A unit's terminator and `</unit>`."""
 SLIDE_PARTS = 10
 """Which part of the context is freed at once where it is full."""
 
@@ -93,6 +98,8 @@ class UnitResult:
     terminator: int
     kv_length: int
     """Positions in the cache, without the terminator and `</unit>`."""
+    made_from: TokenSplit
+    """What stands in the cache; that of the turn's first unit and since was read for it."""
     warning: ContextWarning | None = None
 
 
@@ -119,6 +126,7 @@ class _Unit:
     """The last token fed was the turn's end."""
     terminator: int | None = None
     is_cut: bool = False
+    media: Media = Media()
 
 
 class DuplexState:
@@ -147,6 +155,8 @@ class DuplexState:
         self._unit = _Unit(0)
         self._brought = 1
         """Positions that the newest unit's input takes."""
+        self._read_for_turn = 0
+        """Positions of the units since the newest turn began."""
         self._tail_entry: Entry | None = None
         self._given: deque[int] = deque()
         """Words that the next turn has to say, and are not said yet."""
@@ -179,6 +189,7 @@ class DuplexState:
             self._tokens.special_ids,
             retention=self.settings.retention,
             room=self.context.limit,
+            voice=0 if voice is None else len(voice),
         )
         self.row = DuplexRow(self.settings.sampling, self.row.draws)
         self.phase = UnitPhase.IDLE
@@ -227,6 +238,20 @@ class DuplexState:
         self._given.clear()
         self.says_given = False
 
+    # ------------------------------------------------------------------ the system message
+
+    def lacking_told(self, suffix: Sequence[int]) -> int:
+        """Positions short for a system message that ends so, and the next unit behind it."""
+        return self._lacking(self._brought + max(0, len(suffix) - len(self.window.suffix_ids)))
+
+    def tell(self, suffix: Sequence[int]) -> Rebuild:
+        """End the system message in other words, between units; what follows it stays."""
+        assert self.phase is UnitPhase.IDLE, f"the system message changes while {self.phase}"
+        window = self.window
+        resume, window.suffix_ids = window.protected, tuple(suffix)
+        self.length += window.protected - resume
+        return Rebuild(window.prefix_len, (*window.previous, *window.suffix_ids), resume)
+
     # ------------------------------------------------------------------ one unit
 
     def lacking(self, pictures: Sequence[Sequence[Tensor]], audio: Tensor | None) -> int:
@@ -264,7 +289,9 @@ class DuplexState:
         tokens = self._tokens
         pieces: list[Piece] = [self.tail] if self.tail else []
         self._register_tail()
-        self._unit = _Unit(self.length)
+        seen = sum(len(part) for group in pictures for part in group)
+        media = Media(0 if audio is None else len(audio), seen)
+        self._unit = _Unit(self.length, media=media)
         head: list[Piece] = [[tokens.unit_start]]
         for group in pictures:
             for index, embedding in enumerate(group):
@@ -351,6 +378,7 @@ class DuplexState:
             self.length + len(self.tail) - unit.start,
             tuple(spoken.id for spoken in unit.spoken),
             result.is_listen,
+            unit.media,
         )
         self.phase = UnitPhase.IDLE
         return result
@@ -416,6 +444,13 @@ class DuplexState:
         ids = [spoken.id for spoken in self._unit.spoken]
         return self._tokens.decode([*ids, *more], skip_special=True)
 
+    def _made_from(self, starts: bool) -> TokenSplit:
+        # The ends of the turn's units before this one were read for it, too.
+        self._read_for_turn = 0 if starts else self._read_for_turn + UNIT_END_IDS
+        media = self.window.media + self._unit.media
+        self._read_for_turn += self.length - self._unit.start
+        return split(self.length, media, max(0, self.length - self._read_for_turn))
+
     def _result(self, unit: _Unit, terminator: int) -> UnitResult:
         is_listen = terminator == self._tokens.listen
         end_of_turn = unit.ends_turn
@@ -444,5 +479,6 @@ class DuplexState:
             num_tokens=len(unit.spoken),
             terminator=terminator,
             kv_length=self.length,
+            made_from=self._made_from(starts),
             warning=self.context.check(self.length),
         )

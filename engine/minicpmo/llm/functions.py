@@ -38,14 +38,14 @@ def offer(tools: Sequence[FunctionTool], *, behind: bool = True) -> tuple[Prompt
     return (*parts, PromptMarkup(_AFTER))
 
 
-def replayed_call(name: str, arguments: str) -> tuple[PromptPart, ...]:
-    """A call of the assistant's, in the middle of what the user says."""
+def replayed_call(name: str, arguments: str, *, behind: bool) -> tuple[PromptPart, ...]:
+    """A call of the assistant's, as its words; `behind` others of them."""
     return (
-        PromptMarkup('<|im_end|>\n<|im_start|>assistant\n<tool_call>\n{"name": '),
+        PromptMarkup("\n" * behind + '<tool_call>\n{"name": '),
         json.dumps(name, ensure_ascii=False),
         PromptMarkup(', "arguments": '),
         arguments or "{}",
-        PromptMarkup("}\n</tool_call><|im_end|>\n<|im_start|>user\n"),
+        PromptMarkup("}\n</tool_call>"),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from engine.minicpmo.llm.context_window import Media
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.config import OmniConfig
 
@@ -90,6 +91,13 @@ class PromptMessage:
     parts: tuple[PromptPart, ...]
 
 
+def _closing(answered: bool, called: bool) -> str:
+    """What ends the answer before a message."""
+    if not answered:
+        return ""
+    return "<|im_end|>\n" if called else "<|tts_eos|><|im_end|>\n"
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Ids with a placeholder for each row that an embedding replaces."""
@@ -103,6 +111,12 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def media(self) -> Media:
+        """How many of its rows are embeddings."""
+        images = sum(end - start for start, end in self.image_bounds)
+        return Media(sum(end - start for start, end in self.audio_bounds), images)
 
     def weave(self, images: Sequence[Tensor], sounds: Sequence[Tensor]) -> list[list[int] | Tensor]:
         """Return ids and embeddings [rows, C] in order; raises `PromptError` if they do not fit."""
@@ -151,9 +165,10 @@ class PromptBuilder:
         """Return the ids before the embeddings of the reference voice."""
         return self._encode(f"<|im_start|>system\n{self._safe(text, trusted)}\n<|audio_start|>")
 
-    def duplex_suffix(self) -> list[int]:
-        """Return the ids behind the embeddings of the reference voice."""
-        return self._encode("<|audio_end|><|im_end|>")
+    def duplex_suffix(self, told: Sequence[str] = ()) -> list[int]:
+        """Return the ids behind the embeddings of the reference voice, with what was told since."""
+        more = "".join(f"\n{self._safe(text, False)}" for text in told)
+        return self._encode(f"<|audio_end|>{more}<|im_end|>")
 
     # ------------------------------------------------------------------ turns
 
@@ -182,10 +197,26 @@ class PromptBuilder:
         elif continues:
             text = content
         else:
-            text = f"<|im_start|>user\n{content}"
-            closing = "<|im_end|>\n" if called else "<|tts_eos|><|im_end|>\n"
-            text = f"{closing}{text}" if answered else text
+            text = f"{_closing(answered, called)}<|im_start|>user\n{content}"
         return self.fill(text, message.parts, image_ids=image_ids, first_image=first_image)
+
+    def turn(
+        self,
+        messages: Sequence[PromptMessage],
+        *,
+        answered: bool = False,
+        called: bool = False,
+        image_ids: bool = False,
+        first_image: int = 0,
+    ) -> Prompt:
+        """Render what stands between two answers; the last message is left open for the next.
+
+        `answered`, `called`: as in `half_duplex`.
+        """
+        texts = [f"<|im_start|>{m.role}\n{self._content(m, False)}" for m in messages]
+        text = _closing(answered, called) + "<|im_end|>\n".join(texts)
+        parts = [part for message in messages for part in message.parts]
+        return self.fill(text, parts, image_ids=image_ids, first_image=first_image)
 
     def aside(self, instructions: str, functions: Sequence[PromptPart] = ()) -> list[int]:
         """Instructions and functions for one answer, between the user's open message and the

@@ -161,8 +161,7 @@ class LlmRows:
             return
         count = self.length(slot) - slide.resume
         target = slide.keep + len(slide.ids)
-        assert target <= slide.resume, f"rebuilt to {target}, beyond {slide.resume}"
-        # The kept units move first: computing `ids` then overwrites what lies in front of them.
+        # The kept units move first: computing `ids` then fills what lies in front of them.
         self.kv.move(slot, slide.resume, target, count, rope)
         self.kv.truncate(slot, slide.keep)
         self.append([Feed(slot, [slide.ids])])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engine.ipc.protocol import Retention
 from engine.minicpmo.llm.batch import Batch, Chosen, Replay
-from engine.minicpmo.llm.context_window import ContextPolicy
+from engine.minicpmo.llm.context_window import NO_MEDIA, ContextPolicy, Media
 from engine.minicpmo.llm.rows import LONG_ROW, Feed, LlmRows, Piece, cut
 from engine.minicpmo.llm.sampler import RowTensors, TurnRow, sample_turn, turn_tensors
 from engine.minicpmo.llm.sampling_ops import choose_turn
@@ -22,6 +22,10 @@ class TurnBatch(Batch[TurnState, TurnRow, ReplyChunk]):
     def __init__(self, rows: LlmRows, tokens: OmniTokenizer, replay: Replay | None = None) -> None:
         super().__init__(rows, "turn", tokens.half_duplex_forbidden, replay)
         self._terminators = tokens.half_duplex_terminators
+
+    def _given(self, slots: Sequence[int]) -> Sequence[int]:
+        given = [self.sessions[slot].given for slot in slots]
+        return given if any(token >= 0 for token in given) else ()
 
     def set_policy(self, slot: int, policy: ContextPolicy, retention: Retention | None) -> None:
         """Say what happens once the slot's context is full."""
@@ -44,11 +48,18 @@ class TurnBatch(Batch[TurnState, TurnRow, ReplyChunk]):
         self._check(messages)
 
     def add_slowly(
-        self, slot: int, pieces: Sequence[Piece], *, protect: bool = False, most: int = LONG_ROW
+        self,
+        slot: int,
+        pieces: Sequence[Piece],
+        *,
+        protect: bool = False,
+        most: int = LONG_ROW,
+        media: Media = NO_MEDIA,
     ) -> Iterator[None]:
         """Feed a message piece by piece, at most `most` positions for each step.
 
-        Raises `ContextFull` in the first step if there is no room.
+        `media`: what of it is embeddings. Raises `ContextFull` in the first step if there is no
+        room.
         """
         feed, session = Feed(slot, pieces), self.sessions[slot]
         self._begin_turn(feed)
@@ -56,7 +67,15 @@ class TurnBatch(Batch[TurnState, TurnRow, ReplyChunk]):
             self.rows.append([part])
             yield
         closing = len(session.closing_ids) if _closes_reply(session, feed) else 0
-        session.add_message(len(feed), closing=closing, protect=protect)
+        session.add_message(len(feed), closing=closing, protect=protect, media=media)
+        self._check([slot])
+
+    def add_reply(self, slot: int, ids: Sequence[int], *, has_called: bool) -> Iterator[None]:
+        """Feed a reply that was given earlier behind the message that it answers."""
+        for part in cut(Feed(slot, [list(ids)]), LONG_ROW):
+            self.rows.append([part])
+            yield
+        self.sessions[slot].add_reply(ids, has_called=has_called)
         self._check([slot])
 
     def _begin_turn(self, feed: Feed) -> None:

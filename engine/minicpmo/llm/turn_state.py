@@ -6,19 +6,23 @@ Source: MiniCPM-o 4.5 inference code (chunk prefill, chunk generate).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from engine.ipc.protocol import Retention
+from engine.ipc.protocol import Retention, TokenSplit
 from engine.minicpmo.llm.context_window import (
+    NO_MEDIA,
     ContextLimit,
     ContextPolicy,
     ContextWarning,
     Cut,
     Entry,
+    Media,
     Slide,
     TurnWindow,
+    split,
 )
 from engine.minicpmo.llm.sampler import Draws, TurnRow, TurnSampling
 from engine.minicpmo.llm.tokenizer import OmniTokenizer, TextStream
@@ -53,6 +57,8 @@ class ReplySettings:
     """Functions may be called; otherwise the reply ends where a call would begin."""
     call_opening: tuple[int, ...] = ()
     """The reply is a call that begins with these ids."""
+    says: tuple[int, ...] = ()
+    """The whole of the reply, which the model does not choose."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "chunk_tokens"):
@@ -89,6 +95,8 @@ class _Reply:
     """Position of its opening rows."""
     opening: int = 0
     """Number of its opening rows."""
+    ids: list[int] = field(default_factory=list)
+    """All that stand in the cache: the opening's and those written since."""
     earlier: list[int] = field(default_factory=list)
     """Ids of finished chunks."""
     chunk: list[int] = field(default_factory=list)
@@ -153,6 +161,8 @@ class TurnState:
         self.has_called = False
         """The newest reply has called functions."""
         self._turn_start = 0
+        self._turn_media = Media()
+        """Embeddings of the newest turn."""
         self._turn_replied = False
         self._reply: _Reply | None = None
 
@@ -171,15 +181,27 @@ class TurnState:
 
     # ------------------------------------------------------------------ messages
 
-    def add_message(self, count: int, *, closing: int = 0, protect: bool = False) -> None:
+    @property
+    def reply_ids(self) -> tuple[int, ...]:
+        """What of the newest reply stands in the cache; its opening included."""
+        return () if self._reply is None else tuple(self._reply.ids)
+
+    def input_split(self, cached: int) -> TokenSplit:
+        """Of which kinds the positions are; `cached`: how many of them were not read anew."""
+        return split(self.length, self.window.media + self._turn_media, cached)
+
+    def add_message(
+        self, count: int, *, closing: int = 0, protect: bool = False, media: Media = NO_MEDIA
+    ) -> None:
         """Rows of a message were fed, the first `closing` of which end the reply before.
 
-        `protect`: a system message, which no window drops.
+        `protect`: a system message, which no window drops. `media`: what of it is embeddings.
         """
         assert not self.is_replying, "a message during a reply"
         if protect:
             assert not self.window.entries and not self.turn_open, "a system message comes first"
             self.window.protected += count
+            self.window.protected_media += media
             self._turn_start = self.length + count
         elif not self.turn_open:
             if closing and self.window.entries:
@@ -189,7 +211,16 @@ class TurnState:
                 # The reply that these end was dropped to make room.
                 closing = 0
             self._turn_start, self.turn_open = self.length + closing, True
+        if not protect:
+            self._turn_media += media
         self.length += count
+
+    def add_reply(self, ids: Sequence[int], *, has_called: bool) -> None:
+        """Rows of a reply that was given earlier were fed; nothing can shorten it any more."""
+        assert self.turn_open, "a reply to nothing"
+        self.has_replied = self._turn_replied = True
+        self.has_called = has_called
+        self.length += len(ids)
 
     def forget_aside(self) -> Slide | None:
         """Return the cut of what held for the reply before only; call it ahead of a message."""
@@ -207,7 +238,9 @@ class TurnState:
         """Close the turn before, if a reply ended it; what the window then does to the cache."""
         if not self._turn_replied:
             return None
-        self.window.entries.append(Entry(self.length - self._turn_start))
+        length = self.length - self._turn_start
+        self.window.entries.append(Entry(length, media=self._turn_media))
+        self._turn_media = Media()
         self.turn_open = self._turn_replied = False
         self._reply = None
         return self._slid(self.window.slide())
@@ -244,7 +277,7 @@ class TurnState:
         ids += settings.call_opening
         stream = TextStream(tokens, skip_special=settings.skip_special)
         assert settings.aside <= self.length - self._turn_start, f"{settings.aside} positions aside"
-        reply = _Reply(settings, stream, self.length, len(ids), aside=settings.aside)
+        reply = _Reply(settings, stream, self.length, len(ids), [*ids], aside=settings.aside)
         if settings.call_opening:
             reply.call, reply.call_start = [*settings.call_opening[1:]], opened
         self._reply, self.has_called = reply, False
@@ -265,6 +298,15 @@ class TurnState:
             [*recent, *reply.chunk],
             forbidden if settings.speech and reply.call is None else None,
         )
+
+    @property
+    def given(self) -> int:
+        """The id that has to be chosen next; -1: any."""
+        reply = self._running()
+        says, said = reply.settings.says, len(reply.earlier) + len(reply.chunk)
+        if not says:
+            return -1
+        return says[said] if said < len(says) else self._tokens.half_duplex_terminators[0]
 
     def decide(self, token: int) -> ReplyChunk | None:
         """Take a sampled id: it waits to be fed, or ends the reply; a full chunk is returned."""
@@ -298,6 +340,7 @@ class TurnState:
         assert reply.waiting is not None, "nothing was to be fed"
         waiting, reply.waiting = reply.waiting, None
         self.length += 1
+        reply.ids.append(waiting)
         if reply.is_unsaid:
             reply.is_unsaid = False
             return None
@@ -321,6 +364,7 @@ class TurnState:
         if keep is not None and not reply.has_called:
             assert keep >= 0, f"{keep} tokens"
             self.length = min(self.length, reply.start + reply.opening + keep)
+        del reply.ids[self.length - reply.start :]
         return self.length
 
     def _begin_call(self, reply: _Reply, token: int) -> ReplyChunk | None:

@@ -12,6 +12,7 @@ from engine.minicpmo.llm.duplex_state import DuplexState, UnitResult
 from engine.minicpmo.llm.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.minicpmo.modes.mode import Mode
 from engine.minicpmo.modes.thinning import MOST, Thinning
+from engine.minicpmo.modes.told_context import MAX_TOLD_TOKENS, ToldContext
 from engine.minicpmo.modes.unit_alignment import PHASES, UnitAlignment
 from engine.minicpmo.modes.unit_speech import UnitSpeech
 from engine.minicpmo.modes.unit_start import (
@@ -27,6 +28,7 @@ from engine.minicpmo.speech.worker import SessionSpeech, SpeechWorker
 
 MAX_APPENDED = 4
 MAX_APPENDED_TOKENS = 256
+MAX_UNTOLD = 16
 
 
 class FullDuplex(Mode[DuplexEntry, UnitResult]):
@@ -63,7 +65,8 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         # Prefill the first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         speech = SessionSpeech(self._runner, self._speech, session)
-        self._entries[slot] = DuplexEntry(session, speech, prompt, self._unit)
+        told = ToldContext(prompts, min(MAX_TOLD_TOKENS, self._max_context // 4))
+        self._entries[slot] = DuplexEntry(session, speech, prompt, self._unit, told)
         session.audio_input.displace()
         next(prompt, None)
 
@@ -102,8 +105,15 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         entry.speech.cancel()
 
     def append(self, session: Session, message: AppendContext) -> None:
-        """Have words said as the model's own, once neither it nor the user is speaking."""
+        """Have words said as the model's own, once neither it nor the user is speaking; rules and
+        knowledge become part of the system message."""
         entry = self._entries[session.slot]
+        if message.kind != "commentary":
+            if len(entry.untold) == MAX_UNTOLD:
+                session.refuse(message.request, "overloaded", "too much waits to be told")
+            else:
+                entry.untold.append(message)
+            return
         tokens = self._runner.model.tokens
         ids = [i for i in tokens.encode_literal(message.text) if i not in self._unspoken]
         if not ids or len(ids) > MAX_APPENDED_TOKENS:
@@ -117,8 +127,27 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
     def refuse_appended(self, session: Session, code: str, reason: str) -> None:
         """Tell the client that nothing comes of what it appended and was not said."""
         entry = self._entries[session.slot]
-        while entry.appended:
-            session.refuse(entry.appended.popleft().request, code, reason)
+        requests = [said.request for said in entry.appended]
+        requests += [told.request for told in entry.untold]
+        entry.appended.clear()
+        entry.untold.clear()
+        for request in requests:
+            session.refuse(request, code, reason)
+
+    def _tell(self, entry: DuplexEntry) -> None:
+        """Let the system message say one thing more."""
+        session, message = entry.session, entry.untold.popleft()
+        suffix = entry.told.with_more(message.kind, message.text)
+        if suffix is None:
+            session.refuse(message.request, "append_too_long", "there is no room for so much")
+            return
+        try:
+            self._runner.duplex.tell(session.slot, suffix)
+        except ContextFull:
+            session.refuse(message.request, "context_full", "the model cannot remember more")
+            return
+        at = session.audio_input.position
+        session.send(ContextAppended(session.id, message.request, at, at))
 
     def _begin_appended(self, slot: int) -> None:
         """Say what was appended, if nobody is speaking."""
@@ -157,15 +186,18 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
     # ------------------------------------------------------------------ between units
 
     def read_on(self) -> bool:
-        """Read a piece of one new session's system message; returns whether there was one."""
+        """Read a piece of one session's system message; returns whether there was one."""
         for entry in self._entries.values():
-            if entry.prompt is not None:
-                try:
+            try:
+                if entry.prompt is not None:
                     if next(entry.prompt, self) is self:
                         entry.prompt = None
-                except Exception as error:
-                    raise SessionFailed(entry.session, error) from error
-                return True
+                    return True
+                if entry.untold and entry.can_begin:
+                    self._tell(entry)
+                    return True
+            except Exception as error:
+                raise SessionFailed(entry.session, error) from error
         return False
 
     def make_room(self) -> bool:

@@ -13,11 +13,20 @@ from typing import Literal
 from torch import Tensor
 
 from engine.gpu.timing import Stages, timed, totals
-from engine.ipc.protocol import FunctionTool, Modality
+from engine.ipc.protocol import (
+    AppendContext,
+    ContextAppended,
+    FunctionTool,
+    Modality,
+    TokenSplit,
+    call_item,
+    response_item,
+)
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.functions import CallError, offer, read_call
 from engine.minicpmo.llm.prompts import (
     VOICE_PROMPTS,
+    Prompt,
     PromptError,
     PromptMessage,
     PromptPart,
@@ -27,9 +36,16 @@ from engine.minicpmo.llm.prompts import (
 )
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnState
 from engine.minicpmo.modes.mode import AnswerPart, Mode, SessionEntry
-from engine.minicpmo.modes.turn_encoding import PendingTurn, encode_turn, plan_turn
+from engine.minicpmo.modes.turn_encoding import (
+    PendingTurn,
+    PlannedMessages,
+    encode_turn,
+    plan_turn,
+)
 from engine.minicpmo.runner import Runner
+from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.session import Session, SessionFailed
+from engine.minicpmo.session.turn_history import ToldAnswer, TurnHistory
 from engine.minicpmo.speech.code2wav import Pcm
 from engine.minicpmo.speech.pipeline import NO_SOUND
 from engine.minicpmo.speech.worker import SessionSpeech, SpeechChunk, SpeechWorker
@@ -39,6 +55,9 @@ PIECES_IN_A_ROW = 16
 """Of one message, before another one that waits has its turn: a long text has eight."""
 ROOM_FOR_REPLY = 3 * CHUNK_TOKENS
 """Positions that a reply needs beside its tokens."""
+SHORTENED = "the oldest turns have no room beside what stands before the conversation now"
+READ = "Please read the text below.\n"
+"""What stands before a text that is said, as in the published code."""
 DEFAULT_SYSTEM = "You are a helpful assistant."
 
 
@@ -74,6 +93,9 @@ class TurnEntry(SessionEntry):
         """Words or sound of it are out."""
         self.images = 0
         self.started = 0.0
+        self.history = TurnHistory()
+        self.answer: ToldAnswer | None = None
+        """The newest, which may still grow or be shortened."""
 
     def close(self) -> None:
         super().close()
@@ -97,14 +119,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
         session.reply_settings()
-        state = TurnState(
-            self._runner.model.tokens,
-            session.seed,
-            self._max_context,
-            context_policy=session.config.context_policy,
-            retention=session.config.retention,
-        )
-        self._runner.turns.open(session.slot, state)
+        self._runner.turns.open(session.slot, self._state(session))
         entry = self._entries[session.slot] = TurnEntry(
             session, SessionSpeech(self._runner, self._speech, session)
         )
@@ -113,11 +128,34 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         if next(entry.taking, self) is self:
             entry.taking = None
 
+    def _state(self, session: Session) -> TurnState:
+        return TurnState(
+            self._runner.model.tokens,
+            session.seed,
+            self._max_context,
+            context_policy=session.config.context_policy,
+            retention=session.config.retention,
+        )
+
     def configure(self, session: Session) -> None:
         """Take new settings from the next reply on; raises `ValueError` for bad ones."""
         session.reply_settings()
         config = session.config
         self._runner.turns.set_policy(session.slot, config.context_policy, config.retention)
+
+    def change_system(self, session: Session) -> None:
+        """Have the system message read anew, and the conversation behind it."""
+        self._entries[session.slot].history.is_stale = True
+
+    def insert(self, session: Session, item: DecodedItem) -> bool:
+        """Put an item among what was read; return whether there is its place."""
+        entry = self._entries.get(session.slot)
+        return entry is not None and entry.history.insert(item)
+
+    def delete(self, session: Session, name: str) -> bool:
+        """Take something out of what was read; return whether it was there."""
+        entry = self._entries.get(session.slot)
+        return entry is not None and entry.history.delete(name)
 
     def refuse_asked(self, session: Session, code: str, reason: str) -> None:
         """Tell the client that nothing comes of what it asked for and has not begun."""
@@ -133,6 +171,19 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             told = "too many turns wait for an answer; one was dropped"
             _tell_unanswered(session, waiting.popleft(), "overloaded", told)
         waiting.append(asked)
+
+    def say(self, session: Session, message: AppendContext) -> None:
+        """Have a text said word for word, when nothing else is."""
+        tokens = self._runner.model.tokens
+        unsaid = {*tokens.half_duplex_forbidden, *tokens.special_ids}
+        ids = tuple(i for i in tokens.encode_literal(message.text) if i not in unsaid)
+        if not ids:
+            session.refuse(message.request, "empty_message", "there is nothing to say")
+            return
+        item = DecodedItem(session.id, f"said-{message.request}", "user", (READ, message.text))
+        at = session.audio_input.position
+        session.send(ContextAppended(session.id, message.request, at, at))
+        self.ask(session, PendingTurn([item], says=ids))
 
     def is_asked(self, slot: int) -> bool:
         """Return whether a turn waits for its reply to begin."""
@@ -170,9 +221,11 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             return False
         slot = self._next_reader(reading)
         entry = self._entries[slot]
-        if entry.taking is None:
+        if entry.taking is None and entry.asked:
             entry.reading = entry.asked.popleft()
             entry.taking = self._take(entry, entry.reading)
+        elif entry.taking is None:
+            entry.taking = self._read_anew(entry)
         self._go_on(entry, entry.taking)
         return True
 
@@ -204,7 +257,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         prompt = self._runner.model.prompts.half_duplex(PromptMessage("system", tuple(parts)))
         check_instructions(len(prompt), self._max_context)
         yield from self._runner.turns.add_slowly(
-            session.slot, prompt.weave([], sounds), protect=True
+            session.slot, prompt.weave([], sounds), protect=True, media=prompt.media
         )
 
     def _has_to_read(self, entry: TurnEntry) -> bool:
@@ -216,7 +269,15 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             # What was said before the calls is played first.
             return False
         is_replying = self._runner.turns.sessions[entry.session.slot].is_replying
-        return bool(entry.asked) and not is_replying and not entry.speaking
+        if is_replying or entry.speaking:
+            return False
+        if entry.asked and entry.asked[0].says and entry.session.output.is_speaking:
+            # Nobody asked for it now: what is being said is heard to its end.
+            return False
+        # What was heard of the newest answer is known when it is over.
+        return bool(entry.asked) or (
+            entry.history.is_stale and not entry.session.output.is_speaking
+        )
 
     def _go_on(self, entry: TurnEntry, taking: Generator[None, None, None]) -> None:
         try:
@@ -250,18 +311,17 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         """Encode a turn, with a yield between batches; then open the reply."""
         session, runner = entry.session, self._runner
         entry.started, entry.stages = time.monotonic(), []
-        planned = plan_turn(runner, session, asked)
-        if not planned.parts and not asked.instructions:
+        if entry.history.is_stale:
+            yield from self._read_anew(entry)
+        self._settle(entry)
+        given = [*entry.history.turns()[-1].given, *asked.given]
+        planned = plan_turn(runner, given)
+        if not planned.messages and not asked.instructions:
             raise NothingToAnswer("there is nothing to answer yet")
         prompts, state = runner.model.prompts, runner.turns.sessions[session.slot]
         is_chat = session.config.mode == "turn_based"
-        prompt = prompts.half_duplex(
-            planned.message,
-            answered=state.has_replied,
-            called=state.has_called,
-            image_ids=is_chat,
-            first_image=entry.images,
-        )
+        cached = state.length
+        prompt = self._prompt(entry, state, planned)
         offered = () if asked.tools is None else offer(asked.tools, behind=bool(asked.instructions))
         aside = prompts.aside(asked.instructions, offered) if asked.instructions or offered else []
         settings = self._settings(entry, asked, len(aside))
@@ -271,10 +331,71 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             images, sounds = yield from encode_turn(runner, planned, in_blocks=is_chat)
         with timed(runner.model.device) as prefill:
             pieces = prompt.weave(images, sounds)
-            yield from runner.turns.add_slowly(session.slot, [*pieces, aside] if aside else pieces)
+            pieces = [*pieces, aside] if aside else pieces
+            yield from runner.turns.add_slowly(session.slot, pieces, media=prompt.media)
             runner.turns.open_replies({session.slot: settings})
+        entry.history.add(*asked.given)
+        made_from = state.input_split(min(cached, state.length))
         entry.stages += [("encode", encode), ("prefill", prefill)]
-        self._begin_reply(entry, asked, settings)
+        self._begin_reply(entry, asked, settings, made_from)
+
+    def _settle(self, entry: TurnEntry) -> None:
+        """Note the newest answer as it has become: nothing shortens it any more."""
+        answer, entry.answer = entry.answer, None
+        if answer is not None:
+            state = self._runner.turns.sessions[entry.session.slot]
+            answer.ids, answer.has_called = state.reply_ids, state.has_called
+
+    def _read_anew(self, entry: TurnEntry) -> Generator[None, None, None]:
+        """Read the system message and as much of the conversation as there is room for."""
+        session, runner, history = entry.session, self._runner, entry.history
+        self._settle(entry)
+        history.is_stale = False
+        state, before = self._state(session), runner.turns.sessions[session.slot]
+        state.draws = before.draws
+        runner.turns.close(session.slot)
+        runner.turns.open(session.slot, state)
+        entry.images = 0
+        yield from self._system(session)
+        room = min(state.window.marks.low, self._max_context * 3 // 4) - state.length
+        fitting: list[tuple[PlannedMessages, ToldAnswer]] = []
+        *turns, _ = history.turns()
+        for turn in reversed(turns):
+            yield
+            planned = plan_turn(runner, turn.given)
+            assert turn.answer is not None
+            room -= len(self._prompt(entry, state, planned)) + len(turn.answer.ids)
+            if room < 0:
+                break
+            fitting.insert(0, (planned, turn.answer))
+        if len(fitting) < len(turns):
+            history.keep(len(fitting))
+            session.warn("context_shortened", SHORTENED)
+        for planned, answer in fitting:
+            yield from self._read_turn(entry, planned, answer)
+
+    def _read_turn(
+        self, entry: TurnEntry, planned: PlannedMessages, answer: ToldAnswer
+    ) -> Generator[None, None, None]:
+        """Read a turn that was answered earlier."""
+        runner, slot = self._runner, entry.session.slot
+        prompt = self._prompt(entry, runner.turns.sessions[slot], planned)
+        is_chat = entry.session.config.mode == "turn_based"
+        images, sounds = yield from encode_turn(runner, planned, in_blocks=is_chat)
+        entry.images += len(planned.pictures)
+        pieces = prompt.weave(images, sounds)
+        yield from runner.turns.add_slowly(slot, pieces, media=prompt.media)
+        yield from runner.turns.add_reply(slot, answer.ids, has_called=answer.has_called)
+
+    def _prompt(self, entry: TurnEntry, state: TurnState, planned: PlannedMessages) -> Prompt:
+        """What stands between two answers, as the model reads it now."""
+        return self._runner.model.prompts.turn(
+            planned.messages or [PromptMessage("user", ())],
+            answered=state.has_replied,
+            called=state.has_called,
+            image_ids=entry.session.config.mode == "turn_based",
+            first_image=entry.images,
+        )
 
     def _settings(self, entry: TurnEntry, asked: PendingTurn, aside: int) -> ReplySettings:
         """How a turn is answered, and which functions it may call; raises `ValueError`."""
@@ -283,7 +404,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         if asked.tool_choice is not None:
             choice, name = asked.tool_choice, asked.tool_name
         tools = config.tools if asked.tools is None else asked.tools
-        can_call = bool(tools) and choice != "none" and model.tokens.calls_functions
+        may_call = not asked.says and choice != "none" and model.tokens.calls_functions
+        can_call = bool(tools) and may_call
         entry.tools = tools if can_call else ()
         must_call = can_call and choice == "required"
         return entry.session.reply_settings(
@@ -292,20 +414,32 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             max_tokens=asked.max_output_tokens,
             may_call=can_call,
             call_opening=model.prompts.call_opening(name) if must_call else (),
+            says=asked.says,
         )
 
-    def _begin_reply(self, entry: TurnEntry, asked: PendingTurn, settings: ReplySettings) -> None:
+    def _begin_reply(
+        self,
+        entry: TurnEntry,
+        asked: PendingTurn,
+        settings: ReplySettings,
+        made_from: TokenSplit,
+    ) -> None:
         session = entry.session
         entry.is_aloud = settings.speech
         entry.has_called = entry.has_said = False
         entry.speech.cancel()
         self._open_output(session, asked, "audio" if entry.is_aloud else "text")
+        session.output.made_from = made_from
+        entry.answer = ToldAnswer([response_item(session.output.epoch)])
+        entry.history.add(entry.answer)
         if asked.is_withdrawn:
             session.output.interrupt()
             self._runner.turns.cancel(session.slot, 0)
 
     def _open_output(self, session: Session, asked: PendingTurn, modality: Modality) -> None:
-        trigger: Literal["speech", "request"] = "speech" if asked.utterance else "request"
+        trigger: Literal["speech", "request", "proactive"] = "request"
+        if asked.utterance or asked.says:
+            trigger = "speech" if asked.utterance else "proactive"
         session.output.begin(
             trigger, utterance=asked.utterance, modality=modality, request=asked.request
         )
@@ -358,7 +492,10 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         except CallError as error:
             session.warn("malformed_call", f"the model wrote {error}; it is left out")
             return
-        session.output.call(f"call_{secrets.token_hex(8)}", name, arguments)
+        call_id = f"call_{secrets.token_hex(8)}"
+        if entry.answer is not None:
+            entry.answer.names.append(call_item(call_id))
+        session.output.call(call_id, name, arguments)
 
     def _send_silent(self, entry: TurnEntry) -> None:
         """Send what has no sound, up to the next part that has."""
@@ -386,9 +523,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             output.say(chunk.text, pcm, tokens=len(chunk.ids), last=chunk.is_last)
         if not chunk.is_last:
             return
-        output.finish(
-            "incomplete" if chunk.by_limit else "completed", input_tokens=utterance.kv_tokens
-        )
+        output.finish("incomplete" if chunk.by_limit else "completed")
         total_ms = (time.monotonic() - entry.started) * 1000
         session.unit_done(
             speaks=True,

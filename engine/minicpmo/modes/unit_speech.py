@@ -94,6 +94,7 @@ class UnitSpeech:
     ) -> None:
         """Send sound, and with its first part the text."""
         output = entry.session.output
+        output.made_from = result.made_from
         output.say(
             "" if again else result.text,
             pcm,
@@ -101,7 +102,7 @@ class UnitSpeech:
             last=result.end_of_turn and not more,
         )
         if result.end_of_turn and not more:
-            output.finish("completed", input_tokens=result.kv_length)
+            output.finish("completed")
 
     def _done(
         self, entry: SessionEntry, result: UnitResult, due: float, *, spoke: bool, stages: Stages

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from engine.dsp.logmel import ChunkQueue
-from engine.ipc.protocol import INPUT_HZ
+from engine.ipc.protocol import INPUT_HZ, AppendContext
 from engine.minicpmo.encoders.vision import EncodedPicture, PictureInput
 from engine.minicpmo.models.config import UnitSpec
 from engine.minicpmo.modes.mode import SessionEntry
+from engine.minicpmo.modes.told_context import ToldContext
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.worker import SessionSpeech
@@ -41,14 +42,22 @@ class DuplexEntry(SessionEntry):
     """A full-duplex session and the input of its next unit."""
 
     def __init__(
-        self, session: Session, speech: SessionSpeech, prompt: Iterator[None], unit: UnitSpec
+        self,
+        session: Session,
+        speech: SessionSpeech,
+        prompt: Iterator[None],
+        unit: UnitSpec,
+        told: ToldContext,
     ) -> None:
         super().__init__(session, speech)
+        self.told = told
         self.queue = ChunkQueue(unit.samples(INPUT_HZ))
         self.prompt: Iterator[None] | None = prompt
         """The part of the system message that is not read yet."""
         self.appended: deque[Appended] = deque()
         """The first one may be under way."""
+        self.untold: deque[AppendContext] = deque()
+        """What the system message is to say as well."""
         self.is_running = False
         self.has_new_settings = False
         self.due = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -51,6 +51,8 @@ class DecodedItem:
     item: str
     role: Literal["user", "assistant", "system"]
     parts: tuple[DecodedPart, ...]
+    after: str = ""
+    """See `ItemIn.after`."""
 
     @property
     def num_bytes(self) -> int:
@@ -59,8 +61,8 @@ class DecodedItem:
 
     def words(self) -> DecodedItem:
         """The item without its files."""
-        texts = tuple(part for part in self.parts if isinstance(part, str))
-        return DecodedItem(self.session, self.item, self.role, texts)
+        kinds = str | FunctionCalled | FunctionReturned
+        return replace(self, parts=tuple(part for part in self.parts if isinstance(part, kinds)))
 
 
 ModelMessage = PlainMessage | DecodedItem
@@ -79,7 +81,7 @@ def with_files(item: ItemIn, files: Mapping[int, PictureFile | Film]) -> Decoded
             parts.append(part.text)
         elif index in files:
             parts.append(_part(files[index]))
-    return DecodedItem(item.session, item.item, item.role, tuple(parts))
+    return DecodedItem(item.session, item.item, item.role, tuple(parts), item.after)
 
 
 def _part(read: PictureFile | Film) -> DecodedPart:

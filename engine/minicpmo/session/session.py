@@ -28,6 +28,7 @@ from engine.ipc.protocol import (
     SpeechStarted,
     SpeechStopped,
     UnitDone,
+    utterance_item,
 )
 from engine.ipc.session_config import unhonoured
 from engine.minicpmo.llm.context_window import ContextWarning, WindowSettings
@@ -35,9 +36,10 @@ from engine.minicpmo.llm.duplex_state import DuplexSettings
 from engine.minicpmo.llm.sampler import DuplexSampling, TurnSampling
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplySettings
 from engine.minicpmo.models.code2wav import VoiceBase
-from engine.minicpmo.models.config import UnitSpec
+from engine.minicpmo.models.config import CODE_HZ, UnitSpec
 from engine.minicpmo.session.audio_input import NOT_TRANSCRIBED, AudioInput
 from engine.minicpmo.session.item_decoding import DecodedItem
+from engine.minicpmo.session.turn_history import Given, ShownPicture, SpokenTurn
 
 MAX_ITEMS = 64
 MAX_ITEM_BYTES = 256 * 1024 * 1024
@@ -69,6 +71,7 @@ HONOURS = (
     "context_policy",
     "retention",
     "options",
+    "after",
     "temperature",
     "top_p",
     "top_k",
@@ -120,7 +123,7 @@ class Session:
         self.config = config
         self.seed = config.sampling.seed if config.sampling.seed is not None else seed
         self.send = send
-        self.output = AudioOutput(session, send)
+        self.output = AudioOutput(session, send, codes_hz=CODE_HZ)
         self.audio_input = AudioInput(session, config.turn_detection, self._tell_speech, unit=unit)
         self.picture: Tensor | None = None
         """[height, width, 3] uint8, the newest; None while the camera is off."""
@@ -131,6 +134,7 @@ class Session:
         """Typed items that no turn has taken yet."""
         self.committed: Tensor | None = None
         """What the user said [N] that no response has taken yet."""
+        self._committed_names: list[str] = []
         self._commits = 0
         self._announced = 0
         """The newest utterance whose beginning was told."""
@@ -162,13 +166,14 @@ class Session:
         return value if isinstance(value, kind) else default
 
     def reconfigure(self, config: SessionConfig) -> bool:
-        """Take new settings; return whether the conversation has to start anew for them."""
-        switches = config.mode != self.config.mode
-        anew = switches or config.instructions != self.config.instructions
+        """Take new settings; return whether the model has to read what stands before all else
+        anew."""
+        before, self.config = self.config, config
+        was_duplex, is_duplex = (c.mode == "full_duplex" for c in (before, config))
+        anew = was_duplex != is_duplex or config.instructions != before.instructions
         # In turns the tools are part of the system message.
-        anew = anew or (config.mode != "full_duplex" and config.tools != self.config.tools)
-        self.config = config
-        if switches:
+        anew = anew or (not is_duplex and config.tools != before.tools)
+        if config.mode != before.mode:
             # Sound that waits for a unit would wait forever.
             self.audio_input.clear()
         self.audio_input.configure(config.turn_detection)
@@ -213,29 +218,46 @@ class Session:
             told = f"there is less than {MIN_COMMIT_MS} ms of sound since the last commit"
             self.refuse(request, COMMIT_EMPTY, told)
             return
-        self.keep_speech(sound)
         self._commits += 1
         number = COMMITS_FROM + self._commits
+        self.keep_speech(sound, number)
         self.send(
             InputTranscript(self.id, number, "", True, NOT_TRANSCRIBED, code="not_transcribed")
         )
 
-    def keep_speech(self, sound: Tensor) -> None:
+    def keep_speech(self, sound: Tensor, utterance: int) -> None:
         """Keep sound [N] until a response is asked for; of very much the oldest goes."""
+        self._committed_names.append(utterance_item(utterance))
         kept = sound if self.committed is None else torch.cat([self.committed, sound])
         self.committed = kept[-MAX_COMMITTED_SAMPLES:]
 
-    def take_speech(self) -> Tensor | None:
-        """Return the sound that was kept, once."""
-        kept, self.committed = self.committed, None
-        return kept
+    def take_given(self) -> list[Given]:
+        """Return all that the user gave since the last response, once: what is seen, what was
+        written and what was said."""
+        given: list[Given] = []
+        if (picture := self.take_picture()) is not None:
+            given.append(ShownPicture(picture, self.config.max_image_slices))
+        given += self.items
+        self.items.clear()
+        names, self._committed_names = tuple(self._committed_names), []
+        sound, self.committed = self.committed, None
+        if sound is not None and len(sound):
+            given.append(SpokenTurn(names, sound))
+        return given
 
-    def forget_item(self, item_id: str) -> None:
-        """Drop a typed item that no turn has taken yet."""
+    def place_item(self, item: DecodedItem) -> bool:
+        """Put an item behind one that no turn has taken yet; return whether it is there."""
+        places = [at for at, kept in enumerate(self.items, 1) if kept.item == item.after]
+        if places and len(self.items) < MAX_ITEMS:
+            self.items.insert(places[0], item)
+        return bool(places)
+
+    def forget_item(self, item_id: str) -> bool:
+        """Drop a typed item that no turn has taken yet; return whether there was one."""
         kept = [item for item in self.items if item.item != item_id]
-        if len(kept) == len(self.items):
-            self.warn("item_kept", "the model has already read this item")
+        was_there = len(kept) < len(self.items)
         self.items = deque(kept, maxlen=MAX_ITEMS)
+        return was_there
 
     @property
     def is_interrupted(self) -> bool:
@@ -293,11 +315,12 @@ class Session:
         max_tokens: int | None = None,
         may_call: bool = False,
         call_opening: tuple[int, ...] = (),
+        says: tuple[int, ...] = (),
     ) -> ReplySettings:
         """The session's settings for a reply in half duplex and turn-based mode.
 
         `modalities` unless empty, `max_tokens` unless None: of this reply. `aside`: positions of
-        what holds for it only. `may_call`, `call_opening`: see `ReplySettings`.
+        what holds for it only. `may_call`, `call_opening`, `says`: see `ReplySettings`.
         Raises `ValueError` by name.
         """
         wanted = self.config.sampling
@@ -308,16 +331,19 @@ class Session:
         speaks = self.can_speak(modalities or self.config.modalities)
         return ReplySettings(
             sampling=sampling,
-            max_new_tokens=max_tokens
+            max_new_tokens=len(says) + 1
+            if says
+            else max_tokens
             or wanted.max_output_tokens
             or (DEFAULT_CALL_TOKENS if may_call else DEFAULT_REPLY_TOKENS),
             chunk_tokens=CHUNK_TOKENS if speaks else 1,
             speech=speaks,
-            thinking=self.option("thinking", False),
+            thinking=self.option("thinking", False) and not says,
             skip_special=True,
             aside=aside,
             may_call=may_call,
             call_opening=call_opening,
+            says=says,
         )
 
     # ------------------------------------------------------------------ to the client

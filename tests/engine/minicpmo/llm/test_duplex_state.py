@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.ipc.protocol import Retention
+from engine.ipc.protocol import Retention, sum_of
 from engine.minicpmo.llm.batch import Replay
 from engine.minicpmo.llm.context_window import ContextFull, WindowSettings
 from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
@@ -400,6 +400,53 @@ def test_a_retention_that_is_set_later_holds_from_the_next_unit_on() -> None:
     assert window.length > window.protected + 60
     stage.duplex.finalize([0], defer=False)
     assert stage.rows.length(0) == window.length
+
+
+def test_what_is_told_between_units_reads_as_if_it_had_always_stood_there() -> None:
+    told = [5, 33, 34, 6]
+    first, then = Stage(GREEDY), Stage(GREEDY)
+    for stage, is_later in ((first, False), (then, True)):
+        suffix = [5, 6] if is_later else told
+        stage.duplex.prepare({0: ([3, 4], rows_of(6, 1), suffix)})
+        if is_later:
+            stage.duplex.tell(0, told)
+        stage.unit([LI])
+    assert first.rows.length(0) == then.rows.length(0)
+    states = [stage.duplex.newest(0).hidden for stage in (first, then)]
+    assert torch.allclose(states[0], states[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("defer", [False, True])
+def test_lengths_are_exact_whatever_is_told(defer: bool) -> None:
+    stage = Stage(GREEDY, limit=160)
+    window = stage.session().window
+    for count in (4, 40, 2, 25, 70, 3, 30):
+        stage.unit([SP, A, B, TE, CE], defer=defer)
+        stage.duplex.tell(0, [33] * count)
+        assert stage.rows.length(0) == stage.session().length <= 160
+    assert window.protected == window.prefix_len + 30 and window.dropped_entries > 0
+
+
+def test_a_session_that_must_not_forget_is_told_no_more_than_there_is_room_for() -> None:
+    stage = Stage(replace(GREEDY, context_policy="end"), limit=120)
+    stage.unit([LI])
+    before = stage.rows.length(0)
+    with pytest.raises(ContextFull):
+        stage.duplex.tell(0, [33] * 80)
+    assert stage.rows.length(0) == before == stage.session().length
+
+
+def test_what_a_unit_is_made_from_is_told_by_kind() -> None:
+    stage = Stage(GREEDY)
+    window = stage.session().window
+    stage.unit([LI])
+    before, unit = window.length, stage.unit([SP, A, CE])
+    made = unit.made_from
+    assert (made.audio, made.image) == (window.voice + 2 * 10, 0)
+    assert sum_of(made) == unit.kv_length
+    assert made.cached == before, "all but this unit"
+    later = stage.unit([A, TE, CE]).made_from
+    assert later.cached == made.cached, "what the turn began with"
 
 
 def test_a_session_that_must_not_forget_has_no_room_made_ahead() -> None:

@@ -50,13 +50,14 @@ def test_a_system_message_offers_functions_as_the_template_does(prompts: PromptB
 def test_outputs_and_replayed_calls_are_the_users_and_the_assistants(
     prompts: PromptBuilder,
 ) -> None:
-    parts = (
-        "see?",
-        *replayed_call("look", '{"at": "</tool_call>"}'),
-        *response("blue", behind=False),
-        *response("<tool_call>", behind=True),
-    )
-    prompt = prompts.half_duplex(PromptMessage("user", parts), answered=True, called=True)
+    call = replayed_call("look", '{"at": "</tool_call>"}', behind=False)
+    outputs = (*response("blue", behind=False), *response("<tool_call>", behind=True))
+    messages = [
+        PromptMessage("user", ("see?",)),
+        PromptMessage("assistant", call),
+        PromptMessage("user", outputs),
+    ]
+    prompt = prompts.turn(messages, answered=True, called=True)
     assert prompt.text == (
         "<|im_end|>\n<|im_start|>user\nsee?<|im_end|>\n<|im_start|>assistant\n<tool_call>\n"
         '{"name": "look", "arguments": {"at": "</tool_call>"}}\n</tool_call><|im_end|>\n'

@@ -1,12 +1,14 @@
-"""Words that a client appends in full duplex are said by the model as they are, a few a unit."""
+"""What a client appends: words that the model says as they are, a few a unit; rules; knowledge."""
 
 from __future__ import annotations
+
+import pytest
 
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.duplex_state import WORDS_A_UNIT
 from tests.engine.minicpmo.engine_rig import Talk, scheduler_of
-from tests.engine.minicpmo.turn_rig import begin
+from tests.engine.minicpmo.turn_rig import Rows, begin, respond, write
 
 TEXT = "Hello there, how are you doing today?"
 LISTENS: dict[str, str | int | float | bool] = {"force_listen_count": 1_000}
@@ -68,7 +70,6 @@ async def test_a_cut_forgets_the_rest_and_says_so(engine: MiniCpmoEngine) -> Non
 async def test_what_cannot_be_appended_is_refused_by_name(engine: MiniCpmoEngine) -> None:
     talk = begin(engine, mode="full_duplex", options=LISTENS)
     append(talk, "word " * 1_000, "long")
-    append(talk, "x", "thought", "thinking")
     talk.session.handle(p.ForceListen(talk.name, True))
     for number in range(5):
         append(talk, "Hello", f"n{number}")
@@ -76,19 +77,81 @@ async def test_what_cannot_be_appended_is_refused_by_name(engine: MiniCpmoEngine
     refused = {r.request: r.code for r in talk.all(p.RequestRefused)}
     assert refused == {
         "long": "append_too_long",
-        "thought": "append_unsupported",
         "n4": "overloaded",
     }
     talk.session.handle(
         p.UpdateSession(talk.name, p.SessionConfig(mode="turn_based", options=LISTENS))
     )
-    await talk.until(p.RequestRefused, 7)
-    append(talk, "x", "turn")
-    await talk.until(p.RequestRefused, 8)
+    await talk.until(p.RequestRefused, 6)
     codes = {r.request: r.code for r in talk.all(p.RequestRefused)}
-    assert codes["n0"] == "context_restarted" and codes["turn"] == "append_unsupported"
+    assert codes["n0"] == "context_restarted"
     await talk.session.close()
 
 
-async def test_it_says_that_commentary_is_taken(engine: MiniCpmoEngine) -> None:
-    assert engine.welcome(2).appends == ("commentary",)
+async def test_it_says_that_all_kinds_are_taken(engine: MiniCpmoEngine) -> None:
+    assert engine.welcome(2).appends == ("instructions", "thinking", "commentary")
+
+
+async def test_rules_and_knowledge_stand_in_the_system_message(
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Rows(engine, monkeypatch, rebuilds=True)
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    await talk.units(2)
+    duplex = scheduler_of(engine).runner.duplex
+    before = duplex.sessions[0].window.length
+    rows.text = ""
+    append(talk, "Never shout <|im_end|>.", "rule", "instructions")
+    told = await talk.until(p.ContextAppended)
+    assert told.request == "rule" and told.pts == told.end_pts == 2 * 16_000
+    assert rows.text == "<|audio_end|>\nNever shout <|im_end|>.<|im_end|>"
+    grown = duplex.sessions[0].window.length
+    assert grown > before and duplex.rows.length(0) == duplex.sessions[0].length
+    append(talk, "It rains.", "known", "thinking")
+    await talk.until(p.ContextAppended, 2)
+    await talk.units(3)
+    assert "shout <|im_end|>.\nYou know this; say it only when it is wanted: It rains." in rows.text
+    append(talk, "word " * 600, "much", "instructions")
+    refused = await talk.until(p.RequestRefused)
+    assert (refused.request, refused.code) == ("much", "append_too_long")
+    await talk.session.close()
+
+
+async def test_turns_take_rules_and_knowledge_as_messages_of_the_system(
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Rows(engine, monkeypatch)
+    talk = begin(engine)
+    append(talk, "Be kind.", "rule", "instructions")
+    append(talk, "It rains.", "known", "thinking")
+    await talk.until(p.ContextAppended, 2)
+    write(talk, "hello")
+    respond(talk)
+    await talk.until(p.ResponseDone)
+    told = "Be kind.\nYou know this; say it only when it is wanted:\nIt rains."
+    assert f"<|im_start|>system\n{told}<|im_end|>\n<|im_start|>user\nhello<|im_end|>" in rows.text
+    await talk.session.close()
+
+
+@pytest.mark.parametrize("modality", ["audio", "text"])
+async def test_in_turns_a_text_is_said_word_for_word(
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch, modality: p.Modality
+) -> None:
+    rows = Rows(engine, monkeypatch)
+    assert engine.welcome(2).says_texts
+    talk = begin(engine, modalities=(modality,))
+    text = " ".join([TEXT] * 2) + " <|im_end|>"
+    append(talk, text, "said")
+    done = await talk.until(p.ResponseDone)
+    assert done.status == "completed" and talk.all(p.ResponseStarted)[0].trigger == "proactive"
+    assert (await talk.until(p.ContextAppended)).request == "said"
+    assert "".join(out.text for out in talk.all(p.TextOut)) == text
+    sound = sum(len(out.pcm) for out in talk.all(p.AudioOut)) // 2
+    assert (sound > 0) == (modality == "audio")
+    tokens = scheduler_of(engine).runner.model.tokens
+    codes = -(-sound * 25 // 24_000)
+    assert done.output_split == p.TokenSplit(text=len(tokens.encode_literal(text)), audio=codes)
+    assert f"<|im_start|>user\nPlease read the text below.\n{text}<|im_end|>" in rows.text
+    append(talk, "", "nothing")
+    assert (await talk.until(p.RequestRefused)).code == "empty_message"
+    await talk.session.close()

@@ -111,5 +111,5 @@ async def test_modes_switch_within_a_session(engine: MiniCpmoEngine) -> None:
     talk.session.handle(p.UpdateSession("one", config()))
     await talk.units(2)
     restarts = [w for w in talk.all(p.SessionWarning) if w.code == "context_restarted"]
-    assert len(restarts) == 3
+    assert len(restarts) == 2, "between the two that take turns the conversation goes on"
     await talk.session.close()

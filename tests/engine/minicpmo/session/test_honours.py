@@ -33,11 +33,14 @@ def test_sampling_reaches_both_ways_of_generating() -> None:
 
 def test_instructions_tools_and_mode_begin_anew() -> None:
     session, _ = opened(EVERYTHING)
-    changes = {"instructions": "Other.", "tools": (p.FunctionTool("f"),), "mode": "turn_based"}
+    changes = {"instructions": "Other.", "tools": (p.FunctionTool("f"),), "mode": "full_duplex"}
     for name, value in changes.items():
         config = msgspec.structs.replace(session.config, **{name: value})
         assert session.reconfigure(config), name
-    assert not session.reconfigure(msgspec.structs.replace(session.config, speed=2.0))
+    changed = msgspec.structs.replace(session.config, speed=2.0, tools=())
+    assert not session.reconfigure(changed)
+    session.reconfigure(msgspec.structs.replace(session.config, mode="half_duplex"))
+    assert not session.reconfigure(msgspec.structs.replace(session.config, mode="turn_based"))
 
 
 def test_what_has_no_effect_is_named_once() -> None:
@@ -45,4 +48,4 @@ def test_what_has_no_effect_is_named_once() -> None:
     session.reconfigure(session.config)
     warned = [message for message in said if isinstance(message, p.SessionWarning)]
     assert [w.message.partition(":")[0] for w in warned] == ["speed"]
-    assert set(HONOURS) <= SETTINGS
+    assert set(HONOURS) <= {*SETTINGS, "after"}

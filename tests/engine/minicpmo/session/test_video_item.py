@@ -31,15 +31,13 @@ def turn_based(**changes: Any) -> p.SessionConfig:
 def prompts(monkeypatch: pytest.MonkeyPatch) -> list[Prompt]:
     """The users' messages as the model gets them."""
     made: list[Prompt] = []
-    render = PromptBuilder.half_duplex
+    render = PromptBuilder.turn
 
-    def note(self: PromptBuilder, message: Any, **more: Any) -> Prompt:
-        prompt = render(self, message, **more)
-        if message.role == "user":
-            made.append(prompt)
-        return prompt
+    def note(self: PromptBuilder, messages: Any, **more: Any) -> Prompt:
+        made.append(render(self, messages, **more))
+        return made[-1]
 
-    monkeypatch.setattr(PromptBuilder, "half_duplex", note)
+    monkeypatch.setattr(PromptBuilder, "turn", note)
     return made
 
 
