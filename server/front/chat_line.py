@@ -9,6 +9,7 @@ from engine.ipc import protocol as p
 from engine.ipc.engine_client import EngineSessionLink
 from engine.ipc.item_chunks import cut
 from server.item_mapping import for_engine
+from server.token_shares import shares
 from signaling.audio.transcription import SpokenLine, Transcribed
 from signaling.chat.answer import (
     CallPiece,
@@ -42,6 +43,8 @@ class ChatLine:
     """Implements `signaling.http.chat.AnswerStream` over a session of an engine."""
 
     def __init__(self, session: str, *, one_call: bool) -> None:
+        self._whole = "messages"
+        """What the client gave, by its member."""
         self._session = session
         self._places: list[str] = []
         """Where each item stands in the request."""
@@ -72,6 +75,8 @@ class ChatLine:
     def say(self, link: EngineSessionLink, text: str) -> None:
         """Have a text said as it stands."""
         self._link = link
+        self._whole = "input"
+        self._places = [self._whole]
         self._send(p.AppendContext(self._session, "commentary", text, REQUEST))
 
     async def transcribe(self, link: EngineSessionLink, file: bytes) -> Transcribed:
@@ -142,12 +147,12 @@ class ChatLine:
                 whose = self._places[0].partition(".")[0]
                 self._fail(ProtocolError(f"{whose}: {told}.", code="too_long", param=whose))
             case p.SessionWarning(code=code, message=told) if code in MENDABLE:
-                self._fail(ProtocolError(f"messages: {told}.", code=code, param="messages"))
+                self._fail(ProtocolError(f"{self._whole}: {told}.", code=code, param=self._whole))
             case p.SessionWarning(code="bad_item" | "overloaded" as code, message=told):
                 self._fail(server_failed(f"No answer: {told}.", code))
             case p.SessionEnded(reason="context_limit"):
-                told = "The messages are longer than the model's context."
-                self._fail(ProtocolError(told, code="context_length_exceeded", param="messages"))
+                told = f"{self._whole}: this is longer than the model's context."
+                self._fail(ProtocolError(told, code="context_length_exceeded", param=self._whole))
             case p.SessionEnded(message=told):
                 self._fail(server_failed(f"The engine ended the session: {told or 'no reason'}."))
 
@@ -161,7 +166,12 @@ class ChatLine:
             self._send(p.CancelResponse(self._session, self._epoch))
 
     def _done(self, message: p.ResponseDone) -> None:
-        usage = ChatUsage(message.input_tokens, message.output_tokens)
+        usage = ChatUsage(
+            message.input_tokens,
+            message.output_tokens,
+            shares(message.input_split),
+            shares(message.output_split),
+        )
         if self._stopped_as is not None:
             self._put(Ended(self._stopped_as, usage))
         elif message.status == "completed":

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 
 import msgspec
-from msgspec.structs import asdict
 
 from engine.ipc.protocol import (
     OUTPUT_HZ,
@@ -16,6 +15,7 @@ from engine.ipc.protocol import (
     call_item,
     response_item,
 )
+from server.token_shares import shares
 from server.worker.items import Items
 from signaling.session import events as ev
 from signaling.session.core import Asker
@@ -311,10 +311,9 @@ def _usage(done: ResponseDone) -> ev.Usage | None:
     """What an engine counted, if it did."""
     if not done.input_tokens and not done.output_tokens:
         return None
-    read, made = asdict(done.input_split), asdict(done.output_split)
     return ev.Usage(
         input_tokens=done.input_tokens,
         output_tokens=done.output_tokens,
-        input_shares=ev.TokenShares(**read),
-        output_shares=ev.TokenShares(**made),
+        input_shares=shares(done.input_split),
+        output_shares=shares(done.output_split),
     )

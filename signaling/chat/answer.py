@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from signaling.session.events import TokenShares
+
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
@@ -12,6 +14,8 @@ class ChatUsage(msgspec.Struct, frozen=True):
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_kinds: TokenShares = TokenShares()
+    completion_kinds: TokenShares = TokenShares()
 
 
 class Wording(msgspec.Struct, frozen=True):

@@ -20,15 +20,26 @@ decoded one by one or joined as text.
 """
 
 
-class ChatUsageObject(msgspec.Struct):
+class ChatUsageObject(msgspec.Struct, omit_defaults=True):
+    """Tokens of a request; the details hold the kinds that the engine tells apart."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: dict[str, int] = {}
+    """`text_tokens`, `audio_tokens`, `image_tokens`, and `cached_tokens` of all kinds."""
+    completion_tokens_details: dict[str, int] = {}
+    """`text_tokens`, `audio_tokens`."""
 
     @classmethod
     def of(cls, usage: ChatUsage) -> "ChatUsageObject":
-        total = usage.prompt_tokens + usage.completion_tokens
-        return cls(usage.prompt_tokens, usage.completion_tokens, total)
+        return cls(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.prompt_tokens + usage.completion_tokens,
+            usage.prompt_kinds.counted(),
+            usage.completion_kinds.counted(),
+        )
 
 
 class CompletionHead(msgspec.Struct, frozen=True):

@@ -81,17 +81,11 @@ def _usage(usage: ev.Usage) -> dict[str, Any]:
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
     }
-    if read := _shares(usage.input_shares):
+    if read := usage.input_shares.counted():
         told["input_token_details"] = read
-    if written := _shares(usage.output_shares):
+    if written := usage.output_shares.counted():
         told["output_token_details"] = written
     return told
-
-
-def _shares(shares: ev.TokenShares) -> dict[str, int]:
-    """Of those kinds that were counted."""
-    numbers = msgspec.to_builtins(shares)
-    return {f"{kind}_tokens": number for kind, number in numbers.items() if number is not None}
 
 
 def _sound(settings: SessionSettings) -> dict[str, Any]:

@@ -178,6 +178,11 @@ class TokenShares(msgspec.Struct, frozen=True, kw_only=True):
     cached: int | None = None
     """Of all kinds, how many were not read anew."""
 
+    def counted(self) -> dict[str, int]:
+        """The kinds that were counted, by OpenAI's names."""
+        numbers = msgspec.structs.asdict(self)
+        return {f"{kind}_tokens": n for kind, n in numbers.items() if n is not None}
+
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of one response."""
