@@ -7,24 +7,12 @@ for its messages (unix(7), "Ancillary messages").
 from __future__ import annotations
 
 import socket
-from typing import Literal
 
 import msgspec
 
+from signaling.socket_for import SocketFor
+
 MAX_BYTES = 64 * 1024
-
-
-class SocketFor(msgspec.Struct, frozen=True):
-    """Whose socket it is. The handshake is not answered yet: `head` is the answer."""
-
-    call_id: str
-    head: bytes
-    role: Literal["primary", "sideband"] = "primary"
-    """A sideband joins a session that has a connection of its own."""
-    door: str = "realtime"
-    tells_extensions: bool = False
-    wants_audio: bool = True
-    """Of a connection that joins a Live session: both sides' sound."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

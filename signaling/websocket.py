@@ -8,7 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
@@ -80,6 +80,18 @@ class WebSocketLink(asyncio.Protocol):
     def unsent_bytes(self) -> int:
         """What the client has not taken yet, beyond what the system holds."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def stats(self) -> dict[str, Any]:
+        """What went over it, by the names of a data channel's statistics."""
+        return {
+            "type": "data-channel",
+            "protocol": "websocket",
+            "state": "open" if self.is_open else "closed",
+            "messagesSent": self.messages_sent,
+            "bytesSent": self.bytes_sent,
+            "messagesReceived": self.messages_received,
+            "bytesReceived": self.bytes_received,
+        }
 
     def send(self, text: str) -> bool:
         """Send one message; return False if the connection is over."""

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect as shapes
 
+from signaling.live.config_reading import resource as live_session
 from signaling.live.session_config import LiveConfig
-from signaling.live.session_config import resource as live_session
 from signaling.realtime.server_events import duration_usage
 from signaling.settings import SessionSettings
 

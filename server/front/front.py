@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 
@@ -45,7 +45,6 @@ from server.front.setups import room_for
 from server.front.supervisor import Observer, Supervised, Supervisor
 from server.front.uploads import ItemDelivery
 from server.front.voices import VoiceDesk
-from server.handover import SocketFor
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.auth import Principal
 from signaling.http.calls import PlacedCall
@@ -54,6 +53,7 @@ from signaling.live.session_config import CalledConfig
 from signaling.realtime.client_items import ItemCreate
 from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
+from signaling.socket_for import SocketFor
 
 log = logging.getLogger(__name__)
 
@@ -217,21 +217,10 @@ class Front(Observer):
         await self._placed(call, PlaceStream(call.call_id, session, remote, door))
         return call.call_id
 
-    def hand_over(
-        self,
-        call_id: str,
-        head: bytes,
-        descriptor: int,
-        *,
-        door: str,
-        role: Literal["primary", "sideband"],
-        tells_extensions: bool,
-        wants_audio: bool = True,
-    ) -> bool:
+    def hand_over(self, told: SocketFor, descriptor: int) -> bool:
         """Give a copy of a socket to the worker of a session; False if that is impossible."""
-        call = self.calls.get(call_id)
+        call = self.calls.get(told.call_id)
         way = None if call is None else call.worker.handover
-        told = SocketFor(call_id, head, role, door, tells_extensions, wants_audio)
         return way is not None and handover.send(way, told, descriptor)
 
     def check_owner(self, call_id: str, principal: Principal) -> None:

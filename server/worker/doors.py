@@ -10,7 +10,7 @@ from media.inputpace import MAX_WAITING_S
 from media.wireformat import WireFormat
 from signaling.openbmb.door import OpenBmbDoor
 from signaling.realtime.door import RealtimeDoor
-from signaling.session.core import Door, SessionCore, SoundPort
+from signaling.session.core import SessionCore, SoundPort, StreamDoor
 
 
 class MakeDoor(Protocol):
@@ -24,7 +24,7 @@ class MakeDoor(Protocol):
         port: SoundPort | None,
         has_track: bool,
         tells_extensions: bool,
-    ) -> Door: ...
+    ) -> StreamDoor: ...
 
 
 class SoundRules(NamedTuple):
@@ -45,6 +45,8 @@ class SpokenProtocol(NamedTuple):
 
     make: MakeDoor
     sound: SoundRules = SoundRules()
+    start_s: float = math.inf
+    """A client that is served says within so long what its session begins with."""
 
 
 PROTOCOLS: dict[str, SpokenProtocol] = {
@@ -57,5 +59,6 @@ PROTOCOLS: dict[str, SpokenProtocol] = {
             max_waiting_s=2,
             max_ahead_s=1,
         ),
+        start_s=30,
     ),
 }

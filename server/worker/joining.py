@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import socket
 
-from server.handover import SocketFor
 from server.worker.live_joined import LiveJoined
 from server.worker.session import CallSession
 from server.worker.websocket_connection import WebSocketConnection
+from signaling.socket_for import SocketFor
 
 log = logging.getLogger(__name__)
 

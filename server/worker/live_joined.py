@@ -6,8 +6,8 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from server.handover import SocketFor
 from server.worker.live_session import LiveSession
+from signaling.socket_for import SocketFor
 from signaling.websocket import WebSocketLink
 
 MAX_UNSENT_BYTES = 128 * 1024

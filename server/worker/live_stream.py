@@ -18,7 +18,6 @@ from media.steady import SteadyOutput
 from media.wireformat import WireDecoder, WireEncoder, WireFormat
 from server.config import Config
 from server.endings import REASONS
-from server.handover import SocketFor
 from server.worker.live_session import LiveSession
 from server.worker.peer_transport import playout_stats
 from server.worker.session import CallSession
@@ -26,9 +25,11 @@ from signaling.errors import ProtocolError
 from signaling.live import server_events as wire
 from signaling.live.client_events import SessionStart, parse_live_event
 from signaling.live.closing import CLOSE_CODES, REFUSED, ending
+from signaling.live.config_reading import read_config
 from signaling.live.connection import LiveConnection
-from signaling.live.session_config import ALaw, LiveConfig, MuLaw, read_config
+from signaling.live.session_config import ALaw, LiveConfig, MuLaw
 from signaling.live.settings import settings_of
+from signaling.socket_for import SocketFor
 from signaling.websocket import WebSocketLink
 
 log = logging.getLogger(__name__)
@@ -176,17 +177,7 @@ class LiveStream:
         if self._sound is not None:
             rows.append({"type": "inbound-stream", "kind": "audio"} | self._sound.stats())
         if self._link is not None:
-            rows.append(
-                {
-                    "type": "data-channel",
-                    "protocol": "websocket",
-                    "state": "open" if self._link.is_open else "closed",
-                    "messagesSent": self._link.messages_sent,
-                    "bytesSent": self._link.bytes_sent,
-                    "messagesReceived": self._link.messages_received,
-                    "bytesReceived": self._link.bytes_received,
-                }
-            )
+            rows.append(self._link.stats())
         return rows
 
 

@@ -6,10 +6,12 @@ import asyncio
 import logging
 import math
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
+from engine.ipc.patience import TICK_S
 from media.clock import Ticker
 from media.inputpace import InputPace
 from media.picture import CameraPicture
@@ -17,11 +19,12 @@ from media.sentahead import SentAhead
 from media.shownpictures import ShownPictures
 from media.wireformat import PCM, PCMA, PCMU, WireDecoder, WireEncoder, WireFormat
 from server.config import Config
-from server.handover import SocketFor
 from server.worker.doors import PROTOCOLS
 from server.worker.session import CallSession
 from server.worker.websocket_connection import WebSocketConnection
+from signaling.awake import AwakeClock
 from signaling.settings import AudioFormat
+from signaling.socket_for import SocketFor
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +46,15 @@ class StreamTransport:
         threads: Executor,
         on_connected: Callable[[], object],
         door: str = "realtime",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`threads` read pictures; `door`: the protocol that is spoken."""
         self._session = session
         self._on_connected = on_connected
         sound = self._sound = PROTOCOLS[door].sound
+        self._start_s = PROTOCOLS[door].start_s
+        self._waited = AwakeClock(TICK_S, clock)
+        self._served_at: float | None = None
         self._speech = SentAhead(listener=session.conversation, max_ahead_s=sound.max_ahead_s)
         session.conversation.use(self._speech, is_sent_ahead=math.isinf(sound.max_ahead_s))
         self._input = InputPace(session.hear, self._speed, max_waiting_s=sound.max_waiting_s)
@@ -121,11 +128,17 @@ class StreamTransport:
         return self.is_connected
 
     def served(self) -> None:
+        self._served_at = self._waited()
         if self._connection is not None:
             self._connection.served()
 
     async def tend(self) -> None:
-        """Say once a second at most that sound was not heard."""
+        """Say once a second at most that sound was not heard; give up a client that does not
+        begin."""
+        waited_s = self._waited() - (self._served_at or 0)
+        is_started = self._connection is None or self._connection.door.is_started
+        if self._served_at is not None and waited_s > self._start_s and not is_started:
+            self._session.end("not_started")
         dropped = self._input.dropped_samples
         if dropped != self._told_dropped:
             self._told_dropped = dropped
@@ -171,18 +184,7 @@ class StreamTransport:
                 }
             )
         if self._connection is not None:
-            link = self._connection.link
-            rows.append(
-                {
-                    "type": "data-channel",
-                    "protocol": "websocket",
-                    "state": "open" if link.is_open else "closed",
-                    "messagesSent": link.messages_sent,
-                    "bytesSent": link.bytes_sent,
-                    "messagesReceived": link.messages_received,
-                    "bytesReceived": link.bytes_received,
-                }
-            )
+            rows.append(self._connection.link.stats())
         return rows
 
     # ------------------------------------------------------------------ time

@@ -7,14 +7,14 @@ import socket
 from collections.abc import Callable
 
 from server.endings import FAILURES
-from server.handover import SocketFor
 from server.worker.doors import PROTOCOLS
 from server.worker.session import CallSession
 from signaling.session.core import SoundPort
+from signaling.socket_for import SocketFor
 from signaling.websocket import WebSocketLink
 
 GOING_AWAY = {"engine_full": 1013, "server_shutdown": 1012} | dict.fromkeys(
-    ("too_slow", "flooded", "bad_input", "unsupported"), 1008
+    ("too_slow", "flooded", "bad_input", "unsupported", "not_started"), 1008
 )
 NORMAL = 1000
 INTERNAL = 1011

@@ -48,7 +48,6 @@ from server.control import (
     WorkerStats,
 )
 from server.engine_links import EngineLinks
-from server.handover import SocketFor
 from server.worker.joining import join
 from server.worker.live_session import LiveSession
 from server.worker.live_stream import LiveStream
@@ -58,17 +57,23 @@ from server.worker.stream_transport import StreamTransport
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
 from signaling.ice_servers import TurnLogin, parse_url
+from signaling.socket_for import SocketFor
 
 log = logging.getLogger(__name__)
 
 VIDEO_THREADS = 2
 END_TIMEOUT_S = 1.0
+GATHER_S, RELAY_GATHER_S = 0.5, 3.0
+"""How long an answer waits for STUN and TURN servers, and where there is nothing else."""
 
 
 def ice_settings(media: MediaConfig) -> IceSettings:
     """The ICE part of the configuration."""
     ports = tuple(map(int, media.ports.split("-"))) if media.ports else None
+    is_hidden = media.ice_transport_policy == "relay"
     return IceSettings(
+        policy=media.ice_transport_policy,
+        gather_timeout_s=RELAY_GATHER_S if is_hidden else GATHER_S,
         port_range=(ports[0], ports[1]) if ports else None,
         public_addresses=(media.public_address,) if media.public_address else (),
         stun=tuple(map(parse_url, media.stun)),

@@ -15,7 +15,8 @@ from signaling.http.bodies import MAX_SESSION_BYTES, read_body, read_json
 from signaling.http.calls import PlacedCall
 from signaling.http.resources import Endpoint, add_resource
 from signaling.http.streams import StreamEndpoint, StreamService
-from signaling.live.session_config import CalledConfig, read_media_config
+from signaling.live.config_reading import read_media_config
+from signaling.live.session_config import CalledConfig
 from signaling.live.settings import settings_of
 from signaling.offer import check_offer
 from signaling.sdp import MAX_OFFER_BYTES

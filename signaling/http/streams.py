@@ -8,9 +8,11 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from aiohttp import hdrs, web
+from msgspec.structs import replace
 
 from signaling.errors import ProtocolError
 from signaling.http.auth import Authenticator, Principal, offered_protocols, require
@@ -20,6 +22,7 @@ from signaling.http.openbmb import speaks_openbmb, wanted_of
 from signaling.http.resources import add_resource
 from signaling.http.takeover import take_over
 from signaling.settings import SessionSettings
+from signaling.socket_for import SocketFor
 
 REALTIME_PATHS = ("/v1/realtime", "/realtime")
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -45,17 +48,7 @@ class StreamService(Protocol):
     def check_owner(self, call_id: str, principal: Principal) -> None:
         """Raise ProtocolError unless the call is there and this key may join it."""
 
-    def hand_over(
-        self,
-        call_id: str,
-        head: bytes,
-        descriptor: int,
-        *,
-        door: str,
-        role: Literal["primary", "sideband"],
-        tells_extensions: bool,
-        wants_audio: bool = True,
-    ) -> bool:
+    def hand_over(self, told: SocketFor, descriptor: int) -> bool:
         """Give a copy of a socket to who speaks on it; False if that is impossible."""
 
 
@@ -117,7 +110,7 @@ class StreamEndpoint:
         if (refusal := _not_a_websocket(request)) is not None:
             return refusal
         principal = self._admit(request)
-        head = _head(request, self._protocol)
+        told = self._socket_for(request)
         session = (principal.session or SessionSettings()).merge(self._wanted(request))
         call_id = await self._service.place_stream(
             session,
@@ -127,7 +120,7 @@ class StreamEndpoint:
             door=self._door,
         )
         try:
-            return await self._hand_over(request, call_id, head, "primary")
+            return await self._hand_over(request, replace(told, call_id=call_id))
         except BaseException:
             await self._service.hang_up(call_id, "not_answered")
             raise
@@ -137,7 +130,8 @@ class StreamEndpoint:
         if (refusal := _not_a_websocket(request)) is not None:
             return refusal
         self._service.check_owner(call_id, self._admit(request))
-        return await self._hand_over(request, call_id, _head(request, self._protocol), "sideband")
+        told = replace(self._socket_for(request), call_id=call_id, role="sideband")
+        return await self._hand_over(request, told)
 
     def _admit(self, request: web.Request) -> Principal:
         principal = require(request)
@@ -145,25 +139,18 @@ class StreamEndpoint:
         self._auth.admit_call(request, principal)
         return principal
 
-    async def _hand_over(
-        self,
-        request: web.Request,
-        call_id: str,
-        head: bytes,
-        role: Literal["primary", "sideband"],
-    ) -> web.Response:
-        def hand(descriptor: int) -> bool:
-            return self._service.hand_over(
-                call_id,
-                head,
-                descriptor,
-                door=self._door,
-                role=role,
-                tells_extensions=_is_true(request.query.get("extensions")),
-                wants_audio=request.query.get("audio", "").lower() not in ("0", "false", "no"),
-            )
+    def _socket_for(self, request: web.Request) -> SocketFor:
+        """What goes with the socket of a session that has no id yet."""
+        return SocketFor(
+            "",
+            _head(request, self._protocol),
+            door=self._door,
+            tells_extensions=_is_true(request.query.get("extensions")),
+            wants_audio=request.query.get("audio", "").lower() not in ("0", "false", "no"),
+        )
 
-        return await take_over(request, hand)
+    async def _hand_over(self, request: web.Request, told: SocketFor) -> web.Response:
+        return await take_over(request, partial(self._service.hand_over, told))
 
     def _check_origin(self, request: web.Request) -> None:
         """Browsers let any page open a WebSocket: there is no CORS for it."""

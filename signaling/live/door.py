@@ -7,7 +7,6 @@ heard. One object for each session, which its connections share.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,24 +19,15 @@ from signaling.live import client_events as c
 from signaling.live import server_events as wire
 from signaling.live import settings
 from signaling.live.activity import IdleWatch, SessionClock
-from signaling.live.backend import BackendStream
 from signaling.live.closing import CLOSE_CODES, DONE, ending
+from signaling.live.config_reading import read_update, resource
 from signaling.live.connection import LiveConnection
 from signaling.live.connections import Command, LiveConnections
-from signaling.live.session_config import (
-    CalledConfig,
-    LinearPcm,
-    LiveConfig,
-    ResponsesDelegation,
-    read_update,
-    resource,
-)
-from signaling.live.tasks import NAME as DELEGATE
-from signaling.live.tasks import ClientTasks
+from signaling.live.delegations import Delegations
+from signaling.live.session_config import CalledConfig, LinearPcm, LiveConfig
 from signaling.live.words import SpokenWords, input_words
 from signaling.session import events as ev
-from signaling.session.core import Asker, ContextKind, ResponseWish, SessionCore
-from signaling.session.items import FunctionCallItem
+from signaling.session.core import Asker, ContextKind, SessionCore
 
 USAGE_S = 15.0
 MAX_APPENDS = 64
@@ -83,8 +73,7 @@ class LiveDoor:
         self._usage_at = float("inf")
         self._kv_tokens = 0
         self._words = SpokenWords()
-        self._tasks = ClientTasks()
-        self._backend = BackendStream()
+        self._delegations = Delegations(core, config, self._connections, timeline_ms)
         self._fixture: Command | None = None
         self._held: list[ev.Notice] = []
         """Of settings: for after the start, which clients wait for."""
@@ -130,7 +119,7 @@ class LiveDoor:
             case c.FixturePlay():
                 self._play_fixture(event, command)
             case c.BackendItem() | c.BackendContinue():
-                self._use_backend(event)
+                self._delegations.use_backend(event)
             case c.SessionClose():
                 self._is_closing = True
                 self._core.hang_up()
@@ -153,8 +142,8 @@ class LiveDoor:
     def _update(self, event: c.DelegationUpdate, command: Command) -> None:
         config = read_update(event.session, self.config)
         settings.settings_of(config)
-        self.config = config
-        self._use_tools()
+        self.config = self._delegations.config = config
+        self._delegations.offer_tools()
         self._session = self._resource(self._session["expires_at"])
         self._connections.answer(wire.LiveUpdated, command, session=self._session)
 
@@ -177,13 +166,13 @@ class LiveDoor:
             )
         if self._fixture is not None:
             raise ProtocolError("A fixture is being played.", code="fixture_playing")
-        self._tasks.check(event.delegation_id)
+        self._delegations.check(event.delegation_id)
         if self._connections.num_waiting >= MAX_APPENDS:
             told = f"At most {MAX_APPENDS} appends may wait to be placed."
             raise ProtocolError(told, code="rate_limit_exceeded")
         self._wake()
         if kind != "instructions":
-            self._tasks.answered()
+            self._delegations.answered()
         asker = self._asker(command)
         try:
             self._core.append_context(kind, event.content, event.delegation_id, asker)
@@ -200,23 +189,6 @@ class LiveDoor:
         self._core.clear_output()
         self._connections.answer(wire.FixturePlaying, command)
 
-    def _use_backend(self, event: c.BackendItem | c.BackendContinue) -> None:
-        if not isinstance(self.config.delegation, ResponsesDelegation):
-            raise ProtocolError(
-                f"type: {event.type} needs delegation of type responses; this session's tasks go "
-                "to the client.",
-                code="invalid_value",
-                param="type",
-            )
-        if isinstance(event, c.BackendItem):
-            output = self._backend.output(event.item)
-            self._core.add_item(output)
-            self._backend.answered(output.call_id)
-        else:
-            task = self._backend.answered_task()
-            self._core.create_response(ResponseWish())
-            self._backend.go_on(task)
-
     # ------------------------------------------------------------------ from the transport
 
     def tick(self) -> None:
@@ -229,11 +201,7 @@ class LiveDoor:
         if now >= self._usage_at:
             self._usage_at += USAGE_S
             self._connections.tell(self._usage_event(now))
-        if self._tasks.owes_acknowledgement(now):
-            # While the answer that called is still spoken, the next one waits.
-            with contextlib.suppress(ProtocolError):
-                self._core.create_response(ResponseWish(tool_choice="none"))
-                self._tasks.answered()
+        self._delegations.tick(now)
         if not self._time.is_paused and self._idle.is_due(now):
             self._time.pause(now)
             self._on_pause(True)
@@ -309,13 +277,8 @@ class LiveDoor:
                 told = "What the user says is not written down by this model."
                 self._connections.inform("no_input_transcript", told, once=True)
             case ev.TaskDelegated():
-                self._delegated(event.delegation_id, event.at_ms)
-            case ev.OutputEnded(item=FunctionCallItem(name=name) as item) if (
-                name == DELEGATE and not self._has_backend
-            ):
-                if item.status == "completed":
-                    self._called(item, now)
-            case _:
+                self._delegations.begin(event.delegation_id, event.at_ms)
+            case _ if not self._delegations.take_call(event, now):
                 self._hear_answer(event, now)
 
     def _hear_answer(self, event: ev.SessionEvent, now: float) -> None:
@@ -329,11 +292,7 @@ class LiveDoor:
                 self._idle.model(False, now)
         for words in self._words.hear(event, now, self._timeline_ms()):
             self._connections.tell(words)
-        delegation = self.config.delegation
-        if isinstance(delegation, ResponsesDelegation):
-            model, offset_ms = delegation.responses.model, self._timeline_ms()
-            for told in self._backend.told(event, model=model, offset_ms=offset_ms):
-                self._connections.tell(told)
+        self._delegations.hear(event)
 
     # ------------------------------------------------------------------ the start
 
@@ -345,8 +304,8 @@ class LiveDoor:
         self._idle.touch(now)
         self._usage_at = now + USAGE_S
         for item in settings.past_items(self.config):
-            self._attempt(partial(self._core.add_item, item))
-        self._use_tools()
+            self._delegations.attempt(partial(self._core.add_item, item))
+        self._delegations.offer_tools()
         self._session = self._resource(event.expires_at or 0)
         for connection in self._connections:
             if (told := connection.permissions()) is not None:
@@ -361,42 +320,8 @@ class LiveDoor:
             self._connections.inform(notice.code, notice.message)
         self._held.clear()
 
-    def _use_tools(self) -> None:
-        changes = settings.tool_changes(self.config, self._core.abilities)
-        if changes:
-            self._attempt(partial(self._core.update, changes))
-
-    def _attempt(self, command: Callable[[], object]) -> None:
-        """Do what nobody asked for; that it cannot be done is told all the same."""
-        try:
-            command()
-        except ProtocolError as error:
-            self._connections.inform(error.code, error.message)
-
-    @property
-    def _has_backend(self) -> bool:
-        return isinstance(self.config.delegation, ResponsesDelegation)
-
     def _resource(self, expires_at: int) -> dict[str, Any]:
         return resource(self.config, self._core.session_id, expires_at)
-
-    # ------------------------------------------------------------------ delegation
-
-    def _delegated(self, delegation_id: str, at_ms: int) -> None:
-        if self._has_backend:
-            told = "The model delegated a task, but no text model is there to take it."
-            self._connections.inform("delegation_unavailable", told, once=True)
-            return
-        self._tasks.add(delegation_id)
-        info = wire.DelegationInfo(id=delegation_id, target="client")
-        self._connections.tell(wire.DelegationCreatedEvent(offset_ms=at_ms, delegation=info))
-
-    def _called(self, item: FunctionCallItem, now: float) -> None:
-        """The model called `delegate`."""
-        delay_ms = settings.acknowledgement_delay_ms(self.config)
-        output = self._tasks.call(item, delay_ms, now)
-        self._delegated(item.id, self._timeline_ms())
-        self._attempt(partial(self._core.add_item, output))
 
     # ------------------------------------------------------------------ answers and the end
 

@@ -57,6 +57,11 @@ class OpenBmbDoor:
 
     # ------------------------------------------------------------------ from the client
 
+    @property
+    def is_started(self) -> bool:
+        """Whether `session.init` came."""
+        return self._init is not None
+
     def receive(self, text: str) -> None:
         """Take one message; one that cannot be used ends the session."""
         if self._is_closing:

@@ -124,6 +124,7 @@ CLOSE_REASONS: dict[str, CloseReason] = {
     "max_duration": "timeout",
     "no_input": "timeout",
     "connect_timeout": "timeout",
+    "not_started": "timeout",
     "context_limit": "context_full",
     "server_shutdown": "server_shutdown",
     "bad_input": "error",

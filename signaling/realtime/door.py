@@ -45,6 +45,11 @@ class RealtimeDoor:
 
     # ------------------------------------------------------------------ from the client
 
+    @property
+    def is_started(self) -> bool:
+        """A session of this protocol is one at once."""
+        return True
+
     def receive(self, text: str) -> None:
         """Take one message; a bad one is answered with an `error` event."""
         try:

@@ -4,15 +4,20 @@ One frozen struct per event, with every field that the official SDKs require. Na
 OpenAI API reference, "Realtime / Server events". Extensions, in the same style, are at the end.
 """
 
-from typing import Any, Literal
-
 import msgspec
-from msgspec import UNSET, UnsetType, field
+from msgspec import field
 
 from signaling.errors import ProtocolError
+from signaling.realtime.wire_objects import ConversationObject as ConversationObject
+from signaling.realtime.wire_objects import ErrorDetail as ErrorDetail
+from signaling.realtime.wire_objects import Item as Item
+from signaling.realtime.wire_objects import Json as Json
+from signaling.realtime.wire_objects import Response as Response
+from signaling.realtime.wire_objects import WireFunctionCall as WireFunctionCall
+from signaling.realtime.wire_objects import WireFunctionOutput as WireFunctionOutput
+from signaling.realtime.wire_objects import WireMessage as WireMessage
+from signaling.realtime.wire_objects import WirePart as WirePart
 from signaling.session.ids import new_id
-
-Json = dict[str, Any]
 
 
 def _event_id() -> str:
@@ -21,91 +26,6 @@ def _event_id() -> str:
 
 class ServerEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     event_id: str = field(default_factory=_event_id)
-
-
-class WirePart(msgspec.Struct, frozen=True, kw_only=True):
-    """A content part. In items: input_text, input_audio, input_image, input_video (ours),
-    output_text, output_audio; in response.content_part.* text or audio.
-    """
-
-    type: Literal[
-        "input_text",
-        "input_audio",
-        "input_image",
-        "input_video",
-        "output_text",
-        "output_audio",
-        "text",
-        "audio",
-    ]
-    text: str | UnsetType = UNSET
-    transcript: str | None | UnsetType = UNSET
-    image_url: str | UnsetType = UNSET
-
-
-class WireMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
-    """What somebody said, wrote or showed."""
-
-    id: str
-    role: Literal["user", "assistant", "system"]
-    status: Literal["in_progress", "completed", "incomplete"]
-    content: tuple[WirePart, ...] = ()
-    object: str = "realtime.item"
-
-
-class WireFunctionCall(
-    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"
-):
-    """The assistant calls a function of the client."""
-
-    id: str
-    call_id: str
-    name: str
-    arguments: str
-    status: Literal["in_progress", "completed", "incomplete"]
-    object: str = "realtime.item"
-
-
-class WireFunctionOutput(
-    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call_output"
-):
-    """What a function of the client gave back."""
-
-    id: str
-    call_id: str
-    output: str
-    status: Literal["in_progress", "completed", "incomplete"] = "completed"
-    object: str = "realtime.item"
-
-
-Item = WireMessage | WireFunctionCall | WireFunctionOutput
-
-
-class Response(msgspec.Struct, frozen=True, kw_only=True):
-    """The response object; `status_details` has type and reason (turn_detected, ...)."""
-
-    id: str
-    status: Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
-    object: str = "realtime.response"
-    output: tuple[Item, ...] = ()
-    output_modalities: tuple[str, ...] = ("audio",)
-    audio: Json | None = None
-    max_output_tokens: int | Literal["inf"] | None = None
-    status_details: Json | None = None
-    usage: Json | None = None
-    metadata: Json | None = None
-    conversation_id: str | None = None
-
-
-class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong; `param` names the member of the event, in dotted form."""
-
-    message: str
-    type: str = "invalid_request_error"
-    code: str | None = None
-    param: str | None = None
-    event_id: str | None = None
-    """The client's event that caused it."""
 
 
 class Error(ServerEvent, frozen=True, kw_only=True, tag="error"):
@@ -152,13 +72,6 @@ class InputTimedOut(
     item_id: str
     audio_start_ms: int
     audio_end_ms: int
-
-
-class ConversationObject(msgspec.Struct, frozen=True, kw_only=True):
-    """The conversation of the session."""
-
-    id: str
-    object: str = "realtime.conversation"
 
 
 class ConversationCreated(ServerEvent, frozen=True, kw_only=True, tag="conversation.created"):

@@ -39,6 +39,14 @@ class Door(Watcher, Protocol):
         """Tell this client alone what it did wrong."""
 
 
+class StreamDoor(Door, Protocol):
+    """The door of a WebSocket that has a session of its own."""
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the client has said what its protocol wants to begin with, if anything."""
+
+
 class SoundPort(Protocol):
     """The way of sound that goes with a connection's messages, in the formats that are set."""
 

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from server.docs.protocols import protocols
 from signaling.errors import ProtocolError
 from signaling.live.client_events import parse_live_event
-from signaling.live.session_config import read_config
+from signaling.live.config_reading import read_config
 from signaling.openbmb.client_messages import parse_message
 from signaling.realtime.client_events import parse_client_event
 from tests.fuzz.mutators.structures import mutate_json

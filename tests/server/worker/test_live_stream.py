@@ -12,13 +12,13 @@ import pytest
 from media.clock import Ticker
 from server.config import Config
 from server.engine_links import EngineLinks
-from server.handover import SocketFor
 from server.worker import live_stream
 from server.worker.live_session import LiveSession
 from server.worker.live_stream import LiveStream, StreamSound
 from server.worker.session import CallSession
 from signaling.live.session_config import LinearPcm, LiveAudio, LiveConfig, MuLaw
 from signaling.settings import SessionSettings
+from signaling.socket_for import SocketFor
 from signaling.websocket import WebSocketLink
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"

@@ -10,9 +10,9 @@ from openai.types.live import ConnectServerEvent
 from pydantic import TypeAdapter
 
 from signaling.errors import ProtocolError
+from signaling.live.config_reading import read_config, read_media_config
 from signaling.live.connection import Kind, LiveConnection
 from signaling.live.door import LiveDoor
-from signaling.live.session_config import read_config, read_media_config
 from signaling.session import events as ev
 from signaling.session.core import Abilities, Asker, ContextKind, ResponseWish
 from signaling.session.items import InputItem, Item

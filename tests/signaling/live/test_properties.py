@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from signaling.errors import ProtocolError
 from signaling.live import server_events as wire
 from signaling.live.client_events import CLIENT_EVENTS, UNSERVED
-from signaling.live.session_config import read_config, read_media_config, read_update, resource
+from signaling.live.config_reading import read_config, read_media_config, read_update, resource
 from signaling.live.settings import settings_of
 from signaling.texts import decode_json
 from tests.signaling.live.rig import ADAPTER, DoorRig

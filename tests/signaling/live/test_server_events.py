@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 
 from signaling.errors import ProtocolError
 from signaling.live import server_events as wire
-from signaling.live.session_config import LiveConfig, resource
+from signaling.live.config_reading import resource
+from signaling.live.session_config import LiveConfig
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(ConnectServerEvent)
 SESSION = resource(LiveConfig(model="m"), "live_1", 1_900_000_000)

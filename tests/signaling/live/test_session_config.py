@@ -8,16 +8,8 @@ from openai.types.live.session_resource import SessionResource
 from pydantic import TypeAdapter
 
 from signaling.errors import ProtocolError
-from signaling.live.session_config import (
-    CalledConfig,
-    LinearPcm,
-    MuLaw,
-    ResponsesDelegation,
-    read_config,
-    read_media_config,
-    read_update,
-    resource,
-)
+from signaling.live.config_reading import read_config, read_media_config, read_update, resource
+from signaling.live.session_config import CalledConfig, LinearPcm, MuLaw, ResponsesDelegation
 from signaling.live.settings import settings_of
 
 TOOL = {"type": "function", "name": "look_up", "parameters": {"type": "object"}}
