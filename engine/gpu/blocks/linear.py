@@ -1,34 +1,10 @@
-"""Feed-forward blocks."""
+"""Linear layers with what follows them, and weights laid together."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from engine.gpu.kernels.decoder_layer import silu_mul
-
-
-class GatedMlp(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)), no biases (arXiv 2002.05202)."""
-
-    def __init__(self, size: int, inner: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(size, inner, bias=False)
-        self.up_proj = nn.Linear(size, inner, bias=False)
-        self.down_proj = nn.Linear(inner, size, bias=False)
-        self.packed: Tensor | None = None
-
-    def finish_loading(self) -> None:
-        """Lay the two input weights together; they become views of the whole."""
-        self.packed = pack(self.gate_proj, self.up_proj)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.packed
-        if weight is None:
-            weight = torch.cat([self.gate_proj.weight, self.up_proj.weight])
-        out: Tensor = self.down_proj(silu_mul(F.linear(x, weight)))
-        return out
 
 
 def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:

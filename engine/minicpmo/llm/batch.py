@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.minicpmo.llm.context_window import Slide
 from engine.minicpmo.llm.rows import Fed, LlmRows
-from engine.minicpmo.llm.sampler import BatchSampler, RowTensors, SamplingSettings, forbidden_mask
+from engine.minicpmo.llm.sampler import BatchSampler, Row, SamplingOrder
 from engine.minicpmo.llm.sampling_ops import MAX_RECENT
 
 
@@ -21,13 +21,7 @@ class _State(Protocol):
     """Positions in the cache."""
 
 
-class _Row(Protocol):
-    @property
-    def settings(self) -> SamplingSettings: ...
-
-
 State = TypeVar("State", bound=_State)
-Row = TypeVar("Row", bound=_Row)
 Result = TypeVar("Result")
 
 
@@ -56,15 +50,12 @@ class Chosen(Generic[Result]):
 class Batch(ABC, Generic[State, Row, Result]):
     """Drives sessions by slot: all choose a token, one forward feeds what they chose."""
 
-    def __init__(
-        self, rows: LlmRows, name: str, forbidden: Sequence[int], replay: Replay | None
-    ) -> None:
-        """`name`: of the sampler's graphs. `forbidden`: ids that are never spoken."""
+    def __init__(self, rows: LlmRows, order: SamplingOrder[Row], replay: Replay | None) -> None:
         self.rows = rows
         self.sessions: dict[int, State] = {}
         self.replay = replay or Replay()
-        self._forbidden = forbidden_mask(forbidden, rows.model.config.vocab_size, rows.model.device)
-        self._sampler = BatchSampler(f"choose {name}", rows, self._choose)
+        self._order = order
+        self._sampler = BatchSampler(f"choose {order.name}", rows, order.choose)
 
     def warm_up(self) -> None:
         """Capture the sampler's graphs."""
@@ -119,14 +110,14 @@ class Batch(ABC, Generic[State, Row, Result]):
         rows, replay = [self._row(slot) for slot in slots], self.replay
         forced = replay.force(slots) if replay.force is not None else self._given(slots)
         if replay.observe is None and all(BatchSampler.takes(row.settings) for row in rows):
-            tensors = self._tensors(rows, self.rows.model.config.vocab_size, MAX_RECENT, forced)
-            chosen = self._sampler(slots, tensors)
-            self._record(rows, chosen)
+            vocab = self.rows.model.config.vocab_size
+            chosen = self._sampler(slots, self._order.tensors(rows, vocab, MAX_RECENT, forced))
+            self._order.record(rows, chosen)
             return chosen
         logits = torch.stack([fed.logits for fed in self.rows.newest(slots)])
         if replay.observe is not None:
             logits = replay.observe(slots, logits)
-        return self._sample(logits, rows, forced)
+        return self._order.sample(logits, rows, forced=forced)
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -159,18 +150,3 @@ class Batch(ABC, Generic[State, Row, Result]):
     @abstractmethod
     def _row(self, slot: int) -> Row:
         """The slot's part of a sampling step."""
-
-    @abstractmethod
-    def _tensors(
-        self, rows: Sequence[Row], vocab: int, width: int, forced: Sequence[int]
-    ) -> RowTensors: ...
-
-    @abstractmethod
-    def _sample(self, logits: Tensor, rows: list[Row], forced: Sequence[int]) -> list[int]:
-        """Sample from logits [B, V] with any settings, and record what was chosen."""
-
-    @abstractmethod
-    def _choose(self, logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor: ...
-
-    def _record(self, rows: Sequence[Row], chosen: Sequence[int]) -> None:  # noqa: B027
-        """Remember what was chosen, where the session's history needs it."""

@@ -10,14 +10,8 @@ from torch import Tensor
 from engine.minicpmo.llm.batch import Batch, Chosen, Replay
 from engine.minicpmo.llm.duplex_state import DuplexState, UnitPhase, UnitResult
 from engine.minicpmo.llm.rows import LONG_ROW, MAX_FORWARD_TOKENS, Feed, LlmRows, Piece, cut
-from engine.minicpmo.llm.sampler import (
-    DuplexRow,
-    RowTensors,
-    duplex_tensors,
-    record,
-    sample_duplex,
-)
-from engine.minicpmo.llm.sampling_ops import DuplexIds, choose_duplex
+from engine.minicpmo.llm.sampler import DuplexRow, duplex_order, forbidden_mask
+from engine.minicpmo.llm.sampling_ops import DuplexIds
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 
 
@@ -37,8 +31,10 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
     """Drives sessions by slot. A unit: `prefill`, `step` until all are done, `finalize`."""
 
     def __init__(self, rows: LlmRows, tokens: OmniTokenizer, replay: Replay | None = None) -> None:
-        super().__init__(rows, "duplex", tokens.duplex_forbidden, replay)
-        self._ids = DuplexIds(tokens.chunk_eos, tokens.turn_eos, tokens.listen, tokens.im_end)
+        vocab, device = rows.model.config.vocab_size, rows.model.device
+        forbidden = forbidden_mask(tokens.duplex_forbidden, vocab, device)
+        ids = DuplexIds(tokens.chunk_eos, tokens.turn_eos, tokens.listen, tokens.im_end)
+        super().__init__(rows, duplex_order(ids, forbidden), replay)
 
     def _given(self, slots: Sequence[int]) -> Sequence[int]:
         given = [self.sessions[slot].given for slot in slots]
@@ -172,17 +168,3 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
 
     def _row(self, slot: int) -> DuplexRow:
         return self.sessions[slot].row
-
-    def _tensors(
-        self, rows: Sequence[DuplexRow], vocab: int, width: int, forced: Sequence[int]
-    ) -> RowTensors:
-        return duplex_tensors(rows, vocab, width, forced)
-
-    def _sample(self, logits: Tensor, rows: list[DuplexRow], forced: Sequence[int]) -> list[int]:
-        return sample_duplex(logits, rows, self._ids, self._forbidden, forced)
-
-    def _record(self, rows: Sequence[DuplexRow], chosen: Sequence[int]) -> None:
-        record(rows, chosen, self._ids)
-
-    def _choose(self, logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor:
-        return choose_duplex(logits, numbers, recent, self._ids, self._forbidden, limit)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -283,8 +285,58 @@ def _check(name: str, good: bool, value: float) -> None:
         raise ValueError(f"{name} = {value} is out of range")
 
 
-Choose = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""Logits [B, V], numbers, recent, limit -> ids [B]; see `engine.minicpmo.llm.sampling_ops`."""
+class Choose(Protocol):
+    """Logits [B, V], numbers, recent -> ids [B]; see `engine.minicpmo.llm.sampling_ops`."""
+
+    def __call__(
+        self, logits: Tensor, numbers: Tensor, recent: Tensor, /, *, limit: int
+    ) -> Tensor: ...
+
+
+class _Sampled(Protocol):
+    @property
+    def settings(self) -> SamplingSettings: ...
+
+
+Row = TypeVar("Row", bound=_Sampled)
+
+
+@dataclass(frozen=True)
+class SamplingOrder(Generic[Row]):
+    """One of the two orders of operations, with the ids that it needs."""
+
+    name: str
+    """Of its graphs."""
+    tensors: Callable[[Sequence[Row], int, int | None, Sequence[int]], RowTensors]
+    """Rows, the vocabulary's size, the width of `recent`, the ids that are forced."""
+    choose: Choose
+    """From tensors, for settings that `BatchSampler` takes."""
+    sample: Callable[..., list[int]]
+    """From logits [B, V], rows and `forced`, with any settings; records what was chosen."""
+    record: Callable[[Sequence[Row], Sequence[int]], None]
+    """Remember what `choose` chose, where the session's history needs it."""
+
+
+def duplex_order(ids: DuplexIds, forbidden: Tensor) -> SamplingOrder[DuplexRow]:
+    """The order of full duplex; `forbidden` [V]: what is never spoken."""
+    return SamplingOrder(
+        "duplex",
+        duplex_tensors,
+        partial(choose_duplex, ids=ids, forbidden=forbidden),
+        partial(sample_duplex, ids=ids, forbidden=forbidden),
+        partial(record, ids=ids),
+    )
+
+
+def turn_order(terminators: Sequence[int], forbidden: Tensor) -> SamplingOrder[TurnRow]:
+    """The order of half duplex and chat; `forbidden` [V]: what is not said aloud."""
+    return SamplingOrder(
+        "turn",
+        turn_tensors,
+        partial(choose_turn, terminators=terminators, forbidden=forbidden),
+        partial(sample_turn, terminators=terminators),
+        lambda rows, chosen: None,
+    )
 
 
 class BatchSampler:
@@ -318,7 +370,7 @@ class BatchSampler:
         return ids
 
     def _run(self, index: Tensor, numbers: Tensor, recent: Tensor) -> Tensor:
-        return self._choose(self._rows.logits[index], numbers, recent, self._limit)
+        return self._choose(self._rows.logits[index], numbers, recent, limit=self._limit)
 
     @torch.inference_mode()
     def warm_up(self) -> None:

@@ -10,8 +10,7 @@ from engine.ipc.protocol import Retention
 from engine.minicpmo.llm.batch import Batch, Chosen, Replay
 from engine.minicpmo.llm.context_window import NO_MEDIA, ContextPolicy, Media
 from engine.minicpmo.llm.rows import LONG_ROW, Feed, LlmRows, Piece, cut
-from engine.minicpmo.llm.sampler import RowTensors, TurnRow, sample_turn, turn_tensors
-from engine.minicpmo.llm.sampling_ops import choose_turn
+from engine.minicpmo.llm.sampler import TurnRow, forbidden_mask, turn_order
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnState
 
@@ -20,8 +19,9 @@ class TurnBatch(Batch[TurnState, TurnRow, ReplyChunk]):
     """Drives sessions by slot: `add`, `open_replies`, then `step` until every reply is over."""
 
     def __init__(self, rows: LlmRows, tokens: OmniTokenizer, replay: Replay | None = None) -> None:
-        super().__init__(rows, "turn", tokens.half_duplex_forbidden, replay)
-        self._terminators = tokens.half_duplex_terminators
+        vocab, device = rows.model.config.vocab_size, rows.model.device
+        self._forbidden = forbidden_mask(tokens.half_duplex_forbidden, vocab, device)
+        super().__init__(rows, turn_order(tokens.half_duplex_terminators, self._forbidden), replay)
 
     def _given(self, slots: Sequence[int]) -> Sequence[int]:
         given = [self.sessions[slot].given for slot in slots]
@@ -124,17 +124,6 @@ class TurnBatch(Batch[TurnState, TurnRow, ReplyChunk]):
 
     def _row(self, slot: int) -> TurnRow:
         return self.sessions[slot].sampling_row(self._forbidden)
-
-    def _tensors(
-        self, rows: Sequence[TurnRow], vocab: int, width: int, forced: Sequence[int]
-    ) -> RowTensors:
-        return turn_tensors(rows, vocab, width, forced)
-
-    def _sample(self, logits: Tensor, rows: list[TurnRow], forced: Sequence[int]) -> list[int]:
-        return sample_turn(logits, rows, self._terminators, forced)
-
-    def _choose(self, logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor:
-        return choose_turn(logits, numbers, recent, self._terminators, self._forbidden, limit)
 
 
 def _closes_reply(session: TurnState, feed: Feed) -> bool:

@@ -289,8 +289,8 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
 
     # ------------------------------------------------------------------ a unit's end
 
-    def _may_go_on(self, entry: DuplexEntry) -> bool:
-        return entry.is_running
+    def _under_way(self) -> list[int]:
+        return [slot for slot, entry in self._entries.items() if entry.is_running]
 
     def _finish(self, results: dict[int, UnitResult]) -> None:
         """Request speech for the decided units, and close them."""

@@ -237,9 +237,13 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             self._pieces_in_a_row = 1
         return self._last_read
 
-    def _may_go_on(self, entry: TurnEntry) -> bool:
-        replying = self._runner.turns.sessions[entry.session.slot].is_replying
-        return replying and not entry.session.output.is_full
+    def _under_way(self) -> list[int]:
+        sessions = self._runner.turns.sessions
+        return [
+            slot
+            for slot, entry in self._entries.items()
+            if sessions[slot].is_replying and not entry.session.output.is_full
+        ]
 
     # ------------------------------------------------------------------ in
 

@@ -57,8 +57,6 @@ class Mode(ABC, Generic[Entry, Result]):
     def __init__(self, batch: Batch[Any, Any, Result]) -> None:
         self._batch = batch
         self._entries: dict[int, Entry] = {}
-        self._chosen: Chosen[Result] = Chosen()
-        """Between `choose` and `fed`."""
 
     def close(self, slot: int) -> None:
         """End the conversation in a slot, if there is one."""
@@ -66,25 +64,19 @@ class Mode(ABC, Generic[Entry, Result]):
         if entry is not None:
             entry.close()
 
-    def choose(self) -> dict[int, int]:
-        """Decide one token for every session under way; returns the ids to feed, by slot."""
-        self._chosen = self._batch.choose(
-            [slot for slot, entry in self._entries.items() if self._may_go_on(entry)]
-        )
-        return self._chosen.feeding
+    def choose(self) -> Chosen[Result]:
+        """Decide one token for every session under way."""
+        return self._batch.choose(self._under_way())
 
-    def fed(self, states: Mapping[int, Tensor], timer: Timer) -> bool:
-        """Take the `states` [C] by slot after feeding; returns whether anything was chosen."""
-        chosen, self._chosen = self._chosen, Chosen[Result]()
+    def fed(self, chosen: Chosen[Result], states: Mapping[int, Tensor], timer: Timer) -> None:
+        """Take the `states` [C] by slot after feeding what was chosen."""
         for slot in chosen.slots:
             self._entries[slot].stages.append(("decode", timer))
-        if chosen.slots:
-            self._finish(self._batch.fed(chosen, states))
-        return bool(chosen.slots)
+        self._finish(self._batch.fed(chosen, states))
 
     @abstractmethod
-    def _may_go_on(self, entry: Entry) -> bool:
-        """Return whether the session is to choose its next token."""
+    def _under_way(self) -> list[int]:
+        """Return the slots that are to choose their next token."""
 
     @abstractmethod
     def _finish(self, results: dict[int, Result]) -> None:
@@ -96,10 +88,11 @@ def step(runner: Runner, modes: Sequence[Mode[Any, Any]]) -> bool:
 
     Returns whether there was any.
     """
-    feeding: dict[int, int] = {}
-    for mode in modes:
-        feeding |= mode.choose()
+    chosen = [mode.choose() for mode in modes]
+    feeding = {slot: token for one in chosen for slot, token in one.feeding.items()}
     with timed(runner.model.device) as timer:
         states = dict(zip(feeding, runner.llm.step(feeding), strict=True))
-    decided = [mode.fed(states, timer) for mode in modes]
-    return any(decided)
+    for mode, one in zip(modes, chosen, strict=True):
+        if one.slots:
+            mode.fed(one, states, timer)
+    return any(one.slots for one in chosen)

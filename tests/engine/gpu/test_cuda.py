@@ -21,6 +21,7 @@ from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.minicpmo.llm.rows import Feed, LlmRows
 from engine.minicpmo.llm.sampler import (
     BatchSampler,
+    Choose,
     Draws,
     DuplexRow,
     DuplexSampling,
@@ -312,20 +313,18 @@ def chooser_pair(name: str) -> tuple[BatchSampler, BatchSampler]:
     model = small_llm()
     forbidden = forbidden_mask([40, 41], VOCAB, "cuda")
     ids = DuplexIds(chunk_eos=17, turn_eos=16, listen=14, im_end=2)
+    choose: Choose
     if name == "turn":
         choose = partial(choose_turn, terminators=(11, 2), forbidden=forbidden)
     else:
         choose = partial(choose_duplex, ids=ids, forbidden=forbidden)
-
-    def positional(logits: Tensor, numbers: Tensor, recent: Tensor, limit: int) -> Tensor:
-        return choose(logits, numbers, recent, limit=limit)
 
     captured = LlmRows(model, 6, 64, GraphPool("cuda"))
     eager = LlmRows(model, 6, 64)
     logits = 3 * drawn(7, VOCAB, seed=12, dtype=torch.float32)
     captured.logits.copy_(logits)
     eager.logits.copy_(logits)
-    choosers = BatchSampler(name, captured, positional), BatchSampler(name, eager, positional)
+    choosers = BatchSampler(name, captured, choose), BatchSampler(name, eager, choose)
     choosers[0].warm_up()
     return choosers
 

@@ -8,57 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine.gpu.blocks.attention import AttentionShape, CachedAttention
-from engine.gpu.blocks.linear import GatedMlp
-from engine.gpu.kernels.decoder_layer import add_norm
-from engine.gpu.kv.base import CacheSpec, SlotCache
-from engine.gpu.kv.plan import KvPlan, TokenPlan
-from engine.gpu.layers.norms import RMSNorm
+from engine.gpu.blocks.decoder import AttentionShape, DecoderStack
+from engine.gpu.kv.base import CacheSpec, KvPlan, SlotCache
 from engine.gpu.layers.rope import Rope
 from engine.minicpmo.models.config import LlmConfig
-
-
-class DecoderLayer(nn.Module):
-    """Pre-norm attention and SwiGLU."""
-
-    def __init__(self, shape: AttentionShape, inner: int, eps: float) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(shape.hidden_size, eps)
-        self.self_attn = CachedAttention(shape)
-        self.post_attention_layernorm = RMSNorm(shape.hidden_size, eps)
-        self.mlp = GatedMlp(shape.hidden_size, inner)
-
-    def forward(
-        self,
-        x: Tensor,
-        delta: Tensor | None,
-        rates: Tensor,
-        kv: SlotCache,
-        layer: int,
-        plan: TokenPlan,
-    ) -> tuple[Tensor, Tensor]:
-        """The stream x [N, C] and what the layer before adds to it -> the same behind this one."""
-        x, normed = add_norm(x, delta, self.input_layernorm)
-        x, normed = add_norm(
-            x, self.self_attn(normed, rates, kv, layer, plan), self.post_attention_layernorm
-        )
-        return x, self.mlp(normed)
-
-
-class DecoderStack(nn.Module):
-    """Layers and final norm."""
-
-    def __init__(self, shape: AttentionShape, inner: int, eps: float, num_layers: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(shape, inner, eps) for _ in range(num_layers))
-        self.norm = RMSNorm(shape.hidden_size, eps)
-
-    def forward(self, x: Tensor, rates: Tensor, kv: SlotCache, plan: TokenPlan) -> Tensor:
-        """[N, C] -> [N, C]."""
-        delta: Tensor | None = None
-        for index, layer in enumerate(self.layers):
-            x, delta = layer(x, delta, rates, kv, index, plan)
-        return add_norm(x, delta, self.norm)[1]
 
 
 class Qwen3Decoder(DecoderStack):

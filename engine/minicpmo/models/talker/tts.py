@@ -10,16 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.gpu.blocks.attention import AttentionShape
-from engine.gpu.kv.base import CacheSpec
+from engine.gpu.blocks.decoder import AttentionShape, DecoderStack
+from engine.gpu.kv.base import CacheSpec, TokenPlan
 from engine.gpu.kv.native import NativeKV
-from engine.gpu.kv.plan import TokenPlan
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.weight_norm import NEW, OLD, fold
 from engine.gpu.staging import uploaded
 from engine.gpu.weights import Checkpoint, empty
 from engine.minicpmo.models.config import ConfigError, TtsConfig
-from engine.minicpmo.models.llm.qwen3 import DecoderStack
 
 UNUSED = ("projector_spk.*", "model.embed_tokens.weight")
 """Stored, but read by no path of the model."""

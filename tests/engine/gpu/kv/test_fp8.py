@@ -10,9 +10,8 @@ from torch import Tensor
 
 from engine.gpu.kernels.decoder_layer import PackedHeads
 from engine.gpu.kernels.fp8_kv import dequantise
-from engine.gpu.kv.base import CacheSpec
+from engine.gpu.kv.base import CacheSpec, KvPlan
 from engine.gpu.kv.fp8 import Fp8KV
-from engine.gpu.kv.plan import KvPlan
 from engine.gpu.layers.rope import Rope
 from engine.minicpmo.llm.context_window import Cut, Rebuild
 from engine.minicpmo.llm.rows import Feed, LlmRows
