@@ -184,7 +184,7 @@ class Operations:
     async def stats(self, request: web.Request) -> web.Response:
         """Tell processes, calls, queue and engines, with webrtc-stats; keys of the role admin."""
         require(request, "admin")
-        await self._front.refresh()
+        await self._front.stats.refresh(self._front.supervisor)
         read = await self._shelf.refresh()
         presets = {"read": len(read.presets), "left_out": read.bad}
         return _json(self._telemetry.stats() | {"presets": presets})
@@ -192,7 +192,7 @@ class Operations:
     async def metrics(self, request: web.Request) -> web.Response:
         """Tell the same as Prometheus text; keys of the role admin."""
         require(request, "admin")
-        await self._front.refresh()
+        await self._front.stats.refresh(self._front.supervisor)
         text = self._telemetry.exposition()
         return web.Response(body=text, content_type="text/plain", charset="utf-8")
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-
-from msgspec import Struct
 
 from engine.ipc.patience import patiently
 from engine.ipc.protocol import Message, Welcome
@@ -25,7 +22,6 @@ from server.control import (
     CallRefused,
     EngineAddress,
     EngineDown,
-    GetStats,
     HangUp,
     IceRefused,
     IceUpdated,
@@ -38,10 +34,13 @@ from server.control import (
     WorkerStats,
 )
 from server.endings import Endings
-from server.front.broker import Broker, Waiting
+from server.front.broker import Broker
 from server.front.chats import ChatDesk
+from server.front.child_stats import ChildStats
+from server.front.front_call import FrontCall, check_share, least_loaded, restarted_worker
 from server.front.ice_updates import IceUpdates
 from server.front.setups import room_for
+from server.front.starting import Starting
 from server.front.supervisor import Observer, Supervised, Supervisor
 from server.front.uploads import ItemDelivery
 from server.front.voices import VoiceDesk
@@ -58,58 +57,6 @@ from signaling.socket_for import SocketFor
 log = logging.getLogger(__name__)
 
 PLACE_TIMEOUT_S = 10.0
-RESTART_WAIT_S = 6.0
-"""For how long an offer waits for a media worker that died to be back, rather than be refused."""
-STATS_TIMEOUT_S = 1.0
-
-
-class Starting(Struct, frozen=True):
-    """A child's start, for people."""
-
-    doing: str
-    percent: int | None
-    """Of a download; None: it is not counted."""
-    step_s: float
-    """How long it has been doing this."""
-    since_s: float
-    """How long it has been starting."""
-
-    @classmethod
-    def of(cls, child: Supervised, now: float) -> Starting:
-        progress = child.progress
-        return cls(
-            "loading the program" if progress is None else progress.text,
-            None if progress is None else progress.percent,
-            round(now - child.step_at, 1),
-            round(now - child.started_at, 1),
-        )
-
-
-class FrontCall:
-    """What the front knows of a call."""
-
-    def __init__(
-        self,
-        call_id: str,
-        worker: Supervised,
-        remote: str,
-        callers: tuple[str, ...],
-        now: float,
-        owner: str | None = None,
-    ) -> None:
-        self.call_id = call_id
-        self.worker = worker
-        self.remote = remote
-        self.callers = callers
-        """Whom it counts for; see `signaling.http.auth.Principal.callers`."""
-        self.owner = owner
-        """The id of the key that it was placed with."""
-        self.since = now
-        self.is_setting_up = True
-        """Until it is connected, or given up."""
-        self.place: Waiting | None = None
-        """In the queue, as it was told last."""
-        self.placed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
 
 class Front(Observer):
@@ -134,8 +81,7 @@ class Front(Observer):
         self._voices = voices
         self._call_slots = call_slots
         self.calls: dict[str, FrontCall] = {}
-        self.engine_stats: dict[str, EngineStats] = {}
-        self.worker_stats: dict[str, WorkerStats] = {}
+        self.stats = ChildStats()
         self.ended: dict[str, int] = {}
         self.placed_total = 0
         self._uploads = ItemDelivery()
@@ -146,8 +92,6 @@ class Front(Observer):
         self._show = show
         self._clock = clock
         self._supervisor: Supervisor | None = None
-        self._stats_n = 0
-        self._stats_waiting: dict[str, asyncio.Future[None]] = {}
         self._is_draining = False
 
     def attach(self, supervisor: Supervisor) -> None:
@@ -171,7 +115,7 @@ class Front(Observer):
 
     def starting(self) -> Starting | None:
         """How far the engines are, by the one that was begun first; None when one is ready."""
-        engines = [c for c in self.supervisor.children.values() if c.spec.role == "engine"]
+        engines = self.supervisor.of_role("engine")
         if not engines or any(child.state == "ready" for child in engines):
             return None
         return Starting.of(min(engines, key=lambda child: child.started_at), self._clock())
@@ -240,8 +184,7 @@ class Front(Observer):
             raise ProtocolError("There is no such call.", code="call_not_found", status=404)
 
     async def _begin(self, remote: str, callers: tuple[str, ...], owner: str | None) -> FrontCall:
-        await self._restarted_worker()
-        worker = self._choose_worker()
+        worker = await self._worker()
         self._make_room(callers)
         call_id = f"rtc_{secrets.token_urlsafe(18)}"
         self.broker.offer(call_id)
@@ -297,41 +240,19 @@ class Front(Observer):
         send = partial(self.supervisor.send, call.worker)
         return await self._ice.update(call_id, fragment, tags, send)
 
-    async def _restarted_worker(self) -> None:
-        """While all media workers have died and come back, wait for the first, for a while."""
-        workers = [c for c in self.supervisor.children.values() if c.spec.role == "worker"]
-        is_any_ready = any(child.is_ready.is_set() for child in workers)
-        if is_any_ready or self._is_draining or not any(child.restarts for child in workers):
-            return
-        waits = [asyncio.ensure_future(child.is_ready.wait()) for child in workers]
-        try:
-            await asyncio.wait(waits, timeout=RESTART_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-
-    def _choose_worker(self) -> Supervised:
-        workers = [
-            child
-            for child in self.supervisor.children.values()
-            if child.spec.role == "worker" and child.state == "ready"
-        ]
-        if not workers or self._is_draining:
+    async def _worker(self) -> Supervised:
+        """The media worker for a new call; raises `NoFreeSlot`."""
+        worker = None
+        if not self._is_draining:
+            workers = self.supervisor.of_role("worker")
+            await restarted_worker(workers)
+            worker = least_loaded(workers, self.calls.values())
+        if worker is None or self._is_draining:
             raise NoFreeSlot(2.0, "The server is starting or stopping.")
-        # Without an engine the call waits in the queue: one that died is back in a moment.
-        load = {child.spec.name: 0 for child in workers}
-        for call in self.calls.values():
-            load[call.worker.spec.name] = load.get(call.worker.spec.name, 0) + 1
-        return min(workers, key=lambda child: load[child.spec.name])
+        return worker
 
     def _make_room(self, callers: tuple[str, ...]) -> None:
-        for caller in callers:
-            if sum(caller in c.callers for c in self.calls.values()) >= self._max_per_remote:
-                raise ProtocolError(
-                    f"{self._max_per_remote} calls of this caller are open already.",
-                    code="too_many_calls",
-                    status=429,
-                )
+        check_share(callers, self.calls.values(), self._max_per_remote)
         connecting = [call for call in self.calls.values() if call.is_setting_up]
         dropped = room_for(callers, connecting, self._max_connecting, self._clock())
         if dropped is not None:
@@ -368,20 +289,19 @@ class Front(Observer):
         self._show(f"{child.spec.name}: {reason}")
         if child.spec.role == "worker":
             # First the engines, so that their slots are free when they are leased again.
-            for engine in self.supervisor.children.values():
-                if engine.spec.role == "engine":
-                    self.supervisor.send(engine, WorkerGone(child.link_name))
+            for engine in self.supervisor.of_role("engine"):
+                self.supervisor.send(engine, WorkerGone(child.link_name))
             for call in [c for c in self.calls.values() if c.worker is child]:
                 self._over(call.call_id, "worker_gone")
             return
-        self.engine_stats.pop(child.spec.name, None)
+        self.stats.forget(child.spec.name)
         if self._voices is not None:
             self._voices.engine_down(child.spec.name)
         self.broker.engine_down(child.spec.name)
         self._assign()
         self.chats.engine_down(child.endpoint, reason)
-        for worker in self.supervisor.children.values():
-            if worker.spec.role == "worker" and child.endpoint:
+        if child.endpoint:
+            for worker in self.supervisor.of_role("worker"):
                 self.supervisor.send(worker, EngineDown(child.endpoint, reason))
 
     def message(self, child: Supervised, message: Any) -> None:
@@ -405,23 +325,17 @@ class Front(Observer):
             case EngineStats() | VoiceReport():
                 self._told_by_engine(child.spec.name, message)
             case WorkerStats():
-                self._counted(child.spec.name, message)
+                self.stats.counted(child.spec.name, message)
 
     def _told_by_engine(self, name: str, message: EngineStats | VoiceReport) -> None:
         if isinstance(message, VoiceReport):
             if self._voices is not None:
                 self._voices.report(name, message)
             return
-        self.engine_stats[name] = message
+        self.stats.engines[name] = message
         if self.broker.set_capacity(name, message.capacity):
             self._assign()
         self.chats.queue.pump()
-
-    def _counted(self, name: str, stats: WorkerStats) -> None:
-        self.worker_stats[name] = stats
-        waiting = self._stats_waiting.pop(name, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
 
     def _answered(self, call_id: str, answer: str | ProtocolError) -> None:
         call = self.calls.get(call_id)
@@ -474,19 +388,3 @@ class Front(Observer):
             if call is not None and call.place != waiting:
                 call.place = waiting
                 self.supervisor.send(call.worker, QueuePosition(*waiting))
-
-    # -------------------------------------------------------------- statistics
-
-    async def refresh(self) -> None:
-        """Ask every media worker for fresh statistics; those that do not answer keep the old."""
-        self._stats_n += 1
-        waits = []
-        for child in self.supervisor.children.values():
-            if child.spec.role == "worker" and child.state == "ready":
-                name = child.spec.name
-                if name not in self._stats_waiting:
-                    self._stats_waiting[name] = asyncio.get_running_loop().create_future()
-                waits.append(self._stats_waiting[name])
-                self.supervisor.send(child, GetStats(self._stats_n))
-        if waits:
-            await asyncio.wait(waits, timeout=STATS_TIMEOUT_S)

@@ -31,6 +31,8 @@ from server.front.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
+Role = Literal["engine", "worker"]
+
 ROOT = Path(__file__).resolve().parents[2]
 SILENCE_LIMIT_S = 12.0
 """A machine may pause for some seconds and its calls go on; one that hangs must end some time."""
@@ -42,7 +44,7 @@ State = Literal["starting", "ready", "backoff", "failed", "stopped"]
 class ChildSpec(Struct, frozen=True):
     """How to start a child. `payload(generation, secret)` is the line it gets on stdin."""
 
-    role: Literal["engine", "worker"]
+    role: Role
     name: str
     module: str
     payload: Callable[[int, str], bytes]
@@ -120,6 +122,10 @@ class Supervisor:
         )
         self.control = self._listener.endpoint
 
+    def of_role(self, role: Role) -> list[Supervised]:
+        """The children that are media workers, or engines."""
+        return [child for child in self.children.values() if child.spec.role == role]
+
     async def run(self) -> None:
         """Keep every child alive until `stop`; raises `ChildFailed` if one can never start."""
         async with asyncio.TaskGroup() as tasks:
@@ -129,8 +135,9 @@ class Supervisor:
     async def stop(self, grace_s: float) -> None:
         """End every child: media workers first, so that callers are told while engines live."""
         self._stopping = True
-        for role, share in (("worker", 0.6), ("engine", 0.4)):
-            children = [c for c in self.children.values() if c.spec.role == role and c.process]
+        shares: tuple[tuple[Role, float], ...] = (("worker", 0.6), ("engine", 0.4))
+        for role, share in shares:
+            children = [child for child in self.of_role(role) if child.process]
             for child in children:
                 self.send(child, Shutdown(grace_s * share * 0.8))
             await self._await_exit(children, grace_s * share)

@@ -15,7 +15,8 @@ from prometheus_client.registry import Collector
 
 from engine.ipc.child_process import LoopLag, process_usage
 from server.control import CallStats
-from server.front.front import Front, Starting
+from server.front.front import Front
+from server.front.starting import Starting
 from server.front.supervisor import Supervised
 
 LATENCY_QUANTILES = ("p50", "p95", "p99")
@@ -90,7 +91,7 @@ class Telemetry(Collector):
 
     def _process(self, child: Supervised) -> dict[str, Any]:
         name = child.spec.name
-        usage = self._front.engine_stats.get(name) or self._front.worker_stats.get(name)
+        usage = self._front.stats.engines.get(name) or self._front.stats.workers.get(name)
         row: dict[str, Any] = {
             "role": child.spec.role,
             "name": name,
@@ -112,7 +113,7 @@ class Telemetry(Collector):
         return row
 
     def _calls(self) -> Iterator[CallStats]:
-        for stats in self._front.worker_stats.values():
+        for stats in self._front.stats.workers.values():
             for call in stats.calls:
                 if call.call_id in self._front.calls:
                     yield call
@@ -128,7 +129,7 @@ class Telemetry(Collector):
 
     def _engines(self) -> list[dict[str, Any]]:
         rows = []
-        for name, stats in self._front.engine_stats.items():
+        for name, stats in self._front.stats.engines.items():
             latencies = {stage: msgspec.to_builtins(q) for stage, q in stats.stages_ms.items()}
             units: dict[str, Any] = {"count": stats.units}
             if "unit" in stats.stages_ms:

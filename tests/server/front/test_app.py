@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.ipc.child_process import LoopLag
 from server.control import CallPlaced, GetStats
+from server.front import child_stats
 from server.front import front as front_module
 from server.front.app import PAGES, SECURITY_HEADERS, build, load_assets
 from server.front.telemetry import Telemetry
@@ -34,7 +35,7 @@ INFO = {"name": "omnicall", "version": "1.2.3", "auth_required": False, "kind": 
 
 @pytest.fixture
 async def paper(monkeypatch: pytest.MonkeyPatch) -> PaperFront:
-    monkeypatch.setattr(front_module, "STATS_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(child_stats, "STATS_TIMEOUT_S", 0.01)
     return PaperFront()
 
 

@@ -22,8 +22,9 @@ from server.control import (
     EngineDown,
     QueuePosition,
 )
+from server.front import child_stats, front_call
 from server.front import front as module
-from server.front.front import Starting
+from server.front.starting import Starting
 from signaling.errors import NoFreeSlot, ProtocolError
 from tests.server.front.rig import ANSWER, PaperFront, call_stats, engine_stats, worker_stats
 from tests.waiting import until
@@ -400,7 +401,7 @@ async def test_offer_waits_for_a_media_worker_that_is_coming_back() -> None:
 async def test_offer_is_refused_when_no_media_worker_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "RESTART_WAIT_S", 0.01)
+    monkeypatch.setattr(front_call, "RESTART_WAIT_S", 0.01)
     paper = PaperFront()
     paper.down("worker-0")
     with pytest.raises(NoFreeSlot):
@@ -426,7 +427,7 @@ async def test_dead_engine_is_told_to_every_worker_and_its_slots_are_gone() -> N
     down = EngineDown("ipc:///engine-0.1", "no sign of life for 6.1 s")
     assert paper.supervisor.of(EngineDown) == [("worker-0", down), ("worker-1", down)]
     assert (paper.front.broker.slots, paper.front.broker.used) == (1, 1)
-    assert "engine-0" not in paper.front.engine_stats
+    assert "engine-0" not in paper.front.stats.engines
     # The workers end its calls; the other engine's goes on.
     lost = one if paper.front.broker.engine_of(one) is None else two
     paper.ends(lost, "engine_gone")
@@ -452,42 +453,44 @@ async def test_engine_that_is_back_serves_those_who_waited_at_its_new_address() 
 
 async def test_refresh_waits_for_every_worker() -> None:
     paper = PaperFront("engine-0", "worker-0", "worker-1")
-    refreshing = asyncio.create_task(paper.front.refresh())
+    refreshing = asyncio.create_task(paper.front.stats.refresh(paper.supervisor))
     await asyncio.sleep(0)
     paper.says("worker-0", worker_stats())
     await asyncio.sleep(0)
     assert not refreshing.done() and paper.stats_asked() == [1, 1]
     paper.says("worker-1", worker_stats())
     await refreshing
-    assert set(paper.front.worker_stats) == {"worker-0", "worker-1"}
+    assert set(paper.front.stats.workers) == {"worker-0", "worker-1"}
 
 
 async def test_refresh_does_not_wait_long_for_a_worker_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "STATS_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(child_stats, "STATS_TIMEOUT_S", 0.01)
     paper = PaperFront()
     paper.says("worker-0", worker_stats(calls=(call_stats("rtc_old"),)))
-    await paper.front.refresh()
-    assert paper.front.worker_stats["worker-0"].calls[0].call_id == "rtc_old"
+    await paper.front.stats.refresh(paper.supervisor)
+    assert paper.front.stats.workers["worker-0"].calls[0].call_id == "rtc_old"
     # It wakes up: whoever asks then is answered.
-    refreshing = asyncio.create_task(paper.front.refresh())
+    refreshing = asyncio.create_task(paper.front.stats.refresh(paper.supervisor))
     await asyncio.sleep(0)
     paper.says("worker-0", worker_stats(2))
     await refreshing
-    assert paper.front.worker_stats["worker-0"].n == 2
+    assert paper.front.stats.workers["worker-0"].n == 2
 
 
 async def test_refresh_asks_no_worker_that_is_not_ready() -> None:
     paper = PaperFront()
     paper.down("worker-0")
-    await paper.front.refresh()
+    await paper.front.stats.refresh(paper.supervisor)
     assert paper.stats_asked() == []
 
 
 async def test_two_who_ask_at_once_are_both_answered() -> None:
     paper = PaperFront()
-    both = asyncio.gather(paper.front.refresh(), paper.front.refresh())
+    both = asyncio.gather(
+        paper.front.stats.refresh(paper.supervisor), paper.front.stats.refresh(paper.supervisor)
+    )
     await asyncio.sleep(0)
     paper.says("worker-0", worker_stats())
     async with asyncio.timeout(5):
