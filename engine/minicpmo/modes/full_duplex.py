@@ -289,7 +289,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
 
     # ------------------------------------------------------------------ a unit's end
 
-    def _under_way(self) -> list[int]:
+    def under_way(self) -> list[int]:
         return [slot for slot, entry in self._entries.items() if entry.is_running]
 
     def _finish(self, results: dict[int, UnitResult]) -> None:

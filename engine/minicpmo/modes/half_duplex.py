@@ -237,7 +237,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             self._pieces_in_a_row = 1
         return self._last_read
 
-    def _under_way(self) -> list[int]:
+    def under_way(self) -> list[int]:
         sessions = self._runner.turns.sessions
         return [
             slot

@@ -55,7 +55,7 @@ class Mode(ABC, Generic[Entry, Result]):
     """Drives the sessions of one kind; owned by the model's thread."""
 
     def __init__(self, batch: Batch[Any, Any, Result]) -> None:
-        self._batch = batch
+        self.batch = batch
         self._entries: dict[int, Entry] = {}
 
     def close(self, slot: int) -> None:
@@ -64,18 +64,14 @@ class Mode(ABC, Generic[Entry, Result]):
         if entry is not None:
             entry.close()
 
-    def choose(self) -> Chosen[Result]:
-        """Decide one token for every session under way."""
-        return self._batch.choose(self._under_way())
-
     def fed(self, chosen: Chosen[Result], states: Mapping[int, Tensor], timer: Timer) -> None:
         """Take the `states` [C] by slot after feeding what was chosen."""
         for slot in chosen.slots:
             self._entries[slot].stages.append(("decode", timer))
-        self._finish(self._batch.fed(chosen, states))
+        self._finish(self.batch.fed(chosen, states))
 
     @abstractmethod
-    def _under_way(self) -> list[int]:
+    def under_way(self) -> list[int]:
         """Return the slots that are to choose their next token."""
 
     @abstractmethod
@@ -88,7 +84,7 @@ def step(runner: Runner, modes: Sequence[Mode[Any, Any]]) -> bool:
 
     Returns whether there was any.
     """
-    chosen = [mode.choose() for mode in modes]
+    chosen = [mode.batch.choose(mode.under_way()) for mode in modes]
     feeding = {slot: token for one in chosen for slot, token in one.feeding.items()}
     with timed(runner.model.device) as timer:
         states = dict(zip(feeding, runner.llm.step(feeding), strict=True))

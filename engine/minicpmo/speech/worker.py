@@ -124,22 +124,20 @@ class SpeechWorker:
 
     # ------------------------------------------------------------------ orders
 
-    def submit(self, request: SpeechRequest) -> None:
-        self._give(request)
-
     def set_voice(self, slot: int, base: VoiceBase) -> None:
         """Give a slot its voice; what it still has to say is dropped."""
-        self._give(_SetVoice(slot, base))
+        self.submit(_SetVoice(slot, base))
 
     def cancel(self, slot: int) -> None:
         """Drop the slot's earlier requests and its turn."""
-        self._give(_Cancel(slot))
+        self.submit(_Cancel(slot))
 
     def clear(self, slot: int) -> None:
         """Leave nothing of a session in the slot."""
-        self._give(_Clear(slot))
+        self.submit(_Clear(slot))
 
-    def _give(self, order: _Order) -> None:
+    def submit(self, order: _Order) -> None:
+        """Hand an order over; from any thread."""
         self._orders.append(order)
         self._wake.set()
 
