@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 import webrtcvad
@@ -66,9 +67,50 @@ class Offset(Struct, frozen=True):
 Event = Onset | Voice | Offset
 
 
+class Frame(Struct, frozen=True):
+    """What was found in 20 ms of sound."""
+
+    voiced: bool
+    level_db: float
+    vocal: bool
+    """With a pitch, or like an "s"; known only where it was asked for."""
+    pitched: bool = False
+    """The same, with a pitch."""
+
+
 def mode_of(threshold: float) -> int:
     """The detector's aggressiveness, 0 to 3; below 2 it takes loud noise for speech."""
     return 0 if threshold < 0.2 else 1 if threshold < 0.4 else 2 if threshold < 0.7 else 3
+
+
+class Frames:
+    """Cuts a stream with positions into frames; owns what does not fill one yet."""
+
+    def __init__(self) -> None:
+        self._partial = bytearray()
+        self.pts = 0
+        """Where the next frame begins."""
+
+    @property
+    def position(self) -> int:
+        """Samples of the stream taken so far."""
+        return self.pts + len(self._partial) // 2
+
+    def push(self, pts: int, pcm: bytes) -> Iterator[bytes]:
+        """Take PCM at `pts`: what overlaps is ignored, a gap is skipped."""
+        pcm = pcm[: len(pcm) & ~1]
+        missing = pts - self.position
+        if missing > 0:
+            self._partial.clear()
+            self.pts = pts
+        elif missing < 0:
+            pcm = pcm[-2 * missing :]
+        self._partial += pcm
+        while len(self._partial) >= FRAME_BYTES:
+            frame = bytes(self._partial[:FRAME_BYTES])
+            del self._partial[:FRAME_BYTES]
+            self.pts += FRAME
+            yield frame
 
 
 class Segmenter:
@@ -76,8 +118,7 @@ class Segmenter:
 
     def __init__(self, detection: TurnDetection) -> None:
         self._vad = webrtcvad.Vad()
-        self._partial = bytearray()
-        self._pts = 0
+        self.frames = Frames()
         self._window: deque[bool] = deque(maxlen=ONSET_WINDOW)
         self._vocal: deque[bool] = deque(maxlen=ONSET_WINDOW)
         self._last_frame = bytes(FRAME_BYTES)
@@ -99,32 +140,21 @@ class Segmenter:
     @property
     def position(self) -> int:
         """Samples of the stream taken so far."""
-        return self._pts + len(self._partial) // 2
+        return self.frames.position
 
     def push(self, pts: int, pcm: bytes, *, strict: bool) -> list[Event]:
         """Take PCM at `pts` (what overlaps is ignored, a gap is skipped). `strict`: a false alarm
         would cut an answer, so only clear speech counts as an onset."""
-        pcm = pcm[: len(pcm) & ~1]
-        missing = pts - self.position
-        if missing > 0:
-            self._partial.clear()
-            self._pts = pts
-        elif missing < 0:
-            pcm = pcm[-2 * missing :]
-        self._partial += pcm
         events: list[Event] = []
-        while len(self._partial) >= FRAME_BYTES:
-            frame = bytes(self._partial[:FRAME_BYTES])
-            del self._partial[:FRAME_BYTES]
-            events += self._step(frame, strict)
-            self._pts += FRAME
+        for frame in self.frames.push(pts, pcm):
+            events += self.step(frame, strict=strict)[1]
         return events
 
-    def stop(self) -> list[Event]:
-        """End the utterance under way, if any, now."""
-        return [self._end(self._pts, too_long=False)] if self.is_speaking else []
-
-    def _step(self, frame: bytes, strict: bool) -> list[Event]:
+    def step(
+        self, frame: bytes, *, strict: bool, is_judged: bool = False
+    ) -> tuple[Frame, list[Event]]:
+        """Take the next frame of `frames`. `is_judged`: an utterance begins by `begin` alone, and
+        its end is not looked for."""
         strict = strict and not self.is_speaking
         self._vad.set_mode(max(self._mode, STRICT_MODE) if strict else self._mode)
         level_db = rms_db(frame)
@@ -137,44 +167,63 @@ class Segmenter:
             and level_db > self._peak_db - RANGE_DB
             and bool(stands_out(levels, self._floor.levels))
         )
+        around = self._last_frame + frame
+        self._last_frame = frame
+        wants_vocal = (strict or is_judged) and voiced
+        pitched = wants_vocal and is_pitched(around)
+        vocal = pitched or (wants_vocal and is_hiss(around))
+        found = Frame(voiced, level_db, vocal, pitched)
         if self.is_speaking:
-            return self._go_on(frame, voiced, levels)
+            return found, self._go_on(frame, voiced, levels, is_judged)
         self._window.append(voiced)
         self._levels.append(levels)
-        self._vocal.append(strict and voiced and is_vocal(self._last_frame + frame))
-        self._last_frame = frame
+        self._vocal.append(vocal)
         self._before.append(frame)
-        if self._is_onset(strict):
-            return [self._begin()]
+        if not is_judged and self._is_onset(strict):
+            return found, [self.begin()]
         self._trim_before()
-        return []
+        return found, []
+
+    def stop(self) -> list[Event]:
+        """End the utterance under way, if any, now."""
+        return [self._end(self._pts, too_long=False)] if self.is_speaking else []
+
+    def abandon(self) -> None:
+        """Forget the utterance under way: it was none."""
+        self._reset_utterance()
+
+    @property
+    def _pts(self) -> int:
+        return self.frames.pts
 
     def _is_onset(self, strict: bool) -> bool:
         if sum(self._window) < ONSET_VOICED:
             return False
         return not strict or sum(self._vocal) >= STRICT_VOCAL
 
-    def _begin(self) -> Onset:
+    def begin(self) -> Onset:
+        """Begin an utterance with the first voiced frame of the last few."""
         recent = list(self._window)
-        since = len(recent) - recent.index(True)
+        since = len(recent) - (recent.index(True) if True in recent else 0)
         self.is_speaking = True
         self._utterance = list(zip(recent, self._levels, strict=True))[-since:]
         self._silent_frames = 0
-        self._last_voiced_pts = self._pts + FRAME
+        self._last_voiced_pts = self._pts
         pcm = b"".join(self._before)
         self._before.clear()
-        return Onset(self._pts + FRAME - since * FRAME, pcm)
+        return Onset(self._pts - since * FRAME, pcm)
 
-    def _go_on(self, frame: bytes, voiced: bool, levels: Levels) -> list[Event]:
+    def _go_on(self, frame: bytes, voiced: bool, levels: Levels, is_judged: bool) -> list[Event]:
         self._utterance.append((voiced, levels))
         if voiced:
             self._silent_frames = 0
-            self._last_voiced_pts = self._pts + FRAME
+            self._last_voiced_pts = self._pts
         else:
             self._silent_frames += 1
         too_long = len(self._utterance) * FRAME_MS >= MAX_UTTERANCE_MS
-        if self._silent_frames >= self._hangover_frames or too_long:
-            return [Voice(frame), self._end(self._pts + FRAME, too_long=too_long)]
+        is_over = self._silent_frames >= self._hangover_frames and not is_judged
+        if is_over or too_long:
+            return [Voice(frame), self._end(self._pts, too_long=too_long)]
         return [Voice(frame)]
 
     def _end(self, known_pts: int, *, too_long: bool) -> Offset:
@@ -216,13 +265,17 @@ def rms_db(frame: bytes) -> float:
     return max(QUIETEST_DB, 10 * math.log10(power / 32768**2 + 1e-9))
 
 
-def is_vocal(pcm: bytes) -> bool:
-    """Whether 40 ms of sound are like a vowel (a pitch of 70 to 400 Hz) or like an "s"."""
+def is_hiss(pcm: bytes) -> bool:
+    """Whether the second half of 40 ms of sound is like an "s"."""
     samples = np.frombuffer(pcm, np.int16).astype(np.float32)
     latest = samples[len(samples) // 2 :]
     crossings = np.count_nonzero(latest[1:] * latest[:-1] < 0) / max(1, len(latest))
-    if crossings > MIN_CROSSINGS and rms_db(pcm) > MIN_HISS_DB:
-        return True
+    return bool(crossings > MIN_CROSSINGS) and rms_db(pcm) > MIN_HISS_DB
+
+
+def is_pitched(pcm: bytes) -> bool:
+    """Whether 40 ms of sound are like a vowel: with a pitch of 70 to 400 Hz."""
+    samples = np.frombuffer(pcm, np.int16).astype(np.float32)
     samples -= samples.mean()
     spectrum = np.fft.rfft(samples, 2 * len(samples))
     correlation = np.fft.irfft(np.abs(spectrum) ** 2)[: LONGEST_PERIOD + 1]

@@ -5,7 +5,7 @@ or superseded is dropped here and nowhere else.
 """
 
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,9 +13,16 @@ from media.formats import (
     DOWNLINK_HZ,
     DOWNLINK_PACKET_BYTES,
     DOWNLINK_PACKET_SAMPLES,
+    PTIME_MS,
     SAMPLE_BYTES,
 )
 
+Loudness = Literal["full", "ducked", "held"]
+"""`held`: silent, and no sample passes until it is full again."""
+
+DUCKED_GAIN = 10 ** (-12 / 20)
+MAX_LOWERED_PACKETS = 1_500 // PTIME_MS
+"""So long an answer stays ducked or held where nobody takes it back: it is never lost for good."""
 FADE_SAMPLES = DOWNLINK_HZ * 5 // 1000
 MAX_REMEMBERED_EPOCHS = 16
 
@@ -59,6 +66,8 @@ class Playout:
     What exceeds the bound is the newest and is dropped: the oldest is about to be heard.
     """
 
+    can_hold = True
+
     def __init__(self, *, max_ms: int = 30_000, listener: PlayoutListener) -> None:
         self.pushed_samples = 0
         self.taken_samples = 0
@@ -81,6 +90,10 @@ class Playout:
         self._waiting_samples = 0
         self._tail = b""
         self._is_underrun = False
+        self._loudness: Loudness = "full"
+        self._gain = 1.0
+        """Of the last sample that was taken."""
+        self._lowered_packets = 0
 
     @property
     def waiting_ms(self) -> int:
@@ -121,13 +134,14 @@ class Playout:
         """
         self._is_newest_open = False
         self._is_underrun = False
+        gain, self._gain, self._loudness = self._gain, 1.0, "full"
         if not self._stretches:
             return None
         front = self._stretches[0]
-        if front.taken_samples:
+        if front.taken_samples and gain:
             fade = bytes(front.pcm[: FADE_SAMPLES * SAMPLE_BYTES])
             self._count_taken(front, len(fade) // SAMPLE_BYTES)
-            self._tail = _faded_out(fade)
+            self._tail = _faded_out(_scaled(fade, gain, gain))
         self.cleared_samples += self._waiting_samples
         self._waiting_samples = 0
         for stretch in self._stretches:
@@ -135,11 +149,21 @@ class Playout:
         self._stretches.clear()
         return HeardPosition(front.epoch, front.taken_samples)
 
+    def lower(self, loudness: Loudness) -> None:
+        """Change how loud the answers are from the next packet on, until told otherwise, cut, or
+        1.5 s are over: 12 dB lower, or silent, with nothing of them lost."""
+        if loudness != self._loudness:
+            self._loudness, self._lowered_packets = loudness, 0
+
     def take(self) -> bytes | None:
         """Return the next 20 ms, padded with zeros where an epoch ends or runs dry.
 
         None when idle.
         """
+        if self._loudness != "full":
+            self._lowered_packets += 1
+            if self._lowered_packets > MAX_LOWERED_PACKETS:
+                self._loudness = "full"
         if self._tail:
             tail, self._tail = self._tail, b""
             return tail.ljust(DOWNLINK_PACKET_BYTES, b"\0")
@@ -147,13 +171,17 @@ class Playout:
             self._drop_front()
         if not self._stretches:
             return None
+        if self._loudness == "held":
+            return self._fallen_silent()
         front = self._stretches[0]
         is_dry = len(front.pcm) < DOWNLINK_PACKET_BYTES and not front.is_finished
         if front.taken_samples == 0:
             if not front.pcm:
                 return None
             self._listener.started(front.epoch)
-        pcm = self._cut(front, is_dry)
+        wanted = DUCKED_GAIN if self._loudness == "ducked" else 1.0
+        before, self._gain = self._gain, wanted
+        pcm = _scaled(self._cut(front, is_dry), before, wanted)
         self._listener.progressed(front.epoch, front.taken_samples)
         # The listener may have cut the epoch just now.
         if front.is_finished and not front.pcm and front in self._stretches:
@@ -196,6 +224,17 @@ class Playout:
         self._is_underrun = is_dry
         return pcm.ljust(DOWNLINK_PACKET_BYTES, b"\0")
 
+    def _fallen_silent(self) -> bytes | None:
+        """What is heard of a held epoch: its next 5 ms fade out, and come again later."""
+        front = self._stretches[0]
+        if not front.taken_samples:
+            self._gain = 0.0
+            return None
+        fade = bytes(front.pcm[: FADE_SAMPLES * SAMPLE_BYTES]) if self._gain else b""
+        pcm = _faded_out(_scaled(fade, self._gain, self._gain))
+        self._gain = 0.0
+        return pcm.ljust(DOWNLINK_PACKET_BYTES, b"\0")
+
     def _count_taken(self, stretch: _Stretch, samples: int) -> None:
         stretch.taken_samples += samples
         self.taken_samples += samples
@@ -230,4 +269,15 @@ def _with_ramp(pcm: bytes, direction: int) -> bytes:
         samples[:length] *= ramp
     elif length:
         samples[-length:] *= ramp[::-1]
+    return samples.astype(np.int16).tobytes()
+
+
+def _scaled(pcm: bytes, begin: float, end: float) -> bytes:
+    """Scale by `end`, reached from `begin` within the first 5 ms."""
+    if begin == end == 1.0 or not pcm:
+        return pcm
+    samples = np.frombuffer(pcm, np.int16).astype(np.float32)
+    length = min(FADE_SAMPLES, len(samples))
+    samples[:length] *= np.linspace(begin, end, length, dtype=np.float32)
+    samples[length:] *= end
     return samples.astype(np.int16).tobytes()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from media.formats import DOWNLINK_HZ, SAMPLE_BYTES
+from media.playout import Loudness
 
 MAX_CHUNK_BYTES = DOWNLINK_HZ * SAMPLE_BYTES // 2
 MAX_REMEMBERED_EPOCHS = 16
@@ -56,6 +57,8 @@ class _Sent:
 
 class SentAhead:
     """Sends what is pushed, `max_ahead_s` before its time; call `tick` some times a second."""
+
+    can_hold = False
 
     def __init__(
         self,
@@ -110,6 +113,9 @@ class SentAhead:
         while self._epochs:
             sent = self._epochs.popleft()
             self._remember(sent.epoch, sent.heard(now))
+
+    def lower(self, loudness: Loudness) -> None:
+        """Nothing: what was sent is as loud as it is, and only the client can change that."""
 
     def heard(self, epoch: int) -> int:
         """Return the samples of an epoch that must have been heard, 0 for one long past."""

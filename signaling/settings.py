@@ -54,6 +54,12 @@ class Transcription(msgspec.Struct, frozen=True):
     prompt: Annotated[str, Meta(max_length=4096)] | None = None
 
 
+Overlap = Literal["cut", "smart", "hold"]
+CutWords = Annotated[
+    tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=64)
+]
+
+
 class ServerVad(msgspec.Struct, frozen=True, tag_field="type", tag="server_vad"):
     """Half duplex: silence ends the user's turn."""
 
@@ -63,6 +69,12 @@ class ServerVad(msgspec.Struct, frozen=True, tag_field="type", tag="server_vad")
     idle_timeout_ms: Annotated[int, Meta(ge=5000, le=30_000)] | None = None
     create_response: bool = True
     interrupt_response: bool = True
+    overlap: Overlap = "smart"
+    """Ours: which sound over an answer ends it. `cut`: any speech; `smart`: what is neither a short
+    acknowledgement nor somebody else's; `hold`: `cut_words` alone."""
+    cut_words: CutWords | None = None
+    """Ours: words that end an answer as soon as they are understood, where what is said is written
+    down; null: those of the server, as "stop" and "wait"."""
 
 
 class SemanticVad(msgspec.Struct, frozen=True, tag_field="type", tag="semantic_vad"):
@@ -71,6 +83,12 @@ class SemanticVad(msgspec.Struct, frozen=True, tag_field="type", tag="semantic_v
     eagerness: Literal["low", "medium", "high", "auto"] = "auto"
     create_response: bool = True
     interrupt_response: bool = True
+    overlap: Overlap = "smart"
+    """Ours: which sound over an answer ends it. `cut`: any speech; `smart`: what is neither a short
+    acknowledgement nor somebody else's; `hold`: `cut_words` alone."""
+    cut_words: CutWords | None = None
+    """Ours: words that end an answer as soon as they are understood, where what is said is written
+    down; null: those of the server, as "stop" and "wait"."""
 
 
 class AudioInputSettings(msgspec.Struct, frozen=True):

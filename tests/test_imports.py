@@ -24,7 +24,9 @@ OPEN_TO_SERVER = ("engine.ipc", "engine.config")
 FLOORS = (
     ("engine.ipc", "engine.config"),
     ("engine.base", "engine.noisefloor"),
-    ("engine.vad", "engine.audio_output"),
+    ("engine.vad", "engine.callerlevel", "engine.audio_output"),
+    ("engine.overlap",),
+    ("engine.hearing",),
     ("engine.admission", "engine.gpus", "engine.files", "engine.hub"),
     ("engine.host", "engine.builtin", "engine.gpu.staging", "engine.gpu.layers"),
     ("engine.gpu.graphs", "engine.gpu.timing", "engine.gpu.weights", "engine.gpu.kernels"),

@@ -58,7 +58,9 @@ class CascadeSession:
         self._items = ClientItems(
             self._history, self._album, self._settings, has_model=parts.has_model
         )
-        self._speech_input = SpeechInput(session, self._config, self._send, parts.recogniser)
+        self._speech_input = SpeechInput(
+            session, self._config, self._send, parts.recogniser, self._spoken_over
+        )
         self._answers = Answers(
             session,
             self._history,
@@ -126,13 +128,15 @@ class CascadeSession:
                 raise AssertionError(message)
 
     def _on_audio(self, pts: int, pcm: bytes) -> None:
-        interrupts = self._config.turn_detection.interrupt_response
-        strict = interrupts and self._answers.is_audible
-        for news in self._speech_input.push(pts, pcm, strict=strict):
+        over = self._answers.is_audible and self._config.mode != "turn_based"
+        for news in self._speech_input.push(pts, pcm, over=over):
             if isinstance(news, Said):
                 self._put(news)
-            elif interrupts:
-                self._answers.interrupt("turn_detected")
+            else:
+                self._spoken_over()
+
+    def _spoken_over(self) -> None:
+        self._answers.interrupt("turn_detected")
 
     def _append(self, message: p.AppendContext) -> None:
         """Tell the model something beside the turns; without one it can only be said."""
@@ -275,7 +279,8 @@ class CascadeSession:
         )
         if is_noise and not self._owes_answer:
             return False
-        if self._config.turn_detection.interrupt_response:
+        detection = self._config.turn_detection
+        if detection.interrupt_response and detection.overlap != "hold":
             if self._speech_input.is_speaking:
                 # Who goes on speaking is answered when finished, even if it is only noise.
                 self._owes_answer = True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.base import Send
 from engine.builtin.interfaces import Recogniser, Utterance
+from engine.hearing import Counted, Cut, Dismissed, Heard, Hearing
 from engine.ipc.protocol import (
     INPUT_HZ,
     MIN_COMMIT_MS,
@@ -15,11 +18,11 @@ from engine.ipc.protocol import (
     SpeechStarted,
     SpeechStopped,
 )
-from engine.vad import Event, Offset, Onset, Segmenter, Voice
+from engine.vad import Offset, Onset, Voice
 
 
-class Began(Struct, frozen=True):
-    """The user began to speak."""
+class SpokenOver(Struct, frozen=True):
+    """The user speaks, and an answer that is given ends by it."""
 
 
 class Said(Struct, frozen=True):
@@ -36,19 +39,36 @@ class Said(Struct, frozen=True):
     """It was cut at its longest: the user speaks on, or something else does."""
 
 
+class _Numbered:
+    """What the user says, by its number; 0: not yet known to be an utterance that counts."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.partial = ""
+        """The newest words that were not told."""
+
+
 class SpeechInput:
     """Owns the segmenter and the utterance under way."""
 
     def __init__(
-        self, session: str, config: SessionConfig, send: Send, recogniser: Recogniser
+        self,
+        session: str,
+        config: SessionConfig,
+        send: Send,
+        recogniser: Recogniser,
+        on_spoken_over: Callable[[], None],
     ) -> None:
+        """`on_spoken_over` is called where words alone tell that an answer ends."""
         self._session = session
         self._config = config
         self._send = send
         self._recogniser = recogniser
-        self._segmenter = Segmenter(config.turn_detection)
+        self._on_spoken_over = on_spoken_over
+        self._hearing = Hearing(session, config.turn_detection, send)
         self._utterance = 0
         self._words: Utterance | None = None
+        self._numbered = _Numbered(0)
         self._voiced_ms = 0
         self._endpoint_ms = 0.0
         self._dropped = 0
@@ -56,7 +76,7 @@ class SpeechInput:
 
     @property
     def is_speaking(self) -> bool:
-        return self._segmenter.is_speaking
+        return self._hearing.is_speaking
 
     @property
     def _is_turn_based(self) -> bool:
@@ -65,16 +85,16 @@ class SpeechInput:
     @property
     def position(self) -> int:
         """Samples of the stream so far."""
-        return self._segmenter.position
+        return self._hearing.position
 
-    def push(self, pts: int, pcm: bytes, *, strict: bool) -> list[Began | Said]:
-        """Process the next PCM; return what began and ended in it."""
-        before = self._segmenter.position
+    def push(self, pts: int, pcm: bytes, *, over: bool) -> list[SpokenOver | Said]:
+        """Process the next PCM; return what it does to answers. `over`: there is one to be cut."""
+        before = self._hearing.position
         self._dropped += max(0, pts - before)
-        news: list[Began | Said] = []
-        for event in self._segmenter.push(pts, pcm, strict=strict):
+        news: list[SpokenOver | Said] = []
+        for event in self._hearing.push(pts, pcm, over=over):
             news += self._take(event)
-        self._kept += self._segmenter.position - before
+        self._kept += self._hearing.position - before
         return news
 
     def commit(self) -> Said | None:
@@ -93,7 +113,7 @@ class SpeechInput:
 
     def clear(self) -> None:
         """Discard the speech since the last turn."""
-        for event in self._segmenter.stop():
+        for event in self._hearing.stop():
             self._announce(event)
         self._kept = 0
         self._abandon()
@@ -106,7 +126,7 @@ class SpeechInput:
             ended = self._stop()
             self._abandon()
         self._config = config
-        self._segmenter.configure(config.turn_detection)
+        self._hearing.configure(config.turn_detection)
         return ended
 
     def take_dropped_ms(self) -> int:
@@ -119,47 +139,63 @@ class SpeechInput:
 
     def _stop(self) -> list[Said]:
         """End the speech under way; what that ends, where turns are found."""
-        events = self._segmenter.stop()
+        events = self._hearing.stop()
         return [said for event in events for said in self._take(event) if isinstance(said, Said)]
 
-    def _take(self, event: Event) -> list[Began | Said]:
+    def _take(self, event: Heard) -> list[SpokenOver | Said]:
         self._announce(event)
         match event:
             case Onset(pcm=pcm):
                 if self._words is None:
                     self._begin()
                 self._feed(pcm)
-                return [] if self._is_turn_based else [Began()]
             case Voice(pcm=pcm):
                 self._feed(pcm)
-                return []
+            case Cut() if not self._is_turn_based:
+                return [SpokenOver()]
+            case Dismissed() if not self._is_turn_based:
+                self._abandon()
             case Offset():
                 self._voiced_ms += event.voiced_ms
                 self._endpoint_ms = (event.known_pts - event.pts) * 1000 / INPUT_HZ
-                if self._is_turn_based:
-                    return []
-                return [self._said(wants_answer=True, too_long=event.too_long)]
+                if not self._is_turn_based:
+                    return [self._said(wants_answer=True, too_long=event.too_long)]
+        return []
 
-    def _announce(self, event: Event) -> None:
+    def _announce(self, event: Heard) -> None:
         if self._is_turn_based:
             return
         match event:
-            case Onset(pts=pts):
-                self._send(SpeechStarted(self._session, self._utterance + 1, pts))
+            case Counted(pts=pts):
+                self._utterance += 1
+                self._numbered.number = self._utterance
+                self._send(SpeechStarted(self._session, self._utterance, pts))
+                self._tell_partial(self._numbered)
             case Offset(pts=pts):
                 self._send(SpeechStopped(self._session, self._utterance, pts))
             case _:
                 pass
 
     def _begin(self) -> None:
-        self._utterance += 1
-        utterance = self._utterance
+        if self._is_turn_based:
+            self._utterance += 1
+        numbered = self._numbered = _Numbered(self._utterance if self._is_turn_based else 0)
 
         def on_partial(text: str) -> None:
-            if self._config.transcribe:
-                self._send(InputTranscript(self._session, utterance, text, False))
+            numbered.partial = text
+            if numbered is self._numbered:
+                for event in self._hearing.words(text):
+                    for _ in self._take(event):
+                        self._on_spoken_over()
+            self._tell_partial(numbered)
 
         self._words = self._recogniser.listen(on_partial)
+
+    def _tell_partial(self, numbered: _Numbered) -> None:
+        text = numbered.partial
+        if text and numbered.number and self._config.transcribe:
+            numbered.partial = ""
+            self._send(InputTranscript(self._session, numbered.number, text, False))
 
     def _feed(self, pcm: bytes) -> None:
         if self._words is not None:

@@ -222,6 +222,25 @@ class Interrupt(Message, frozen=True):
     epoch: Count
 
 
+OverlapDecision = Literal["interruption", "word", "acknowledgement", "noise", "echo"]
+"""`word`: one of `cut_words`. After the first two the answer ends (in `hold` only by a word), after
+the others it goes on."""
+
+
+class OverlapTold(Message, frozen=True):
+    """The caller sounds while an answer is heard, or about to be: what becomes of it."""
+
+    session: SessionId
+    loudness: Literal["full", "ducked", "held", ""]
+    """Of the answer from now on; empty: as it is."""
+    decision: OverlapDecision | Literal[""] = ""
+    """Empty: not yet known."""
+    pts: Count = 0
+    """Where the caller's sound began."""
+    took_ms: Count = 0
+    """How much of it was heard until the decision."""
+
+
 class UnitDone(Message, frozen=True):
     """Figures of one unit (native model) or one turn (cascade)."""
 

@@ -21,6 +21,8 @@ from engine.ipc.answers import (
     FunctionCallOut,
     InputTranscript,
     Interrupt,
+    OverlapDecision,
+    OverlapTold,
     PartLeftOut,
     PartTranscript,
     Pong,
@@ -82,6 +84,7 @@ from engine.ipc.message import (
     utterance_item,
 )
 from engine.ipc.session_config import (
+    CUT_WORDS,
     MAX_TEXT_CHARS,
     FunctionName,
     FunctionTool,
@@ -95,7 +98,7 @@ from engine.ipc.session_config import (
     TurnDetection,
 )
 
-VERSION = 2
+VERSION = 3
 """Both sides of a link must speak exactly this version; anything else is refused by name."""
 
 
@@ -276,6 +279,7 @@ FromEngine = (
     | DelegationCreated
     | ResponseDone
     | Interrupt
+    | OverlapTold
     | UnitDone
     | SessionWarning
     | PartLeftOut

@@ -19,6 +19,27 @@ ToolChoice = Literal["auto", "none", "required"]
 FunctionName = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
+CUT_WORDS = (
+    "stop",
+    "wait",
+    "no",
+    "hold on",
+    "hang on",
+    "be quiet",
+    "shut up",
+    "enough",
+    "停",
+    "等等",
+    "等一下",
+    "等下",
+    "不要",
+    "不对",
+    "别说了",
+    "够了",
+)
+"""With which callers end an answer, in the languages that engines here understand."""
+
+
 class TurnDetection(Struct, frozen=True):
     """How the engine finds the ends of what the user says; a native duplex model ignores it."""
 
@@ -29,6 +50,15 @@ class TurnDetection(Struct, frozen=True):
     """Silence that ends an utterance."""
     create_response: bool = True
     interrupt_response: bool = True
+    overlap: Literal["cut", "smart", "hold"] = "smart"
+    """What of the caller's sound ends an answer: all speech; what is no acknowledgement and nobody
+    else's; or nothing but `cut_words`."""
+    cut_words: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=64)
+    ] = CUT_WORDS
+    """These end an answer as soon as they are understood."""
+    can_hold: bool = True
+    """An answer that is heard can wait; not where its sound is at the client already."""
 
 
 class Sampling(Struct, frozen=True):

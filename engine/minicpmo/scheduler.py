@@ -448,21 +448,20 @@ class Scheduler:
             message.pts,
             message.pcm,
             for_units=mode == "full_duplex",
-            strict=session.output.is_speaking or self._turns.is_asked(session.slot),
+            over=mode != "turn_based"
+            and (session.output.is_speaking or self._turns.is_asked(session.slot)),
             arrived=came,
         ):
             if mode == "turn_based":
                 # The client says where a turn ends and when an answer is cut.
                 continue
-            if event == "began":
+            if event == "cut":
                 self._speaks_over(session)
             elif isinstance(event, torch.Tensor) and mode == "half_duplex":
                 self._said(session, event)
 
     def _speaks_over(self, session: Session) -> None:
         """End the answer that the user speaks over, also one that was about to begin."""
-        if not session.config.turn_detection.interrupt_response:
-            return
         if session.output.is_speaking:
             self._silence(session, by_client=False)
         if self._turns.is_asked(session.slot):

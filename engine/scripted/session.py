@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any, Literal
 
 from engine.base import Send
+from engine.hearing import Counted, Cut, Heard, Hearing
 from engine.ipc import protocol as p
 from engine.ipc.session_config import unhonoured
 from engine.scripted.answer_book import AnswerBook
@@ -16,7 +17,7 @@ from engine.scripted.speaker import ScriptedSpeaker
 from engine.scripted.speaking import Planned, Trigger
 from engine.scripted.timeline import HeardSpeech, Timeline
 from engine.scripted.voice import ScriptVoice
-from engine.vad import Event, Offset, Onset, Segmenter
+from engine.vad import Offset
 
 MAX_SPEAKING = 8
 """Texts of a client's being spoken at once."""
@@ -51,7 +52,7 @@ class ScriptedSession:
         """Settings that change nothing, of which the client knows."""
         # Later, because a session must be announced as open before anything is said about it.
         asyncio.get_running_loop().call_soon(self._tell_unused)
-        self._segmenter = Segmenter(config.turn_detection)
+        self._ears = Hearing(session, config.turn_detection, self._send)
         self._timeline = Timeline(script)
         self._answers = AnswerBook(script)
         self._unit_samples = script.unit_ms * p.INPUT_HZ // 1000
@@ -115,11 +116,11 @@ class ScriptedSession:
         if config.mode != self._config.mode:
             self._speaker.silence(by_client=False)
             if "turn_based" in (config.mode, self._config.mode):
-                for event in self._segmenter.stop():
+                for event in self._ears.stop():
                     self._announce(event)
                     self._take(event)
         self._config = self._speaker.config = config
-        self._segmenter.configure(config.turn_detection)
+        self._ears.configure(config.turn_detection)
         self._tell_unused()
 
     def _tell_unused(self) -> None:
@@ -158,8 +159,8 @@ class ScriptedSession:
         self._kept += end - max(pts, self._position)
         self._position = end
         if self._script.listens:
-            strict = self._speaker.output.is_speaking
-            for event in self._segmenter.push(pts, pcm, strict=strict):
+            over = self._speaker.is_busy and self._config.mode != "turn_based"
+            for event in self._ears.push(pts, pcm, over=over):
                 self._announce(event)
                 self._take(event)
         if self._config.mode != "full_duplex":
@@ -170,21 +171,21 @@ class ScriptedSession:
             self._unit(self._unit_end)
             self._unit_end += self._unit_samples
 
-    def _announce(self, event: Event) -> None:
-        if isinstance(event, Onset):
+    def _announce(self, event: Heard) -> None:
+        if isinstance(event, Counted):
             self._utterance += 1
         if self._config.mode == "turn_based":
             return
-        if isinstance(event, Onset):
+        if isinstance(event, Counted):
             self._send(p.SpeechStarted(self._session, self._utterance, event.pts))
         elif isinstance(event, Offset):
             self._send(p.SpeechStopped(self._session, self._utterance, event.pts))
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: Heard) -> None:
         if self._config.mode == "turn_based":
             return
-        if isinstance(event, Onset):
-            self._spoken_over()
+        if isinstance(event, Cut):
+            self._speaker.silence(by_client=False)
         elif isinstance(event, Offset):
             answer = self._answers.take("speech") if event.voiced_ms else None
             self._tell_transcript(answer)
@@ -211,7 +212,7 @@ class ScriptedSession:
     def _clear(self) -> bool:
         """Forget the speech under way; whether there was some."""
         self._kept = 0
-        events = self._segmenter.stop()
+        events = self._ears.stop()
         for event in events:
             self._announce(event)
         return bool(events)

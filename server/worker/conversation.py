@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from engine.ipc import protocol as p
 from server.worker.audience import Audience
@@ -25,6 +25,7 @@ from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 from signaling.toolchecks import unsupported
 
+Loudness = Literal["full", "ducked", "held"]
 HEARD_INTERVAL_SAMPLES = p.OUTPUT_HZ // 5
 MAX_TOLD = 100
 """Different notices about settings in a session."""
@@ -35,11 +36,16 @@ MAX_PAST = 16
 class SpeechPlayout(Protocol):
     """The part of `media.playout.Playout` used here."""
 
+    can_hold: bool
+    """What was pushed can wait, or be turned down: the client does not have it yet."""
+
     def push(self, epoch: int, pcm: bytes) -> None: ...
 
     def finish(self, epoch: int) -> None: ...
 
     def clear(self) -> Any: ...
+
+    def lower(self, loudness: Loudness) -> None: ...
 
     def heard(self, epoch: int) -> int: ...
 
@@ -144,7 +150,7 @@ class Conversation:
             raise unsupported("session.type", "a session stays of the kind that it was opened as")
         refuse(changes, settings, self.abilities)
         self.settings = settings
-        self._to_engine(p.UpdateSession(self.session_id, engine_config(settings)))
+        self._to_engine(p.UpdateSession(self.session_id, self.engine_config()))
         self.audience.emit(
             ev.SettingsChanged(
                 session_id=self.session_id,
@@ -154,6 +160,10 @@ class Conversation:
             by,
         )
         self.tell_unused()
+
+    def engine_config(self) -> p.SessionConfig:
+        """What the engine is to know of the settings."""
+        return engine_config(self.settings, can_hold=self.speaker.can_hold)
 
     def greet(self, watcher: Watcher) -> None:
         """Tell a connection that the session is served."""
@@ -191,6 +201,8 @@ class Conversation:
                 self._response_done(message)
             case p.Interrupt():
                 self.cut(message.epoch, "turn_detected")
+            case p.OverlapTold():
+                self._spoken_over(message)
             case p.SpeechStarted() | p.SpeechStopped() | p.InputTranscript():
                 self.turns.hear(message)
             case p.UnitDone():
@@ -253,6 +265,19 @@ class Conversation:
                 self.audience.emit(
                     ev.TaskDelegated(delegation_id=message.delegation, at_ms=input_ms(message.pts))
                 )
+
+    def _spoken_over(self, message: p.OverlapTold) -> None:
+        """The caller sounds over an answer: it becomes as loud as it is to be."""
+        if message.loudness and self.speaker.can_hold:
+            self.speaker.lower(message.loudness)
+        if message.decision:
+            self.audience.emit(
+                ev.OverlapDecided(
+                    decision=message.decision,
+                    start_ms=input_ms(message.pts),
+                    took_ms=message.took_ms,
+                )
+            )
 
     def _response_started(self, message: p.ResponseStarted) -> None:
         asked = self.requests.take(message.request)

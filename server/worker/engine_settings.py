@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from engine.ipc.protocol import (
+    CUT_WORDS,
     FunctionTool,
     Mode,
     Retention,
@@ -47,8 +48,8 @@ def mode_of(settings: SessionSettings) -> Mode:
             return "turn_based"
 
 
-def engine_config(settings: SessionSettings) -> SessionConfig:
-    """The engine's view of a session's settings."""
+def engine_config(settings: SessionSettings, *, can_hold: bool = True) -> SessionConfig:
+    """The engine's view of a session's settings. `can_hold`: an answer that is heard can wait."""
     detection = settings.audio.input.turn_detection
     match detection:
         case SemanticVad():
@@ -67,6 +68,11 @@ def engine_config(settings: SessionSettings) -> SessionConfig:
             )
         case _:
             turns = TurnDetection(create_response=False)
+    if detection is not None:
+        words = CUT_WORDS if detection.cut_words is None else detection.cut_words
+        turns = msgspec.structs.replace(
+            turns, overlap=detection.overlap, cut_words=words, can_hold=can_hold
+        )
     if settings.type == "transcription":
         turns = msgspec.structs.replace(turns, create_response=False, interrupt_response=False)
     voice = settings.audio.output.voice_name

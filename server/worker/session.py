@@ -22,7 +22,7 @@ from server.engine_links import EngineLinks
 from server.worker.audience import Audience
 from server.worker.commands import SessionCommands, engine_unavailable
 from server.worker.conversation import Conversation
-from server.worker.engine_settings import abilities_of, engine_config, mode_of
+from server.worker.engine_settings import abilities_of, mode_of
 from server.worker.engine_way import EngineWay
 from server.worker.in_force import check_served
 from server.worker.silence_watch import SilenceWatch
@@ -189,7 +189,7 @@ class CallSession:
     async def _open_line(self, client: EngineClient) -> EngineSessionLink:
         """The slot may still be held by a call that the engine is just ending: ask again."""
         for attempt in itertools.count(1):
-            asked = engine_config(self.conversation.settings)
+            asked = self.conversation.engine_config()
             try:
                 line = await client.open(
                     self.call_id,
@@ -205,7 +205,7 @@ class CallSession:
                 continue
             self._way.open(line)
             # What was set meanwhile had no way to the engine.
-            wanted = engine_config(self.conversation.settings)
+            wanted = self.conversation.engine_config()
             if wanted != asked:
                 self._way.send(p.UpdateSession(self.call_id, wanted))
             return line

@@ -112,6 +112,13 @@ def session_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
             yield wire.SessionWarningEvent(code=event.code, message=event.message)
         case ev.Figures():
             yield wire.Metrics(metrics=event.figures)
+        case ev.OverlapDecided():
+            figures = {
+                "overlap": event.decision,
+                "overlap_start_ms": event.start_ms,
+                "overlap_decided_ms": event.took_ms,
+            }
+            yield wire.Metrics(metrics=figures)
         case ev.Refusal():
             yield wire.error_event(event.error)
         case ev.PartDropped():

@@ -325,10 +325,13 @@ class SessionEndedEvent(ServerEvent, frozen=True, kw_only=True, tag="session.end
 
 
 class Metrics(ServerEvent, frozen=True, kw_only=True, tag="metrics"):
-    """Figures of one unit of the native model, or of one turn."""
+    """Figures of one unit of the native model, of one turn, or of a sound over an answer."""
 
     metrics: Json
-    """Name with its unit -> number."""
+    """Name with its unit -> number. `overlap`: what the sound was taken for, which is
+    `interruption` or `word` (a cut word was understood: the answer ends), `acknowledgement`,
+    `noise` or `echo` (it goes on); `overlap_start_ms` is where it began in the input, and
+    `overlap_decided_ms` how much of it was heard until then."""
 
 
 _encoder = msgspec.json.Encoder()

@@ -82,6 +82,14 @@ class Figures(SessionEvent, frozen=True, kw_only=True):
     """What the model did in it."""
 
 
+class OverlapDecided(SessionEvent, frozen=True, kw_only=True):
+    """The caller sounded over an answer; after `interruption` and `word` it ends."""
+
+    decision: Literal["interruption", "word", "acknowledgement", "noise", "echo"]
+    start_ms: int
+    took_ms: int
+
+
 class Refusal(SessionEvent, frozen=True, kw_only=True):
     """A command came to nothing; told to who gave it."""
 

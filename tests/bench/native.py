@@ -126,7 +126,7 @@ class Bench:
             session.see(p.ImageIn(session.id, 0, width, height, rgb))
             self.duplex.saw(session)
             session.audio_input.push(
-                index * UNIT_SAMPLES, sound.tobytes(), for_units=True, strict=False
+                index * UNIT_SAMPLES, sound.tobytes(), for_units=True, over=False
             )
         self._started = time.perf_counter()
         self._heard.clear()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from media.formats import DOWNLINK_PACKET_BYTES
-from media.playout import FADE_SAMPLES, HeardPosition, Playout
+from media.playout import FADE_SAMPLES, MAX_LOWERED_PACKETS, HeardPosition, Playout
 
 
 class Recorder:
@@ -211,3 +211,68 @@ def test_heard_positions_of_the_past_are_bounded() -> None:
     assert playout.heard(99) == 480
     assert playout.heard(0) == 0
     assert len(playout._heard) <= 16
+
+
+def test_a_ducked_answer_is_12_db_lower_and_loses_nothing() -> None:
+    playout, _ = make()
+    playout.push(1, tone(480 * 4))
+    assert values(playout.take()) == [8000] * 480
+    playout.lower("ducked")
+    lowered = values(playout.take())
+    assert lowered[0] == 8000 and lowered[FADE_SAMPLES:] == [2009] * (480 - FADE_SAMPLES)
+    assert lowered[:FADE_SAMPLES] == sorted(lowered[:FADE_SAMPLES], reverse=True)
+    playout.lower("full")
+    back = values(playout.take())
+    assert back[0] == 2009 and back[FADE_SAMPLES:] == [8000] * (480 - FADE_SAMPLES)
+    assert values(playout.take()) == [8000] * 480
+    assert playout.heard(1) == 480 * 4
+
+
+def test_a_held_answer_is_silent_and_goes_on_where_it_was() -> None:
+    playout, recorder = make()
+    ramp = np.arange(480 * 3, dtype=np.int16).tobytes()
+    playout.push(1, ramp)
+    playout.finish(1)
+    playout.take()
+    playout.lower("held")
+    faded = values(playout.take())
+    assert faded[FADE_SAMPLES:] == [0] * (480 - FADE_SAMPLES) and any(faded)
+    assert values(playout.take()) == [0] * 480
+    assert playout.heard(1) == 480 and recorder.events[-1] == ("progressed", 1, 480)
+    playout.lower("full")
+    back = values(playout.take())
+    assert back[0] == 0 and back[FADE_SAMPLES:] == list(range(480 + FADE_SAMPLES, 960))
+    assert values(playout.take()) == list(range(960, 1440))
+    assert recorder.events[-1] == ("drained", 1, 0)
+
+
+def test_an_answer_that_is_cut_while_it_is_held_makes_no_sound_and_the_next_is_loud() -> None:
+    playout, _ = make()
+    playout.push(1, tone(480 * 4))
+    playout.take()
+    playout.lower("held")
+    playout.take()
+    assert playout.clear() == HeardPosition(1, 480)
+    assert playout.take() is None
+    playout.push(2, tone(480))
+    assert values(playout.take()) == [8000] * 480
+
+
+def test_an_answer_that_waits_to_begin_is_held_too() -> None:
+    playout, recorder = make()
+    playout.lower("held")
+    playout.push(1, tone(960))
+    assert playout.take() is None and recorder.events == []
+    playout.lower("full")
+    assert values(playout.take())[FADE_SAMPLES:] == [8000] * (480 - FADE_SAMPLES)
+
+
+def test_nobody_keeps_an_answer_held_for_good() -> None:
+    playout, _ = make()
+    playout.push(1, tone(480 * 4))
+    playout.take()
+    playout.lower("held")
+    for _ in range(MAX_LOWERED_PACKETS):
+        playout.take()
+    playout.take()
+    assert playout.heard(1) == 480 * 2

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.hearing import Counted, Cut, Hearing
 from engine.ipc.protocol import (
     INPUT_HZ,
     FromEngine,
@@ -19,7 +20,7 @@ from engine.ipc.protocol import (
     TurnDetection,
 )
 from engine.minicpmo.models.config import UnitSpec
-from engine.vad import Offset, Onset, Segmenter, Voice
+from engine.vad import Offset, Onset, Voice
 
 MAX_PENDING_UNITS = 2
 """Sound for units that may wait. Beyond it the engine is too slow and the oldest unit is skipped:
@@ -46,7 +47,7 @@ class AudioInput:
         self._unit = unit
         self._unit_bytes = 2 * unit.samples(INPUT_HZ)
         self._clock = clock
-        self._segmenter = Segmenter(detection)
+        self._hearing = Hearing(session, detection, send)
         self._pending = bytearray()
         self._arrived = 0.0
         self.complete_since = 0.0
@@ -64,12 +65,12 @@ class AudioInput:
 
     @property
     def is_user_speaking(self) -> bool:
-        return self._segmenter.is_speaking
+        return self._hearing.is_speaking
 
     @property
     def position(self) -> int:
         """Samples of the stream so far."""
-        return self._segmenter.position
+        return self._hearing.position
 
     @property
     def pending(self) -> int:
@@ -88,7 +89,7 @@ class AudioInput:
         return self._clock() - self._arrived + behind_s
 
     def configure(self, detection: TurnDetection) -> None:
-        self._segmenter.configure(detection)
+        self._hearing.configure(detection)
 
     def push(
         self,
@@ -96,13 +97,13 @@ class AudioInput:
         pcm: bytes,
         *,
         for_units: bool,
-        strict: bool,
+        over: bool,
         arrived: float | None = None,
     ) -> list[str | Tensor]:
-        """Take PCM; tells "began" at an onset and gives each utterance that ended [N], unless
-        it was nothing but steady noise.
+        """Take PCM; tells "cut" where an answer ends by it, and gives each utterance that ended
+        [N], unless it was nothing but steady noise.
 
-        `strict`: a false alarm would cut an answer. `arrived`: when it came, on the monotonic
+        `over`: an answer is heard, or about to be. `arrived`: when it came, on the monotonic
         clock, if it waited before it got here.
         """
         # Half a sample would misalign all that follows.
@@ -113,13 +114,15 @@ class AudioInput:
             self._by_hand += pcm
             del self._by_hand[: -2 * INPUT_HZ * MAX_UTTERANCE_S]
         found: list[str | Tensor] = []
-        for event in self._segmenter.push(pts, pcm, strict=strict):
+        for event in self._hearing.push(pts, pcm, over=over):
             match event:
                 case Onset():
-                    self.utterances += 1
                     self._utterance = bytearray(event.pcm)
+                case Counted():
+                    self.utterances += 1
                     self._send(SpeechStarted(self._session, self.utterances, event.pts))
-                    found.append("began")
+                case Cut():
+                    found.append("cut")
                 case Voice():
                     self._utterance += event.pcm
                     del self._utterance[: -2 * INPUT_HZ * MAX_UTTERANCE_S]

@@ -122,7 +122,7 @@ async def test_a_voice_interrupts_and_the_rest_is_not_said(opened: Open) -> None
         '[[answer]]\nto = "speech"\nheard = "Stop it."\nsay = "Yes?"'
     )
     await caller.hear(hiss(2_000))
-    await caller.hear(say("stop") + hiss(1_000))
+    await caller.hear(say("what_time") + hiss(1_000))
     assert caller.all(p.Interrupt)[0].epoch == 1
     done = caller.all(p.ResponseDone)[0]
     assert done.output_split == p.TokenSplit(text=done.output_tokens)

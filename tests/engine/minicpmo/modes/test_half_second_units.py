@@ -46,7 +46,7 @@ def session(slot: int, seed: int | None = None) -> Session:
 
 def hear(one: Session, count: int, arrived: float = 0.0) -> None:
     sound = bytes(2 * count)
-    one.audio_input.push(0, sound, for_units=True, strict=False, arrived=arrived)
+    one.audio_input.push(0, sound, for_units=True, over=False, arrived=arrived)
 
 
 def test_half_a_second_of_sound_is_a_unit() -> None:

@@ -35,7 +35,7 @@ def test_sound_that_waits_already_counts() -> None:
     placing = UnitAlignment(2, 1.0)
     first, second = session(0), session(1)
     placing.hears(first, PIECE, 10.0)
-    second.audio_input.push(0, bytes(2 * 8000), for_units=True, strict=False)
+    second.audio_input.push(0, bytes(2 * 8000), for_units=True, over=False)
     placing.hears(second, PIECE, 10.0)
     # Half a second is there: its unit would end half a second before the other's, in its place.
     assert silence_s(second) == pytest.approx(0, abs=1e-3)

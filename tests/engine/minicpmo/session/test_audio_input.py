@@ -41,7 +41,7 @@ class Ear:
             self.pts += PIECE
 
     def push(self, pcm: bytes) -> None:
-        self.audio_input.push(self.pts, pcm, for_units=True, strict=False)
+        self.audio_input.push(self.pts, pcm, for_units=True, over=False)
 
     def unit(self) -> int | None:
         """The first sample of the next unit; all of it must be in order."""
@@ -141,7 +141,7 @@ def test_client_is_warned_once_in_ten_seconds_with_all_that_was_skipped() -> Non
 def test_sound_that_waited_before_it_got_here_counts_from_when_it_came() -> None:
     ear = Ear()
     came = ear.clock.now - 0.5
-    ear.audio_input.push(0, bytes(UNIT_BYTES), for_units=True, strict=False, arrived=came)
+    ear.audio_input.push(0, bytes(UNIT_BYTES), for_units=True, over=False, arrived=came)
     assert ear.audio_input.waiting_s == 0.5
     assert ear.audio_input.take_unit() is not None
     assert ear.audio_input.complete_since == came
@@ -156,7 +156,7 @@ def test_sound_for_units_does_not_outlive_full_duplex() -> None:
         lambda message: None,
         unit=RELEASED_UNIT,
     )
-    session.audio_input.push(0, bytes(UNIT_BYTES), for_units=True, strict=False)
+    session.audio_input.push(0, bytes(UNIT_BYTES), for_units=True, over=False)
     session.reconfigure(SessionConfig(mode="full_duplex", instructions="Be brief."))
     assert session.audio_input.pending_ms == 1000
     session.reconfigure(SessionConfig(mode="turn_based"))

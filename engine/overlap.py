@@ -1,0 +1,196 @@
+"""What becomes of an answer that the caller sounds over: turned down, held, cut, or as it was.
+
+A burst is a stretch of sound that is as loud as the caller. As soon as there is one the answer is
+turned down. A burst that is still speech after `HOLD_MS` makes the answer wait, silent; one that
+ends soon was an acknowledgement, and the answer goes on where it was; one that goes on, or comes
+again within a second, is an interruption. Where an answer cannot wait, because the client has its
+sound already, it is cut at that time instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Literal
+
+from msgspec import Struct
+
+from engine.ipc.protocol import OverlapDecision
+from engine.vad import FRAME_MS
+
+WINDOW = 5
+BEGIN_LOUD = 3
+"""Loud frames within `WINDOW` that are a burst."""
+HOLD_MS = 240
+CUT_MS = 600
+"""A word of acknowledgement is shorter, said slowly, too."""
+HUM_MS = 960
+"""So long "mm-hm" may be."""
+AGAIN_MS = 1_000
+AGAIN_CUT_MS = 160
+GAP_MS = 200
+"""Silence that ends a burst: the one within "uh-huh" is shorter."""
+HELD_GAP_MS = 340
+"""The same where the answer waits: the one behind "wait," is longer."""
+LOUD_DB = 12.0
+"""A frame so much weaker than the caller usually is belongs to no burst,"""
+NEAR_DB = 9.0
+"""nor is a burst the caller's that is so much weaker in all,"""
+BEGIN_NEAR_DB = 11.0
+"""or in its first frames."""
+AGAIN_NEAR_DB = 6.0
+"""What comes again must be this near: of somebody else's speech only the peaks are noticed."""
+SOUNDING_GAP_MS = 60
+"""After a longer one a burst does not go on, for the time being."""
+NOISE_MS = 1_000
+"""What is loud for so long without being speech is not looked at again until it is over."""
+MIN_PITCHED = 2
+PITCHED_SHARE = 0.3
+LOUD_SHARE = 0.5
+HUM_SHARE = 0.7
+
+Loudness = Literal["full", "ducked", "held"]
+
+
+class Sounding(Struct, frozen=True):
+    """20 ms of the caller's sound, as the policy sees it."""
+
+    above_db: float | None
+    """How much louder it is than the caller usually is; None: it is no voice, or is the answer's
+    own echo."""
+    is_vocal: bool = False
+    is_pitched: bool = False
+    is_hum: bool = False
+
+    @property
+    def is_loud(self) -> bool:
+        return self.above_db is not None and self.above_db >= -LOUD_DB
+
+
+class Step(Struct, frozen=True):
+    """What is to be done now."""
+
+    begins: bool = False
+    """A burst has begun: from its first loud frame on it is heard."""
+    loudness: Loudness | None = None
+    decision: OverlapDecision | None = None
+    """The burst is decided."""
+    took_ms: int = 0
+    """From its first loud frame."""
+
+
+NOTHING = Step()
+
+
+class Overlap:
+    """Owns the burst under way. Fed with every frame while an answer is there to be cut."""
+
+    def __init__(self) -> None:
+        self.can_hold = True
+        self._recent: deque[Sounding] = deque(maxlen=WINDOW)
+        self._since_ms = AGAIN_MS
+        """Since the last burst that was taken for an acknowledgement."""
+        self._is_deaf = False
+        self._ms = self._loud = self._pitched = self._hums = self._gap_ms = 0
+        self._power = 0.0
+        self._is_held = self._is_again = False
+        self.is_open = False
+        """A burst is under way and not decided."""
+
+    def step(self, sounding: Sounding) -> Step:
+        """Take the next 20 ms."""
+        self._since_ms += FRAME_MS
+        if not self.is_open:
+            return self._wait(sounding)
+        self._add(sounding)
+        if self._gap_ms >= (HELD_GAP_MS if self._is_held else GAP_MS):
+            return self.dismiss("acknowledgement" if self._is_speech else "noise")
+        if self._is_again and self._ms >= AGAIN_CUT_MS and self._is_speech:
+            if self._mean_db >= -AGAIN_NEAR_DB:
+                return self._decide("interruption")
+        longest_ms = HUM_MS if self._hums > HUM_SHARE * self._loud else CUT_MS
+        goes_on = (
+            self._is_speech
+            and self._gap_ms <= SOUNDING_GAP_MS
+            and self._loud >= LOUD_SHARE * self._ms / FRAME_MS
+        )
+        if goes_on and self._ms >= (longest_ms if self.can_hold else HOLD_MS):
+            return self._decide("interruption")
+        if goes_on and self._ms >= HOLD_MS and not self._is_held:
+            self._is_held = True
+            return Step(loudness="held")
+        if self._ms >= NOISE_MS and not self._is_speech:
+            self._is_deaf = True
+            return self.dismiss("noise")
+        return NOTHING
+
+    def word(self) -> Step:
+        """A word was recognised in the burst that always cuts."""
+        return self._decide("word") if self.is_open else NOTHING
+
+    def stop(self) -> Step:
+        """The burst counts, whatever is known of it: more is not waited for."""
+        return self._decide("interruption")
+
+    def dismiss(self, decision: OverlapDecision) -> Step:
+        """Take the burst for nothing that interrupts."""
+        if not self.is_open:
+            return NOTHING
+        if decision == "acknowledgement":
+            self._since_ms = 0
+        return self._decide(decision)
+
+    def reset(self) -> None:
+        """Forget the burst and what came before: no answer is there any more."""
+        self.is_open = self._is_deaf = False
+        self._recent.clear()
+        self._since_ms = AGAIN_MS
+
+    @property
+    def _is_speech(self) -> bool:
+        is_voice = self._pitched >= max(MIN_PITCHED, PITCHED_SHARE * self._loud)
+        return is_voice and self._mean_db >= -NEAR_DB
+
+    @property
+    def _mean_db(self) -> float:
+        """How much louder than the caller the loud part of the burst is."""
+        return 10 * math.log10(self._power / self._loud) if self._loud else -math.inf
+
+    def _wait(self, sounding: Sounding) -> Step:
+        self._recent.append(sounding)
+        loud = [frame.is_loud for frame in self._recent]
+        if self._is_deaf:
+            self._is_deaf = any(loud)
+            return NOTHING
+        if sum(loud) < BEGIN_LOUD or not any(frame.is_vocal for frame in self._recent):
+            return NOTHING
+        self._begin()
+        for frame in list(self._recent)[loud.index(True) :]:
+            self._add(frame)
+        if self._mean_db < -BEGIN_NEAR_DB:
+            self.is_open = False
+            return NOTHING
+        self._is_again = self._since_ms <= AGAIN_MS
+        self._recent.clear()
+        return Step(begins=True, loudness="ducked")
+
+    def _begin(self) -> None:
+        self.is_open = True
+        self._ms = self._loud = self._pitched = self._hums = self._gap_ms = 0
+        self._power = 0.0
+        self._is_held = self._is_again = False
+
+    def _add(self, frame: Sounding) -> None:
+        self._ms += FRAME_MS
+        self._loud += frame.is_loud
+        if frame.is_loud and frame.above_db is not None:
+            self._power += 10 ** (frame.above_db / 10)
+            self._pitched += frame.is_pitched
+            self._hums += frame.is_hum
+        self._gap_ms = 0 if frame.is_loud else self._gap_ms + FRAME_MS
+
+    def _decide(self, decision: OverlapDecision) -> Step:
+        self.is_open = False
+        self._recent.clear()
+        cuts = decision in ("interruption", "word")
+        return Step(loudness=None if cuts else "full", decision=decision, took_ms=self._ms)

@@ -1,0 +1,171 @@
+"""Who speaks when: what is heard over an answer, by the sounds of the behaviour bench."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from engine.hearing import Counted, Cut, Dismissed, Heard, Hearing
+from engine.ipc.protocol import FromEngine, OverlapTold, TurnDetection
+from engine.vad import FRAME, Offset
+from tests.bench.behaviour import sounds
+from tests.bench.behaviour.sounds import RATE, Sound, room, spoken
+from tests.speech import resample
+
+VOICE = "en-us"
+
+
+def pcm16(sound: Sound) -> bytes:
+    samples = np.clip(resample(sound, RATE, 16_000), -1, 1) * 32_767
+    return samples.astype(np.int16).tobytes()
+
+
+@cache
+def question() -> bytes:
+    return pcm16(np.concatenate([room(0.3), spoken("what time is it", VOICE), room(0.6)]))
+
+
+class Listener:
+    """A caller who has spoken once, and now sounds over an answer."""
+
+    def __init__(self, detection: TurnDetection | None = None) -> None:
+        self.told: list[OverlapTold] = []
+        self.hearing = Hearing("s", detection or TurnDetection(), self._keep)
+        self.pts = 0
+        self.begun = 0
+        self.over = False
+        self.cut_ms: int | None = None
+        self.hear(question())
+        self.over = True
+        self.hear(pcm16(room(0.4)))
+
+    def _keep(self, message: FromEngine) -> None:
+        assert isinstance(message, OverlapTold)
+        self.told.append(message)
+
+    def hear(self, pcm: bytes) -> list[Heard]:
+        found: list[Heard] = []
+        for at in range(0, len(pcm) - 2 * FRAME + 1, 2 * FRAME):
+            over = self.over and self.cut_ms is None
+            events = self.hearing.push(self.pts, pcm[at : at + 2 * FRAME], over=over)
+            self.pts += FRAME
+            if self.cut_ms is None and any(isinstance(event, Cut) for event in events):
+                self.cut_ms = (self.pts - self.begun) // 16
+            found += events
+        return found
+
+    def over_answer(self, sound: Sound, after_s: float = 1.2) -> list[Heard]:
+        self.begun = self.pts
+        return self.hear(pcm16(np.concatenate([sound, room(after_s)])))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: spoken(("right", "yeah", "okay", "uh-huh")[seed], VOICE),
+        lambda seed: sounds.hum(seed),
+        lambda seed: sounds.cough(seed, -22.0),
+        lambda seed: sounds.door(seed, -20.0),
+        lambda seed: sounds.keyboard(2.0, seed, -34.0),
+        lambda seed: sounds.music(2.0, seed, -42.0),
+        lambda seed: spoken(sounds.CHATTER[seed], "en-gb", level_db=-41.0)[: 2 * RATE],
+    ],
+    ids=["acknowledgement", "hum", "cough", "door", "keyboard", "music", "somebody else"],
+)
+def test_an_answer_goes_on_where_nothing_interrupts(make: object, seed: int) -> None:
+    assert callable(make)
+    listener = Listener()
+    found = listener.over_answer(make(seed))
+    assert listener.cut_ms is None
+    assert not [event for event in found if isinstance(event, Counted)]
+    assert not listener.told or listener.told[-1].loudness == "full"
+    assert not listener.hearing.is_speaking and not listener.hearing.is_undecided
+
+
+@pytest.mark.parametrize("level_db", [-26.0, -31.0])
+@pytest.mark.parametrize("text", ["what is the date today", "wait, what time is it"])
+def test_a_sentence_over_an_answer_ends_it(text: str, level_db: float) -> None:
+    listener = Listener()
+    found = listener.over_answer(spoken(text, VOICE, level_db=level_db), after_s=0.6)
+    assert [told.loudness for told in listener.told] == ["ducked", "held", ""]
+    assert listener.told[-1].decision == "interruption"
+    assert listener.cut_ms is not None and listener.cut_ms <= 800
+    counted = next(event for event in found if isinstance(event, Counted))
+    assert abs(counted.pts - listener.begun) <= 16 * 120
+    assert [type(event) for event in found if isinstance(event, Counted | Offset)] == [
+        Counted,
+        Offset,
+    ]
+
+
+def test_a_second_word_within_a_second_ends_the_answer() -> None:
+    listener = Listener()
+    listener.over_answer(spoken("hey", VOICE), after_s=0.7)
+    assert listener.cut_ms is None and listener.told[-1].decision == "acknowledgement"
+    listener.over_answer(spoken("hey", VOICE))
+    assert listener.cut_ms is not None and listener.cut_ms <= 260
+
+
+def test_words_with_time_between_them_are_acknowledgements_each() -> None:
+    listener = Listener()
+    for _ in range(3):
+        listener.over_answer(spoken("right", VOICE), after_s=1.6)
+    assert listener.cut_ms is None
+
+
+def test_an_answer_that_cannot_wait_is_cut_within_300_ms() -> None:
+    listener = Listener(TurnDetection(can_hold=False))
+    listener.over_answer(spoken("what is the date today", VOICE))
+    assert listener.cut_ms is not None and listener.cut_ms <= 300
+    assert all(told.loudness != "held" for told in listener.told)
+
+
+@pytest.mark.parametrize(
+    "text, cuts",
+    [("please stop", True), ("Wait", True), ("等一下", True), ("not now", False), ("know", False)],
+)
+def test_whole_words_that_cut(text: str, cuts: bool) -> None:
+    listener = Listener()
+    listener.over_answer(spoken("stop", VOICE)[: RATE // 4], after_s=0.0)
+    assert listener.hearing.is_undecided
+    found = listener.hearing.words(text)
+    assert any(isinstance(event, Cut) for event in found) == cuts
+
+
+def test_words_cut_nothing_where_nothing_is_heard() -> None:
+    assert Listener().hearing.words("stop") == []
+
+
+def test_what_was_said_as_the_answer_ended_is_a_turn() -> None:
+    listener = Listener()
+    listener.over_answer(spoken("yeah", VOICE)[: RATE // 5], after_s=0.0)
+    assert listener.hearing.is_undecided
+    listener.over = False
+    found = listener.hear(pcm16(np.concatenate([spoken("yeah", VOICE)[RATE // 5 :], room(1.0)])))
+    kinds = [type(event) for event in found]
+    assert kinds.index(Counted) < kinds.index(Offset) and Dismissed not in kinds
+
+
+def test_an_utterance_stopped_by_hand_counts() -> None:
+    listener = Listener()
+    listener.over_answer(spoken("what time is it", VOICE)[: RATE // 4], after_s=0.0)
+    found = listener.hearing.stop()
+    assert [type(event) for event in found] == [Counted, Offset]
+
+
+def test_without_interruption_nothing_is_judged() -> None:
+    listener = Listener(TurnDetection(interrupt_response=False))
+    found = listener.over_answer(spoken("right", VOICE))
+    assert listener.told == [] and listener.cut_ms is None
+    assert [event for event in found if isinstance(event, Counted)]
+
+
+def test_a_caller_not_heard_before_can_interrupt() -> None:
+    listener = Listener()
+    listener.hearing = Hearing("s", TurnDetection(), listener.told.append)  # type: ignore[arg-type]
+    listener.pts = 0
+    listener.over_answer(spoken("what is the date today", VOICE, level_db=-36.0))
+    assert listener.cut_ms is not None
