@@ -121,7 +121,7 @@ async def interruptions(server: Serving, folder: Path, rounds: int) -> dict[str,
     while len(found) < rounds:
         said: list[tuple[float, str]] = []
         for index in range(3):
-            said += [(3 + STORY_S * index, "tell_story"), (10.0 + STORY_S * index, "stop")]
+            said += [(3 + STORY_S * index, "tell_story"), (10.0 + STORY_S * index, "what_time")]
         mic = microphone(folder / "story.wav", said, 3 + STORY_S * 3)
         async with browse(server.url, mic) as page:
             await call(page)
