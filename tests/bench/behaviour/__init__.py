@@ -1,0 +1,1 @@
+"""What people feel of a conversation, measured through real WebRTC."""
