@@ -23,10 +23,8 @@ OPEN_TO_SERVER = ("engine.ipc", "engine.config")
 
 FLOORS = (
     ("engine.ipc", "engine.config"),
-    ("engine.base", "engine.noisefloor"),
-    ("engine.vad", "engine.callerlevel", "engine.audio_output"),
-    ("engine.overlap",),
-    ("engine.hearing",),
+    ("engine.base",),
+    ("engine.hearing", "engine.audio_output"),
     ("engine.admission", "engine.gpus", "engine.files", "engine.hub"),
     ("engine.host", "engine.builtin", "engine.gpu.staging", "engine.gpu.layers"),
     ("engine.gpu.graphs", "engine.gpu.timing", "engine.gpu.weights", "engine.gpu.kernels"),

@@ -9,8 +9,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from engine.builtin.interfaces import Recogniser, Utterance
+from engine.hearing.vad import Offset, Onset, Segmenter, Voice
 from engine.ipc.protocol import INPUT_HZ, SpokenSegment, TurnDetection
-from engine.vad import Offset, Onset, Segmenter, Voice
 
 STEP = INPUT_HZ // 2
 """Samples that are looked at before others have their turn."""

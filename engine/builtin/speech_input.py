@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from engine.base import Send
 from engine.builtin.interfaces import Recogniser, Utterance
-from engine.hearing import Counted, Cut, Dismissed, Heard, Hearing
+from engine.hearing.hearing import AnswerCut, Counted, Dismissed, Heard, Hearing
+from engine.hearing.vad import Offset, Onset, Voice
 from engine.ipc.protocol import (
     INPUT_HZ,
     MIN_COMMIT_MS,
@@ -18,7 +19,6 @@ from engine.ipc.protocol import (
     SpeechStarted,
     SpeechStopped,
 )
-from engine.vad import Offset, Onset, Voice
 
 
 class SpokenOver(Struct, frozen=True):
@@ -151,7 +151,7 @@ class SpeechInput:
                 self._feed(pcm)
             case Voice(pcm=pcm):
                 self._feed(pcm)
-            case Cut() if not self._is_turn_based:
+            case AnswerCut() if not self._is_turn_based:
                 return [SpokenOver()]
             case Dismissed() if not self._is_turn_based:
                 self._abandon()

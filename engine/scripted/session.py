@@ -8,7 +8,8 @@ from collections.abc import Coroutine
 from typing import Any, Literal
 
 from engine.base import Send
-from engine.hearing import Counted, Cut, Heard, Hearing
+from engine.hearing.hearing import AnswerCut, Counted, Heard, Hearing
+from engine.hearing.vad import Offset
 from engine.ipc import protocol as p
 from engine.ipc.session_config import unhonoured
 from engine.scripted.answer_book import AnswerBook
@@ -17,7 +18,6 @@ from engine.scripted.speaker import ScriptedSpeaker
 from engine.scripted.speaking import Planned, Trigger
 from engine.scripted.timeline import HeardSpeech, Timeline
 from engine.scripted.voice import ScriptVoice
-from engine.vad import Offset
 
 MAX_SPEAKING = 8
 """Texts of a client's being spoken at once."""
@@ -184,7 +184,7 @@ class ScriptedSession:
     def _take(self, event: Heard) -> None:
         if self._config.mode == "turn_based":
             return
-        if isinstance(event, Cut):
+        if isinstance(event, AnswerCut):
             self._speaker.silence(by_client=False)
         elif isinstance(event, Offset):
             answer = self._answers.take("speech") if event.voiced_ms else None

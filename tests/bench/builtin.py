@@ -22,6 +22,7 @@ import psutil
 
 from engine.builtin.engine import BuiltinEngine
 from engine.config import BuiltinConfig
+from engine.hearing.vad import rms_db
 from engine.ipc.protocol import (
     AudioIn,
     AudioOut,
@@ -35,7 +36,6 @@ from engine.ipc.protocol import (
     SpeechStopped,
     UnitDone,
 )
-from engine.vad import rms_db
 
 DATA = Path(__file__).parents[1] / "engine" / "data"
 FILES = (

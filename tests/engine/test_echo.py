@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from engine.echo import NOT_TRANSCRIBED, EchoEngine, to_output_rate
+from engine.hearing.vad import rms_db
 from engine.ipc.protocol import (
     AudioOut,
     CommitAudio,
@@ -24,7 +25,6 @@ from engine.ipc.protocol import (
     TextPart,
     UpdateSession,
 )
-from engine.vad import rms_db
 from tests import ROOT
 from tests.engine.builtin.rig import SESSION, Caller, say, speech
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.hearing import Counted, Cut, Hearing
+from engine.hearing.hearing import AnswerCut, Counted, Hearing
+from engine.hearing.vad import Offset, Onset, Voice
 from engine.ipc.protocol import (
     INPUT_HZ,
     FromEngine,
@@ -20,7 +21,6 @@ from engine.ipc.protocol import (
     TurnDetection,
 )
 from engine.minicpmo.models.config import UnitSpec
-from engine.vad import Offset, Onset, Voice
 
 MAX_PENDING_UNITS = 2
 """Sound for units that may wait. Beyond it the engine is too slow and the oldest unit is skipped:
@@ -121,7 +121,7 @@ class AudioInput:
                 case Counted():
                     self.utterances += 1
                     self._send(SpeechStarted(self._session, self.utterances, event.pts))
-                case Cut():
+                case AnswerCut():
                     found.append("cut")
                 case Voice():
                     self._utterance += event.pcm

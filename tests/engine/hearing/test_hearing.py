@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from engine.hearing import Counted, Cut, Dismissed, Heard, Hearing
+from engine.hearing.hearing import AnswerCut, Counted, Dismissed, Heard, Hearing
+from engine.hearing.vad import FRAME, Offset
 from engine.ipc.protocol import FromEngine, OverlapTold, TurnDetection
-from engine.vad import FRAME, Offset
 from tests.bench.behaviour import sounds
 from tests.bench.behaviour.sounds import RATE, Sound, room, spoken
 from tests.speech import resample
@@ -51,7 +51,7 @@ class Listener:
             over = self.over and self.cut_ms is None
             events = self.hearing.push(self.pts, pcm[at : at + 2 * FRAME], over=over)
             self.pts += FRAME
-            if self.cut_ms is None and any(isinstance(event, Cut) for event in events):
+            if self.cut_ms is None and any(isinstance(event, AnswerCut) for event in events):
                 self.cut_ms = (self.pts - self.begun) // 16
             found += events
         return found
@@ -132,7 +132,7 @@ def test_whole_words_that_cut(text: str, cuts: bool) -> None:
     listener.over_answer(spoken("stop", VOICE)[: RATE // 4], after_s=0.0)
     assert listener.hearing.is_undecided
     found = listener.hearing.words(text)
-    assert any(isinstance(event, Cut) for event in found) == cuts
+    assert any(isinstance(event, AnswerCut) for event in found) == cuts
 
 
 def test_words_cut_nothing_where_nothing_is_heard() -> None:

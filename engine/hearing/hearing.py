@@ -13,12 +13,12 @@ from collections.abc import Callable
 import numpy as np
 from msgspec import Struct
 
-from engine.callerlevel import CallerLevel
+from engine.hearing.callerlevel import CallerLevel
+from engine.hearing.overlap import Loudness, Overlap, OverlapFrame, Step
+from engine.hearing.vad import Event, Frame, Offset, Onset, Segmenter, Voice
 from engine.ipc.protocol import INPUT_HZ, FromEngine, OverlapDecision, OverlapTold, TurnDetection
-from engine.overlap import Loudness, Overlap, Sounding, Step
-from engine.vad import Event, Frame, Offset, Onset, Segmenter, Voice
 
-SILENT = Sounding(None)
+SILENT = OverlapFrame(None)
 HUM_HZ = 900
 HUM_SHARE = 0.01
 """Of its power above `HUM_HZ`; a closed mouth lets no more through."""
@@ -34,7 +34,7 @@ class Counted(Struct, frozen=True):
     pts: int
 
 
-class Cut(Struct, frozen=True):
+class AnswerCut(Struct, frozen=True):
     """An answer that is given, or about to be, ends: the caller has spoken over it."""
 
 
@@ -42,7 +42,7 @@ class Dismissed(Struct, frozen=True):
     """What began was nothing that counts: all of it is to be forgotten."""
 
 
-Heard = Event | Counted | Cut | Dismissed
+Heard = Event | Counted | AnswerCut | Dismissed
 
 
 class Hearing:
@@ -95,7 +95,7 @@ class Hearing:
         """End the utterance under way, if any, now."""
         counted = self._apply(self._overlap.stop()) if self._is_pending else []
         return [
-            *(event for event in counted if not isinstance(event, Cut)),
+            *(event for event in counted if not isinstance(event, AnswerCut)),
             *self._segmenter.stop(),
         ]
 
@@ -109,7 +109,7 @@ class Hearing:
         if not has_word:
             return []
         is_held_off = self._is_over and self._detection.overlap == "hold" and self.is_speaking
-        return [Cut()] if is_held_off else []
+        return [AnswerCut()] if is_held_off else []
 
     def _take(self, frame: bytes, over: bool) -> list[Heard]:
         detection = self._detection
@@ -129,7 +129,7 @@ class Hearing:
         match event:
             case Onset(pts=pts):
                 self._level.begin()
-                return [event, Counted(pts), *([Cut()] if over else [])]
+                return [event, Counted(pts), *([AnswerCut()] if over else [])]
             case Offset():
                 self._level.end()
                 return [event]
@@ -148,12 +148,12 @@ class Hearing:
         self._last_frame = frame
         return found + self._apply(step, over=over)
 
-    def _sounding(self, facts: Frame, frame: bytes) -> Sounding:
+    def _sounding(self, facts: Frame, frame: bytes) -> OverlapFrame:
         if not facts.voiced:
             return SILENT
         is_hum = facts.pitched and _is_hum(self._last_frame + frame)
         above_db = facts.level_db - self._level.usual_db
-        return Sounding(above_db, facts.vocal, facts.pitched, is_hum)
+        return OverlapFrame(above_db, facts.vocal, facts.pitched, is_hum)
 
     def _apply(self, step: Step, *, over: bool = True) -> list[Heard]:
         decision, loudness = step.decision, step.loudness
@@ -170,7 +170,7 @@ class Hearing:
         self._is_pending = False
         if counts:
             self._level.begin()
-            return [Counted(self._onset), *([Cut()] if cuts else [])]
+            return [Counted(self._onset), *([AnswerCut()] if cuts else [])]
         self._segmenter.abandon()
         return [Dismissed()]
 

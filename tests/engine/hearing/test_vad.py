@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.ipc.protocol import TurnDetection
-from engine.vad import (
+from engine.hearing.vad import (
     FRAME,
     MAX_UTTERANCE_MS,
     Event,
@@ -17,6 +16,7 @@ from engine.vad import (
     mode_of,
     rms_db,
 )
+from engine.ipc.protocol import TurnDetection
 from tests.engine.builtin.rig import hiss, noise, speech, spoken_over
 
 

@@ -15,8 +15,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from engine.hearing.vad import FRAME_MS
 from engine.ipc.protocol import OverlapDecision
-from engine.vad import FRAME_MS
 
 WINDOW = 5
 BEGIN_LOUD = 3
@@ -52,7 +52,7 @@ HUM_SHARE = 0.7
 Loudness = Literal["full", "ducked", "held"]
 
 
-class Sounding(Struct, frozen=True):
+class OverlapFrame(Struct, frozen=True):
     """20 ms of the caller's sound, as the policy sees it."""
 
     above_db: float | None
@@ -87,7 +87,7 @@ class Overlap:
 
     def __init__(self) -> None:
         self.can_hold = True
-        self._recent: deque[Sounding] = deque(maxlen=WINDOW)
+        self._recent: deque[OverlapFrame] = deque(maxlen=WINDOW)
         self._since_ms = AGAIN_MS
         """Since the last burst that was taken for an acknowledgement."""
         self._is_deaf = False
@@ -97,7 +97,7 @@ class Overlap:
         self.is_open = False
         """A burst is under way and not decided."""
 
-    def step(self, sounding: Sounding) -> Step:
+    def step(self, sounding: OverlapFrame) -> Step:
         """Take the next 20 ms."""
         self._since_ms += FRAME_MS
         if not self.is_open:
@@ -156,7 +156,7 @@ class Overlap:
         """How much louder than the caller the loud part of the burst is."""
         return 10 * math.log10(self._power / self._loud) if self._loud else -math.inf
 
-    def _wait(self, sounding: Sounding) -> Step:
+    def _wait(self, sounding: OverlapFrame) -> Step:
         self._recent.append(sounding)
         loud = [frame.is_loud for frame in self._recent]
         if self._is_deaf:
@@ -180,7 +180,7 @@ class Overlap:
         self._power = 0.0
         self._is_held = self._is_again = False
 
-    def _add(self, frame: Sounding) -> None:
+    def _add(self, frame: OverlapFrame) -> None:
         self._ms += FRAME_MS
         self._loud += frame.is_loud
         if frame.is_loud and frame.above_db is not None:

@@ -10,8 +10,8 @@ import numpy as np
 import webrtcvad
 from msgspec import Struct
 
+from engine.hearing.noisefloor import Levels, NoiseFloor, quiet_of, stands_out
 from engine.ipc.protocol import INPUT_HZ, TurnDetection
-from engine.noisefloor import Levels, NoiseFloor, quiet_of, stands_out
 
 FRAME_MS = 20
 FRAME = INPUT_HZ * FRAME_MS // 1000

@@ -1,0 +1,1 @@
+"""What callers say and when: speech found in sound, and judged where an answer is given."""
