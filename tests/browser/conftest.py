@@ -6,19 +6,27 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.browser.chrome import chromium
 from tests.serving import Serving
 
 MISSING = "Chromium is missing: install it with `apt-get install chromium` (see README, Tests)"
 
 
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Read nothing of this folder where no browser is wanted: its modules load a lot."""
+    return True if "not browser" in config.option.markexpr else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    skip = pytest.mark.skip(reason=MISSING)
-    for item in items:
-        if "tests/browser/" in item.path.as_posix():
-            item.add_marker(pytest.mark.browser)
-            if chromium() is None:
-                item.add_marker(skip)
+    ours = [item for item in items if "tests/browser/" in item.path.as_posix()]
+    if not ours:
+        return
+    from tests.browser.chrome import chromium
+
+    is_missing = chromium() is None
+    for item in ours:
+        item.add_marker(pytest.mark.browser)
+        if is_missing:
+            item.add_marker(pytest.mark.skip(reason=MISSING))
 
 
 @pytest.fixture(scope="session")

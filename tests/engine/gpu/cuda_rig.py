@@ -19,13 +19,15 @@ BF16 = torch.bfloat16
 STEP = 2.0**-8
 """Largest relative step of bfloat16."""
 
-needs_cuda = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(
-        not torch.cuda.is_available(),
-        reason="needs a CUDA device (pytest -m cuda)",
-    ),
-]
+
+def cuda_only() -> list[pytest.MarkDecorator]:
+    """The marks of a module for GPUs; without one it is skipped whole, once its imports are tried.
+
+    Its parametrised tests would take seconds to be collected and skipped one by one.
+    """
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device (pytest -m cuda)", allow_module_level=True)
+    return [pytest.mark.cuda]
 
 
 def skip_without_kernels() -> None:

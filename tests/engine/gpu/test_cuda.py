@@ -37,9 +37,9 @@ from tests.engine.gpu.cuda_rig import (
     STEP,
     assert_rounds_alike,
     converse,
+    cuda_only,
     drawn,
     ints,
-    needs_cuda,
     relative,
     skip_without_kernels,
     small_llm,
@@ -47,7 +47,7 @@ from tests.engine.gpu.cuda_rig import (
 )
 from tests.engine.minicpmo.llm_rig import VOCAB, ids_of
 
-pytestmark = needs_cuda
+pytestmark = cuda_only()
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ from tests.engine.gpu.cuda_rig import (
     BF16,
     assert_rounds_alike,
     converse,
+    cuda_only,
     drawn,
     ints,
-    needs_cuda,
     relative,
     skip_without_kernels,
     small_llm,
@@ -38,7 +38,7 @@ from tests.engine.gpu.cuda_rig import (
 )
 from tests.engine.minicpmo.llm_rig import ids_of
 
-pytestmark = needs_cuda
+pytestmark = cuda_only()
 
 SIZES = (16, 64, 640)
 NOT_A_NUMBER = 0x7F

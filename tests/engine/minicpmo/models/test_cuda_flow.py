@@ -11,11 +11,11 @@ from engine.gpu.kernels.flow_block import Columns, Gated, Norm
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.flow.flow import Flow
 from engine.minicpmo.models.flow.state import Window
-from tests.engine.gpu.cuda_rig import needs_cuda, skip_without_kernels, without_kernels
+from tests.engine.gpu.cuda_rig import cuda_only, skip_without_kernels, without_kernels
 from tests.speech_assets import random_flow
 
 pytestmark = [
-    *needs_cuda,
+    *cuda_only(),
     pytest.mark.usefixtures("kernels"),
 ]
 

@@ -119,7 +119,7 @@ async def test_forced_listening_is_obeyed_until_released(engine: MiniCpmoEngine)
 async def test_neighbours_change_nothing(engine: MiniCpmoEngine) -> None:
     async def alone(slot: int) -> list[tuple[str, Any]]:
         talk = Talk(engine, f"s{slot}", slot, config())
-        await talk.units(5)
+        await talk.units(4)
         await talk.session.close()
         return _content(talk)
 
@@ -128,7 +128,7 @@ async def test_neighbours_change_nothing(engine: MiniCpmoEngine) -> None:
         Talk(engine, f"n{slot}", slot, config(sampling=p.Sampling(seed=7 if slot == 2 else slot)))
         for slot in range(4)
     ]
-    await asyncio.gather(*(talk.units(5) for talk in talks))
+    await asyncio.gather(*(talk.units(4) for talk in talks))
     for talk in talks:
         await talk.session.close()
     assert _content(talks[2]) == expected

@@ -23,14 +23,14 @@ from engine.minicpmo.models.vocoder.hift import Hift
 from engine.minicpmo.models.vocoder.ragged import Count
 from engine.minicpmo.models.vocoder.vocoder import Push, Vocoder, make_noise
 from engine.minicpmo.speech.code2wav import Code2Wav, Codes
-from tests.engine.gpu.cuda_rig import needs_cuda, skip_without_kernels, without_kernels
+from tests.engine.gpu.cuda_rig import cuda_only, skip_without_kernels, without_kernels
 from tests.engine.minicpmo.models import test_tts, test_whisper
 from tests.exactness import exact
 from tests.random_weights import random_weights
 from tests.speech_assets import random_hift, random_token2wav, random_voice
 from tests.speech_configs import TINY_FLOW, tiny_vocoder
 
-pytestmark = needs_cuda
+pytestmark = cuda_only()
 
 GENERATIONS = pytest.mark.parametrize("causal", [True, False], ids=["causal", "original"])
 TF32_WAVE = 5e-3

@@ -14,9 +14,9 @@ from engine.gpu.kernels.talker_sampling import (
     draw_codes,
 )
 from engine.minicpmo.models.talker.sampling import RowSampling, choose, scores
-from tests.engine.gpu.cuda_rig import needs_cuda
+from tests.engine.gpu.cuda_rig import cuda_only
 
-pytestmark = needs_cuda
+pytestmark = cuda_only()
 
 ROWS, COLUMNS, WIDTH = 6, 8, 48
 NEVER = 1 << 30
