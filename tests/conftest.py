@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 
@@ -20,3 +21,9 @@ def pytest_report_header() -> str | None:
     if importlib.util.find_spec("torch") is None:
         return "torch is missing: the native engine is not tested (pip install torch==2.13.0)"
     return None
+
+
+def pytest_collection_finish() -> None:
+    """Let collections of garbage pass over what is loaded: most of what they would look at."""
+    gc.collect()
+    gc.freeze()

@@ -25,7 +25,6 @@ def only_its_own_collections() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
-    gc.unfreeze()
 
 
 def test_what_has_ended_is_freed_within_the_time() -> None:
