@@ -42,7 +42,7 @@ class Ticker:
         self.skipped_ticks = 0
         """Ticks left out because the event loop was late by a whole interval or more."""
         self.late_s = 0.0
-        """How late the latest tick was."""
+        """Delay of the latest tick."""
         self._timers: Timers = timers or asyncio.get_running_loop()
         self._groups: list[list[Callback]] = [[] for _ in range(phases)]
         self._group = 0

@@ -142,7 +142,7 @@ class AudioDownlink(MediaStreamTrack):
         passed = self._ticker.skipped_ticks + self.missed_ticks
         gap = passed - self._skipped_ticks
         self._skipped_ticks = passed
-        # Before the first packet nobody counts.
+        # Before the first packet there is nothing to keep up with.
         return gap if self.packets_sent else 0
 
     async def _next_tick(self) -> None:

@@ -39,7 +39,7 @@ OnVideoPacket = Callable[[RtpPacket, str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Reception:
-    """What the receiver reports say about a receiver's streams."""
+    """Figures of a receiver's streams, as its reports tell them."""
 
     packets_received: int = 0
     packets_lost: int = 0
@@ -48,7 +48,7 @@ class Reception:
 
 @dataclass(frozen=True, slots=True)
 class Transmission:
-    """What a sender sent, and what its receiver last reported about it."""
+    """Figures of a sender, and what its receiver last reported about it."""
 
     packets_sent: int = 0
     bytes_sent: int = 0
@@ -97,7 +97,7 @@ def _stop_decoder(receiver: RTCRtpReceiver) -> None:
     # The thread gets this queue when it starts and ends with the first item; stop() still joins it.
     queue = _get(receiver, "decoder_queue")
     _set(receiver, "decoder_queue", _NoDecoder())
-    # Before the start nobody reads this, after it the thread ends.
+    # Before the start it is not read, after it the thread ends.
     queue.put(None)
 
 

@@ -33,7 +33,7 @@ class RealTimeInput:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pts = 0
-        """How much was passed or skipped, samples."""
+        """Samples that were passed or skipped."""
         self.skipped_samples = 0
         self._sink = sink
         self._skipped = skipped

@@ -1,4 +1,4 @@
-"""What a Live session says: synthesised speech, or a recording that is played in its place."""
+"""The sound of a Live session: synthesised speech, or a recording that is played in its place."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _SLICES = range(1, 6)
 
 @dataclass(frozen=True, slots=True)
 class PayloadPart:
-    """What one packet adds to a frame."""
+    """The part of a frame that one packet brings."""
 
     data: bytes = b""
     begins_key: bool = False

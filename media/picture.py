@@ -15,7 +15,7 @@ MAX_PIXELS = 4096 * 2304
 
 @dataclass(frozen=True, slots=True)
 class CameraPicture:
-    """What the camera saw at one moment."""
+    """One picture of the camera."""
 
     pts_ms: int
     """Media time since the first frame of the track."""

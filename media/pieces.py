@@ -1,11 +1,11 @@
-"""What the jitter buffer asks the decoder for, piece by piece, and what it counts."""
+"""The pieces that the jitter buffer asks the decoder for, and its counters."""
 
 import enum
 from dataclasses import dataclass
 
 
 class Action(enum.Enum):
-    """How the samples of a piece come about."""
+    """The way to the samples of a piece."""
 
     DECODE = "decode"
     FEC = "fec"
@@ -31,7 +31,7 @@ class Piece:
 
 @dataclass(slots=True)
 class JitterCounters:
-    """What happened to packets and samples since the stream began; samples are at 16 kHz."""
+    """Counters of packets and samples since the stream began; samples are at 16 kHz."""
 
     packets_received: int = 0
     """Without duplicates."""

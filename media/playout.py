@@ -28,7 +28,7 @@ MAX_REMEMBERED_EPOCHS = 16
 
 
 class HeardPosition(NamedTuple):
-    """How much of an epoch was handed to the track."""
+    """The part of an epoch that was handed to the track."""
 
     epoch: int
     samples: int

@@ -55,7 +55,7 @@ class RateConverter:
 
 @functools.cache
 def _filter(up: int, down: int) -> np.ndarray:
-    """How each of the `up` outputs of a block is made of the samples around it."""
+    """Weights by which the samples around make each of the `up` outputs of a block."""
     # In samples of the source: what lies between two zeros, and how far the filter reaches.
     spacing = max(1.0, down / up)
     reach = math.ceil(ZERO_CROSSINGS * spacing)

@@ -1,4 +1,4 @@
-"""What receiver reports say of one stream: RFC 3550 section 6.4.1 and appendices A.1, A.3, A.8.
+"""Statistics of one stream for receiver reports: RFC 3550 section 6.4.1, appendices A.1, A.3, A.8.
 
 Takes the place of aiortc's statistics, whose jitter breaks where the timestamp wraps and whose loss
 breaks where a sequence begins anew.
@@ -16,7 +16,7 @@ _LOST_RANGE = range(-(1 << 23), 1 << 23)
 
 
 class Header(Protocol):
-    """What is read of an RTP packet."""
+    """The fields of an RTP packet that are read."""
 
     sequence_number: int
     timestamp: int

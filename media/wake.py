@@ -1,4 +1,4 @@
-"""A microphone that nobody listens to until somebody speaks."""
+"""A microphone whose sound is kept back until somebody speaks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WakeGate:
     ) -> None:
         """`threshold`: 0 wakes for any sound that is like speech, 1 for what is clear alone."""
         self.pts = 0
-        """How much was passed, samples."""
+        """Samples that were passed on."""
         self._sink = sink
         self._woken = woken
         self._detector = webrtcvad.Vad(min(3, int(threshold * 4)))

@@ -101,7 +101,7 @@ class HttpAcceptor:
         return len(self._guests)
 
     def counts(self) -> dict[str, int]:
-        """What `/api/stats` shows of the connections."""
+        """Return what `/api/stats` shows of the connections."""
         return {
             "open": len(self._guests),
             "half_open": len(self._half_open),

@@ -156,7 +156,7 @@ class Operations:
         return _json(body, 200 if ready else 503)
 
     async def info(self, request: web.Request) -> web.Response:
-        """What the call page must know before it calls; open to everybody, but TURN needs a key."""
+        """Tell what a page must know before it calls; open to everybody, but TURN needs a key."""
         engine = {"kind": self._info["kind"], "label": "", "description": "", "video": False}
         for child in self._front.supervisor.children.values():
             if child.ready is not None and child.ready.welcome is not None:

@@ -61,7 +61,7 @@ class Broker:
     def __init__(self, max_queue: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._start_s: float | None = None
-        """How long the last start of an engine took."""
+        """Duration of the last start of an engine."""
         self._none_since = clock()
         """When the last engine went."""
         self._engines: dict[str, _Engine] = {}
@@ -91,7 +91,7 @@ class Broker:
 
     @property
     def has_chat_slot(self) -> bool:
-        """Whether `lease_chat` would give one now."""
+        """Return whether `lease_chat` would give one now."""
         return any(engine.free_for_chats > 0 for engine in self._engines.values())
 
     @property
@@ -224,7 +224,7 @@ class Broker:
         return math.ceil(mean_s * position / max(1, self.capacity))
 
     def _start_eta_s(self) -> float | None:
-        """What is left of a start like the last; None when this one takes longer."""
+        """Return what is left of a start like the last one; None when this one takes longer."""
         if self._start_s is None:
             return None
         left_s = self._start_s - (self._clock() - self._none_since)

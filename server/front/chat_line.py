@@ -26,7 +26,7 @@ from signaling.errors import ProtocolError
 PIECE_PAUSE_S = 0.002
 """Between pieces of large items, so that the engine's loop gets to its sound: 128 MB/s at most."""
 MAX_WAITING = 20_000
-"""Pieces that nobody has taken: an answer in words has fewer, sound is paced by what was taken."""
+"""Pieces that wait to be taken: an answer in words has fewer, sound is paced by what was taken."""
 TOO_LONG = frozenset(("recording_cut", "video_cut"))
 """Warnings that not the whole of a file is used."""
 MENDABLE = frozenset(("context_length_exceeded", "bad_message", "empty_message"))
@@ -35,7 +35,7 @@ REQUEST = "chat"
 
 
 def server_failed(message: str, code: str = "engine_failed", status: int = 503) -> ProtocolError:
-    """What is not the client's fault."""
+    """An error that the client did not cause."""
     return ProtocolError(message, code=code, type="server_error", status=status)
 
 
@@ -199,7 +199,7 @@ class ChatLine:
         if self._fault is None:
             self._fault = fault
             if fault.status < 500:
-                # It was asked wrongly: nobody wants the answer to what is left of it.
+                # The request was wrong: the rest of it needs no answer.
                 self._pieces.clear()
             self._came.set()
 

@@ -1,4 +1,4 @@
-"""What the children last told of themselves. Front."""
+"""The newest statistics of the children. Front."""
 
 from __future__ import annotations
 

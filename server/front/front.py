@@ -109,12 +109,12 @@ class Front(Observer):
         return not self._is_draining and ready == {"worker", "engine"}
 
     def welcomes(self) -> list[Welcome]:
-        """What the engines that are ready can do."""
+        """Return what each engine that is ready can do."""
         ready = (child.ready for child in self.supervisor.children.values())
         return [said.welcome for said in ready if said is not None and said.welcome is not None]
 
     def starting(self) -> Starting | None:
-        """How far the engines are, by the one that was begun first; None when one is ready."""
+        """Return the start of the engine that was begun first; None when one is ready."""
         engines = self.supervisor.of_role("engine")
         if not engines or any(child.state == "ready" for child in engines):
             return None

@@ -15,7 +15,7 @@ RESTART_WAIT_S = 6.0
 
 
 class FrontCall:
-    """What the front knows of a call."""
+    """A call as the front knows it."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class FrontCall:
         self.worker = worker
         self.remote = remote
         self.callers = callers
-        """Whom it counts for; see `signaling.http.auth.Principal.callers`."""
+        """The callers whose share it counts in; see `signaling.http.auth.Principal.callers`."""
         self.owner = owner
         """The id of the key that it was placed with."""
         self.since = now

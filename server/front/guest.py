@@ -19,7 +19,7 @@ IDLE_S = 75.0
 """Without a request; longer than reverse proxies keep theirs."""
 LINGER_S = 2.0
 LINGER_BYTES = 256 * 1024
-"""What is still taken of a body that was refused, so that the client comes to read why."""
+"""Bytes of a refused body that are still read, so that the client gets to read why."""
 BLOCKED_S = 20.0
 """A client that reads nothing of its answer for so long is left."""
 

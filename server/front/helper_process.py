@@ -21,7 +21,7 @@ class HelperProcesses:
         self._limit_s = limit_s
 
     async def run(self, data: bytes, *arguments: str) -> bytes:
-        """What it writes for `data`; raises OSError if it fails, TimeoutError if it takes long."""
+        """Return what it writes for `data`; raises OSError or, if it takes long, TimeoutError."""
         async with asyncio.timeout(self._limit_s), self._places:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-W", "ignore", "-c", self._code, *arguments),

@@ -21,7 +21,7 @@ Send = Callable[[p.Message], bool]
 
 
 class _IceSession:
-    """What the front knows of a call's ICE."""
+    """The ICE state of a call, as far as the front needs it."""
 
     def __init__(self) -> None:
         self.tag = _new_tag()
@@ -102,7 +102,7 @@ class IceUpdates:
         return IceAnswer(ours, session.tag)
 
     def answered(self, message: IceUpdated | IceRefused) -> None:
-        """Apply the worker's answer; a late one is nobody's."""
+        """Apply the worker's answer; one that comes late is ignored."""
         session = self._sessions.get(message.call_id)
         if session is None or session.n != message.n:
             return

@@ -146,7 +146,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
 
 
 def ice_servers(media: MediaConfig) -> IceServers:
-    """What callers are told: never a lasting password, unless that is asked for."""
+    """Return the servers that callers are told: a lasting password only if it is configured."""
     login = None
     if media.turn_secret:
         login = TurnLogin(secret=media.turn_secret, lifetime_s=media.turn_lifetime_s)

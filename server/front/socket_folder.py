@@ -74,7 +74,7 @@ def clear_up(base: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether `mkdtemp` of this user can have made it, and holds nothing but sockets."""
+    """Return whether `mkdtemp` of this user can have made it, and it holds nothing but sockets."""
     try:
         found = path.lstat()
         is_private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700

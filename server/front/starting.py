@@ -1,4 +1,4 @@
-"""How far a child's start is. Front."""
+"""The progress of a child's start. Front."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Starting(Struct, frozen=True):
     percent: int | None
     """Of a download; None: it is not counted."""
     step_s: float
-    """How long it has been doing this."""
+    """Time spent on this step so far."""
     since_s: float
-    """How long it has been starting."""
+    """Time since the start began."""
 
     @classmethod
     def of(cls, child: Supervised, now: float) -> Starting:

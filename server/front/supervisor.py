@@ -73,7 +73,7 @@ class Supervised:
         self.patience = Patience(spec.ready_timeout_s)
         """First with each step of its start, then with its silence."""
         self.progress: Progress | None = None
-        """What it is busy with while it starts."""
+        """The step of its start that is under way."""
         self.step_at = 0.0
         """When it began that."""
         self.is_ready = asyncio.Event()
@@ -285,7 +285,7 @@ class Supervisor:
                 self._observer.up(child)
             case Fatal():
                 child.state, child.reason = "failed", message.reason
-                # It may take a while to end; nobody is to be sent to it meanwhile.
+                # It may take a while to end; no call may be sent to it meanwhile.
                 self._down(child)
             case Pong():
                 pass

@@ -48,7 +48,7 @@ class AudioService(Protocol):
     async def transcribe(
         self, order: TranscriptionOrder, callers: tuple[str, ...]
     ) -> tuple[Transcribed, str]:
-        """What is said, and in which language; raises ProtocolError, NoFreeSlot, TimeoutError."""
+        """Return the words and their language; raises ProtocolError, NoFreeSlot, TimeoutError."""
 
 
 def add_audio_routes(

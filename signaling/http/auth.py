@@ -146,7 +146,7 @@ class Authenticator:
         self._calls = KeyedBuckets(limits.calls_per_minute / 60, limits.calls_burst)
 
     def identify(self, request: web.Request) -> Principal | None:
-        """Return who sent the request, None for nobody known. Raises ProtocolError 401, 403."""
+        """Return who sent the request, None for a stranger. Raises ProtocolError 401, 403."""
         if self.is_keyless:
             self._guard_loopback(request)
         value = _bearer(request) or _protocol_key(request) or _page_key(request)

@@ -24,7 +24,7 @@ BODY_S = 20.0
 
 
 class ClientLeft(ProtocolError):
-    """The connection ended within the body; nobody reads the answer."""
+    """The connection ended within the body; the answer would not be read."""
 
     def __init__(self) -> None:
         super().__init__("The connection ended before the body did.", code="incomplete_body")

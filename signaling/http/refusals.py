@@ -1,4 +1,4 @@
-"""What nobody answers below /v1: 404 and 405 in OpenAI's shape, with a hint where one helps. Front.
+"""Requests below /v1 without a route: 404 and 405 in OpenAI's shape, hints where they help. Front.
 
 SDKs show the message of an error object, and no more than the status of plain text.
 """

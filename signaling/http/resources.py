@@ -19,7 +19,7 @@ Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Resource(NamedTuple):
-    """What is served at a path."""
+    """The endpoints of a path, by method."""
 
     path: str
     endpoints: Mapping[str, Endpoint]

@@ -140,7 +140,7 @@ class StreamEndpoint:
         return principal
 
     def _socket_for(self, request: web.Request) -> SocketFor:
-        """What goes with the socket of a session that has no id yet."""
+        """Return what goes with the socket of a session that has no id yet."""
         return SocketFor(
             "",
             _head(request, self._protocol),

@@ -77,7 +77,7 @@ async def _relay(transport: asyncio.Transport, hand: Hand) -> bool:
 
 
 class _Side(asyncio.Protocol):
-    """What is read on one side is written on the other, no faster than that takes it."""
+    """Write to one side what the other sends, no faster than it is taken."""
 
     def __init__(self, other: asyncio.Transport) -> None:
         self._other = other
