@@ -53,8 +53,8 @@ test('Markdown holds speakers, files and where an answer was cut', () => {
 test('JSON holds the messages for programs', () => {
   const told = JSON.parse(jsonOf(CHAT));
   assert.deepEqual([told.format, told.version, told.begun, told.mode], ['omnicall.conversation', 1, '2026-01-02T03:00:00.000Z', 'half_duplex']);
-  assert.deepEqual(told.messages[1].files, [{ name: 'cat.png', kind: 'image' }]);
-  assert.deepEqual(told.messages[2], {
+  assert.deepEqual(told.messages[0].files, [{ name: 'cat.png', kind: 'image' }]);
+  assert.deepEqual(told.messages[1], {
     id: 'a1', role: 'assistant', text: 'A cat, and behind it', status: 'cut', typed: false, heard_ms: 900,
     feedback: { is: 'down', word: 'too long' },
   });

@@ -71,7 +71,7 @@ export function markdownOf(chat, words) {
 
 /** @param {Chat} chat @returns {string} JSON for programs, without the files */
 export function jsonOf(chat) {
-  const messages = chat.rows.map(({ id, role, text, status, typed, heard_ms, media }) => ({
+  const messages = chat.rows.filter(({ role }) => role !== 'note').map(({ id, role, text, status, typed, heard_ms, media }) => ({
     id, role, text, status, typed,
     ...(heard_ms === undefined ? {} : { heard_ms }),
     ...(media?.length ? { files: media.map(({ name, kind }) => ({ name, kind })) } : {}),

@@ -234,6 +234,14 @@ export class Conversation extends EventTarget {
 
   /** Another answer in place of one. @param {string} id of its caption */
   async answerAnew(id) {
+    const rows = this.captions.list();
+    const asked = rows.slice(0, rows.findIndex((row) => row.id === id)).findLast((row) => row.role === 'user');
+    if (asked?.typed && asked.text && !asked.media?.length) {
+      // Not every engine answers what it has answered already.
+      this.takeBack(asked.id);
+      await this.write(asked.text);
+      return;
+    }
     this.takeBack(id);
     await this.place({ listenOnly: true });
     this.call?.answerAnew('');

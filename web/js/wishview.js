@@ -42,6 +42,7 @@ export class WishView {
     byId('wish-advanced').hidden = !numbers.length && !switches.length;
     byId('wish-length-field').hidden = !this.#isHonoured('max_output_tokens');
     byId('wish-hd-field').hidden = !this.#isHonoured('max_image_slices');
+    byId('wishes').hidden = ['wish-advanced', 'wish-length-field', 'wish-hd-field'].every((id) => byId(id).hidden);
     this.show();
   }
 

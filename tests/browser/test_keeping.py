@@ -1,0 +1,268 @@
+"""What stays of a conversation on the call page, in a real Chromium, with a scripted engine.
+
+Guards: Markdown; change and send again; another answer; thumbs; files dropped and pasted; the
+model's figures; presets and a prompt in another language; the history with search, export,
+reopening and deleting; a reload in a call; the sound of what is not written down; a file as source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.browser.chrome import browse, call, event
+from tests.serving import Serving
+from tests.speech import microphone
+
+SCRIPT = '''
+title = "Keeping"
+sound = "tones"
+context = { limit = 1000, start = 820, per_unit = 5 }
+
+[[answer]]
+to = "text"
+when = "list"
+say = """
+# Plan
+
+- **one**
+- two <img src=x>
+
+[site](https://example.com) [bad](javascript:alert(1))"""
+
+[[answer]]
+to = "text"
+when = "think"
+say = "<think>Seven times six.</think>42"
+
+[[answer]]
+to = "text"
+say = "Noted."
+
+[[answer]]
+to = "speech"
+say = "Heard."
+'''
+
+FILES = """
+(kind) => {
+  const data = new DataTransfer();
+  for (const name of ['one.png', 'two.png']) {
+    const canvas = document.createElement('canvas');
+    canvas.width = canvas.height = 8;
+    const bytes = Uint8Array.from(atob(canvas.toDataURL().split(',')[1]), (c) => c.charCodeAt(0));
+    data.items.add(new File([bytes], `${kind}-${name}`, { type: 'image/png' }));
+  }
+  const [place, event] = kind === 'paste'
+    ? ['text', new ClipboardEvent('paste', { clipboardData: data, bubbles: true })]
+    : ['talk', new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true })];
+  document.getElementById(place).dispatchEvent(event);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    script = tmp_path_factory.mktemp("script") / "keeping.toml"
+    script.write_text(SCRIPT)
+    with Serving("--engine", "scripted", "--script", str(script)) as serving:
+        yield serving
+
+
+async def say(page: Page, text: str) -> None:
+    await page.fill("#text", text)
+    await page.press("#text", "Enter")
+
+
+async def texts(page: Page) -> list[str]:
+    found: list[dict[str, Any]] = await page.evaluate("() => window.omnicall.captions()")
+    return [row["text"] for row in found if row["role"] != "note"]
+
+
+async def wait_texts(page: Page, count: int, last: str) -> None:
+    """Until there are `count` messages and the last one is over and says `last`."""
+    await page.wait_for_function(
+        """([count, last]) => {
+          const rows = window.omnicall.captions().filter((row) => row.role !== 'note');
+          const row = rows.at(-1);
+          return rows.length === count && row.text.includes(last) && row.status !== 'growing';
+        }""",
+        arg=[count, last],
+    )
+
+
+async def told(page: Page) -> list[str]:
+    """What this page's call was told of an earlier one, in words."""
+    found: list[str] = await page.evaluate(
+        """() => window.omnicall.events
+          .filter((e) => e.sent && e.type === 'conversation.item.create')
+          .map((e) => e.item.content[0].text)"""
+    )
+    return found
+
+
+async def exported(page: Page) -> dict[str, Any]:
+    """The first conversation of the list, as JSON."""
+    async with page.expect_download() as waiting:
+        await page.click(".history-deeds button >> nth=1")
+    saved = await (await waiting.value).path()
+    found: dict[str, Any] = json.loads(await asyncio.to_thread(Path(saved).read_text))
+    return found
+
+
+async def test_messages_are_rendered_changed_and_answered_anew(scripted: Serving) -> None:
+    async with browse(scripted.url) as page:
+        await page.click("#aloud")
+        await say(page, "Give me a list")
+        await wait_texts(page, 2, "bad")
+        words = page.locator(".caption[data-role=assistant] .words")
+        await expect(words.locator("li")).to_have_text(["one", "two <img src=x>"])
+        await expect(words.locator("h4, li > strong")).to_have_text(["Plan", "one"])
+        await expect(words.locator("a")).to_have_attribute("href", "https://example.com")
+        await expect(words.locator("img")).to_have_count(0)
+
+        await page.click(".caption[data-role=user] [data-tool=edit]")
+        await expect(page.locator("#text")).to_have_value("Give me a list")
+        await say(page, "Now think")
+        await wait_texts(page, 2, "42")
+        await event(page, "conversation.item.deleted", count=2)
+        assert (await texts(page))[0] == "Now think"
+        thought = page.locator(".caption[data-role=assistant] .thinking")
+        await expect(thought).not_to_have_attribute("open", "")
+        await expect(words).to_have_text("42")
+
+        await page.click(".caption[data-role=assistant] [data-tool=again]")
+        await event(page, "conversation.item.deleted", count=3)
+        await wait_texts(page, 2, "Noted.")
+        await page.click("[data-tool=down]")
+        await page.fill(".vote-word", "too short")
+        await page.press(".vote-word", "Enter")
+        await expect(page.locator("[data-tool=down]")).to_have_attribute("aria-pressed", "true")
+
+        await page.click("[aria-controls=figures]")
+        await expect(page.locator("#context-text")).to_contain_text("of 1,000")
+        meter = page.locator("#context-meter")
+        assert await meter.get_attribute("data-level") in ("1", "2", "3")
+        await page.click("#figures [data-close]")
+
+        await page.evaluate(FILES, "drop")
+        await page.evaluate(FILES, "paste")
+        await expect(page.locator("#attached .chip")).to_have_count(4)
+        await page.click(".chip-remove >> nth=3")
+        await say(page, "Look")
+        await wait_texts(page, 4, "Noted.")
+        await expect(page.locator(".caption[data-role=user] img.thumb")).to_have_count(3)
+        await page.click(".thumb-button >> nth=0")
+        await expect(page.locator("dialog img")).to_be_visible()
+
+
+async def test_conversation_is_kept_found_exported_reopened_and_deleted(scripted: Serving) -> None:
+    async with browse(scripted.url, accept_downloads=True) as page:
+        await page.click("#aloud")
+        await page.evaluate(FILES, "drop")
+        await say(page, "My cat is called Ada")
+        await wait_texts(page, 2, "Noted.")
+        await page.click("[data-tool=up]")
+
+        # A reload in a call comes back into it, and tells what was said.
+        await page.reload()
+        await event(page, "session.created")
+        assert await told(page) == ["[drop-one.png] [drop-two.png] My cat is called Ada", "Noted."]
+        assert (await texts(page)) == ["My cat is called Ada", "Noted."]
+        await expect(page.locator("img.thumb")).to_have_count(2)
+        await expect(page.locator("[data-tool=up]")).to_have_attribute("aria-pressed", "true")
+
+        await page.click("#fresh")
+        await page.wait_for_function("() => window.omnicall.captions().length === 0")
+        await say(page, "Something else")
+        await wait_texts(page, 2, "Noted.")
+        assert (await told(page))[2:] == ["Something else"]
+
+        await page.click("[aria-controls=history]")
+        rows = page.locator(".history-title")
+        await expect(rows).to_have_text(["Something else", "My cat is called Ada"])
+        await page.fill("#history-search", "ADA cat")
+        await expect(rows).to_have_text(["My cat is called Ada"])
+        kept = await exported(page)
+        assert [row["text"] for row in kept["messages"]] == ["My cat is called Ada", "Noted."]
+        assert kept["messages"][1]["feedback"] == {"is": "up"}
+        assert [one["name"] for one in kept["messages"][0]["files"]] == [
+            "drop-one.png",
+            "drop-two.png",
+        ]
+
+        await page.click(".history-open")
+        await page.wait_for_function("() => window.omnicall.captions()[0]?.text.includes('Ada')")
+        await expect(page.locator("img.thumb")).to_have_count(2)
+        await say(page, "What is she called?")
+        await wait_texts(page, 4, "Noted.")
+        assert "Noted." in await told(page)
+
+        await page.click("[aria-controls=history]")
+        await page.fill("#history-search", "")
+        await expect(rows).to_have_count(2)
+        await page.click(".history-row:has([aria-current]) .history-deeds button >> nth=2")
+        await expect(rows).to_have_text(["Something else"])
+        assert await texts(page) == []
+
+
+async def test_presets_prompt_and_language(scripted: Serving) -> None:
+    async with browse(scripted.url, locale="en-GB") as page:
+        await page.click("[aria-controls=settings]")
+        await page.wait_for_selector("#preset option[value='talk.zh']", state="attached")
+        await page.select_option("#preset", "talk.zh")
+        await expect(page.locator("#clash")).to_contain_text("Chinese")
+        await page.fill("#prompt", "You are a patient teacher of geography.")
+        await page.press("#prompt", "Tab")
+        await expect(page.locator("#clash")).to_be_hidden()
+        await page.fill("#preset-name", "Teacher")
+        await page.click("#preset-save")
+        await page.reload()
+        await say(page, "Hello")
+        created = await event(page, "session.created")
+        assert created["session"]["instructions"] == "You are a patient teacher of geography."
+        await page.click("[aria-controls=settings]")
+        await page.select_option("#preset", "")
+        await event(page, "session.updated")
+        await page.select_option("#preset", label="Teacher")
+        updated = await event(page, "session.updated", count=2)
+        assert updated["session"]["instructions"] == "You are a patient teacher of geography."
+
+
+async def test_what_is_not_written_down_can_be_heard(scripted: Serving, tmp_path: Path) -> None:
+    mic = microphone(tmp_path / "mic.wav", [(3.0, "what_time")], 40)
+    async with browse(scripted.url, mic) as page:
+        await page.click("#mode-half-duplex")
+        await call(page)
+        await event(page, "conversation.item.input_audio_transcription.failed")
+        sound = page.locator(".caption[data-role=user] .media .sound")
+        await expect(sound).to_be_visible()
+        seconds = float((await sound.inner_text()).split()[0])
+        assert 0.8 < seconds < 3.5, seconds
+        await page.click("#hangup")
+        await page.reload()
+        await expect(sound).to_be_visible()
+        await sound.click()
+        await expect(sound).to_have_attribute("aria-label", "Stop playing")
+
+
+async def test_file_is_played_into_a_call_that_ends_with_it(
+    server: Serving, tmp_path: Path
+) -> None:
+    file = microphone(tmp_path / "question.wav", [(0.2, "seven_times_eight")], 2.4)
+    async with browse(server.url) as page:
+        await page.click("[aria-controls=settings]")
+        await page.fill("#play-padding", "6")
+        await page.set_input_files("#play-input", file)
+        await event(page, "session.created")
+        heard = await event(page, "conversation.item.input_audio_transcription.completed")
+        assert heard["transcript"] == "what is seven times eight"
+        await event(page, "response.done")
+        await page.wait_for_function("() => window.omnicall.state === 'ended'")
+        assert await page.is_hidden("#playing")
