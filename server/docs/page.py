@@ -85,8 +85,8 @@ def _route(operation: Operation) -> str:
     if not exchange.needs_key:
         facts.append("no key needed")
     return (
-        f'<article id="{_anchor("http", name)}"><h4><a href="#{_anchor("http", name)}">'
-        f"<code><b>{operation.method}</b> {escape(operation.path)}</code></a></h4>"
+        f'<article id="{_anchor("http", name)}"><h3><a href="#{_anchor("http", name)}">'
+        f"<code><b>{operation.method}</b> {escape(operation.path)}</code></a></h3>"
         f"{_paragraphs(operation.text)}<p class='faint'>{escape('; '.join(facts))}</p></article>"
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import msgspec
@@ -37,7 +38,12 @@ CONTENT_TYPES = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
     ".json": "application/json",
+    ".webmanifest": "application/manifest+json",
+    ".png": "image/png",
 }
+SHEETS = ("base", "layout", "stage", "bar", "talk", "panels", "messages")
+"""How the call page looks. It gets them in one answer, `css/call.css`."""
+TEXTS = frozenset(CONTENT_TYPES.values()) - {"image/png"}
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
@@ -52,9 +58,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Asset(msgspec.Struct, frozen=True):
-    """A file of the pages, read once."""
+    """A file of the pages, read and packed once."""
 
     body: bytes
+    packed: bytes
+    """With gzip."""
     content_type: str
     etag: str
 
@@ -62,24 +70,43 @@ class Asset(msgspec.Struct, frozen=True):
 def load_assets() -> dict[str, Asset]:
     """Every page and what it needs, by its path below `web/`."""
     root = Path(str(resources.files("web")))
-    assets = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix in CONTENT_TYPES and path.is_file():
-            body = path.read_bytes()
-            etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-            name = path.relative_to(root).as_posix()
-            assets[name] = Asset(body, CONTENT_TYPES[path.suffix], etag)
-    return assets
+    files = {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.suffix in CONTENT_TYPES and path.is_file()
+    }
+    files["css/call.css"] = b"\n".join(files[f"css/{name}.css"] for name in SHEETS)
+    return {name: _asset(name, body) for name, body in files.items()}
+
+
+def _asset(name: str, body: bytes) -> Asset:
+    # Weak: the packed form has other bytes.
+    etag = f'W/"{hashlib.sha256(body).hexdigest()[:16]}"'
+    content_type = CONTENT_TYPES[PurePosixPath(name).suffix]
+    return Asset(body, gzip.compress(body, mtime=0), content_type, etag)
+
+
+def _takes_gzip(request: web.Request) -> bool:
+    """Whether it lists gzip, and not as what it refuses (RFC 9110 section 12.5.3)."""
+    for coding in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower().split(","):
+        name, _, weight = coding.partition(";")
+        if name.strip() == "gzip":
+            return weight.strip().removeprefix("q=").strip("0.") != "" or not weight
+    return False
 
 
 def _serve(asset: Asset) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         # The pages carry no version in their names, so browsers ask each time.
-        headers = {"ETag": asset.etag, "Cache-Control": "no-cache"}
+        headers = {"ETag": asset.etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
         if request.headers.get("If-None-Match") == asset.etag:
             return web.Response(status=304, headers=headers)
+        body = asset.body
+        if len(asset.packed) < len(body) and _takes_gzip(request):
+            body, headers["Content-Encoding"] = asset.packed, "gzip"
+        charset = "utf-8" if asset.content_type in TEXTS else None
         return web.Response(
-            body=asset.body, content_type=asset.content_type, charset="utf-8", headers=headers
+            body=body, content_type=asset.content_type, charset=charset, headers=headers
         )
 
     return handler
@@ -223,6 +250,8 @@ def build(
         app.router.add_get(path, _serve(assets[name]))
     for name, asset in assets.items():
         app.router.add_get(f"/static/{name}", _serve(asset))
+    # A worker of the browser sees to what lies below its own address.
+    app.router.add_get("/sw.js", _serve(assets["sw.js"]))
     if "favicon.svg" in assets:
         app.router.add_get("/favicon.ico", _serve(assets["favicon.svg"]))
     servers = ice_servers or IceServers()

@@ -100,7 +100,9 @@ async def browse(
             executable_path=chromium(), headless=True, args=arguments
         )
         try:
-            context = await browser.new_context(**context_options)
+            # What a page's worker fetches would pass the routes of a test by.
+            options = {"service_workers": "block"} | context_options
+            context = await browser.new_context(**options)
             page = await context.new_page()
             await page.goto(url)
             yield page

@@ -28,3 +28,16 @@ async def test_dead_process_is_told_and_a_new_call_works(
             assert "call again" in await page.inner_text("#error")
             await page.click("#error [data-action=call]")
             await page.wait_for_function("() => window.omnicall.state === 'listening'")
+
+
+async def test_killed_server_is_told_within_five_seconds(tmp_path: Path) -> None:
+    mic = microphone(tmp_path / "mic.wav", [], 60)
+    with Serving("--engine", "echo") as serving:
+        async with browse(serving.url, mic) as page:
+            await call(page)
+            # Until it was asked once how the call is.
+            await page.wait_for_timeout(2_500)
+            os.kill(serving.pid, signal.SIGKILL)
+            await page.wait_for_selector("#state[data-state=reconnecting]", timeout=5_000)
+            await page.wait_for_selector("#error:visible", timeout=12_000)
+            assert await page.get_attribute("#error", "data-kind") == "lost_away"

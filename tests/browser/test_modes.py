@@ -93,7 +93,7 @@ async def test_refused_switch_is_told_and_taken_back(server: Serving, tmp_path: 
     mic = microphone(tmp_path / "mic.wav", [], 60)
     async with browse(server.url, mic) as page:
         # A server that knows no such mode.
-        await page.route("**/static/lib/modes.js", spoil_half_duplex)
+        await page.route("**/static/lib/settings.js", spoil_half_duplex)
         await page.reload()
         await call(page)
         await page.click(SELECTORS["half_duplex"])

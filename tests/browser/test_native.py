@@ -119,7 +119,7 @@ async def test_modes_switch_within_the_call(native: Serving, tmp_path: Path) -> 
         # From full duplex and back to it; what takes turns goes on.
         assert warnings.count("context_restarted") == 2
         shown = await page.evaluate("() => window.omnicall.captions()")
-        assert str(shown).count("begin a new conversation") == 2
+        assert str(shown).count("begins a new conversation") == 2
 
 
 async def responses(page: Page) -> int:

@@ -47,7 +47,7 @@ test('a server that cannot be asked or is in trouble ends no call', async () => 
   globalThis.fetch = async () => {
     throw new TypeError('no network');
   };
-  assert.equal(await server.endingOf('rtc_1'), null);
+  assert.equal(await server.endingOf('rtc_1'), undefined);
 });
 
 test('a call is placed below the prefix of a proxy, and known by its id whatever place the server names', async () => {

@@ -9,8 +9,8 @@ import zh from '../../web/i18n/zh.js';
 
 const web = new URL('../../web/', import.meta.url);
 const read = (/** @type {string} */ path) => readFileSync(new URL(path, web), 'utf8');
-const pages = readdirSync(web).filter((name) => name.endsWith('.html') && name !== 'admin.html');
-const scripts = readdirSync(new URL('js/', web)).filter((name) => name.endsWith('.js') && name !== 'admin.js').map((name) => `js/${name}`);
+const pages = readdirSync(web).filter((name) => name.endsWith('.html'));
+const scripts = readdirSync(new URL('js/', web)).filter((name) => name.endsWith('.js')).map((name) => `js/${name}`);
 const withoutComments = (/** @type {string} */ text) => text.replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, '');
 
 /** @type {Set<string>} */ const named = new Set();

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { CHOICES, Mode, sessionMode } from '../../web/js/mode.js';
-import { MODES, modeOf, settingsOf } from '../../web/lib/modes.js';
+import { MODES, modeOf, settingsOf } from '../../web/lib/settings.js';
 
 test('each mode is found again in the settings that stand for it', () => {
   for (const mode of MODES) assert.equal(modeOf(settingsOf(mode)), mode);

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { Countdown } from '../../web/js/countdown.js';
+import { Countdown } from '../../web/js/talk.js';
 import { hintOf, isInCall, phaseOf, wordsOf } from '../../web/js/phase.js';
 
 /** @param {Partial<{turn: string, queue: {position: number, eta_s: number|null}}>} [talk] @returns {any} */

@@ -2,11 +2,11 @@
 
 import { Refusal } from '../lib/server.js';
 import { byId, clockText, make, setText, valueText } from './dom.js';
-import { saveKey, readKey, takeKeyFromAddress } from './key.js';
+import { bindLanguageButton, t, tOr, tongue } from './i18n.js';
+import { KeyForm, server, takeKeyFromAddress } from './access.js';
 import { LiveTable } from './livetable.js';
 import { Rates, list, unknownFields } from './rates.js';
-import { server } from './server.js';
-import { stepOf } from './starting.js';
+import { stepOf } from './engine.js';
 
 const EVERY_MS = 1000;
 /** A server that is down need not be asked each second. */
@@ -36,6 +36,11 @@ function extras(object, known) {
 }
 
 /** @param {unknown} state */
+function stateText(state) {
+  return tOr(`state.${state}`, words(state));
+}
+
+/** @param {unknown} state */
 function toneOfState(state) {
   if (state === undefined) return '';
   if (state === 'ready' || state === 'active') return 'good';
@@ -46,69 +51,69 @@ function toneOfState(state) {
 
 const KNOWN_PROCESS = ['role', 'name', 'pid', 'state', 'restarts', 'uptime_s', 'cpu_s', 'rss_bytes', 'loop_lag_ms', 'doing', 'percent', 'step_s', 'since_s'];
 const processes = new LiveTable(byId('processes'), [
-  { title: 'Name', text: (one) => words(one.name) },
-  { title: 'Role', text: (one) => words(one.role) },
-  { title: 'State', text: (one) => words(one.state), tone: (one) => toneOfState(one.state) },
-  { title: 'Doing', text: (one) => (one.doing ? stepOf(one) : ''), isOptional: true },
-  { title: 'PID', text: (one) => words(one.pid), isNumber: true },
-  { title: 'Up', text: (one) => duration(one.uptime_s), isNumber: true },
-  { title: 'Restarts', text: (one) => words(one.restarts), tone: (one) => toneAbove(one.restarts ?? 0, 1, 3), isNumber: true },
-  { title: 'CPU', text: (one) => measure(one.cpu_pct, '%'), spark: (one) => one.cpu_pct, sparkLeast: 20, isNumber: true },
-  { title: 'Memory', text: (one) => megabytes(one.rss_bytes), isNumber: true },
-  { title: 'Loop lag', text: (one) => measure(one.loop_lag_ms, 'ms', 1), tone: (one) => toneAbove(one.loop_lag_ms ?? null, 10, 50), isNumber: true },
-  { title: 'More', text: (one) => extras(one, [...KNOWN_PROCESS, 'cpu_pct']), isOptional: true },
-], (one) => `${one.role}/${one.name}`, 'No process was reported.');
+  { title: 'column.name', text: (one) => words(one.name) },
+  { title: 'column.role', text: (one) => words(one.role) },
+  { title: 'column.state', text: (one) => stateText(one.state), tone: (one) => toneOfState(one.state) },
+  { title: 'column.doing', text: (one) => (one.doing ? stepOf(one) : ''), isOptional: true },
+  { title: 'column.pid', text: (one) => words(one.pid), isNumber: true },
+  { title: 'column.up', text: (one) => duration(one.uptime_s), isNumber: true },
+  { title: 'column.restarts', text: (one) => words(one.restarts), tone: (one) => toneAbove(one.restarts ?? 0, 1, 3), isNumber: true },
+  { title: 'column.cpu', text: (one) => measure(one.cpu_pct, '%'), spark: (one) => one.cpu_pct, sparkLeast: 20, isNumber: true },
+  { title: 'column.memory', text: (one) => megabytes(one.rss_bytes), isNumber: true },
+  { title: 'column.loop_lag', text: (one) => measure(one.loop_lag_ms, 'ms', 1), tone: (one) => toneAbove(one.loop_lag_ms ?? null, 10, 50), isNumber: true },
+  { title: 'column.more', text: (one) => extras(one, [...KNOWN_PROCESS, 'cpu_pct']), isOptional: true },
+], (one) => `${one.role}/${one.name}`, 'none.processes');
 
 const KNOWN_CALL = ['call_id', 'state', 'since_s', 'remote', 'worker', 'engine', 'mode', 'turns', 'stats', 'latency_ms', 'now'];
 const calls = new LiveTable(byId('calls'), [
-  { title: 'Call', text: (one) => words(one.call_id) },
-  { title: 'State', text: (one) => words(one.state), tone: (one) => toneOfState(one.state) },
-  { title: 'Since', text: (one) => duration(one.since_s), isNumber: true },
-  { title: 'Remote', text: (one) => words(one.remote) },
-  { title: 'Mode', text: (one) => words(one.mode).replaceAll('_', ' ') },
-  { title: 'Runs on', text: (one) => [one.worker, one.engine].filter(Boolean).join(', ') || '–' },
-  { title: 'Turns', text: (one) => words(one.turns), isNumber: true },
-  { title: 'Round trip', text: (one) => measure(one.now.rtt_ms, 'ms'), tone: (one) => toneAbove(one.now.rtt_ms, 150, 300), isNumber: true },
-  { title: 'Loss in', text: (one) => measure(one.now.in_loss_pct, '%', 1), spark: (one) => one.now.in_loss_pct, sparkLeast: 5,
+  { title: 'column.call', text: (one) => words(one.call_id) },
+  { title: 'column.state', text: (one) => stateText(one.state), tone: (one) => toneOfState(one.state) },
+  { title: 'column.since', text: (one) => duration(one.since_s), isNumber: true },
+  { title: 'column.remote', text: (one) => words(one.remote) },
+  { title: 'column.mode', text: (one) => tOr(`mode.${one.mode}`, words(one.mode)) },
+  { title: 'column.runs_on', text: (one) => [one.worker, one.engine].filter(Boolean).join(', ') || '–' },
+  { title: 'column.turns', text: (one) => words(one.turns), isNumber: true },
+  { title: 'column.round_trip', text: (one) => measure(one.now.rtt_ms, 'ms'), tone: (one) => toneAbove(one.now.rtt_ms, 150, 300), isNumber: true },
+  { title: 'column.loss_in', text: (one) => measure(one.now.in_loss_pct, '%', 1), spark: (one) => one.now.in_loss_pct, sparkLeast: 5,
     tone: (one) => toneAbove(one.now.in_loss_pct, 2, 8), isNumber: true },
-  { title: 'Jitter in', text: (one) => measure(one.now.in_jitter_ms, 'ms', 1), isNumber: true },
-  { title: 'Buffer in', text: (one) => measure(one.now.in_buffer_ms, 'ms'), isNumber: true },
-  { title: 'Concealed', text: (one) => measure(one.now.concealed_pct, '%', 1), isNumber: true },
-  { title: 'Loss out', text: (one) => measure(one.now.out_loss_pct, '%', 1), tone: (one) => toneAbove(one.now.out_loss_pct, 2, 8), isNumber: true },
-  { title: 'Playout', text: (one) => (one.now.playout_ms === null ? '' : measure(one.now.playout_ms, 'ms')), isOptional: true, isNumber: true },
-  { title: 'Underruns', text: (one) => (one.now.underruns === null ? '' : words(one.now.underruns)), isOptional: true, isNumber: true },
-  { title: 'Video', text: (one) => measure(one.now.video_fps, 'fps', 1), isNumber: true },
-  { title: 'Latency', text: (one) => latencies(one.latency_ms).join('; '), isOptional: true },
-  { title: 'More', text: (one) => extras(one, KNOWN_CALL), isOptional: true },
-  { title: 'End', build: (one) => hangupButton(String(one.call_id)) },
-], (one) => String(one.call_id), 'Nobody is calling.');
+  { title: 'column.jitter_in', text: (one) => measure(one.now.in_jitter_ms, 'ms', 1), isNumber: true },
+  { title: 'column.buffer_in', text: (one) => measure(one.now.in_buffer_ms, 'ms'), isNumber: true },
+  { title: 'column.concealed', text: (one) => measure(one.now.concealed_pct, '%', 1), isNumber: true },
+  { title: 'column.loss_out', text: (one) => measure(one.now.out_loss_pct, '%', 1), tone: (one) => toneAbove(one.now.out_loss_pct, 2, 8), isNumber: true },
+  { title: 'column.playout', text: (one) => (one.now.playout_ms === null ? '' : measure(one.now.playout_ms, 'ms')), isOptional: true, isNumber: true },
+  { title: 'column.underruns', text: (one) => (one.now.underruns === null ? '' : words(one.now.underruns)), isOptional: true, isNumber: true },
+  { title: 'column.video', text: (one) => measure(one.now.video_fps, 'fps', 1), isNumber: true },
+  { title: 'column.latency', text: (one) => latencies(one.latency_ms).join('; '), isOptional: true },
+  { title: 'column.more', text: (one) => extras(one, KNOWN_CALL), isOptional: true },
+  { title: 'column.end', build: (one) => hangupButton(String(one.call_id)) },
+], (one) => String(one.call_id), 'none.calls');
 
 const queue = new LiveTable(byId('queue'), [
-  { title: 'Place', text: (one) => words(one.position) },
-  { title: 'Call', text: (one) => words(one.call_id) },
-  { title: 'Expected wait', text: (one) => duration(one.eta_s), isNumber: true },
-  { title: 'More', text: (one) => extras(one, ['position', 'call_id', 'eta_s']), isOptional: true },
-], (one) => String(one.call_id), 'Nobody is waiting.');
+  { title: 'column.place', text: (one) => words(one.position) },
+  { title: 'column.call', text: (one) => words(one.call_id) },
+  { title: 'column.expected_wait', text: (one) => duration(one.eta_s), isNumber: true },
+  { title: 'column.more', text: (one) => extras(one, ['position', 'call_id', 'eta_s']), isOptional: true },
+], (one) => String(one.call_id), 'none.queue');
 
 const engines = new LiveTable(byId('engines'), [
-  { title: 'Name', text: (one) => words(one.name) },
-  { title: 'Kind', text: (one) => words(one.kind) },
-  { title: 'Slots', text: (one) => `${words(one.slots_used)} of ${words(one.slots)}`, isNumber: true,
+  { title: 'column.name', text: (one) => words(one.name) },
+  { title: 'column.kind', text: (one) => words(one.kind) },
+  { title: 'column.slots', text: (one) => t('admin.of', { part: words(one.slots_used), whole: words(one.slots) }), isNumber: true,
     tone: (one) => (one.slots && one.slots_used >= one.slots ? 'warn' : '') },
-  { title: 'Capacity', text: (one) => words(one.capacity), isNumber: true,
+  { title: 'column.capacity', text: (one) => words(one.capacity), isNumber: true,
     tone: (one) => (one.capacity < one.slots ? 'warn' : '') },
-  { title: 'Lately', text: (one) => `p99 ${measure(one.unit_p99_ms, 'ms')}, ${measure(100 * one.late_share, '%', 1)} late`, isNumber: true,
+  { title: 'column.lately', text: (one) => t('admin.lately', { time: measure(one.unit_p99_ms, 'ms'), share: measure(100 * one.late_share, '%', 1) }), isNumber: true,
     tone: (one) => (one.late_share > 0 ? 'warn' : '') },
-  { title: 'Units', text: (one) => words(one.units?.count), isNumber: true },
-  { title: 'Unit time', text: (one) => percentiles(one.units), isNumber: true },
-  { title: 'Latencies', text: (one) => latencies(one.latency_ms).join('\n') || '–' },
-  { title: 'More', text: (one) => extras(one, ['name', 'kind', 'slots', 'slots_used', 'capacity', 'unit_p99_ms', 'late_share', 'units', 'latency_ms']), isOptional: true },
-], (one) => String(one.name), 'No engine was reported.');
+  { title: 'column.units', text: (one) => words(one.units?.count), isNumber: true },
+  { title: 'column.unit_time', text: (one) => percentiles(one.units), isNumber: true },
+  { title: 'column.latencies', text: (one) => latencies(one.latency_ms).join('\n') || '–' },
+  { title: 'column.more', text: (one) => extras(one, ['name', 'kind', 'slots', 'slots_used', 'capacity', 'unit_p99_ms', 'late_share', 'units', 'latency_ms']), isOptional: true },
+], (one) => String(one.name), 'none.engines');
 
 const presets = new LiveTable(byId('presets'), [
-  { title: 'File', text: (one) => words(one.file) },
-  { title: 'Why', text: (one) => words(one.reason), tone: () => 'warn' },
-], (one) => `${one.file}/${one.reason}`, 'Every preset can be used.');
+  { title: 'column.file', text: (one) => words(one.file) },
+  { title: 'column.why', text: (one) => words(one.reason), tone: () => 'warn' },
+], (one) => `${one.file}/${one.reason}`, 'none.presets');
 
 /** @param {any} units with `p50_ms` and the like */
 function percentiles(units) {
@@ -129,7 +134,7 @@ function latencies(stages) {
 
 /** @param {string} callId */
 function hangupButton(callId) {
-  const button = make('button', { type: 'button', class: 'quiet small', text: 'Hang up', 'aria-label': `Hang up call ${callId}` });
+  const button = make('button', { type: 'button', class: 'quiet small', text: t('bar.hangup'), 'aria-label': t('admin.hangup', { call: callId }) });
   button.addEventListener('click', () => {
     button.disabled = true;
     server.hangUp(callId);
@@ -139,9 +144,12 @@ function hangupButton(callId) {
 
 // ---- showing ------------------------------------------------------------------------------------------------
 
+/** @type {any} */ let shown = null;
+
 /** @param {any} stats */
 function show(stats) {
-  rates.next(stats);
+  if (stats !== shown) rates.next(stats);
+  shown = stats;
   const shownProcesses = list(stats.processes).map((one) => ({ ...one, cpu_pct: rates.cpuPct(one) }));
   const shownCalls = list(stats.calls).map((one) => ({ ...one, now: rates.call(one) }));
   processes.update(shownProcesses);
@@ -169,25 +177,26 @@ function showSummary(stats, shownProcesses, shownCalls) {
     if (!tiles.has(title)) {
       const cell = make('dd');
       tiles.set(title, cell);
-      byId('summary').append(make('div', {}, make('dt', { text: title }), cell));
+      byId('summary').append(make('div', {}, make('dt', { 'data-i18n': title, text: t(title) }), cell));
     }
     setText(/** @type {HTMLElement} */ (tiles.get(title)), value);
   };
-  tile('Calls', String(shownCalls.length));
-  tile('Waiting', `${stats.queue?.length ?? 0} of ${stats.queue?.max ?? '–'}`);
-  tile('Slots used', `${sum(all, 'slots_used')} of ${sum(all, 'slots')}`);
-  tile('Worst loss in', worst < 0 ? '–' : measure(worst, '%', 1));
-  tile('CPU, all', shownProcesses.some((one) => one.cpu_pct !== null) ? measure(sum(shownProcesses, 'cpu_pct'), '%') : '–');
-  tile('Memory, all', megabytes(sum(shownProcesses, 'rss_bytes')));
-  tile('Up', duration(stats.uptime_s));
-  tile('Version', words(stats.version));
+  tile('tile.calls', String(shownCalls.length));
+  tile('tile.waiting', t('admin.of', { part: stats.queue?.length ?? 0, whole: stats.queue?.max ?? '–' }));
+  tile('tile.slots_used', t('admin.of', { part: sum(all, 'slots_used'), whole: sum(all, 'slots') }));
+  tile('tile.worst_loss_in', worst < 0 ? '–' : measure(worst, '%', 1));
+  tile('tile.cpu_all', shownProcesses.some((one) => one.cpu_pct !== null) ? measure(sum(shownProcesses, 'cpu_pct'), '%') : '–');
+  tile('tile.memory_all', megabytes(sum(shownProcesses, 'rss_bytes')));
+  tile('tile.up', duration(stats.uptime_s));
+  tile('tile.version', words(stats.version));
 }
 
-/** @param {'on'|'off'|'wait'} live @param {string} text */
-function showLive(live, text) {
-  byId('live').dataset.live = live;
-  setText(byId('live'), text);
-  document.body.dataset.live = live;
+/** @param {'on'|'off'|'wait'|'key'} live */
+function showLive(live) {
+  const node = byId('live');
+  node.dataset.live = document.body.dataset.live = live;
+  node.dataset.i18n = `live.${live}`;
+  setText(node, t(`live.${live}`));
 }
 
 async function poll() {
@@ -196,7 +205,7 @@ async function poll() {
   try {
     const stats = await server.stats();
     show(stats);
-    showLive('on', 'Live');
+    showLive('on');
     byId('error').hidden = true;
   } catch (error) {
     wait_ms = AFTER_FAILURE_MS;
@@ -210,27 +219,21 @@ async function poll() {
 function showFailure(error) {
   if (!(error instanceof Refusal)) throw error;
   if (error.kind === 'key') {
-    setText(byId('key-text'), readKey() ? 'The server did not accept this key.' : 'These figures need an access key. It was printed when the server was started.');
-    byId('key-form').hidden = false;
-    byId('key').focus();
-    showLive('wait', 'Key needed');
+    keyForm.ask('admin.key');
+    showLive('key');
     return;
   }
-  showLive('off', 'Not live');
+  showLive('off');
   byId('error').hidden = false;
-  const what = error.kind === 'away' ? 'The server cannot be reached.' : `The server answered with status ${error.status}.`;
-  setText(byId('error'), `${what} ${error.message} The figures below are the last ones received.`.replace('  ', ' '));
+  const what = error.kind === 'away' ? t('engine.away') : t('refused.status', { status: error.status });
+  setText(byId('error'), [what, error.message, t('admin.last')].filter(Boolean).join(t('list.sentence')));
 }
 
-byId('key-form').addEventListener('submit', (/** @type {Event} */ event) => {
-  event.preventDefault();
-  saveKey(byId('key').value);
-  byId('key').value = '';
-  byId('key-form').hidden = true;
-  poll();
-});
+const keyForm = new KeyForm(poll);
+bindLanguageButton(byId('language'));
+tongue.addEventListener('change', () => shown && show(shown));
 document.addEventListener('visibilitychange', () => {
-  if (!document.hidden && byId('key-form').hidden) poll();
+  if (!document.hidden && !keyForm.isOpen) poll();
 });
 takeKeyFromAddress();
 poll();

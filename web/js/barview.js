@@ -1,7 +1,8 @@
-/** The bar of controls: what can be pressed now, and how it is called. */
+/** The bar of controls and the mode selector: what can be pressed now, and how it is called. */
 
 import { byId, setText } from './dom.js';
 import { t } from './i18n.js';
+import { CHOICES } from './mode.js';
 
 /** @typedef {import('./conversation.js').Conversation} Conversation */
 
@@ -56,4 +57,35 @@ function showTalk(conversation) {
   button.disabled = !conversation.canTalk && !isHeld;
   button.setAttribute('aria-pressed', String(isHeld));
   setText(button.querySelector('span'), t(isHeld ? 'bar.let_go' : 'bar.hold'));
+}
+
+/** @typedef {import('./mode.js').Choice} Choice */
+
+export class ModeView {
+  /** @type {Map<Choice, any>} */ #buttons = new Map();
+
+  /** @param {(choice: Choice) => void} onChoice */
+  constructor(onChoice) {
+    for (const choice of CHOICES) {
+      const button = byId(`mode-${choice.replace('_', '-')}`);
+      button.addEventListener('click', () => onChoice(choice));
+      this.#buttons.set(choice, button);
+    }
+  }
+
+  /**
+   * @param {import('./mode.js').Mode} mode
+   * @param {boolean} hasPicture something is shown to the model
+   */
+  show(mode, hasPicture) {
+    for (const [choice, button] of this.#buttons) {
+      const isSupported = mode.supported.includes(choice);
+      button.setAttribute('aria-pressed', String(choice === mode.now));
+      button.setAttribute('aria-busy', String(choice === mode.asked));
+      button.disabled = !isSupported;
+      button.title = isSupported ? t(`meaning.${choice}`) : t('mode.lacking');
+    }
+    setText(byId('mode-meaning'), t(hasPicture && mode.now === 'full_duplex' ? 'meaning.omni' : `meaning.${mode.now}`));
+    /** @type {HTMLElement} */ (document.querySelector('main')).dataset.mode = mode.now;
+  }
 }

@@ -1,9 +1,105 @@
-/** The line in which messages are written, with what is attached to them. */
+/** The line in which messages are written, and the files that wait beside it: chosen, dropped or pasted. */
 
-import { AttachView } from './attachview.js';
-import { byId } from './dom.js';
+import { byId, make, setText } from './dom.js';
+import { numberText, t } from './i18n.js';
+
+const MAX_FILES = 8;
 
 /** @typedef {import('./conversation.js').Conversation} Conversation */
+
+/** Events: `change` when a file came or went. */
+class AttachView extends EventTarget {
+  /** @type {File[]} */ #files = [];
+  #isBusy = false;
+
+  constructor() {
+    super();
+    const input = byId('file');
+    byId('attach').addEventListener('click', () => input.click());
+    input.addEventListener('change', () => {
+      this.#add([...input.files]);
+      // The same file again would be no change.
+      input.value = '';
+      byId('text').focus();
+    });
+    byId('detach').addEventListener('click', () => this.#hold([]));
+    this.#bindDrop(byId('talk'));
+    byId('text').addEventListener('paste', (/** @type {ClipboardEvent} */ event) => {
+      const files = [...(event.clipboardData?.files ?? [])];
+      if (files.length) event.preventDefault();
+      this.#add(files);
+    });
+  }
+
+  /** @returns {File[]} what the next message carries */
+  get files() {
+    return this.#files;
+  }
+
+  /** Files are on their way: nothing can be sent meanwhile. */
+  get isBusy() {
+    return this.#isBusy;
+  }
+
+  /** @param {number} fraction of the files that has left */
+  progress(fraction) {
+    this.#isBusy = true;
+    const percent = Math.floor(fraction * 100);
+    this.#show(percent < 100 ? t('attach.percent', { percent: numberText(percent) }) : t('attach.waiting'));
+  }
+
+  /** @param {boolean} isSent files that were not stay for another try */
+  done(isSent) {
+    this.#isBusy = false;
+    this.#hold(isSent ? [] : this.#files);
+  }
+
+  /** @param {HTMLElement} place */
+  #bindDrop(place) {
+    // Children tell of leaving, too; only where the pointer goes says whether the place was left.
+    const isOutside = (/** @type {DragEvent} */ event) => !place.contains(/** @type {Node|null} */ (event.relatedTarget));
+    place.addEventListener('dragover', (event) => {
+      if (!event.dataTransfer?.types.includes('Files')) return;
+      event.preventDefault();
+      place.dataset.drop = '';
+    });
+    place.addEventListener('dragleave', (event) => isOutside(event) && delete place.dataset.drop);
+    place.addEventListener('drop', (event) => {
+      event.preventDefault();
+      delete place.dataset.drop;
+      this.#add([...(event.dataTransfer?.files ?? [])]);
+    });
+  }
+
+  /** @param {File[]} files */
+  #add(files) {
+    if (files.length && !this.#isBusy) this.#hold([...this.#files, ...files].slice(0, MAX_FILES));
+  }
+
+  /** @param {File[]} files */
+  #hold(files) {
+    this.#files = files;
+    this.#show();
+    this.dispatchEvent(new Event('change'));
+  }
+
+  /** @param {string} [state] of what is on its way */
+  #show(state = '') {
+    byId('attached').hidden = !this.#files.length;
+    byId('attach').disabled = this.#isBusy;
+    byId('detach').hidden = this.#isBusy;
+    byId('attached-files').replaceChildren(...this.#files.map((file) => this.#chip(file)));
+    setText(byId('attached-state'), state);
+  }
+
+  /** @param {File} file */
+  #chip(file) {
+    const remove = make('button', { type: 'button', class: 'chip-remove', 'aria-label': t('attach.remove_one', { name: file.name }), text: '×' });
+    remove.disabled = this.#isBusy;
+    remove.addEventListener('click', () => this.#hold(this.#files.filter((one) => one !== file)));
+    return make('li', { class: 'chip' }, make('span', { text: file.name }), remove);
+  }
+}
 
 export class Composer {
   #attach = new AttachView();

@@ -8,20 +8,18 @@
  */
 
 import { AttachmentTrouble, Captions, DeviceTrouble, OmnicallCall, Refusal, partOf } from '../lib/omnicall.js';
-import { Countdown } from './countdown.js';
+import { server } from './access.js';
 import { EventLog } from './debug.js';
 import { Devices } from './devices.js';
-import { Meter, wakeAudio } from './meters.js';
+import { Meter, SilenceWatch, wakeAudio } from './meters.js';
 import { t, tOr } from './i18n.js';
 import { Mode, sessionMode } from './mode.js';
 import { ModelFigures } from './modelfigures.js';
 import { isInCall, isTalking, phaseOf } from './phase.js';
-import { server } from './server.js';
-import { SilenceWatch } from './silence.js';
 import { Sounds } from './sounds.js';
 import { StandIns } from './standins.js';
-import { Talk } from './talk.js';
-import { keepScreenOn, letScreenSleep } from './wakelock.js';
+import { Countdown, Talk } from './talk.js';
+import { keepScreenOn, letScreenSleep } from './phone.js';
 import { Wishes, changesOf, sessionOf } from './wishes.js';
 
 const LEVELS_EVERY_MS = 50;
@@ -62,6 +60,8 @@ export class Conversation extends EventTarget {
   /** The browser may be showing its permission prompt. */
   isAsking = false;
   wasInCall = false;
+  /** A call begins with the camera on. */
+  wantsCamera = false;
   /** Grows with each attempt to call and each hang-up: what a late prompt answers to. */
   #attempt = 0;
   #connected_ms = 0;
@@ -140,6 +140,7 @@ export class Conversation extends EventTarget {
     this.#attempt += 1;
     const isHeard = !listenOnly && this.standIns.wantsMicrophone;
     if (isHeard && !(await this.#askMicrophone())) return;
+    if (this.wantsCamera && isHeard && !this.picture) this.openCamera();
     // What was said before stays to be read.
     if (this.captions.list().length) this.captions.note(t('note.new_call'));
     this.#renewTalk();
@@ -349,6 +350,15 @@ export class Conversation extends EventTarget {
     } finally {
       this.changed();
     }
+  }
+
+  /** The page is seen again: a phone may have taken microphone and camera away meanwhile, for a call of its own. */
+  async comeBack() {
+    if (!this.call) return;
+    const isTaken = (/** @type {MediaStreamTrack|null} */ track) => track !== null && (track.muted || track.readyState === 'ended');
+    await this.play();
+    if (this.isHeard && (!this.devices.microphone || isTaken(this.devices.microphone))) await this.openMicrophone();
+    if (isTaken(this.devices.camera)) await this.openCamera();
   }
 
   /** Tries again to play what the browser held back; call it from a tap. */

@@ -1,6 +1,5 @@
-/** Shows the figures of a call, and one sign for all of them. */
+/** Shows the figures of a call. Loaded when its panel is first opened. */
 
-import { qualityOf } from '../lib/stats.js';
 import { byId, make, setText, valueText } from './dom.js';
 import { t, tongue } from './i18n.js';
 
@@ -48,15 +47,5 @@ export class FiguresView {
       const cell = this.#cells.get(name);
       if (cell) setText(cell, text(now, latency));
     }
-    const quality = qualityOf(now);
-    const sign = byId('quality');
-    sign.hidden = false;
-    sign.dataset.quality = quality;
-    sign.title = t(`quality.${quality}`);
-    sign.setAttribute('aria-label', sign.title);
-  }
-
-  hideQuality() {
-    byId('quality').hidden = true;
   }
 }

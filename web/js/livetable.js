@@ -1,12 +1,13 @@
 /** A table whose rows are kept by key and updated in place, so that focus and selection survive each second. */
 
 import { make, setText } from './dom.js';
+import { t } from './i18n.js';
 import { Sparkline } from './sparkline.js';
 
 /**
  * @template T
  * @typedef {Object} Column
- * @property {string} title
+ * @property {string} title the key of its words
  * @property {(item: T) => string} [text]
  * @property {(item: T) => (number|null)} [spark] a line of this value beside the text
  * @property {number} [sparkLeast] the value that fills its height at least
@@ -25,15 +26,15 @@ export class LiveTable {
    * @param {HTMLTableElement} table
    * @param {Column<T>[]} columns
    * @param {(item: T) => string} keyOf
-   * @param {string} whenEmpty
+   * @param {string} whenEmpty the key of its words
    */
   constructor(table, columns, keyOf, whenEmpty) {
     this.columns = columns;
     this.keyOf = keyOf;
     this.heads = columns.map(({ title, isNumber }) =>
-      make('th', { scope: 'col', text: title, class: isNumber ? 'number' : undefined, 'data-column': title.toLowerCase() }));
+      make('th', { scope: 'col', text: t(title), 'data-i18n': title, class: isNumber ? 'number' : undefined, 'data-column': title.split('.')[1] }));
     this.body = make('tbody');
-    this.empty = make('tr', {}, make('td', { colspan: columns.length, class: 'none', text: whenEmpty }));
+    this.empty = make('tr', {}, make('td', { colspan: columns.length, class: 'none', text: t(whenEmpty), 'data-i18n': whenEmpty }));
     this.body.append(this.empty);
     table.replaceChildren(make('thead', {}, make('tr', {}, ...this.heads)), this.body);
   }

@@ -1,9 +1,9 @@
 /** How the two sides take turns: what the user chose, kept between visits, and what the server confirmed in a call. */
 
-import { MODES, modeOf } from '../lib/modes.js';
+import { MODES, modeOf } from '../lib/settings.js';
 import { memory } from './memory.js';
 
-/** @typedef {import('../lib/modes.js').ModeName} ModeName */
+/** @typedef {import('../lib/settings.js').ModeName} ModeName */
 /** @typedef {ModeName|'chat'} Choice `chat`: turns in writing, without a microphone */
 
 /** @type {Choice[]} */
@@ -64,6 +64,12 @@ export class Mode extends EventTarget {
     const before = this.#asked?.before ?? this.#chosen;
     this.#asked = eventId ? { choice, eventId, before } : null;
     this.#keep(choice);
+  }
+
+  /** For this visit. @param {string} name as an address gives it; what is no mode is ignored */
+  ask(name) {
+    if (CHOICES.some((choice) => choice === name)) this.#chosen = name;
+    this.#changed();
   }
 
   /** A call begins in this mode. @param {Choice} choice */

@@ -1,52 +1,40 @@
 /** The call page: shows a conversation and binds the document's controls to it. */
 
 import { DeviceTrouble } from '../lib/omnicall.js';
-import { showBar } from './barview.js';
+import { KeyForm, askedInAddress, readKey, server, takeKeyFromAddress } from './access.js';
+import { ModeView, showBar } from './barview.js';
 import { transcriptOf } from './captionview.js';
-import { chime } from './chime.js';
 import { Composer } from './composer.js';
 import { Conversation } from './conversation.js';
 import { expose } from './debug.js';
 import { byId, setText } from './dom.js';
-import { showExamples } from './examples.js';
-import { FiguresView } from './figures.js';
 import { bindLanguageButton, t, tongue } from './i18n.js';
-import { listenToKeys } from './keyboard.js';
-import { KeyForm } from './keyform.js';
-import { readKey, takeKeyFromAddress } from './key.js';
+import { bindTalkButton, listenToKeys } from './keyboard.js';
 import { memory } from './memory.js';
 import { audioContext } from './meters.js';
-import { ModeView } from './modeview.js';
 import { Notice } from './notice.js';
 import { Keeping } from './keeping.js';
-import { ModelView } from './modelview.js';
 import { Panels } from './panels.js';
-import { PictureView } from './pictureview.js';
+import { chime, keepShell } from './phone.js';
+import { PictureView, Subtitles } from './pictureview.js';
 import { deviceLost, deviceProblem, endingProblem, serverAway } from './problems.js';
-import { Selectors } from './selectors.js';
-import { server } from './server.js';
-import { ServerWatch } from './serverwatch.js';
+import { ServerWatch, showExamples } from './serverwatch.js';
 import { StageView } from './stageview.js';
-import { Subtitles } from './subtitles.js';
-import { bindTalkButton } from './talkbutton.js';
-import { Tuning } from './tuning.js';
 
 const COPIED_MS = 1500;
 const COUNT_EVERY_MS = 1000;
 
 const conversation = new Conversation(byId('remote-audio'));
 const notice = new Notice(byId('error'));
-const figures = new FiguresView();
-const modelFigures = new ModelView();
 const panels = new Panels(byId('talk'));
 const modes = new ModeView((choice) => conversation.chooseMode(choice));
 const stage = new StageView(conversation);
 const picture = new PictureView(flip);
-const selectors = new Selectors(conversation.devices, conversation.audio, useChoice);
+/** @type {import('./selectors.js').Selectors|null} */ let selectors = null;
 const keyForm = new KeyForm(() => byId('call').focus());
 const composer = new Composer(conversation, mayBegin);
 const keeping = new Keeping(conversation, (caption) => composer.edit(caption), () => panels.close());
-const tuning = new Tuning(conversation, mayBegin);
+/** Loaded with the panel that shows it. @type {import('./tuning.js').Tuning|null} */ let tuning = null;
 const watch = new ServerWatch();
 /** The server was asked since the call got in line. */
 let isLookedAt = false;
@@ -67,7 +55,7 @@ function render() {
   picture.show(conversation.picture, Boolean(canFlip));
   composer.show();
   byId('copy').disabled = captions.list().length === 0;
-  tuning.show();
+  tuning?.show();
   byId('fresh').disabled = captions.list().length === 0;
   byId('aloud').setAttribute('aria-pressed', String(!conversation.wishes.now.written));
   showExamples(info, Boolean(conversation.picture), (text) => composer.say(text));
@@ -80,7 +68,7 @@ function onServer(info) {
   conversation.info = info;
   if (['away', 'lost_away'].includes(notice.shown?.kind ?? '')) notice.hide();
   conversation.mode.support(info.engine?.modes);
-  tuning.offer();
+  tuning?.offer();
   // Who types the key already must not lose the place.
   if (!keyForm.isOpen) needsKey();
   render();
@@ -95,7 +83,6 @@ function needsKey() {
 
 /** @param {import('../lib/endings.js').Ending} ending */
 async function onEnded(ending) {
-  figures.hideQuality();
   render();
   if (ending.refusal?.kind === 'key') {
     keyForm.ask();
@@ -168,6 +155,31 @@ function leave() {
   return isAny;
 }
 
+async function loadSelectors() {
+  const { Selectors } = await import('./selectors.js');
+  selectors ??= new Selectors(conversation.devices, conversation.audio, useChoice);
+  selectors.useSpeaker();
+}
+
+/** What only a panel shows is loaded when it is first opened. */
+function bindPanels() {
+  byId('settings').addEventListener('open', async () => {
+    loadSelectors();
+    const { Tuning } = await import('./tuning.js');
+    tuning = new Tuning(conversation, mayBegin);
+    tuning.offer();
+  }, { once: true });
+  byId('figures').addEventListener('open', async () => {
+    const [{ FiguresView }, { ModelView }] = await Promise.all([import('./figures.js'), import('./modelview.js')]);
+    const figures = new FiguresView();
+    const model = new ModelView();
+    conversation.addEventListener('figures', (event) => {
+      figures.show(/** @type {CustomEvent} */ (event).detail, conversation.talk.latency);
+      model.show(conversation.model.now, conversation.model.contextShare);
+    });
+  }, { once: true });
+}
+
 function bindControls() {
   byId('call').addEventListener('click', () => place());
   byId('hangup').addEventListener('click', () => conversation.hangUp());
@@ -204,6 +216,9 @@ function bindControls() {
     write: () => byId('text').focus(),
     leave,
   }, byId('shortcuts'));
+  document.addEventListener('visibilitychange', () => {
+    if (!document.hidden) conversation.comeBack();
+  });
   // Not `beforeunload`, which phones do not fire.
   window.addEventListener('pagehide', () => {
     keeping.leave();
@@ -237,10 +252,6 @@ function bindConversation() {
     if (hasWaited && byId('chime').checked) chime(audioContext());
     keeping.begin(conversation.mode.now);
   });
-  on('figures', (now) => {
-    figures.show(now, conversation.talk.latency);
-    modelFigures.show(conversation.model.now, conversation.model.contextShare);
-  });
   on('blocked', ({ isBlocked }) => { byId('unblock').hidden = !isBlocked; });
   on('trouble', (trouble) => notice.show(() => deviceProblem(trouble)));
   on('lost', ({ kind }) => notice.show(() => deviceLost(kind)));
@@ -250,10 +261,14 @@ function bindConversation() {
 }
 
 takeKeyFromAddress();
-selectors.useSpeaker();
+const asked = askedInAddress();
+if (asked.mode) conversation.mode.ask(asked.mode);
+conversation.wantsCamera = asked.camera;
+if (memory.read('speaker')) loadSelectors();
 bindLanguageButton(byId('language'));
 bindConversation();
 bindControls();
+bindPanels();
 tongue.addEventListener('change', render);
 watch.addEventListener('found', (event) => onServer(/** @type {CustomEvent} */ (event).detail));
 watch.addEventListener('away', () => {
@@ -265,3 +280,4 @@ conversation.devices.refresh();
 if (!conversation.devices.available) showInsecure();
 watch.look();
 comeBack();
+keepShell();

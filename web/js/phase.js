@@ -1,7 +1,7 @@
 /** What the page says about where the call stands. */
 
 import { numberText, t } from './i18n.js';
-import { waitText } from './starting.js';
+import { waitText } from './engine.js';
 
 /** @typedef {'idle'|'permission'|'connecting'|'queued'|'listening'|'hearing'|'thinking'|'speaking'|'interrupted'|'paused'|'reconnecting'|'ended'} Phase */
 
@@ -53,7 +53,7 @@ const HINTED = ['idle', 'permission', 'interrupted', 'reconnecting', 'paused'];
  * @param {boolean} now.hasPicture
  * @param {Pushing} now.pushing
  * @param {number} [now.wait_s] what is left of the wait in the queue
- * @param {import('./starting.js').Starting|null} [now.starting] while no engine is ready
+ * @param {import('./engine.js').Starting|null} [now.starting] while no engine is ready
  */
 export function hintOf(phase, { talk, mode, isMuted, isHushed, isMicrophoneSilent, hasPicture, pushing, wait_s = talk?.queue.eta_s, starting }) {
   if (phase === 'idle' && starting) return t('hint.starting');

@@ -1,10 +1,15 @@
-/** The picture that is sent: on the stage or small in its corner, mirrored, and on the whole screen. */
+/** The picture that is sent: on the stage or small in its corner, mirrored, on the whole screen, with words over it. */
 
-import { byId } from './dom.js';
+import { byId, setText } from './dom.js';
 import { t } from './i18n.js';
 import { memory } from './memory.js';
 
 const ICONS = '/static/icons.svg';
+const MAX_CHARS = 160;
+/** Words stay to be read for this long after they were heard. */
+const STAY_MS = 6000;
+
+/** @typedef {import('../lib/captions.js').Caption} Caption */
 
 export class PictureView {
   #isSmall = memory.read('picture') === 'small';
@@ -26,6 +31,8 @@ export class PictureView {
     });
     byId('fullscreen').addEventListener('click', () => this.#toggleFullscreen());
     document.addEventListener('fullscreenchange', () => this.#dressFullscreen());
+    byId('torch').addEventListener('click', () => this.#toggleTorch());
+    byId('zoom').addEventListener('input', () => this.#constrain({ zoom: Number(byId('zoom').value) }));
     byId('self').addEventListener('dblclick', () => this.#toggleFullscreen());
   }
 
@@ -46,6 +53,7 @@ export class PictureView {
     const self = byId('self');
     self.srcObject = track ? new MediaStream([track]) : null;
     if (track) self.play().catch(() => {});
+    this.#showAbilities();
     this.#place();
   }
 
@@ -64,6 +72,31 @@ export class PictureView {
     byId('swap').hidden = byId('mirror').hidden = !has;
     byId('swap').setAttribute('aria-pressed', String(this.#isSmall));
     byId('mirror').setAttribute('aria-pressed', String(this.#mirrors()));
+  }
+
+  /** What only some cameras have. */
+  #showAbilities() {
+    /** @type {any} */ const can = this.#track?.getCapabilities?.() ?? {};
+    byId('torch').hidden = !can.torch;
+    byId('torch').setAttribute('aria-pressed', 'false');
+    const zooms = can.zoom?.max > can.zoom?.min;
+    byId('zoom-field').hidden = !zooms;
+    if (!zooms) return;
+    const { zoom = can.zoom.min } = /** @type {any} */ (this.#track?.getSettings());
+    Object.assign(byId('zoom'), { min: can.zoom.min, max: can.zoom.max, step: can.zoom.step || 0.1, value: zoom });
+  }
+
+  #toggleTorch() {
+    const isOn = byId('torch').getAttribute('aria-pressed') !== 'true';
+    byId('torch').setAttribute('aria-pressed', String(isOn));
+    this.#constrain({ torch: isOn });
+  }
+
+  /** @param {any} setting that the types of the DOM do not know */
+  #constrain(setting) {
+    this.#track?.applyConstraints({ advanced: [setting] }).catch(() => {
+      // The camera was taken away, or cannot do it just now.
+    });
   }
 
   async #toggleFullscreen() {
@@ -86,5 +119,54 @@ export class PictureView {
     button.setAttribute('aria-pressed', String(this.isFullscreen));
     button.title = t(this.isFullscreen ? 'stage.window' : 'stage.fullscreen');
     button.querySelector('use').setAttribute('href', `${ICONS}#${this.isFullscreen ? 'shrink' : 'grow'}`);
+  }
+}
+
+/** @param {string} text @returns {string} its end, from the beginning of a sentence or word where there is one */
+export function tailOf(text) {
+  if (text.length <= MAX_CHARS) return text;
+  const tail = text.slice(-MAX_CHARS);
+  const begin = tail.search(/(?<=[.!?]\s|[。！？])\S/);
+  if (begin > 0 && begin < MAX_CHARS / 2) return tail.slice(begin);
+  const space = tail.indexOf(' ');
+  return `…${space >= 0 && space < MAX_CHARS / 4 ? tail.slice(space + 1) : tail}`;
+}
+
+/** The last words of the conversation, for who looks at the picture. Screen readers hear the captions. */
+export class Subtitles {
+  #timer = 0;
+
+  /** @param {import('../lib/captions.js').Captions} captions */
+  constructor(captions) {
+    const size = byId('subtitles-size');
+    size.value = memory.read('subtitles') || 'normal';
+    size.addEventListener('change', () => {
+      memory.write('subtitles', size.value);
+      this.#dress();
+    });
+    this.#dress();
+    for (const type of ['added', 'changed']) {
+      captions.addEventListener(type, (event) => this.#show(/** @type {CustomEvent} */ (event).detail.row));
+    }
+    captions.addEventListener('removed', () => this.#hide());
+  }
+
+  #dress() {
+    byId('subtitles').dataset.size = byId('subtitles-size').value;
+  }
+
+  /** @param {Caption} row */
+  #show(row) {
+    if (row.role === 'note' || !row.text || row.typed || row.status === 'unwritten') return;
+    const line = byId('subtitles');
+    line.dataset.role = row.role;
+    line.hidden = false;
+    setText(line, tailOf(row.text));
+    clearTimeout(this.#timer);
+    if (row.status !== 'growing') this.#timer = window.setTimeout(() => this.#hide(), STAY_MS);
+  }
+
+  #hide() {
+    byId('subtitles').hidden = true;
   }
 }

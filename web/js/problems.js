@@ -40,7 +40,7 @@ export function deviceProblem({ device, kind, message }) {
     kind: `${device}_${kind}`,
     tone: 'error',
     title: t(`trouble.${device}.${known}`),
-    text: `${reason} ${without}`,
+    text: `${reason}${t('list.sentence')}${without}`,
     actions: isMicrophone ? [actions.retry(), actions.listen()] : [actions.dismiss()],
   };
   if (kind === 'denied') problem.steps = [t('trouble.denied.page'), t(`trouble.${device}.denied.set`), t(`trouble.${device}.denied.then`)];

@@ -1,14 +1,21 @@
 /** What the stage says: whose turn it is, for how long, and what can be done about it. */
 
+import { qualityOf } from '../lib/stats.js';
 import { byId, clockText, setText } from './dom.js';
 import { t } from './i18n.js';
 import { hintOf, isTalking, wordsOf } from './phase.js';
 
 /** @typedef {import('./conversation.js').Conversation} Conversation */
 
+/** What each bar shows, so that nothing is painted anew where nothing moved. @type {Map<string, string>} */
+const levels = new Map();
+
 /** @param {string} id @param {number} fraction */
 function setLevel(id, fraction) {
-  byId(id).style.setProperty('--level', fraction.toFixed(2));
+  const level = (Math.round(fraction * 25) / 25).toFixed(2);
+  if (levels.get(id) === level) return;
+  levels.set(id, level);
+  byId(id).style.setProperty('--level', level);
 }
 
 export class StageView {
@@ -19,9 +26,13 @@ export class StageView {
   constructor(conversation) {
     this.conversation = conversation;
     conversation.addEventListener('levels', () => this.#showLevels());
-    conversation.addEventListener('figures', () => this.#showClock());
+    conversation.addEventListener('figures', (event) => {
+      this.#showClock();
+      this.#showQuality(/** @type {CustomEvent} */ (event).detail);
+    });
     conversation.addEventListener('ended', (event) => {
       this.#length_s = /** @type {CustomEvent} */ (event).detail.length_s;
+      byId('quality').hidden = true;
     });
   }
 
@@ -46,6 +57,16 @@ export class StageView {
     byId('clock').hidden = !connected_s;
     byId('clock').setAttribute('aria-label', t('stage.clock'));
     setText(byId('clock'), clockText(connected_s));
+  }
+
+  /** One sign for all figures. @param {import('../lib/stats.js').Figures} now */
+  #showQuality(now) {
+    const quality = qualityOf(now);
+    const sign = byId('quality');
+    sign.hidden = false;
+    sign.dataset.quality = quality;
+    sign.title = t(`quality.${quality}`);
+    sign.setAttribute('aria-label', sign.title);
   }
 
   #showLevels() {

@@ -1,10 +1,9 @@
 /** What stands in for microphone and camera in a call: a file that is played, a screen or window that is shown. */
 
-import { FileSource } from './filesource.js';
 import { wakeAudio } from './meters.js';
 
 export class StandIns {
-  /** @type {FileSource|null} */ file = null;
+  /** @type {import('./filesource.js').FileSource|null} */ file = null;
   /** @type {MediaStreamTrack|null} */ screen = null;
   #conversation;
 
@@ -37,6 +36,7 @@ export class StandIns {
     const conversation = this.#conversation;
     this.stop();
     wakeAudio();
+    const { FileSource } = await import('./filesource.js');
     const source = await FileSource.open(file, how);
     this.file = source;
     const isOwnCall = !conversation.isInCall;

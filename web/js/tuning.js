@@ -3,7 +3,7 @@
 import { byId } from './dom.js';
 import { PlayView } from './playview.js';
 import { PresetView } from './presetview.js';
-import { server } from './server.js';
+import { server } from './access.js';
 import { VoiceView } from './voiceview.js';
 import { WishView } from './wishview.js';
 

@@ -4,7 +4,7 @@ import { DeviceTrouble, capture } from '../lib/devices.js';
 import { Refusal } from '../lib/server.js';
 import { byId, make, setText } from './dom.js';
 import { languageNow, numberText, t, tOr, tongue } from './i18n.js';
-import { server } from './server.js';
+import { server } from './access.js';
 import { soundButton } from './soundbutton.js';
 
 const TICK_MS = 200;

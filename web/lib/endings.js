@@ -1,4 +1,4 @@
-/** Why a call ended, in words, and whether calling again may bring the conversation back. */
+/** What people should read: why a call ended, whether calling again may bring the conversation back, and what is told in it. */
 
 import { Refusal } from './server.js';
 
@@ -69,4 +69,24 @@ export function mayComeBack({ kind, reason, refusal }, wasServed) {
   if (kind === 'refused') return ['away', 'busy', 'fault'].includes(refusal?.kind ?? '');
   if (kind === 'server') return MISHAPS.includes(reason ?? '');
   return kind === 'lost' || kind === 'no_path';
+}
+
+/**
+ * @typedef {Object} CallNotice
+ * @property {'warning'|'error'} tone
+ * @property {string} code
+ * @property {string} message
+ */
+
+/** @param {any} event of the server @returns {CallNotice|null} */
+export function noticeOf(event) {
+  if (event.type === 'session.warning') return notice('warning', event);
+  const error = event.type === 'error' ? event.error : event.response?.status_details?.error;
+  // Stopping an answer that has just ended by itself is no news to anybody.
+  return error?.code === 'response_cancel_not_active' ? null : notice('error', error);
+}
+
+/** @param {CallNotice['tone']} tone @param {any} said */
+function notice(tone, said) {
+  return said?.message ? { tone, code: String(said.code ?? ''), message: String(said.message) } : null;
 }

@@ -14,9 +14,10 @@ const CONNECT_DEADLINE_MS = 15_000;
 /** ICE often recovers from a Wi-Fi hand-over within a few seconds. */
 const DISCONNECTED_GRACE_MS = 6_000;
 /** When the process that carries the call dies, nothing more comes from it: only asking the server tells. */
-const ASK_INTERVAL_MS = 3_000;
+const ASK_INTERVAL_MS = 2_000;
 /** The server's last event may still be in flight when the channel closes. */
 const LAST_WORDS_MS = 300;
+const GOODBYE_MS = 500;
 
 /** @typedef {import('./endings.js').Ending} Ending */
 /** @typedef {'new'|'calling'|'connecting'|'connected'|'disturbed'|'ended'} LinkState `disturbed`: it may mend itself */
@@ -29,6 +30,7 @@ export class Link extends EventTarget {
   /** @type {LinkState} */ #state = 'new';
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */ #timers = new Map();
   #wasConnected = false;
+  /** Bytes that had come when the server was asked last. @type {number|null} */ #received = null;
   /** The server's id of this call, '' until it answered. */
   id = '';
 
@@ -153,7 +155,30 @@ export class Link extends EventTarget {
     const gone = await this.server.endingOf(this.id);
     if (gone?.reason) this.end(ending('server', gone));
     else if (gone) this.end(ending('lost'));
-    else this.#after('ask', ASK_INTERVAL_MS, () => this.#ask());
+    else {
+      await this.#compare(gone === undefined);
+      this.#after('ask', ASK_INTERVAL_MS, () => this.#ask());
+    }
+  }
+
+  /**
+   * Long before ICE gives up, a server that neither answers nor sends is gone; it may come back with the network.
+   * @param {boolean} isAway it could not be asked
+   */
+  async #compare(isAway) {
+    const before = this.#received;
+    const report = await this.report().catch(() => null);
+    report?.forEach((row) => {
+      if (row.type === 'transport') this.#received = row.bytesReceived ?? null;
+    });
+    if (this.#pc?.connectionState !== 'connected' || this.#isEnded()) return;
+    if (isAway && before !== null && before === this.#received) {
+      this.#become('disturbed');
+      if (!this.#timers.has('disconnected')) this.#after('disconnected', DISCONNECTED_GRACE_MS, () => this.end(ending('lost')));
+    } else if (this.#state === 'disturbed') {
+      this.#cancel('disconnected');
+      this.#become('connected');
+    }
   }
 
   /** @param {Record<string, any>} event @returns {boolean} whether it was sent */
@@ -186,14 +211,24 @@ export class Link extends EventTarget {
     if (this.#isEnded()) return;
     for (const name of [...this.#timers.keys()]) this.#cancel(name);
     this.#become('ended');
-    if (how.kind !== 'server') this.#tellServer();
-    this.#channel?.close();
-    this.#pc?.close();
+    this.#close(how);
     this.#emit('ended', how);
   }
 
+  /** @param {Ending} how */
+  async #close({ kind }) {
+    // What still comes is not heard; the connection stays for as long as the server takes to be told, because one that
+    // sees its peer go first does not know the call any more.
+    for (const { track } of this.#pc?.getReceivers?.() ?? []) track.stop();
+    const told = kind === 'server' ? undefined : this.#tellServer();
+    if (kind !== 'left') await Promise.race([told, new Promise((resolve) => setTimeout(resolve, GOODBYE_MS))]);
+    this.#channel?.close();
+    this.#pc?.close();
+  }
+
+  /** @returns {Promise<void>|undefined} */
   #tellServer() {
-    if (this.id) this.server.hangUp(this.id);
+    return this.id ? this.server.hangUp(this.id) : undefined;
   }
 
   // A method, because the state may change during an await and checkers narrow a plain comparison.

@@ -14,23 +14,20 @@ import { Answers } from './answers.js';
 import { Captions } from './captions.js';
 import { Comeback, retelling } from './comeback.js';
 import { DeviceTrouble, Sources, troubleText } from './devices.js';
-import { CallError, ending, mayComeBack } from './endings.js';
+import { CallError, ending, mayComeBack, noticeOf } from './endings.js';
 import { partOf } from './files.js';
-import { newId } from './ids.js';
 import { Link } from './link.js';
-import { modeOf, settingsOf } from './modes.js';
-import { noticeOf } from './notices.js';
 import { PushToTalk } from './pushtotalk.js';
-import { Refusal, Server } from './server.js';
-import { Settings, merged } from './settings.js';
+import { Refusal, Server, newId } from './server.js';
+import { Settings, merged, modeOf, settingsOf } from './settings.js';
 import { measure } from './stats.js';
 
 export { Captions } from './captions.js';
 export { DeviceTrouble } from './devices.js';
 export { CallError } from './endings.js';
 export { AttachmentTrouble, partOf } from './files.js';
-export { MODES } from './modes.js';
 export { Refusal, Server } from './server.js';
+export { MODES } from './settings.js';
 export { qualityOf } from './stats.js';
 
 export const VERSION = '0.2.0';
@@ -39,7 +36,7 @@ const MAX_UNTOLD = 16;
 
 /** @typedef {import('./endings.js').Ending} Ending */
 /** @typedef {import('./devices.js').Source} Source */
-/** @typedef {import('./modes.js').ModeName} ModeName */
+/** @typedef {import('./settings.js').ModeName} ModeName */
 /** @typedef {'new'|'calling'|'connecting'|'connected'|'reconnecting'|'ended'} CallState */
 
 /**

@@ -27,6 +27,12 @@ const TOO_LATE = 'The server did not answer in time.';
  * @property {{kind: string, label: string, description: string, languages: string[], modes?: string[], voices?: string[], honours?: string[], video: boolean}} engine
  */
 
+/** For items and events. @param {'item'|'event'} kind @returns {string} `crypto.randomUUID` is missing on plain-HTTP pages */
+export function newId(kind) {
+  const values = crypto.getRandomValues(new Uint8Array(12));
+  return `${kind}_${Array.from(values, (value) => value.toString(16).padStart(2, '0')).join('')}`;
+}
+
 export class Refusal extends Error {
   /**
    * @param {RefusalKind} kind
@@ -163,20 +169,21 @@ export class Server {
    * vanished peer by itself, only later.
    * @param {string} callId
    */
-  hangUp(callId) {
+  async hangUp(callId) {
     const url = `${this.#call(callId)}/hangup`;
     try {
-      fetch(url, { method: 'POST', keepalive: true, headers: this.#authorization }).catch(() => {});
+      const asked = fetch(url, { method: 'POST', keepalive: true, headers: this.#authorization });
+      await asked.catch(() => {});
     } catch {
       navigator.sendBeacon?.(url);
     }
   }
 
   /**
-   * What became of a call that the server does not have any more. Null while it has it, also when the server
+   * What became of a call that the server does not have any more. Null while it has it, undefined when the server
    * cannot be asked: the network may be what is gone, and that may come back.
    * @param {string} callId
-   * @returns {Promise<{reason: string, message: string}|null>} an empty reason: the server knows none
+   * @returns {Promise<{reason: string, message: string}|null|undefined>} an empty reason: the server knows none
    */
   async endingOf(callId) {
     const abort = new AbortController();
@@ -188,8 +195,9 @@ export class Server {
       if (answer.status !== 410) return null;
       const { error } = await answer.json();
       return { reason: String(error?.code ?? ''), message: String(error?.message ?? '') };
-    } catch {
-      return null;
+    } catch (error) {
+      // Whoever answers what is no JSON is there.
+      return error instanceof SyntaxError ? null : undefined;
     } finally {
       clearTimeout(timer);
     }

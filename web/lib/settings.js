@@ -1,4 +1,4 @@
-/** The settings of a session: what holds, and the changes that the server has not confirmed yet. */
+/** The settings of a session: how the two sides take turns, what holds, and the changes that are not confirmed yet. */
 
 const MAX_ASKED = 16;
 
@@ -54,4 +54,28 @@ export function merged(settings, change) {
 /** @param {unknown} value */
 function isPlain(value) {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** @typedef {'full_duplex'|'half_duplex'|'turn_based'} ModeName as `/api/info` names them */
+
+/** @type {ModeName[]} */
+export const MODES = ['full_duplex', 'half_duplex', 'turn_based'];
+
+/** @type {Record<ModeName, {type: string}|null>} */
+const TURN_DETECTION = {
+  full_duplex: { type: 'semantic_vad' },
+  half_duplex: { type: 'server_vad' },
+  turn_based: null,
+};
+
+/** @param {ModeName} mode @returns {Record<string, any>} the session settings that stand for it */
+export function settingsOf(mode) {
+  return { audio: { input: { turn_detection: TURN_DETECTION[mode] } } };
+}
+
+/** @param {any} session of the server @returns {ModeName|null} null if it does not say */
+export function modeOf(session) {
+  const detection = session?.audio?.input?.turn_detection;
+  if (detection === undefined) return null;
+  return MODES.find((mode) => (TURN_DETECTION[mode]?.type ?? null) === (detection?.type ?? null)) ?? null;
 }

@@ -15,7 +15,7 @@ from engine.ipc.child_process import LoopLag
 from server.control import CallPlaced, GetStats
 from server.front import child_stats
 from server.front import front as front_module
-from server.front.app import PAGES, SECURITY_HEADERS, build, load_assets
+from server.front.app import PAGES, SECURITY_HEADERS, TEXTS, build, load_assets
 from server.front.telemetry import Telemetry
 from signaling.http.auth import ApiKey, Authenticator
 from signaling.http.ice_servers import IceServers
@@ -200,6 +200,23 @@ async def test_everything_that_the_pages_load_is_served(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
+    ("accepts", "coding"),
+    [("gzip, deflate, br", "gzip"), ("br;q=1.0, gzip;q=0.2", "gzip"), ("gzip;q=0", None)],
+)
+async def test_pages_are_packed_for_who_takes_it(
+    start: Start, accepts: str, coding: str | None
+) -> None:
+    client = await start()
+    plain = await client.get("/", headers={"Accept-Encoding": "identity"})
+    body = await plain.read()
+    packed = await client.get("/", headers={"Accept-Encoding": accepts})
+    assert packed.headers.get("Content-Encoding") == coding
+    assert await packed.read() == body and packed.headers["Vary"] == "Accept-Encoding"
+    shorter = int(packed.headers["Content-Length"]) < len(body) / 2
+    assert shorter == (coding is not None)
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/nothing",
@@ -279,6 +296,8 @@ async def test_routes_of_one_method_tell_the_others_in_json(paper: PaperFront) -
 
 def test_pages_load_nothing_from_elsewhere() -> None:
     for name, asset in load_assets().items():
+        if asset.content_type not in TEXTS:
+            continue
         text = asset.body.decode()
         for source in ('src="http', "src='http", 'href="http://', "import 'http", 'from "http'):
             assert source not in text, (name, source)

@@ -1,8 +1,9 @@
-/** What the pages say about an engine that is still starting. */
+/** The engine behind the server: which it is, and what the pages say of it while it starts. */
 
 import { clockText } from './dom.js';
 import { numberText, t } from './i18n.js';
 
+/** @typedef {import('../lib/server.js').Info} Info */
 /** @typedef {import('../lib/server.js').Starting} Starting */
 
 /** How the server's words for a step begin, and ours; what follows are names and numbers. */
@@ -39,4 +40,11 @@ export function startText(starting) {
 /** @param {Starting} starting said to who waits in a call */
 export function waitText(starting) {
   return t('start.wait', { step: stepOf(starting) });
+}
+
+/** @param {Info|null} info @returns {'rules'|'chat'|string} `rules` and `chat`: the built-in engine by itself, or with a language model */
+export function engineKind(info) {
+  const { kind = '', description = '' } = info?.engine ?? {};
+  if (kind !== 'builtin') return kind;
+  return description.startsWith('A demo') ? 'rules' : 'chat';
 }

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { hintOf, wordsOf } from '../../web/js/phase.js';
-import { startText, stepOf } from '../../web/js/starting.js';
+import { startText, stepOf } from '../../web/js/engine.js';
 
 const loading = { doing: 'loading the voice', percent: null, step_s: 75, since_s: 90 };
 

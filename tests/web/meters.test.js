@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { SilenceWatch } from '../../web/js/silence.js';
+import { SilenceWatch } from '../../web/js/meters.js';
 
 /** @param {SilenceWatch} watch @param {number} level_db @param {number} from_s @param {number} to_s */
 function hear(watch, level_db, from_s, to_s, isListening = true) {
