@@ -252,6 +252,19 @@ class VoicesConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 6
 
 
+class LiveRulesConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Sessions of OpenAI Live."""
+
+    delegate_when_said: Annotated[
+        tuple[Annotated[str, Meta(min_length=3, max_length=128)], ...],
+        Meta(
+            max_length=32,
+            description="Words by which a model that cannot delegate itself hands the client a "
+            'task as it says them, e.g. "let me check".',
+        ),
+    ] = ()
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Logging. INFO never holds keys, speech or SDP."""
 
@@ -283,6 +296,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     presets: PresetsConfig = PresetsConfig()
     data: DataConfig = DataConfig()
     voices: VoicesConfig = VoicesConfig()
+    live: LiveRulesConfig = LiveRulesConfig()
     log: LogConfig = LogConfig()
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from media.clock import Ticker
 from media.formats import DOWNLINK_HZ, DOWNLINK_PACKET_BYTES, UPLINK_HZ
@@ -35,6 +35,7 @@ class LiveSession:
         ticker: Ticker,
         *,
         append: Callable[[bytes], None] | None = None,
+        delegate_when_said: Sequence[str] = (),
         start_event_id: str | None = None,
     ) -> None:
         """`append` takes sound that comes in messages, in the session's format."""
@@ -50,6 +51,7 @@ class LiveSession:
             append=append,
             play=self.playout.play,
             on_pause=self._pause,
+            delegate_when_said=delegate_when_said,
             start_event_id=start_event_id,
         )
         wake = config.wake_policy if isinstance(config, CalledConfig) else None

@@ -55,6 +55,7 @@ class LiveStream:
         self._session = session
         self._ticker = ticker
         self._on_connected = on_connected
+        self._phrases = config.live.delegate_when_said
         self._link: WebSocketLink | None = None
         self._live: LiveSession | None = None
         self._connection: LiveConnection | None = None
@@ -106,6 +107,7 @@ class LiveStream:
         live = self._live = LiveSession(
             *(self._session, config, self._ticker),
             append=sound.append,
+            delegate_when_said=self._phrases,
             start_event_id=event.event_id,
         )
         sound.use(live)

@@ -208,7 +208,10 @@ class Worker:
                     door=place.door,
                 )
             return StreamPlaced(place.call_id)
-        live = None if place.live is None else LiveSession(session, place.live, self._ticker)
+        live = None
+        if place.live is not None:
+            phrases = self._config.live.delegate_when_said
+            live = LiveSession(session, place.live, self._ticker, delegate_when_said=phrases)
         peer = PeerTransport(
             *(session, self._config, self._ice, self._ticker, self._threads),
             on_connected=connected,

@@ -5,7 +5,7 @@ worker.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from signaling.errors import ProtocolError
@@ -19,8 +19,10 @@ from signaling.live.tasks import NAME as DELEGATE
 from signaling.live.tasks import ClientTasks
 from signaling.session import events as ev
 from signaling.session.core import ResponseWish, SessionCore
+from signaling.session.ids import new_id
 from signaling.session.items import FunctionCallItem
 
+MAX_SAID_CHARS = 1_000
 UNAVAILABLE = "The model delegated a task, but no text model is there to take it."
 
 
@@ -33,17 +35,35 @@ class Delegations:
         config: LiveConfig,
         connections: LiveConnections,
         timeline_ms: Callable[[], int],
+        when_said: Sequence[str] = (),
     ) -> None:
+        """`when_said`: words that hand the client a task when a model says them that cannot
+        delegate itself; once for each answer.
+        """
         self.config = config
         self._core = core
         self._connections = connections
         self._timeline_ms = timeline_ms
         self._tasks = ClientTasks()
         self._backend = BackendStream()
+        self._when_said = tuple(_plain(phrase) for phrase in when_said)
+        self._said = ""
+        """By the answer under way, the newest of it."""
+        self._is_handed_over = False
+        """Nothing that this answer says hands anything over any more."""
+        self._is_told_what_to_say = False
 
     @property
     def _has_backend(self) -> bool:
         return isinstance(self.config.delegation, ResponsesDelegation)
+
+    @property
+    def _delegates(self) -> bool:
+        """The model can hand a task over itself."""
+        abilities = self._core.abilities
+        return abilities is not None and (
+            abilities.delegates or settings.calls_functions(abilities)
+        )
 
     # ------------------------------------------------------------------ from the clients
 
@@ -51,9 +71,10 @@ class Delegations:
         """Raise `ProtocolError` for a task that there is not."""
         self._tasks.check(delegation_id)
 
-    def answered(self) -> None:
-        """The client has something to say of its tasks."""
+    def answered(self, *, is_said: bool) -> None:
+        """The client has something to say of its tasks; `is_said`: by the next answer."""
         self._tasks.answered()
+        self._is_told_what_to_say = self._is_told_what_to_say or is_said
 
     def use_backend(self, event: c.BackendItem | c.BackendContinue) -> None:
         """Take what a function gave back, or go on; raises `ProtocolError`."""
@@ -109,7 +130,18 @@ class Delegations:
         self._connections.tell(wire.DelegationCreatedEvent(offset_ms=at_ms, delegation=info))
 
     def hear(self, event: ev.SessionEvent) -> None:
-        """Tell of the text model's responses."""
+        """Tell of the text model's responses; notice words that hand a task over."""
+        match event:
+            case ev.ResponseBegan():
+                # What the client has said is no wish of the model's.
+                self._said, self._is_handed_over = "", self._is_told_what_to_say
+                self._is_told_what_to_say = False
+            case ev.WordsReleased() if self._when_said and not self._is_handed_over:
+                self._said = (self._said + event.text)[-MAX_SAID_CHARS:]
+                spoken = _plain(self._said)
+                if not self._delegates and any(phrase in spoken for phrase in self._when_said):
+                    self._is_handed_over = True
+                    self.begin(new_id("item"), self._timeline_ms())
         delegation = self.config.delegation
         if isinstance(delegation, ResponsesDelegation):
             model, offset_ms = delegation.responses.model, self._timeline_ms()
@@ -129,3 +161,8 @@ class Delegations:
         output = self._tasks.call(item, delay_ms, now)
         self.begin(item.id, self._timeline_ms())
         self.attempt(partial(self._core.add_item, output))
+
+
+def _plain(words: str) -> str:
+    """As they are compared: without capitals, one space between two."""
+    return " ".join(words.lower().split())

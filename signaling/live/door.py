@@ -8,7 +8,7 @@ heard. One object for each session, which its connections share.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,12 +47,14 @@ class LiveDoor:
         append: Callable[[bytes], None] | None = None,
         play: Callable[[bytes], bool] = lambda pcm: False,
         on_pause: Callable[[bool], object] = lambda is_paused: None,
+        delegate_when_said: Sequence[str] = (),
         start_event_id: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`timeline_ms`: how much was heard. `append` takes sound that comes in messages. `play`: a
         recording, false while another one plays. `on_pause`: the model is to hear nothing more, or
-        to go on. `start_event_id`: the client's name of its `session.start`.
+        to go on. `delegate_when_said`: see `Delegations`. `start_event_id`: the client's name of
+        its `session.start`.
         """
         self.config = config
         self.close_code = DONE
@@ -73,7 +75,9 @@ class LiveDoor:
         self._usage_at = float("inf")
         self._kv_tokens = 0
         self._words = SpokenWords()
-        self._delegations = Delegations(core, config, self._connections, timeline_ms)
+        self._delegations = Delegations(
+            core, config, self._connections, timeline_ms, delegate_when_said
+        )
         self._fixture: Command | None = None
         self._held: list[ev.Notice] = []
         """Of settings: for after the start, which clients wait for."""
@@ -172,7 +176,7 @@ class LiveDoor:
             raise ProtocolError(told, code="rate_limit_exceeded")
         self._wake()
         if kind != "instructions":
-            self._delegations.answered()
+            self._delegations.answered(is_said=kind == "commentary")
         asker = self._asker(command)
         try:
             self._core.append_context(kind, event.content, event.delegation_id, asker)

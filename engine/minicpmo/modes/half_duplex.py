@@ -315,7 +315,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         """Encode a turn, with a yield between batches; then open the reply."""
         session, runner = entry.session, self._runner
         entry.started, entry.stages = time.monotonic(), []
-        if entry.history.is_stale:
+        was_stale = entry.history.is_stale
+        if was_stale:
             yield from self._read_anew(entry)
         self._settle(entry)
         given = [*entry.history.turns()[-1].given, *asked.given]
@@ -324,7 +325,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             raise NothingToAnswer("there is nothing to answer yet")
         prompts, state = runner.model.prompts, runner.turns.sessions[session.slot]
         is_chat = session.config.mode == "turn_based"
-        cached = state.length
+        # The system message is read for the first answer.
+        cached = 0 if was_stale or not state.has_replied else state.length
         prompt = self._prompt(entry, state, planned)
         offered = () if asked.tools is None else offer(asked.tools, behind=bool(asked.instructions))
         aside = prompts.aside(asked.instructions, offered) if asked.instructions or offered else []
@@ -450,7 +452,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
 
     def _check_room(self, state: TurnState, message: int, settings: ReplySettings) -> None:
         """Raise `PromptTooLong` if the message would not fit even into an empty conversation."""
-        room = self._max_context - state.window.protected - settings.max_new_tokens - ROOM_FOR_REPLY
+        taken = state.window.protected + settings.max_new_tokens + ROOM_FOR_REPLY
+        room = max(0, self._max_context - taken)
         if settings.aside and settings.aside > room - message:
             raise PromptTooLong(
                 f"the message takes {message} of the model's positions and the instructions of "

@@ -97,6 +97,7 @@ class DoorRig:
         *,
         kind: Kind = "websocket",
         abilities: Abilities = ABLE,
+        delegate_when_said: tuple[str, ...] = (),
     ) -> None:
         self.now = 100.0
         self.timeline_ms = 0
@@ -110,6 +111,7 @@ class DoorRig:
             timeline_ms=lambda: self.timeline_ms,
             play=lambda pcm: not self.fixtures.append(pcm),  # type: ignore[func-returns-value]
             on_pause=self.paused.append,
+            delegate_when_said=delegate_when_said,
             start_event_id="start-1",
             clock=lambda: self.now,
         )

@@ -185,6 +185,43 @@ def test_a_task_goes_to_the_client_and_its_answer_back() -> None:
     assert rig.core.asked == [("commentary", "It rains.", "item_1")]
 
 
+NATIVE = Abilities(appends=("instructions", "thinking", "commentary"), hears_in_units=True)
+
+
+def handed_over(rig: DoorRig) -> list[dict[str, Any]]:
+    return [event for event in rig.take() if event["type"] == "session.delegation.created"]
+
+
+def test_words_hand_a_task_over_once_an_answer_where_the_model_cannot() -> None:
+    rig = DoorRig(abilities=NATIVE, delegate_when_said=("let me  Check", "one moment")).start()
+    rig.timeline_ms = 2_500
+    rig.door.tell(ev.ResponseBegan(response=info()))
+    rig.door.tell(words("Well, let me"))
+    assert handed_over(rig) == []
+    rig.door.tell(words(" check. One moment."))
+    [created] = handed_over(rig)
+    assert created["offset_ms"] == 2_500 and created["delegation"]["target"] == "client"
+    task = created["delegation"]["id"]
+    rig.say("session.commentary.append", content="One moment more.", delegation_id=task)
+    assert rig.core.asked[-1] == ("commentary", "One moment more.", task)
+    # What the client has said is no wish of the model's; what comes later is.
+    for count in (0, 1):
+        rig.door.tell(ev.ResponseBegan(response=info()))
+        rig.door.tell(words("One moment more."))
+        assert len(handed_over(rig)) == count
+
+
+def test_words_hand_nothing_over_where_nobody_wants_it_or_the_model_can() -> None:
+    for session, abilities in (({}, CALLER), (RESPONSES, NATIVE)):
+        rig = DoorRig(session, abilities=abilities, delegate_when_said=("let me check",)).start()
+        rig.door.tell(ev.ResponseBegan(response=info()))
+        rig.door.tell(words("Let me check."))
+        assert handed_over(rig) == []
+    rig = DoorRig(abilities=NATIVE).start()
+    rig.door.tell(words("Let me check."))
+    assert handed_over(rig) == []
+
+
 def delegate_call() -> ev.OutputEnded:
     item = FunctionCallItem(id="item_9", call_id="c1", name="delegate", arguments="{}")
     return ev.OutputEnded(response=info(), index=0, item=item, after=None)

@@ -190,7 +190,7 @@ async def test_input_is_told_by_kind_and_what_of_it_was_read_before(
     talk = begin(engine, modalities=("text",))
     first = await answered(talk, "hello")
     second = await answered(talk, p.AudioPart(bytes(2 * 24_000)), "what?")
-    assert (first.input_split.audio, first.input_split.image) == (0, 0)
+    assert first.input_split == p.TokenSplit(first.input_tokens, audio=0, image=0, cached=0)
     heard = rows.text.count("*")
     assert second.input_split.audio == heard > 0
     split = second.input_split
