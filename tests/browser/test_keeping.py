@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import FilePayload, Page, expect
 
 from tests.browser.chrome import browse, call, event
+from tests.recordings import packed, talk
 from tests.serving import Serving
 from tests.speech import microphone
 
@@ -71,7 +72,8 @@ FILES = """
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     script = tmp_path_factory.mktemp("script") / "keeping.toml"
     script.write_text(SCRIPT)
-    with Serving("--engine", "scripted", "--script", str(script)) as serving:
+    data = f"data.dir={script.parent / 'data'}"
+    with Serving("--engine", "scripted", "--script", str(script), "--set", data) as serving:
         yield serving
 
 
@@ -233,6 +235,32 @@ async def test_presets_prompt_and_language(scripted: Serving) -> None:
         await page.select_option("#preset", label="Teacher")
         updated = await event(page, "session.updated", count=2)
         assert updated["session"]["instructions"] == "You are a patient teacher of geography."
+
+
+async def test_voice_is_uploaded_chosen_renamed_and_deleted(
+    scripted: Serving, tmp_path: Path
+) -> None:
+    async with browse(scripted.url) as page:
+        page.on("dialog", lambda dialog: dialog.accept())
+        said = page.locator("#voice-said")
+        await page.click("[aria-controls=settings]")
+        await expect(page.locator("#voice-upload")).to_be_visible()
+        short = microphone(tmp_path / "short.wav", [(0.2, "hello")], 1.5)
+        await page.set_input_files("#voice-file", short)
+        await expect(said).to_have_text("The recording is too short.", timeout=20_000)
+        await page.fill("#voice-name", "Anna")
+        sample = FilePayload(name="a.wav", mimeType="audio/wav", buffer=packed(talk(4.0)))
+        await page.set_input_files("#voice-file", sample)
+        await expect(said).to_have_text("Anna is kept.", timeout=20_000)
+        chosen = await page.input_value("#voice")
+        assert chosen.startswith("voice_")
+        await expect(page.locator("#voice-listen .sound")).to_be_visible()
+        await page.fill("#voice-rename", "Anne")
+        await page.click("#voice-rename-button")
+        await expect(said).to_have_text("It is called Anne now.")
+        await page.click("#voice-delete")
+        await expect(said).to_have_text("Anne is deleted.")
+        assert await page.input_value("#voice") == ""
 
 
 async def test_what_is_not_written_down_can_be_heard(scripted: Serving, tmp_path: Path) -> None:
