@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from server.docs.protocols import protocols
 from signaling.errors import ProtocolError
-from signaling.live.client_events import parse_live_event
+from signaling.live.client_events import SessionStart, parse_live_event
 from signaling.live.config_reading import read_config
 from signaling.openbmb.client_messages import parse_message
 from signaling.realtime.client_events import parse_client_event
@@ -49,7 +49,8 @@ class Spoken(NamedTuple):
 
 def _parse_live(text: str) -> object:
     event = parse_live_event(text)
-    read_config(json.loads(text).get("session") or {})
+    if isinstance(event, SessionStart):
+        read_config(event.session)
     return event
 
 
