@@ -15,6 +15,7 @@ import pytest
 
 from engine.host import Host
 from engine.ipc import engine_client as client_module
+from engine.ipc import transport as link
 from engine.ipc.engine_client import (
     SILENCE_LIMIT_S,
     SILENT_S,
@@ -26,6 +27,8 @@ from engine.ipc.engine_client import (
 from engine.ipc.protocol import (
     AudioIn,
     CloseSession,
+    DeleteItem,
+    Heard,
     Pong,
     Refused,
     SessionConfig,
@@ -452,3 +455,21 @@ async def test_closing_the_client_ends_its_sessions_in_the_engine(served: Served
     assert not line.is_open and call.gone == [] and call.messages == []
     with pytest.raises(EngineGone):
         await Call().open(served.client, "b")
+
+
+async def test_an_engine_that_does_not_keep_up_refuses_the_end_of_what_was_heard(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of sound and progress the next message shows what is missing; of the end none does."""
+    monkeypatch.setattr(link, "HIGH_WATER_MESSAGES", 10)
+    with router(endpoint, receive_limit=10) as raw:
+        client = EngineClient(endpoint, name="worker")
+        connecting = asyncio.create_task(client.connect())
+        peer, _ = await raw.receive()
+        raw.send(peer, encode(welcome(2)))
+        await connecting
+        deleting = DeleteItem("a", "x" * 32_000)
+        await until(lambda: not any(client.send(deleting) for _ in range(20)))
+        assert client.send(Heard("a", 1, 480))
+        assert not client.send(Heard("a", 1, 480, final=True))
+        client.close()
