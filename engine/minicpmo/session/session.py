@@ -209,6 +209,9 @@ class Session:
             )
             item = item.words()
         self._in_memory.add(item)
+        if len(self.items) == MAX_ITEMS:
+            told = f"more than {MAX_ITEMS} messages wait for an answer: the oldest is left out"
+            self.warn("too_many_items", told)
         self.items.append(item)
 
     def commit(self, request: str = "") -> None:

@@ -220,7 +220,7 @@ class _Connection:
     async def open(cls, url: str) -> _Connection:
         """Raises ConnectionRefusedError, an OSError, when it is answered otherwise."""
         try:
-            return cls(await connect(url, max_size=None, ping_interval=None))
+            return cls(await connect(url, max_size=None, ping_interval=None, open_timeout=ANSWER_S))
         except InvalidHandshake as error:
             raise ConnectionRefusedError(str(error)) from None
 
