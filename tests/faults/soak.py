@@ -105,10 +105,10 @@ class Soak:
     async def _sample(self, at_s: float) -> None:
         _, found = await asyncio.to_thread(self._server.get, "/api/stats")
         names = {row["pid"]: row for row in found["processes"]}
-        recognisers = 0.0
+        recognisers = []
         for one in table(self._server.pid):
             if one.role == "recogniser":
-                recognisers += one.rss_kib / 1024
+                recognisers.append(one.rss_kib / 1024)
                 continue
             row = names.get(one.pid)
             if row is None:
@@ -116,7 +116,10 @@ class Soak:
             values = {"rss_mb": one.rss_kib / 1024, "threads": one.threads, "fds": one.fds}
             values["tasks"] = row.get("tasks", 0)
             self.samples.append(Sample(at_s, f"{row['name']}/{one.pid}", values))
-        self.samples.append(Sample(at_s, "recognisers", {"rss_mb": recognisers}))
+        if recognisers:
+            # They come and go as they are needed, and share most of what they have.
+            each = {"rss_mb": sum(recognisers) / len(recognisers)}
+            self.samples.append(Sample(at_s, "recogniser, on average", each))
 
 
 def slopes(samples: list[Sample], from_s: float) -> dict[str, dict[str, dict[str, float]]]:
