@@ -169,6 +169,10 @@ class CallsConfig(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(gt=0, le=120, description="A peer not connected by then is dropped, s."),
     ] = 15.0
     max_duration_s: Annotated[float, Meta(gt=0, le=86_400, description="Longest call, s.")] = 3600.0
+    pause_keeps_s: Annotated[
+        float,
+        Meta(ge=5, le=3_600, description="How long a call that pauses keeps its engine slot, s."),
+    ] = 60.0
     max_queue: Annotated[
         int, Meta(ge=0, le=10_000, description="Calls that may wait for an engine slot.")
     ] = 16

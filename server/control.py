@@ -114,6 +114,18 @@ class CallConnected(Message, frozen=True):
     call_id: str
 
 
+class SlotReleased(Message, frozen=True):
+    """The call pauses for so long that its engine's slot is free for others."""
+
+    call_id: str
+
+
+class SlotWanted(Message, frozen=True):
+    """The call goes on after that and needs a slot; answered as `CallConnected`."""
+
+    call_id: str
+
+
 class CallRefused(Message, frozen=True):
     """The offer cannot be served; the fields are those of `signaling.errors.ProtocolError`."""
 
@@ -209,6 +221,8 @@ FromWorker = (
     | StreamPlaced
     | CallRefused
     | CallConnected
+    | SlotReleased
+    | SlotWanted
     | ItemAdded
     | ItemRefused
     | IceUpdated

@@ -30,6 +30,8 @@ from server.control import (
     PlaceCall,
     PlaceStream,
     QueuePosition,
+    SlotReleased,
+    SlotWanted,
     StreamPlaced,
     WorkerStats,
 )
@@ -320,6 +322,8 @@ class Front(Observer):
                 self._ice.answered(message)
             case CallConnected():
                 self._connected(message.call_id)
+            case SlotReleased() | SlotWanted():
+                self._paused(message)
             case CallEnded():
                 self._over(message.call_id, message.reason)
             case EngineStats() | VoiceReport():
@@ -351,6 +355,20 @@ class Front(Observer):
         if call is None or not call.is_setting_up:
             return
         call.is_setting_up = False
+        self._request(call)
+
+    def _paused(self, message: SlotReleased | SlotWanted) -> None:
+        """A call gives its slot away while it pauses, or goes on and needs one."""
+        call = self.calls.get(message.call_id)
+        if call is None:
+            return
+        if isinstance(message, SlotWanted):
+            self._request(call)
+        elif self.broker.release(call.call_id):
+            self._assign()
+
+    def _request(self, call: FrontCall) -> None:
+        call_id = call.call_id
         try:
             place = self.broker.request(call_id)
         except NoFreeSlot:

@@ -9,6 +9,7 @@ from engine.ipc import protocol as p
 from server.item_mapping import for_engine
 from server.worker.conversation import Conversation
 from server.worker.engine_settings import choice_of, function_tools
+from server.worker.pause import Pause
 from server.worker.responses import ActiveResponse, Asked
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
@@ -35,8 +36,13 @@ class SessionCommands:
         *,
         to_engine: Callable[[p.Message], bool],
         end: Callable[[str], None] = lambda reason: None,
+        pause: Pause | None = None,
     ) -> None:
+        """`pause`: what makes the session rest; None: it never does."""
         self.is_muted = False
+        self.is_hushed = False
+        """The user wants no answers for now."""
+        self._pause = pause
         self._conversation = conversation
         self._audience = conversation.audience
         self._to_engine = to_engine
@@ -250,8 +256,22 @@ class SessionCommands:
         self._send(p.ClearAudio(self.session_id))
         self._audience.emit(ev.InputForgotten())
 
-    def force_listen(self, is_on: bool) -> None:
+    def force_listen(self, is_on: bool, by: Asker | None = None) -> None:
         self._send(p.ForceListen(self.session_id, is_on))
+        self.is_hushed = is_on
+        self._audience.emit(ev.InputHushed(is_on=is_on), by)
+
+    def pause(self, by: Asker | None = None) -> None:
+        if self._pause is None or self.abilities is None:
+            raise engine_unavailable()
+        if not self._pause.is_on:
+            self._cut_active()
+        self._pause.begin(by)
+
+    def resume(self, by: Asker | None = None) -> None:
+        if self._pause is None:
+            raise engine_unavailable()
+        self._pause.end(by)
 
     def mute(self, is_muted: bool, by: Asker | None = None) -> None:
         self.is_muted = is_muted

@@ -16,6 +16,7 @@ from server.worker.engine_settings import engine_config
 from server.worker.in_force import TOLD_HERE, in_force, refuse, without_effect
 from server.worker.items import Items
 from server.worker.open_requests import OpenRequests
+from server.worker.recall import recalled
 from server.worker.responses import ActiveResponse, Asked
 from server.worker.user_turns import UserTurns, input_ms
 from signaling.errors import ProtocolError
@@ -83,6 +84,8 @@ class Conversation:
             tells_words=lambda: self.settings.audio.input.transcription is not None,
         )
         self.latency_ms: dict[str, float] = {}
+        self.recalled = ""
+        """What the engine was told of the conversation before it began anew."""
         self.kv_tokens = 0
         self.input_pts = 0
         """How far the user's sound has come."""
@@ -163,7 +166,13 @@ class Conversation:
 
     def engine_config(self) -> p.SessionConfig:
         """What the engine is to know of the settings."""
-        return engine_config(self.settings, can_hold=self.speaker.can_hold)
+        return engine_config(
+            self.settings, self.recalled, can_hold=self.speaker.can_hold
+        )
+
+    def recall(self) -> None:
+        """Have the engine, which begins anew, told what was said so far."""
+        self.recalled = recalled(self.items)
 
     def greet(self, watcher: Watcher) -> None:
         """Tell a connection that the session is served."""

@@ -19,6 +19,7 @@ from engine.ipc.protocol import (
     TurnDetection,
     Welcome,
 )
+from server.worker.recall import with_recalled
 from signaling.session.core import Abilities
 from signaling.settings import (
     Option,
@@ -48,8 +49,13 @@ def mode_of(settings: SessionSettings) -> Mode:
             return "turn_based"
 
 
-def engine_config(settings: SessionSettings, *, can_hold: bool = True) -> SessionConfig:
-    """The engine's view of a session's settings. `can_hold`: an answer that is heard can wait."""
+def engine_config(
+    settings: SessionSettings, words: str = "", *, can_hold: bool = True
+) -> SessionConfig:
+    """The engine's view of a session's settings.
+
+    `words`: what was said before, see `recall`. `can_hold`: an answer that is heard can wait.
+    """
     detection = settings.audio.input.turn_detection
     match detection:
         case SemanticVad():
@@ -84,7 +90,7 @@ def engine_config(settings: SessionSettings, *, can_hold: bool = True) -> Sessio
     sampling, options = _sampling(given, limit if isinstance(limit, int) else None)
     return SessionConfig(
         mode=mode_of(settings),
-        instructions=settings.instructions,
+        instructions=with_recalled(settings.instructions, words),
         # OpenAI's names of voices mean nothing here; an engine takes its default for those.
         voice=voice if voice != "default" else "",
         speed=settings.audio.output.speed,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from signaling.errors import ProtocolError
 from signaling.session.items import ROOT, FunctionCallItem, FunctionOutputItem, Item
 
@@ -15,6 +17,9 @@ class Items:
         self._items: dict[str, Item] = {}
         self._names: dict[str, str] = {}
         """What the engine calls the items that it put there itself."""
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(tuple(self._items.values()))
 
     @property
     def last_id(self) -> str | None:

@@ -91,6 +91,9 @@ class LiveSession:
 
     def hear(self, pts: int, pcm: bytes) -> None:
         """Take the user's sound: 16 kHz int16."""
+        if not self._session.takes_sound:
+            # Time that nobody hears is none of the session's.
+            return
         if self.door.reflects:
             sound = self._reflected.convert(pcm)
             self.door.reflect(wire.ReflectedInput(audio=base64.b64encode(sound).decode()))

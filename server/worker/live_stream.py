@@ -143,7 +143,8 @@ class LiveStream:
 
     async def tend(self) -> None:
         """End the session when nothing comes any more."""
-        if self._sound is not None and not self._session.commands.is_muted:
+        is_quiet = self._session.commands.is_muted or self._session.pause.is_on
+        if self._sound is not None and not is_quiet:
             if self._sound.quiet_s > NO_INPUT_S:
                 self._session.end("no_input")
 

@@ -10,13 +10,14 @@ import asyncio
 import itertools
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.ipc import protocol as p
 from engine.ipc.engine_client import EngineClient, EngineFull, EngineGone, EngineSessionLink
 from engine.ipc.patience import TICK_S
 from server.config import Config
-from server.control import AddItem, CallStats, EngineAddress
+from server.control import AddItem, CallStats, EngineAddress, SlotReleased, SlotWanted
 from server.endings import FAILURES, REASONS, has_ended
 from server.engine_links import EngineLinks
 from server.worker.audience import Audience
@@ -25,6 +26,8 @@ from server.worker.conversation import Conversation
 from server.worker.engine_settings import abilities_of, mode_of
 from server.worker.engine_way import EngineWay
 from server.worker.in_force import check_served
+from server.worker.muted_rest import MutedRest
+from server.worker.pause import Pause
 from server.worker.silence_watch import SilenceWatch
 from server.worker.transport import Connection, Transport
 from signaling.errors import ProtocolError
@@ -60,15 +63,32 @@ class CallSession:
     """Owns one conversation: give it a transport, `run` until it returns the reason, `close`."""
 
     def __init__(
-        self, call_id: str, settings: SessionSettings, config: Config, links: EngineLinks
+        self,
+        call_id: str,
+        settings: SessionSettings,
+        config: Config,
+        links: EngineLinks,
+        tell_front: Callable[[p.Message], object] = lambda message: None,
     ) -> None:
         self.call_id = call_id
+        self._tell_front = tell_front
         self.audience = Audience()
         self._way = EngineWay()
         self.conversation = Conversation(
             settings, audience=self.audience, to_engine=self._way.send, session_id=call_id
         )
-        self.commands = SessionCommands(self.conversation, to_engine=self._way.send, end=self.end)
+        self.pause = Pause(
+            config.calls.pause_keeps_s,
+            self.audience,
+            give_away=self._leave_slot,
+            take_again=self._want_slot,
+        )
+        self.commands = SessionCommands(
+            self.conversation, to_engine=self._way.send, end=self.end, pause=self.pause
+        )
+        self._rest = MutedRest(self.conversation, self.commands)
+        self._skipped = 0
+        """Samples of the user's sound that were not taken, while the session paused."""
         self._config = config
         self._links = links
         self._since = time.monotonic()
@@ -81,6 +101,7 @@ class CallSession:
         """What a Live session has beside; set by that."""
         self.joined: set[Connection] = set()
         """Connections beside the client's own."""
+        self._slot_wishes: asyncio.Queue[Literal["leave", "take"]] = asyncio.Queue()
         self._is_piece_lost = False
         self._last_pts = 0
 
@@ -167,6 +188,44 @@ class CallSession:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tend(), name="tend")
             tasks.create_task(self._run_down(longest_s), name="duration")
+            tasks.create_task(self._follow_pauses(), name="pauses")
+
+    # ------------------------------------------------------------------ long pauses
+
+    def _leave_slot(self) -> None:
+        self._slot_wishes.put_nowait("leave")
+
+    def _want_slot(self) -> None:
+        self._slot_wishes.put_nowait("take")
+
+    async def _follow_pauses(self) -> None:
+        """Give the slot away in a long pause, and take one again behind who waits."""
+        while True:
+            if await self._slot_wishes.get() == "leave":
+                line, self._line = self._line, None
+                self._way.close()
+                if line is not None:
+                    await line.close()
+                self._assigned = asyncio.get_running_loop().create_future()
+                self._place_in_queue = None
+                self._tell_front(SlotReleased(self.call_id))
+            else:
+                self._tell_front(SlotWanted(self.call_id))
+                await self._serve_again()
+
+    async def _serve_again(self) -> None:
+        self.conversation.recall()
+        try:
+            client = await self._links.get(await self._assigned)
+            self._line = await self._open_line(client)
+        except (EngineGone, EngineFull, ValueError) as error:
+            log.warning("call %s gets no engine again: %s", self.call_id, error)
+            self.end("engine_full" if isinstance(error, EngineFull) else "engine_gone")
+            return
+        self.conversation.abilities = abilities_of(client.welcome)
+        if self.commands.is_hushed:
+            self._way.send(p.ForceListen(self.call_id, True))
+        self.pause.served()
 
     async def _run_down(self, longest_s: float) -> None:
         """End the call when it has been served for so long, not without a word before."""
@@ -184,7 +243,10 @@ class CallSession:
             await asyncio.sleep(TICK_S)
             self._way.catch_up()
             await self.transport.tend()
-            silence.look()
+            self.pause.look()
+            if not self.pause.is_on:
+                silence.look()
+                self._rest.look()
 
     async def _open_line(self, client: EngineClient) -> EngineSessionLink:
         """The slot may still be held by a call that the engine is just ending: ask again."""
@@ -261,14 +323,28 @@ class CallSession:
 
     def hear(self, pts: int, pcm: bytes) -> None:
         """Pass the user's sound on: 16 kHz, `pts` counts its samples."""
+        if not self.takes_sound:
+            self._skipped += len(pcm) // 2
+            return
+        pts -= self._skipped
         self._last_pts = pts
         self.conversation.input_pts = pts
         if self.commands.is_muted:
             pcm = bytes(len(pcm))
         self._way.send(p.AudioIn(self.call_id, pts, pcm))
 
+    @property
+    def takes_sound(self) -> bool:
+        """Whether the engine hears anything: not in a pause, nor where a mute has made it rest.
+
+        The timeline of a Live session goes on while its user is muted.
+        """
+        return not (self.pause.is_on or (self._rest.is_on and self.live is None))
+
     def see(self, width: int, height: int, rgb: bytes) -> None:
         """Pass a picture of the camera on; without pixels: it went off."""
+        if self.pause.is_on:
+            return
         self._way.send(p.ImageIn(self.call_id, self._last_pts, width, height, rgb))
 
     def notify(self, code: str, message: str) -> None:
@@ -282,7 +358,7 @@ class CallSession:
             self.end(ENGINE_REASONS[message.reason])
             return
         try:
-            self.conversation.hear(message)
+            self.conversation.hear(self._way.numbered(message))
         except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only
             log.exception("call %s failed", self.call_id)
             self.end("internal_error")
@@ -316,4 +392,6 @@ class CallSession:
             return "ending"
         if not self.transport.is_connected:
             return "connecting"
+        if self.pause.is_on:
+            return "paused"
         return "active" if self._assigned.done() else "queued"

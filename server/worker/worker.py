@@ -253,7 +253,9 @@ class Worker:
         reason, turns = "not_answered", 0
         session: CallSession | None = None
         try:
-            session = CallSession(place.call_id, place.session, self._config, self._links)
+            session = CallSession(
+                *(place.call_id, place.session, self._config, self._links), self._child.send
+            )
             self._sessions[place.call_id] = session
             self._child.send(await self._place(session, place))
             reason = await session.run()

@@ -5,7 +5,7 @@ As with the session's configuration unknown members are refused, by their paths.
 
 import base64
 import binascii
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -60,6 +60,22 @@ class InputUnmute(_LiveEvent, frozen=True, kw_only=True):
     """Let the model hear the user again; answered by `session.input_audio.unmuted`."""
 
 
+class LiveForceListening(_LiveEvent, frozen=True, kw_only=True):
+    """Our extension: while on, the model only listens and what it says is cut; answered by
+    `session.force_listen.updated`.
+    """
+
+    on: bool = True
+
+
+class LivePause(_LiveEvent, frozen=True, kw_only=True):
+    """Our extension: take neither sound nor pictures; answered by `session.paused`."""
+
+
+class LiveResume(_LiveEvent, frozen=True, kw_only=True):
+    """Our extension: go on after a pause; answered by `session.resumed`."""
+
+
 class _Append(_LiveEvent, frozen=True, kw_only=True):
     content: Annotated[str, Meta(min_length=1)]
     delegation_id: MaybeId
@@ -78,6 +94,11 @@ class CommentaryAppend(_Append, frozen=True, kw_only=True):
 
 
 ContextAppend = InstructionsAppend | ThinkingAppend | CommentaryAppend
+KINDS: dict[type[ContextAppend], Literal["instructions", "thinking", "commentary"]] = {
+    InstructionsAppend: "instructions",
+    ThinkingAppend: "thinking",
+    CommentaryAppend: "commentary",
+}
 
 
 class FixturePlay(_LiveEvent, frozen=True, kw_only=True):
@@ -107,6 +128,9 @@ LiveClientEvent = (
     | InputAppend
     | InputMute
     | InputUnmute
+    | LiveForceListening
+    | LivePause
+    | LiveResume
     | InstructionsAppend
     | ThinkingAppend
     | CommentaryAppend
@@ -122,6 +146,9 @@ CLIENT_EVENTS: dict[str, type[LiveClientEvent]] = {
     "session.input_audio.append": InputAppend,
     "session.input_audio.mute": InputMute,
     "session.input_audio.unmute": InputUnmute,
+    "session.force_listen": LiveForceListening,
+    "session.pause": LivePause,
+    "session.resume": LiveResume,
     "session.instructions.append": InstructionsAppend,
     "session.thinking.append": ThinkingAppend,
     "session.commentary.append": CommentaryAppend,

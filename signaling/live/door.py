@@ -114,12 +114,10 @@ class LiveDoor:
             case c.InputMute() | c.InputUnmute():
                 is_muted = isinstance(event, c.InputMute)
                 self._core.mute(is_muted, self._asker(command))
-            case c.InstructionsAppend():
-                self._append("instructions", event, command)
-            case c.ThinkingAppend():
-                self._append("thinking", event, command)
-            case c.CommentaryAppend():
-                self._append("commentary", event, command)
+            case c.LiveForceListening() | c.LivePause() | c.LiveResume():
+                self._rest(event)
+            case c.InstructionsAppend() | c.ThinkingAppend() | c.CommentaryAppend():
+                self._append(c.KINDS[type(event)], event, command)
             case c.FixturePlay():
                 self._play_fixture(event, command)
             case c.BackendItem() | c.BackendContinue():
@@ -139,6 +137,15 @@ class LiveDoor:
         if not self.is_started and not isinstance(event, c.SessionClose):
             told = "The session has not started yet; wait for session.started."
             raise ProtocolError(told, code="session_not_started")
+
+    def _rest(self, event: c.LiveForceListening | c.LivePause | c.LiveResume) -> None:
+        match event:
+            case c.LiveForceListening():
+                self._core.force_listen(event.on)
+            case c.LivePause():
+                self._core.pause()
+            case c.LiveResume():
+                self._core.resume()
 
     def _asker(self, command: Command) -> Asker:
         return Asker(self, self._connections.expect(command))
@@ -267,6 +274,20 @@ class LiveDoor:
             case _:
                 self._hear(event)
 
+    def _rested(self, event: ev.InputHushed | ev.CallPaused | ev.CallResumed) -> None:
+        now = self._clock()
+        match event:
+            case ev.InputHushed():
+                self._connections.tell(wire.LiveForceListenUpdated(on=event.is_on))
+            case ev.CallPaused():
+                if not self._time.is_paused:
+                    self._time.pause(now)
+                self._connections.tell(wire.LivePaused())
+            case ev.CallResumed():
+                if self._time.is_paused:
+                    self._time.resume(now)
+                self._connections.tell(wire.LiveResumed())
+
     def _hear(self, event: ev.SessionEvent) -> None:
         now = self._clock()
         match event:
@@ -280,6 +301,8 @@ class LiveDoor:
             case ev.TranscriptFailed(code="not_transcribed"):
                 told = "What the user says is not written down by this model."
                 self._connections.inform("no_input_transcript", told, once=True)
+            case ev.InputHushed() | ev.CallPaused() | ev.CallResumed():
+                self._rested(event)
             case ev.TaskDelegated():
                 self._delegations.begin(event.delegation_id, event.at_ms)
             case _ if not self._delegations.take_call(event, now):

@@ -145,6 +145,38 @@ class OutputBufferClear(msgspec.Struct, frozen=True):
     event_id: EventId | None = None
 
 
+class ForceListening(msgspec.Struct, frozen=True):
+    """Our extension: hush. While on, the model only listens and what it says is cut; answered by
+    `session.force_listen.updated`.
+    """
+
+    on: bool = True
+    event_id: EventId | None = None
+
+
+class MuteInput(msgspec.Struct, frozen=True):
+    """Our extension: the model hears silence instead of the user, which after a while takes none
+    of its memory; answered by `session.muted`.
+    """
+
+    on: bool = True
+    event_id: EventId | None = None
+
+
+class SessionPause(msgspec.Struct, frozen=True):
+    """Our extension: take neither sound nor pictures; answered by `session.paused`."""
+
+    event_id: EventId | None = None
+
+
+class SessionResume(msgspec.Struct, frozen=True):
+    """Our extension: go on after a pause. Answered by `session.resumed`, or by `session.queued`
+    before it where the place was given away.
+    """
+
+    event_id: EventId | None = None
+
+
 ClientEvent = (
     SessionUpdate
     | ItemCreate
@@ -157,6 +189,10 @@ ClientEvent = (
     | InputBufferCommit
     | InputBufferClear
     | OutputBufferClear
+    | ForceListening
+    | MuteInput
+    | SessionPause
+    | SessionResume
 )
 
 _PLAIN: dict[str, type[ClientEvent]] = {
@@ -170,6 +206,10 @@ _PLAIN: dict[str, type[ClientEvent]] = {
     "input_audio_buffer.commit": InputBufferCommit,
     "input_audio_buffer.clear": InputBufferClear,
     "output_audio_buffer.clear": OutputBufferClear,
+    "session.force_listen": ForceListening,
+    "session.mute": MuteInput,
+    "session.pause": SessionPause,
+    "session.resume": SessionResume,
 }
 CLIENT_EVENTS: dict[str, type[Any]] = {**_PLAIN, "conversation.item.create": RawItemCreate}
 """The structs in which they come, by their types."""

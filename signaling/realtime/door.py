@@ -16,7 +16,16 @@ from signaling.realtime.response_options import wish_of
 from signaling.session import events as ev
 from signaling.session.core import Asker, SessionCore, SoundPort
 
-EXTENSIONS = (wire.SessionQueued, wire.SessionWarningEvent, wire.SessionEndedEvent, wire.Metrics)
+EXTENSIONS = (
+    wire.SessionQueued,
+    wire.SessionWarningEvent,
+    wire.SessionEndedEvent,
+    wire.Metrics,
+    wire.ForceListenUpdated,
+    wire.MutedEvent,
+    wire.PausedEvent,
+    wire.ResumedEvent,
+)
 
 
 class RealtimeDoor:
@@ -79,6 +88,8 @@ class RealtimeDoor:
                 core.cancel_response(event.response_id)
             case c.InputBufferAppend() | c.InputBufferCommit() | c.InputBufferClear():
                 self._handle_input(event, by)
+            case c.ForceListening() | c.MuteInput() | c.SessionPause() | c.SessionResume():
+                self._handle_rest(event, by)
             case c.OutputBufferClear():
                 if not self._has_track:
                     raise _not_here("output_audio_buffer.clear", "the client has the sound")
@@ -105,6 +116,19 @@ class RealtimeDoor:
                 if self._port is not None:
                     self._port.drop()
                 self._core.clear_input()
+
+    def _handle_rest(
+        self, event: c.ForceListening | c.MuteInput | c.SessionPause | c.SessionResume, by: Asker
+    ) -> None:
+        match event:
+            case c.ForceListening():
+                self._core.force_listen(event.on, by)
+            case c.MuteInput():
+                self._core.mute(event.on, by)
+            case c.SessionPause():
+                self._core.pause(by)
+            case c.SessionResume():
+                self._core.resume(by)
 
     def _handle_items(
         self, event: ItemCreate | c.ItemDelete | c.ItemRetrieve | c.ItemTruncate
@@ -162,6 +186,7 @@ class RealtimeDoor:
                     yield from rendering.buffer_events(event)
             case _:
                 yield from rendering.session_events(event)
+                yield from rendering.rest_events(event)
                 yield from rendering.speech_events(event)
                 yield from rendering.item_events(event)
                 yield from rendering.response_events(event, self._core)

@@ -131,6 +131,19 @@ def session_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
             yield wire.SessionEndedEvent(reason=event.reason, message=event.message)
 
 
+def rest_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
+    """What tells that less is heard or said for a while."""
+    match event:
+        case ev.InputHushed():
+            yield wire.ForceListenUpdated(on=event.is_on)
+        case ev.InputMuted():
+            yield wire.MutedEvent(on=event.is_muted)
+        case ev.CallPaused():
+            yield wire.PausedEvent(slot_kept_s=event.slot_kept_s)
+        case ev.CallResumed():
+            yield wire.ResumedEvent(kept=event.kept)
+
+
 def speech_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
     """What tells of the user's speech."""
     match event:

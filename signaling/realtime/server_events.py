@@ -317,6 +317,34 @@ class SessionWarningEvent(ServerEvent, frozen=True, kw_only=True, tag="session.w
     message: str
 
 
+class ForceListenUpdated(
+    ServerEvent, frozen=True, kw_only=True, tag="session.force_listen.updated"
+):
+    """Whether the model only listens."""
+
+    on: bool
+
+
+class MutedEvent(ServerEvent, frozen=True, kw_only=True, tag="session.muted"):
+    """Whether the model hears silence instead of the user."""
+
+    on: bool
+
+
+class PausedEvent(ServerEvent, frozen=True, kw_only=True, tag="session.paused"):
+    """Neither sound nor pictures are taken until `session.resume`."""
+
+    slot_kept_s: float
+    """For how long the engine's place is kept; a `session.warning` tells 15 s before its end."""
+
+
+class ResumedEvent(ServerEvent, frozen=True, kw_only=True, tag="session.resumed"):
+    """Sound and pictures are taken again."""
+
+    kept: Literal["everything", "words"]
+    """What the model remembers: only words, if its place was given away meanwhile."""
+
+
 class SessionEndedEvent(ServerEvent, frozen=True, kw_only=True, tag="session.ended"):
     """The last event of a session; the connection closes."""
 

@@ -166,8 +166,14 @@ class SessionCore(Protocol):
     ) -> None:
         """Tell the model something while it listens or speaks."""
 
-    def force_listen(self, is_on: bool) -> None:
+    def force_listen(self, is_on: bool, by: Asker | None = None) -> None:
         """While on, the model only listens; what it is saying is cut."""
+
+    def pause(self, by: Asker | None = None) -> None:
+        """Take neither sound nor pictures; the engine's place is kept for a while."""
+
+    def resume(self, by: Asker | None = None) -> None:
+        """Go on after a pause, if need be behind others who wait for a place."""
 
     def mute(self, is_muted: bool, by: Asker | None = None) -> None:
         """Let the model hear silence instead of the user, or the user again."""

@@ -66,6 +66,26 @@ class InputMuted(SessionEvent, frozen=True, kw_only=True):
     is_muted: bool
 
 
+class InputHushed(SessionEvent, frozen=True, kw_only=True):
+    """The model only listens from now on, or may speak again."""
+
+    is_on: bool
+
+
+class CallPaused(SessionEvent, frozen=True, kw_only=True):
+    """Neither sound nor pictures are taken until the session is resumed."""
+
+    slot_kept_s: float
+    """For how long nobody else gets its place."""
+
+
+class CallResumed(SessionEvent, frozen=True, kw_only=True):
+    """Sound and pictures are taken again."""
+
+    kept: Literal["everything", "words"]
+    """What the model remembers: words, if its place was given away meanwhile."""
+
+
 class SessionOver(SessionEvent, frozen=True, kw_only=True):
     """The last event of a session."""
 

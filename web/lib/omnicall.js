@@ -82,6 +82,8 @@ export class OmnicallCall extends EventTarget {
   /** @type {Promise<Ending|null>} null once there is a session */ #served = this.#newServed();
   #isMuted;
   #isUnheard;
+  #isHushed = false;
+  #isPaused = false;
   captions;
   pushToTalk = new PushToTalk();
   /** The session as the server last told it. @type {Record<string, any>|null} */ session = null;
@@ -268,6 +270,35 @@ export class OmnicallCall extends EventTarget {
     this.send({ type: 'response.cancel' });
   }
 
+  /**
+   * Hush: while on, the model only listens, and what it says is cut; `session.force_listen.updated` tells.
+   * @param {boolean} isOn
+   */
+  hush(isOn) {
+    this.#isHushed = isOn;
+    this.send({ type: 'session.force_listen', on: isOn });
+  }
+
+  get isHushed() {
+    return this.#isHushed;
+  }
+
+  /** Rests: neither sound nor pictures are taken. `session.paused` tells for how long the place is kept. */
+  pause() {
+    this.#isPaused = true;
+    this.send({ type: 'session.pause' });
+  }
+
+  /** Goes on after a pause, behind others who wait if it was long; `session.resumed` tells what is remembered. */
+  resume() {
+    this.#isPaused = false;
+    this.send({ type: 'session.resume' });
+  }
+
+  get isPaused() {
+    return this.#isPaused;
+  }
+
   /** Wants an answer to what was said last; one that is still under way gives way to it. */
   #wantAnswer() {
     this.#answers.wanted();
@@ -298,6 +329,8 @@ export class OmnicallCall extends EventTarget {
   mute(isMuted) {
     this.#isMuted = isMuted;
     this.#openEar();
+    // A model that hears in units then spends none of its memory on silence.
+    if (this.session) this.send({ type: 'session.mute', on: isMuted });
   }
 
   /** @param {Source} source in place of the microphone in use; raises `DeviceTrouble` */

@@ -24,7 +24,12 @@ from tests.waiting import Clock
 SESSION = "rtc_test"
 PTIME_SAMPLES = p.OUTPUT_HZ // 50
 OPENAI: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
-EXTENSIONS = frozenset({"session.queued", "session.warning", "session.ended", "metrics"})
+EXTENSIONS = frozenset(
+    {
+        *("session.queued", "session.warning", "session.ended", "metrics"),
+        *("session.force_listen.updated", "session.muted", "session.paused", "session.resumed"),
+    }
+)
 
 
 def samples(ms: int) -> int:

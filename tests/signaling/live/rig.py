@@ -77,8 +77,14 @@ class NotedCore:
         self.asked.append((kind, text, delegation))
         self.askers.append(by)
 
-    def force_listen(self, is_on: bool) -> None:
+    def force_listen(self, is_on: bool, by: Asker | None = None) -> None:
         self.asked.append(("listen", is_on))
+
+    def pause(self, by: Asker | None = None) -> None:
+        self.asked.append(("pause",))
+
+    def resume(self, by: Asker | None = None) -> None:
+        self.asked.append(("resume",))
 
     def mute(self, is_muted: bool, by: Asker | None = None) -> None:
         assert by is not None

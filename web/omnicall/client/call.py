@@ -179,6 +179,23 @@ class Call:
         self.sound.clear()
         await self.carrier.interrupt()
 
+    async def hush(self, on: bool = True) -> None:
+        """While on, the model only listens; what it is saying is cut."""
+        await self.send("session.force_listen", on=on)
+
+    async def mute(self, on: bool = True) -> None:
+        """Let the model hear silence, or what is said again."""
+        await self.send("session.mute", on=on)
+
+    async def pause(self) -> None:
+        """Have neither sound nor pictures taken; the event `session.paused` tells for how long the
+        place is kept."""
+        await self.send("session.pause")
+
+    async def resume(self) -> None:
+        """Go on after a pause; `session.resumed` tells what is remembered, and may take a wait."""
+        await self.send("session.resume")
+
     async def update(self, **settings: Any) -> Event:
         """Change settings; the session then. Raises `RequestFailed` with the field's name."""
         event_id = f"event_{secrets.token_hex(12)}"

@@ -1,0 +1,73 @@
+"""A session that rests at its user's wish: nothing is taken, and its slot is kept a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from server.worker.audience import Audience
+from signaling.session import events as ev
+from signaling.session.core import Asker
+
+WARNED_S = 15.0
+"""So long before the slot is given away the user is told."""
+
+
+class Pause:
+    """Owns whether the session rests, and whether it has its slot; call `look` once a second."""
+
+    def __init__(
+        self,
+        keep_s: float,
+        audience: Audience,
+        *,
+        give_away: Callable[[], None],
+        take_again: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`give_away` frees the slot; `take_again` asks for one, and `served` follows."""
+        self._keep_s = keep_s
+        self._audience = audience
+        self._give_away = give_away
+        self._take_again = take_again
+        self._clock = clock
+        self._since = 0.0
+        self._is_told = False
+        self._has_slot = True
+        self.is_on = False
+
+    def begin(self, by: Asker | None = None) -> None:
+        """Rest from now on; once more does nothing but tell."""
+        if not self.is_on:
+            self.is_on, self._is_told, self._since = True, False, self._clock()
+        left_s = max(0.0, self._keep_s - (self._clock() - self._since)) if self._has_slot else 0.0
+        self._audience.emit(ev.CallPaused(slot_kept_s=round(left_s, 1)), by)
+
+    def end(self, by: Asker | None = None) -> None:
+        """Go on; where the slot is given away, when there is one again."""
+        if self.is_on and not self._has_slot:
+            self.is_on = False
+            self._take_again()
+        elif self._has_slot:
+            self.is_on = False
+            self._audience.emit(ev.CallResumed(kept="everything"), by)
+
+    def look(self) -> None:
+        """Notice what time it is."""
+        if not self.is_on or not self._has_slot:
+            return
+        left_s = self._keep_s - (self._clock() - self._since)
+        if left_s <= 0:
+            self._has_slot = False
+            told = "The pause was long, so others may speak: going on may take a wait."
+            self._audience.emit(ev.Notice(code="slot_given_away", message=told))
+            self._give_away()
+        elif left_s <= WARNED_S and not self._is_told:
+            self._is_told = True
+            told = f"In {left_s:.0f} s others may take this place; go on to keep it."
+            self._audience.emit(ev.Notice(code="pause_ends_soon", message=told))
+
+    def served(self) -> None:
+        """There is a slot again, with what was written down of the conversation."""
+        self._has_slot = True
+        self._audience.emit(ev.CallResumed(kept="words"))

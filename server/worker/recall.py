@@ -1,0 +1,52 @@
+"""What was said so far, as text that a model reads when it begins anew with the same person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from signaling.session.items import FunctionOutputItem, Item, MessageItem
+from signaling.settings import MAX_INSTRUCTIONS_CHARS
+
+MAX_CHARS = 6_000
+"""Of the newest words; the rest is left out."""
+OPENING = "The conversation so far, which goes on now:"
+_SPEAKERS = {"user": "User", "assistant": "You", "system": "Note"}
+
+
+def recalled(items: Iterable[Item]) -> str:
+    """The words of a conversation, the newest ones that fit; empty where there are none."""
+    lines: list[str] = []
+    size = 0
+    for item in reversed(list(items)):
+        line = _line(item)
+        if not line:
+            continue
+        size += len(line) + 1
+        if size > MAX_CHARS:
+            break
+        lines.append(line)
+    return "\n".join([OPENING, *reversed(lines)]) if lines else ""
+
+
+def with_recalled(instructions: str, words: str) -> str:
+    """Instructions with the words behind them, as far as there is room."""
+    if not words:
+        return instructions
+    room = MAX_INSTRUCTIONS_CHARS + MAX_CHARS - len(instructions)
+    return f"{instructions}\n\n{words[: max(0, room)]}".strip()
+
+
+def _line(item: Item) -> str:
+    if isinstance(item, FunctionOutputItem):
+        return f"Function: {_short(item.output)}"
+    if not isinstance(item, MessageItem):
+        return ""
+    words = " ".join(part.text.strip() for part in item.parts if part.text and part.text.strip())
+    shown = [f"[{part.kind}]" for part in item.parts if part.kind in ("image", "video")]
+    said = " ".join([*shown, *([words] if words else [])])
+    return f"{_SPEAKERS[item.role]}: {_short(said)}" if said else ""
+
+
+def _short(text: str) -> str:
+    most = MAX_CHARS // 4
+    return text if len(text) <= most else text[: most - 1] + "…"
