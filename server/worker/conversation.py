@@ -166,9 +166,7 @@ class Conversation:
 
     def engine_config(self) -> p.SessionConfig:
         """What the engine is to know of the settings."""
-        return engine_config(
-            self.settings, self.recalled, can_hold=self.speaker.can_hold
-        )
+        return engine_config(self.settings, self.recalled, can_hold=self.speaker.can_hold)
 
     def recall(self) -> None:
         """Have the engine, which begins anew, told what was said so far."""

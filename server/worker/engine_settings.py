@@ -50,11 +50,11 @@ def mode_of(settings: SessionSettings) -> Mode:
 
 
 def engine_config(
-    settings: SessionSettings, words: str = "", *, can_hold: bool = True
+    settings: SessionSettings, recalled: str = "", *, can_hold: bool = True
 ) -> SessionConfig:
     """The engine's view of a session's settings.
 
-    `words`: what was said before, see `recall`. `can_hold`: an answer that is heard can wait.
+    `recalled`: what was said before, see `recall`. `can_hold`: an answer that is heard can wait.
     """
     detection = settings.audio.input.turn_detection
     match detection:
@@ -90,7 +90,7 @@ def engine_config(
     sampling, options = _sampling(given, limit if isinstance(limit, int) else None)
     return SessionConfig(
         mode=mode_of(settings),
-        instructions=with_recalled(settings.instructions, words),
+        instructions=with_recalled(settings.instructions, recalled),
         # OpenAI's names of voices mean nothing here; an engine takes its default for those.
         voice=voice if voice != "default" else "",
         speed=settings.audio.output.speed,

@@ -61,8 +61,8 @@ class InputUnmute(_LiveEvent, frozen=True, kw_only=True):
 
 
 class LiveForceListening(_LiveEvent, frozen=True, kw_only=True):
-    """Our extension: while on, the model only listens and what it says is cut; answered by
-    `session.force_listen.updated`.
+    """Our extension: while on, the model only listens and what it says is cut; told by a
+    `session.info` with the code `force_listen_on` or `force_listen_off`.
     """
 
     on: bool = True
@@ -157,6 +157,8 @@ CLIENT_EVENTS: dict[str, type[LiveClientEvent]] = {
     "response.create": BackendContinue,
     "session.close": SessionClose,
 }
+OURS = frozenset({"session.force_listen", "session.pause", "session.resume"})
+"""Extensions of ours among them."""
 UNSERVED = {
     "decision.create": "decisions are not served here",
     "decision.item.create": "decisions are not served here",

@@ -30,6 +30,7 @@ from signaling.session import events as ev
 from signaling.session.core import Asker, ContextKind, SessionCore
 
 USAGE_S = 15.0
+HUSHED = {True: "The model only listens.", False: "The model may speak again."}
 MAX_APPENDS = 64
 MAX_APPEND_S = 5
 MAX_HELD = 64
@@ -278,7 +279,8 @@ class LiveDoor:
         now = self._clock()
         match event:
             case ev.InputHushed():
-                self._connections.tell(wire.LiveForceListenUpdated(on=event.is_on))
+                code = "force_listen_on" if event.is_on else "force_listen_off"
+                self._connections.inform(code, HUSHED[event.is_on])
             case ev.CallPaused():
                 if not self._time.is_paused:
                     self._time.pause(now)

@@ -91,12 +91,6 @@ class LiveClosed(_Named, frozen=True, kw_only=True, tag="session.closed"):
     usage: LiveUsage
 
 
-class LiveForceListenUpdated(_Named, frozen=True, kw_only=True, tag="session.force_listen.updated"):
-    """Our extension: whether the model only listens."""
-
-    on: bool
-
-
 class LivePaused(_Named, frozen=True, kw_only=True, tag="session.paused"):
     """Nobody spoke for `idle_timeout_s`: the model hears nothing until somebody does. Or a client
     asked for it, and says when to go on.
@@ -215,7 +209,6 @@ LiveServerEvent = (
     | CommentaryAppended
     | Muted
     | Unmuted
-    | LiveForceListenUpdated
     | FixturePlaying
     | FixturePlayed
     | DelegationCreatedEvent

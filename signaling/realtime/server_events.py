@@ -4,6 +4,8 @@ One frozen struct per event, with every field that the official SDKs require. Na
 OpenAI API reference, "Realtime / Server events". Extensions, in the same style, are at the end.
 """
 
+from typing import Literal
+
 import msgspec
 from msgspec import field
 

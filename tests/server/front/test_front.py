@@ -21,6 +21,8 @@ from server.control import (
     EngineAddress,
     EngineDown,
     QueuePosition,
+    SlotReleased,
+    SlotWanted,
 )
 from server.front import child_stats, front_call
 from server.front import front as module
@@ -495,3 +497,18 @@ async def test_two_who_ask_at_once_are_both_answered() -> None:
     paper.says("worker-0", worker_stats())
     async with asyncio.timeout(5):
         await both
+
+
+async def test_long_pause_gives_the_slot_to_who_waits_and_resuming_waits_behind() -> None:
+    paper = PaperFront(slots=1)
+    resting, other = await paper.call(), await paper.call()
+    assert paper.front.broker.engine_of(resting) == "engine-0"
+    paper.says("worker-0", SlotReleased(resting))
+    assert paper.front.broker.engine_of(other) == "engine-0"
+    assert resting in paper.front.calls
+    paper.says("worker-0", SlotWanted(resting))
+    assert [waiting.call_id for waiting in paper.front.broker.waiting()] == [resting]
+    assert paper.supervisor.of(QueuePosition)[-1][1].call_id == resting
+    paper.says("worker-0", CallEnded(other, "hangup", 0))
+    assert paper.supervisor.of(AssignEngine)[-1][1].call_id == resting
+    paper.says("worker-0", SlotReleased("rtc_nobody"))

@@ -68,3 +68,32 @@ def test_what_is_owed_is_bounded() -> None:
     line.keeps_up = True
     way.catch_up()
     assert len(line.taken) == MAX_OWED and line.taken[-1] == p.Heard(SESSION, 1, 2 * MAX_OWED - 1)
+
+
+def test_numbers_of_a_later_line_are_none_of_an_earlier_one() -> None:
+    way, sent = EngineWay(), list[p.Message]()
+    way.open(Taking(sent))
+    started = p.ResponseStarted("s", 1, "speech", 2)
+    assert way.numbered(started) == started
+    way.close()
+    way.open(Taking(sent))
+    again = way.numbered(started)
+    assert isinstance(again, p.ResponseStarted)
+    assert again.epoch != 1 and again.utterance != 2
+    assert way.numbered(p.SpeechStarted("s", 2, 0)) == p.SpeechStarted("s", again.utterance, 0)
+    asked = p.ResponseStarted("s", 1, "request")
+    assert way.numbered(asked) == p.ResponseStarted("s", again.epoch, "request"), "no utterance"
+    assert way.send(p.Heard("s", 1, 10)) and sent == [], "of the earlier line"
+    assert way.send(p.CancelResponse("s", again.epoch))
+    assert sent == [p.CancelResponse("s", 1)]
+
+
+class Taking:
+    """An open line."""
+
+    def __init__(self, sent: list[p.Message]) -> None:
+        self._sent = sent
+
+    def send(self, message: p.Message) -> bool:
+        self._sent.append(message)
+        return True

@@ -173,7 +173,7 @@ def test_pausing_again_starts_no_new_time() -> None:
 
 async def test_sound_and_pictures_of_a_pause_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     session, sent = Call(CHROMIUM_OFFER).session, list[p.Message]()
-    monkeypatch.setattr(session, "_to_engine", sent.append)
+    monkeypatch.setattr(session._way, "send", sent.append)
     session.hear(0, PIECE)
     session.pause.begin()
     session.hear(320, PIECE)

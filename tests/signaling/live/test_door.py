@@ -673,3 +673,16 @@ def test_a_full_house_is_told_before_anything_started() -> None:
         "message": "Full.",
     }
     assert rig.door.close_code == 1013
+
+
+def test_client_hushes_pauses_and_resumes() -> None:
+    rig = DoorRig().start()
+    for kind in ("session.force_listen", "session.pause", "session.resume"):
+        rig.say(kind)
+    assert rig.core.asked[-3:] == [("listen", True), ("pause",), ("resume",)]
+    rig.door.tell(ev.InputHushed(is_on=True))
+    rig.door.tell(ev.CallPaused(slot_kept_s=60))
+    rig.door.tell(ev.CallResumed(kept="everything"))
+    told = [(event["type"], event.get("code")) for event in rig.sent[-3:]]
+    assert told[1:] == [("session.paused", None), ("session.resumed", None)]
+    assert told[0][1] == "force_listen_on"

@@ -103,6 +103,10 @@ EXTENSIONS = [
     ev.SessionWarningEvent(code="context_high", message="m"),
     ev.SessionEndedEvent(reason="time_limit", message="m"),
     ev.Metrics(metrics={"unit_ms": 31.5}),
+    ev.ForceListenUpdated(on=True),
+    ev.MutedEvent(on=False),
+    ev.PausedEvent(slot_kept_s=60.0),
+    ev.ResumedEvent(kept="words"),
 ]
 
 
