@@ -29,6 +29,7 @@ from engine.ipc.protocol import (
     FunctionOutputIn,
     Heard,
     ImageIn,
+    SessionConfig,
     SessionEnded,
     UpdateSession,
 )
@@ -128,6 +129,8 @@ class Scheduler:
         self._background = Background(runner.model.device, self._duplex, self._turns)
         self._sessions: dict[int, Session] = {}
         self._prepared: deque[KeepPrepared] = deque()
+        self._voices_due: set[int] = set()
+        """Slots that get another voice as soon as they are silent."""
         self._inbox: deque[tuple[float, Order]] = deque()
         """With when they came."""
         self._wake = threading.Event()
@@ -207,6 +210,8 @@ class Scheduler:
         while not self._is_stopping:
             self._wake.clear()
             self._drain()
+            if self._voices_due:
+                self._set_due_voices()
             try:
                 busy = self._step()
             except SessionFailed as failed:
@@ -322,6 +327,7 @@ class Scheduler:
         if session is not None:
             # The object may live until garbage is collected; the voice's memory must not.
             session.voice = SessionVoice(None, None)
+            self._voices_due.discard(slot)
             self._duplex.close(slot)
             self._turns.close(slot)
             self.runner.clear(slot)
@@ -331,10 +337,11 @@ class Scheduler:
         return self._duplex if session.config.mode == "full_duplex" else self._turns
 
     def _switch(self, session: Session, message: UpdateSession) -> None:
-        before = self._mode(session)
+        before, was = self._mode(session), session.config
         anew = session.reconfigure(message.config)
         if not anew or (isinstance(before, HalfDuplex) and before is self._mode(session)):
             before.configure(session)
+            self._revoice(session, was)
             if anew:
                 self._turns.change_system(session)
             return
@@ -348,6 +355,28 @@ class Scheduler:
         self._speech.clear(session.slot)
         self._begin(session)
         session.warn("context_restarted", "these settings begin a new conversation")
+
+    def _revoice(self, session: Session, was: SessionConfig) -> None:
+        """Speak with another voice from the next turn on; the conversation goes on.
+
+        What the model heard of a voice in its prompt stays there.
+        """
+        if session.config.voice == was.voice:
+            return
+        heard = session.voice.embeddings
+        session.voice = SessionVoice(self._choose_voice(session).base, heard)
+        self._voices_due.add(session.slot)
+        self._set_due_voices()
+
+    def _set_due_voices(self) -> None:
+        """Give voices to slots that are not speaking: to change it drops what is still to be said."""
+        for slot in tuple(self._voices_due):
+            session = self._sessions.get(slot)
+            if session is None or session.voice.base is None:
+                self._voices_due.discard(slot)
+            elif not session.output.is_speaking and not self._turns.is_asked(slot):
+                self._speech.set_voice(slot, session.voice.base)
+                self._voices_due.discard(slot)
 
     # ------------------------------------------------------------------ messages
 

@@ -16,7 +16,7 @@ from server.worker.engine_settings import engine_config
 from server.worker.in_force import TOLD_HERE, in_force, refuse, without_effect
 from server.worker.items import Items
 from server.worker.open_requests import OpenRequests
-from server.worker.recall import recalled
+from server.worker.recall import begins_anew, recalled
 from server.worker.responses import ActiveResponse, Asked
 from server.worker.user_turns import UserTurns, input_ms
 from signaling.errors import ProtocolError
@@ -28,6 +28,10 @@ from signaling.toolchecks import unsupported
 
 Loudness = Literal["full", "ducked", "held"]
 HEARD_INTERVAL_SAMPLES = p.OUTPUT_HZ // 5
+REREAD = (
+    "With this change the model begins anew: it was told the words of the conversation again, but "
+    "what it saw and how it sounded is forgotten."
+)
 MAX_TOLD = 100
 """Different notices about settings in a session."""
 MAX_PAST = 16
@@ -152,6 +156,8 @@ class Conversation:
         if settings.type != self.settings.type:
             raise unsupported("session.type", "a session stays of the kind that it was opened as")
         refuse(changes, settings, self.abilities)
+        if begins_anew(self.settings, settings, self.abilities):
+            self.recall()
         self.settings = settings
         self._to_engine(p.UpdateSession(self.session_id, self.engine_config()))
         self.audience.emit(
@@ -244,6 +250,8 @@ class Conversation:
         match message:
             case p.SessionWarning() if _is_told_here(message):
                 pass
+            case p.SessionWarning(code="context_restarted") if self.recalled:
+                self.audience.emit(ev.Notice(code="context_reread", message=REREAD))
             case p.SessionWarning():
                 told = _sentence(message.message)
                 self.audience.emit(ev.Notice(code=message.code, message=told))

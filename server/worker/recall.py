@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from signaling.session.core import Abilities
 from signaling.session.items import FunctionOutputItem, Item, MessageItem
-from signaling.settings import MAX_INSTRUCTIONS_CHARS
+from signaling.settings import MAX_INSTRUCTIONS_CHARS, SemanticVad, SessionSettings
 
 MAX_CHARS = 6_000
 """Of the newest words; the rest is left out."""
@@ -26,6 +27,24 @@ def recalled(items: Iterable[Item]) -> str:
             break
         lines.append(line)
     return "\n".join([OPENING, *reversed(lines)]) if lines else ""
+
+
+def begins_anew(
+    before: SessionSettings, after: SessionSettings, abilities: Abilities | None
+) -> bool:
+    """Whether the engine forgets the conversation with this change of settings.
+
+    A model that hears in units keeps two forms of one: the stream of full duplex, which begins with
+    its instructions, and turns, which it reads again by itself.
+    """
+    if abilities is None or not abilities.hears_in_units:
+        return False
+    was_full, is_full = (_is_full_duplex(settings) for settings in (before, after))
+    return was_full != is_full or (is_full and before.instructions != after.instructions)
+
+
+def _is_full_duplex(settings: SessionSettings) -> bool:
+    return isinstance(settings.audio.input.turn_detection, SemanticVad)
 
 
 def with_recalled(instructions: str, words: str) -> str:

@@ -224,6 +224,7 @@ export default {
   'note.error': 'Error: {message}',
   'note.context_near_limit': 'The model’s memory of this conversation is almost full.',
   'note.context_restarted': 'With this change the model begins a new conversation: it does not remember what was said before.',
+  'note.context_reread': 'With this change the model begins anew. It was told the words of this conversation again; what it saw and heard is forgotten.',
   'note.pictures_thinned': 'The server is busy: the model looks at fewer pictures.',
   'note.audio_skipped': 'The server is too slow for this moment: some sound was skipped.',
   'note.utterance_too_long': 'That was too long to follow; please say it in shorter parts.',

@@ -238,3 +238,46 @@ def test_words_told_again_stay_with_every_later_setting() -> None:
     told = talk.sent(p.UpdateSession)[-1].config.instructions
     assert told.startswith("Be kind.") and "User: My name is Ada." in told
     assert talk.one("session.updated")["session"]["instructions"] == "Be kind."
+
+
+# ---------------------------------------------------------------- another mode, other instructions
+
+
+@pytest.mark.parametrize(
+    ("change", "is_told"),
+    [
+        ({"audio": {"input": {"turn_detection": None}}}, True),
+        ({"instructions": "Be brief."}, True),
+        ({"audio": {"output": {"voice": "calm"}}}, False),
+        ({"engine": {"temperature": 0.5}}, False),
+    ],
+)
+def test_model_that_begins_anew_is_told_the_words_again(
+    change: dict[str, Any], is_told: bool
+) -> None:
+    talk = Talk()
+    talk.conversation.abilities = UNITS
+    talk.answer(1, {0: "My name is Bo."}, 100)
+    talk.play(200)
+    talk.ask({"type": "session.update", "session": change})
+    told = talk.sent(p.UpdateSession)[-1].config.instructions
+    assert ("You: My name is Bo." in told) is is_told
+    talk.hear(p.SessionWarning(SESSION, "context_restarted", "these settings begin anew"))
+    codes = [event["code"] for event in talk.of("session.warning")]
+    assert ("context_reread" in codes) is is_told
+    assert ("context_restarted" in codes) is not is_told
+
+
+def test_turns_are_read_again_by_the_engine_itself() -> None:
+    talk = Talk()
+    talk.conversation.abilities = UNITS
+    talk.answer(1, {0: "My name is Bo."}, 100)
+    talk.play(200)
+    for detection in (None, {"type": "server_vad"}):
+        talk.conversation.update({"audio": {"input": {"turn_detection": detection}}})
+    before = talk.sent(p.UpdateSession)[-1].config.instructions
+    talk.answer(2, {0: "And yours?"}, 100)
+    talk.play(200)
+    talk.conversation.update({"instructions": "Be brief."})
+    after = talk.sent(p.UpdateSession)[-1].config.instructions
+    assert "Bo" in before and "Bo" in after and "And yours?" not in after

@@ -16,7 +16,7 @@ from engine.minicpmo.speech import talker
 from engine.minicpmo.speech import voices as library
 from engine.minicpmo.speech.voices import VoiceLibrary
 from tests.engine.minicpmo.conftest import GROUP_CODES
-from tests.engine.minicpmo.engine_rig import Talk, config
+from tests.engine.minicpmo.engine_rig import Talk, config, scheduler_of
 from tests.recordings import packed, talk
 from tests.speech_assets import write_campplus
 from tests.tiny_checkpoint import write_checkpoint
@@ -143,3 +143,24 @@ def test_what_is_missing_is_named_with_where_it_comes_from(tiny_checkpoint: Path
 
     lacks = VoiceLibrary(load(tiny_checkpoint, device="cpu", show=lambda text: None), "").lacks
     assert "campplus.onnx" in lacks and "token2wav" in lacks and "MiniCPM-o 4.5" in lacks
+
+
+async def test_another_voice_in_the_call_keeps_the_conversation(engine: MiniCpmoEngine) -> None:
+    await keep(engine, ANNA, packed(talk(4.0)))
+    short = p.Sampling(seed=7, greedy=True, max_output_tokens=4)
+    call = Talk(engine, "call", 0, config(mode="turn_based", sampling=short))
+    heard = []
+    for turn, voice in enumerate(("", ANNA)):
+        settings = config(mode="turn_based", sampling=short, voice=voice)
+        call.session.handle(p.UpdateSession("call", settings))
+        call.session.handle(p.ItemIn("call", f"item-{turn}", "user", (p.TextPart("hello"),)))
+        call.session.handle(p.CreateResponse("call"))
+        done = await call.until(p.ResponseDone, turn + 1)
+        heard.append(done.input_tokens)
+    assert heard[1] > heard[0], "the first turn is still there"
+    assert call.all(p.SessionWarning) == []
+    voices = engine._voices
+    assert voices is not None and scheduler_of(engine)._sessions[0].voice.base is not None
+    assert scheduler_of(engine)._sessions[0].voice.base is voices.choose(ANNA)[0].base
+    assert scheduler_of(engine)._voices_due == set()
+    await call.session.close()
