@@ -369,7 +369,7 @@ class Scheduler:
         self._set_due_voices()
 
     def _set_due_voices(self) -> None:
-        """Give voices to slots that are not speaking: to change it drops what is still to be said."""
+        """Give voices to slots that are silent: a change drops what is still to be said."""
         for slot in tuple(self._voices_due):
             session = self._sessions.get(slot)
             if session is None or session.voice.base is None:
