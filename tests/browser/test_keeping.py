@@ -286,11 +286,14 @@ async def test_file_is_played_into_a_call_that_ends_with_it(
     file = microphone(tmp_path / "question.wav", [(0.2, "seven_times_eight")], 2.4)
     async with browse(server.url) as page:
         await page.click("[aria-controls=settings]")
-        await page.fill("#play-padding", "6")
+        await page.fill("#play-padding", "5")
         await page.set_input_files("#play-input", file)
         await event(page, "session.created")
         heard = await event(page, "conversation.item.input_audio_transcription.completed")
         assert heard["transcript"] == "what is seven times eight"
-        await event(page, "response.done")
+        # The answer is heard to its end before the call is.
+        done = await event(page, "response.done")
+        assert done["response"]["status"] == "completed"
+        await event(page, "output_audio_buffer.stopped")
         await page.wait_for_function("() => window.omnicall.state === 'ended'")
         assert await page.is_hidden("#playing")

@@ -8,6 +8,8 @@ const TICK_MS = 100;
 /** As the camera (see lib/devices.js): more than the encoder sends. */
 const PICTURES_PER_S = 5;
 const MAX_SIDE = 1280;
+/** For so long an answer may put off the end: one that never ends must not keep the call. */
+const MAX_AWAITED_S = 120;
 
 /** @typedef {'ready'|'lead'|'playing'|'padding'|'over'} Stage */
 
@@ -16,6 +18,7 @@ const MAX_SIDE = 1280;
  * @property {number} lead_s of silence before the file
  * @property {number} padding_s of silence after it, in which the answer comes
  * @property {boolean} isMixed the microphone is heard with it
+ * @property {() => boolean} isAwaited an answer is: the silence after the file is counted from its end
  */
 
 /**
@@ -54,6 +57,7 @@ export class FileSource extends EventTarget {
   #url;
   #timer = 0;
   #since_ms = 0;
+  #played_ms = 0;
   #how;
   /** @type {MediaStreamTrack} what the call sends */ audio;
   /** @type {MediaStreamTrack|null} null: there is no picture in the file */ video = null;
@@ -145,6 +149,8 @@ export class FileSource extends EventTarget {
 
   #tick() {
     this.#draw();
+    const isPutOff = performance.now() - this.#played_ms < MAX_AWAITED_S * 1000;
+    if (this.stage === 'padding' && isPutOff && this.#how.isAwaited()) this.#since_ms = performance.now();
     const next = nextStage(this.stage, (performance.now() - this.#since_ms) / 1000, this.#how, this.#element.ended || Boolean(this.#element.error));
     if (next !== this.stage) this.#become(next);
     else if (this.stage === 'playing') this.dispatchEvent(new Event('change'));
@@ -154,6 +160,7 @@ export class FileSource extends EventTarget {
   #become(stage) {
     this.stage = stage;
     this.#since_ms = performance.now();
+    if (stage === 'padding') this.#played_ms = this.#since_ms;
     if (stage === 'playing') {
       this.#element.play().catch(() => this.stage === 'playing' && this.#become('padding'));
     }

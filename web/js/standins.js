@@ -2,6 +2,9 @@
 
 import { wakeAudio } from './meters.js';
 
+/** Somebody speaks, or is about to. */
+const AWAITED = ['hearing', 'thinking', 'speaking'];
+
 export class StandIns {
   /** @type {import('./filesource.js').FileSource|null} */ file = null;
   /** @type {MediaStreamTrack|null} */ screen = null;
@@ -29,7 +32,7 @@ export class StandIns {
 
   /**
    * Lets a file be heard and seen instead of the user; places a call that ends with it if there is none.
-   * @param {File} file @param {import('./filesource.js').How} how
+   * @param {File} file @param {Omit<import('./filesource.js').How, 'isAwaited'>} how
    * @returns {Promise<void>} raises `FileTrouble`
    */
   async play(file, how) {
@@ -37,7 +40,7 @@ export class StandIns {
     this.stop();
     wakeAudio();
     const { FileSource } = await import('./filesource.js');
-    const source = await FileSource.open(file, how);
+    const source = await FileSource.open(file, { ...how, isAwaited: () => AWAITED.includes(conversation.phase) });
     this.file = source;
     const isOwnCall = !conversation.isInCall;
     source.addEventListener('change', () => {
