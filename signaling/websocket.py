@@ -128,7 +128,7 @@ class WebSocketLink(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of it.
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(self._head)
+        self._write(self._head)
         self._schedule_ping()
 
     def data_received(self, data: bytes) -> None:
@@ -196,7 +196,7 @@ class WebSocketLink(asyncio.Protocol):
             self._end("internal_error")
 
     def _pause(self, is_paused: bool) -> None:
-        if self._transport is None or is_paused == self._is_paused or self._lost.is_set():
+        if self._transport is None or is_paused == self._is_paused or self._transport.is_closing():
             return
         self._is_paused = is_paused
         (self._transport.pause_reading if is_paused else self._transport.resume_reading)()
@@ -205,11 +205,17 @@ class WebSocketLink(asyncio.Protocol):
         assert self._transport is not None
         for data in self._frames.data_to_send():
             if data:
-                self._transport.write(data)
+                self._write(data)
             else:
                 # Both sides have said goodbye, or the frames are none.
                 self._end("closed" if self._is_told_closed else "malformed")
                 self._transport.close()
+
+    def _write(self, data: bytes) -> None:
+        assert self._transport is not None
+        # uvloop raises at a transport that has failed, of which `connection_lost` tells later.
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     @property
     def _is_told_closed(self) -> bool:

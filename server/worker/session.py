@@ -161,13 +161,18 @@ class CallSession:
         """Free everything; the engine's slot first, so that the next call finds it. Idempotent."""
         line, self._line = self._line, None
         self._way.close()
-        if line is not None:
-            await line.close()
-        connections: list[Connection] = [*self.joined]
-        self.joined.clear()
-        if self._transport is not None:
-            connections.append(self._transport)
-        await asyncio.gather(*(connection.close() for connection in connections))
+        try:
+            if line is not None:
+                await line.close()
+        finally:
+            connections: list[Connection] = [*self.joined]
+            self.joined.clear()
+            if self._transport is not None:
+                connections.append(self._transport)
+            closing = (connection.close() for connection in connections)
+            for failed in await asyncio.gather(*closing, return_exceptions=True):
+                if failed is not None:
+                    log.error("closing call %s failed", self.call_id, exc_info=failed)
 
     async def _serve(self) -> None:
         """Wait for an engine's slot and open the line to it."""

@@ -142,16 +142,14 @@ class Worker:
             case PlaceCall() | PlaceStream():
                 self._start(self._call(message), message.call_id)
             case GetStats():
-                assert self._tasks is not None
-                self._tasks.create_task(self._report(message.n), name="stats")
+                self._spawn(self._report(message.n), "stats")
             case EngineDown():
                 assert self._links is not None
                 self._links.lost(message.endpoint, message.reason)
             case AddItem():
                 self._child.send(self._add_item(message))
             case UpdateIce():
-                assert self._tasks is not None
-                self._tasks.create_task(self._update_ice(message), name="ice")
+                self._spawn(self._update_ice(message), "ice")
             case AssignEngine() | QueuePosition() | PassPiece() | HangUp():
                 session = self._sessions.get(message.call_id)
                 if session is not None:
@@ -186,10 +184,13 @@ class Worker:
             self._child.send(IceRefused(call_id, n, 500, "internal_error", "Internal error."))
 
     def _start(self, call: Coroutine[Any, Any, None], name: str) -> None:
-        assert self._tasks is not None
-        task = self._tasks.create_task(call, name=name)
+        task = self._spawn(call, name)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        assert self._tasks is not None
+        return self._tasks.create_task(_alone(work, name), name=name)
 
     async def _place(
         self, session: CallSession, place: PlaceCall | PlaceStream
@@ -224,8 +225,7 @@ class Worker:
         try:
             while (handed := handover.receive(way)) is not None:
                 told, sock = handed
-                assert self._tasks is not None
-                self._tasks.create_task(self._accept(told, sock), name="accept")
+                self._spawn(self._accept(told, sock), "accept")
         except EOFError:
             asyncio.get_running_loop().remove_reader(way.fileno())
 
@@ -273,11 +273,13 @@ class Worker:
             reason = "internal_error"
             self._refuse(place, ProtocolError("Internal error.", code="internal", status=500))
         finally:
-            if session is not None:
-                await session.close()
-            self._sessions.pop(place.call_id, None)
-            self._cycles.ended()
-            self._child.send(CallEnded(place.call_id, reason, turns))
+            try:
+                if session is not None:
+                    await session.close()
+            finally:
+                self._sessions.pop(place.call_id, None)
+                self._cycles.ended()
+                self._child.send(CallEnded(place.call_id, reason, turns))
 
     def _refuse(self, place: PlaceCall | PlaceStream, error: ProtocolError) -> None:
         self._child.send(
@@ -290,6 +292,14 @@ class Worker:
         self._child.send(
             WorkerStats(n, cpu_s, rss_bytes, self._lag.take(), len(asyncio.all_tasks()), calls)
         )
+
+
+async def _alone(work: Coroutine[Any, Any, None], name: str) -> None:
+    """A bug in what is done for one call, or for one question, ends nothing else."""
+    try:
+        await work
+    except Exception:  # noqa: BLE001 - the boundary
+        log.exception("%s failed", name)
 
 
 def _tell(session: CallSession, message: AssignEngine | QueuePosition | PassPiece | HangUp) -> None:

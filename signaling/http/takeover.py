@@ -84,7 +84,9 @@ class _Side(asyncio.Protocol):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
-        self._other.write(data)
+        # uvloop raises at a transport that has failed, of which `connection_lost` tells later.
+        if not self._other.is_closing():
+            self._other.write(data)
 
     def pause_writing(self) -> None:
         self._other.pause_reading()

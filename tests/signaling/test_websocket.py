@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
@@ -91,6 +92,27 @@ async def linked(*, reads: bool = True) -> AsyncIterator[tuple[Rig, Far]]:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
         theirs.close()
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_connection_that_has_failed_is_left_alone(turns: int) -> None:
+    """However many turns of the loop ago: uvloop raises at whoever writes to what is closed."""
+
+    async def check() -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        rig, loop = Rig(), asyncio.get_running_loop()
+        transport, _ = await loop.connect_accepted_socket(lambda: rig.link, ours)
+        transport.abort()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        rig.link.send("more")
+        await rig.link.close(1000)
+        rig.link._check()
+        assert not rig.link.send("late") and len(rig.gone) == 1
+        theirs.close()
+
+    uvloop.run(check())
 
 
 async def test_messages_go_both_ways_also_in_fragments() -> None:

@@ -48,6 +48,15 @@ from tests.engine.ipc.raw_peer import router
 from tests.waiting import until
 
 START = "from server.worker.worker import main; main()"
+BROKEN = """
+from server.worker import worker
+from server.worker.session import CallSession
+async def fail(session):
+    raise RuntimeError("a bug")
+CallSession.close = CallSession.stats = fail
+worker.main()
+"""
+"""A media worker in which the end of each call fails, and the figures of each."""
 
 
 class Desk:
@@ -72,9 +81,9 @@ class Desk:
     def _meet(self, peer: bytes, hello: Hello) -> None:
         self.peer = peer
 
-    async def start(self) -> None:
+    async def start(self, program: str = START) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", START, str(os.getpid())),
+            *(sys.executable, "-c", program, str(os.getpid())),
             stdin=asyncio.subprocess.PIPE,
             cwd=ROOT,
         )
@@ -185,6 +194,24 @@ async def test_offer_that_cannot_be_served_is_refused_and_over(
     [refused] = desk.said(CallRefused)
     assert 400 <= refused.status < 500 and refused.param == param and refused.message
     assert desk.said(CallPlaced) == [] and await desk.lives()
+
+
+async def test_bug_at_the_end_of_a_call_or_in_its_figures_costs_no_other_call(
+    tmp_path: Path,
+) -> None:
+    # It logs the bug; nobody reads that here.
+    config = Config(calls=CallsConfig(connect_deadline_s=30.0), log=LogConfig(level="error"))
+    desk = Desk(tmp_path, config)
+    await desk.start(BROKEN)
+    for call_id in ("rtc_a", "rtc_b"):
+        await desk.place(call_id)
+    await until(lambda: len(desk.said(CallPlaced)) == 2)
+    desk.tell(GetStats(1))
+    desk.tell(HangUp("rtc_a", "hangup"))
+    assert await desk.ended("rtc_a") == "hangup"
+    desk.tell(HangUp("rtc_b", "hangup"))
+    assert await desk.ended("rtc_b") == "hangup" and await desk.lives()
+    await desk.close()
 
 
 async def test_engine_that_speaks_garbage_ends_its_call_and_not_the_worker(desk: Desk) -> None:
