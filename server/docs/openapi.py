@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from server.docs.fields import fields_of, nested
+from server.front.feedback import Feedback
 from server.front.presets import PresetList
 from server.front.voice_routes import VoiceChange, VoiceEntry, VoiceList
 from signaling.audio.speech_request import ReadingRequest
@@ -98,6 +99,7 @@ EXCHANGES: dict[tuple[str, str], Exchange] = {
     ("POST", f"{_CALL}/items"): Exchange(
         {JSON: RawItemCreate}, 200, {JSON: WireMessage}, {}, False
     ),
+    ("POST", f"{_CALL}/feedback"): Exchange({JSON: Feedback}, 204, {}, {}, False),
     **{("POST", f"{_CALL}/{name}"): _NOT_SERVED for name in ("accept", "reject", "refer")},
     ("POST", "/v1/realtime/client_secrets"): Exchange({JSON: SecretRequest}, 200, {JSON: OBJECT}),
     ("GET", "/v1/realtime"): _STREAM,

@@ -23,6 +23,7 @@ from server.config import Config, MediaConfig
 from server.control import Inbound, WorkerConfig, encode_worker
 from server.front import acceptor, certificates
 from server.front import app as application
+from server.front.feedback import FeedbackBox
 from server.front.front import Front
 from server.front.preset_shelf import PresetShelf
 from server.front.socket_folder import SocketFolder
@@ -310,8 +311,9 @@ class Launch:
             most=config.voices.max_count,
             per_minute=config.voices.per_minute,
         )
+        box = FeedbackBox(data_folder(config) / "feedback", front)
         return application.build(
-            front, telemetry, auth, info, self._proxies, servers, shelf, [voices]
+            front, telemetry, auth, info, self._proxies, servers, shelf, [voices, box]
         )
 
     def _handle_signals(self, supervisor: Supervisor, folder: SocketFolder) -> None:

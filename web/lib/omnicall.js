@@ -253,6 +253,15 @@ export class OmnicallCall extends EventTarget {
     this.#wantAnswer();
   }
 
+  /**
+   * Tells the server what is thought of an answer; a later word about it counts instead. Also after the call's end.
+   * @param {string} itemId of the answer @param {'up'|'down'|null} rating null takes it back @param {string} [comment]
+   * @returns {Promise<void>} when it is kept; raises `Refusal`
+   */
+  async rate(itemId, rating, comment = '') {
+    await this.#server.rate(this.id, { item_id: itemId, rating, comment });
+  }
+
   /** @param {Record<string, any>} session settings to change @returns {string} the event's id */
   update(session) {
     return this.send({ type: 'session.update', session: { type: 'realtime', ...session } });

@@ -137,6 +137,15 @@ export class Server {
   }
 
   /**
+   * Keeps what a caller thinks of an answer.
+   * @param {string} callId @param {{item_id: string, rating: 'up'|'down'|null, comment: string}} rating
+   */
+  async rate(callId, rating) {
+    const init = { method: 'POST', body: JSON.stringify(rating), headers: { 'Content-Type': 'application/json' } };
+    await this.#request(`/v1/realtime/calls/${encodeURIComponent(callId)}/feedback`, init, INFO_TIMEOUT_MS);
+  }
+
+  /**
    * Puts an item into a call's conversation. Over HTTP, because a file does not fit a message of the data channel.
    * @param {string} callId
    * @param {Record<string, any>} item

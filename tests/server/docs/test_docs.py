@@ -24,6 +24,7 @@ from server.docs.openapi import EXCHANGES, document, operations
 from server.docs.page import page
 from server.docs.protocols import EventDoc, protocols
 from server.front.app import SECURITY_HEADERS, build
+from server.front.feedback import FeedbackBox
 from server.front.telemetry import Telemetry
 from server.front.voice_routes import VoiceRoutes
 from server.front.voices import VoiceDesk
@@ -108,8 +109,9 @@ def served(tmp_path: Path) -> Any:
     telemetry = Telemetry(paper.front, "1", "fake", LoopLag())
     info = {"name": "omnicall", "version": "1.2.3", "auth_required": False, "kind": "fake"}
     voices = VoiceRoutes(VoiceDesk(tmp_path, 1), list)
+    box = FeedbackBox(tmp_path, paper.front)
     auth = Authenticator((), is_keyless=True)
-    return operations(build(paper.front, telemetry, auth, info, routes=[voices]))
+    return operations(build(paper.front, telemetry, auth, info, routes=[voices, box]))
 
 
 async def test_openapi_tells_every_route_with_words_and_what_it_takes(served: Any) -> None:
