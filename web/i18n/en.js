@@ -48,7 +48,8 @@ export default {
   'hint.queued_seconds': 'About {seconds} s left. The call starts by itself.',
   'hint.queued_minutes': 'About {minutes} min left. The call starts by itself.',
   'hint.interrupted': 'Go on, it is your turn.',
-  'hint.paused': 'Nothing is heard or seen. Your place is kept for a while.',
+  'hint.paused': 'Nothing is heard or seen. Your place is kept for {time}.',
+  'hint.paused_long': 'Nothing is heard or seen. Your place may have gone to who waits; you can still go on.',
   'hint.reconnecting': 'The network dropped out. Please stay, this often mends itself.',
   'hint.ended': 'It lasted {time}.',
   'hint.chat': 'Write, and hear the answer.',
@@ -112,6 +113,7 @@ export default {
   'bar.stop': 'Stop',
   'bar.hush': 'Hush',
   'bar.pause': 'Pause',
+  'bar.resume': 'Go on',
   'bar.hold': 'Hold to talk',
   'bar.let_go': 'Let go to send',
 

@@ -48,7 +48,8 @@ export default {
   'hint.queued_seconds': '大约还要 {seconds} 秒，会自动接通。',
   'hint.queued_minutes': '大约还要 {minutes} 分钟，会自动接通。',
   'hint.interrupted': '请接着说，轮到您了。',
-  'hint.paused': '现在不会听，也不会看。您的位置会保留一段时间。',
+  'hint.paused': '现在不会听，也不会看。您的位置还会保留 {time}。',
+  'hint.paused_long': '现在不会听，也不会看。您的位置可能已让给排队的人，但仍可以继续。',
   'hint.reconnecting': '网络中断，请稍候，通常会自行恢复。',
   'hint.ended': '通话时长 {time}。',
   'hint.chat': '打字提问，听它回答。',
@@ -112,6 +113,7 @@ export default {
   'bar.stop': '停止',
   'bar.hush': '只听',
   'bar.pause': '暂停',
+  'bar.resume': '继续',
   'bar.hold': '按住说话',
   'bar.let_go': '松开发送',
 

@@ -3,6 +3,7 @@
 import { byId, setText } from './dom.js';
 import { t } from './i18n.js';
 import { CHOICES } from './mode.js';
+import { isTalking } from './phase.js';
 
 /** @typedef {import('./conversation.js').Conversation} Conversation */
 
@@ -30,6 +31,12 @@ export function showBar(conversation) {
   setText(byId('call').querySelector('span'), t(isChat ? 'bar.start_chat' : 'bar.call'));
   setText(byId('hangup').querySelector('span'), t(isChat ? 'bar.end_chat' : 'bar.hangup'));
   byId('interrupt').disabled = !conversation.canInterrupt;
+  const { isHushed, isPaused } = conversation;
+  dress(byId('hush'), t('bar.hush'), 'hush', isHushed);
+  byId('hush').hidden = mode.isTurnBased;
+  byId('hush').disabled = !isTalking(conversation.phase);
+  dress(byId('pause'), t(isPaused ? 'bar.resume' : 'bar.pause'), isPaused ? 'play' : 'pause', isPaused);
+  byId('pause').disabled = !isPaused && !isTalking(conversation.phase);
   showMicrophone(conversation);
   showTalk(conversation);
   const hasVideo = conversation.info?.engine?.video ?? true;

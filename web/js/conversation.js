@@ -54,8 +54,11 @@ export class Conversation extends EventTarget {
   /** @type {import('../lib/server.js').Info|null} */ info = null;
   /** @type {Partial<import('../lib/stats.js').Figures>} */ figures = {};
   isMuted = false;
+  /** As the server has confirmed. */
   isHushed = false;
   isPaused = false;
+  /** For how long the place is kept that a pause has left. */
+  #kept = new Countdown();
   silence = new SilenceWatch();
   /** The browser may be showing its permission prompt. */
   isAsking = false;
@@ -282,8 +285,7 @@ export class Conversation extends EventTarget {
   #onMode() {
     if (this.mode.now !== this.#lastMode) {
       this.#lastMode = this.mode.now;
-      // Speech that began in another mode may never be told to have ended.
-      this.talk.held(false);
+      this.talk.switched();
     }
     this.changed();
   }
@@ -302,6 +304,32 @@ export class Conversation extends EventTarget {
 
   get canInterrupt() {
     return this.phase === 'speaking' || this.phase === 'thinking';
+  }
+
+  /** Hush: it only listens until this is called again. */
+  toggleHush() {
+    if (isTalking(this.phase)) this.call?.hush(!this.isHushed);
+  }
+
+  togglePause() {
+    if (this.isPaused) this.call?.resume();
+    else if (isTalking(this.phase)) this.call?.pause();
+  }
+
+  /** What is left of the time for which a pause keeps the place. */
+  get kept_s() {
+    return this.#kept.left_s(performance.now());
+  }
+
+  /** @param {boolean} isPaused nothing leaves the devices meanwhile @param {number} kept_s */
+  #rest(isPaused, kept_s) {
+    this.isPaused = isPaused;
+    this.#kept.set(kept_s, performance.now());
+    if (this.picture) this.picture.enabled = !isPaused;
+    const { microphone } = this.call ?? {};
+    if (microphone && isPaused) microphone.enabled = false;
+    else this.call?.mute(this.isMuted);
+    this.changed();
   }
 
   /** @param {boolean} isMuted */
@@ -427,6 +455,12 @@ export class Conversation extends EventTarget {
     this.mode.apply(event);
     this.model.apply(event, now_ms);
     this.sounds.apply(event, this.isTurnBased);
+    if (event.type === 'session.force_listen.updated') {
+      this.isHushed = Boolean(event.on);
+      this.changed();
+    }
+    if (event.type === 'session.paused') this.#rest(true, Number(event.slot_kept_s) || 0);
+    if (event.type === 'session.resumed') this.#rest(false, 0);
     if (event.type === 'session.queued') {
       this.#wait.set(Number(event.eta_s) || 0, now_ms);
       this.#hasWaited = true;
@@ -462,6 +496,7 @@ export class Conversation extends EventTarget {
     this.call = null;
     this.wasInCall = ending.kind !== 'refused';
     this.talk.stop();
+    this.isHushed = this.isPaused = false;
     this.mode.end();
     this.devices.closeAll();
     this.standIns.end();

@@ -187,6 +187,8 @@ function bindControls() {
   byId('camera-toggle').addEventListener('click', toggleCamera);
   byId('interrupt').addEventListener('click', () => conversation.interrupt());
   bindTalkButton(byId('push-to-talk'), conversation);
+  byId('hush').addEventListener('click', () => conversation.toggleHush());
+  byId('pause').addEventListener('click', () => conversation.togglePause());
   byId('unblock').addEventListener('click', () => conversation.play());
   byId('copy').addEventListener('click', copyTranscript);
   const chimes = byId('chime');
@@ -211,8 +213,8 @@ function bindControls() {
     camera: toggleCamera,
     flip,
     interrupt: () => conversation.interrupt(),
-    hush: () => byId('hush').click(),
-    pause: () => byId('pause').click(),
+    hush: () => conversation.toggleHush(),
+    pause: () => conversation.togglePause(),
     write: () => byId('text').focus(),
     leave,
   }, byId('shortcuts'));
@@ -256,8 +258,8 @@ function bindConversation() {
   on('trouble', (trouble) => notice.show(() => deviceProblem(trouble)));
   on('lost', ({ kind }) => notice.show(() => deviceLost(kind)));
   on('ended', ({ ending }) => { onEnded(ending); });
-  // What is left of a wait.
-  window.setInterval(() => conversation.phase === 'queued' && stage.show(), COUNT_EVERY_MS);
+  // What is left of a wait, or of a pause.
+  window.setInterval(() => ['queued', 'paused'].includes(conversation.phase) && stage.show(), COUNT_EVERY_MS);
 }
 
 takeKeyFromAddress();

@@ -1,5 +1,6 @@
 /** What the page says about where the call stands. */
 
+import { clockText } from './dom.js';
 import { numberText, t } from './i18n.js';
 import { waitText } from './engine.js';
 
@@ -40,7 +41,7 @@ export function wordsOf(phase, talk, isTurnBased, isStarting = false) {
 }
 
 /** Phases whose hint is always the same. */
-const HINTED = ['idle', 'permission', 'interrupted', 'reconnecting', 'paused'];
+const HINTED = ['idle', 'permission', 'interrupted', 'reconnecting'];
 
 /**
  * @param {Phase} phase
@@ -53,13 +54,15 @@ const HINTED = ['idle', 'permission', 'interrupted', 'reconnecting', 'paused'];
  * @param {boolean} now.hasPicture
  * @param {Pushing} now.pushing
  * @param {number} [now.wait_s] what is left of the wait in the queue
+ * @param {number} [now.kept_s] for how long a pause still keeps the place
  * @param {import('./engine.js').Starting|null} [now.starting] while no engine is ready
  */
-export function hintOf(phase, { talk, mode, isMuted, isHushed, isMicrophoneSilent, hasPicture, pushing, wait_s = talk?.queue.eta_s, starting }) {
+export function hintOf(phase, { talk, mode, isMuted, isHushed, isMicrophoneSilent, hasPicture, pushing, wait_s = talk?.queue.eta_s, kept_s = 0, starting }) {
   if (phase === 'idle' && starting) return t('hint.starting');
   if (phase === 'queued' && starting) return waitText(starting);
   if (phase === 'queued') return queueHint(wait_s);
   if (phase === 'idle' && mode === 'chat') return t('hint.idle_chat');
+  if (phase === 'paused') return kept_s ? t('hint.paused', { time: clockText(kept_s) }) : t('hint.paused_long');
   if (HINTED.includes(phase)) return t(`hint.${phase}`);
   if (phase === 'connecting' || phase === 'ended') return '';
   if (mode === 'chat') return t('hint.chat');

@@ -46,8 +46,8 @@ export class StageView {
     const starting = info?.starting ?? null;
     setText(state, wordsOf(phase, talk, mode.isTurnBased, Boolean(starting)));
     const hasPicture = Boolean(picture);
-    const wait_s = this.conversation.wait_s;
-    const hint = hintOf(phase, { talk, mode: mode.now, isMuted, isHushed, pushing, hasPicture, starting, wait_s, isMicrophoneSilent: silence.isSilent });
+    const { wait_s, kept_s } = this.conversation;
+    const hint = hintOf(phase, { talk, mode: mode.now, isMuted, isHushed, pushing, hasPicture, starting, wait_s, kept_s, isMicrophoneSilent: silence.isSilent });
     setText(byId('hint'), phase === 'ended' && this.#length_s ? t('hint.ended', { time: clockText(this.#length_s) }) : hint);
     this.#showClock();
   }

@@ -15,7 +15,7 @@ const MAX_LATENCIES = 100;
 export class Talk extends EventTarget {
   /** @type {Turn} */ #turn = 'starting';
   /** @type {number[]} */ #latencies_ms = [];
-  #timer = 0;
+  /** @type {ReturnType<typeof setTimeout>|undefined} */ #timer;
   #userSpeaks = false;
   #isHeld = false;
   #isAnswering = false;
@@ -93,7 +93,7 @@ export class Talk extends EventTarget {
           break;
         }
         this.#become('interrupted', true);
-        this.#timer = window.setTimeout(() => this.#rest(), INTERRUPTED_MS);
+        this.#timer = setTimeout(() => this.#rest(), INTERRUPTED_MS);
         break;
       case 'response.done':
         this.#isAnswering = false;
@@ -114,11 +114,19 @@ export class Talk extends EventTarget {
     }
   }
 
+  /** Turns are taken in another way from now on: what was said before it may never be answered, or be told to end. */
+  switched() {
+    this.held(false);
+    if (this.#turn !== 'thinking' || this.#isAnswering) return;
+    this.#asked_ms = 0;
+    this.#rest();
+  }
+
   /** The user said or wrote something that wants an answer. @param {number} now_ms */
   asked(now_ms) {
     this.#asked_ms = now_ms;
     this.#become('thinking', true);
-    this.#timer = window.setTimeout(() => {
+    this.#timer = setTimeout(() => {
       if (!this.#isAnswering) this.#rest();
     }, NO_ANSWER_MS);
   }
