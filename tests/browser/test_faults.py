@@ -35,8 +35,7 @@ async def test_killed_server_is_told_within_five_seconds(tmp_path: Path) -> None
     with Serving("--engine", "echo") as serving:
         async with browse(serving.url, mic) as page:
             await call(page)
-            # Until it was asked once how the call is.
-            await page.wait_for_timeout(2_500)
+            await page.wait_for_function("() => window.omnicall.stats().rtt_ms > 0")
             os.kill(serving.pid, signal.SIGKILL)
             await page.wait_for_selector("#state[data-state=reconnecting]", timeout=5_000)
             await page.wait_for_selector("#error:visible", timeout=12_000)

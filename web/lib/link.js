@@ -14,7 +14,11 @@ const CONNECT_DEADLINE_MS = 15_000;
 /** ICE often recovers from a Wi-Fi hand-over within a few seconds. */
 const DISCONNECTED_GRACE_MS = 6_000;
 /** When the process that carries the call dies, nothing more comes from it: only asking the server tells. */
-const ASK_INTERVAL_MS = 2_000;
+const ASK_INTERVAL_MS = 3_000;
+/** What has come is looked at this often; after so many looks without news the server is asked at once. */
+const LOOK_MS = 1_000;
+const QUIET_LOOKS = 2;
+const AT_ONCE_MS = 1_200;
 /** The server's last event may still be in flight when the channel closes. */
 const LAST_WORDS_MS = 300;
 const GOODBYE_MS = 500;
@@ -30,7 +34,9 @@ export class Link extends EventTarget {
   /** @type {LinkState} */ #state = 'new';
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */ #timers = new Map();
   #wasConnected = false;
-  /** Bytes that had come when the server was asked last. @type {number|null} */ #received = null;
+  /** Bytes that had come at the last look. @type {number|null} */ #received = null;
+  /** Looks without news. */
+  #quiet = 0;
   /** The server's id of this call, '' until it answered. */
   id = '';
 
@@ -136,7 +142,10 @@ export class Link extends EventTarget {
     if (state === 'connected') {
       this.#cancel('connect');
       this.#cancel('disconnected');
-      if (!this.#wasConnected) this.#emit('mark', { name: 'connected' });
+      if (!this.#wasConnected) {
+        this.#emit('mark', { name: 'connected' });
+        this.#after('watch', LOOK_MS, () => this.#watch());
+      }
       this.#wasConnected = true;
       this.#become('connected');
     } else if (state === 'disconnected') {
@@ -152,33 +161,46 @@ export class Link extends EventTarget {
   /** Asks the server whether it still has this call, and again after a while. */
   async #ask() {
     if (!this.id) return;
-    const gone = await this.server.endingOf(this.id);
+    this.#judge(await this.server.endingOf(this.id));
+    this.#after('ask', ASK_INTERVAL_MS, () => this.#ask());
+  }
+
+  /** @param {{reason: string, message: string}|null|undefined} gone what the server says of this call */
+  #judge(gone) {
     if (gone?.reason) this.end(ending('server', gone));
     else if (gone) this.end(ending('lost'));
-    else {
-      await this.#compare(gone === undefined);
-      this.#after('ask', ASK_INTERVAL_MS, () => this.#ask());
-    }
   }
 
   /**
-   * Long before ICE gives up, a server that neither answers nor sends is gone; it may come back with the network.
-   * @param {boolean} isAway it could not be asked
+   * Long before ICE gives up, a server that neither sends nor answers is gone; it may come back with the network.
    */
-  async #compare(isAway) {
+  async #watch() {
     const before = this.#received;
     const report = await this.report().catch(() => null);
     report?.forEach((row) => {
       if (row.type === 'transport') this.#received = row.bytesReceived ?? null;
     });
-    if (this.#pc?.connectionState !== 'connected' || this.#isEnded()) return;
-    if (isAway && before !== null && before === this.#received) {
-      this.#become('disturbed');
-      if (!this.#timers.has('disconnected')) this.#after('disconnected', DISCONNECTED_GRACE_MS, () => this.end(ending('lost')));
-    } else if (this.#state === 'disturbed') {
-      this.#cancel('disconnected');
-      this.#become('connected');
+    if (this.#pc?.connectionState === 'connected') {
+      this.#quiet = before !== null && before === this.#received ? this.#quiet + 1 : 0;
+      if (!this.#quiet && this.#state === 'disturbed') this.#mended();
+      else if (this.#quiet && this.#quiet % QUIET_LOOKS === 0) await this.#askAtOnce();
     }
+    this.#after('watch', LOOK_MS, () => this.#watch());
+  }
+
+  async #askAtOnce() {
+    const gone = await this.server.endingOf(this.id, AT_ONCE_MS);
+    if (gone !== undefined || this.#isEnded()) {
+      this.#judge(gone);
+      return;
+    }
+    this.#become('disturbed');
+    if (!this.#timers.has('disconnected')) this.#after('disconnected', DISCONNECTED_GRACE_MS, () => this.end(ending('lost')));
+  }
+
+  #mended() {
+    this.#cancel('disconnected');
+    this.#become('connected');
   }
 
   /** @param {Record<string, any>} event @returns {boolean} whether it was sent */

@@ -191,12 +191,12 @@ export class Server {
   /**
    * What became of a call that the server does not have any more. Null while it has it, undefined when the server
    * cannot be asked: the network may be what is gone, and that may come back.
-   * @param {string} callId
+   * @param {string} callId @param {number} [timeout_ms]
    * @returns {Promise<{reason: string, message: string}|null|undefined>} an empty reason: the server knows none
    */
-  async endingOf(callId) {
+  async endingOf(callId, timeout_ms = INFO_TIMEOUT_MS) {
     const abort = new AbortController();
-    const timer = setTimeout(() => abort.abort(), INFO_TIMEOUT_MS);
+    const timer = setTimeout(() => abort.abort(), timeout_ms);
     try {
       const headers = this.#authorization;
       const answer = await fetch(this.#call(callId), { headers, cache: 'no-store', signal: abort.signal });
