@@ -10,6 +10,7 @@ import numpy as np
 import webrtcvad
 from msgspec import Struct
 
+from engine.hearing.background import Background
 from engine.hearing.noisefloor import Levels, NoiseFloor, quiet_of, stands_out
 from engine.ipc.protocol import INPUT_HZ, TurnDetection
 
@@ -21,6 +22,8 @@ ONSET_VOICED = 4
 MAX_UTTERANCE_MS = 30_000
 FLOOR_DB = -62.0
 """Quieter frames are never speech, whatever their spectrum."""
+GROWTH_SHARE = 0.3
+"""Of the way from the background to the loudest speech."""
 RANGE_DB = 38.0
 """Frames this far below the recent peak are the detector's own hangover (up to 100 ms)."""
 SPEAKING_DECAY_DB = 0.1
@@ -125,6 +128,7 @@ class Segmenter:
         self._before: deque[bytes] = deque()
         self._peak_db = QUIETEST_DB
         self._floor = NoiseFloor()
+        self._background = Background()
         self._levels: deque[Levels] = deque(maxlen=ONSET_WINDOW)
         self._utterance: list[tuple[bool, Levels]] = []
         self._reset_utterance()
@@ -163,8 +167,8 @@ class Segmenter:
         self._peak_db = max(level_db, self._peak_db - decay_db)
         voiced = (
             bool(self._vad.is_speech(frame, INPUT_HZ))
-            and level_db > FLOOR_DB
             and level_db > self._peak_db - RANGE_DB
+            and level_db > self._least_db
             and bool(stands_out(levels, self._floor.levels))
         )
         around = self._last_frame + frame
@@ -174,7 +178,9 @@ class Segmenter:
         vocal = pitched or (wants_vocal and is_hiss(around))
         found = Frame(voiced, level_db, vocal, pitched)
         if self.is_speaking:
+            self._background.spoken(level_db)
             return found, self._go_on(frame, voiced, levels, is_judged)
+        self._background.idle(level_db)
         self._window.append(voiced)
         self._levels.append(levels)
         self._vocal.append(vocal)
@@ -183,6 +189,13 @@ class Segmenter:
             return found, [self.begin()]
         self._trim_before()
         return found, []
+
+    @property
+    def _least_db(self) -> float:
+        """What is weaker is the background; that may grow a little while somebody speaks."""
+        background_db = max(FLOOR_DB, self._background.loudest_db)
+        above_db = self._peak_db - background_db if self.is_speaking else 0.0
+        return background_db + GROWTH_SHARE * max(0.0, above_db)
 
     def stop(self) -> list[Event]:
         """End the utterance under way, if any, now."""
@@ -206,6 +219,7 @@ class Segmenter:
         recent = list(self._window)
         since = len(recent) - (recent.index(True) if True in recent else 0)
         self.is_speaking = True
+        self._background.began()
         self._utterance = list(zip(recent, self._levels, strict=True))[-since:]
         self._silent_frames = 0
         self._last_voiced_pts = self._pts

@@ -122,9 +122,10 @@ def babble(seconds: float, seed: int, level_db: float, talkers: int = 6) -> Soun
         voice = VOICES[rng.integers(len(VOICES))]
         text = CHATTER[rng.integers(len(CHATTER))]
         one = spoken(text, voice, int(rng.integers(140, 200)), -26.0)
-        one = np.tile(np.concatenate([one, silence(0.3)]), 1 + int(len(mixed) / len(one)))
-        start = int(rng.integers(len(one) // 2))
-        mixed += one[start : start + len(mixed)] * 10 ** (rng.uniform(-4, 0) / 20)
+        one = np.concatenate([one, silence(0.3)])
+        start = int(rng.integers(len(one)))
+        times = 2 + len(mixed) // len(one)
+        mixed += np.tile(one, times)[start : start + len(mixed)] * 10 ** (rng.uniform(-4, 0) / 20)
     return at_level(mixed, level_db)
 
 

@@ -25,7 +25,8 @@ COMMANDS = (
 )
 """What is said, what the answer holds, and the word before which a speaker may pause."""
 WAIT_S = 4.0
-LEAD_S = 1.0
+LEAD_S = 3.0
+"""So long a noise is there before anybody speaks in it."""
 TAIL_S = 2.5
 
 
