@@ -10,8 +10,8 @@ import numpy as np
 import webrtcvad
 from msgspec import Struct
 
-from engine.hearing.background import Background
 from engine.hearing.noisefloor import Levels, NoiseFloor, quiet_of, stands_out
+from engine.hearing.surroundings import Surroundings
 from engine.ipc.protocol import INPUT_HZ, TurnDetection
 
 FRAME_MS = 20
@@ -128,7 +128,7 @@ class Segmenter:
         self._before: deque[bytes] = deque()
         self._peak_db = QUIETEST_DB
         self._floor = NoiseFloor()
-        self._background = Background()
+        self._surroundings = Surroundings()
         self._levels: deque[Levels] = deque(maxlen=ONSET_WINDOW)
         self._utterance: list[tuple[bool, Levels]] = []
         self._reset_utterance()
@@ -178,9 +178,9 @@ class Segmenter:
         vocal = pitched or (wants_vocal and is_hiss(around))
         found = Frame(voiced, level_db, vocal, pitched)
         if self.is_speaking:
-            self._background.spoken(level_db)
+            self._surroundings.spoken(level_db)
             return found, self._go_on(frame, voiced, levels, is_judged)
-        self._background.idle(level_db)
+        self._surroundings.idle(level_db)
         self._window.append(voiced)
         self._levels.append(levels)
         self._vocal.append(vocal)
@@ -193,7 +193,7 @@ class Segmenter:
     @property
     def _least_db(self) -> float:
         """What is weaker is the background; that may grow a little while somebody speaks."""
-        background_db = max(FLOOR_DB, self._background.loudest_db)
+        background_db = max(FLOOR_DB, self._surroundings.loudest_db)
         above_db = self._peak_db - background_db if self.is_speaking else 0.0
         return background_db + GROWTH_SHARE * max(0.0, above_db)
 
@@ -219,7 +219,7 @@ class Segmenter:
         recent = list(self._window)
         since = len(recent) - (recent.index(True) if True in recent else 0)
         self.is_speaking = True
-        self._background.began()
+        self._surroundings.began()
         self._utterance = list(zip(recent, self._levels, strict=True))[-since:]
         self._silent_frames = 0
         self._last_voiced_pts = self._pts

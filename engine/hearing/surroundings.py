@@ -20,7 +20,7 @@ COMPACT_DB = 13.0
 """A voice has pauses and so a wider range than this; several at once, or a machine, have not."""
 
 
-class Background:
+class Surroundings:
     """Owns the levels of the last frames that belonged to no utterance."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from engine.hearing.background import Background
+from engine.hearing.surroundings import Surroundings
 from engine.hearing.vad import FRAME, Offset, Segmenter
 from engine.ipc.protocol import TurnDetection
 from tests.bench.behaviour import sounds
@@ -53,7 +53,7 @@ def test_several_who_talk_elsewhere_are_soon_no_speech() -> None:
 
 
 def test_the_soft_beginning_of_speech_is_no_background() -> None:
-    background = Background()
+    background = Surroundings()
     for _ in range(60):
         background.idle(-70.0)
     for level_db in (-50.0, -40.0, -30.0, -25.0):
@@ -65,21 +65,21 @@ def test_the_soft_beginning_of_speech_is_no_background() -> None:
 
 
 def test_a_voice_with_pauses_never_becomes_background() -> None:
-    background = Background()
+    background = Surroundings()
     for index in range(1_000):
         background.spoken(-25.0 if index % 20 < 14 else -55.0)
     assert background.loudest_db < -100
 
 
 def test_what_never_pauses_becomes_background() -> None:
-    background = Background()
+    background = Surroundings()
     for index in range(101):
         background.spoken(-40.0 + index % 5)
     assert background.loudest_db == pytest.approx(-34.0, abs=1)
 
 
 def test_what_is_spoken_over_much_louder_was_background() -> None:
-    background = Background()
+    background = Surroundings()
     for index in range(60):
         background.spoken(-60.0 + index % 20)
     assert background.loudest_db < -100
