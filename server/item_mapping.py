@@ -47,7 +47,7 @@ def _engine_part(part: InputPart) -> p.ItemPart:
         case InputTextPart():
             return p.TextPart(part.text)
         case InputImagePart():
-            return p.ImagePart(part.data)
+            return p.ImagePart(part.data, is_coarse=part.detail == "low")
         case InputAudioPart():
             return p.AudioPart(part.pcm)
         case InputVideoPart():

@@ -27,6 +27,8 @@ class TextPart(Struct, frozen=True, tag="text"):
 class ImagePart(Struct, frozen=True, tag="image"):
     data: Annotated[bytes, Meta(max_length=MAX_IMAGE_BYTES)]
     """An encoded picture file; which kinds are read, the engine says."""
+    is_coarse: bool = False
+    """A rough look is enough: it takes less of what the model can remember."""
 
 
 class AudioPart(Struct, frozen=True, tag="audio"):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.files.file import PICTURE_PIXELS, Film, PictureFile
 from engine.files.worker import read_file
-from engine.ipc.protocol import ItemIn, PlainMessage, TextPart
+from engine.ipc.protocol import ImagePart, ItemIn, PlainMessage, TextPart
 from engine.minicpmo.session.file_decoding import Clip, clip_of
 
 
@@ -19,6 +19,8 @@ from engine.minicpmo.session.file_decoding import Clip, clip_of
 class DecodedPicture:
     rgb: Tensor
     """[height, width, 3] uint8."""
+    is_coarse: bool = False
+    """A rough look is enough."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,14 @@ def with_files(item: ItemIn, files: Mapping[int, PictureFile | Film]) -> Decoded
         if isinstance(part, TextPart):
             parts.append(part.text)
         elif index in files:
-            parts.append(_part(files[index]))
+            is_coarse = isinstance(part, ImagePart) and part.is_coarse
+            parts.append(_part(files[index], is_coarse))
     return DecodedItem(item.session, item.item, item.role, tuple(parts), item.after)
 
 
-def _part(read: PictureFile | Film) -> DecodedPart:
+def _part(read: PictureFile | Film, is_coarse: bool) -> DecodedPart:
     if isinstance(read, PictureFile):
-        return DecodedPicture(torch.from_numpy(read.rgb))
+        return DecodedPicture(torch.from_numpy(read.rgb), is_coarse)
     if read.shown:
         return clip_of(read)
     assert read.sound is not None, "neither pictures nor sound"

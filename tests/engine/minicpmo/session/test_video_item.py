@@ -123,3 +123,20 @@ async def test_message_beyond_the_models_memory_costs_only_itself(engine: MiniCp
     assert (await talk.until(p.ResponseDone, 2)).status != "failed"
     assert not talk.all(p.SessionEnded)
     await talk.session.close()
+
+
+async def test_each_picture_is_read_in_the_detail_that_it_asks_for(
+    engine: MiniCpmoEngine, prompts: list[Prompt]
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (640, 480), "teal").save(file, "PNG")
+    talk = Talk(engine, "one", 0, turn_based())
+    ask(talk, p.ImagePart(file.getvalue()), p.ImagePart(file.getvalue(), is_coarse=True))
+    await talk.until(p.ResponseDone)
+    [prompt] = prompts
+    assert prompt.text.endswith(2 * IMAGE_SLOT)
+    whole = len(prompt.image_bounds)
+    assert whole > 2, "the first one is cut into slices"
+    ask(talk, p.ImagePart(file.getvalue(), is_coarse=True), item="i2")
+    await talk.until(p.ResponseDone, 2)
+    assert len(prompts[1].image_bounds) == 1
