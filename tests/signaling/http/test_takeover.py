@@ -31,6 +31,9 @@ class Client(asyncio.Transport):
 
     def resume_reading(self) -> None: ...
 
+    def is_closing(self) -> bool:
+        return False
+
     def close(self) -> None: ...
 
     def get_protocol(self) -> Any:
