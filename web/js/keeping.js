@@ -58,6 +58,7 @@ export class Keeping {
       this.#addSound(id, blob);
     });
     this.#bindView(onOpened);
+    this.#view.mark(this.#keeper.id);
   }
 
   /** @param {() => void} onOpened */
@@ -73,7 +74,9 @@ export class Keeping {
       onOpened();
     });
     on('gone', async ({ id }) => {
-      if (!id || id === this.#keeper.id) await this.#keeper.forget();
+      if (id && id !== this.#keeper.id) return;
+      await this.#keeper.forget();
+      this.#view.mark(this.#keeper.id);
     });
     on('switched', ({ isOn }) => {
       memory.write('history', isOn ? 'on' : 'off');
