@@ -109,7 +109,7 @@ async def test_call_page_fits_and_is_for_everybody(
         await expect(page.locator("#engine-more")).to_contain_text("omnicall")
         await assert_fits(page, "idle")
         assert await troubles(page) == []
-        for panel in ("settings", "figures"):
+        for panel in ("settings", "figures", "history"):
             await page.click(f"[aria-controls={panel}]")
             await assert_fits(page, panel)
             assert await troubles(page) == []
