@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from torch import Tensor
-
 from engine.gpu.timing import Stages, timed, totals
 from engine.ipc.protocol import (
     AppendContext,
@@ -25,27 +23,21 @@ from engine.ipc.protocol import (
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.functions import CallError, offer, read_call
 from engine.minicpmo.llm.prompts import (
-    VOICE_PROMPTS,
-    Prompt,
     PromptError,
-    PromptMessage,
-    PromptPart,
-    PromptSound,
     PromptTooLong,
-    check_instructions,
 )
-from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnState
+from engine.minicpmo.llm.turn_state import ReplyChunk, ReplySettings
 from engine.minicpmo.modes.mode import AnswerPart, Mode, SessionEntry
 from engine.minicpmo.modes.turn_encoding import (
     PendingTurn,
-    PlannedMessages,
     encode_turn,
     plan_turn,
 )
+from engine.minicpmo.modes.turn_reading import TurnContext, TurnReader
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.session import Session, SessionFailed
-from engine.minicpmo.session.turn_history import ToldAnswer, TurnHistory
+from engine.minicpmo.session.turn_history import ToldAnswer
 from engine.minicpmo.speech.code2wav import Pcm
 from engine.minicpmo.speech.pipeline import NO_SOUND
 from engine.minicpmo.speech.worker import SessionSpeech, SpeechChunk, SpeechWorker
@@ -53,12 +45,8 @@ from engine.minicpmo.speech.worker import SessionSpeech, SpeechChunk, SpeechWork
 MAX_WAITING_TURNS = 4
 PIECES_IN_A_ROW = 16
 """Of one message, before another one that waits has its turn: a long text has eight."""
-ROOM_FOR_REPLY = 3 * CHUNK_TOKENS
-"""Positions that a reply needs beside its tokens."""
-SHORTENED = "the oldest turns have no room beside what stands before the conversation now"
 READ = "Please read the text below.\n"
 """What stands before a text that is said, as in the published code."""
-DEFAULT_SYSTEM = "You are a helpful assistant."
 
 
 class NothingToAnswer(ValueError):
@@ -91,11 +79,8 @@ class TurnEntry(SessionEntry):
         """The newest reply has come to its calls: nothing more of it is said."""
         self.has_said = False
         """Words or sound of it are out."""
-        self.images = 0
         self.started = 0.0
-        self.history = TurnHistory()
-        self.answer: ToldAnswer | None = None
-        """The newest, which may still grow or be shortened."""
+        self.context = TurnContext(session)
 
     def close(self) -> None:
         super().close()
@@ -112,30 +97,21 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         super().__init__(runner.turns)
         self._runner = runner
         self._speech = speech
-        self._max_context = max_context
+        self._reader = TurnReader(runner, max_context)
         self._last_read = -1
         self._pieces_in_a_row = 0
 
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
         session.reply_settings()
-        self._runner.turns.open(session.slot, self._state(session))
+        self._runner.turns.open(session.slot, self._reader.state(session))
         entry = self._entries[session.slot] = TurnEntry(
             session, SessionSpeech(self._runner, self._speech, session)
         )
-        entry.taking = self._system(session)
+        entry.taking = self._reader.system(session)
         # Prefill the first piece now, so that what does not fit is refused at once.
         if next(entry.taking, self) is self:
             entry.taking = None
-
-    def _state(self, session: Session) -> TurnState:
-        return TurnState(
-            self._runner.model.tokens,
-            session.seed,
-            self._max_context,
-            context_policy=session.config.context_policy,
-            retention=session.config.retention,
-        )
 
     def configure(self, session: Session) -> None:
         """Take new settings from the next reply on; raises `ValueError` for bad ones."""
@@ -145,17 +121,18 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
 
     def change_system(self, session: Session) -> None:
         """Have the system message read anew, and the conversation behind it."""
-        self._entries[session.slot].history.is_stale = True
+        context = self._entries[session.slot].context
+        context.history.is_stale, context.is_unreadable = True, False
 
     def insert(self, session: Session, item: DecodedItem) -> bool:
         """Put an item among what was read; return whether there is its place."""
         entry = self._entries.get(session.slot)
-        return entry is not None and entry.history.insert(item)
+        return entry is not None and entry.context.history.insert(item)
 
     def delete(self, session: Session, name: str) -> bool:
         """Take something out of what was read; return whether it was there."""
         entry = self._entries.get(session.slot)
-        return entry is not None and entry.history.delete(name)
+        return entry is not None and entry.context.history.delete(name)
 
     def refuse_asked(self, session: Session, code: str, reason: str) -> None:
         """Tell the client that nothing comes of what it asked for and has not begun."""
@@ -225,7 +202,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             entry.reading = entry.asked.popleft()
             entry.taking = self._take(entry, entry.reading)
         elif entry.taking is None:
-            entry.taking = self._read_anew(entry)
+            entry.taking = self._reader.read_anew(entry.context)
         self._go_on(entry, entry.taking)
         return True
 
@@ -247,23 +224,6 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
 
     # ------------------------------------------------------------------ in
 
-    def _system(self, session: Session) -> Generator[None, None, None]:
-        text = session.config.instructions or DEFAULT_SYSTEM
-        parts: list[PromptPart] = [text]
-        sounds: list[Tensor] = []
-        if session.voice.embeddings is not None and session.speaks:
-            language = session.option("language", "en")
-            before, after = VOICE_PROMPTS.get(language, VOICE_PROMPTS["en"])
-            sounds = [session.voice.embeddings]
-            parts = [before, PromptSound(len(sounds[0])), session.config.instructions or after]
-        if self._runner.model.tokens.calls_functions:
-            parts += offer(session.config.tools)
-        prompt = self._runner.model.prompts.half_duplex(PromptMessage("system", tuple(parts)))
-        check_instructions(len(prompt), self._max_context)
-        yield from self._runner.turns.add_slowly(
-            session.slot, prompt.weave([], sounds), protect=True, media=prompt.media
-        )
-
     def _has_to_read(self, entry: TurnEntry) -> bool:
         if entry.session.is_over or entry.session.forced_listen:
             return False
@@ -280,7 +240,9 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             return False
         # What was heard of the newest answer is known when it is over.
         return bool(entry.asked) or (
-            entry.history.is_stale and not entry.session.output.is_speaking
+            entry.context.history.is_stale
+            and not entry.context.is_unreadable
+            and not entry.session.output.is_speaking
         )
 
     def _go_on(self, entry: TurnEntry, taking: Generator[None, None, None]) -> None:
@@ -315,11 +277,11 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         """Encode a turn, with a yield between batches; then open the reply."""
         session, runner = entry.session, self._runner
         entry.started, entry.stages = time.monotonic(), []
-        was_stale = entry.history.is_stale
+        was_stale = entry.context.history.is_stale
         if was_stale:
-            yield from self._read_anew(entry)
-        self._settle(entry)
-        given = [*entry.history.turns()[-1].given, *asked.given]
+            yield from self._reader.read_anew(entry.context)
+        self._reader.settle(entry.context)
+        given = [*entry.context.history.turns()[-1].given, *asked.given]
         planned = plan_turn(runner, given)
         if not planned.messages and not asked.instructions:
             raise NothingToAnswer("there is nothing to answer yet")
@@ -327,12 +289,12 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         is_chat = session.config.mode == "turn_based"
         # The system message is read for the first answer.
         cached = 0 if was_stale or not state.has_replied else state.length
-        prompt = self._prompt(entry, state, planned)
+        prompt = self._reader.prompt(entry.context, state, planned)
         offered = () if asked.tools is None else offer(asked.tools, behind=bool(asked.instructions))
         aside = prompts.aside(asked.instructions, offered) if asked.instructions or offered else []
         settings = self._settings(entry, asked, len(aside))
-        self._check_room(state, len(prompt), settings)
-        entry.images += len(planned.pictures)
+        self._reader.check_room(state, len(prompt), settings)
+        entry.context.images += len(planned.pictures)
         with timed(runner.model.device) as encode:
             images, sounds = yield from encode_turn(runner, planned, in_blocks=is_chat)
         with timed(runner.model.device) as prefill:
@@ -340,68 +302,10 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             pieces = [*pieces, aside] if aside else pieces
             yield from runner.turns.add_slowly(session.slot, pieces, media=prompt.media)
             runner.turns.open_replies({session.slot: settings})
-        entry.history.add(*asked.given)
+        entry.context.history.add(*asked.given)
         made_from = state.input_split(min(cached, state.length))
         entry.stages += [("encode", encode), ("prefill", prefill)]
         self._begin_reply(entry, asked, settings, made_from)
-
-    def _settle(self, entry: TurnEntry) -> None:
-        """Note the newest answer as it has become: nothing shortens it any more."""
-        answer, entry.answer = entry.answer, None
-        if answer is not None:
-            state = self._runner.turns.sessions[entry.session.slot]
-            answer.ids, answer.has_called = state.reply_ids, state.has_called
-
-    def _read_anew(self, entry: TurnEntry) -> Generator[None, None, None]:
-        """Read the system message and as much of the conversation as there is room for."""
-        session, runner, history = entry.session, self._runner, entry.history
-        self._settle(entry)
-        history.is_stale = False
-        state, before = self._state(session), runner.turns.sessions[session.slot]
-        state.draws = before.draws
-        runner.turns.close(session.slot)
-        runner.turns.open(session.slot, state)
-        entry.images = 0
-        yield from self._system(session)
-        room = min(state.window.marks.low, self._max_context * 3 // 4) - state.length
-        fitting: list[tuple[PlannedMessages, ToldAnswer]] = []
-        *turns, _ = history.turns()
-        for turn in reversed(turns):
-            yield
-            planned = plan_turn(runner, turn.given)
-            assert turn.answer is not None
-            room -= len(self._prompt(entry, state, planned)) + len(turn.answer.ids)
-            if room < 0:
-                break
-            fitting.insert(0, (planned, turn.answer))
-        if len(fitting) < len(turns):
-            history.keep(len(fitting))
-            session.warn("context_shortened", SHORTENED)
-        for planned, answer in fitting:
-            yield from self._read_turn(entry, planned, answer)
-
-    def _read_turn(
-        self, entry: TurnEntry, planned: PlannedMessages, answer: ToldAnswer
-    ) -> Generator[None, None, None]:
-        """Read a turn that was answered earlier."""
-        runner, slot = self._runner, entry.session.slot
-        prompt = self._prompt(entry, runner.turns.sessions[slot], planned)
-        is_chat = entry.session.config.mode == "turn_based"
-        images, sounds = yield from encode_turn(runner, planned, in_blocks=is_chat)
-        entry.images += len(planned.pictures)
-        pieces = prompt.weave(images, sounds)
-        yield from runner.turns.add_slowly(slot, pieces, media=prompt.media)
-        yield from runner.turns.add_reply(slot, answer.ids, has_called=answer.has_called)
-
-    def _prompt(self, entry: TurnEntry, state: TurnState, planned: PlannedMessages) -> Prompt:
-        """What stands between two answers, as the model reads it now."""
-        return self._runner.model.prompts.turn(
-            planned.messages or [PromptMessage("user", ())],
-            answered=state.has_replied,
-            called=state.has_called,
-            image_ids=entry.session.config.mode == "turn_based",
-            first_image=entry.images,
-        )
 
     def _settings(self, entry: TurnEntry, asked: PendingTurn, aside: int) -> ReplySettings:
         """How a turn is answered, and which functions it may call; raises `ValueError`."""
@@ -436,8 +340,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         entry.speech.cancel()
         self._open_output(session, asked, "audio" if entry.is_aloud else "text")
         session.output.made_from = made_from
-        entry.answer = ToldAnswer([response_item(session.output.epoch)])
-        entry.history.add(entry.answer)
+        entry.context.answer = ToldAnswer([response_item(session.output.epoch)])
+        entry.context.history.add(entry.context.answer)
         if asked.is_withdrawn:
             session.output.interrupt()
             self._runner.turns.cancel(session.slot, 0)
@@ -449,21 +353,6 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         session.output.begin(
             trigger, utterance=asked.utterance, modality=modality, request=asked.request
         )
-
-    def _check_room(self, state: TurnState, message: int, settings: ReplySettings) -> None:
-        """Raise `PromptTooLong` if the message would not fit even into an empty conversation."""
-        taken = state.window.protected + settings.max_new_tokens + ROOM_FOR_REPLY
-        room = max(0, self._max_context - taken)
-        if settings.aside and settings.aside > room - message:
-            raise PromptTooLong(
-                f"the message takes {message} of the model's positions and the instructions of "
-                f"its response {settings.aside}, {room} are free for both: send shorter ones"
-            )
-        if message > room:
-            raise PromptTooLong(
-                f"the message takes {message} of the model's positions, {room} are free for one: "
-                "send a shorter one"
-            )
 
     # ------------------------------------------------------------------ out
 
@@ -500,8 +389,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             session.warn("malformed_call", f"the model wrote {error}; it is left out")
             return
         call_id = f"call_{secrets.token_hex(8)}"
-        if entry.answer is not None:
-            entry.answer.names.append(call_item(call_id))
+        if entry.context.answer is not None:
+            entry.context.answer.names.append(call_item(call_id))
         session.output.call(call_id, name, arguments)
 
     def _send_silent(self, entry: TurnEntry) -> None:

@@ -251,9 +251,13 @@ class Session:
     def place_item(self, item: DecodedItem) -> bool:
         """Put an item behind one that no turn has taken yet; return whether it is there."""
         places = [at for at, kept in enumerate(self.items, 1) if kept.item == item.after]
-        if places and len(self.items) < MAX_ITEMS:
-            self.items.insert(places[0], item)
-        return bool(places)
+        if not places:
+            return False
+        kept = list(self.items)
+        kept.insert(places[0], item)
+        self.items = deque(kept, maxlen=MAX_ITEMS)
+        self._in_memory.add(item)
+        return True
 
     def forget_item(self, item_id: str) -> bool:
         """Drop a typed item that no turn has taken yet; return whether there was one."""

@@ -13,6 +13,9 @@ from engine.minicpmo.session.item_decoding import DecodedItem
 MAX_HISTORY_BYTES = 64 * 1024 * 1024
 """Of pictures and sound; of older turns only the words are kept."""
 
+MAX_TOLD = 1_024
+"""Of what was given and answered; no model here remembers as many turns."""
+
 
 @dataclass(frozen=True, eq=False)
 class SpokenTurn:
@@ -94,6 +97,7 @@ class TurnHistory:
 
     def add(self, *told: Given | ToldAnswer) -> None:
         self._told += told
+        del self._told[:-MAX_TOLD]
         self._forget_media()
 
     def withdraw(self, told: Sequence[Given]) -> None:

@@ -6,6 +6,7 @@ answer counts; what there is no room for is told; roles are the items' own.
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from engine.ipc import protocol as p
@@ -197,4 +198,21 @@ async def test_input_is_told_by_kind_and_what_of_it_was_read_before(
     assert second.input_tokens == (split.text or 0) + heard
     assert first.input_tokens < (split.cached or 0) < second.input_tokens
     assert second.output_split == p.TokenSplit(text=5, audio=0)
+    await talk.session.close()
+
+
+async def test_instructions_that_are_too_long_lose_nothing_of_what_was_said(
+    engine: MiniCpmoEngine, rows: Rows
+) -> None:
+    talk = begin(engine, modalities=("text",))
+    await answered(talk, "my name is Ann")
+    changed = config(mode="turn_based", sampling=SHORT, modalities=("text",))
+    long = msgspec.structs.replace(changed, instructions="word " * 2_000)
+    talk.session.handle(p.UpdateSession(talk.name, long))
+    assert (await talk.until(p.SessionWarning)).code == "context_length_exceeded"
+    assert (await answered(talk, "who am I?")).status == "failed"
+    rows.text = ""
+    talk.session.handle(p.UpdateSession(talk.name, changed))
+    assert (await answered(talk, "and now?")).status == "completed"
+    assert opened("my name is Ann", last=False) + opened("and now?") in rows.text
     await talk.session.close()
