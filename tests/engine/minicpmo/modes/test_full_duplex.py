@@ -179,8 +179,10 @@ async def test_of_units_that_are_decided_together_all_but_the_last_say_that_othe
     groups: list[list[bool]] = []
     say, apply = scheduler._speech.submit, scheduler._duplex._finish
 
-    def note(order: SpeechRequest) -> None:
-        said.append(order.others_follow)
+    def note(order: Any) -> None:
+        # Voices and ends of sessions go the same way.
+        if isinstance(order, SpeechRequest):
+            said.append(order.others_follow)
         say(order)
 
     def note_group(results: dict[int, UnitResult]) -> None:
