@@ -189,3 +189,25 @@ async def test_silent_microphone_is_noticed(server: Serving, tmp_path: Path) -> 
         await call(page)
         await page.wait_for_function("() => window.omnicall.state === 'listening'")
         await expect(page.locator("#hint")).to_contain_text("No sound comes", timeout=6_000)
+
+
+async def test_hush_and_pause_are_shown_as_the_server_confirms_them(
+    server: Serving, quiet: Path
+) -> None:
+    async with browse(server.url, quiet) as page:
+        await call(page)
+        state, hint = page.locator("#state"), page.locator("#hint")
+        await page.keyboard.press("h")
+        await expect(page.locator("#hush")).to_have_attribute("aria-pressed", "true")
+        await expect(hint).to_contain_text("only listens")
+        await page.click("#hush")
+        await expect(page.locator("#hush")).to_have_attribute("aria-pressed", "false")
+
+        await page.click("#pause")
+        await expect(state).to_have_text("Paused")
+        await expect(hint).to_contain_text("Your place is kept for 00:5")
+        heard = "() => window.omnicall.call.microphone.enabled"
+        assert not await page.evaluate(heard)
+        await page.click("#pause")
+        await expect(state).to_have_text("Listening")
+        assert await page.evaluate(heard)

@@ -225,6 +225,7 @@ export default {
   'note.new_call': 'New call',
   'note.error': 'Error: {message}',
   'note.context_near_limit': 'The model’s memory of this conversation is almost full.',
+  'note.pause_ends_soon': 'The pause is over soon: then your place goes to who waits. You can still go on later.',
   'note.context_restarted': 'With this change the model begins a new conversation: it does not remember what was said before.',
   'note.context_reread': 'With this change the model begins anew. It was told the words of this conversation again; what it saw and heard is forgotten.',
   'note.pictures_thinned': 'The server is busy: the model looks at fewer pictures.',

@@ -225,6 +225,7 @@ export default {
   'note.new_call': '新的通话',
   'note.error': '出错：{message}',
   'note.context_near_limit': '模型对这次对话的记忆快要满了。',
+  'note.pause_ends_soon': '暂停时间快到了：到时您的位置会让给排队的人，之后仍可以继续。',
   'note.context_restarted': '这项改动使模型开始了新的对话：它不再记得之前说过的话。',
   'note.context_reread': '这项改动使模型重新开始。它又读了一遍之前对话的文字，但忘记了看到的画面和听到的声音。',
   'note.pictures_thinned': '服务器繁忙：模型看的画面变少了。',
