@@ -118,6 +118,17 @@ async def exported(page: Page) -> dict[str, Any]:
     return found
 
 
+async def rate(page: Page) -> None:
+    """Call the answer bad, and say why."""
+    await page.click("[data-tool=down]")
+    await page.fill(".vote-word", "too short")
+    async with page.expect_response("**/feedback") as answer:
+        await page.press(".vote-word", "Enter")
+    kept = await answer.value
+    assert kept.ok and "too short" in str(kept.request.post_data)
+    await expect(page.locator("[data-tool=down]")).to_have_attribute("aria-pressed", "true")
+
+
 async def test_messages_are_rendered_changed_and_answered_anew(scripted: Serving) -> None:
     async with browse(scripted.url) as page:
         await page.click("#aloud")
@@ -142,11 +153,7 @@ async def test_messages_are_rendered_changed_and_answered_anew(scripted: Serving
         await page.click(".caption[data-role=assistant] [data-tool=again]")
         await event(page, "conversation.item.deleted", count=3)
         await wait_texts(page, 2, "Noted.")
-        await page.click("[data-tool=down]")
-        await page.fill(".vote-word", "too short")
-        await page.press(".vote-word", "Enter")
-        await expect(page.locator("[data-tool=down]")).to_have_attribute("aria-pressed", "true")
-
+        await rate(page)
         await page.click("[aria-controls=figures]")
         await expect(page.locator("#context-text")).to_contain_text("of 1,000")
         meter = page.locator("#context-meter")

@@ -49,7 +49,11 @@ export class Keeping {
       edit,
       again: ({ id }) => conversation.answerAnew(id),
       voteOf: ({ id }) => this.#keeper.voteOf(id),
-      vote: ({ id }, vote) => this.#keeper.vote(id, vote),
+      vote: ({ id }, vote) => {
+        this.#keeper.vote(id, vote);
+        // It stays here where the server keeps none, or knows the answer no more.
+        conversation.call?.rate(id, vote?.is ?? null, vote?.word).catch(() => {});
+      },
       filesOf: ({ id }) => this.#files.of(id),
     });
     this.#files.addEventListener('change', (event) => view.dress(/** @type {CustomEvent} */ (event).detail.row));
