@@ -119,8 +119,7 @@ class AudioInput:
                 case Onset():
                     self._utterance = bytearray(event.pcm)
                 case Counted():
-                    self.utterances += 1
-                    self._send(SpeechStarted(self._session, self.utterances, event.pts))
+                    self._started(event.pts)
                 case AnswerCut():
                     found.append("cut")
                 case Voice():
@@ -164,11 +163,20 @@ class AudioInput:
         dropped_ms, self.dropped_ms = self.dropped_ms, 0
         return dropped_ms
 
-    def commit(self) -> Tensor:
-        """Return everything since the last commit (push to talk)."""
+    def commit(self) -> tuple[Tensor, int]:
+        """Return everything since the last commit (push to talk), and the number of the utterance
+        that it ends, 0 if none was under way."""
+        ended = 0
+        for event in self._hearing.stop():
+            match event:
+                case Counted():
+                    self._started(event.pts)
+                case Offset():
+                    self._stopped(event.pts)
+                    ended = self.utterances
         sound = samples(self._by_hand)
         self._by_hand.clear()
-        return sound
+        return sound, ended
 
     def clear(self) -> None:
         """Forget what was not yet used."""
@@ -199,6 +207,10 @@ class AudioInput:
             )
         )
         self._untold_ms, self._warned = 0, now
+
+    def _started(self, pts: int) -> None:
+        self.utterances += 1
+        self._send(SpeechStarted(self._session, self.utterances, pts))
 
     def _stopped(self, pts: int) -> None:
         self._send(SpeechStopped(self._session, self.utterances, pts))

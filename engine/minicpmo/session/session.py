@@ -216,10 +216,14 @@ class Session:
 
     def commit(self, request: str = "") -> None:
         """Make one turn of the user of all that was said since the last commit (push to talk)."""
-        sound = self.audio_input.commit()
+        sound, ended = self.audio_input.commit()
         if len(sound) * 1000 < MIN_COMMIT_MS * INPUT_HZ:
             told = f"there is less than {MIN_COMMIT_MS} ms of sound since the last commit"
             self.refuse(request, COMMIT_EMPTY, told)
+            return
+        if ended and ended == self._announced:
+            # The detector has told of it as of any turn.
+            self.keep_speech(sound, ended)
             return
         self._commits += 1
         number = COMMITS_FROM + self._commits

@@ -43,6 +43,22 @@ async def test_a_commit_is_one_item_of_the_user(engine: MiniCpmoEngine, sayings:
     await talk.session.close()
 
 
+async def test_a_commit_in_mid_speech_is_the_turn_that_was_begun(engine: MiniCpmoEngine) -> None:
+    """Where the engine finds turns as well: what was committed is not heard again at its end."""
+    by_client = p.TurnDetection(create_response=False)
+    talk = begin(engine, "half_duplex", turn_detection=by_client)
+    talk.hear(voiced(0.8))
+    await talk.until(p.SpeechStarted)
+    talk.session.handle(p.CommitAudio(talk.name))
+    await talk.until(p.SpeechStopped)
+    talk.quiet(1.2)
+    respond(talk)
+    await talk.until(p.ResponseDone)
+    told = client_of(talk).types
+    assert told.count(COMMITTED) == told.count("input_audio_buffer.speech_stopped") == 1
+    await talk.session.close()
+
+
 async def test_every_commit_is_answered(engine: MiniCpmoEngine, rows: Rows) -> None:
     talk = begin(engine)
     for seconds in (2.0, 3.0):
