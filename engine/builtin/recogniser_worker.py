@@ -113,7 +113,7 @@ def similarity(a: str, b: str) -> float:
     return 1 - previous[-1] / longest
 
 
-PARTIAL_EVERY_BYTES = 2 * 16_000 * 3 // 10
+PARTIAL_EVERY_BYTES = 2 * 16_000 * 15 // 100
 READY = b"R"
 SPAWN = b"S"
 RECEIVE_BYTES = 65_536

@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.base import Send
+from engine.builtin.intents import find_intent
 from engine.builtin.interfaces import Recogniser, Utterance
 from engine.hearing.hearing import AnswerCut, Counted, Dismissed, Heard, Hearing
 from engine.hearing.vad import Offset, Onset, Voice
@@ -184,7 +185,7 @@ class SpeechInput:
         def on_partial(text: str) -> None:
             numbered.partial = text
             if numbered is self._numbered:
-                for event in self._hearing.words(text):
+                for event in self._hearing.words(text, is_whole=find_intent(text) is not None):
                     for _ in self._take(event):
                         self._on_spoken_over()
             self._tell_partial(numbered)

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from engine.hearing.callerlevel import CallerLevel
 from engine.hearing.overlap import Loudness, Overlap, OverlapFrame, Step
+from engine.hearing.turnend import Phrase, ends_open
 from engine.hearing.vad import Event, Frame, Offset, Onset, Segmenter, Voice
 from engine.ipc.protocol import INPUT_HZ, FromEngine, OverlapDecision, OverlapTold, TurnDetection
 
@@ -99,8 +100,13 @@ class Hearing:
             *self._segmenter.stop(),
         ]
 
-    def words(self, text: str) -> list[Heard]:
-        """Take what the recogniser understands so far of the utterance under way."""
+    def words(self, text: str, *, is_whole: bool = False) -> list[Heard]:
+        """Take what the recogniser understands so far of the utterance under way.
+
+        `is_whole`: it is something complete.
+        """
+        phrase: Phrase = "whole" if is_whole else "open" if ends_open(text) else ""
+        self._segmenter.turn_end.phrase = phrase
         has_word = bool(self._cutting.search(text.lower()))
         if self._is_pending and has_word:
             return self._apply(self._overlap.word())

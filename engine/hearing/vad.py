@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from engine.hearing.noisefloor import Levels, NoiseFloor, quiet_of, stands_out
 from engine.hearing.surroundings import Surroundings
+from engine.hearing.turnend import TurnEnd
 from engine.ipc.protocol import INPUT_HZ, TurnDetection
 
 FRAME_MS = 20
@@ -19,6 +20,7 @@ FRAME = INPUT_HZ * FRAME_MS // 1000
 FRAME_BYTES = 2 * FRAME
 ONSET_WINDOW = 6
 ONSET_VOICED = 4
+LEAST_SILENT_FRAMES = 5
 MAX_UTTERANCE_MS = 30_000
 FLOOR_DB = -62.0
 """Quieter frames are never speech, whatever their spectrum."""
@@ -138,6 +140,7 @@ class Segmenter:
         """Change the settings; an utterance under way goes on."""
         self._mode = mode_of(detection.threshold)
         self._hangover_frames = math.ceil(detection.silence_duration_ms / FRAME_MS)
+        self._most_patience = detection.patience
         self._prefix_frames = detection.prefix_padding_ms // FRAME_MS
         self._trim_before()
 
@@ -178,6 +181,8 @@ class Segmenter:
         vocal = pitched or (wants_vocal and is_hiss(around))
         found = Frame(voiced, level_db, vocal, pitched)
         if self.is_speaking:
+            if voiced and self._most_patience > 1:
+                self.turn_end.add(pitch_of(around))
             self._surroundings.spoken(level_db)
             return found, self._go_on(frame, voiced, levels, is_judged)
         self._surroundings.idle(level_db)
@@ -235,10 +240,18 @@ class Segmenter:
         else:
             self._silent_frames += 1
         too_long = len(self._utterance) * FRAME_MS >= MAX_UTTERANCE_MS
-        is_over = self._silent_frames >= self._hangover_frames and not is_judged
+        is_over = not is_judged and self._is_over()
         if is_over or too_long:
             return [Voice(frame), self._end(self._pts, too_long=too_long)]
         return [Voice(frame)]
+
+    def _is_over(self) -> bool:
+        if self._silent_frames < LEAST_SILENT_FRAMES:
+            return False
+        patience = 1.0
+        if self._most_patience > 1:
+            patience = self.turn_end.patience(self._most_patience)
+        return self._silent_frames >= self._hangover_frames * patience
 
     def _end(self, known_pts: int, *, too_long: bool) -> Offset:
         offset = Offset(self._last_voiced_pts, known_pts, self._voiced_ms(), too_long)
@@ -259,6 +272,7 @@ class Segmenter:
 
     def _reset_utterance(self) -> None:
         self.is_speaking = False
+        self.turn_end = TurnEnd()
         self._window.clear()
         self._vocal.clear()
         self._levels.clear()
@@ -289,11 +303,17 @@ def is_hiss(pcm: bytes) -> bool:
 
 def is_pitched(pcm: bytes) -> bool:
     """Whether 40 ms of sound are like a vowel: with a pitch of 70 to 400 Hz."""
+    return pitch_of(pcm) is not None
+
+
+def pitch_of(pcm: bytes) -> float | None:
+    """The pitch of 40 ms of sound in Hz, if it is like a vowel."""
     samples = np.frombuffer(pcm, np.int16).astype(np.float32)
     samples -= samples.mean()
     spectrum = np.fft.rfft(samples, 2 * len(samples))
     correlation = np.fft.irfft(np.abs(spectrum) ** 2)[: LONGEST_PERIOD + 1]
     # Long lags overlap less; without this a low voice would seem less periodic.
     correlation *= len(samples) / (len(samples) - np.arange(len(correlation)))
-    peak = float(correlation[SHORTEST_PERIOD:].max())
-    return peak > MIN_PERIODICITY * max(float(correlation[0]), 1.0)
+    period = SHORTEST_PERIOD + int(correlation[SHORTEST_PERIOD:].argmax())
+    is_clear = correlation[period] > MIN_PERIODICITY * max(float(correlation[0]), 1.0)
+    return INPUT_HZ / period if is_clear else None

@@ -48,6 +48,8 @@ class TurnDetection(Struct, frozen=True):
     prefix_padding_ms: Annotated[int, Meta(ge=0, le=2000)] = 300
     silence_duration_ms: Annotated[int, Meta(ge=100, le=5000)] = 320
     """Silence that ends an utterance."""
+    patience: Annotated[float, Meta(ge=1, le=10)] = 1.0
+    """By how much that silence is longer where the voice or the words have not come to an end."""
     create_response: bool = True
     interrupt_response: bool = True
     overlap: Literal["cut", "smart", "hold"] = "smart"

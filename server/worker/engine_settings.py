@@ -29,7 +29,8 @@ from signaling.settings import (
     SessionSettings,
 )
 
-EAGERNESS_SILENCE_MS = {"low": 700, "medium": 320, "auto": 320, "high": 220}
+EAGERNESS_PATIENCE = {"low": 3.0, "medium": 3.0, "auto": 3.0, "high": 2.0}
+EAGERNESS_SILENCE_MS = {"low": 480, "medium": 320, "auto": 320, "high": 220}
 SAMPLED = frozenset(msgspec.structs.asdict(Sampling())) - {"max_output_tokens"}
 """What `session.engine` may set of how words are chosen."""
 LENGTH_PENALTIES = {"short": 1.0, "balanced": 1.1, "long": 1.3}
@@ -61,6 +62,7 @@ def engine_config(
         case SemanticVad():
             turns = TurnDetection(
                 silence_duration_ms=EAGERNESS_SILENCE_MS[detection.eagerness],
+                patience=EAGERNESS_PATIENCE[detection.eagerness],
                 create_response=detection.create_response,
                 interrupt_response=detection.interrupt_response,
             )

@@ -7,7 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.ipc.protocol import Sampling, SessionConfig, ToEngine, UpdateSession
+from engine.ipc.protocol import (
+    Sampling,
+    SessionConfig,
+    ToEngine,
+    TurnDetection,
+    UpdateSession,
+)
 from server.worker.engine_settings import engine_config, mode_of
 from signaling.errors import ProtocolError
 from signaling.settings import SessionSettings
@@ -134,7 +140,11 @@ def test_what_a_client_may_set_is_never_refused_by_the_engine(update: dict[str, 
 
 
 def test_defaults_of_both_sides_agree() -> None:
-    assert engine_config(SessionSettings()) == SessionConfig()
+    # Patience is not of an utterance's end as such but of `semantic_vad`.
+    patient = TurnDetection(patience=3.0)
+    assert engine_config(SessionSettings()) == SessionConfig(turn_detection=patient)
+    plain = engine_config(turns({"type": "server_vad"}))
+    assert plain.turn_detection.patience == 1.0
 
 
 @pytest.mark.parametrize(
