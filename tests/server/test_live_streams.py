@@ -197,7 +197,8 @@ async def test_client_says_what_it_heard_of_an_answer(server: Serving) -> None:
     async with Streamer(server.url) as client:
         await client.hears("session.created")
         await client.type("What can you do?")
-        delta = await client.hears("response.output_audio.delta", count=3)
+        # More words have come than 300 ms hold.
+        delta = await client.hears("response.output_audio_transcript.delta", count=4)
         await client.send(
             "conversation.item.truncate",
             item_id=delta["item_id"],
