@@ -19,7 +19,8 @@ from tests.serving import Serving
 SETTLE_S = EXTRA_IDLE_S + 5.0
 """Recognisers that were forked on demand, and their sockets, are kept for a while."""
 FREE_S = 25.0
-LIMITS = ("calls.max_per_remote=1000", "engine.slots=16")
+LIMITS = ("calls.max_per_remote=1000", "calls.max_connecting=2000", "engine.slots=16")
+"""Cases that never connect must not keep those out that come after them."""
 
 
 class Rig:

@@ -124,8 +124,13 @@ class Client:
             protocol.transport.sendto = lambda *args: None
 
     def say(self, text: str) -> None:
-        assert self.channel is not None
-        self.channel.send(text)
+        """Send it as soon as the channel is open here, which the other side may know sooner."""
+        channel = self.channel
+        assert channel is not None
+        if channel.readyState == "connecting":
+            channel.once("open", lambda: channel.send(text))
+        else:
+            channel.send(text)
 
     def _protocols(self) -> list[Any]:
         senders = self.pc.getSenders()
