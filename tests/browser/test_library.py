@@ -37,9 +37,12 @@ ANSWERED = """
 """
 SAID = "() => window.mine.call.captions.list().map(row => [row.role, row.text])"
 RETOLD = """
-(id) => window.mine.call.id !== id && window.mine.messages
-  .slice(window.mine.messages.findLastIndex(event => event.type === 'session.created'))
-  .filter(event => event.type === 'conversation.item.added').map(event => event.item.role)
+(id) => {
+  const { call, messages } = window.mine;
+  const roles = messages.slice(messages.findLastIndex(event => event.type === 'session.created'))
+    .filter(event => event.type === 'conversation.item.added').map(event => event.item.role);
+  return call.id !== id && roles.length > 1 && roles;
+}
 """
 
 
