@@ -111,8 +111,8 @@ async def test_a_cancelled_clause_stops_within_a_chunk(voice: Synthesiser) -> No
     long.cancel()
     begun = time.process_time()
     assert len((await speak(voice, "Hello.")).pcm) > 2_400
-    # All of it would take more than a second of work.
-    assert time.process_time() - begun < 0.5
+    # All of it would take more than half a minute of work.
+    assert time.process_time() - begun < 5.0
 
 
 async def test_two_synthesisers_on_two_threads_share_the_library(voice: Synthesiser) -> None:
