@@ -171,16 +171,19 @@ class Decoders:
             decoder.process_raw(pcm)
 
     def partial(self) -> str:
-        return _text(self._free)
+        """The text to believe so far."""
+        return self._believed(self._active)
 
     def finish(self) -> tuple[str, str]:
         """The text to believe, and the speaker's cepstral mean."""
         active, self._active = self._active, []
         for decoder in active:
             decoder.end_utt()
-        free = _text(self._free)
+        return self._believed(active), self._free.get_cmn()
+
+    def _believed(self, active: list[Any]) -> str:
         command = _text(self._command) if len(active) > 1 else ""
-        return choose(free, command), self._free.get_cmn()
+        return choose(_text(self._free), command)
 
     def abandon(self) -> None:
         active, self._active = self._active, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from server.worker.audience import Audience
 from signaling.session import events as ev
@@ -34,6 +35,10 @@ class Pause:
         self._since = 0.0
         self._is_told = False
         self._has_slot = True
+        self._is_waiting = False
+        """A slot was asked for, and has not come yet."""
+        self._kept: Literal["everything", "words"] = "everything"
+        """What the session still has of the conversation when it goes on."""
         self.is_on = False
 
     def begin(self, by: Asker | None = None) -> None:
@@ -45,12 +50,12 @@ class Pause:
 
     def end(self, by: Asker | None = None) -> None:
         """Go on; where the slot is given away, when there is one again."""
-        if self.is_on and not self._has_slot:
-            self.is_on = False
+        self.is_on = False
+        if self._has_slot:
+            self._resumed(by)
+        elif not self._is_waiting:
+            self._is_waiting = True
             self._take_again()
-        elif self._has_slot:
-            self.is_on = False
-            self._audience.emit(ev.CallResumed(kept="everything"), by)
 
     def look(self) -> None:
         """Notice what time it is."""
@@ -58,7 +63,7 @@ class Pause:
             return
         left_s = self._keep_s - (self._clock() - self._since)
         if left_s <= 0:
-            self._has_slot = False
+            self._has_slot, self._kept = False, "words"
             told = "The pause was long, so others may speak: going on may take a wait."
             self._audience.emit(ev.Notice(code="slot_given_away", message=told))
             self._give_away()
@@ -69,5 +74,14 @@ class Pause:
 
     def served(self) -> None:
         """There is a slot again, with what was written down of the conversation."""
-        self._has_slot = True
-        self._audience.emit(ev.CallResumed(kept="words"))
+        self._has_slot, self._is_waiting = True, False
+        if self.is_on:
+            # Who has paused again meanwhile keeps this slot as any other.
+            self.is_on = False
+            self.begin()
+        else:
+            self._resumed()
+
+    def _resumed(self, by: Asker | None = None) -> None:
+        kept, self._kept = self._kept, "everything"
+        self._audience.emit(ev.CallResumed(kept=kept), by)

@@ -101,7 +101,8 @@ class CallSession:
         """What a Live session has beside; set by that."""
         self.joined: set[Connection] = set()
         """Connections beside the client's own."""
-        self._slot_wishes: asyncio.Queue[Literal["leave", "take"]] = asyncio.Queue()
+        self._slot_wishes: asyncio.Queue[Literal["leave", "take"]] = asyncio.Queue(2)
+        """One that is being followed at most, and what `pause` wishes behind it."""
         self._is_piece_lost = False
         self._last_pts = 0
 

@@ -67,6 +67,8 @@ async def test_a_phrase_becomes_text_with_partials_on_the_way(pool: RecogniserPo
     utterance.feed(say("seven_times_eight"))
     assert await utterance.finish() == Transcript("what is seven times eight")
     assert partials and partials == list(dict.fromkeys(partials))
+    # By the commands, as the result: where a turn ends is judged by it.
+    assert partials[-1] == "what is seven times eight"
     assert speaker.cepstral_mean.count(",") == 12
 
 

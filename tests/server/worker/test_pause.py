@@ -161,6 +161,22 @@ def test_long_pause_warns_then_gives_the_place_away_and_queues_again() -> None:
     assert talk.asked == ["given", "asked", "given"], "a second pause is like the first"
 
 
+def test_who_pauses_while_waiting_for_a_place_asks_once_and_keeps_the_one_that_comes() -> None:
+    talk = PausingTalk()
+    talk.ask({"type": "session.pause"})
+    talk.wait(60)
+    for kind in ("resume", "pause", "resume", "pause"):
+        talk.ask({"type": f"session.{kind}"})
+    assert talk.asked == ["given", "asked"]
+    talk.pause.served()
+    assert talk.pause.is_on and talk.of("session.resumed") == []
+    assert talk.of("session.paused")[-1]["slot_kept_s"] == 60
+    talk.wait(59)
+    talk.ask({"type": "session.resume"})
+    assert talk.one("session.resumed")["kept"] == "words"
+    assert talk.asked == ["given", "asked"]
+
+
 def test_pausing_again_starts_no_new_time() -> None:
     talk = PausingTalk()
     talk.ask({"type": "session.pause"})
