@@ -21,6 +21,7 @@ from engine.ipc.cycles import CycleCollector
 from engine.ipc.lifeline import OOM_ENGINE, die_with_parent, go_before_parent
 from engine.ipc.logs import log_to
 from engine.ipc.supervision import (
+    OWN_VOICES_ONLY,
     DefaultVoice,
     DropVoice,
     EngineStats,
@@ -109,14 +110,11 @@ async def _serve(child: Child, engine: Engine, host: Host, cycles: CycleCollecto
             task.cancel()
 
 
-NO_VOICES = "This engine speaks with its own voices only."
-
-
 def _voice(child: Child, engine: Engine, message: KeepVoice | DropVoice | DefaultVoice) -> None:
     """Carry out what the supervisor says of uploaded voices."""
     if not isinstance(engine, VoiceTaker):
         if isinstance(message, KeepVoice):
-            child.send(VoiceReport(message.voice, "unsupported", NO_VOICES))
+            child.send(VoiceReport(message.voice, "unsupported", OWN_VOICES_ONLY))
         return
     match message:
         case KeepVoice():

@@ -10,6 +10,8 @@ from engine.ipc.protocol import Hello, Message, Ping, Pong, Welcome
 
 MAX_VOICE_BYTES = 2 * 1024 * 1024
 """Of a recording for a voice: 20 s at 24 kHz, 16 bits, take half of it."""
+OWN_VOICES_ONLY = "This engine speaks with its own voices only."
+"""Why an uploaded voice is of no use to an engine that takes none; for people."""
 VoiceId = Annotated[str, Meta(min_length=1, max_length=64)]
 
 

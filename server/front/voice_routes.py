@@ -10,8 +10,10 @@ from typing import Literal
 
 import msgspec
 from aiohttp import hdrs, web
+from msgspec.structs import replace
 
 from engine.ipc.protocol import Welcome
+from engine.ipc.supervision import OWN_VOICES_ONLY
 from server.config import UploadPolicy
 from server.front.voice_store import KeptVoice, VoiceLanguage, VoiceName
 from server.front.voices import VoiceDesk, VoiceUse
@@ -28,7 +30,6 @@ MAX_FILE_BYTES = 12 * 1024 * 1024
 MAX_FORM_BYTES = MAX_FILE_BYTES + 16 * 1024
 BURST = 4
 PATH = "/api/voices"
-OWN_VOICES_ONLY = "This engine speaks with its own voices only."
 
 
 class VoiceEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,8 @@ class VoiceRules(msgspec.Struct, frozen=True, kw_only=True):
     allowed: bool
     reason: str = ""
     """Why not, or why no engine could use it; for people."""
+    code: Literal["", "uploads_off", "not_yours", "own_voices_only", "networks_missing"] = ""
+    """The same for programs."""
     min_seconds: float = 3.0
     max_seconds: float = 20.0
     max_bytes: int = MAX_FILE_BYTES
@@ -210,20 +213,20 @@ class VoiceRoutes:
         )
 
     def _rules(self, principal: Principal) -> VoiceRules:
-        reason = ""
+        rules = VoiceRules(allowed=False, max_count=self._most)
         if self._policy == "nobody":
-            reason = "No voices can be uploaded to this server (voices.upload)."
-        elif principal.is_ephemeral or (self._policy == "admin" and principal.role != "admin"):
-            reason = "This key may not upload voices."
-        lacking = "" if reason else self._lacking()
-        return VoiceRules(allowed=not reason, reason=reason or lacking, max_count=self._most)
-
-    def _lacking(self) -> str:
-        """Why no engine could use a voice; empty if one can, or none is there to be asked."""
+            told = "No voices can be uploaded to this server (voices.upload)."
+            return replace(rules, code="uploads_off", reason=told)
+        if principal.is_ephemeral or (self._policy == "admin" and principal.role != "admin"):
+            return replace(rules, code="not_yours", reason="This key may not upload voices.")
+        rules = replace(rules, allowed=True)
         welcomes = self._welcomes()
         if not welcomes or any(welcome.takes_voices for welcome in welcomes):
-            return ""
-        return next(filter(None, (welcome.voices_lack for welcome in welcomes)), OWN_VOICES_ONLY)
+            return rules
+        lacking = next(filter(None, (welcome.voices_lack for welcome in welcomes)), "")
+        if lacking:
+            return replace(rules, code="networks_missing", reason=lacking)
+        return replace(rules, code="own_voices_only", reason=OWN_VOICES_ONLY)
 
     def _count(self, request: web.Request, principal: Principal) -> None:
         keys = [*principal.callers(request.remote), f"key:{principal.key_id}"]

@@ -64,6 +64,12 @@ export class VoiceView {
     this.#build();
   }
 
+  /** Why a voice cannot be uploaded, or used; '' if it can. */
+  get #cannot() {
+    const { code = '', reason = '' } = this.#rules ?? {};
+    return reason && tOr(`voice.cannot.${code}`, reason);
+  }
+
   #build() {
     const { voice, prompt_voice } = this.#wishes.now;
     byId('voice').replaceChildren(make('option', { value: '', text: t('voice.default') }), ...this.#voices.map(option));
@@ -76,7 +82,7 @@ export class VoiceView {
     byId('voice-add').hidden = !this.#rules;
     for (const id of ['voice-record', 'voice-upload', 'voice-name']) byId(id).hidden = !isAllowed;
     const bounds = this.#rules && { least: numberText(this.#rules.min_seconds), most: numberText(this.#rules.max_seconds) };
-    setText(byId('voice-rules'), bounds ? [isAllowed ? t('voice.rules', bounds) : '', this.#rules.reason].filter(Boolean).join(' ') : '');
+    setText(byId('voice-rules'), bounds ? [isAllowed ? t('voice.rules', bounds) : '', this.#cannot].filter(Boolean).join(' ') : '');
     this.show();
   }
 

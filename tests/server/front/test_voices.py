@@ -102,7 +102,7 @@ async def test_voice_is_uploaded_listed_heard_renamed_and_deleted(
     told = [(one["id"], one["source"], one["is_default"]) for one in listed["voices"]]
     assert told[:2] == [("one", "engine", True), ("two", "engine", False)]
     assert told[2:] == [(made["id"], "uploaded", False)]
-    assert listed["upload"]["allowed"] and listed["upload"]["reason"] == ""
+    assert listed["upload"]["allowed"] and listed["upload"]["reason"] == listed["upload"]["code"] == ""
     status, sound = await client.ask("GET", f"/{made['id']}/sound")
     assert status == 200 and sound[:4] == b"RIFF" and len(sound) == 4 * 48_000 + 44
     status, changed = await client.ask("PATCH", f"/{made['id']}", json={"name": "Anne"})
@@ -179,6 +179,8 @@ async def test_who_may_upload_is_a_setting(start: Start) -> None:
         assert tuple(made) == statuses, policy
         _, listed = await client.ask("GET")
         assert listed["upload"]["allowed"] == (statuses[0] == 201)
+        code = {"admin": "not_yours", "nobody": "uploads_off"}.get(policy, "")
+        assert listed["upload"]["code"] == code
 
 
 async def test_no_key_and_client_secrets_change_nothing(start: Start) -> None:
@@ -217,6 +219,7 @@ async def test_what_an_engine_lacks_is_told(start: Start) -> None:
     client = await start((lacking,))
     _, listed = await client.ask("GET")
     assert listed["upload"]["allowed"] and "campplus.onnx" in listed["upload"]["reason"]
+    assert listed["upload"]["code"] == "networks_missing"
 
 
 # ---------------------------------------------------------------- engines
