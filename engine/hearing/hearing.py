@@ -14,10 +14,17 @@ import numpy as np
 from msgspec import Struct
 
 from engine.hearing.callerlevel import CallerLevel
-from engine.hearing.overlap import Loudness, Overlap, OverlapFrame, Step
+from engine.hearing.overlap import Overlap, OverlapFrame, Step
 from engine.hearing.turnend import Phrase, ends_open
 from engine.hearing.vad import Event, Frame, Offset, Onset, Segmenter, Voice
-from engine.ipc.protocol import INPUT_HZ, FromEngine, OverlapDecision, OverlapTold, TurnDetection
+from engine.ipc.protocol import (
+    INPUT_HZ,
+    FromEngine,
+    Loudness,
+    OverlapDecision,
+    OverlapTold,
+    TurnDetection,
+)
 
 SILENT = OverlapFrame(None)
 HUM_HZ = 900

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Literal
 
 from msgspec import Struct
 
 from engine.hearing.vad import FRAME_MS
-from engine.ipc.protocol import OverlapDecision
+from engine.ipc.protocol import Loudness, OverlapDecision
 
 WINDOW = 5
 BEGIN_LOUD = 3
@@ -48,8 +47,6 @@ MIN_PITCHED = 2
 PITCHED_SHARE = 0.3
 LOUD_SHARE = 0.5
 HUM_SHARE = 0.7
-
-Loudness = Literal["full", "ducked", "held"]
 
 
 class OverlapFrame(Struct, frozen=True):

@@ -222,7 +222,8 @@ class Interrupt(Message, frozen=True):
     epoch: Count
 
 
-OverlapDecision = Literal["interruption", "word", "acknowledgement", "noise", "echo"]
+Loudness = Literal["full", "ducked", "held"]
+OverlapDecision = Literal["interruption", "word", "acknowledgement", "noise"]
 """`word`: one of `cut_words`. After the first two the answer ends (in `hold` only by a word), after
 the others it goes on."""
 
@@ -231,7 +232,7 @@ class OverlapTold(Message, frozen=True):
     """The caller sounds while an answer is heard, or about to be: what becomes of it."""
 
     session: SessionId
-    loudness: Literal["full", "ducked", "held", ""]
+    loudness: Loudness | Literal[""]
     """Of the answer from now on; empty: as it is."""
     decision: OverlapDecision | Literal[""] = ""
     """Empty: not yet known."""

@@ -21,6 +21,7 @@ from engine.ipc.answers import (
     FunctionCallOut,
     InputTranscript,
     Interrupt,
+    Loudness,
     OverlapDecision,
     OverlapTold,
     PartLeftOut,

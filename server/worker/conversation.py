@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from engine.ipc import protocol as p
+from media.playout import Loudness
 from server.worker.audience import Audience
 from server.worker.engine_settings import engine_config
 from server.worker.in_force import TOLD_HERE, in_force, refuse, without_effect
@@ -26,7 +27,6 @@ from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 from signaling.toolchecks import unsupported
 
-Loudness = Literal["full", "ducked", "held"]
 HEARD_INTERVAL_SAMPLES = p.OUTPUT_HZ // 5
 REREAD = (
     "With this change the model begins anew: it was told the words of the conversation again, but "

@@ -105,7 +105,7 @@ class Figures(SessionEvent, frozen=True, kw_only=True):
 class OverlapDecided(SessionEvent, frozen=True, kw_only=True):
     """The caller sounded over an answer; after `interruption` and `word` it ends."""
 
-    decision: Literal["interruption", "word", "acknowledgement", "noise", "echo"]
+    decision: Literal["interruption", "word", "acknowledgement", "noise"]
     start_ms: int
     took_ms: int
 

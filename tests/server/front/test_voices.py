@@ -102,7 +102,8 @@ async def test_voice_is_uploaded_listed_heard_renamed_and_deleted(
     told = [(one["id"], one["source"], one["is_default"]) for one in listed["voices"]]
     assert told[:2] == [("one", "engine", True), ("two", "engine", False)]
     assert told[2:] == [(made["id"], "uploaded", False)]
-    assert listed["upload"]["allowed"] and listed["upload"]["reason"] == listed["upload"]["code"] == ""
+    upload = listed["upload"]
+    assert upload["allowed"] and upload["reason"] == upload["code"] == ""
     status, sound = await client.ask("GET", f"/{made['id']}/sound")
     assert status == 200 and sound[:4] == b"RIFF" and len(sound) == 4 * 48_000 + 44
     status, changed = await client.ask("PATCH", f"/{made['id']}", json={"name": "Anne"})
