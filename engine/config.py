@@ -86,19 +86,37 @@ class MiniCpmoConfig(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 9
     voice: Annotated[
-        str, Meta(description="Default voice: a name or a recording's path; empty: the first.")
+        str,
+        Meta(
+            description="Default voice: a name or a recording's path; empty: the published one, "
+            "HT_ref_audio, or the first."
+        ),
     ] = ""
+    voices: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=64,
+            description="Recordings of the model's folder that callers may choose, by name; those "
+            "named ref_audio always are. Ask whose voice it is first.",
+        ),
+    ] = ()
     voice_seconds: Annotated[
         float,
         Meta(
             ge=3,
             le=20,
-            description="Of an uploaded voice's recording, how much the sound is made from, s; "
-            "what a session takes of the GPU's memory grows with it.",
+            description="Of an uploaded recording, or one that no setting names, how much the "
+            "voice is made from, s; what a session takes of the GPU's memory grows with it.",
         ),
     ] = 10.0
     flow_steps: Annotated[
-        int, Meta(ge=1, le=16, description="Steps of the speech flow: more is finer and slower.")
+        int,
+        Meta(
+            ge=1,
+            le=16,
+            description="Steps of the speech flow: 5 as the published server takes, 10 as the "
+            "released config.json says, finer and nearly twice as slow.",
+        ),
     ] = 5
 
 

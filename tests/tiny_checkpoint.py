@@ -111,7 +111,7 @@ def _config(
         "vision_batch_size": 16,
         "audio_pool_step": 5,
         "audio_chunk_length": 1.0,
-        "stream_input": False,
+        "stream_input": True,
         "use_image_id": True,
         "max_position_embeddings": 40_960,
         "hidden_act": "silu",
@@ -164,6 +164,9 @@ def _config(
             "normalize_projected_hidden": True,
             "attention_type": "full_attention",
             "interleaved": False,
+            "s3_stream_n_timesteps": 10,
+            "s3_stream_chunk_size": 25,
+            "s3_stream_prelook_size": 3,
         },
     }
 

@@ -23,6 +23,9 @@ from torch import Tensor, nn
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+"""Formats of stored weights."""
+
 Progress = Callable[[str, int], None]
 """Called with each tensor's name and its bytes in the file after it is in place."""
 
@@ -232,6 +235,12 @@ def _put(
         raise CheckpointError(
             f"{name}: shape {list(source.shape)} in the file, {list(target.shape)} in the model"
         )
+    # A number that needs a scale beside it would be taken as it stands.
+    if target.is_floating_point() and source.dtype not in FLOATS:
+        raise CheckpointError(
+            f"{name}: {_name(source.dtype)} in the file; only {', '.join(map(_name, FLOATS))} "
+            "can be read there"
+        )
     kind = dtype if source.is_floating_point() else source.dtype
     value = torch.empty(source.shape, dtype=kind, device=device)
     value.copy_(source)
@@ -259,6 +268,10 @@ def _finish(module: nn.Module, where: str, prefix: str) -> None:
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _some(names: Sequence[str], prefix: str = "", most: int = 12) -> str:

@@ -17,6 +17,7 @@ from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
 from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav
 from engine.minicpmo.models.config import OmniConfig
 from engine.minicpmo.models.llm.qwen3 import Qwen3
+from engine.minicpmo.models.stored_format import refuse_unread
 from engine.minicpmo.models.talker.tts import SpeechDecoder, load_speech_decoder
 from engine.minicpmo.models.vision.resampler import VisionResampler
 from engine.minicpmo.models.vision.siglip import VisionTower
@@ -104,7 +105,10 @@ def load(
     Raises `CheckpointError` or `ConfigError` that names the tensor or field.
     """
     where, dtype = best_device(device)
+    refuse_unread(folder)
     config, tokens = OmniConfig.load(folder), OmniTokenizer(folder)
+    for line in remarks(config, tokens, steps):
+        show(line)
     with Checkpoint(folder, progress=WeightsProgress(folder, show)) as checkpoint:
         show(f"loading the language model onto {where}")
         llm = empty(lambda: Qwen3(config.llm))
@@ -140,6 +144,23 @@ def load(
         device=where,
         dtype=dtype,
     )
+
+
+def remarks(config: OmniConfig, tokens: OmniTokenizer, steps: int) -> list[str]:
+    """What a folder leaves open or says otherwise, a line each, for whoever starts the engine."""
+    found = []
+    if tokens.derived_merges:
+        found.append(
+            f"merges.txt lacks {tokens.derived_merges} merges, which were derived from vocab.json; "
+            "the model's tokenizer.json has them all"
+        )
+    published = config.tts.flow_steps
+    if published not in (None, steps):
+        found.append(
+            f"the speech flow takes {steps} steps; config.json says {published}, which makes it "
+            f"{published / steps:.1f} times as slow (minicpmo.flow_steps)"
+        )
+    return found
 
 
 def _load_code2wav(

@@ -175,7 +175,9 @@ class MiniCpmoEngine:
         self._unit = model.config.unit
         max_context = min(wanted.max_context, model.config.llm.max_position_embeddings)
         show("preparing voices")
-        voices = self._voices = VoiceLibrary(model, wanted.voice, wanted.voice_seconds)
+        voices = self._voices = VoiceLibrary(
+            model, wanted.voice, wanted.voice_seconds, wanted.voices
+        )
         voices.place(model)
         for line in voices.remarks:
             show(line)

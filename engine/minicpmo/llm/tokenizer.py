@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
+from engine.minicpmo.llm.merges import Merges, read_merges
 from engine.minicpmo.models.config import ConfigError, read_json
 
 # The pre-tokenizer of Qwen2: words, single digits, punctuation runs, line ends, spaces.
@@ -39,7 +40,8 @@ class OmniTokenizer:
         """Read the tokenizer files of a checkpoint folder; raises `ConfigError`."""
         folder = Path(path)
         settings = read_json(folder / "tokenizer_config.json")
-        self._tokenizer = _build(folder, settings)
+        self._tokenizer, self.derived_merges = _build(folder, settings)
+        """The second: how many merges had to be derived, see `engine.minicpmo.llm.merges`."""
         self.size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self.bad_token_ids: tuple[int, ...] = tuple(sorted(set(settings.get("bad_token_ids", ()))))
         """Ids that speech must never contain, as the checkpoint lists them."""
@@ -199,25 +201,20 @@ class TextStream:
         return text
 
 
-def _build(folder: Path, settings: dict[str, Any]) -> Tokenizer:
+def _build(folder: Path, settings: dict[str, Any]) -> tuple[Tokenizer, int]:
+    """The tokenizer, and the number of merges that its files lack."""
     whole, vocabulary, merges = (
         folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
     )
+    entries = {int(token): entry for token, entry in settings["added_tokens_decoder"].items()}
+    lacking = 0
     if whole.is_file():
         tokenizer = Tokenizer.from_file(str(whole))
     elif vocabulary.is_file() and merges.is_file():
-        tokenizer = Tokenizer(BPE.from_file(str(vocabulary), str(merges)))
-        tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        tokenizer.decoder = decoders.ByteLevel()
+        read = read_merges(vocabulary, merges, {entry["content"] for entry in entries.values()})
+        tokenizer, lacking = _byte_level(read), read.lacking
     else:
         raise ConfigError(f"{folder}: neither tokenizer.json nor vocab.json with merges.txt")
-    entries = {int(token): entry for token, entry in settings["added_tokens_decoder"].items()}
     for token, entry in sorted(entries.items()):
         flags = {name: entry[name] for name in ("lstrip", "rstrip", "single_word", "normalized")}
         special = bool(entry["special"])
@@ -228,6 +225,19 @@ def _build(folder: Path, settings: dict[str, Any]) -> Tokenizer:
                 f"{folder}: {entry['content']} is id {tokenizer.token_to_id(entry['content'])} of "
                 f"the vocabulary, {token} in tokenizer_config.json"
             )
+    return tokenizer, lacking
+
+
+def _byte_level(read: Merges) -> Tokenizer:
+    tokenizer = Tokenizer(BPE(vocab=read.vocabulary, merges=read.pairs))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 

@@ -236,6 +236,8 @@ class TtsConfig:
     audio_bos_token_id: int
     text_eos_token_id: int
     normalize_projected_hidden: bool
+    flow_steps: int | None = None
+    """Of the speech flow, where the file says; the engine takes what its own setting says."""
     rms_norm_eps: float = 1e-6
     """Not in the file: the original builds its Llama from seven fields; these are its defaults."""
     rope_theta: float = 10_000.0
@@ -270,6 +272,11 @@ class TtsConfig:
             audio_bos_token_id=reader.integer("audio_bos_token_id"),
             text_eos_token_id=reader.integer("text_eos_token_id"),
             normalize_projected_hidden=reader.flag("normalize_projected_hidden", False),
+            flow_steps=(
+                reader.integer("s3_stream_n_timesteps")
+                if "s3_stream_n_timesteps" in reader.values
+                else None
+            ),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,11 @@ MAX_PLACED = 8
 KEPT_PLACED = 3
 """Of these, those that stay while nobody speaks with them."""
 MAX_DROPPED = 256
+DEFAULTS = ("HT_ref_audio", "system_ref_audio")
+"""Recordings of the published model that its own servers speak with, the usual one first."""
+REFERENCE = "ref_audio"
+"""In the names of recordings that are meant to be voices: others lie there as examples, that of a
+public person among them."""
 UPLOADED = "voice_"
 """How the ids of uploaded voices begin."""
 
@@ -45,9 +51,17 @@ class VoiceLibrary:
     Used by the thread that loads, and later by the model's own.
     """
 
-    def __init__(self, model: OmniModel, wanted: str, uploaded_s: float = 10.0) -> None:
-        """`wanted`: the default voice, a name or the path of a recording; empty: the first.
-        `uploaded_s`: of an uploaded recording, how much the sound of the speech is made from.
+    def __init__(
+        self,
+        model: OmniModel,
+        wanted: str,
+        uploaded_s: float = 10.0,
+        offered: Sequence[str] = (),
+    ) -> None:
+        """`wanted`: the default voice, a name or the path of a recording; empty: one of
+        `DEFAULTS`, or the first. `uploaded_s`: of a recording that was uploaded or that nobody
+        chose, how much the sound of the speech is made from. `offered`: names of the model's
+        recordings that callers may choose beside its reference ones.
 
         Raises `engine.minicpmo.models.voice.preparation.VoiceError` if there is no such voice.
         """
@@ -56,6 +70,7 @@ class VoiceLibrary:
         self._features: dict[str, VoiceFeatures] = {}
         self._known: dict[str, SessionVoice] = {}
         self._recordings = {path.stem: path for path in model.recordings()}
+        """Those that may become voices."""
         self._uploaded: dict[str, tuple[VoiceFeatures, Tensor]] = {}
         """Features, and what the language model hears of it."""
         self._placed: WeakValueDictionary[str, VoiceBase] = WeakValueDictionary()
@@ -72,11 +87,16 @@ class VoiceLibrary:
         if wanted and Path(wanted).is_file():
             self._recordings[Path(wanted).stem] = Path(wanted)
             wanted = Path(wanted).stem
+        chosen = {name for name in (wanted, *offered) if name}
+        self._leave_out(chosen.union(model.voices.names()))
         self._collect(model)
         names = self.names()
-        if wanted and wanted not in names:
-            raise VoiceError("unknown", f"there is no voice {wanted!r}; there are {list(names)}")
-        self.default = wanted or (names[0] if names else "")
+        for name in sorted(chosen.difference(names)):
+            raise VoiceError("unknown", f"there is no voice {name!r}; there are {list(names)}")
+        self.default = next((name for name in (wanted, *DEFAULTS, *names) if name in names), "")
+        for name in set(self._recordings).difference(chosen, [self.default], model.voices.names()):
+            if name in self._features:
+                self._features[name] = self._shortened(self._features[name])
         if not self.default:
             self.remarks.append("no voice is available: answers will be text only")
 
@@ -140,9 +160,7 @@ class VoiceLibrary:
         """Take an uploaded voice, and put it on the device if there is room."""
         if prepared.voice in self._dropped:
             return
-        most = round(CODE_HZ * self._uploaded_s)
-        features = prepared.features
-        features = replace(features, codes=features.codes[:most], mel=features.mel[: 2 * most])
+        features = self._shortened(prepared.features)
         embeddings = hear_whole(self._model, [prepared.sound], in_blocks=True)[0]
         self._uploaded[prepared.voice] = (features, embeddings)
         self._place(prepared.voice)
@@ -177,6 +195,22 @@ class VoiceLibrary:
             base = self._placed[voice] = self._model.code2wav.base(features)
         self._recent.append(base)
         return SessionVoice(base, embeddings), ""
+
+    def _shortened(self, features: VoiceFeatures) -> VoiceFeatures:
+        """Every slot has room for the longest voice: it grows for those only that were chosen."""
+        most = round(CODE_HZ * self._uploaded_s)
+        return replace(features, codes=features.codes[:most], mel=features.mel[: 2 * most])
+
+    def _leave_out(self, named: Set[str]) -> None:
+        """Forget recordings that are neither references nor named."""
+        others = [n for n in sorted(self._recordings) if REFERENCE not in n and n not in named]
+        for name in others:
+            del self._recordings[name]
+        if others:
+            self.remarks.append(
+                f"recordings in the model's folder that are not offered as voices: "
+                f"{', '.join(others)}; minicpmo.voices names those that are"
+            )
 
     def _collect(self, model: OmniModel) -> None:
         voices = model.voices

@@ -113,6 +113,7 @@ def test_full_size_has_the_released_number_of_layers(tmp_path: Path) -> None:
         24,
     )
     assert config.resampler.num_heads == 32 and config.vision.side == 70
+    assert config.raw["stream_input"] is True and config.tts.flow_steps == 10
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,15 @@ def test_it_loads_with_a_voice(tiny_checkpoint: Path, tmp_path: Path, causal: bo
     assert base is not None and len(model.recordings()) == 1
 
 
+def test_steps_that_are_not_the_published_ones_are_told(tiny_checkpoint: Path) -> None:
+    told: list[str] = []
+    load(tiny_checkpoint, device="cpu", steps=5, show=told.append)
+    assert [line for line in told if "5 steps; config.json says 10" in line and "2.0 times" in line]
+    told.clear()
+    load(tiny_checkpoint, device="cpu", steps=10, show=told.append)
+    assert not any("config.json says" in line for line in told)
+
+
 def test_weights_can_be_drawn_in_place(tiny_checkpoint: Path) -> None:
     with mock.patch("engine.minicpmo.checkpoint.Checkpoint", RandomCheckpoint):
         drawn = load(tiny_checkpoint, device="cpu", show=nothing)

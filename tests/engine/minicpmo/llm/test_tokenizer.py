@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from engine.minicpmo.llm.tokenizer import OmniTokenizer, TextStream
 from engine.minicpmo.models.config import ConfigError
+from tests.tiny_tokenizer import write_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +78,55 @@ def byte_tokens(tokens: OmniTokenizer, text: str) -> list[int]:
     """One token per byte, which no encoder would choose."""
     of_byte = {tokens.bytes_of([token]): token for token in range(256)}
     return [of_byte[bytes([byte])] for byte in text.encode()]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A tokenizer's folder that a test may damage."""
+    write_tokenizer(tmp_path)
+    return tmp_path
+
+
+def shorten(folder: Path, is_kept: Callable[[int, str], bool]) -> int:
+    """Drop lines of `merges.txt`; returns how many are left out."""
+    path = folder / "merges.txt"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    kept = [line for place, line in enumerate(lines) if is_kept(place, line)]
+    path.write_text("#version: 0.2\n" + "\n".join(kept) + "\n")
+    return len(lines) - len(kept)
+
+
+def test_merges_that_a_file_lacks_follow_from_the_vocabulary(
+    files: Path, tokens: OmniTokenizer
+) -> None:
+    """The one that goes round lacks Chinese words, and no word of English."""
+    lacking = shorten(files, lambda place, line: line.isascii() and place % 3 > 0)
+    assert lacking > 20
+    completed = OmniTokenizer(files)
+    assert completed.derived_merges == lacking and tokens.derived_merges == 0
+    for text in ("Hello world, what do you see?", "你好，世界。今天天气很好。", "no such words"):
+        assert completed.encode(text) == tokens.encode(text)
+
+
+def test_a_file_without_any_merge_is_completed(files: Path, tokens: OmniTokenizer) -> None:
+    shorten(files, lambda place, line: False)
+    assert OmniTokenizer(files).encode("Hello 你好") == tokens.encode("Hello 你好")
+
+
+def test_merges_that_do_not_follow_from_the_ids_are_refused(files: Path) -> None:
+    """Reversed ids: what would be derived is not what the file has."""
+    shorten(files, lambda place, line: place % 2 > 0)
+    vocabulary = json.loads((files / "vocab.json").read_text())
+    long = sorted(rank for entry, rank in vocabulary.items() if len(entry) > 1)
+    turned = dict(zip(long, reversed(long), strict=True))
+    (files / "vocab.json").write_text(
+        json.dumps({entry: turned.get(rank, rank) for entry, rank in vocabulary.items()})
+    )
+    with pytest.raises(ConfigError, match=r"merges\.txt has \d+ merges .* tokenizer\.json"):
+        OmniTokenizer(files)
+
+
+def test_a_merge_that_is_no_pair_is_named(files: Path) -> None:
+    (files / "merges.txt").write_text("#version: 0.2\nh e l\n")
+    with pytest.raises(ConfigError, match=r"merges\.txt, line 2"):
+        OmniTokenizer(files)
