@@ -19,7 +19,10 @@ from tests.serving import Serving
 SETTLE_S = EXTRA_IDLE_S + 5.0
 """Recognisers that were forked on demand, and their sockets, are kept for a while."""
 FREE_S = 25.0
-LIMITS = ("calls.max_per_remote=1000", "calls.max_connecting=2000", "engine.slots=16")
+LIMITS = (
+    *("calls.max_per_remote=1000", "calls.max_connecting=2000", "engine.slots=16"),
+    *("voices.per_minute=1000",),
+)
 """Cases that never connect must not keep those out that come after them."""
 
 
@@ -38,7 +41,11 @@ class Rig:
         self.server = Serving(
             *limits,
             *options,
-            environment={"TMPDIR": str(self.folder), **(environment or {})},
+            environment={
+                "TMPDIR": str(self.folder),
+                "XDG_DATA_HOME": str(self.folder / "data"),
+                **(environment or {}),
+            },
             log=path,
         )
         self._wants_bystander = bystander

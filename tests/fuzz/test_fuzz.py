@@ -23,7 +23,7 @@ BATCH = 24
 BESIDE_BUILTIN = (
     *("offers", "multiparts", "items", "whip", "live-offers", "events", "ws-frames"),
     *("ws-realtime", "ws-realtime-joined", "ws-live", "ws-live-joined", "ws-openbmb"),
-    *("chats", "speeches", "recordings", "zmq", "udp-stranger", "udp-client"),
+    *("chats", "speeches", "recordings", "voices", "zmq", "udp-stranger", "udp-client"),
 )
 ALONE = ("payloads", "files")
 

@@ -14,6 +14,7 @@ from tests.fuzz.targets.frames import Frames
 from tests.fuzz.targets.http import Items, Multiparts, Offers
 from tests.fuzz.targets.links import Links
 from tests.fuzz.targets.streams import LIVE, OPENBMB, REALTIME, JoinedMessages, Messages
+from tests.fuzz.targets.voices import Voices
 from tests.fuzz.targets.whip import Whip
 
 TARGETS: dict[str, Callable[[], Target]] = {
@@ -25,6 +26,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "chats": Chats,
     "speeches": Speeches,
     "recordings": Recordings,
+    "voices": Voices,
     "events": Events,
     "events:echo": partial(Events, "echo"),
     "events:minicpmo": partial(Events, "minicpmo"),
