@@ -1,11 +1,13 @@
-"""libespeak-ng through ctypes. Its state is global: one owner, one thread at a time."""
+"""libespeak-ng through ctypes. Its state is global: `shared_espeak` is its only owner."""
 
 from __future__ import annotations
 
 import ctypes
 import re
+import threading
 from collections.abc import Callable
 from ctypes import POINTER, c_char, c_char_p, c_int, c_short, c_ubyte, c_uint, c_void_p
+from functools import cache
 from typing import Any
 
 import espeakng_loader
@@ -72,7 +74,7 @@ class SynthesisedText(Struct, frozen=True):
 
 
 class Espeak:
-    """The library, loaded and initialised. Not thread-safe, once per process."""
+    """The library, loaded and initialised: once per process, by `shared_espeak`."""
 
     def __init__(self) -> None:
         """Load from the wheel, else from Debian; raise `EngineError` if neither works."""
@@ -85,6 +87,7 @@ class Espeak:
         self._words: list[tuple[int, int]] = []
         self._stop: Callable[[], bool] = _never
         self._stopped = False
+        self._lock = threading.Lock()
 
     def has_voice(self, voice: str) -> bool:
         """Whether `voice` (a language code, optionally "+" and a variant such as f3) can speak."""
@@ -94,17 +97,18 @@ class Espeak:
     def speak(
         self, text: str, voice: str, rate_wpm: int, stop: Callable[[], bool]
     ) -> SynthesisedText:
-        """Synthesise `text`; `stop` is asked after every 60 ms of sound."""
-        if self._settings != (voice, rate_wpm):
-            self._choose(voice, rate_wpm)
-        self._chunks, self._words = [], []
-        self._stop, self._stopped = stop, False
-        data = text.replace("\0", " ").encode()
-        self._lib.espeak_Synth(
-            data, len(data) + 1, 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None
-        )
-        pcm = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
-        return SynthesisedText(pcm, tuple(self._words), not self._stopped)
+        """Synthesise `text`, one at a time; `stop` is asked after every 60 ms of sound."""
+        with self._lock:
+            if self._settings != (voice, rate_wpm):
+                self._choose(voice, rate_wpm)
+            self._chunks, self._words = [], []
+            self._stop, self._stopped = stop, False
+            data = text.replace("\0", " ").encode()
+            self._lib.espeak_Synth(
+                data, len(data) + 1, 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None
+            )
+            pcm = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
+            return SynthesisedText(pcm, tuple(self._words), not self._stopped)
 
     def _choose(self, voice: str, rate_wpm: int) -> None:
         match = _VOICE_NAME.fullmatch(voice)
@@ -142,6 +146,23 @@ class Espeak:
                 listed.setdefault(code, identifier)
             index += 1
         return listed
+
+
+_LOADING = threading.Lock()
+
+
+@cache
+def _espeak() -> Espeak:
+    return Espeak()
+
+
+def shared_espeak() -> Espeak:
+    """The process's only one, for any thread; raises `EngineError` if it cannot be loaded.
+
+    The library calls back whoever initialised it last: with a second one the first falls silent.
+    """
+    with _LOADING:
+        return _espeak()
 
 
 def _never() -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.base import EngineError
 from engine.builtin.clauses import Clause, is_silent, speakable
-from engine.builtin.espeak import Espeak, SynthesisedText
+from engine.builtin.espeak import Espeak, SynthesisedText, shared_espeak
 from engine.builtin.interfaces import Speech
 from engine.builtin.resampler import Resampler
 from engine.ipc.protocol import OUTPUT_HZ
@@ -43,8 +43,7 @@ class Synthesiser:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
 
     def _load(self) -> None:
-        # One library per process: a second engine in it (a test) shares what is already loaded.
-        self._espeak = _shared_library()
+        self._espeak = shared_espeak()
         self._resampler = Resampler(self._espeak.sample_rate, OUTPUT_HZ)
         if not self._espeak.has_voice(self._voice):
             raise EngineError(f"espeak-ng has no voice {self._voice!r}")
@@ -72,8 +71,7 @@ class Synthesiser:
         if stop.is_set():
             return Speech(np.zeros(0, np.int16), ())
         rate_wpm = round(self._rate_wpm * speed)
-        with _LIBRARY_LOCK:
-            spoken = self._espeak.speak(speakable(clause.text), voice, rate_wpm, stop.is_set)
+        spoken = self._espeak.speak(speakable(clause.text), voice, rate_wpm, stop.is_set)
         pcm, cut = trim(spoken.pcm, self._espeak.sample_rate)
         body = np.concatenate([self._resampler.push(pcm), self._resampler.flush()])
         pause = np.zeros(round(clause.pause_ms / max(speed, 0.5)) * OUTPUT_HZ // 1000, np.int16)
@@ -84,17 +82,6 @@ class Synthesiser:
     async def close(self) -> None:
         """Wait for the clause being spoken, at most a few milliseconds."""
         await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
-
-
-_LIBRARY_LOCK = threading.Lock()
-_LIBRARY: list[Espeak] = []
-
-
-def _shared_library() -> Espeak:
-    with _LIBRARY_LOCK:
-        if not _LIBRARY:
-            _LIBRARY.append(Espeak())
-        return _LIBRARY[0]
 
 
 def trim(pcm: NDArray[np.int16], sample_rate: int) -> tuple[NDArray[np.int16], int]:

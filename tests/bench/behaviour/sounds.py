@@ -5,12 +5,10 @@ Voices are espeak-ng's; noises are generated. Levels are of the active part, in 
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.builtin.espeak import Espeak
+from engine.builtin.espeak import shared_espeak
 from tests.speech import resample
 
 RATE = 24_000
@@ -20,11 +18,6 @@ VOICES = ("en-us", "en-us+f2", "en-gb", "en-gb+f4", "en-us+m3", "en-gb-scotland"
 LEVEL_DB = -26.0
 """Of a caller who speaks normally."""
 FRAME = RATE // 50
-
-
-@cache
-def _espeak() -> Espeak:
-    return Espeak()
 
 
 def spoken(
@@ -37,7 +30,7 @@ def spoken(
     pause_s: float = 0.0,
 ) -> Sound:
     """The text at a level; `pause_s` of silence before the word of index `pause_after`."""
-    espeak = _espeak()
+    espeak = shared_espeak()
     made = espeak.speak(text, voice, rate_wpm, lambda: False)
     sound = resample((made.pcm / 32768).astype(np.float32), espeak.sample_rate, RATE)
     if pause_after is not None:

@@ -16,6 +16,7 @@ from engine.base import EngineError
 from engine.builtin.clauses import Clause
 from engine.builtin.interfaces import Speech
 from engine.builtin.synthesiser import PEAK_LIMIT, Synthesiser
+from tests.bench.behaviour.sounds import spoken
 
 
 @pytest.fixture
@@ -124,3 +125,10 @@ async def test_two_synthesisers_on_two_threads_share_the_library(voice: Synthesi
     assert all(len(speech.pcm) for speech in [*await mine, *await theirs])
     await other.close()
     assert threading.active_count() < 20
+
+
+async def test_nobody_else_who_speaks_silences_a_synthesiser(voice: Synthesiser) -> None:
+    """Callers' voices are made by the same library, in the process of a bench or of these tests."""
+    assert spoken("Hello there.", "en-gb").max() > 0
+    assert len((await speak(voice, "Hello.")).pcm) > 24 * 200
+    assert spoken("Hello there.", "en-us+f2").max() > 0
