@@ -117,9 +117,10 @@ class Soak:
             values["tasks"] = row.get("tasks", 0)
             self.samples.append(Sample(at_s, f"{row['name']}/{one.pid}", values))
         if recognisers:
-            # They come and go as they are needed, and share most of what they have.
-            each = {"rss_mb": sum(recognisers) / len(recognisers)}
-            self.samples.append(Sample(at_s, "recogniser, on average", each))
+            # They come and go as they are needed, and grow to their size with their first words:
+            # what the busiest one holds tells whether they keep anything.
+            largest = {"rss_mb": max(recognisers)}
+            self.samples.append(Sample(at_s, "recogniser, the largest", largest))
 
 
 def slopes(samples: list[Sample], from_s: float) -> dict[str, dict[str, dict[str, float]]]:
