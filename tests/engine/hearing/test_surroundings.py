@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from engine.hearing.surroundings import Surroundings
+from engine.hearing.surroundings import Ranked, Surroundings
 from engine.hearing.vad import FRAME, Offset, Segmenter
 from engine.ipc.protocol import TurnDetection
 from tests.bench.behaviour import sounds
@@ -85,3 +85,17 @@ def test_what_is_spoken_over_much_louder_was_background() -> None:
     assert background.loudest_db < -100
     background.spoken(-25.0)
     assert background.loudest_db == pytest.approx(-39.0, abs=1)
+
+
+def test_the_last_numbers_are_ranked_as_numpy_ranks_them() -> None:
+    drawn = np.random.default_rng(3).normal(-50, 9, 400).round(1).tolist()
+    ranked = Ranked(100)
+    for count, value in enumerate(drawn, 1):
+        ranked.add(value)
+        last = drawn[max(0, count - 100) : count]
+        assert list(ranked) == last and len(ranked) == len(last)
+        assert ranked.largest == max(last)
+        for share in (0.1, 0.9, 0.95):
+            assert ranked.quantile(share) == pytest.approx(np.quantile(last, share), abs=1e-9)
+    ranked.clear()
+    assert len(ranked) == 0
