@@ -57,6 +57,34 @@ class BuiltinConfig(Struct, frozen=True, forbid_unknown_fields=True):
     chat: ChatEndpoint = ChatEndpoint()
 
 
+class TranscriptionConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who writes down what callers say, where the model does not; nobody unless one is named."""
+
+    builtin: Annotated[
+        bool,
+        Meta(
+            description="The recogniser of the built-in engine: clear English only, half a core "
+            "for each who speaks."
+        ),
+    ] = False
+    url: Annotated[
+        str,
+        Meta(
+            max_length=2048,
+            description="An OpenAI-compatible endpoint with /audio/transcriptions: its base URL, "
+            "ending in /v1.",
+        ),
+    ] = ""
+    model: Annotated[
+        str, Meta(max_length=256, description="Model name sent with each request.")
+    ] = ""
+    api_key: Annotated[str, Meta(max_length=512, description="Bearer key; secret.")] = ""
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=120, description="Longest wait for the words of an utterance, s.")
+    ] = 10.0
+    max_requests: Annotated[int, Meta(ge=1, le=1024, description="Requests at once.")] = 16
+
+
 class MiniCpmoConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The native MiniCPM-o 4.5 engine."""
 
@@ -118,6 +146,7 @@ class MiniCpmoConfig(Struct, frozen=True, forbid_unknown_fields=True):
             "released config.json says, finer and nearly twice as slow.",
         ),
     ] = 5
+    transcription: TranscriptionConfig = TranscriptionConfig()
 
 
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):

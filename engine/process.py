@@ -12,7 +12,7 @@ import msgspec
 import uvloop
 
 from engine.base import Engine, EngineError, VoiceTaker
-from engine.config import EngineConfig
+from engine.config import EngineConfig, TranscriptionConfig
 from engine.gpus import bound_threads, see_only
 from engine.host import Host
 from engine.hub import Fetching, unheard
@@ -30,11 +30,14 @@ from engine.ipc.supervision import (
     VoiceReport,
     WorkerGone,
 )
+from engine.scribe import Scribe
 
 log = logging.getLogger(__name__)
 
 STATS_INTERVAL_S = 1.0
 EXIT_FATAL = 3
+RECOGNISERS = 2
+"""Kept beside a native engine; more are forked while more callers speak."""
 
 
 def build(config: EngineConfig, fetching: Fetching = unheard) -> Engine:
@@ -67,8 +70,26 @@ def build(config: EngineConfig, fetching: Fetching = unheard) -> Engine:
                     "pip install 'omnicall[minicpmo]'"
                 ) from error
             return MiniCpmoEngine(
-                config.model, config.slots, config.minicpmo, fetching, config.voice_cache
+                config.model,
+                config.slots,
+                config.minicpmo,
+                fetching,
+                config.voice_cache,
+                scribe_of(config.minicpmo.transcription),
             )
+
+
+def scribe_of(config: TranscriptionConfig) -> Scribe | None:
+    """Who writes down what callers say, imported only when wanted."""
+    if config.url:
+        from engine.transcription_endpoint import TranscriptionEndpoint
+
+        return TranscriptionEndpoint(config)
+    if config.builtin:
+        from engine.builtin.scribe import BuiltinScribe
+
+        return BuiltinScribe(RECOGNISERS)
+    return None
 
 
 async def _report(child: Child, engine: Engine, host: Host, lag: LoopLag) -> None:

@@ -317,5 +317,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 SECRETS = frozenset(
-    {"auth.key", "builtin.chat.api_key", "media.turn_password", "media.turn_secret"}
+    {
+        *("auth.key", "builtin.chat.api_key", "minicpmo.transcription.api_key"),
+        *("media.turn_password", "media.turn_secret"),
+    }
 )

@@ -220,9 +220,17 @@ def _check_together(config: Config) -> None:
         if not 1024 <= low <= high <= 65535:
             raise SettingsError(f"media.ports = {media.ports!r}: expected LOW-HIGH in 1024-65535")
     _check_ice_servers(media)
-    chat = config.builtin.chat
-    if chat.url and not chat.url.startswith(("http://", "https://")):
-        raise SettingsError(f"builtin.chat.url = {chat.url!r}: expected an http or https URL")
+    scribe = config.minicpmo.transcription
+    for name, url in (
+        ("builtin.chat.url", config.builtin.chat.url),
+        ("minicpmo.transcription.url", scribe.url),
+    ):
+        if url and not url.startswith(("http://", "https://")):
+            raise SettingsError(f"{name} = {url!r}: expected an http or https URL")
+    if scribe.url and scribe.builtin:
+        raise SettingsError(
+            "minicpmo.transcription: give url or builtin, one of them writes down what is said"
+        )
 
 
 def _check_ice_servers(media: MediaConfig) -> None:

@@ -24,8 +24,9 @@ OPEN_TO_SERVER = ("engine.ipc", "engine.config")
 FLOORS = (
     ("engine.ipc", "engine.config"),
     ("engine.base",),
-    ("engine.hearing", "engine.audio_output"),
+    ("engine.hearing", "engine.audio_output", "engine.scribe"),
     ("engine.admission", "engine.gpus", "engine.files", "engine.hub"),
+    ("engine.transcription_endpoint",),
     ("engine.host", "engine.builtin", "engine.gpu.staging", "engine.gpu.layers"),
     ("engine.gpu.graphs", "engine.gpu.timing", "engine.gpu.weights", "engine.gpu.kernels"),
     ("engine.gpu.kv",),

@@ -36,6 +36,8 @@ class Welcome(Message, frozen=True):
     """The input quantum of a native model; 0: audio is consumed as it comes."""
     transcribes: bool = False
     """Whether what the user says is written down."""
+    writes: tuple[str, ...] = ()
+    """The languages in which it is; empty: in all of `languages`."""
     tool_modes: tuple[Mode, ...] = ()
     """The modes in which functions are called."""
     appends: tuple[ContextKind, ...] = ()
@@ -97,6 +99,13 @@ class SpeechStopped(Message, frozen=True):
     session: SessionId
     utterance: Count
     pts: Count
+
+
+class SpeechCommitted(Message, frozen=True):
+    """What the client committed is a turn of the user; its transcript comes later."""
+
+    session: SessionId
+    utterance: Count
 
 
 class InputTranscript(Message, frozen=True):

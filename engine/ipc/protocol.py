@@ -35,6 +35,7 @@ from engine.ipc.answers import (
     SessionOpened,
     SessionRefused,
     SessionWarning,
+    SpeechCommitted,
     SpeechStarted,
     SpeechStopped,
     SpokenSegment,
@@ -146,8 +147,9 @@ class ImageIn(Message, frozen=True):
 class CommitAudio(Message, frozen=True):
     """Turn-based push to talk: what was heard since the last commit is the user's turn.
 
-    Answered by one final `InputTranscript`, by which the client gets the item of that turn, or by
-    `RequestRefused`: then there is no turn. Where turns are committed by hand, no utterances are
+    Answered by one final `InputTranscript`, by which the client gets the item of that turn (where
+    that takes longer, by `SpeechCommitted` before it), or by `RequestRefused`: then there is no
+    turn. Where turns are committed by hand, no utterances are
     told that the engine detects.
     """
 
@@ -270,6 +272,7 @@ FromEngine = (
     | SessionRefused
     | SpeechStarted
     | SpeechStopped
+    | SpeechCommitted
     | InputTranscript
     | ResponseStarted
     | RequestRefused

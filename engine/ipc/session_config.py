@@ -106,6 +106,8 @@ class SessionConfig(Struct, frozen=True):
     turn_detection: TurnDetection = TurnDetection()
     sampling: Sampling = Sampling()
     transcribe: bool = True
+    transcribe_language: Annotated[str, Meta(max_length=32)] = ""
+    """A code, as `en`; empty: any of those that are written down."""
     max_image_slices: Annotated[int, Meta(ge=1, le=16)] = 1
     context_policy: Literal["slide", "end"] = "slide"
     """What happens at the model's context limit, after the warnings."""
@@ -127,8 +129,13 @@ def _values(struct: type[Struct], config: Any) -> dict[str, bool]:
     }
 
 
-TOLD_ELSEWHERE = frozenset({"sampling", "tools", "tool_choice", "tool_name", "transcribe"})
-"""`Welcome.tool_modes` and `.transcribes` tell of these."""
+TOLD_ELSEWHERE = frozenset(
+    {
+        *("sampling", "tools", "tool_choice", "tool_name"),
+        *("transcribe", "transcribe_language"),
+    }
+)
+"""`Welcome.tool_modes`, `.transcribes` and `.writes` tell of these."""
 SETTINGS = frozenset({*_values(SessionConfig, SessionConfig()), *_values(Sampling, Sampling())})
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import secrets
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ from engine.minicpmo.session.session import HONOURS, OPTIONS, Session
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 from engine.minicpmo.speech.voice_studio import VoiceStudio
 from engine.minicpmo.speech.voices import PreparedVoice, VoiceLibrary
+from engine.scribe import Scribe, SessionScribe, Unwritten
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +56,17 @@ class MiniCpmoSession:
     """The loop's end of a session: hands its messages to the model's thread."""
 
     def __init__(
-        self, scheduler: Scheduler, session: str, slot: int, send: Send, decoder: FileDecoder
+        self,
+        scheduler: Scheduler,
+        session: str,
+        slot: int,
+        send: Send,
+        decoder: FileDecoder,
+        scribe: SessionScribe | None,
     ) -> None:
         self._scheduler = scheduler
         self._slot = slot
+        self._scribe = scribe
         self._intake = Inbox(
             session, lambda message: scheduler.post((slot, message)), send, decoder
         )
@@ -68,6 +77,8 @@ class MiniCpmoSession:
     async def close(self) -> None:
         """Return when the slot is clear."""
         self._intake.close()
+        if self._scribe is not None:
+            self._scribe.close()
         loop = asyncio.get_running_loop()
         cleared = asyncio.Event()
 
@@ -89,8 +100,11 @@ class MiniCpmoEngine:
         config: MiniCpmoConfig,
         fetching: Fetching = unheard,
         voice_cache: str = "",
+        scribe: Scribe | None = None,
     ) -> None:
+        """`scribe` writes down what callers say; without one nobody does."""
         self._model = model
+        self._scribe = scribe
         self._fetching = fetching
         self._slots = slots
         self._config = config
@@ -128,6 +142,8 @@ class MiniCpmoEngine:
             languages=("en", "zh"),
             voices=tuple(names),
             video=True,
+            transcribes=self._scribe is not None,
+            writes=() if self._scribe is None else self._scribe.languages,
             unit_ms=self._unit.ms,
             context_tokens=self._max_context,
             tool_modes=TOOL_MODES if self._calls_functions else (),
@@ -161,6 +177,8 @@ class MiniCpmoEngine:
                 "engine.slots or minicpmo.max_context lower"
             ) from error
         assert self._scheduler is not None
+        if self._scribe is not None:
+            await self._scribe.start(progress)
         self._scheduler.start()
 
     def _load(self, folder: Path, show: Progress) -> None:
@@ -232,9 +250,21 @@ class MiniCpmoEngine:
         def post(message: FromEngine) -> None:
             loop.call_soon_threadsafe(send, message)
 
-        talk = Session(session, slot, config, secrets.randbits(48), post, unit=self._unit)
+        scribe = write_down = None
+        if self._scribe is not None:
+            scribe = SessionScribe(session, self._scribe.for_session(), send)
+            write_down = partial(_in_loop, loop, scribe)
+        talk = Session(
+            session,
+            slot,
+            config,
+            secrets.randbits(48),
+            post,
+            unit=self._unit,
+            write_down=write_down,
+        )
         self._scheduler.post(Opening(talk))
-        return MiniCpmoSession(self._scheduler, session, slot, send, self._decoder)
+        return MiniCpmoSession(self._scheduler, session, slot, send, self._decoder, scribe)
 
     # ------------------------------------------------------------------ uploaded voices
 
@@ -281,3 +311,9 @@ class MiniCpmoEngine:
             await asyncio.to_thread(self._studio.close)
         if self._scheduler is not None:
             await asyncio.to_thread(self._scheduler.stop)
+        if self._scribe is not None:
+            await self._scribe.close()
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, scribe: SessionScribe, speech: Unwritten) -> None:
+    loop.call_soon_threadsafe(scribe.take, speech)

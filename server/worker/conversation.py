@@ -216,7 +216,7 @@ class Conversation:
                 self.cut(message.epoch, "turn_detected")
             case p.OverlapTold():
                 self._spoken_over(message)
-            case p.SpeechStarted() | p.SpeechStopped() | p.InputTranscript():
+            case p.SpeechStarted() | p.SpeechStopped() | p.SpeechCommitted() | p.InputTranscript():
                 self.turns.hear(message)
             case p.UnitDone():
                 self.latency_ms |= message.stages_ms

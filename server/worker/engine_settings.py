@@ -86,6 +86,7 @@ def engine_config(
     voice = settings.audio.output.voice_name
     choice, name = choice_of(settings.tool_choice)
     limit = settings.max_output_tokens
+    written = settings.audio.input.transcription
     given = settings.engine
     if settings.response_length is not None:
         given = {"length_penalty": LENGTH_PENALTIES[settings.response_length], **given}
@@ -99,7 +100,8 @@ def engine_config(
         modalities=settings.output_modalities,
         turn_detection=turns,
         sampling=sampling,
-        transcribe=settings.audio.input.transcription is not None,
+        transcribe=written is not None,
+        transcribe_language=(written and written.language) or "",
         context_policy="end" if settings.truncation == "disabled" else "slide",
         retention=_retention(settings.truncation),
         max_image_slices=DETAIL_SLICES[settings.video.detail],
@@ -178,7 +180,7 @@ def abilities_of(welcome: Welcome) -> Abilities:
         hears_in_units=welcome.unit_ms > 0,
         voices=welcome.voices,
         takes_voices=welcome.takes_voices,
-        languages=welcome.languages,
+        languages=welcome.writes or welcome.languages,
         context_tokens=welcome.context_tokens,
         honours=frozenset(welcome.honours),
     )

@@ -48,7 +48,10 @@ class UserTurns:
         self._tells_words = tells_words
         self._utterances: dict[int, UserSpeech] = {}
 
-    def hear(self, message: p.SpeechStarted | p.SpeechStopped | p.InputTranscript) -> None:
+    def hear(
+        self,
+        message: p.SpeechStarted | p.SpeechStopped | p.SpeechCommitted | p.InputTranscript,
+    ) -> None:
         match message:
             case p.SpeechStarted():
                 self.is_speaking = True
@@ -63,6 +66,8 @@ class UserTurns:
                 end_ms = input_ms(message.pts)
                 self._emit(ev.UserStoppedSpeaking(item_id=utterance.item_id, end_ms=end_ms))
                 self._commit(utterance)
+            case p.SpeechCommitted():
+                self._commit(self._utterance(message.utterance))
             case p.InputTranscript():
                 self._transcript(message)
 

@@ -20,7 +20,7 @@ from engine.builtin.interfaces import Speech
 from engine.config import BuiltinConfig, ChatEndpoint
 from engine.echo import EchoEngine
 from engine.ipc import protocol as p
-from engine.ipc.session_config import SETTINGS, unhonoured
+from engine.ipc.session_config import SETTINGS, TOLD_ELSEWHERE, unhonoured
 from engine.scripted.engine import ScriptedEngine
 from tests.chat_server import ChatServer, serving_chat
 from tests.engine.builtin.rig import SESSION, Caller, Scene, say
@@ -43,7 +43,7 @@ EVERYTHING = p.SessionConfig(
 
 def test_settings_that_an_engine_does_not_name_are_found() -> None:
     named = set(unhonoured(EVERYTHING, ()))
-    assert named == SETTINGS - {"sampling", "tools", "tool_choice", "tool_name", "transcribe"}
+    assert named == SETTINGS - TOLD_ELSEWHERE
     assert unhonoured(EVERYTHING, SETTINGS) == [] == unhonoured(p.SessionConfig(), ())
     assert unhonoured(EVERYTHING, named - {"speed", "seed"}) == ["speed", "seed"]
 

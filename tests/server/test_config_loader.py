@@ -211,6 +211,16 @@ def test_certificate_files_must_exist_and_go_with_tls(tmp_path: Path) -> None:
     assert refused(*cert) == f"tls.key = '{tmp_path}/k': no such file"
 
 
+def test_one_of_those_that_write_down_is_named() -> None:
+    url = "minicpmo.transcription.url"
+    assert (
+        refused("--set", f"{url}=localhost")
+        == f"{url} = 'localhost': expected an http or https URL"
+    )
+    both = ("--set", f"{url}=http://localhost/v1", "--set", "minicpmo.transcription.builtin=true")
+    assert refused(*both).startswith("minicpmo.transcription: give url or builtin")
+
+
 @pytest.mark.parametrize("path", ["auth.key", "builtin.chat.api_key"])
 def test_error_about_a_secret_does_not_show_it(path: str) -> None:
     text = refused("--set", f"{path}={'hunter2' * 100}")

@@ -14,7 +14,6 @@ from engine.hearing.vad import Offset, Onset, Voice
 from engine.ipc.protocol import (
     INPUT_HZ,
     FromEngine,
-    InputTranscript,
     SessionWarning,
     SpeechStarted,
     SpeechStopped,
@@ -27,23 +26,27 @@ MAX_PENDING_UNITS = 2
 what it hears next is then never more than one unit old."""
 MAX_UTTERANCE_S = 30
 WARN_EVERY_S = 10.0
-NOT_TRANSCRIBED = "the model hears speech without writing it down"
 
 
 class AudioInput:
-    """Owned by one session. `units`: sound is kept for units; else for utterances."""
+    """Owned by one session. `units`: sound is kept for units; else for utterances.
+
+    `write` gets each utterance's number and PCM once it is over, empty for steady noise.
+    """
 
     def __init__(
         self,
         session: str,
         detection: TurnDetection,
         send: Callable[[FromEngine], None],
+        write: Callable[[int, bytes], None],
         *,
         unit: UnitSpec,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._send = send
+        self._write = write
         self._unit = unit
         self._unit_bytes = 2 * unit.samples(INPUT_HZ)
         self._clock = clock
@@ -126,7 +129,7 @@ class AudioInput:
                     self._utterance += event.pcm
                     del self._utterance[: -2 * INPUT_HZ * MAX_UTTERANCE_S]
                 case Offset():
-                    self._stopped(event.pts)
+                    self._stopped(event)
                     # A fan that is switched on is recognised as noise once it has run for a while.
                     if event.voiced_ms:
                         found.append(samples(self._utterance))
@@ -172,7 +175,7 @@ class AudioInput:
                 case Counted():
                     self._started(event.pts)
                 case Offset():
-                    self._stopped(event.pts)
+                    self._stopped(event)
                     ended = self.utterances
         sound = samples(self._by_hand)
         self._by_hand.clear()
@@ -212,20 +215,16 @@ class AudioInput:
         self.utterances += 1
         self._send(SpeechStarted(self._session, self.utterances, pts))
 
-    def _stopped(self, pts: int) -> None:
-        self._send(SpeechStopped(self._session, self.utterances, pts))
-        self._send(
-            InputTranscript(
-                self._session,
-                self.utterances,
-                "",
-                final=True,
-                error=NOT_TRANSCRIBED,
-                code="not_transcribed",
-            )
-        )
+    def _stopped(self, event: Offset) -> None:
+        self._send(SpeechStopped(self._session, self.utterances, event.pts))
+        self._write(self.utterances, bytes(self._utterance) if event.voiced_ms else b"")
 
 
 def samples(pcm: bytes | bytearray) -> Tensor:
     """int16 PCM as float [N] in [-1, 1]."""
     return torch.from_numpy(np.frombuffer(bytes(pcm), np.int16).astype(np.float32) / 32768)
+
+
+def pcm_of(sound: Tensor) -> bytes:
+    """Samples [N] in [-1, 1] as int16 PCM, which `samples` reads."""
+    return (sound.numpy() * 32768).astype(np.int16).tobytes()

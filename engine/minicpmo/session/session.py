@@ -25,6 +25,7 @@ from engine.ipc.protocol import (
     SessionConfig,
     SessionEnded,
     SessionWarning,
+    SpeechCommitted,
     SpeechStarted,
     SpeechStopped,
     UnitDone,
@@ -37,10 +38,12 @@ from engine.minicpmo.llm.sampler import DuplexSampling, TurnSampling
 from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplySettings
 from engine.minicpmo.models.code2wav import VoiceBase
 from engine.minicpmo.models.config import CODE_HZ, UnitSpec
-from engine.minicpmo.session.audio_input import NOT_TRANSCRIBED, AudioInput
+from engine.minicpmo.session.audio_input import AudioInput, pcm_of
 from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.turn_history import Given, ShownPicture, SpokenTurn
+from engine.scribe import Unwritten
 
+NOT_TRANSCRIBED = "the model hears speech without writing it down"
 MAX_ITEMS = 64
 MAX_ITEM_BYTES = 256 * 1024 * 1024
 """Of a session's decoded pictures and sound, until the model has read them."""
@@ -116,7 +119,9 @@ class Session:
         send: Callable[[FromEngine], None],
         *,
         unit: UnitSpec,
+        write_down: Callable[[Unwritten], None] | None = None,
     ) -> None:
+        """`write_down` sees to the transcript of what is said; None: nobody does."""
         self.id = session
         self._unit = unit
         self.slot = slot
@@ -124,7 +129,10 @@ class Session:
         self.seed = config.sampling.seed if config.sampling.seed is not None else seed
         self.send = send
         self.output = AudioOutput(session, send, codes_hz=CODE_HZ)
-        self.audio_input = AudioInput(session, config.turn_detection, self._tell_speech, unit=unit)
+        self._write_down = write_down
+        self.audio_input = AudioInput(
+            session, config.turn_detection, self._tell_speech, self._said, unit=unit
+        )
         self.picture: Tensor | None = None
         """[height, width, 3] uint8, the newest; None while the camera is off."""
         self.is_picture_new = False
@@ -228,9 +236,8 @@ class Session:
         self._commits += 1
         number = COMMITS_FROM + self._commits
         self.keep_speech(sound, number)
-        self.send(
-            InputTranscript(self.id, number, "", True, NOT_TRANSCRIBED, code="not_transcribed")
-        )
+        self.send(SpeechCommitted(self.id, number))
+        self._write(number, pcm_of(sound))
 
     def keep_speech(self, sound: Tensor, utterance: int) -> None:
         """Keep sound [N] until a response is asked for; of very much the oldest goes."""
@@ -379,12 +386,25 @@ class Session:
                 warning.limit,
             )
 
+    def _said(self, utterance: int, pcm: bytes) -> None:
+        """See to the words of an utterance of which the client was told."""
+        if self.config.mode != "turn_based" or utterance == self._announced:
+            self._write(utterance, pcm)
+
+    def _write(self, utterance: int, pcm: bytes) -> None:
+        if self._write_down is not None and self.config.transcribe:
+            self._write_down(Unwritten(utterance, pcm, self.config.transcribe_language))
+            return
+        self.send(
+            InputTranscript(self.id, utterance, "", True, NOT_TRANSCRIBED, code="not_transcribed")
+        )
+
     def _tell_speech(self, message: FromEngine) -> None:
         """Pass on what was heard. Where the client commits turns, no detected ones are told.
 
         One that was told to have begun ends for the client in any mode.
         """
-        if isinstance(message, SpeechStarted | SpeechStopped | InputTranscript):
+        if isinstance(message, SpeechStarted | SpeechStopped):
             is_by_hand = self.config.mode == "turn_based"
             if isinstance(message, SpeechStarted) and not is_by_hand:
                 self._announced = message.utterance

@@ -114,6 +114,17 @@ def test_user_item_gets_its_transcript() -> None:
     assert (item["role"], item["status"]) == ("user", "completed")
 
 
+def test_a_committed_turn_is_there_before_its_words() -> None:
+    talk = Talk()
+    talk.hear(p.SpeechCommitted(SESSION, 7))
+    item_id = talk.one("input_audio_buffer.committed")["item_id"]
+    assert talk.one("conversation.item.added")["item"]["id"] == item_id
+    talk.hear(p.InputTranscript(SESSION, 7, "hello server", True))
+    told = talk.one("conversation.item.input_audio_transcription.completed")
+    assert (told["item_id"], told["transcript"]) == (item_id, "hello server")
+    assert talk.types.count("input_audio_buffer.committed") == 1
+
+
 def test_usage_tells_the_kinds_that_were_counted_and_none_that_were_not() -> None:
     talk = Talk()
     read, made = p.TokenSplit(text=40, image=64, cached=32), p.TokenSplit(text=7, audio=0)

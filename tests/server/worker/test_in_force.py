@@ -252,6 +252,7 @@ def test_language_that_the_engine_knows_is_in_force(language: str) -> None:
     update(talk, {"audio": {"input": {"transcription": {"language": language}}}})
     shown = talk.one("session.updated")["session"]["audio"]["input"]["transcription"]
     assert shown["language"] == language and told(talk) == []
+    assert talk.sent(p.UpdateSession)[-1].config.transcribe_language == language
 
 
 def test_language_that_the_engine_does_not_know_is_refused_by_name() -> None:

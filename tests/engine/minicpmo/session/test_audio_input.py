@@ -28,8 +28,14 @@ class Ear:
     def __init__(self) -> None:
         self.clock = Clock()
         self.sent: list[FromEngine] = []
+        self.utterances: list[tuple[int, bytes]] = []
         self.audio_input = AudioInput(
-            "one", TurnDetection(), self.sent.append, unit=RELEASED_UNIT, clock=self.clock
+            "one",
+            TurnDetection(),
+            self.sent.append,
+            lambda utterance, pcm: self.utterances.append((utterance, pcm)),
+            unit=RELEASED_UNIT,
+            clock=self.clock,
         )
         self.pts = 0
 
