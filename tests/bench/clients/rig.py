@@ -15,7 +15,7 @@ from tests.serving import Serving
 from tests.speech import DATA, read_wav, resample
 
 RATES = (16_000, 24_000, 48_000)
-SAID = ("what_time", "tell_story", "stop")
+SAID = ("what_time", "tell_story")
 
 
 class Rig(Struct, frozen=True):

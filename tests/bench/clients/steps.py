@@ -213,7 +213,8 @@ async def _interruption(client: Adapter) -> None:
     begun, cut, loud = len(client.said), client.interruptions, client.loud_s
     await client.type(STORY)
     await until(lambda: client.loud_s > loud + 2.0)
-    client.say("stop")
+    # Longer than an acknowledgement, whatever it is understood to be.
+    client.say("what_time")
     await until(lambda: client.interruptions > cut)
     await settled(client)
     if STORY_END in client.said[begun:].lower():

@@ -86,7 +86,8 @@ export async function converse(report, client) {
       const [begun, cut, loud] = [client.said.length, client.interruptions, client.loudS];
       await client.type(STORY);
       await until(() => client.loudS > loud + 2);
-      client.say('stop');
+      // Longer than an acknowledgement, whatever it is understood to be.
+      client.say('what_time');
       await until(() => client.interruptions > cut);
       await settled(client);
       if (client.said.slice(begun).toLowerCase().includes(STORY_END)) throw new Error('told to its end');
