@@ -21,6 +21,7 @@ from av import AudioFrame
 from omnicall.client.peer import Microphone
 from omnicall.client.sound import Unsaid, as_pcm
 from tests.speech import DATA, read_wav
+from tests.waiting import PATIENCE_S
 
 RATE = 48_000
 """Of what is heard."""
@@ -123,7 +124,9 @@ class Caller:
         )
         self.send("response.create")
 
-    async def hears(self, kind: str, *, count: int = 1, timeout_s: float = 15.0) -> dict[str, Any]:
+    async def hears(
+        self, kind: str, *, count: int = 1, timeout_s: float = PATIENCE_S
+    ) -> dict[str, Any]:
         """Wait for the `count`th event of a type."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -133,7 +136,7 @@ class Caller:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def is_over(self, timeout_s: float = 10.0) -> None:
+    async def is_over(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until the peer connection is closed or failed."""
         async with asyncio.timeout(timeout_s):
             while self.pc.connectionState not in ("closed", "failed"):

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.caller import Caller
 from tests.streamer import Streamer
+from tests.waiting import PATIENCE_S
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(ConnectServerEvent)
 PATH = "/v1/live/sessions"
@@ -87,7 +88,9 @@ class LiveStreamer(Streamer):
             with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
                 await talking
 
-    async def has_said(self, words: str, kind: str = "output", timeout_s: float = 20.0) -> None:
+    async def has_said(
+        self, words: str, kind: str = "output", timeout_s: float = PATIENCE_S
+    ) -> None:
         """Wait until these words were told of one side."""
         async with asyncio.timeout(timeout_s):
             while words not in self.said(kind):

@@ -17,8 +17,8 @@ from typing import Any
 
 from tests import ROOT
 
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 30.0
 
 
 class Serving:

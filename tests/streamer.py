@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.speech import DATA, read_wav, resample
+from tests.waiting import PATIENCE_S
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 HZ = 24_000
@@ -120,7 +121,9 @@ class Streamer:
             piece = base64.b64encode(sound[at : at + chunk_bytes]).decode()
             await self.send("input_audio_buffer.append", audio=piece)
 
-    async def hears(self, kind: str, *, count: int = 1, timeout_s: float = 15.0) -> dict[str, Any]:
+    async def hears(
+        self, kind: str, *, count: int = 1, timeout_s: float = PATIENCE_S
+    ) -> dict[str, Any]:
         """Wait for the `count`th event of a type."""
         async with asyncio.timeout(timeout_s):
             while len(found := self.of(kind)) < count:
@@ -129,7 +132,7 @@ class Streamer:
                 assert self.close_code is None or len(self.of(kind)) >= count, self.types
         return found[count - 1]
 
-    async def is_over(self, timeout_s: float = 10.0) -> int | None:
+    async def is_over(self, timeout_s: float = PATIENCE_S) -> int | None:
         """Wait for the end; the code of the close."""
         async with asyncio.timeout(timeout_s):
             while self.close_code is None:

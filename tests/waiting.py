@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable
 
 POLL_S = 0.005
+PATIENCE_S = 60.0
+"""How long a test waits for what has to come: it only bounds a test that fails."""
 
 
-async def until(condition: Callable[[], object], within_s: float = 20.0) -> None:
-    """Let the loop run until `condition()`; `within_s` only bounds a test that fails."""
+async def until(condition: Callable[[], object], within_s: float = PATIENCE_S) -> None:
+    """Let the loop run until `condition()`."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - other threads and processes set no event
             await asyncio.sleep(POLL_S)
 
 
-def until_blocking(condition: Callable[[], object], within_s: float = 20.0) -> None:
+def until_blocking(condition: Callable[[], object], within_s: float = PATIENCE_S) -> None:
     """The same without an event loop."""
     deadline = time.monotonic() + within_s
     while not condition():

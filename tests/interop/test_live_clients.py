@@ -15,6 +15,7 @@ import pytest
 
 from tests.chat_server import serving_chat
 from tests.serving import Serving
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.loopback
 needs_livekit = pytest.mark.skipif(
@@ -69,7 +70,7 @@ class LiveKitCaller:
     async def configure(self, tools: list[Any]) -> None:
         await self.session._update_session(instructions="Be brief.", tools=tools)
 
-    async def until(self, condition: Any, timeout_s: float = 25.0) -> None:
+    async def until(self, condition: Any, timeout_s: float = PATIENCE_S) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():  # noqa: ASYNC110 - nothing of LiveKit's tells of all this
                 await asyncio.sleep(0.05)

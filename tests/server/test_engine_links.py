@@ -16,7 +16,7 @@ from server.control import EngineAddress
 from server.engine_links import EngineLinks
 from tests.engine.fakes import FakeEngine
 from tests.engine.ipc.raw_peer import router
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 def hellos(host: Host) -> tuple[bytes, ...]:
@@ -118,7 +118,7 @@ async def test_engine_known_to_be_dead_is_not_dialled_any_longer(served: Served)
     dialling = asyncio.create_task(served.links.get(one))
     await asyncio.sleep(0)
     served.links.lost(one.endpoint, "its only thread has died")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(EngineGone, match="only thread"):
             await dialling
     served.start(one)

@@ -20,6 +20,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender
 
 from tests.caller import Caller
 from tests.serving import Serving
+from tests.waiting import PATIENCE_S
 from tests.waiting import until as until_true
 
 pytestmark = pytest.mark.loopback
@@ -40,7 +41,7 @@ async def stats(server: Serving) -> dict[str, Any]:
     return found
 
 
-async def until(server: Serving, condition: Any, timeout_s: float = 10.0) -> dict[str, Any]:
+async def until(server: Serving, condition: Any, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
     """The statistics once `condition(statistics)` holds."""
     async with asyncio.timeout(timeout_s):
         while True:

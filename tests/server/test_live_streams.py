@@ -22,6 +22,7 @@ from media import g711
 from tests.caller import Caller
 from tests.serving import Serving
 from tests.streamer import Streamer, speech
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.loopback
 
@@ -168,7 +169,7 @@ async def test_engine_that_writes_nothing_down_refuses_to_transcribe() -> None:
     with Serving("--engine", "echo") as echo:
         async with Streamer(echo.url, query="intent=transcription") as client:
             assert (await client.hears("error"))["error"]["param"] == "session.type"
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 await client.socket.wait_closed()
         async with Caller(echo.url, session={"type": "transcription"}) as caller:
             assert (await caller.hears("error"))["error"]["param"] == "session.type"
@@ -240,7 +241,7 @@ async def test_hang_up_and_a_client_that_leaves_end_the_session(server: Serving)
 
 async def _is_gone(server: Serving, call_id: str) -> None:
     """Wait until the server knows the call for one that has ended."""
-    async with aiohttp.ClientSession() as http, asyncio.timeout(10):
+    async with aiohttp.ClientSession() as http, asyncio.timeout(PATIENCE_S):
         while True:
             async with http.get(f"{server.url}v1/realtime/calls/{call_id}") as answer:
                 if answer.status == 410:
@@ -268,7 +269,7 @@ async def test_connections_join_a_call_and_leave_it(server: Serving) -> None:
                 )
                 await first.type("What time is it?")
                 for client in (first, second):
-                    await client.hears("response.done", timeout_s=20)
+                    await client.hears("response.done")
                     await client.hears("output_audio_buffer.stopped")
                     assert client.sound == b""
                 await caller.hears("response.done")

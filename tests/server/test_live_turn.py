@@ -78,7 +78,7 @@ def relay_only(server: Serving, transport: str) -> RTCConfiguration:
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 async def test_a_caller_who_has_only_a_relay_converses(server: Serving, transport: str) -> None:
     async with Caller(server.url, ice=relay_only(server, transport)) as caller:
-        await caller.hears("session.created", timeout_s=40)
+        await caller.hears("session.created")
         caller.voice.say("hello")
         await until(lambda: caller.loud_samples > 4_800, 40)
         ice: Any = caller.pc.getSenders()[0].transport.transport
@@ -92,7 +92,7 @@ async def test_a_server_that_shows_no_address_of_its_own_is_reached_over_tls(
     hidden: Serving,
 ) -> None:
     async with Caller(hidden.url, ice=relay_only(hidden, "tls")) as caller:
-        await caller.hears("session.created", timeout_s=40)
+        await caller.hears("session.created")
         caller.voice.say("hello")
         await until(lambda: caller.loud_samples > 4_800, 40)
         offered = [line for line in caller.pc.remoteDescription.sdp.splitlines() if " typ " in line]

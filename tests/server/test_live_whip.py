@@ -162,7 +162,7 @@ async def test_a_peer_speaks_and_hears_until_it_deletes_the_session(server: Serv
     async with Caller(server.url, door="/whip") as caller:
         session = server.url.rstrip("/") + caller.location
         assert caller.location.startswith("/whip/rtc_")
-        await caller.hears("session.created", timeout_s=30)
+        await caller.hears("session.created")
         caller.voice.say("hello")
         await until(lambda: caller.loud_samples > 4_800, 30)
         candidate = "m=audio 9 X 0\r\na=mid:0\r\na=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\n"

@@ -25,6 +25,7 @@ from tests.chat_server import serving_chat
 from tests.live_client import PATH, LiveCaller, LiveStreamer, loudness
 from tests.serving import Serving
 from tests.streamer import speech
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.loopback
 
@@ -332,7 +333,7 @@ async def test_hang_up_over_http_and_what_is_not_served(server: Serving) -> None
             assert answer.status == 200 and await answer.read() == b""
         assert (await client.hears("session.closed"))["reason"] == "close_requested"
         assert await client.is_over() == 1000
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             # The client hears of the end before the front does.
             while True:
                 async with http.post(f"{one}/hangup") as answer:

@@ -10,7 +10,7 @@ from aioice.stun import Class, Message
 
 from signaling.ice_servers import parse_url
 from signaling.relay import connect_relay
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 PEER = ("192.0.2.1", 5000)
 RELAYED = ("198.51.100.7", 40_000)
@@ -55,7 +55,7 @@ async def test_relayed_data_arrives_and_malformed_data_does_not_raise() -> None:
     _, server = await loop.create_datagram_endpoint(Server, local_addr=("127.0.0.1", 0))
     host, port = server.transport.get_extra_info("sockname")
     url = parse_url(f"turn:{host}:{port}")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         protocol = await connect_relay(url, ("user", "password"), Taken)
         assert protocol.transport.get_extra_info("sockname") == RELAYED
         # Sending binds channel 0x4000 to the peer.

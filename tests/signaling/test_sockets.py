@@ -14,6 +14,7 @@ from signaling.ice import IceSettings
 from signaling.peer import Peer
 from tests.signaling.offers import CHROMIUM_OFFER
 from tests.signaling.rtc import Recorder, SilentTrack
+from tests.waiting import PATIENCE_S
 
 Runner = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -109,7 +110,7 @@ def test_a_closed_port_is_reported_by_its_host(run: Runner, address: str) -> Non
         transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: Noting(bound), sock=bound
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while len(protocol.refused) < 2:
                 transport.sendto(b"anybody there?", where)
                 await asyncio.sleep(0.02)

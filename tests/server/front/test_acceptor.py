@@ -24,7 +24,7 @@ from server.front.acceptor import FEWEST, SHARE, HttpAcceptor
 from server.front.app import take_no_packed_bodies
 from server.front.guest import Guest
 from signaling.http.proxies import TrustedProxies
-from tests.waiting import Clock, until
+from tests.waiting import PATIENCE_S, Clock, until
 
 Open = Callable[[bytes], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -79,7 +79,7 @@ class Entrance:
 
     async def status(self, request: bytes = GET) -> int:
         reader, writer = await self.open(request)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             line = await reader.readline()
         writer.close()
         return int(line.split()[1])
@@ -101,7 +101,7 @@ class Entrance:
 
 
 async def is_closed(reader: asyncio.StreamReader) -> bool:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         try:
             while await reader.read(65536):
                 pass

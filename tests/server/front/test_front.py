@@ -29,7 +29,7 @@ from server.front import front as module
 from server.front.starting import Starting
 from signaling.errors import NoFreeSlot, ProtocolError
 from tests.server.front.rig import ANSWER, PaperFront, call_stats, engine_stats, worker_stats
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 # ---------------------------------------------------------------- readiness
 
@@ -379,7 +379,7 @@ async def test_worker_that_dies_while_answering_is_told_at_once() -> None:
     placing = paper.begin()
     await asyncio.sleep(0)
     paper.down("worker-0")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(ProtocolError) as caught:
             await placing
     error = caught.value
@@ -495,7 +495,7 @@ async def test_two_who_ask_at_once_are_both_answered() -> None:
     )
     await asyncio.sleep(0)
     paper.says("worker-0", worker_stats())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await both
 
 

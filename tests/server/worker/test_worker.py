@@ -45,7 +45,7 @@ from signaling.settings import SessionSettings
 from tests import ROOT
 from tests.engine.fakes import FakeEngine, item
 from tests.engine.ipc.raw_peer import router
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 START = "from server.worker.worker import main; main()"
 BROKEN = """
@@ -126,7 +126,7 @@ class Desk:
 
     async def exit_code(self) -> int:
         assert self._process is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             return await self._process.wait()
 
     async def close(self) -> None:

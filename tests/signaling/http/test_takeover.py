@@ -12,6 +12,7 @@ from aiohttp import web
 from pytest import MonkeyPatch
 
 from signaling.http.takeover import take_over
+from tests.waiting import PATIENCE_S
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 
@@ -69,7 +70,7 @@ async def test_bytes_that_come_before_the_relay_is_set_up_are_passed_on(
     monkeypatch.setattr(loop, "connect_accepted_socket", reads_first)
     request = Request()
     relaying = asyncio.create_task(take_over(cast(web.Request, request), hand))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not request.transport.written:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
             assert not relaying.done() or relaying.exception() is None
