@@ -60,6 +60,7 @@ class Subject:
 
     def _await(self, process: subprocess.Popen[bytes]) -> bool:
         """Whether it answers, or ends, before it has worked for too long."""
+        assert process.stdout is not None
         begun_cpu_s, deadline = _cpu_s(process.pid), time.monotonic() + MAX_CASE_S
         while time.monotonic() < deadline:
             if select.select([process.stdout], [], [], LOOK_S)[0]:
