@@ -25,15 +25,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.gpu.weights import INDEX_FILE, SINGLE_FILE, empty
-from engine.minicpmo.checkpoint import OmniModel, load
-from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
+from engine.minicpmo.checkpoint import OmniModel, Senses, load
 from engine.minicpmo.models.config import OmniConfig
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.flow.flow import Flow
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from engine.minicpmo.models.talker.tts import Projector, SpeechDecoder
-from engine.minicpmo.models.vision.resampler import VisionResampler
-from engine.minicpmo.models.vision.siglip import VisionTower
 from engine.minicpmo.models.vocoder.config import VocoderConfig
 from engine.minicpmo.models.vocoder.hift import Hift
 from engine.minicpmo.models.voice.preparation import VoiceFeatures
@@ -270,12 +267,7 @@ def _main_parts(config: OmniConfig) -> dict[str, nn.Module]:
     """What the main weights belong to, without values, by the prefix of their names."""
     return {
         "llm.": empty(lambda: Qwen3(config.llm)),
-        "vpm.": empty(lambda: VisionTower(config.vision)),
-        "resampler.": empty(lambda: VisionResampler(config.resampler)),
-        "apm.": empty(lambda: WhisperEncoder(config.audio)),
-        "audio_projection_layer.": empty(
-            lambda: AudioProjector(config.audio, config.llm.hidden_size)
-        ),
+        **empty(lambda: Senses(config)).parts(),
         "tts.": empty(lambda: SpeechDecoder(config.tts)),
         # In the released file, though nothing reads it.
         "tts.projector_spk.": empty(lambda: Projector(config.tts.llm_dim, config.tts.hidden_size)),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -69,6 +69,11 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._handle(name).get_slice(name).get_shape())
+
+    def kind(self, name: str) -> str:
+        """The type as the file spells it: BF16, F32, I8 ..."""
+        kind: str = self._handle(name).get_slice(name).get_dtype()
+        return kind
 
     def tensor(self, name: str) -> Tensor:
         """Return one tensor as stored, backed by the file's pages where the platform allows."""
@@ -170,29 +175,57 @@ def load_tensors(
 
     `where` and `prefix` only serve the messages.
     """
-    available = set(names)
-    wanted = {key: rename(key) if rename else key for key in module.state_dict(keep_vars=True)}
-    missing = sorted(
-        name
-        for key, name in wanted.items()
-        if name not in available and not _matches(key, optional)
-    )
-    extra = sorted(name for name in available - set(wanted.values()) if not _matches(name, ignore))
-    problems = [
-        *([f"missing {_some(missing, prefix)}"] if missing else []),
-        *([f"unexpected {_some(extra, prefix)}"] if extra else []),
-    ]
-    if problems:
-        raise CheckpointError(f"{where}: {'; '.join(problems)}")
+    found = compare_names(module, names, optional=optional, ignore=ignore, rename=rename)
+    if problems := found.problems(prefix):
+        raise CheckpointError(f"{where}: {problems}")
     with torch.no_grad():
-        for key, name in wanted.items():
-            if name not in available:
-                continue
+        for key, name in found.stored.items():
             source = read(name)
             _put(module, key, source, f"{where}: {prefix}{name}", torch.device(device), dtype)
             if progress is not None:
                 progress(name, source.numel() * source.element_size())
     _finish(module, where, prefix)
+
+
+class NameComparison(NamedTuple):
+    """What a module wants beside what is stored, without the module's prefix."""
+
+    stored: dict[str, str]
+    """Stored names by the module's own, of all that is wanted and there."""
+    missing: list[str]
+    extra: list[str]
+
+    def problems(self, prefix: str = "") -> str:
+        """What does not agree, for people; empty if all does."""
+        told = [
+            *([f"missing {_some(self.missing, prefix)}"] if self.missing else []),
+            *([f"unexpected {_some(self.extra, prefix)}"] if self.extra else []),
+        ]
+        return "; ".join(told)
+
+
+def compare_names(
+    module: nn.Module,
+    names: Iterable[str],
+    *,
+    optional: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    rename: Callable[[str], str] | None = None,
+) -> NameComparison:
+    """Compare `names`, all that are stored, with what a module wants; see `Checkpoint.load`."""
+    available = set(names)
+    wanted = {key: rename(key) if rename else key for key in module.state_dict(keep_vars=True)}
+    return NameComparison(
+        stored={key: name for key, name in wanted.items() if name in available},
+        missing=sorted(
+            name
+            for key, name in wanted.items()
+            if name not in available and not _matches(key, optional)
+        ),
+        extra=sorted(
+            name for name in available - set(wanted.values()) if not _matches(name, ignore)
+        ),
+    )
 
 
 def load_state(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from engine.dsp.logmel import LogMel
 from engine.gpu.weights import Checkpoint, CheckpointError, empty
@@ -58,6 +59,26 @@ class OmniModel:
         folder = self.folder / "assets"
         found = folder.rglob("*") if folder.is_dir() else ()
         return sorted(path for path in found if path.suffix.lower() in RECORDINGS)
+
+
+class Senses(nn.Module):
+    """Ears and eyes, as the checkpoint has them."""
+
+    def __init__(self, config: OmniConfig) -> None:
+        super().__init__()
+        self.whisper = WhisperEncoder(config.audio, config.unit)
+        self.projector = AudioProjector(config.audio, config.llm.hidden_size)
+        self.vision = VisionTower(config.vision)
+        self.resampler = VisionResampler(config.resampler)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """By the prefix of their names."""
+        return {
+            "apm.": self.whisper,
+            "audio_projection_layer.": self.projector,
+            "vpm.": self.vision,
+            "resampler.": self.resampler,
+        }
 
 
 def best_device(wanted: str = "auto") -> tuple[torch.device, torch.dtype]:
@@ -114,14 +135,9 @@ def load(
         llm = empty(lambda: Qwen3(config.llm))
         checkpoint.load(llm, "llm.", device=where, dtype=dtype)
         show("loading the encoders")
-        whisper = empty(lambda: WhisperEncoder(config.audio, config.unit))
-        checkpoint.load(whisper, "apm.", device=where, dtype=dtype)
-        projector = empty(lambda: AudioProjector(config.audio, config.llm.hidden_size))
-        checkpoint.load(projector, "audio_projection_layer.", device=where, dtype=dtype)
-        vision = empty(lambda: VisionTower(config.vision))
-        checkpoint.load(vision, "vpm.", device=where, dtype=dtype)
-        resampler = empty(lambda: VisionResampler(config.resampler))
-        checkpoint.load(resampler, "resampler.", device=where, dtype=dtype)
+        senses = empty(lambda: Senses(config))
+        for prefix, network in senses.parts().items():
+            checkpoint.load(network, prefix, device=where, dtype=dtype)
         show("loading the voice")
         speech = load_speech_decoder(checkpoint, config.tts, device=where, dtype=dtype)
         unused = checkpoint.unused()
@@ -133,10 +149,10 @@ def load(
         tokens=tokens,
         prompts=PromptBuilder(tokens, config),
         llm=llm,
-        whisper=whisper,
-        projector=projector,
-        vision=vision,
-        resampler=resampler,
+        whisper=senses.whisper,
+        projector=senses.projector,
+        vision=senses.vision,
+        resampler=senses.resampler,
         mel=LogMel(config.audio.num_mel_bins, where),
         speech=speech,
         code2wav=_load_code2wav(folder, where, steps, show),

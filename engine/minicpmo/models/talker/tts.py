@@ -6,6 +6,8 @@ Source: MiniCPM-o 4.5 inference code.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -181,7 +183,14 @@ def load_speech_decoder(
 ) -> SpeechDecoder:
     """Build and fill the decoder; the head's weight norm is read under its old or new names."""
     decoder = empty(lambda: SpeechDecoder(config))
-    legacy = any(name.endswith(OLD[0]) for name in checkpoint.names(prefix + HEAD))
+    rename = head_names(checkpoint.names(prefix))
+    checkpoint.load(decoder, prefix, device=device, dtype=dtype, ignore=UNUSED, rename=rename)
+    return decoder
+
+
+def head_names(names: Iterable[str]) -> Callable[[str], str]:
+    """From a name of the module's to the stored one, which may be of the older kind."""
+    legacy = any(HEAD in name and name.endswith(OLD[0]) for name in names)
 
     def stored(name: str) -> str:
         for new, old in zip(NEW, OLD, strict=True):
@@ -189,5 +198,4 @@ def load_speech_decoder(
                 return name.removesuffix(new) + old
         return name
 
-    checkpoint.load(decoder, prefix, device=device, dtype=dtype, ignore=UNUSED, rename=stored)
-    return decoder
+    return stored
