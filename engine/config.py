@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 EngineKind = Literal["builtin", "echo", "minicpmo", "scripted"]
 KvCacheType = Literal["auto", "fp8"]
+WeightsType = Literal["auto", "int4"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -101,6 +102,21 @@ class MiniCpmoConfig(Struct, frozen=True, forbid_unknown_fields=True):
             "half the memory and a little less exact."
         ),
     ] = "auto"
+    weights_dtype: Annotated[
+        WeightsType,
+        Meta(
+            description="Format of the language model's layers; auto: as stored, int4: 4 bits, a "
+            "quarter of the memory and less exact."
+        ),
+    ] = "auto"
+    assets: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            description="Another folder of the model, whose assets serve where engine.model has "
+            "none, as a published 4-bit folder.",
+        ),
+    ] = ""
     speech_context: Annotated[
         int,
         Meta(ge=256, le=4096, description="Positions of a spoken turn; beyond it the oldest go."),

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from engine.config import WeightsType
 from engine.dsp.logmel import LogMel
 from engine.gpu.weights import Checkpoint, CheckpointError, empty
 from engine.minicpmo.llm.prompts import PromptBuilder
@@ -17,8 +18,9 @@ from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
 from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav
 from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.llm.loading import load_llm
 from engine.minicpmo.models.llm.qwen3 import Qwen3
-from engine.minicpmo.models.stored_format import refuse_unread
+from engine.minicpmo.models.stored_format import read_format
 from engine.minicpmo.models.talker.tts import SpeechDecoder, load_speech_decoder
 from engine.minicpmo.models.vision.resampler import VisionResampler
 from engine.minicpmo.models.vision.siglip import VisionTower
@@ -38,6 +40,7 @@ class OmniModel:
     """The networks, on one device."""
 
     folder: Path
+    """Where its `assets` are."""
     config: OmniConfig
     tokens: OmniTokenizer
     prompts: PromptBuilder
@@ -55,10 +58,21 @@ class OmniModel:
     dtype: torch.dtype
 
     def recordings(self) -> list[Path]:
-        """Reference recordings that come with the checkpoint."""
-        folder = self.folder / "assets"
-        found = folder.rglob("*") if folder.is_dir() else ()
-        return sorted(path for path in found if path.suffix.lower() in RECORDINGS)
+        """Recordings that come with the checkpoint."""
+        return recordings(self.folder)
+
+
+def with_assets(folder: Path, other: Path | None) -> Path:
+    """The one of both that has what the speech is made from: published 4-bit folders lack it."""
+    lacks = not (folder / ASSETS).is_dir()
+    return other if lacks and other is not None else folder
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Sound files below a checkpoint's `assets`."""
+    assets = folder / "assets"
+    found = assets.rglob("*") if assets.is_dir() else ()
+    return sorted(path for path in found if path.suffix.lower() in RECORDINGS)
 
 
 class Senses(nn.Module):
@@ -118,22 +132,31 @@ def load(
     steps: int = 5,
     show: Show,
     voice_cache: Path | None = None,
+    weights: WeightsType = "auto",
+    assets: Path | None = None,
 ) -> OmniModel:
     """Load a checkpoint folder; each tensor goes to the device on its own.
 
-    `voice_cache`: where prepared voices are kept.
+    `voice_cache`: where prepared voices are kept; `weights`: of the language model's layers;
+    `assets`: another checkpoint folder, whose `assets` serve where this one has none.
 
     Raises `CheckpointError` or `ConfigError` that names the tensor or field.
     """
     where, dtype = best_device(device)
-    refuse_unread(folder)
+    stored = read_format(folder)
     config, tokens = OmniConfig.load(folder), OmniTokenizer(folder)
     for line in remarks(config, tokens, steps):
         show(line)
     with Checkpoint(folder, progress=WeightsProgress(folder, show)) as checkpoint:
         show(f"loading the language model onto {where}")
-        llm = empty(lambda: Qwen3(config.llm))
-        checkpoint.load(llm, "llm.", device=where, dtype=dtype)
+        llm = load_llm(
+            checkpoint,
+            config.llm,
+            device=where,
+            dtype=dtype,
+            quantise=weights == "int4",
+            stored=stored,
+        )
         show("loading the encoders")
         senses = empty(lambda: Senses(config))
         for prefix, network in senses.parts().items():
@@ -143,8 +166,9 @@ def load(
         unused = checkpoint.unused()
         if unused:
             raise CheckpointError(f"{folder}: unexpected tensors {', '.join(unused[:8])}")
+    speaking = with_assets(folder, assets)
     return OmniModel(
-        folder=folder,
+        folder=speaking,
         config=config,
         tokens=tokens,
         prompts=PromptBuilder(tokens, config),
@@ -155,8 +179,8 @@ def load(
         resampler=senses.resampler,
         mel=LogMel(config.audio.num_mel_bins, where),
         speech=speech,
-        code2wav=_load_code2wav(folder, where, steps, show),
-        voices=Voices(Preparer(folder / ASSETS), folder / VOICES, voice_cache),
+        code2wav=_load_code2wav(speaking, where, steps, show),
+        voices=Voices(Preparer(speaking / ASSETS), speaking / VOICES, voice_cache),
         device=where,
         dtype=dtype,
     )

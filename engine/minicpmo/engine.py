@@ -189,6 +189,8 @@ class MiniCpmoEngine:
             steps=wanted.flow_steps,
             show=show,
             voice_cache=self._voice_cache,
+            weights=wanted.weights_dtype,
+            assets=Path(wanted.assets).expanduser() if wanted.assets else None,
         )
         self._unit = model.config.unit
         max_context = min(wanted.max_context, model.config.llm.max_position_embeddings)

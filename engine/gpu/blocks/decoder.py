@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.gpu.blocks.linear import pack
+from engine.gpu.blocks.linear import Weight, int4, pack, product
 from engine.gpu.kernels.decoder_layer import PackedHeads, add_norm, silu_mul
+from engine.gpu.kernels.int4 import Int4Weight
 from engine.gpu.kv.base import SlotCache, TokenPlan
 from engine.gpu.layers.norms import RMSNorm
 
@@ -42,14 +42,22 @@ class CachedAttention(nn.Module):
         self.k_proj = nn.Linear(shape.hidden_size, kv_inner, bias=False)
         self.v_proj = nn.Linear(shape.hidden_size, kv_inner, bias=False)
         self.o_proj = nn.Linear(inner, shape.hidden_size, bias=False)
-        self.packed: Tensor | None = None
+        self.packed: Weight | None = None
+        self.out: Int4Weight | None = None
+        """In the place of `o_proj`, where the weights are in 4 bits."""
         if shape.qk_norm_eps is not None:
             self.q_norm = RMSNorm(shape.head_dim, shape.qk_norm_eps)
             self.k_norm = RMSNorm(shape.head_dim, shape.qk_norm_eps)
 
     def finish_loading(self) -> None:
         """Lay the three input weights together; they become views of the whole."""
-        self.packed = pack(self.q_proj, self.k_proj, self.v_proj)
+        if self.out is None:
+            self.packed = pack(self.q_proj, self.k_proj, self.v_proj)
+
+    def replace_products(self, packed: Int4Weight, out: Int4Weight) -> None:
+        """Take these in the place of the linear layers, which go."""
+        del self.q_proj, self.k_proj, self.v_proj, self.o_proj
+        self.packed, self.out = packed, out
 
     def forward(
         self, x: Tensor, rates: Tensor, kv: SlotCache, layer: int, plan: TokenPlan
@@ -61,11 +69,10 @@ class CachedAttention(nn.Module):
             weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
         norms = None if shape.qk_norm_eps is None else (self.q_norm, self.k_norm)
         heads = PackedHeads(
-            F.linear(x, weight), norms, rates, plan.positions, plan.write, shape.num_heads
+            product(x, weight), norms, rates, plan.positions, plan.write, shape.num_heads
         )
         mixed = kv.attend(layer, heads, plan.layout)
-        out: Tensor = self.o_proj(mixed.flatten(1))
-        return out
+        return product(mixed.flatten(1), self.out or self.o_proj.weight)
 
 
 class GatedMlp(nn.Module):
@@ -76,18 +83,25 @@ class GatedMlp(nn.Module):
         self.gate_proj = nn.Linear(size, inner, bias=False)
         self.up_proj = nn.Linear(size, inner, bias=False)
         self.down_proj = nn.Linear(inner, size, bias=False)
-        self.packed: Tensor | None = None
+        self.packed: Weight | None = None
+        self.down: Int4Weight | None = None
+        """In the place of `down_proj`, where the weights are in 4 bits."""
 
     def finish_loading(self) -> None:
         """Lay the two input weights together; they become views of the whole."""
-        self.packed = pack(self.gate_proj, self.up_proj)
+        if self.down is None:
+            self.packed = pack(self.gate_proj, self.up_proj)
+
+    def replace_products(self, gates: Int4Weight, down: Int4Weight) -> None:
+        """Take these in the place of the linear layers, which go."""
+        del self.gate_proj, self.up_proj, self.down_proj
+        self.packed, self.down = gates, down
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.packed
         if weight is None:
             weight = torch.cat([self.gate_proj.weight, self.up_proj.weight])
-        out: Tensor = self.down_proj(silu_mul(F.linear(x, weight)))
-        return out
+        return product(silu_mul(product(x, weight)), self.down or self.down_proj.weight)
 
 
 class DecoderLayer(nn.Module):
@@ -99,6 +113,24 @@ class DecoderLayer(nn.Module):
         self.self_attn = CachedAttention(shape)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, eps)
         self.mlp = GatedMlp(shape.hidden_size, inner)
+
+    def quantise(self) -> None:
+        """Put the weights of its products, once they are loaded, into 4 bits."""
+        attention, mlp = self.self_attn, self.mlp
+        assert attention.packed is not None and mlp.packed is not None, "not loaded yet"
+        self.replace_products(
+            int4(attention.packed),
+            int4(attention.o_proj.weight),
+            int4(mlp.packed),
+            int4(mlp.down_proj.weight),
+        )
+
+    def replace_products(
+        self, packed: Int4Weight, out: Int4Weight, gates: Int4Weight, down: Int4Weight
+    ) -> None:
+        """Take these in the place of the linear layers, which go."""
+        self.self_attn.replace_products(packed, out)
+        self.mlp.replace_products(gates, down)
 
     def forward(
         self,

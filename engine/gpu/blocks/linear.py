@@ -6,6 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.gpu.kernels.int4 import Int4Values, Int4Weight
+
+Weight = Tensor | Int4Weight
+"""Of a linear layer without a bias [N, K]."""
+
+
+def product(x: Tensor, weight: Weight) -> Tensor:
+    """x [M, K] -> [M, N]."""
+    if isinstance(weight, Int4Weight):
+        return weight.product(x)
+    return F.linear(x, weight)
+
+
+def int4(weight: Weight) -> Int4Weight:
+    """The same in 4 bits; raises `ValueError` where its sizes do not allow that."""
+    return weight if isinstance(weight, Int4Weight) else Int4Weight.of(Int4Values.of(weight))
+
 
 def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
     """GELU, approximated by tanh, of a linear layer of x [N, C] or [B, T, C]; on CUDA in 16 bits

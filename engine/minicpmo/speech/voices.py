@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,16 @@ class PreparedVoice(NamedTuple):
     features: VoiceFeatures
     sound: Tensor
     """The recording [N], 16 kHz."""
+
+
+def not_offered(recordings: Iterable[str], named: Set[str]) -> list[str]:
+    """Of the names of a folder's recordings, those that are neither references nor named."""
+    return [name for name in sorted(recordings) if REFERENCE not in name and name not in named]
+
+
+def default_of(names: Sequence[str], wanted: str = "") -> str:
+    """The voice of those who name none; empty where there is no voice at all."""
+    return next((name for name in (wanted, *DEFAULTS, *sorted(names)) if name in names), "")
 
 
 class VoiceLibrary:
@@ -93,7 +103,7 @@ class VoiceLibrary:
         names = self.names()
         for name in sorted(chosen.difference(names)):
             raise VoiceError("unknown", f"there is no voice {name!r}; there are {list(names)}")
-        self.default = next((name for name in (wanted, *DEFAULTS, *names) if name in names), "")
+        self.default = default_of(names, wanted)
         for name in set(self._recordings).difference(chosen, [self.default], model.voices.names()):
             if name in self._features:
                 self._features[name] = self._shortened(self._features[name])
@@ -203,7 +213,7 @@ class VoiceLibrary:
 
     def _leave_out(self, named: Set[str]) -> None:
         """Forget recordings that are neither references nor named."""
-        others = [n for n in sorted(self._recordings) if REFERENCE not in n and n not in named]
+        others = not_offered(self._recordings, named)
         for name in others:
             del self._recordings[name]
         if others:

@@ -80,3 +80,19 @@ def test_small_numbers_without_a_scale_are_never_loaded(folder: Path, kind: torc
 def test_scales_beside_weights_are_unexpected(folder: Path) -> None:
     change_weights(folder, **{f"{DOWN}.weight.absmax": torch.ones(3)})
     assert f"unexpected {DOWN}.weight.absmax" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"bits": 8}, "8 bits"),
+        ({"version": "gemv"}, "layout 'gemv'"),
+        ({"group_size": -1}, "groups of -1"),
+    ],
+)
+def test_other_layouts_of_awq_are_refused(
+    folder: Path, changes: dict[str, object], named: str
+) -> None:
+    told = {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm"}
+    change_config(folder, quantization_config=told | changes)
+    assert named in refused(folder)
