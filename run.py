@@ -1,12 +1,14 @@
 """Start omnicall: `python run.py`, or `omnicall` once installed. `--help` tells the options.
 
-`omnicall call URL` is a caller in the terminal."""
+`omnicall call URL` is a caller in the terminal, `omnicall check-model DIR` looks through a model's
+folder."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import uvloop
 
@@ -18,7 +20,8 @@ from server.front.launch import Launch, StartError, version
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal; the exit code is 0, 1 (cannot start) or 2 (bad configuration).
 
-    `call URL` places a call instead, see `omnicall.client.command`.
+    `call URL` places a call instead, see `omnicall.client.command`; `check-model DIR` looks through
+    the native engine's model, see `engine.minicpmo.check.command`.
     """
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["call"]:
@@ -26,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from omnicall.client.command import main as call
 
         return call(argv[1:])
+    if argv[:1] == ["check-model"]:
+        return check_model(argv[1:])
     args = parser().parse_args(argv)
     if args.version:
         print(f"omnicall {version()}")
@@ -45,6 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"omnicall: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def check_model(argv: Sequence[str]) -> int:
+    """Look through a folder of the native engine's model."""
+    try:
+        # By name: nothing else that starts here may load an engine, or torch.
+        command = import_module("engine.minicpmo.check.command")
+    except ModuleNotFoundError as error:
+        print(
+            f"omnicall check-model needs more packages ({error.name} is missing): "
+            "pip install 'omnicall[minicpmo]'",
+            file=sys.stderr,
+        )
+        return 2
+    code: int = command.main(argv)
+    return code
 
 
 if __name__ == "__main__":

@@ -177,6 +177,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     secret: str = ""
     """Proves to the supervisor that this process is the child it started."""
     slots: Annotated[int, Meta(ge=1, le=1024)] = 8
+    gpu_memory_gib: Annotated[float, Meta(ge=0)] = 0.0
+    """What the native engine takes of its GPU at most; 0: as much as is free."""
     gpu: Annotated[int, Meta(ge=0, le=63)] | None = None
     """Which GPU the native engine takes, among those CUDA shows; None: the first."""
     model: str = ""

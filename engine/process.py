@@ -76,6 +76,7 @@ def build(config: EngineConfig, fetching: Fetching = unheard) -> Engine:
                 fetching,
                 config.voice_cache,
                 scribe_of(config.minicpmo.transcription),
+                memory_gib=config.gpu_memory_gib,
             )
 
 

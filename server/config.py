@@ -90,6 +90,15 @@ class EnginesConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
     count: Annotated[int, Meta(ge=1, le=64, description="Engine processes.")] = 1
     slots: Annotated[int, Meta(ge=1, le=1024, description="Sessions an engine serves at once.")] = 8
+    gpu_memory_gib: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1024,
+            description="What an engine takes of its GPU's memory at most, GiB; 0: all that is "
+            "free.",
+        ),
+    ] = 0.0
     ready_timeout_s: Annotated[
         float,
         Meta(

@@ -27,7 +27,8 @@ FLOORS = (
     ("engine.hearing", "engine.audio_output", "engine.scribe"),
     ("engine.admission", "engine.gpus", "engine.files", "engine.hub"),
     ("engine.transcription_endpoint",),
-    ("engine.host", "engine.builtin", "engine.gpu.staging", "engine.gpu.layers"),
+    ("engine.host", "engine.builtin"),
+    ("engine.gpu.staging", "engine.gpu.memory", "engine.gpu.layers"),
     ("engine.gpu.graphs", "engine.gpu.timing", "engine.gpu.weights", "engine.gpu.kernels"),
     ("engine.gpu.kv",),
     ("engine.gpu.blocks",),
@@ -42,6 +43,7 @@ FLOORS = (
     ("engine.minicpmo.modes",),
     ("engine.minicpmo.scheduler",),
     ("engine.minicpmo.engine",),
+    ("engine.minicpmo.check",),
     ("engine.process",),
 )
 """Inside the engine a file imports its own folder and lower floors, never others."""

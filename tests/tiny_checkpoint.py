@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from engine.config import WeightsType
 from engine.gpu.weights import INDEX_FILE, SINGLE_FILE, empty
 from engine.minicpmo.checkpoint import OmniModel, Senses, load
 from engine.minicpmo.models.config import OmniConfig
@@ -179,7 +180,9 @@ def write_checkpoint(
     return folder
 
 
-def full_size_model(folder: str | Path, device: str, *, seed: int = 0) -> OmniModel:
+def full_size_model(
+    folder: str | Path, device: str, *, seed: int = 0, weights: WeightsType = "auto"
+) -> OmniModel:
     """Build the full-size model with random weights drawn on the device.
 
     Writes the configuration, a small tokenizer and the speech assets (about 0.7 GB) to `folder`
@@ -190,7 +193,7 @@ def full_size_model(folder: str | Path, device: str, *, seed: int = 0) -> OmniMo
         write_small_files(folder, full_size_config)
         _write_speech(folder, FlowConfig(), VocoderConfig(causal=False), TINY_S3, seed)
     with mock.patch("engine.minicpmo.checkpoint.Checkpoint", RandomCheckpoint):
-        return load(folder, device=device, show=lambda line: None)
+        return load(folder, device=device, weights=weights, show=lambda line: None)
 
 
 def write_small_files(folder: Path, make: Callable[[dict[str, int]], dict[str, Any]]) -> OmniConfig:

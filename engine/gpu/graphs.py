@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from engine.gpu.memory import left
 from engine.gpu.staging import Staging, uploaded
 
 T = TypeVar("T")
@@ -148,7 +149,7 @@ class GraphPool:
                 function(*own)
             current.wait_stream(self._stream)
             torch.cuda.synchronize(self.device)
-            if torch.cuda.mem_get_info(self.device)[0] < LITTLE_BYTES:
+            if left(self.device) < LITTLE_BYTES:
                 # While a graph is captured torch cannot give back what it has cached.
                 torch.cuda.empty_cache()
             graph = torch.cuda.CUDAGraph()

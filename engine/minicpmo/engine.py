@@ -15,6 +15,7 @@ from engine.base import EngineError, EngineSession, Progress, Send, TellVoice
 from engine.config import MiniCpmoConfig
 from engine.files.decoder import FileDecoder
 from engine.gpu.kernels.loader import Kernel
+from engine.gpu.memory import limit
 from engine.gpu.weights import CheckpointError
 from engine.hub import Fetching, HubError, locate, unheard
 from engine.ipc.protocol import (
@@ -26,7 +27,7 @@ from engine.ipc.protocol import (
     Welcome,
 )
 from engine.ipc.supervision import VoiceReport
-from engine.minicpmo.checkpoint import OmniModel, load
+from engine.minicpmo.checkpoint import OmniModel, best_device, load
 from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
 from engine.minicpmo.models.config import RELEASED_UNIT, ConfigError, UnitSpec
 from engine.minicpmo.runner import Runner
@@ -101,14 +102,18 @@ class MiniCpmoEngine:
         fetching: Fetching = unheard,
         voice_cache: str = "",
         scribe: Scribe | None = None,
+        *,
+        memory_gib: float = 0.0,
     ) -> None:
-        """`scribe` writes down what callers say; without one nobody does."""
+        """`scribe` writes down what callers say; without one nobody does. `memory_gib`: what the
+        engine takes of its GPU at most; 0: as much as is free."""
         self._model = model
         self._scribe = scribe
         self._fetching = fetching
         self._slots = slots
         self._config = config
         self._max_context = 0
+        self._memory_gib = memory_gib
         self._scheduler: Scheduler | None = None
         self._voices: VoiceLibrary | None = None
         self._voice_cache = Path(voice_cache) if voice_cache else None
@@ -183,6 +188,9 @@ class MiniCpmoEngine:
 
     def _load(self, folder: Path, show: Progress) -> None:
         wanted = self._config
+        device, _ = best_device(wanted.device)
+        if device.type == "cuda" and self._memory_gib:
+            limit(device, self._memory_gib)
         model: OmniModel = load(
             folder,
             device=wanted.device,
@@ -219,7 +227,7 @@ class MiniCpmoEngine:
         self._scheduler.warm_up(lambda text: show(f"warming up: {text}"))
         gc.freeze()
         if model.device.type == "cuda":
-            left, is_enough = after_warm_up(model.device)
+            left, is_enough = after_warm_up(model.device, self._slots)
             show(left)
             if not is_enough:
                 log.warning(left)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, fields
+from typing import NamedTuple
 
 import torch
 
 from engine.base import EngineError
 from engine.config import KvCacheType
+from engine.gpu.kv.base import CacheSpec
 from engine.gpu.kv.native import NativeKV
+from engine.gpu.memory import GIB, left, unused
 from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.llm.rows import CACHES
 
-GIB = 1 << 30
-RESERVE_BYTES = 5 * GIB
-"""Kept free for what a step needs in between, for graphs, libraries and the context."""
-LITTLE_BYTES = GIB
+MIB = 1 << 20
+LEAST_RESERVE, RESERVE_PER_SLOT, MOST_RESERVE = 1280 * MIB, 192 * MIB, 5 * GIB
+"""Kept free for what a step needs in between, for graphs and libraries: their shapes grow with the
+slots, up to those that a step takes at most."""
+LITTLE_BYTES, LITTLE_PER_SLOT, MOST_LITTLE = 256 * MIB, 64 * MIB, GIB
 """With less than this left after warm-up a step may fail."""
 SAMPLING_COPIES = 8
 """Of a row's logits, float32: the newest ones, and what choosing a token makes of them."""
@@ -57,14 +61,51 @@ def slot_bytes(
 ) -> SlotBytes:
     """`max_context` and `speech_context`: positions that a slot holds; `max_prompt`: mel frames of
     the longest voice."""
-    llm = model.config.llm
-    return SlotBytes(
-        thinking=CACHES[kv_cache].bytes_per_slot(model.llm.cache_spec(max_context)),
-        hearing=NativeKV.bytes_per_slot(model.whisper.cache_spec()),
-        choosing=SAMPLING_COPIES * 4 * llm.vocab_size,
-        speech_codes=NativeKV.bytes_per_slot(model.speech.cache_spec(speech_context)),
-        sound=model.code2wav.bytes_per_slot(max_prompt) if model.code2wav else 0,
+    return bytes_of_slot(
+        Caching(
+            model.llm.cache_spec(max_context),
+            model.whisper.cache_spec(),
+            model.speech.cache_spec(speech_context),
+            model.config.llm.vocab_size,
+            model.code2wav.bytes_per_slot(max_prompt) if model.code2wav else 0,
+        ),
+        kv_cache,
     )
+
+
+class Caching(NamedTuple):
+    """What a slot caches of each network."""
+
+    llm: CacheSpec
+    whisper: CacheSpec
+    speech: CacheSpec
+    vocabulary: int
+    sound: int
+    """Bytes of flow and vocoder."""
+
+
+def bytes_of_slot(caching: Caching, kv_cache: KvCacheType = "auto") -> SlotBytes:
+    return SlotBytes(
+        thinking=CACHES[kv_cache].bytes_per_slot(caching.llm),
+        hearing=NativeKV.bytes_per_slot(caching.whisper),
+        choosing=SAMPLING_COPIES * 4 * caching.vocabulary,
+        speech_codes=NativeKV.bytes_per_slot(caching.speech),
+        sound=caching.sound,
+    )
+
+
+def reserve(slots: int) -> int:
+    """Bytes that are kept free beside the caches of so many slots."""
+    return min(MOST_RESERVE, LEAST_RESERVE + slots * RESERVE_PER_SLOT)
+
+
+def fitting(free: int, slot: SlotBytes) -> int:
+    """Slots that fit into `free` bytes, with what is kept beside them."""
+    # Caches of sound have one more row, which takes the padding.
+    room = free - slot.sound
+    many = max(0, (room - MOST_RESERVE) // slot.total)
+    few = max(0, (room - LEAST_RESERVE) // (slot.total + RESERVE_PER_SLOT))
+    return max(many, few if reserve(few) < MOST_RESERVE else 0)
 
 
 @dataclass(frozen=True)
@@ -79,8 +120,9 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         return (
-            f"{_gib(self.free)} GiB of GPU memory are free, {_gib(RESERVE_BYTES)} are reserved; "
-            f"a slot takes {self.slot}: {self.fitting} fit, {self.slots} are offered"
+            f"{_gib(self.free)} GiB of GPU memory are free, "
+            f"{_gib(reserve(self.slots))} are reserved; a slot takes {self.slot}: "
+            f"{self.fitting} fit, {self.slots} are offered"
         )
 
 
@@ -89,22 +131,21 @@ def plan(wanted: int, free: int, slot: SlotBytes, max_context: int) -> MemoryPla
 
     Raises `EngineError` with the numbers and what to change if not even one fits.
     """
-    # Caches of sound have one more row, which takes the padding.
-    room = free - RESERVE_BYTES - slot.sound
-    fitting = max(0, room // slot.total)
-    if fitting:
-        return MemoryPlan(min(wanted, fitting), fitting, free, slot)
+    most = fitting(free, slot)
+    if most:
+        return MemoryPlan(min(wanted, most), most, free, slot)
     position = max(1, slot.thinking // (max_context + 1))
-    spare = room - (slot.total - slot.thinking)
+    spare = free - reserve(1) - slot.sound - (slot.total - slot.thinking)
     possible = (spare // position - 1) // CONTEXT_STEP * CONTEXT_STEP
     advice = (
         f"set minicpmo.max_context to {possible} or less (it is {max_context})"
         if possible >= LEAST_CONTEXT
-        else "free memory on this GPU or take a larger one"
+        else "free memory on this GPU, set minicpmo.weights_dtype to int4 if it is not, or take a "
+        "larger one"
     )
     raise EngineError(
         f"not one session fits into the GPU's memory: {_gib(free)} GiB are free beside the "
-        f"weights, {_gib(RESERVE_BYTES)} GiB are reserved for the work itself, and a slot takes "
+        f"weights, {_gib(reserve(1))} GiB are reserved for the work itself, and a slot takes "
         f"{slot}; {advice}"
     )
 
@@ -115,15 +156,13 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(device)
-    return free
+    return left(device)
 
 
-def after_warm_up(device: torch.device) -> tuple[str, bool]:
+def after_warm_up(device: torch.device, slots: int) -> tuple[str, bool]:
     """What is left for steps once everything is in place, for people; and whether it is enough."""
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if free >= LITTLE_BYTES:
+    free = unused(device)
+    if free >= min(MOST_LITTLE, LITTLE_BYTES + slots * LITTLE_PER_SLOT):
         return f"{_gib(free)} GiB of GPU memory are left", True
     return (
         f"only {_gib(free)} GiB of GPU memory are left: set engine.slots or "

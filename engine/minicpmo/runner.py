@@ -30,6 +30,9 @@ from engine.minicpmo.llm.duplex_batch import DuplexBatch
 from engine.minicpmo.llm.rows import LlmRows
 from engine.minicpmo.llm.turn_batch import TurnBatch
 
+FEW_SLOTS, FEW_IMAGES = 4, 4
+"""So many sessions seldom have more pictures than these at once, and their GPU is small."""
+
 
 class Runner:
     """Owns these caches. A slot is used by one session at a time and cleared by `clear`."""
@@ -54,7 +57,11 @@ class Runner:
             self.mels, model.whisper, model.projector, self.audio_kv, self.graphs
         )
         self.vision_encoder = VisionEncoder(
-            model.vision, model.resampler, model.config.picture, self.graphs
+            model.vision,
+            model.resampler,
+            model.config.picture,
+            self.graphs,
+            IMAGES_AT_ONCE if num_slots > FEW_SLOTS else FEW_IMAGES,
         )
 
     def warm_up(self, show: Callable[[str], None]) -> None:
@@ -64,7 +71,7 @@ class Runner:
         self.duplex.warm_up()
         self.turns.warm_up()
         self.audio_encoder.warm_up(self.mels.num_slots, show)
-        self.vision_encoder.warm_up(IMAGES_AT_ONCE, show)
+        self.vision_encoder.warm_up(show)
 
     # ------------------------------------------------------------------ slots
 

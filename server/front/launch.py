@@ -120,6 +120,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
                     control=control,
                     secret=secret,
                     slots=config.engine.slots + config.chat.slots,
+                    gpu_memory_gib=config.engine.gpu_memory_gib,
                     gpu=index if config.engine.count > 1 else None,
                     model=config.engine.model,
                     script=config.engine.script,

@@ -26,7 +26,8 @@ from typing import Any, get_args
 import torch
 
 from engine.admission import quantiles
-from engine.config import KvCacheType
+from engine.config import KvCacheType, WeightsType
+from engine.gpu.memory import GIB, left, limit
 from engine.ipc import protocol as p
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.modes.unit_alignment import PHASES
@@ -60,6 +61,20 @@ def told(values: list[float]) -> dict[str, float]:
     return {"count": found.count, "p50": found.p50, "p95": found.p95, "p99": found.p99}
 
 
+def device_gib(device: torch.device) -> dict[str, float]:
+    """What the process has taken of the device, and what it may still take."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    found = {
+        "process": total - free,
+        "reserved": torch.cuda.memory_reserved(device),
+        "allocated": torch.cuda.memory_allocated(device),
+        "left": left(device),
+    }
+    return {name: round(count / GIB, 2) for name, count in found.items()}
+
+
 class Load:
     """One load: so many sessions for so long."""
 
@@ -71,15 +86,17 @@ class Load:
         pipeline = SpeechPipeline(
             model,
             total,
-            max_prompt=voices.longest_prompt,
+            max_prompt=max(voices.longest_prompt, options.prompt_frames),
             speech_context=options.speech_context,
             first_codes=options.first_codes,
         )
         voices.place(model)
         self.scheduler = Scheduler(runner, pipeline, voices, options.context, phases=options.phases)
+        self.caches_gib = device_gib(model.device)
         started = time.perf_counter()
         self.scheduler.warm_up(lambda text: None)
         self.warm_up_s = time.perf_counter() - started
+        self.warmed_up_gib = device_gib(model.device)
         self.script = Script(model.tokens, total, options.speaking, options.seed)
         runner.duplex.replay.force = self.script.choose
         # Most ids of a random model are no words: a reply would be over before it has a text.
@@ -160,6 +177,11 @@ class Load:
             "longest_kv": max(runner.llm.kv.lengths),
             "mean_kv": round(statistics.mean(runner.llm.kv.lengths)),
             "peak_device_gib": memory_gib(runner.model.device),
+            "taken_gib": {
+                "with caches": self.caches_gib,
+                "warmed up": self.warmed_up_gib,
+                "at last": device_gib(runner.model.device),
+            },
         }
 
 
@@ -179,11 +201,21 @@ def _loads(options: argparse.Namespace) -> list[tuple[int, int]]:
 
 def _model(options: argparse.Namespace, stack: ExitStack) -> OmniModel:
     if options.weights != "random":
-        return load(Path(options.weights), device=options.device, show=show)
+        return load(
+            Path(options.weights),
+            device=options.device,
+            weights=options.weights_dtype,
+            show=show,
+        )
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     if options.size == "full":
-        return full_size_model(folder / "full", options.device)
-    return load(write_checkpoint(folder / "tiny", seed=1), device=options.device, show=show)
+        return full_size_model(folder / "full", options.device, weights=options.weights_dtype)
+    return load(
+        write_checkpoint(folder / "tiny", seed=1),
+        device=options.device,
+        weights=options.weights_dtype,
+        show=show,
+    )
 
 
 def sequential(model: OmniModel, options: argparse.Namespace) -> float:
@@ -216,6 +248,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=8192)
     parser.add_argument("--filled", action="store_true", help="contexts are half full to full")
     parser.add_argument("--kv", choices=get_args(KvCacheType), default="auto")
+    parser.add_argument("--weights-dtype", choices=get_args(WeightsType), default="auto")
+    parser.add_argument(
+        "--memory-gib", type=float, default=0.0, help="take no more of the GPU, as a smaller one"
+    )
+    parser.add_argument(
+        "--prompt-frames", type=int, default=1, help="of the longest voice; 500 for uploaded ones"
+    )
     parser.add_argument("--speech-context", type=int, default=1024)
     parser.add_argument("--phases", type=int, default=PHASES, help="0: units end where they may")
     parser.add_argument("--first-codes", type=int, default=9)
@@ -234,11 +273,14 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     with ExitStack() as stack:
+        if options.memory_gib:
+            limit(torch.device(options.device), options.memory_gib)
         started = time.perf_counter()
         model = _model(options, stack)
         floors = Floors(model, options.kv)
         result: dict[str, Any] = {
             "build_s": round(time.perf_counter() - started, 1),
+            "model_gib": device_gib(model.device),
             "mode": options.mode,
             "speaking": options.speaking,
             "rates": floors.rates(),

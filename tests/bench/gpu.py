@@ -7,6 +7,11 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import nn
+
+from engine.gpu.blocks.decoder import DecoderLayer
+from engine.gpu.kernels.int4 import Int4Weight
+from engine.gpu.memory import left
 
 COPY_BYTES = 2**31
 PRODUCT = 8192
@@ -33,7 +38,9 @@ def timed_ms(run: Callable[[], object], device: torch.device, repeats: int = 10)
 
 def bandwidth(device: torch.device) -> float:
     """Bytes a second of a large copy, read and written bytes counted."""
-    count = COPY_BYTES if device.type == "cuda" else COPY_BYTES // 64
+    count = COPY_BYTES // 64
+    if device.type == "cuda":
+        count = min(COPY_BYTES, left(device) // 4)
     source = torch.empty(count, dtype=torch.uint8, device=device).random_(0, 255)
     target = torch.empty_like(source)
     ms = timed_ms(lambda: target.copy_(source), device)
@@ -47,6 +54,17 @@ def arithmetic(device: torch.device) -> float:
     right = torch.randn(size, size, device=device).bfloat16()
     ms = timed_ms(lambda: left @ right, device)
     return 2 * size**3 / ms * 1000
+
+
+def int4_bytes(model: nn.Module) -> int:
+    """Of the weights that are in 4 bits and no parameters."""
+    found = 0
+    for part in model.modules():
+        if isinstance(part, DecoderLayer):
+            attention, mlp = part.self_attn, part.mlp
+            weights = (attention.packed, attention.out, mlp.packed, mlp.down)
+            found += sum(weight.nbytes for weight in weights if isinstance(weight, Int4Weight))
+    return found
 
 
 def memory_gib(device: torch.device) -> float:

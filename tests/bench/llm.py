@@ -16,19 +16,27 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
-from engine.config import KvCacheType
+from engine.config import KvCacheType, WeightsType
 from engine.gpu.graphs import GraphPool
-from engine.gpu.weights import empty
+from engine.gpu.weights import Checkpoint
 from engine.minicpmo.llm.rows import CACHES, Feed, LlmRows
 from engine.minicpmo.models.config import LlmConfig
+from engine.minicpmo.models.llm.loading import load_llm
 from engine.minicpmo.models.llm.qwen3 import Qwen3
-from tests.bench.gpu import arithmetic, bandwidth, memory_gib, synchronize, timed_ms
-from tests.random_weights import random_weights
+from tests.bench.gpu import (
+    arithmetic,
+    bandwidth,
+    int4_bytes,
+    memory_gib,
+    synchronize,
+    timed_ms,
+)
+from tests.random_weights import RandomCheckpoint
 from tests.tiny_checkpoint import full_size_config, tiny_config, write_small_files
 
 UNIT_TOKENS = 79
@@ -44,10 +52,14 @@ def config_of(size: str) -> LlmConfig:
         return write_small_files(Path(name), make).llm
 
 
-def build(config: LlmConfig, device: str, dtype: torch.dtype) -> Qwen3:
-    model = empty(lambda: Qwen3(config))
-    random_weights(model, 0, device=device, dtype=dtype)
-    return model.requires_grad_(False).eval()
+def build(
+    config: LlmConfig, device: str, dtype: torch.dtype, weights: WeightsType = "auto"
+) -> Qwen3:
+    # It has all that `load_llm` asks of a checkpoint.
+    drawn = cast(Checkpoint, RandomCheckpoint())
+    return load_llm(
+        drawn, config, device=torch.device(device), dtype=dtype, quantise=weights == "int4"
+    )
 
 
 def relative(ours: Tensor, other: Tensor) -> float:
@@ -103,7 +115,7 @@ class Bench:
         self.bytes_per_s = bandwidth(model.device)
         self.operations_per_s = arithmetic(model.device)
         table = model.model.embed_tokens.weight
-        read = sum(p.numel() * p.element_size() for p in model.parameters())
+        read = sum(p.numel() * p.element_size() for p in model.parameters()) + int4_bytes(model)
         self.weight_bytes = read - table.numel() * table.element_size()
 
     def at(self, context: int) -> None:
@@ -147,6 +159,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.bench.llm")
     parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--weights-dtype", choices=get_args(WeightsType), default="auto")
     parser.add_argument("--rows", default="1,8,32")
     parser.add_argument("--contexts", default="4096")
     parser.add_argument("--kv", choices=get_args(KvCacheType), default="auto")
@@ -161,7 +174,8 @@ def main() -> int:
         "errors": errors(config, options.device, options.kv),
     }
     on_cuda = options.device.startswith("cuda")
-    model = build(config, options.device, torch.bfloat16 if on_cuda else torch.float32)
+    dtype = torch.bfloat16 if on_cuda else torch.float32
+    model = build(config, options.device, dtype, options.weights_dtype)
     for graphs in (True, False) if options.eager else (True,):
         bench = Bench(model, max(counts), max(contexts) + 600, graphs=graphs, kv=options.kv)
         synchronize(model.device)

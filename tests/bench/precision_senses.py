@@ -12,7 +12,7 @@ from engine.gpu.graphs import GraphPool
 from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.encoders.audio import AudioEncoder
-from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, VisionEncoder
+from engine.minicpmo.encoders.vision import VisionEncoder
 from tests.bench.errors import error
 from tests.bench.widening import widen
 from tests.engine.minicpmo.encoder_rig import chunk_of, sound
@@ -43,7 +43,7 @@ def hear(model: OmniModel, rows: int, pool: GraphPool) -> list[Tensor]:
 def look(model: OmniModel, pictures: list[tuple[Tensor, int]], pool: GraphPool) -> list[Tensor]:
     """The embeddings [T, C] of each picture and of its slices."""
     vision = VisionEncoder(model.vision, model.resampler, model.config.picture, pool)
-    vision.warm_up(IMAGES_AT_ONCE, lambda text: None)
+    vision.warm_up(lambda text: None)
     seen = vision.look(pictures)
     return [image.float().cpu() for picture in seen for image in picture.images]
 

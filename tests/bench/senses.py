@@ -106,7 +106,7 @@ class Bench:
         """Seconds that making the graphs takes."""
         started = time.perf_counter()
         self.audio_encoder.warm_up(self.most, progress)
-        self.vision_encoder.warm_up(IMAGES_AT_ONCE, progress)
+        self.vision_encoder.warm_up(progress)
         synchronize(self.device)
         return round(time.perf_counter() - started, 2)
 

@@ -73,7 +73,10 @@ class VisionEncoder:
         resampler: VisionResampler,
         config: PictureConfig,
         graphs: GraphPool,
+        most: int = IMAGES_AT_ONCE,
     ) -> None:
+        """`most`: images that are encoded at once; memory grows with them."""
+        self._sizes = [size for size in BATCHES if size <= most]
         self.vision = vision
         self.resampler = resampler
         self.config = config
@@ -130,7 +133,7 @@ class VisionEncoder:
         for length, places in alike.items():
             done = 0
             while done < len(places):
-                size = next(size for size in BATCHES if size <= len(places) - done)
+                size = next(size for size in self._sizes if size <= len(places) - done)
                 group = places[done : done + size]
                 out = self._run([images[place] for place in group], length)
                 for place, own in zip(group, out.unbind(), strict=True):
@@ -139,9 +142,9 @@ class VisionEncoder:
         return [own for own in embeds if own is not None]
 
     @torch.inference_mode()
-    def warm_up(self, most: int, show: Callable[[str], None]) -> None:
-        """Make the graphs of calls with up to `most` images."""
-        sizes = [size for size in BATCHES if size <= most]
+    def warm_up(self, show: Callable[[str], None]) -> None:
+        """Make the graphs of all sizes."""
+        sizes = self._sizes
         values = 3 * self.config.patch_size**2
         with self.graphs.capturing():
             for length in reversed(self.lengths) if self.graphs.enabled else self.lengths[:1]:

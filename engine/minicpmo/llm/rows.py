@@ -37,6 +37,12 @@ LONG_ROW = 512
 """Tokens of a row in one forward by graph; longer ones take several."""
 
 
+def prefill_sizes(num_slots: int) -> tuple[int, ...]:
+    """Those of `PREFILL_SIZES` that forwards of so many slots are padded to."""
+    most = padded_size(min(MAX_FORWARD_TOKENS, num_slots * LONG_ROW), PREFILL_SIZES)
+    return tuple(size for size in PREFILL_SIZES if size <= most)
+
+
 @dataclass(frozen=True)
 class Feed:
     """What one slot's row takes next."""
@@ -88,15 +94,16 @@ class LlmRows:
         max_context: int,
         graphs: GraphPool | None = None,
         *,
-        sizes: Sequence[int] = PREFILL_SIZES,
+        sizes: Sequence[int] | None = None,
         kv_cache: KvCacheType = "auto",
     ) -> None:
         """`max_context`: positions of a row.
 
-        `sizes`: tokens that forwards by graph are padded to, ascending.
+        `sizes`: tokens that forwards by graph are padded to, ascending; None: those that so many
+        slots can come to.
         """
         self.model = model
-        self._sizes = sizes
+        self._sizes = prefill_sizes(num_slots) if sizes is None else sizes
         self.kv = CACHES[kv_cache](model.cache_spec(max_context), num_slots)
         self.graphs = GraphPool(model.device, enabled=False) if graphs is None else graphs
         config = model.config
@@ -284,7 +291,8 @@ class LlmRows:
                 x = torch.zeros(
                     size, self.model.config.hidden_size, device=device, dtype=self.model.dtype
                 )
-                for most in (SHORT_ROW, LONG_ROW):
+                is_short = size <= padded_size(self.kv.num_slots * SHORT_ROW, self._sizes)
+                for most in (SHORT_ROW, LONG_ROW) if is_short else (LONG_ROW,):
                     plan = self.kv.idle_plan(size, rows, most)
                     for want_logits in (True, False):
                         self.graphs.run(

@@ -10,11 +10,20 @@ import torch
 
 from engine.base import EngineError
 from engine.config import KvCacheType, MiniCpmoConfig
+from engine.gpu.memory import GIB
 from engine.minicpmo import engine as minicpmo
 from engine.minicpmo.checkpoint import load
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.rows import CACHES
-from engine.minicpmo.memory_plan import GIB, RESERVE_BYTES, SlotBytes, free_bytes, plan, slot_bytes
+from engine.minicpmo.memory_plan import (
+    MOST_RESERVE,
+    SlotBytes,
+    fitting,
+    free_bytes,
+    plan,
+    reserve,
+    slot_bytes,
+)
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 
@@ -55,30 +64,36 @@ def test_bytes_of_a_slot_are_what_the_caches_grow_by(
     assert all(grown) and slot.total == sum(grown) + slot.choosing
 
 
-@pytest.mark.parametrize(("fitting", "slots"), [(1, 1), (7, 7), (8, 8), (50, 8)])
-def test_as_many_slots_as_fit_but_no_more_than_wanted(fitting: int, slots: int) -> None:
-    made = plan(8, RESERVE_BYTES + fitting * SLOT.total + SLOT.total // 2, SLOT, CONTEXT)
-    assert (made.slots, made.fitting) == (slots, fitting)
-    assert f"{fitting} fit, {slots} are offered" in str(made) and "thinking" in str(made)
+@pytest.mark.parametrize(("most", "slots"), [(1, 1), (7, 7), (8, 8), (50, 8)])
+def test_as_many_slots_as_fit_but_no_more_than_wanted(most: int, slots: int) -> None:
+    made = plan(8, reserve(most) + most * SLOT.total + SLOT.total // 2, SLOT, CONTEXT)
+    assert (made.slots, made.fitting) == (slots, most)
+    assert f"{most} fit, {slots} are offered" in str(made) and "thinking" in str(made)
 
 
 def test_spare_row_of_sound_is_counted() -> None:
     slot = SlotBytes(0, 0, 0, 0, sound=GIB)
-    assert plan(8, RESERVE_BYTES + 3 * GIB, slot, CONTEXT).slots == 2
+    assert plan(8, reserve(2) + 3 * GIB, slot, CONTEXT).slots == 2
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5, 19, 20, 21, 64])
+def test_what_is_kept_grows_with_the_slots_up_to_a_bound(slots: int) -> None:
+    """A small card keeps little, a large one no more than a step of its slots ever takes."""
+    exactly = reserve(slots) + slots * SLOT.total
+    assert fitting(exactly, SLOT) == slots and fitting(exactly - 1, SLOT) == slots - 1
+    assert reserve(1) < reserve(2) < reserve(64) == MOST_RESERVE
 
 
 def test_no_slot_at_all_is_an_error_with_a_context_that_would_fit() -> None:
-    short = RESERVE_BYTES + SLOT.total - 60_000
+    short = reserve(1) + SLOT.total - 60_000
     with pytest.raises(EngineError, match=r"max_context to 320 or less \(it is 400\)") as caught:
         plan(8, short, SLOT, CONTEXT)
-    assert f"{RESERVE_BYTES / GIB:.2f} GiB are free" in str(caught.value) and "hearing" in str(
-        caught.value
-    )
+    assert f"{short / GIB:.2f} GiB are free" in str(caught.value) and "hearing" in str(caught.value)
     smaller = SlotBytes(1000 * 321, 50_000, 10_000, 20_000, 0)
     assert plan(8, short, smaller, 320).slots == 1
 
 
-@pytest.mark.parametrize("free", [0, RESERVE_BYTES, RESERVE_BYTES + 100_000])
+@pytest.mark.parametrize("free", [0, reserve(1), reserve(1) + 100_000])
 def test_gpu_too_small_for_any_context_says_so(free: int) -> None:
     with pytest.raises(EngineError, match="take a larger one"):
         plan(1, free, SLOT, CONTEXT)
@@ -97,7 +112,7 @@ async def test_engine_offers_what_fits(
 
     def three(wanted: int, free: int, slot: SlotBytes, max_context: int) -> object:
         asked.append(slot)
-        return plan(wanted, RESERVE_BYTES + slot.sound + 3 * slot.total, slot, max_context)
+        return plan(wanted, reserve(3) + slot.sound + 3 * slot.total, slot, max_context)
 
     monkeypatch.setattr(minicpmo, "free_bytes", lambda device: 1)
     monkeypatch.setattr(minicpmo, "plan", three)
