@@ -171,9 +171,10 @@ def _by_graphs(
     golden: GoldenSet, report: Report, tower: VisionTower, resampler: VisionResampler
 ) -> None:
     """Our own pictures as the engine looks at them: scaled on the device, encoded by graphs."""
-    vision = VisionEncoder(tower, resampler, _config(golden), golden.place.pool())
     counts = [sum(sum(entry["per_image"]) for entry in scene.stored) for scene in scenes(golden)]
-    vision.warm_up(max(counts), lambda text: None)
+    pool = golden.place.pool()
+    vision = VisionEncoder(tower, resampler, _config(golden), pool, max(counts))
+    vision.warm_up(lambda text: None)
     for scene in scenes(golden):
         given = [(golden.picture(name), scene.max_slices) for name in scene.pictures]
         embeds = [image for seen in vision.look(given) for image in seen.images]

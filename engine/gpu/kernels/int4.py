@@ -77,7 +77,7 @@ class Int4Values:
         inputs = weight.shape[1]
         size = group or group_of(inputs)
         rows = max(TILE, _QUANTISED_VALUES // inputs // TILE * TILE)
-        return cls.joined([_rounded(part, size) for part in weight.split(rows)])
+        return cls.joined([_rounded(part, size) for part in torch.split(weight, rows)])
 
     @classmethod
     def joined(cls, parts: Sequence[Int4Values]) -> Int4Values:
@@ -148,7 +148,7 @@ class Int4Weight:
         if outputs % TILE or inputs % PIECE:
             raise ValueError(f"a weight [{outputs}, {inputs}] is no whole number of tiles")
         rows = max(TILE, _QUANTISED_VALUES // inputs // TILE * TILE)
-        cells = torch.cat([_laid_out(part) for part in values.numbers.split(rows)])
+        cells = torch.cat([_laid_out(part) for part in torch.split(values.numbers, rows)])
         offsets = -(128.0 + values.zeros.float())
         groups = torch.stack([values.scales, offsets.to(torch.bfloat16)], dim=-1)
         groups = groups.view(outputs // TILE, TILE, -1, 2).transpose(1, 2).contiguous()

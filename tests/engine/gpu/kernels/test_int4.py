@@ -22,7 +22,7 @@ def weight(outputs: int, inputs: int, seed: int = 0) -> Tensor:
 def plain(values: Int4Values) -> Tensor:
     """(number - zero) * scale, rounded to bfloat16, one group after another."""
     parts = []
-    for place, numbers in enumerate(values.numbers.split(values.group, dim=1)):
+    for place, numbers in enumerate(torch.split(values.numbers, values.group, dim=1)):
         zero, scale = values.zeros[:, place, None], values.scales[:, place, None]
         parts.append(((numbers.float() - zero.float()) * scale.float()).to(BF16))
     return torch.cat(parts, dim=1)

@@ -211,12 +211,12 @@ async def test_an_engine_that_does_not_start_is_a_fault(folder: Path) -> None:
 def test_a_report_tells_its_worst() -> None:
     section = CheckSection("voices", facts={"offered": ["a", "b"], "gb": 1.5})
     section.ok("fine")
-    assert section.mark == "ok"
     section.note("to know")
     section.fault("broken:")
     section.table(["in detail"])
     report = CheckReport("tested", [section])
-    assert section.mark == "fault" and report.verdict.startswith("one fault")
+    assert CheckSection("nothing").mark == "ok" and section.mark == "fault"
+    assert report.verdict.startswith("one fault")
     block = report.block()
     assert "[fault] voices: offered a/b, gb 1.5" in block and "!! broken:" in block
     assert "fine" not in block

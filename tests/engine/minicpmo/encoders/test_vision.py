@@ -91,7 +91,7 @@ def test_a_call_of_many_images_is_made_up_of_usual_batches(vision: VisionEncoder
 
 
 def test_results_stay_when_the_next_picture_is_seen(vision: VisionEncoder) -> None:
-    vision.warm_up(16, lambda line: None)
+    vision.warm_up(lambda line: None)
     (first,) = vision.look([picture(0)])
     kept = first.images[0].clone()
     vision.look([picture(1)])
