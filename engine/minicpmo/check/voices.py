@@ -15,7 +15,7 @@ from engine.minicpmo.models.voice.preparation import (
     check_recording,
     read_recording,
 )
-from engine.minicpmo.speech.voices import PROMPT_HZ, default_of, not_offered
+from engine.minicpmo.speech.voices import LEAST_PROMPT, PROMPT_HZ, default_of, not_offered
 
 
 def check_voices(folder: Path, settings: MiniCpmoConfig) -> tuple[CheckSection, int]:
@@ -44,7 +44,7 @@ def check_voices(folder: Path, settings: MiniCpmoConfig) -> tuple[CheckSection, 
         kept = length if name in whole else min(length, settings.voice_seconds)
         frames[name] = round(PROMPT_HZ * kept)
     _tell(section, names, default, frames, left_out)
-    longest = max(frames.values(), default=1)
+    longest = max(frames.values(), default=LEAST_PROMPT)
     if can_prepare:
         longest = max(longest, round(PROMPT_HZ * settings.voice_seconds))
     section.facts |= {

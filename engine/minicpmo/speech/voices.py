@@ -22,6 +22,8 @@ LISTEN_HZ = 16_000
 PROMPT_HZ = 50
 """Mel frames a second of a voice's prompt."""
 CODE_HZ = 25
+LEAST_PROMPT = PROMPT_HZ // CODE_HZ
+"""Frames of a code: room that is made where there is no voice at all."""
 MAX_PLACED = 8
 """Uploaded voices on the device at once: one takes up to 0.17 GB there."""
 KEPT_PLACED = 3
@@ -131,7 +133,9 @@ class VoiceLibrary:
     @property
     def longest_prompt(self) -> int:
         """Mel frames of the longest voice, of one that may still come included."""
-        longest = max((len(features.mel) for features in self._features.values()), default=1)
+        longest = max(
+            (len(features.mel) for features in self._features.values()), default=LEAST_PROMPT
+        )
         return longest if self.lacks else max(longest, round(PROMPT_HZ * self._uploaded_s))
 
     def choose(self, name: str, prompt: str = "") -> tuple[SessionVoice, str]:
