@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -20,6 +21,8 @@ STEPS = ("connects", "speech", "captions", "interruption", "text", "tools", "han
 HZ = 24_000
 LOUD = 800
 STEP_S = 45.0
+ONLY = "OMNICALL_STEPS"
+"""In the environment: which steps are taken, with commas between them; all if it is not there."""
 GREETING = "good morning to you"
 WEATHER = "get_weather in Rome"
 FOUND = "i found"
@@ -174,7 +177,7 @@ async def converse(
         "interruption": _interruption,
     }
     for name, step in (steps | dict(more or {})).items():
-        if name in leave_out:
+        if name in leave_out or not is_wanted(name):
             continue
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STEP_S):
@@ -183,6 +186,12 @@ async def converse(
             await step(client)
     async with report.step("hang-up"):
         await client.hang_up()
+
+
+def is_wanted(step: str) -> bool:
+    """Whether a step is taken; connecting and hanging up always are."""
+    only = os.environ.get(ONLY)
+    return not only or step in only.split(",")
 
 
 async def _speech(client: Adapter) -> None:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from tests import ROOT
 from tests.bench.clients.rig import Rig, address
 from tests.bench.clients.roster import Client
+from tests.bench.clients.steps import ONLY
 from tests.bench.clients.table import Outcome
 from tests.browser.chrome import chromium
 from tests.server.test_live_whip import python_with_gstreamer
@@ -35,17 +36,19 @@ class _Missing(Exception):
     pass
 
 
-async def tried(client: Client, rig: Rig, places: Places) -> Outcome:
-    """Run its driver to the end, or for `LIMIT_S`."""
+async def tried(client: Client, rig: Rig, places: Places, only: tuple[str, ...] = ()) -> Outcome:
+    """Run its driver to the end, or for `LIMIT_S`. `only`: steps that are taken beside the first
+    and the last; empty: all."""
     try:
-        command = _command(client, rig, places)
+        # It asks Pythons what they have; the chat endpoint answers on this loop meanwhile.
+        command = await asyncio.to_thread(_command, client, rig, places)
     except _Missing as error:
         return Outcome(client, missing=str(error))
     version, steps, notes = "", dict[str, str](), list[str]()
     driver = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
-        env=_environment(rig),
+        env=_environment(rig) | ({ONLY: ",".join(only)} if only else {}),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -30,6 +30,6 @@ adapter.hangUp = async () => {
   microphone.stop();
   await hangUp();
 };
-await converse(report, adapter);
+await converse(report, adapter, process.env.OMNICALL_STEPS);
 for (const error of adapter.errors) report.note(`error: ${error}`);
 process.exit(0);

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from aiohttp import web
 from playwright.async_api import Page
 
 from tests import ROOT
-from tests.bench.clients.steps import Report, arguments
+from tests.bench.clients.steps import ONLY, Report, arguments
 from tests.browser.chrome import browse
 from tests.browser.test_whip import INGEST, LOADER, NEEDED
 
@@ -93,9 +94,9 @@ async def main() -> None:
         await page.expose_function("tell", lambda line: print(line, flush=True))
         page.on("pageerror", lambda error: print(json.dumps({"note": str(error)}), flush=True))
         await page.evaluate(
-            "([name, url, version]) => import('/drivers/page.mjs')"
-            ".then(({ run }) => run(name, url, version))",
-            [client, url, version],
+            "([name, url, version, only]) => import('/drivers/page.mjs')"
+            ".then(({ run }) => run(name, url, version, only))",
+            [client, url, version, os.environ.get(ONLY, "")],
         )
 
 

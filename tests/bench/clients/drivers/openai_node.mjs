@@ -68,6 +68,6 @@ const microphone = new Microphone(
   (piece) => socket.send({ type: 'input_audio_buffer.append', audio: piece.toString('base64') }),
   (name) => readFileSync(join(folder, name)),
 );
-await converse(report, adapter);
+await converse(report, adapter, process.env.OMNICALL_STEPS);
 for (const error of errors) report.note(`error: ${error}`);
 process.exit(0);

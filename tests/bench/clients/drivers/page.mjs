@@ -1,4 +1,4 @@
-/** Clients in a page: `run(name, url, version)`, with a microphone made of files and ears for a stream. */
+/** Clients in a page: `run(name, url, version, only)`, with a microphone made of files and ears for a stream. */
 
 import { AgentsAdapter, agents } from './agents_adapter.mjs';
 import { Report, converse, until } from './steps.mjs';
@@ -37,7 +37,7 @@ class Voice {
   }
 }
 
-async function agentsInPage(report, url) {
+async function agentsInPage(report, url, only) {
   const sdk = await import('/modules/@openai/agents-realtime/dist/bundle/openai-realtime-agents.mjs');
   const voice = new Voice();
   const adapter = new AgentsAdapter(voice.say);
@@ -53,11 +53,11 @@ async function agentsInPage(report, url) {
     await until(() => audioElement.srcObject);
   });
   voice.listen(audioElement.srcObject, (seconds) => { adapter.loudS += seconds; });
-  await converse(report, adapter);
+  await converse(report, adapter, only);
   for (const error of adapter.errors) report.note(`error: ${error}`);
 }
 
-async function omnicallInPage(report, url) {
+async function omnicallInPage(report, url, only) {
   const { OmnicallCall } = await import('/lib/omnicall.js');
   const voice = new Voice();
   const session = {
@@ -83,7 +83,7 @@ async function omnicallInPage(report, url) {
   });
   call.addEventListener('message', ({ detail }) => take(call, adapter, detail));
   await report.step('connects', () => call.connect());
-  await converse(report, adapter);
+  await converse(report, adapter, only);
 }
 
 function take(call, adapter, event) {
@@ -111,6 +111,6 @@ function take(call, adapter, event) {
 
 const CLIENTS = { agents: agentsInPage, omnicall: omnicallInPage };
 
-export async function run(name, url, version) {
-  await CLIENTS[name](new Report(window.tell, version), url);
+export async function run(name, url, version, only) {
+  await CLIENTS[name](new Report(window.tell, version), url, only);
 }

@@ -58,8 +58,9 @@ async function settled(client, quietS = 2) {
 /**
  * All steps but the first. The adapter has: said, heard (texts that grow), loudS (seconds of the
  * assistant's voice), calls, interruptions (counts), say(name), type(text), hangUp(); extra: more steps.
+ * `only`: the names of those that are taken, with commas between them; all where it is empty.
  */
-export async function converse(report, client) {
+export async function converse(report, client, only = '') {
   const steps = {
     speech: async () => {
       const begun = client.loudS;
@@ -93,7 +94,8 @@ export async function converse(report, client) {
       if (client.said.slice(begun).toLowerCase().includes(STORY_END)) throw new Error('told to its end');
     },
   };
-  for (const [name, action] of Object.entries(steps)) {
+  const isWanted = ([name]) => !only || only.split(',').includes(name);
+  for (const [name, action] of Object.entries(steps).filter(isWanted)) {
     await settled(client);
     await report.step(name, action);
   }
