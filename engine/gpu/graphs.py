@@ -88,6 +88,11 @@ class GraphPool:
     def __len__(self) -> int:
         return len(self._captured)
 
+    @property
+    def has_to_warm_up(self) -> bool:
+        """A shape's first run is captured or chooses its kernels: on a CPU all runs are alike."""
+        return self.enabled or self.device.type != "cpu"
+
     @contextmanager
     def capturing(self) -> Iterator[None]:
         """Capture what runs in the block, best with large shapes first, see `sizes_up_to`."""

@@ -55,6 +55,7 @@ async def test_no_event_breaks_the_native_engine() -> None:
     await survives("events:minicpmo")
 
 
+@pytest.mark.loopback
 @pytest.mark.parametrize("name", ALONE)
 async def test_no_decoder_breaks(name: str) -> None:
     await survives(name)

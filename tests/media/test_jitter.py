@@ -187,10 +187,10 @@ def test_a_path_that_becomes_shorter_brings_the_delay_down() -> None:
 
 
 def test_sender_clocks_may_drift_either_way() -> None:
-    for skew in (0.9998, 1.0002):
-        packets = [replace(p, at=p.at * skew) for p in stream(15_000)]
+    for skew in (0.999, 1.001):
+        packets = [replace(p, at=p.at * skew) for p in stream(3_000)]
         run = Simulation().run(packets)
-        assert run.samples == 15_000 * 320
+        assert run.samples == 3_000 * 320
         assert run.buffer.counters.concealed_samples == 0
 
 

@@ -150,7 +150,7 @@ def test_vp8_descriptors_with_temporal_layers_are_read(descriptor: bytes, begins
     assert part.begins_key is begins
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.sampled_from(("vp8", "h264")), st.binary(max_size=80))
 def test_any_payload_is_read_without_an_error(codec: str, payload: bytes) -> None:
     part = read_payload(codec, payload)
@@ -159,7 +159,7 @@ def test_any_payload_is_read_without_an_error(codec: str, payload: bytes) -> Non
     ParameterSets().learn(part.data)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.lists(UNITS, min_size=1, max_size=6), st.integers(1, 50))
 def test_units_survive_every_packing(found: list[bytes], size: int) -> None:
     whole = b"".join(START_CODE + unit for unit in found)

@@ -59,7 +59,7 @@ def is_dead(line: MLine) -> bool:
 
 
 @given(drawn=offers())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_a_lawful_answer_or_a_reason(drawn: Drawn) -> None:
     answered = answer_or_reason(drawn.text)
     if answered is None:
@@ -121,7 +121,7 @@ def mutated(text: str, seed: int) -> str:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_mutants_of_a_real_offer_are_answered_or_refused(seed: int) -> None:
     text = mutated(CHROMIUM_OFFER, seed)
     answered = answer_or_reason(text)

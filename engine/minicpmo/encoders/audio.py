@@ -53,6 +53,8 @@ class AudioEncoder:
     @torch.inference_mode()
     def warm_up(self, rows: int, show: Callable[[str], None]) -> None:
         """Make the graphs of calls with up to `rows` slots; no slot notices."""
+        if not self.graphs.has_to_warm_up:
+            return
         sizes = sizes_up_to(rows)
         with self.graphs.capturing():
             for size in sizes if self.graphs.enabled else sizes[-1:]:

@@ -144,6 +144,8 @@ class VisionEncoder:
     @torch.inference_mode()
     def warm_up(self, show: Callable[[str], None]) -> None:
         """Make the graphs of all sizes."""
+        if not self.graphs.has_to_warm_up:
+            return
         sizes = self._sizes
         values = 3 * self.config.patch_size**2
         with self.graphs.capturing():

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
-from engine.gpu.timing import Stages, timed, totals
-from engine.ipc.protocol import (
-    AppendContext,
-    ContextAppended,
-    FunctionTool,
-    Modality,
-    TokenSplit,
-    call_item,
-    response_item,
-)
+from engine.gpu.timing import timed
+from engine.ipc.protocol import AppendContext, ContextAppended
 from engine.minicpmo.llm.context_window import ContextFull
-from engine.minicpmo.llm.functions import CallError, offer, read_call
-from engine.minicpmo.llm.prompts import (
-    PromptError,
-    PromptTooLong,
-)
+from engine.minicpmo.llm.functions import offer
+from engine.minicpmo.llm.prompts import PromptError, PromptTooLong
 from engine.minicpmo.llm.turn_state import ReplyChunk, ReplySettings
-from engine.minicpmo.modes.mode import AnswerPart, Mode, SessionEntry
-from engine.minicpmo.modes.turn_encoding import (
-    PendingTurn,
-    encode_turn,
-    plan_turn,
-)
-from engine.minicpmo.modes.turn_reading import TurnContext, TurnReader
+from engine.minicpmo.modes.mode import Mode
+from engine.minicpmo.modes.reply_speech import ReplyEntry
+from engine.minicpmo.modes.turn_encoding import PendingTurn, encode_turn, plan_turn
+from engine.minicpmo.modes.turn_reading import TurnReader
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.session import Session, SessionFailed
-from engine.minicpmo.session.turn_history import ToldAnswer
-from engine.minicpmo.speech.code2wav import Pcm
-from engine.minicpmo.speech.pipeline import NO_SOUND
-from engine.minicpmo.speech.worker import SessionSpeech, SpeechChunk, SpeechWorker
+from engine.minicpmo.speech.worker import SessionSpeech, SpeechWorker
 
 MAX_WAITING_TURNS = 4
 PIECES_IN_A_ROW = 16
@@ -53,15 +32,7 @@ class NothingToAnswer(ValueError):
     """A response is asked for, and nothing was said or sent."""
 
 
-@dataclass(eq=False)
-class ReplyUtterance(AnswerPart):
-    chunk: ReplyChunk
-    kv_tokens: int
-    is_silent: bool = False
-    """It has no sound, and waits only for those before it."""
-
-
-class TurnEntry(SessionEntry):
+class TurnEntry(ReplyEntry):
     """A session that takes turns, and the turns that wait."""
 
     def __init__(self, session: Session, speech: SessionSpeech) -> None:
@@ -71,16 +42,6 @@ class TurnEntry(SessionEntry):
         """Reads the system message or a turn, batch by batch."""
         self.reading: PendingTurn | None = None
         """The turn that `taking` reads."""
-        self.is_aloud = False
-        """The newest reply is spoken."""
-        self.tools: tuple[FunctionTool, ...] = ()
-        """Those that the newest reply may call."""
-        self.has_called = False
-        """The newest reply has come to its calls: nothing more of it is said."""
-        self.has_said = False
-        """Words or sound of it are out."""
-        self.started = 0.0
-        self.context = TurnContext(session)
 
     def close(self) -> None:
         super().close()
@@ -222,8 +183,6 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             if sessions[slot].is_replying and not entry.session.output.is_full
         ]
 
-    # ------------------------------------------------------------------ in
-
     def _has_to_read(self, entry: TurnEntry) -> bool:
         if entry.session.is_over or entry.session.forced_listen:
             return False
@@ -270,7 +229,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         if asked is None or (asked.is_withdrawn and asked.utterance):
             return
         aloud = entry.session.reply_settings(asked.modalities).speech
-        self._open_output(entry.session, asked, "audio" if aloud else "text")
+        entry.open_output(asked, aloud=aloud)
         entry.session.output.finish("failed", reason)
 
     def _take(self, entry: TurnEntry, asked: PendingTurn) -> Generator[None, None, None]:
@@ -305,7 +264,10 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         entry.context.history.add(*asked.given)
         made_from = state.input_split(min(cached, state.length))
         entry.stages += [("encode", encode), ("prefill", prefill)]
-        self._begin_reply(entry, asked, settings, made_from)
+        entry.begin(asked, made_from, aloud=settings.speech)
+        if asked.is_withdrawn:
+            session.output.interrupt()
+            runner.turns.cancel(session.slot, 0)
 
     def _settings(self, entry: TurnEntry, asked: PendingTurn, aside: int) -> ReplySettings:
         """How a turn is answered, and which functions it may call; raises `ValueError`."""
@@ -327,105 +289,9 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             says=asked.says,
         )
 
-    def _begin_reply(
-        self,
-        entry: TurnEntry,
-        asked: PendingTurn,
-        settings: ReplySettings,
-        made_from: TokenSplit,
-    ) -> None:
-        session = entry.session
-        entry.is_aloud = settings.speech
-        entry.has_called = entry.has_said = False
-        entry.speech.cancel()
-        self._open_output(session, asked, "audio" if entry.is_aloud else "text")
-        session.output.made_from = made_from
-        entry.context.answer = ToldAnswer([response_item(session.output.epoch)])
-        entry.context.history.add(entry.context.answer)
-        if asked.is_withdrawn:
-            session.output.interrupt()
-            self._runner.turns.cancel(session.slot, 0)
-
-    def _open_output(self, session: Session, asked: PendingTurn, modality: Modality) -> None:
-        trigger: Literal["speech", "request", "proactive"] = "request"
-        if asked.utterance or asked.says:
-            trigger = "speech" if asked.utterance else "proactive"
-        session.output.begin(
-            trigger, utterance=asked.utterance, modality=modality, request=asked.request
-        )
-
-    # ------------------------------------------------------------------ out
-
     def _finish(self, results: dict[int, ReplyChunk]) -> None:
-        """Request speech for complete chunks, or send them as text."""
         for slot, chunk in results.items():
-            entry = self._entries[slot]
-            kv_tokens = self._runner.turns.sessions[slot].length
-            entry.session.warn_context(chunk.warning)
-            if chunk.call:
-                self._call(entry, chunk.call)
-                if not chunk.is_last:
-                    continue
-            utterance = ReplyUtterance(entry.speech.generation, chunk, kv_tokens)
-            entry.speaking.append(utterance)
-            utterance.is_silent = not entry.is_aloud or entry.has_called
-            if utterance.is_silent:
-                self._send_silent(entry)
-                continue
-            entry.has_called = chunk.ends_speech
-            on_chunk = partial(self._spoken, entry, utterance)
-            ends = chunk.is_last or chunk.ends_speech
-            entry.speech.say(chunk.ids, chunk.hidden, on_chunk, is_unit=False, ends=ends)
-
-    def _call(self, entry: TurnEntry, written: str) -> None:
-        """Tell the client of a call, if it can be read."""
-        entry.has_called = True
-        session = entry.session
-        if not session.output.is_open or session.is_over:
-            return
-        try:
-            name, arguments = read_call(written, entry.tools)
-        except CallError as error:
-            session.warn("malformed_call", f"the model wrote {error}; it is left out")
-            return
-        call_id = f"call_{secrets.token_hex(8)}"
-        if entry.context.answer is not None:
-            entry.context.answer.names.append(call_item(call_id))
-        session.output.call(call_id, name, arguments)
-
-    def _send_silent(self, entry: TurnEntry) -> None:
-        """Send what has no sound, up to the next part that has."""
-        while entry.speaking:
-            utterance = entry.speaking[0]
-            assert isinstance(utterance, ReplyUtterance)
-            if not utterance.is_silent:
-                return
-            self._send(entry, utterance, NO_SOUND, [])
-
-    def _spoken(self, entry: TurnEntry, utterance: ReplyUtterance, chunk: SpeechChunk) -> None:
-        if not entry.is_closed:
-            self._send(entry, utterance, chunk.pcm, chunk.stages)
-            self._send_silent(entry)
-
-    def _send(self, entry: TurnEntry, utterance: ReplyUtterance, pcm: Pcm, stages: Stages) -> None:
-        entry.speaking.remove(utterance)
-        chunk, session, output = utterance.chunk, entry.session, entry.session.output
-        entry.stages += stages
-        if not entry.is_current(utterance):
-            return
-        is_something = bool(chunk.text) or len(pcm) > 0
-        entry.has_said = entry.has_said or is_something
-        if is_something or not chunk.is_last or entry.has_said or not entry.has_called:
-            output.say(chunk.text, pcm, tokens=len(chunk.ids), last=chunk.is_last)
-        if not chunk.is_last:
-            return
-        output.finish("incomplete" if chunk.by_limit else "completed")
-        total_ms = (time.monotonic() - entry.started) * 1000
-        session.unit_done(
-            speaks=True,
-            stages_ms=totals(entry.stages) | {"turn": round(total_ms, 2)},
-            kv_tokens=utterance.kv_tokens,
-        )
+            self._entries[slot].pass_on(chunk, self._runner.turns.sessions[slot].length)
 
 
 def _tell_unanswered(session: Session, asked: PendingTurn | None, code: str, reason: str) -> None:

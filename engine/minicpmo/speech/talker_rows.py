@@ -305,6 +305,8 @@ class TalkerRows:
 
     def warm_up(self, most_rows: int) -> None:
         """Run every shape of batches of up to `most_rows` rows, of no session."""
+        if not self.graphs.has_to_warm_up:
+            return
         for size in sizes_up_to(min(most_rows, self.most_rows)):
             for is_words in (True, False):
                 self._size, self._is_cut = size, not is_words

@@ -18,7 +18,6 @@ from engine.dsp.logmel import (
 )
 from engine.dsp.streaming_logmel import StreamingLogMel
 
-UNITS = 60
 FIRST_CHUNK = first_chunk(CHUNK)
 
 
@@ -57,16 +56,21 @@ class Naive:
 
 
 @pytest.mark.parametrize(
-    ("size", "most_frames", "dynamic_from", "expected_slides"),
-    [(CHUNK, 104, 4, [29, 39, 49, 59]), (CHUNK // 2, 54, 9, [59])],
+    ("size", "units", "most_frames", "dynamic_from", "expected_slides"),
+    [(CHUNK, 41, 104, 4, [29, 39]), (CHUNK // 2, 61, 54, 9, [59])],
 )
-def test_a_stream_equals_its_definition_over_sixty_units(
-    mel: LogMel, size: int, most_frames: int, dynamic_from: int, expected_slides: list[int]
+def test_a_stream_equals_its_definition_beyond_its_slides(
+    mel: LogMel,
+    size: int,
+    units: int,
+    most_frames: int,
+    dynamic_from: int,
+    expected_slides: list[int],
 ) -> None:
-    samples = sound(1, first_chunk(size) + UNITS * size)
+    samples = sound(1, first_chunk(size) + units * size)
     streams, naive = StreamingLogMel(mel, 2, size), Naive(mel, size)
     slides = []
-    for unit in range(UNITS):
+    for unit in range(units):
         end = first_chunk(size) + unit * size
         chunk = samples[0 if unit == 0 else end - size : end]
         ours, frames = streams.push([1], [chunk])

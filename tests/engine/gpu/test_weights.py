@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 
 from engine.gpu.weights import Checkpoint, CheckpointError, empty, load_state
 from engine.minicpmo.models.config import ConfigError, OmniConfig
+from tests import ROOT
 from tests.tiny_checkpoint import full_size_config, write_checkpoint
 
 
@@ -143,3 +146,24 @@ def test_a_dropped_vision_layer_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(changed))
     vision = OmniConfig.load(tmp_path).vision
     assert vision.num_layers == 26
+
+
+BUILD = """
+import sys
+import torch
+from torch import nn
+from engine.gpu.weights import empty
+
+table = empty(lambda: nn.Embedding(4, 2))
+drawn = empty(lambda: nn.ParameterList([torch.empty(4).normal_()]))
+assert table.weight.is_meta and drawn[0].is_meta
+print([name for name in ("sympy", "torch._dynamo") if name in sys.modules])
+"""
+
+
+@pytest.mark.loopback
+def test_a_module_without_memory_is_built_without_the_compiler_of_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

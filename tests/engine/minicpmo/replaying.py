@@ -6,14 +6,13 @@ would be there, so that results show it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from unittest import mock
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from engine.gpu.graphs import GraphPool
 from engine.gpu.layers.varlen_attention import varlen_attention
@@ -48,23 +47,30 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def replay(self) -> None:
         for run, kept in self.steps:
-            fresh = [leaf for leaf in tree_leaves(run()) if isinstance(leaf, Tensor)]
-            for own, new in zip(kept, fresh, strict=False):
+            result = run()
+            for own, new in zip(kept, tensors_in(result), strict=False):
                 own.copy_(new)
 
     def _note(self, run: Callable[[], Any], given: Any, result: Any, func: Any) -> None:
         if func._schema.is_mutable:
             self.steps.append((run, []))
             return
-        inputs = {
-            leaf.untyped_storage().data_ptr()
-            for leaf in tree_leaves(given)
-            if isinstance(leaf, Tensor)
-        }
-        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        inputs = {tensor.untyped_storage().data_ptr() for tensor in tensors_in(given)}
+        outputs = list(tensors_in(result))
         if any(tensor.untyped_storage().data_ptr() in inputs for tensor in outputs):
             return
         self.steps.append((run, outputs))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of an operation's arguments or result, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
 
 
 class ReplayingPool(GraphPool):
@@ -75,6 +81,10 @@ class ReplayingPool(GraphPool):
         self.keys: dict[Hashable, tuple[Recording, tuple[Tensor, ...], Any]] = {}
         self.replays = 0
 
+    @property
+    def has_to_warm_up(self) -> bool:
+        return True
+
     def run(self, key: Hashable, function: Callable[..., T], *inputs: Tensor) -> T:
         if key not in self.keys:
             if not self._is_capturing:
@@ -84,6 +94,7 @@ class ReplayingPool(GraphPool):
             with _recorded() as recording:
                 result = function(*own)
             self.keys[key] = recording, own, result
+            return result
         recording, own, kept = self.keys[key]
         for mine, given in zip(own, inputs, strict=True):
             assert mine.shape == given.shape and mine.dtype == given.dtype, key

@@ -45,7 +45,7 @@ messages = st.lists(
 
 
 @given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=8), values), messages | values)
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_anything_is_an_order_or_a_fault_of_the_client(members: dict[str, Any], said: Any) -> None:
     whole = {"model": "omnicall", **members, "messages": said}
     body = json.dumps(whole).encode("utf-8", "surrogatepass")

@@ -44,7 +44,7 @@ EVENTS = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(EVENTS | VALUES)
 @example({"type": "response.create", "response": {"metadata": {"\ud83d": "\udc00"}}})
 @example({"type": "response.create", "response": {"\ud83d": 1}})
@@ -62,7 +62,7 @@ def test_an_event_is_parsed_or_refused_by_the_name_of_a_field(value: Any) -> Non
         repr(event).encode()
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(MEMBERS)
 @example({"tools": [{"\ud83d": "\ude00\0"}], "instructions": "half \ud83d"})
 def test_settings_that_are_taken_can_be_told(update: dict[str, Any]) -> None:

@@ -141,6 +141,8 @@ class Flow(nn.Module):
         self, state: FlowState, most_rows: int, graphs: GraphPool, widths: Sequence[int]
     ) -> None:
         """Run every shape of batches of up to `most_rows` rows, of no session."""
+        if not graphs.has_to_warm_up:
+            return
         with torch.inference_mode():
             for rows in sizes_up_to(most_rows):
                 for width in sorted(widths, reverse=True):

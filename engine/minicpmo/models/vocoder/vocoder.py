@@ -154,7 +154,8 @@ class Vocoder:
 
     def _warm(self, state: VocoderState, shape: Shape, graphs: GraphPool) -> None:
         state.warm.add(shape)
-        self._run(state, shape, [], graphs)
+        if graphs.has_to_warm_up:
+            self._run(state, shape, [], graphs)
 
     # ------------------------------------------------------------------ details
 

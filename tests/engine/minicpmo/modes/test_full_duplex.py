@@ -18,6 +18,7 @@ from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.duplex_state import UnitResult
 from engine.minicpmo.modes import thinning
 from engine.minicpmo.modes.thinning import MOST, Thinning
+from engine.minicpmo.session import audio_input
 from engine.minicpmo.speech.worker import SpeechRequest
 from tests.engine.minicpmo.engine_rig import Talk, config, scheduler_of, speaking, voiced
 from tests.waiting import until
@@ -34,8 +35,10 @@ async def test_units_come_one_by_one_with_their_figures(engine: MiniCpmoEngine) 
 
 
 async def test_sound_that_comes_too_fast_is_skipped_by_units_and_told_once(
-    engine: MiniCpmoEngine,
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # However slow this machine is, it is not yet time to tell it again.
+    monkeypatch.setattr(audio_input, "WARN_EVERY_S", float("inf"))
     talk = Talk(engine, "one", 0, config())
     await talk.units(1)
     talk.quiet(20.0)
@@ -126,7 +129,7 @@ async def test_neighbours_change_nothing(engine: MiniCpmoEngine) -> None:
     expected = await alone(0)
     talks = [
         Talk(engine, f"n{slot}", slot, config(sampling=p.Sampling(seed=7 if slot == 2 else slot)))
-        for slot in range(4)
+        for slot in range(3)
     ]
     await asyncio.gather(*(talk.units(4) for talk in talks))
     for talk in talks:

@@ -35,6 +35,10 @@ class Shapes(GraphPool):
         self.unknown: set[Hashable] = set()
         self._frame, self._mels = vocoder.frame_samples, num_mels
 
+    @property
+    def has_to_warm_up(self) -> bool:
+        return True
+
     def run(self, key: Any, function: Callable[..., T], *inputs: Tensor) -> T:
         if self._is_capturing:
             self.known.add(key)
@@ -115,7 +119,7 @@ def test_unlike_slots_at_once(model: Code2WavModel, voice: VoiceBase, kind: str)
     streams, pool = warm(model, voice, SLOTS, FIRST)
     chance = random.Random(1)
     is_open = [False] * SLOTS
-    for _ in range(300):
+    for _ in range(150):
         slots = chance.sample(range(SLOTS), chance.randint(1, SLOTS))
         batch = []
         for slot in slots:
