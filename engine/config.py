@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 EngineKind = Literal["builtin", "echo", "minicpmo", "scripted"]
 KvCacheType = Literal["auto", "fp8"]
 WeightsType = Literal["auto", "int4"]
+SpeechKind = Literal["auto", "basic"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -48,10 +49,40 @@ class ChatEndpoint(Struct, frozen=True, forbid_unknown_fields=True):
 class BuiltinConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The CPU demo engine."""
 
+    speech: Annotated[
+        SpeechKind,
+        Meta(
+            description="auto: the neural voice and recogniser of omnicall[voice] where they are "
+            "installed; basic: espeak-ng and pocketsphinx."
+        ),
+    ] = "auto"
     recognisers: Annotated[int, Meta(ge=1, le=16, description="Forked recogniser processes.")] = 2
     voice: Annotated[
-        str, Meta(max_length=64, description="espeak-ng voice, e.g. en-us, en-gb, cmn.")
-    ] = "en-us"
+        str,
+        Meta(
+            max_length=64,
+            description="A Piper voice's name, or an espeak-ng voice, e.g. en-us, en-gb, cmn; "
+            "empty: the best one there is.",
+        ),
+    ] = ""
+    voice_dir: Annotated[
+        str, Meta(description="Folder of your own Piper voices: NAME.onnx with NAME.onnx.json.")
+    ] = ""
+    recogniser_dir: Annotated[
+        str,
+        Meta(
+            description="Folder of your own Whisper models in CTranslate2's form: one, or a folder "
+            "for each."
+        ),
+    ] = ""
+    languages: Annotated[
+        tuple[Annotated[str, Meta(min_length=2, max_length=3)], ...],
+        Meta(
+            min_length=1,
+            max_length=16,
+            description="Languages to be understood, of those that the recognisers know.",
+        ),
+    ] = ("en", "zh")
     rate_wpm: Annotated[int, Meta(ge=80, le=450, description="Speaking rate, words a minute.")] = (
         165
     )

@@ -83,12 +83,18 @@ class EchoUtterance:
     async def finish(self) -> Transcript:
         return Transcript("", error=NOT_TRANSCRIBED, pcm=bytes(self._pcm))
 
+    def pause(self) -> None:
+        """What was said is kept either way."""
+
+    def resume(self) -> None:
+        """The same."""
+
     def abandon(self) -> None:
         self._pcm.clear()
 
 
 class EchoRecogniser:
-    def listen(self, on_partial: Callable[[str], None]) -> EchoUtterance:
+    def listen(self, on_partial: Callable[[str], None], language: str = "") -> EchoUtterance:
         return EchoUtterance()
 
 

@@ -19,6 +19,7 @@ from tests import ROOT
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
+BASIC_SPEECH = {"OMNICALL_BUILTIN_SPEECH": "basic"}
 
 
 class Serving:
@@ -39,7 +40,8 @@ class Serving:
         self._arguments = [*command, "--port", "0", *options]
         self._cwd = cwd
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("OMNICALL_")}
-        self._environment = inherited | (environment or {})
+        # Tests mean one pair of ears, whatever is installed here.
+        self._environment = inherited | BASIC_SPEECH | (environment or {})
         self._log = log
         self.lines: list[str] = []
         self.url = ""

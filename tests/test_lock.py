@@ -14,6 +14,7 @@ from tests import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE: list[str] = PROJECT["dependencies"]
 NATIVE: list[str] = BASE + PROJECT["optional-dependencies"]["minicpmo"]
+VOICE: list[str] = BASE + PROJECT["optional-dependencies"]["voice"]
 PYTHONS = ("3.11", "3.12", "3.13")
 
 
@@ -29,7 +30,12 @@ def locked(name: str) -> list[tuple[Requirement, int]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"), [("requirements.lock", BASE), ("requirements-minicpmo.lock", NATIVE)]
+    ("name", "wanted"),
+    [
+        ("requirements.lock", BASE),
+        ("requirements-voice.lock", VOICE),
+        ("requirements-minicpmo.lock", NATIVE),
+    ],
 )
 def test_every_requirement_is_locked_within_its_range(name: str, wanted: list[str]) -> None:
     found = locked(name)
@@ -57,7 +63,9 @@ def test_every_requirement_is_locked_within_its_range(name: str, wanted: list[st
                 assert requirement.specifier.contains(version), f"{text} is locked as {version}"
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-minicpmo.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "requirements-voice.lock", "requirements-minicpmo.lock"]
+)
 def test_everything_locked_has_hashes_and_no_address(name: str) -> None:
     assert all(hashes for _, hashes in locked(name))
     text = (ROOT / name).read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 from engine.builtin.call_deltas import CallPart
 from engine.builtin.clauses import Clause, ClauseSplitter
 from engine.builtin.interfaces import AnswerFailed, ChatFailed, Speech, Turn
-from engine.builtin.rules import CROWDED, MISHEARD, NOTHING_HEARD
+from engine.builtin.rules import CROWDED, MISHEARD, NOTHING_HEARD, unclear
 from engine.builtin.synthesiser import Synthesiser
 
 
@@ -24,8 +24,12 @@ class Responder(Protocol):
 class CascadeAnswerer:
     """Stateless: everything of an answer lives in its `Turn` and in the generator."""
 
-    def __init__(self, responder: Responder, synthesiser: Synthesiser) -> None:
+    def __init__(
+        self, responder: Responder, synthesiser: Synthesiser, languages: Sequence[str] = ("en",)
+    ) -> None:
+        """`languages`: those that are understood."""
         self._responder = responder
+        self._languages = languages
         self._synthesiser = synthesiser
 
     async def answer(self, turn: Turn) -> AsyncGenerator[Speech | CallPart, None]:
@@ -74,6 +78,8 @@ class CascadeAnswerer:
             return _once(CROWDED)
         if turn.transcript is not None and turn.transcript.error:
             return _once(MISHEARD)
+        if turn.transcript is not None and turn.transcript.doubt == "unclear":
+            return _once(unclear(self._languages))
         if turn.transcript is not None and not turn.transcript.text:
             return _once(NOTHING_HEARD)
         return self._responder.reply(turn)

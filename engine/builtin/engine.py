@@ -11,7 +11,8 @@ from engine.builtin.interfaces import Parts
 from engine.builtin.recogniser import RecogniserPool
 from engine.builtin.rules import Clock, RuleResponder, system_clock
 from engine.builtin.session import CascadeSession
-from engine.builtin.synthesiser import Synthesiser
+from engine.builtin.speech_models import find_models
+from engine.builtin.speech_parts import SpeechParts
 from engine.config import BuiltinConfig, ChatEndpoint
 from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import VERSION, ContextKind, Mode, SessionConfig, Welcome
@@ -54,9 +55,16 @@ RULES_DESCRIPTION = (
     "commands in quiet surroundings, tells simple facts about the camera picture and answers in "
     "a robotic voice. It is no neural model and holds no conversation."
 )
+NEURAL_RULES_DESCRIPTION = (
+    "A demo that needs no GPU: it hears and speaks with small neural models, but answers by rules, "
+    "about a dozen commands and simple facts about the camera picture. It holds no conversation."
+)
 CHAT_DESCRIPTION = (
     "A language model answers, heard through a simple recogniser for clear English and spoken by "
     "a robotic voice. Typed text works best."
+)
+NEURAL_CHAT_DESCRIPTION = (
+    "A language model answers, heard and spoken by small neural models on the CPU."
 )
 
 
@@ -74,29 +82,34 @@ class BuiltinEngine:
         self.slots = slots
         self._config = config
         self._clock = clock
-        self._recognisers = RecogniserPool(config.recognisers)
-        self._synthesiser = Synthesiser(config.voice, config.rate_wpm)
+        self._speech = SpeechParts(config, find_models(config))
         self._chat = chat_responder(config.chat) if config.chat.url else None
         self._decoder = FileDecoder()
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="eyes")
 
     @property
     def recognisers(self) -> RecogniserPool:
-        return self._recognisers
+        return self._speech.recognisers
 
     @property
     def _honours(self) -> tuple[str, ...]:
         return HONOURS if self._chat is None else (*HONOURS, *HONOURED_BY_MODEL)
+
+    @property
+    def _description(self) -> str:
+        if self._speech.kind == "neural":
+            return NEURAL_RULES_DESCRIPTION if self._chat is None else NEURAL_CHAT_DESCRIPTION
+        return RULES_DESCRIPTION if self._chat is None else CHAT_DESCRIPTION
 
     def welcome(self, slots: int) -> Welcome:
         return Welcome(
             version=VERSION,
             kind="builtin",
             label="Built-in demo engine",
-            description=RULES_DESCRIPTION if self._chat is None else CHAT_DESCRIPTION,
+            description=self._description,
             slots=slots,
             modes=MODES,
-            languages=("en",),
+            languages=self._speech.languages,
             voices=self._voices(),
             video=True,
             transcribes=True,
@@ -105,6 +118,7 @@ class BuiltinEngine:
             answers_out_of_band=self._chat is not None,
             transcribes_files=True,
             says_texts=True,
+            speech=self._speech.kind,
             options=("timezone",),
             honours=self._honours,
         )
@@ -113,9 +127,7 @@ class BuiltinEngine:
         """Load everything; raise `EngineError` with what is missing. Call it on the thread that
         runs the engine to its end: the recogniser processes die with it."""
         try:
-            progress("loading the speech synthesiser")
-            await self._synthesiser.start()
-            await self._recognisers.start(progress)
+            await self._speech.start(progress)
             if self._chat is not None:
                 await self._chat.start()
         except BaseException:
@@ -123,13 +135,14 @@ class BuiltinEngine:
             raise
 
     def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> CascadeSession:
-        responder: Responder = self._chat or RuleResponder(self._clock)
+        is_neural = self._speech.kind == "neural"
+        responder: Responder = self._chat or RuleResponder(self._clock, is_neural=is_neural)
         parts = Parts(
-            recogniser=self._recognisers.listen_for(commands=self._chat is None),
-            answerer=CascadeAnswerer(responder, self._synthesiser),
+            recogniser=self._speech.recogniser(commands=self._chat is None),
+            answerer=CascadeAnswerer(responder, self._speech.synthesiser, self._speech.languages),
             eyes=self._eyes,
             decoder=self._decoder,
-            has_voice=self._synthesiser.has_voice,
+            has_voice=self._speech.synthesiser.has_voice,
             has_model=self._chat is not None,
             honours=frozenset(self._honours),
         )
@@ -140,13 +153,13 @@ class BuiltinEngine:
         return 0.0
 
     async def close(self) -> None:
-        await self._recognisers.close()
+        await self._speech.close()
         if self._chat is not None:
             await self._chat.close()
-        await self._synthesiser.close()
         self._decoder.close()
         self._eyes.shutdown(wait=False, cancel_futures=True)
 
     def _voices(self) -> tuple[str, ...]:
-        known = (name for name in ENGLISH + VARIANTS + FOREIGN if self._synthesiser.has_voice(name))
-        return tuple(dict.fromkeys((self._config.voice, *known)))
+        synthesiser = self._speech.synthesiser
+        known = (name for name in ENGLISH + VARIANTS + FOREIGN if synthesiser.has_voice(name))
+        return tuple(dict.fromkeys((synthesiser.voice, *synthesiser.neural_voices, *known)))

@@ -29,6 +29,12 @@ EVENT_WORD = 1
 VOLUME = 75
 """Of 100, at which the loudest voices peak near full scale."""
 
+NORMAL_RATE = 165
+IPA = 2
+
+_MARK = re.compile(r"[.,;:!?](?=\s|$|[\"')\]])")
+_SWITCH = re.compile(r"\([^)]*\)")
+"""Marks another language's words within the text."""
 _VOICE_NAME = re.compile(r"([A-Za-z0-9-]+)(\+[A-Za-z0-9]+)?")
 
 
@@ -110,6 +116,27 @@ class Espeak:
             pcm = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
             return SynthesisedText(pcm, tuple(self._words), not self._stopped)
 
+    def phonemes(self, text: str, voice: str) -> tuple[tuple[str, str], ...]:
+        """The text in IPA, clause by clause, each with the mark that ends it, if one does."""
+        with self._lock:
+            self._choose(voice, NORMAL_RATE)
+            data = text.replace("\0", " ").encode()
+            buffer = ctypes.create_string_buffer(data)
+            start = ctypes.addressof(buffer)
+            rest = c_char_p(start)
+            clauses: list[tuple[str, str]] = []
+            done = 0
+            while rest:
+                ipa = self._lib.espeak_TextToPhonemes(ctypes.byref(rest), CHARS_UTF8, IPA)
+                # The library has read into the next clause when it returns.
+                end = ctypes.cast(rest, c_void_p).value
+                end = len(data) if end is None else end - start
+                marks = _MARK.findall(data[done:end].decode(errors="ignore"))
+                done = end
+                if ipa:
+                    clauses.append((_SWITCH.sub("", ipa.decode()), marks[-1] if marks else ""))
+            return tuple(clauses)
+
     def _choose(self, voice: str, rate_wpm: int) -> None:
         match = _VOICE_NAME.fullmatch(voice)
         assert match is not None, voice
@@ -183,6 +210,8 @@ def _load() -> tuple[ctypes.CDLL, int]:
             continue
         lib.espeak_ListVoices.argtypes = [c_void_p]
         lib.espeak_ListVoices.restype = POINTER(POINTER(_EspeakVoice))
+        lib.espeak_TextToPhonemes.argtypes = [POINTER(c_char_p), c_int, c_int]
+        lib.espeak_TextToPhonemes.restype = c_char_p
         rate = lib.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, data, DONT_EXIT)
         if rate > 0:
             return lib, rate

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engine.builtin.call_deltas import CallPart
 from engine.builtin.history import History
 from engine.builtin.picture_facts import Camera
+from engine.builtin.recogniser_link import Doubt
 from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import (
     CreateResponse,
@@ -43,6 +44,8 @@ class Transcript(Struct, frozen=True):
     text: str
     error: str = ""
     """Why there is no text."""
+    doubt: Doubt = ""
+    """Why there is no text although nothing failed, where that is known."""
     is_overload: bool = False
     """It failed because too many speak at once, not by itself."""
     pcm: bytes = b""
@@ -53,6 +56,12 @@ class Utterance(Protocol):
     """One stretch of user speech on its way to text. Nothing here blocks."""
 
     def feed(self, pcm: bytes) -> None: ...
+
+    def pause(self) -> None:
+        """Take a moment of silence for what may be the end: what was fed is probably all."""
+
+    def resume(self) -> None:
+        """It was not the end: the speaker goes on."""
 
     async def finish(self) -> Transcript:
         """Wait for the transcript; a failure is reported in its `error`, never raised.
@@ -67,7 +76,8 @@ class Utterance(Protocol):
 class Recogniser(Protocol):
     """Belongs to one session, so that it may adapt to its speaker."""
 
-    def listen(self, on_partial: Callable[[str], None]) -> Utterance: ...
+    def listen(self, on_partial: Callable[[str], None], language: str = "") -> Utterance:
+        """`language`: the session's, as `en`; empty: not known."""
 
 
 class Turn:

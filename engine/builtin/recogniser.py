@@ -15,11 +15,13 @@ from engine.builtin.interfaces import Transcript
 from engine.builtin.recogniser_forkserver import RecogniserForkserver
 from engine.builtin.recogniser_link import Failed, FromRecogniser, Partial, Result, Taken, Up
 from engine.builtin.recogniser_process import RecogniserProcess, cpu_seconds
-from engine.builtin.utterance import OVERLOADED, SpokenUtterance, Waits
+from engine.builtin.utterance import OVERLOADED, OnSettled, SpeakerTraits, SpokenUtterance, Waits
 
 MAX_PER_CORE = 2
 """Recognisers are forked on demand up to this, and as many as are kept; beyond, utterances wait.
 Following live speech takes about half a core."""
+WHOLE_PER_CORE = 1
+"""The same where utterances are looked at as a whole: that takes all of a core, for a moment."""
 WAITING_PER_RUNNING = 2
 EXTRA_IDLE_S = 30.0
 """How long one that was forked on demand is kept without work; a fork takes up to 100 ms."""
@@ -50,8 +52,10 @@ class SessionRecogniser:
         self._pool = pool
         self.commands = commands
         self.cepstral_mean = ""
+        self.language = ""
 
-    def listen(self, on_partial: Callable[[str], None]) -> SpokenUtterance:
+    def listen(self, on_partial: Callable[[str], None], language: str = "") -> SpokenUtterance:
+        """English is all that is heard, whatever the `language`."""
         return self._pool.listen(self, on_partial)
 
 
@@ -66,6 +70,7 @@ class RecogniserPool:
         self,
         kept: int,
         *,
+        per_core: int = MAX_PER_CORE,
         waits: Waits | None = None,
         cores: int | None = None,
         start_forkserver: Callable[[], Awaitable[Forker]] = RecogniserForkserver.start,
@@ -74,7 +79,7 @@ class RecogniserPool:
         self._kept = kept
         self._waits = waits or Waits()
         self._cores = cores or len(os.sched_getaffinity(0))
-        self._most = max(kept, MAX_PER_CORE * self._cores)
+        self._most = max(kept, per_core * self._cores)
         self._start_forkserver = start_forkserver
         self._cpu_s = cpu_s
         self._forkserver: Forker | None = None
@@ -98,6 +103,11 @@ class RecogniserPool:
         """Utterances that no recogniser has taken yet."""
         return len(self._waiting)
 
+    @property
+    def has_idle(self) -> bool:
+        """A recogniser has nothing to do."""
+        return any(process.is_free for process in self._processes)
+
     async def start(self, progress: Progress) -> None:
         """Load the models and fork the recognisers; raise `EngineError` if that fails."""
         progress("loading the speech recogniser")
@@ -111,10 +121,15 @@ class RecogniserPool:
         return SessionRecogniser(self, commands=commands)
 
     def listen(
-        self, speaker: SessionRecogniser, on_partial: Callable[[str], None]
+        self,
+        speaker: SpeakerTraits,
+        on_partial: Callable[[str], None],
+        on_settled: OnSettled | None = None,
     ) -> SpokenUtterance:
         """A new utterance: it gets a free recogniser, else a new one, else its turn."""
-        utterance = SpokenUtterance(speaker, on_partial, waits=self._waits, owner=self)
+        utterance = SpokenUtterance(
+            speaker, on_partial, waits=self._waits, owner=self, on_settled=on_settled
+        )
         self.go_on(utterance)
         return utterance
 
@@ -296,9 +311,9 @@ class RecogniserPool:
                 self._pump()
             case Partial(text=text):
                 utterance.on_partial(text)
-            case Result(text=text, cepstral_mean=mean):
+            case Result(text=text, cepstral_mean=mean, doubt=doubt):
                 utterance.speaker.cepstral_mean = mean
-                utterance.settle(Transcript(text))
+                utterance.settle(Transcript(text, doubt=doubt))
             case Failed(reason=reason):
                 logger.warning("the recogniser gave up on an utterance: %s", reason)
                 utterance.settle(Transcript("", error="the speech recogniser failed"))

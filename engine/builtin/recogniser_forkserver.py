@@ -29,16 +29,18 @@ class RecogniserForkserver:
         return self._process.pid
 
     @classmethod
-    async def start(cls) -> RecogniserForkserver:
+    async def start(cls, module: str = MODULE, *arguments: str) -> RecogniserForkserver:
         """Start it and wait until its models are loaded; raise `EngineError` if it fails.
 
-        Call it on a thread that lives as long as the engine: the child dies with its thread.
+        `module` is what it runs, with further `arguments`. Call it on a thread that lives as long
+        as the engine: the child dies with its thread.
         """
         ours, theirs = socket.socketpair()
+        parent = str(os.getpid())
         path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", MODULE, str(theirs.fileno()), str(os.getpid()),
+                sys.executable, "-P", "-m", module, str(theirs.fileno()), parent, *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),

@@ -6,10 +6,13 @@ Both ends are the same version of this code, started together, so there is no ha
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
+Doubt = Literal["", "unclear", "no_speech"]
+"""Why there is no text: speech that cannot be made out, or none."""
 LENGTH_BYTES = 4
 TAKEN_BYTES = 6_400
 """0.2 s."""
@@ -27,6 +30,8 @@ class Begin(_Message, frozen=True):
     """The speaker's, as the decoder last told it; empty: unknown."""
     commands: bool
     """Listen for the command grammar, too."""
+    language: str = ""
+    """As `en` or `zh`; empty: not known."""
 
 
 class FeedAudio(_Message, frozen=True):
@@ -64,6 +69,7 @@ class Result(_Message, frozen=True):
     utterance: int
     text: str
     cepstral_mean: str
+    doubt: Doubt = ""
 
 
 class Failed(_Message, frozen=True):

@@ -19,7 +19,8 @@ import re
 import signal
 import socket
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from engine.builtin.recogniser_link import (
     TAKEN_BYTES,
@@ -119,6 +120,21 @@ SPAWN = b"S"
 RECEIVE_BYTES = 65_536
 
 
+class RecogniserEar(Protocol):
+    """What a recogniser process hears with: one utterance after the other."""
+
+    def begin(self, utterance: Begin) -> None: ...
+
+    def feed(self, pcm: bytes) -> None: ...
+
+    def partial(self) -> str:
+        """The text so far, if that is known; raises RuntimeError or ValueError, like all here."""
+
+    def finish(self, utterance: int) -> Result: ...
+
+    def abandon(self) -> None: ...
+
+
 class Decoders:
     """The full language model and the command grammar, fed with the same sound."""
 
@@ -159,11 +175,11 @@ class Decoders:
                 spelling = f"{word}({number})"
             assert number > 1, f"{word!r} of the grammar is not in the dictionary"
 
-    def begin(self, cepstral_mean: str, commands: bool) -> None:
+    def begin(self, utterance: Begin) -> None:
         self.abandon()
-        self._active = [self._free, self._command] if commands else [self._free]
+        self._active = [self._free, self._command] if utterance.commands else [self._free]
         for decoder in self._active:
-            decoder.set_cmn(cepstral_mean or self._first_mean)
+            decoder.set_cmn(utterance.cepstral_mean or self._first_mean)
             decoder.start_utt()
 
     def feed(self, pcm: bytes) -> None:
@@ -174,12 +190,11 @@ class Decoders:
         """The text to believe so far."""
         return self._believed(self._active)
 
-    def finish(self) -> tuple[str, str]:
-        """The text to believe, and the speaker's cepstral mean."""
+    def finish(self, utterance: int) -> Result:
         active, self._active = self._active, []
         for decoder in active:
             decoder.end_utt()
-        return self._believed(active), self._free.get_cmn()
+        return Result(utterance, self._believed(active), self._free.get_cmn())
 
     def _believed(self, active: list[Any]) -> str:
         command = _text(self._command) if len(active) > 1 else ""
@@ -199,8 +214,8 @@ def _text(decoder: Any) -> str:
 class Recognising:
     """One recogniser process: takes utterances one after the other from its socket."""
 
-    def __init__(self, decoders: Decoders, link: socket.socket) -> None:
-        self._decoders = decoders
+    def __init__(self, ear: RecogniserEar, link: socket.socket) -> None:
+        self._ear = ear
         self._link = link
         self._utterance = 0
         self._fed = 0
@@ -226,19 +241,18 @@ class Recognising:
 
     def _handle(self, message: ToRecogniser) -> None:
         match message:
-            case Begin(utterance, cepstral_mean, commands):
+            case Begin(utterance):
                 self._utterance, self._fed, self._last_partial = utterance, 0, ""
-                self._decoders.begin(cepstral_mean, commands)
+                self._ear.begin(message)
             case FeedAudio(pcm) if self._utterance:
-                self._decoders.feed(pcm)
+                self._ear.feed(pcm)
                 self._tell_progress(len(pcm))
             case Finish(utterance) if utterance == self._utterance:
                 self._utterance = 0
-                text, cepstral_mean = self._decoders.finish()
-                self._send(Result(utterance, text, cepstral_mean))
+                self._send(self._ear.finish(utterance))
             case Abandon(utterance) if utterance == self._utterance:
                 self._utterance = 0
-                self._decoders.abandon()
+                self._ear.abandon()
             case _:
                 pass
 
@@ -248,7 +262,7 @@ class Recognising:
             self._send(Taken(self._utterance, self._fed))
         if before // PARTIAL_EVERY_BYTES == self._fed // PARTIAL_EVERY_BYTES:
             return
-        text = self._decoders.partial()
+        text = self._ear.partial()
         if text and text != self._last_partial:
             self._last_partial = text
             self._send(Partial(self._utterance, text))
@@ -257,8 +271,11 @@ class Recognising:
         self._link.sendall(pack(message))
 
 
-def serve_forks(control: socket.socket, decoders: Decoders) -> None:
-    """Fork a recogniser for every socket received; return when the engine closes `control`."""
+def serve_forks(control: socket.socket, open_ear: Callable[[], RecogniserEar]) -> None:
+    """Fork a recogniser for every socket received; return when the engine closes `control`.
+
+    `open_ear` is called in each of them.
+    """
     forkserver = os.getpid()
     gc.collect()
     # Keeps the collector from touching, and so copying, what all recognisers share.
@@ -273,12 +290,14 @@ def serve_forks(control: socket.socket, decoders: Decoders) -> None:
             go_before_parent(OOM_RECOGNISER)
             control.close()
             with socket.socket(fileno=fds[0]) as link:
-                Recognising(decoders, link).run()
+                Recognising(open_ear(), link).run()
             os._exit(0)
         os.close(fds[0])
 
 
-def main() -> None:
+def begin_forkserver() -> socket.socket:
+    """Make this process a fork server of the engine, named in its arguments; the socket on which
+    recognisers are ordered."""
     control_fd, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
     go_before_parent(OOM_FORKSERVER)
@@ -286,8 +305,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Dead recognisers need no waiting for.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(fileno=control_fd) as control:
-        serve_forks(control, Decoders())
+    return socket.socket(fileno=control_fd)
+
+
+def main() -> None:
+    with begin_forkserver() as control:
+        decoders = Decoders()
+        serve_forks(control, lambda: decoders)
 
 
 def send_spawn(control: socket.socket, link: socket.socket) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import datetime, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -24,7 +24,16 @@ WHO = (
     "I am the built-in demo engine of omnicall. I run without any neural model, "
     "so I only know a few English commands."
 )
+NEURAL_WHO = (
+    "I am the built-in demo engine of omnicall. Small neural models hear and speak for me, but "
+    "what I answer comes from rules, so I only know a few English commands."
+)
 NOTHING_HEARD = "Sorry, I did not catch that."
+UNCLEAR = "Sorry, I could not make that out. I understand {languages}."
+LANGUAGE_NAMES = {
+    "de": "German", "en": "English", "es": "Spanish", "fr": "French", "it": "Italian",
+    "ja": "Japanese", "ko": "Korean", "pt": "Portuguese", "ru": "Russian", "zh": "Chinese",
+}  # fmt: skip
 NO_PICTURE = "I see nothing, because the camera is off."
 MISHEARD = "Sorry, my speech recogniser failed. Please say that again."
 CROWDED = "Sorry, too many people are talking to me just now. Please say that again in a moment."
@@ -50,8 +59,9 @@ def read_timezone(name: object) -> tzinfo | None:
 class RuleResponder:
     """Answers the commands. Its only state is which story comes next."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, is_neural: bool = False) -> None:
         self._clock = clock
+        self._who = NEURAL_WHO if is_neural else WHO
         self._next_story = 0
         self._answers: dict[str, Callable[[Intent, Turn], Awaitable[str]]] = {
             "look": self._look,
@@ -60,6 +70,7 @@ class RuleResponder:
             "again": self._again,
             "goodbye": self._goodbye,
             "story": self._story,
+            "who": self._introduce,
         }
 
     async def reply(self, turn: Turn) -> AsyncGenerator[str, None]:
@@ -118,10 +129,20 @@ class RuleResponder:
         turn.ends_session = True
         return "Goodbye. It was nice talking to you."
 
+    async def _introduce(self, _: Intent, turn: Turn) -> str:
+        return self._who
+
     async def _story(self, _: Intent, turn: Turn) -> str:
         story = STORIES[self._next_story % len(STORIES)]
         self._next_story += 1
         return story
+
+
+def unclear(languages: Sequence[str]) -> str:
+    """Speech was heard, but none in a language that is understood."""
+    names = [LANGUAGE_NAMES.get(tag, tag) for tag in languages]
+    known = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    return UNCLEAR.format(languages=known)
 
 
 def answer_plain(intent: Intent) -> str:
@@ -135,8 +156,6 @@ def answer_plain(intent: Intent) -> str:
             return intent.text or "Say: repeat after me, and then some words."
         case "help":
             return HELP
-        case "who":
-            return WHO
         case "thanks":
             return "You are welcome."
         case "how":
@@ -209,3 +228,9 @@ STORIES: tuple[str, ...] = (
     "made a noise. The teacher hung the empty page on the wall, and for the rest of the day "
     "everyone spoke a little more softly.",
 )
+
+REPEATED: tuple[str, ...] = (
+    *(HELLO, HELP, WHO, NEURAL_WHO, NOTHING_HEARD, MISHEARD, CROWDED, NO_PICTURE, *STORIES),
+    unknown("so"),
+)
+"""What is said over and over, some of it by its first or last clauses alone."""

@@ -274,9 +274,10 @@ class CascadeSession:
     async def _may_answer(self, said: Said, transcript: Transcript) -> bool:
         if not said.wants_answer or not self._config.turn_detection.create_response:
             return False
-        is_noise = said.words is None or (
-            not (transcript.text or transcript.error) and said.voiced_ms < MIN_ANSWERED_MS
+        is_wordless = not (transcript.text or transcript.error) and (
+            said.voiced_ms < MIN_ANSWERED_MS or transcript.doubt == "no_speech"
         )
+        is_noise = said.words is None or is_wordless
         if is_noise and not self._owes_answer:
             return False
         detection = self._config.turn_detection

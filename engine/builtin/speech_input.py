@@ -21,6 +21,9 @@ from engine.ipc.protocol import (
     SpeechStopped,
 )
 
+PAUSE_MS = 120
+"""Of silence, after which what was said may be all."""
+
 
 class SpokenOver(Struct, frozen=True):
     """The user speaks, and an answer that is given ends by it."""
@@ -69,6 +72,7 @@ class SpeechInput:
         self._hearing = Hearing(session, config.turn_detection, send)
         self._utterance = 0
         self._words: Utterance | None = None
+        self._is_paused = False
         self._numbered = _Numbered(0)
         self._voiced_ms = 0
         self._endpoint_ms = 0.0
@@ -150,8 +154,9 @@ class SpeechInput:
                 if self._words is None:
                     self._begin()
                 self._feed(pcm)
-            case Voice(pcm=pcm):
+            case Voice(pcm=pcm, silent_ms=silent_ms):
                 self._feed(pcm)
+                self._note_pause(silent_ms)
             case AnswerCut() if not self._is_turn_based:
                 return [SpokenOver()]
             case Dismissed() if not self._is_turn_based:
@@ -190,13 +195,24 @@ class SpeechInput:
                         self._on_spoken_over()
             self._tell_partial(numbered)
 
-        self._words = self._recogniser.listen(on_partial)
+        self._is_paused = False
+        self._words = self._recogniser.listen(on_partial, self._config.transcribe_language)
 
     def _tell_partial(self, numbered: _Numbered) -> None:
         text = numbered.partial
         if text and numbered.number and self._config.transcribe:
             numbered.partial = ""
             self._send(InputTranscript(self._session, numbered.number, text, False))
+
+    def _note_pause(self, silent_ms: int) -> None:
+        if self._words is None or self._is_paused == (silent_ms >= PAUSE_MS):
+            return
+        if silent_ms >= PAUSE_MS:
+            self._is_paused = True
+            self._words.pause()
+        elif silent_ms == 0:
+            self._is_paused = False
+            self._words.resume()
 
     def _feed(self, pcm: bytes) -> None:
         if self._words is not None:

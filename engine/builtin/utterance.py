@@ -59,6 +59,10 @@ class SpeakerTraits(Protocol):
 
     cepstral_mean: str
     commands: bool
+    language: str
+
+
+OnSettled = Callable[["SpokenUtterance", Transcript], None]
 
 
 class SpokenUtterance:
@@ -71,12 +75,15 @@ class SpokenUtterance:
         *,
         waits: Waits,
         owner: Owner,
+        on_settled: OnSettled | None = None,
     ) -> None:
+        """`on_settled` is called once, when the result is decided."""
         self.ident = next(_idents)
         self.speaker = speaker
         self.on_partial = on_partial
         self._waits = waits
         self._owner = owner
+        self._on_settled = on_settled
         self._loop = asyncio.get_running_loop()
         self._result: asyncio.Future[Transcript] = self._loop.create_future()
         self._link: Link | None = None
@@ -122,10 +129,20 @@ class SpokenUtterance:
         self._fed_s = self._loop.time()
         self._go_on()
 
-    async def finish(self) -> Transcript:
-        """Who is cancelled in here gives it up."""
+    def pause(self) -> None:
+        """Nothing depends on it: the sound is followed as it comes."""
+
+    def resume(self) -> None:
+        """The same."""
+
+    def end(self) -> None:
+        """There is no more of it."""
         self._is_finishing = True
         self._go_on()
+
+    async def finish(self) -> Transcript:
+        """Who is cancelled in here gives it up."""
+        self.end()
         try:
             return await self._finished()
         except asyncio.CancelledError:
@@ -151,7 +168,8 @@ class SpokenUtterance:
     def attach(self, link: Link) -> None:
         """Hand over what was buffered, and what comes, to `link`."""
         self._link = link
-        link.send(Begin(self.ident, self.speaker.cepstral_mean, self.speaker.commands))
+        traits = self.speaker
+        link.send(Begin(self.ident, traits.cepstral_mean, traits.commands, traits.language))
         self.pump()
 
     def rest(self) -> None:
@@ -178,6 +196,8 @@ class SpokenUtterance:
         if link is not None:
             link.send(Abandon(self.ident))
         self._owner.settled(self)
+        if self._on_settled is not None:
+            self._on_settled(self, transcript)
 
     def pump(self) -> None:
         """Send what fits into the recogniser's window."""

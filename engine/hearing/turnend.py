@@ -63,4 +63,4 @@ class TurnEnd:
 def ends_open(text: str) -> bool:
     """Whether the last word, in English, asks for another one."""
     words = text.lower().split()
-    return bool(words) and words[-1] in OPEN_WORDS
+    return bool(words) and words[-1].rstrip(".,…-") in OPEN_WORDS

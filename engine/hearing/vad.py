@@ -56,6 +56,8 @@ class Voice(Struct, frozen=True):
     """The next stretch of an utterance, pauses included."""
 
     pcm: bytes
+    silent_ms: int = 0
+    """Of the pause that it is part of, so far; 0: it is voiced."""
 
 
 class Offset(Struct, frozen=True):
@@ -241,9 +243,10 @@ class Segmenter:
             self._silent_frames += 1
         too_long = len(self._utterance) * FRAME_MS >= MAX_UTTERANCE_MS
         is_over = not is_judged and self._is_over()
+        voice = Voice(frame, self._silent_frames * FRAME_MS)
         if is_over or too_long:
-            return [Voice(frame), self._end(self._pts, too_long=too_long)]
-        return [Voice(frame)]
+            return [voice, self._end(self._pts, too_long=too_long)]
+        return [voice]
 
     def _is_over(self) -> bool:
         if self._silent_frames < LEAST_SILENT_FRAMES:

@@ -54,6 +54,8 @@ class Welcome(Message, frozen=True):
     """It speaks with voices that are uploaded (`KeepVoice`), by their ids."""
     voices_lack: str = ""
     """Why it does not, and what would change that; for people."""
+    speech: Literal["", "basic", "neural"] = ""
+    """What it hears and speaks with, where that depends on what is installed."""
     options: tuple[str, ...] = ()
     """The settings of this kind of engine alone, by their names in `SessionConfig.options`."""
     honours: tuple[str, ...] = ()

@@ -197,6 +197,7 @@ class Operations:
                     "video": welcome.video,
                     "takes_voices": welcome.takes_voices,
                     "transcribes": welcome.transcribes,
+                    "speech": welcome.speech,
                     "unit_ms": welcome.unit_ms,
                     "context_tokens": welcome.context_tokens,
                     "honours": welcome.honours,

@@ -49,11 +49,11 @@ def test_settings_that_an_engine_does_not_name_are_found() -> None:
 
 
 def engines(tmp_path: Path) -> list[EchoEngine | ScriptedEngine | BuiltinEngine]:
-    chat = BuiltinConfig(chat=ChatEndpoint(url="http://127.0.0.1:1/v1"))
+    chat = BuiltinConfig(speech="basic", chat=ChatEndpoint(url="http://127.0.0.1:1/v1"))
     return [
         EchoEngine(1),
         ScriptedEngine("tools", 1),
-        BuiltinEngine(BuiltinConfig(), 1),
+        BuiltinEngine(BuiltinConfig(speech="basic"), 1),
         BuiltinEngine(chat, 1),
     ]
 
@@ -79,8 +79,8 @@ async def test_what_is_not_honoured_is_warned_about_once(tmp_path: Path) -> None
 @pytest.fixture
 async def served() -> AsyncIterator[tuple[ChatServer, BuiltinEngine]]:
     async with serving_chat() as (server, url):
-        engine = BuiltinEngine(BuiltinConfig(chat=ChatEndpoint(url=url)), 1)
-        await engine._synthesiser.start()
+        engine = BuiltinEngine(BuiltinConfig(speech="basic", chat=ChatEndpoint(url=url)), 1)
+        await engine._speech.synthesiser.start()
         assert engine._chat is not None
         await engine._chat.start()
         yield server, engine
@@ -124,13 +124,13 @@ async def test_voice_and_speed_reach_the_synthesiser(
 ) -> None:
     _, engine = served
     asked: list[tuple[str, float]] = []
-    speak = engine._synthesiser.speak
+    speak = engine._speech.synthesiser.speak
 
     def note(clause: Clause, voice: str, speed: float) -> Awaitable[Speech]:
         asked.append((voice, speed))
         return speak(clause, voice, speed)
 
-    monkeypatch.setattr(engine._synthesiser, "speak", note)
+    monkeypatch.setattr(engine._speech.synthesiser, "speak", note)
     caller = Caller()
     config = p.SessionConfig(voice="en-gb", speed=1.5)
     session = engine.open(SESSION, 0, config, caller.receive)

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { hintOf, wordsOf } from '../../web/js/phase.js';
-import { startText, stepOf } from '../../web/js/engine.js';
+import { aboutText, startText, stepOf } from '../../web/js/engine.js';
 
 const loading = { doing: 'loading the voice', percent: null, step_s: 75, since_s: 90 };
 
@@ -26,4 +26,12 @@ test('who waits in a call is told of the start instead of a time', () => {
   const now = (/** @type {any} */ starting) => /** @type {any} */ ({ wait_s: 20, starting });
   assert.equal(hintOf('queued', now(loading)), 'The engine is starting: loading the voice, for 01:15. The call starts by itself.');
   assert.equal(hintOf('queued', now(null)), 'About 20 s left. The call starts by itself.');
+});
+
+test('who meets the small engine learns what more could be installed', () => {
+  const info = (/** @type {any} */ engine) => /** @type {any} */ ({ engine: { kind: 'builtin', description: 'A demo', ...engine } });
+  assert.match(aboutText(info({ speech: 'basic' })), /robotic voice\..*omnicall\[voice\]/);
+  assert.match(aboutText(info({ speech: 'neural' })), /small neural models hear and speak/);
+  assert.doesNotMatch(aboutText(info({ speech: 'neural' })), /install/);
+  assert.equal(aboutText(info({ kind: 'other', description: 'Another.' })), 'Another.');
 });

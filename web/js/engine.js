@@ -1,7 +1,7 @@
 /** The engine behind the server: which it is, and what the pages say of it while it starts. */
 
 import { clockText } from './dom.js';
-import { numberText, t } from './i18n.js';
+import { numberText, t, tOr } from './i18n.js';
 
 /** @typedef {import('../lib/server.js').Info} Info */
 /** @typedef {import('../lib/server.js').Starting} Starting */
@@ -40,6 +40,15 @@ export function startText(starting) {
 /** @param {Starting} starting said to who waits in a call */
 export function waitText(starting) {
   return t('start.wait', { step: stepOf(starting) });
+}
+
+/** @param {Info} info @returns {string} what the engine is, and what more it could be */
+export function aboutText(info) {
+  const { engine } = info;
+  const kind = engineKind(info);
+  const isNeural = engine?.speech === 'neural';
+  const about = tOr(`engine.${kind}.${isNeural ? 'voice' : 'text'}`, engine?.description ?? '');
+  return engine?.speech === 'basic' ? `${about} ${t('engine.extra')}` : about;
 }
 
 /** @param {Info|null} info @returns {'rules'|'chat'|string} `rules` and `chat`: the built-in engine by itself, or with a language model */

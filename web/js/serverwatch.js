@@ -3,7 +3,7 @@
 import { Refusal } from '../lib/omnicall.js';
 import { server } from './access.js';
 import { byId, make, setText } from './dom.js';
-import { engineKind, startText } from './engine.js';
+import { aboutText, engineKind, startText } from './engine.js';
 import { languageName, languageNow, t, tOr, tongue } from './i18n.js';
 
 const LOOK_FOR_SERVER_MS = 3000;
@@ -47,7 +47,7 @@ export class ServerWatch extends EventTarget {
     const { engine, name, version, starting } = this.#info;
     const kind = engineKind(this.#info);
     setText(byId('engine-label'), tOr(`engine.${kind}`, engine?.label || t('engine.title')));
-    setText(byId('engine-text'), starting ? startText(starting) : tOr(`engine.${kind}.text`, engine?.description ?? ''));
+    setText(byId('engine-text'), starting ? startText(starting) : aboutText(this.#info));
     byId('engine').dataset.starting = String(Boolean(starting));
     const languages = (engine?.languages ?? []).map(languageName).join(t('list.comma'));
     setText(byId('engine-more'), [languages, `${name ?? 'omnicall'} ${version ?? ''}`.trim()].filter(Boolean).join(' · '));

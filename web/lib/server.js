@@ -24,7 +24,7 @@ const TOO_LATE = 'The server did not answer in time.';
  * @property {RTCIceServer[]} ice_servers
  * @property {boolean} [ready] whether a call would be served
  * @property {Starting|null} [starting] null when an engine is ready
- * @property {{kind: string, label: string, description: string, languages: string[], modes?: string[], voices?: string[], honours?: string[], video: boolean}} engine
+ * @property {{kind: string, label: string, description: string, languages: string[], modes?: string[], voices?: string[], honours?: string[], speech?: ''|'basic'|'neural', video: boolean}} engine
  */
 
 /** For items and events. @param {'item'|'event'} kind @returns {string} `crypto.randomUUID` is missing on plain-HTTP pages */

@@ -39,6 +39,7 @@ class Machine:
         self.share = 1.0
         self.forks = 0
         self.kills: list[int] = []
+        self.begun: list[Begin] = []
         self.dies_at_once = False
         self.forks_nothing = False
         self.forkserver_ended = asyncio.Event()
@@ -122,6 +123,7 @@ class Machine:
     ) -> FromRecogniser | None:
         match message:
             case Begin(utterance=utterance):
+                self.begun.append(message)
                 fed.clear()
                 fed[utterance] = 0
             case FeedAudio(pcm=pcm) if fed:

@@ -131,13 +131,19 @@ class ScriptedUtterance:
     """Recognises nothing: its transcript is the next of the script, when the test lets it."""
 
     def __init__(self, transcript: Transcript, gate: asyncio.Event) -> None:
-        self.fed = 0
+        self.fed = self.pauses = self.resumes = 0
         self.is_abandoned = self.is_finished = False
         self._transcript = transcript
         self._gate = gate
 
     def feed(self, pcm: bytes) -> None:
         self.fed += len(pcm)
+
+    def pause(self) -> None:
+        self.pauses += 1
+
+    def resume(self) -> None:
+        self.resumes += 1
 
     async def finish(self) -> Transcript:
         await self._gate.wait()
@@ -155,9 +161,11 @@ class ScriptedRecogniser:
         self.gate = asyncio.Event()
         self.gate.set()
         self.on_partial: Callable[[str], None] = lambda _: None
+        self.language = ""
 
-    def listen(self, on_partial: Callable[[str], None]) -> ScriptedUtterance:
+    def listen(self, on_partial: Callable[[str], None], language: str = "") -> ScriptedUtterance:
         self.on_partial = on_partial
+        self.language = language
         transcript = self.script.pop(0) if self.script else Transcript("something")
         self.utterances.append(ScriptedUtterance(transcript, self.gate))
         return self.utterances[-1]

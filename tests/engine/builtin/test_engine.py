@@ -38,7 +38,7 @@ NOW = datetime(2026, 11, 23, 15, 5, tzinfo=UTC)
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def engine() -> AsyncIterator[BuiltinEngine]:
-    engine = BuiltinEngine(BuiltinConfig(), 2, clock=lambda: NOW)
+    engine = BuiltinEngine(BuiltinConfig(speech="basic"), 2, clock=lambda: NOW)
     steps: list[str] = []
     await engine.start(steps.append)
     assert steps
@@ -184,6 +184,6 @@ async def test_it_says_honestly_what_it_is(engine: BuiltinEngine) -> None:
 
 
 async def test_an_engine_that_cannot_start_says_why_and_leaves_nothing() -> None:
-    engine = BuiltinEngine(BuiltinConfig(voice="klingon"), 2)
+    engine = BuiltinEngine(BuiltinConfig(speech="basic", voice="klingon"), 2)
     with pytest.raises(EngineError, match="klingon"):
         await engine.start(lambda text: None)

@@ -20,7 +20,7 @@ class Utterances:
         self.transcripts = list(transcripts)
         self.fed: list[int] = []
 
-    def listen(self, on_partial: Callable[[str], None]) -> Utterances:
+    def listen(self, on_partial: Callable[[str], None], language: str = "") -> Utterances:
         self.fed.append(0)
         return self
 
@@ -29,6 +29,10 @@ class Utterances:
 
     async def finish(self) -> Transcript:
         return self.transcripts.pop(0)
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
 
     def abandon(self) -> None: ...
 

