@@ -302,17 +302,26 @@ class Peer:
             self._closed.set()
 
     async def _close_connection(self, pc: RTCPeerConnection) -> None:
+        # A task of its own: aiortc may be closing by itself, and then a cancelled wait for it
+        # would break that, too.
+        closing = asyncio.ensure_future(self._take_leave(pc))
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                if self.is_reachable:
-                    await self.channel.close(CHANNEL_CLOSE_S)
-                await pc.close()
-        except TimeoutError:
-            logger.warning("peer connection did not close within %s s", CLOSE_TIMEOUT_S)
-            self._abort()
-        except Exception as error:  # noqa: BLE001  half-made, aiortc fails in ways of its own
+            _, is_stuck = await asyncio.wait([closing], timeout=CLOSE_TIMEOUT_S)
+            if is_stuck:
+                logger.warning("peer connection did not close within %s s", CLOSE_TIMEOUT_S)
+                self._abort()
+                await asyncio.wait([closing], timeout=CLOSE_TIMEOUT_S)
+        finally:
+            closing.cancel()
+        if closing.done() and not closing.cancelled() and (error := closing.exception()):
+            # Half-made, aiortc fails in ways of its own.
             logger.warning("peer connection did not close: %s", type(error).__name__)
             self._abort()
+
+    async def _take_leave(self, pc: RTCPeerConnection) -> None:
+        if self.is_reachable:
+            await self.channel.close(CHANNEL_CLOSE_S)
+        await pc.close()
 
     def _abort(self) -> None:
         if self._wire is not None:

@@ -212,6 +212,29 @@ async def test_close_is_idempotent_and_ends_a_stuck_connection(
     await really_close()
 
 
+async def test_slow_close_that_the_connection_began_by_itself_is_left_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peer_module, "CLOSE_TIMEOUT_S", 0.1)
+    before = sockets()
+    peer, _ = make()
+    await peer.answer(CHROMIUM_OFFER, downlink=SilentTrack())
+    assert peer._pc is not None
+    transceiver = peer._pc.getTransceivers()[0]
+    stop = transceiver.stop
+
+    async def stop_slowly() -> None:
+        await asyncio.sleep(0.15)
+        await stop()
+
+    monkeypatch.setattr(transceiver, "stop", stop_slowly)
+    by_itself = asyncio.ensure_future(peer._pc.close())
+    await asyncio.sleep(0)
+    await peer.close()
+    assert by_itself.done() and by_itself.exception() is None
+    assert sockets() == before
+
+
 async def test_a_failing_listener_ends_its_own_peer_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
