@@ -17,6 +17,9 @@ from signaling.session.items import (
     InputVideoPart,
 )
 
+PICTURE_SLICES = {"low": 1, "high": 9, "original": 9}
+"""In how many one picture may be cut by the detail that it is sent with; `auto`: as the session says."""
+
 
 def for_engine(
     session: str, item_id: str, item: InputItem, after: str = ""
@@ -47,7 +50,7 @@ def _engine_part(part: InputPart) -> p.ItemPart:
         case InputTextPart():
             return p.TextPart(part.text)
         case InputImagePart():
-            return p.ImagePart(part.data, is_coarse=part.detail == "low")
+            return p.ImagePart(part.data, PICTURE_SLICES.get(part.detail, 0))
         case InputAudioPart():
             return p.AudioPart(part.pcm)
         case InputVideoPart():

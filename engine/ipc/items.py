@@ -27,8 +27,9 @@ class TextPart(Struct, frozen=True, tag="text"):
 class ImagePart(Struct, frozen=True, tag="image"):
     data: Annotated[bytes, Meta(max_length=MAX_IMAGE_BYTES)]
     """An encoded picture file; which kinds are read, the engine says."""
-    is_coarse: bool = False
-    """A rough look is enough: it takes less of what the model can remember."""
+    max_slices: Annotated[int, Meta(ge=0, le=16)] = 0
+    """In how many it may be cut to be read in detail, each of which takes as much of what the model
+    can remember as a rough look; 1: a rough look is enough; 0: as the session says."""
 
 
 class AudioPart(Struct, frozen=True, tag="audio"):

@@ -100,7 +100,7 @@ from engine.ipc.session_config import (
     TurnDetection,
 )
 
-VERSION = 3
+VERSION = 4
 """Both sides of a link must speak exactly this version; anything else is refused by name."""
 
 

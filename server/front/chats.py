@@ -31,8 +31,6 @@ from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.session.core import UPLOADED_VOICE
 from signaling.session.items import FunctionCall, FunctionCallOutput
 
-DETAILED_SLICES = 9
-"""As many as the native model is asked for of pictures whose detail matters."""
 FOREIGN_VOICES = frozenset(
     (
         *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx"),
@@ -213,7 +211,6 @@ def configure(order: ChatOrder, welcome: p.Welcome) -> tuple[p.SessionConfig, tu
         modalities=("text",) if order.spoken_as is None else ("audio",),
         turn_detection=p.TurnDetection(create_response=False),
         sampling=p.Sampling(**sampling),
-        max_image_slices=DETAILED_SLICES if order.is_detailed else 1,
         context_policy="end",
         tools=tuple(
             p.FunctionTool(function.name, function.description or "", function.schema())

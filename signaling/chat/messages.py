@@ -95,7 +95,6 @@ class Reader:
     def __init__(self, recall: Callable[[str], str | None]) -> None:
         self._recall = recall
         self._ignored: set[str] = set()
-        self.is_detailed = False
 
     @property
     def ignored(self) -> frozenset[str]:
@@ -221,7 +220,6 @@ class Reader:
         at = f"{where}.image_url.url"
         media_type, data = decode_data_url(picture.url, "image", at)
         detail = picture.detail or "auto"
-        self.is_detailed |= detail in ("high", "original")
         return InputImagePart(media_type, _bounded(data, MAX_IMAGE_BYTES, at), detail)
 
 

@@ -121,8 +121,6 @@ class ChatOrder(msgspec.Struct, frozen=True, kw_only=True):
     is_streamed: bool = False
     tells_usage: bool = False
     """Of an answer that is streamed."""
-    is_detailed: bool = False
-    """Pictures are asked to be looked at closely."""
     ignored: tuple[str, ...] = ()
     """Members that were given and change nothing."""
 
@@ -161,7 +159,6 @@ def parse_chat(body: bytes, recall: Callable[[str], str | None]) -> ChatOrder:
         tools=tools,
         is_streamed=bool(request.stream),
         tells_usage=_tells_usage(request),
-        is_detailed=reader.is_detailed,
         ignored=_ignored(raw, request, tools, reader.ignored),
     )
 

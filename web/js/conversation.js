@@ -419,6 +419,7 @@ export class Conversation extends EventTarget {
     on('notice', ({ tone, code, message }) => this.captions.note(noteOf(tone, code, message)));
     on('figures', (figures) => {
       this.figures = figures;
+      this.model.keep();
       this.#emit('figures', figures);
     });
     on('ended', (ending) => this.#onEnded(ending));

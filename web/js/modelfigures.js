@@ -6,6 +6,8 @@ export const CONTEXT_MARKS = [0.8, 0.9, 0.95];
 const VOICE_PAUSE_MS = 400;
 /** A cut that comes this long after the voice began was not made by it. */
 const LONGEST_CUT_MS = 5000;
+/** One a second: what a line of the last minute is drawn from. */
+const MAX_KEPT = 60;
 
 /**
  * @typedef {Object} ModelNow all null while unknown
@@ -33,6 +35,7 @@ export class ModelFigures {
   #voiceBegan_ms = 0;
   #voiceLast_ms = -Infinity;
   #isCut = false;
+  /** @type {ModelNow[]} what was kept of the last minute, oldest first */ recent = [];
 
   /** @returns {ModelNow} */
   get now() {
@@ -50,6 +53,12 @@ export class ModelFigures {
     this.#now = unknown();
     this.#created_ms = this.#voiceBegan_ms = 0;
     this.#isCut = false;
+    this.recent = [];
+  }
+
+  /** Call it once a second. */
+  keep() {
+    this.recent = [...this.recent, this.now].slice(-MAX_KEPT);
   }
 
   /** @param {any} event of the server @param {number} now_ms */

@@ -52,13 +52,13 @@ export class ModelView {
     }
   }
 
-  /** @param {ModelNow} now @param {number|null} share of the memory that is used */
-  show(now, share) {
+  /** @param {import('./modelfigures.js').ModelFigures} figures */
+  show({ now, recent, contextShare: share }) {
     for (const { name, text, value } of ROWS) {
       const shown = this.#rows.get(name);
       if (!shown) continue;
       setText(shown.cell, text(now));
-      shown.line.push(value(now));
+      shown.line.draw(recent.map(value).filter((one) => one !== null));
     }
     byId('context').hidden = share === null;
     if (share === null) return;

@@ -173,10 +173,12 @@ function bindPanels() {
     const [{ FiguresView }, { ModelView }] = await Promise.all([import('./figures.js'), import('./modelview.js')]);
     const figures = new FiguresView();
     const model = new ModelView();
-    conversation.addEventListener('figures', (event) => {
-      figures.show(/** @type {CustomEvent} */ (event).detail, conversation.talk.latency);
-      model.show(conversation.model.now, conversation.model.contextShare);
-    });
+    const show = () => {
+      figures.show(/** @type {import('../lib/stats.js').Figures} */ (conversation.figures), conversation.talk.latency);
+      model.show(conversation.model);
+    };
+    conversation.addEventListener('figures', show);
+    if (conversation.model.recent.length) show();
   }, { once: true });
 }
 

@@ -21,16 +21,21 @@ export class Sparkline {
 
   /** @param {number|null} value null leaves the line as it is */
   push(value) {
-    if (value === null || !Number.isFinite(value)) return;
-    this.#values.push(value);
-    if (this.#values.length > POINTS) this.#values.shift();
-    const top = Math.max(this.least, ...this.#values);
+    if (value !== null && Number.isFinite(value)) this.draw([...this.#values, value].slice(-POINTS));
+  }
+
+  /** @param {number[]} values at most 60, oldest first */
+  draw(values) {
+    this.#values = values;
+    const top = Math.max(this.least, ...values);
     const step = WIDTH / (POINTS - 1);
-    const first = POINTS - this.#values.length;
-    const points = this.#values.map((one, index) => {
+    const first = POINTS - values.length;
+    const points = values.map((one, index) => {
       const y = HEIGHT - 1 - (Math.max(0, one) / top) * (HEIGHT - 2);
       return `${((first + index) * step).toFixed(1)},${y.toFixed(1)}`;
     });
+    // One point alone would be a speck.
+    if (points.length === 1) points.unshift(`${((first - 1) * step).toFixed(1)},${points[0].split(',')[1]}`);
     this.#line.setAttribute('points', points.join(' '));
   }
 }

@@ -49,6 +49,8 @@ export class StageView {
     const { wait_s, kept_s } = this.conversation;
     const hint = hintOf(phase, { talk, mode: mode.now, isMuted, isHushed, pushing, hasPicture, starting, wait_s, kept_s, isMicrophoneSilent: silence.isSilent });
     setText(byId('hint'), phase === 'ended' && this.#length_s ? t('hint.ended', { time: clockText(this.#length_s) }) : hint);
+    // Nice to know: a small picture is not covered with it.
+    byId('hint').toggleAttribute('data-aside', hint === t('hint.seen'));
     this.#showClock();
   }
 

@@ -140,7 +140,7 @@ class _Planner:
             case str():
                 self._parts(role).append(part)
             case DecodedPicture():
-                self._look(part.rgb, 1 if part.is_coarse else self._slices, role)
+                self._look(part.rgb, part.max_slices or self._slices, role)
             case DecodedSound():
                 self._hear(part.sound, role)
             case FunctionCalled():

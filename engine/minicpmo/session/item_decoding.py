@@ -19,8 +19,8 @@ from engine.minicpmo.session.file_decoding import Clip, clip_of
 class DecodedPicture:
     rgb: Tensor
     """[height, width, 3] uint8."""
-    is_coarse: bool = False
-    """A rough look is enough."""
+    max_slices: int = 0
+    """0: as the session says."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def with_files(item: ItemIn, files: Mapping[int, PictureFile | Film]) -> Decoded
         if isinstance(part, TextPart):
             parts.append(part.text)
         elif index in files:
-            is_coarse = isinstance(part, ImagePart) and part.is_coarse
-            parts.append(_part(files[index], is_coarse))
+            max_slices = part.max_slices if isinstance(part, ImagePart) else 0
+            parts.append(_part(files[index], max_slices))
     return DecodedItem(item.session, item.item, item.role, tuple(parts), item.after)
 
 
-def _part(read: PictureFile | Film, is_coarse: bool) -> DecodedPart:
+def _part(read: PictureFile | Film, max_slices: int) -> DecodedPart:
     if isinstance(read, PictureFile):
-        return DecodedPicture(torch.from_numpy(read.rgb), is_coarse)
+        return DecodedPicture(torch.from_numpy(read.rgb), max_slices)
     if read.shown:
         return clip_of(read)
     assert read.sound is not None, "neither pictures nor sound"

@@ -131,12 +131,15 @@ async def test_each_picture_is_read_in_the_detail_that_it_asks_for(
     file = io.BytesIO()
     Image.new("RGB", (640, 480), "teal").save(file, "PNG")
     talk = Talk(engine, "one", 0, turn_based())
-    ask(talk, p.ImagePart(file.getvalue()), p.ImagePart(file.getvalue(), is_coarse=True))
+    ask(talk, p.ImagePart(file.getvalue()), p.ImagePart(file.getvalue(), 1))
     await talk.until(p.ResponseDone)
     [prompt] = prompts
     assert prompt.text.endswith(2 * IMAGE_SLOT)
     whole = len(prompt.image_bounds)
     assert whole > 2, "the first one is cut into slices"
-    ask(talk, p.ImagePart(file.getvalue(), is_coarse=True), item="i2")
+    ask(talk, p.ImagePart(file.getvalue(), 1), item="i2")
     await talk.until(p.ResponseDone, 2)
     assert len(prompts[1].image_bounds) == 1
+    ask(talk, p.ImagePart(file.getvalue(), 9), item="i3")
+    await talk.until(p.ResponseDone, 3)
+    assert len(prompts[2].image_bounds) > 2, "one picture in detail, whatever the session says"
