@@ -5,7 +5,7 @@ import { beforeEach, test } from 'node:test';
 
 import { clashOf, languageOf } from '../../web/js/languages.js';
 import { OwnPresets, inOrder } from '../../web/js/presets.js';
-import { LENGTHS, Wishes, changesOf, lengthWordOf, sessionOf, wishOf } from '../../web/js/wishes.js';
+import { LENGTHS, Wishes, changesOf, lengthWordOf, personalOf, sessionOf, turnsOf, wishOf } from '../../web/js/wishes.js';
 
 beforeEach(() => {
   const held = new Map();
@@ -49,6 +49,18 @@ test('a change in a call is told alone, and what is wished for no longer goes ba
     audio: { output: { voice: null } }, engine: { temperature: null },
   });
   assert.deepEqual(changesOf({}, ['temperature'], () => false), {});
+});
+
+test('how turns are found is told where turns are taken', () => {
+  const wish = { vad_threshold: 0.8, vad_silence_ms: 900, voice: 'v1' };
+  const turn_detection = { threshold: 0.8, silence_duration_ms: 900 };
+  assert.deepEqual(sessionOf(wish, all, 'half_duplex'), { audio: { output: { voice: 'v1' }, input: { turn_detection } } });
+  assert.deepEqual(sessionOf(wish, all, 'full_duplex'), { audio: { output: { voice: 'v1' } } });
+  assert.deepEqual(turnsOf(wish, () => false, 'half_duplex'), {});
+  assert.deepEqual(changesOf({ vad_threshold: 0.3 }, ['vad_threshold', 'vad_silence_ms', 'voice'], all, 'half_duplex'), {
+    audio: { output: { voice: null }, input: { turn_detection: { threshold: 0.3, silence_duration_ms: null } } },
+  });
+  assert.deepEqual(personalOf({ ...wish, hd: true }), { ...wish, prompt_voice: undefined });
 });
 
 test('lengths have words', () => {

@@ -4,15 +4,37 @@ import { byId, make, setText } from './dom.js';
 import { numberText, t } from './i18n.js';
 
 const MAX_FILES = 8;
+const JPEG_QUALITY = 0.92;
+const PHOTO_WITHIN_MS = 1500;
 
 /** @typedef {import('./conversation.js').Conversation} Conversation */
+
+/**
+ * What a video shows now: read whole, where a model looks at a moving picture in less detail.
+ * @param {HTMLVideoElement} video @returns {Promise<Blob|null>} null: nothing yet
+ */
+function stillOf(video) {
+  const canvas = document.createElement('canvas');
+  [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+  canvas.getContext('2d')?.drawImage(video, 0, 0);
+  return new Promise((resolve) => { canvas.toBlob(resolve, 'image/jpeg', JPEG_QUALITY); });
+}
+
+/** @param {MediaStreamTrack|null} track @returns {Promise<Blob|null>} as fine as the camera can; null: this is none, or it cannot now */
+function photoOf(track) {
+  const Photo = /** @type {any} */ (globalThis).ImageCapture;
+  if (!Photo || !track || 'displaySurface' in track.getSettings()) return Promise.resolve(null);
+  const late = new Promise((/** @type {(none: null) => void} */ resolve) => { window.setTimeout(() => resolve(null), PHOTO_WITHIN_MS); });
+  return Promise.race([new Photo(track).takePhoto().catch(() => null), late]);
+}
 
 /** Events: `change` when a file came or went. */
 class AttachView extends EventTarget {
   /** @type {File[]} */ #files = [];
   #isBusy = false;
 
-  constructor() {
+  /** @param {Conversation} conversation */
+  constructor(conversation) {
     super();
     const input = byId('file');
     byId('attach').addEventListener('click', () => input.click());
@@ -20,6 +42,11 @@ class AttachView extends EventTarget {
       this.#add([...input.files]);
       // The same file again would be no change.
       input.value = '';
+      byId('text').focus();
+    });
+    byId('snap').addEventListener('click', async () => {
+      const blob = (await photoOf(conversation.picture)) ?? (await stillOf(byId('self')));
+      if (blob) this.#add([new File([blob], `${t('attach.picture')}.jpg`, { type: blob.type })]);
       byId('text').focus();
     });
     byId('detach').addEventListener('click', () => this.#hold([]));
@@ -102,7 +129,7 @@ class AttachView extends EventTarget {
 }
 
 export class Composer {
-  #attach = new AttachView();
+  #attach;
   /** The message that is written anew, '' for a new one. */
   #edited = '';
 
@@ -112,6 +139,7 @@ export class Composer {
    */
   constructor(conversation, mayBegin) {
     this.conversation = conversation;
+    this.#attach = new AttachView(conversation);
     this.mayBegin = mayBegin;
     byId('write').addEventListener('submit', (/** @type {Event} */ event) => {
       event.preventDefault();
@@ -126,6 +154,7 @@ export class Composer {
   }
 
   show() {
+    byId('snap').hidden = !this.conversation.picture;
     byId('send').disabled = this.#attach.isBusy || !(byId('text').value.trim() || this.#attach.files.length);
   }
 
@@ -159,14 +188,14 @@ export class Composer {
     // While the browser asks for the microphone there is no call yet that could carry it.
     if (!(text || files.length) || this.#attach.isBusy || conversation.isAsking) return;
     if (!conversation.isInCall && !this.mayBegin()) return;
-    if (this.#edited) conversation.takeBack(this.#edited);
+    if (this.#edited) conversation.writing.takeBack(this.#edited);
     this.#stopEditing();
     if (!files.length) {
-      conversation.write(text);
+      conversation.writing.write(text);
       this.show();
       return;
     }
-    const isSent = await conversation.show(files, text, (fraction) => {
+    const isSent = await conversation.writing.show(files, text, (fraction) => {
       this.#attach.progress(fraction);
       this.show();
     });

@@ -7,7 +7,7 @@
  * `ended` {ending, length_s}.
  */
 
-import { AttachmentTrouble, Captions, DeviceTrouble, OmnicallCall, Refusal, partOf } from '../lib/omnicall.js';
+import { Captions, DeviceTrouble, OmnicallCall } from '../lib/omnicall.js';
 import { server } from './access.js';
 import { EventLog } from './debug.js';
 import { Devices } from './devices.js';
@@ -20,7 +20,8 @@ import { Sounds } from './sounds.js';
 import { StandIns } from './standins.js';
 import { Countdown, Talk } from './talk.js';
 import { keepScreenOn, letScreenSleep } from './phone.js';
-import { Wishes, changesOf, sessionOf } from './wishes.js';
+import { Wishes, changesOf, sessionOf, turnsOf } from './wishes.js';
+import { Writing } from './writing.js';
 
 const LEVELS_EVERY_MS = 50;
 /** While an answer is awaited, so that its first sound is timed to about this. */
@@ -30,12 +31,6 @@ const LEVELS_AWAITED_MS = 15;
 function noteOf(tone, code, message) {
   const text = tOr(`note.${code}`, message);
   return tone === 'error' ? t('note.error', { message: text }) : text;
-}
-
-/** @param {unknown} error */
-function attachmentText(error) {
-  if (error instanceof AttachmentTrouble) return t(`attach.${error.code}`, { limit: error.limit });
-  return error instanceof Refusal ? error.message : '';
 }
 
 export class Conversation extends EventTarget {
@@ -50,6 +45,7 @@ export class Conversation extends EventTarget {
   sounds = new Sounds();
   wishes = new Wishes();
   standIns = new StandIns(this);
+  writing = new Writing(this);
   /** @type {OmnicallCall|null} */ call = null;
   /** @type {import('../lib/server.js').Info|null} */ info = null;
   /** @type {Partial<import('../lib/stats.js').Figures>} */ figures = {};
@@ -80,7 +76,7 @@ export class Conversation extends EventTarget {
     this.mode.addEventListener('change', () => this.#onMode());
     this.wishes.addEventListener('change', (event) => {
       const { names } = /** @type {CustomEvent} */ (event).detail;
-      const changes = changesOf(this.wishes.now, names, this.honours);
+      const changes = changesOf(this.wishes.now, names, this.honours, this.mode.now);
       if (Object.keys(changes).length) this.call?.update(changes);
     });
     this.devices.addEventListener('list', () => this.changed());
@@ -157,7 +153,7 @@ export class Conversation extends EventTarget {
       audio: listenOnly ? null : (this.standIns.sound ?? this.devices.microphone),
       video: (this.info?.engine?.video ?? true) && (this.picture ?? 'later'),
       mode: sessionMode(mode),
-      session: sessionOf(this.wishes.now, this.honours),
+      session: sessionOf(this.wishes.now, this.honours, mode),
       goOn: true,
       muted: this.isMuted,
       captions: this.captions,
@@ -168,6 +164,7 @@ export class Conversation extends EventTarget {
     this.#bind(this.call);
     // `ended` tells what goes wrong.
     this.call.connect().catch(() => {});
+    this.writing.begin();
     this.changed();
   }
 
@@ -193,65 +190,6 @@ export class Conversation extends EventTarget {
     this.call?.hangUp();
   }
 
-  /** @param {string} text starts a call without microphone if there is none */
-  async write(text) {
-    await this.place({ listenOnly: true });
-    if (!this.call) return;
-    this.call.write(text);
-    this.talk.asked(performance.now());
-  }
-
-  /**
-   * Sends files, and what is written about them.
-   * @param {File[]} files @param {string} text @param {(fraction: number) => void} onProgress
-   * @returns {Promise<boolean>} whether the server has them; if not, a note says why
-   */
-  async show(files, text, onProgress) {
-    onProgress(0);
-    let { name } = files[0];
-    try {
-      const parts = [];
-      for (const file of files) {
-        ({ name } = file);
-        parts.push(await partOf(file));
-      }
-      await this.place({ listenOnly: true });
-      const { call } = this;
-      if (!call) return false;
-      const media = files.map((file) => ({ name: file.name, kind: file.type.split('/')[0], file }));
-      await call.sendParts(parts, { text, media, onProgress });
-    } catch (error) {
-      const isOurs = error instanceof AttachmentTrouble || error instanceof Refusal;
-      const reason = (isOurs && attachmentText(error)) || t('away.title');
-      this.captions.note(t('attach.not_sent', { name, reason }));
-      return false;
-    }
-    this.talk.asked(performance.now());
-    return true;
-  }
-
-  /** Takes a message back with all that came after it. @param {string} id of a caption */
-  takeBack(id) {
-    if (this.call) this.call.takeBack(id);
-    else this.captions.cutBackTo(id);
-  }
-
-  /** Another answer in place of one. @param {string} id of its caption */
-  async answerAnew(id) {
-    const rows = this.captions.list();
-    const asked = rows.slice(0, rows.findIndex((row) => row.id === id)).findLast((row) => row.role === 'user');
-    if (asked?.typed && asked.text && !asked.media?.length) {
-      // Not every engine answers what it has answered already.
-      this.takeBack(asked.id);
-      await this.write(asked.text);
-      return;
-    }
-    this.takeBack(id);
-    await this.place({ listenOnly: true });
-    this.call?.answerAnew('');
-    this.talk.asked(performance.now());
-  }
-
   /** @param {MediaStreamTrack|null} track what the other side hears of the user */
   hear(track) {
     this.userMeter.attach(track);
@@ -265,7 +203,8 @@ export class Conversation extends EventTarget {
     if (this.call !== call) return;
     if (call && choice === 'chat') await this.#closeMicrophone();
     const isNews = sessionMode(this.mode.asked ?? this.mode.now) !== sessionMode(choice);
-    this.mode.choose(choice, isNews ? call?.setMode(sessionMode(choice)) : undefined);
+    const turns = turnsOf(this.wishes.now, this.honours, choice);
+    this.mode.choose(choice, isNews ? call?.setMode(sessionMode(choice), turns) : undefined);
   }
 
   /** Whoever began in writing wants to be heard. */

@@ -47,7 +47,7 @@ export class Keeping {
     captions.addEventListener('changed', (event) => this.#keepUnwritten(/** @type {CustomEvent} */ (event).detail.row));
     const view = new CaptionView(byId('captions'), byId('captions-empty'), captions, {
       edit,
-      again: ({ id }) => conversation.answerAnew(id),
+      again: ({ id }) => conversation.writing.answerAnew(id),
       voteOf: ({ id }) => this.#keeper.voteOf(id),
       vote: ({ id }, vote) => {
         this.#keeper.vote(id, vote);

@@ -7,8 +7,10 @@ import { read } from './wishes.js';
 const MAX_OWN = 50;
 const MAX_NAME = 80;
 
+/** @typedef {{kind: string, name: string, content_type: string, url: string}} PresetMedia that a conversation begins with */
+
 /**
- * @typedef {Object} Preset as `/api/presets` tells it; the user's own have no media
+ * @typedef {Object} Preset as `/api/presets` tells it
  * @property {string} id
  * @property {string} name
  * @property {string} [description]
@@ -17,7 +19,7 @@ const MAX_NAME = 80;
  * @property {boolean} [camera]
  * @property {string} source
  * @property {Record<string, any>} session
- * @property {{kind: string, name: string, content_type: string, url: string}[]} [media]
+ * @property {PresetMedia[]} [media]
  */
 
 /** The user's own ones. Events: `change`. */

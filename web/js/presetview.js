@@ -8,7 +8,7 @@ import { byId, make, setText } from './dom.js';
 import { languageName, languageNow, t, tongue } from './i18n.js';
 import { clashOf, languageOf } from './languages.js';
 import { OwnPresets, inOrder } from './presets.js';
-import { sessionOf, wishOf } from './wishes.js';
+import { personalOf, sessionOf, wishOf } from './wishes.js';
 
 /** @typedef {import('./presets.js').Preset} Preset */
 
@@ -30,6 +30,7 @@ export class PresetView extends EventTarget {
     byId('prompt').addEventListener('change', () => this.#edit());
     byId('prompt').addEventListener('input', () => this.#showClash());
     byId('preset-save').addEventListener('click', () => this.#save());
+    byId('preset-media-drop').addEventListener('click', () => wishes.change({ media: undefined }));
     byId('preset-delete').addEventListener('click', () => this.#own.delete(this.#chosen));
     this.#own.addEventListener('change', () => this.#build());
     wishes.addEventListener('change', () => this.show());
@@ -61,10 +62,9 @@ export class PresetView extends EventTarget {
   #choose(id) {
     const preset = this.#all.find((one) => one.id === id);
     this.#chosen = preset?.id ?? '';
-    // Voices are a choice of their own: a preset that names none leaves it.
-    const { voice, prompt_voice } = this.#wishes.now;
-    if (preset) this.#wishes.replace({ voice, prompt_voice, ...wishOf(preset.session) });
-    else this.#wishes.replace({ voice, prompt_voice });
+    // A preset that names no voice leaves the one that was chosen.
+    const kept = personalOf(this.#wishes.now);
+    this.#wishes.replace(preset ? { ...kept, ...wishOf(preset.session), media: preset.media?.length ? preset.media : undefined } : kept);
     if (preset) this.dispatchEvent(new CustomEvent('chosen', { detail: { preset } }));
   }
 
@@ -77,7 +77,7 @@ export class PresetView extends EventTarget {
     const name = byId('preset-name').value.trim();
     const { now } = this.#wishes;
     const saved = this.#own.save({
-      name, mode: this.#mode, language: languageOf(now.instructions ?? '') || languageNow(), session: sessionOf(now, () => true),
+      name, mode: this.#mode, language: languageOf(now.instructions ?? '') || languageNow(), session: sessionOf(now, () => true), media: now.media,
     });
     setText(byId('preset-said'), t(saved ? 'preset.saved' : name ? 'preset.full' : 'preset.nameless'));
     if (!saved) return;
@@ -106,6 +106,9 @@ export class PresetView extends EventTarget {
     if (!isAsChosen) this.#chosen = '';
     byId('preset').value = this.#chosen;
     setText(byId('preset-about'), chosen?.description ?? '');
+    const { media = [] } = now;
+    byId('preset-media').hidden = !media.length;
+    setText(byId('preset-media-names'), t('preset.media', { names: media.map(({ name }) => name).join(t('list.comma')) }));
     byId('preset-delete').hidden = !this.#own.list().some((one) => one.id === this.#chosen);
     this.#showClash();
   }

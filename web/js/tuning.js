@@ -1,6 +1,7 @@
 /** What the user may set of a call: preset and prompt, voice, answers, and a file in place of microphone and camera. */
 
 import { byId } from './dom.js';
+import { sessionMode } from './mode.js';
 import { PlayView } from './playview.js';
 import { PresetView } from './presetview.js';
 import { server } from './access.js';
@@ -25,8 +26,9 @@ export class Tuning {
     this.#wishes = new WishView(wishes);
     this.#play = new PlayView(conversation.standIns, mayBegin);
     this.#presets.addEventListener('chosen', (event) => {
-      const { mode } = /** @type {CustomEvent} */ (event).detail.preset;
+      const { mode, media = [] } = /** @type {CustomEvent} */ (event).detail.preset;
       if (conversation.mode.supported.includes(mode) && conversation.mode.now !== mode) conversation.chooseMode(mode);
+      if (conversation.call) conversation.writing.bring(media);
     });
     byId('settings').addEventListener('open', () => this.#refresh());
   }
@@ -50,10 +52,11 @@ export class Tuning {
   show() {
     this.#play.show();
     const { mode, info } = this.#conversation;
-    const now = { mode: mode.now === 'chat' ? 'turn_based' : mode.now, canSee: info?.engine?.video ?? true, voiceLanguage: this.#voices.language };
+    const now = { mode: sessionMode(mode.now), canSee: info?.engine?.video ?? true, voiceLanguage: this.#voices.language };
     const key = JSON.stringify(now);
     if (key === this.#shown) return;
     this.#shown = key;
     this.#presets.fit(now);
+    this.#wishes.fit(mode.now);
   }
 }

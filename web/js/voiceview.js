@@ -64,7 +64,7 @@ export class VoiceView {
     this.#build();
   }
 
-  /** Why a voice cannot be uploaded, or used; '' if it can. */
+  /** Why a voice cannot be uploaded, or would be of no use; '' if it can. */
   get #cannot() {
     const { code = '', reason = '' } = this.#rules ?? {};
     return reason && tOr(`voice.cannot.${code}`, reason);
@@ -78,7 +78,8 @@ export class VoiceView {
     if (this.#voices.length && voice && !this.#chosen) this.#wishes.change({ voice: undefined });
     if (this.#voices.length && prompt_voice && !this.#voices.some((one) => one.id === prompt_voice)) this.#wishes.change({ prompt_voice: undefined });
     byId('voices').hidden = !this.#voices.length && !this.#rules?.allowed;
-    const isAllowed = Boolean(this.#rules?.allowed);
+    // A recording that no engine could use is not asked for.
+    const isAllowed = Boolean(this.#rules?.allowed) && !this.#rules.code;
     byId('voice-add').hidden = !this.#rules;
     for (const id of ['voice-record', 'voice-upload', 'voice-name']) byId(id).hidden = !isAllowed;
     const bounds = this.#rules && { least: numberText(this.#rules.min_seconds), most: numberText(this.#rules.max_seconds) };

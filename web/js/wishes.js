@@ -29,7 +29,13 @@ export const LENGTHS = { short: 96, balanced: null, long: 1024 };
  * @property {number} [seed]
  * @property {boolean} [greedy]
  * @property {boolean} [thinking]
+ * @property {number} [vad_threshold] what is taken for a voice where turns are taken: 0 everything, 1 only what is loud
+ * @property {number} [vad_silence_ms] that ends the user's turn there
+ * @property {import('./presets.js').PresetMedia[]} [media] that a conversation begins with
  */
+
+/** Of the user and the room rather than of what the model is to be: a preset leaves them. @type {(keyof Wish)[]} */
+const PERSONAL = ['voice', 'prompt_voice', 'vad_threshold', 'vad_silence_ms'];
 
 /**
  * Numbers that an engine may honour, with their bounds as the server sets them.
@@ -46,6 +52,11 @@ export const NUMBERS = [
   { name: 'seed', min: 0, max: 2 ** 31 - 1, step: 1 },
   { name: 'speed', min: 0.5, max: 1.5, step: 0.05 },
 ];
+/** Numbers of taking turns, where the engine honours `turn_detection`. @type {typeof NUMBERS} */
+export const TURN_NUMBERS = [
+  { name: 'vad_threshold', min: 0.05, max: 0.95, step: 0.05 },
+  { name: 'vad_silence_ms', min: 100, max: 3000, step: 50 },
+];
 /** @type {(keyof Wish)[]} */
 export const SWITCHES = ['thinking', 'greedy'];
 
@@ -58,9 +69,10 @@ const ENGINE = [
 /**
  * @param {Wish} wish
  * @param {(name: string) => boolean} isHonoured by the engine
+ * @param {string} [mode] in which the session is
  * @returns {Record<string, any>} a partial session object
  */
-export function sessionOf(wish, isHonoured) {
+export function sessionOf(wish, isHonoured, mode = '') {
   /** @type {Record<string, any>} */ const session = {};
   if (wish.instructions !== undefined) session.instructions = wish.instructions;
   if (wish.written !== undefined) session.output_modalities = [wish.written ? 'text' : 'audio'];
@@ -70,6 +82,8 @@ export function sessionOf(wish, isHonoured) {
   if (wish.voice) output.voice = wish.voice;
   if (wish.speed !== undefined && isHonoured('speed')) output.speed = wish.speed;
   if (Object.keys(output).length) session.audio = { output };
+  const turns = turnsOf(wish, isHonoured, mode);
+  if (Object.keys(turns).length) session.audio = { ...session.audio, input: { turn_detection: turns } };
   const options = ENGINE.filter((name) => wish[name] !== undefined && wish[name] !== '' && isHonoured(name));
   if (options.length) session.engine = Object.fromEntries(options.map((name) => [name, wish[name]]));
   return session;
@@ -77,19 +91,34 @@ export function sessionOf(wish, isHonoured) {
 
 /**
  * @param {Wish} wish
+ * @param {(name: string) => boolean} isHonoured
+ * @param {string} mode
+ * @returns {Record<string, any>} members of `turn_detection`, of which there are some only where turns are taken
+ */
+export function turnsOf({ vad_threshold, vad_silence_ms }, isHonoured, mode) {
+  if (mode !== 'half_duplex' || !isHonoured('turn_detection')) return {};
+  return {
+    ...(vad_threshold !== undefined && { threshold: vad_threshold }),
+    ...(vad_silence_ms !== undefined && { silence_duration_ms: vad_silence_ms }),
+  };
+}
+
+/**
+ * @param {Wish} wish
  * @param {readonly string[]} names of members that changed
  * @param {(name: string) => boolean} isHonoured
+ * @param {string} [mode] in which the session is
  * @returns {Record<string, any>} a partial session object that brings a session in force to the wish
  */
-export function changesOf(wish, names, isHonoured) {
+export function changesOf(wish, names, isHonoured, mode = '') {
   /** @type {Record<string, any>} */ const changed = {};
   for (const name of names) changed[name] = /** @type {any} */ (wish)[name] ?? null;
-  const session = sessionOf(changed, isHonoured);
+  const session = sessionOf(changed, isHonoured, mode);
   // null gives a member of the session back to its default.
   if (changed.instructions === null) session.instructions = null;
   if (changed.written === null) session.output_modalities = null;
   if (changed.hd === null && session.video) session.video = { detail: null };
-  if (changed.voice === null) session.audio = { output: { ...session.audio?.output, voice: null } };
+  if (changed.voice === null) session.audio = { ...session.audio, output: { ...session.audio?.output, voice: null } };
   return session;
 }
 
@@ -137,6 +166,11 @@ export class Wishes extends EventTarget {
     memory.write('wish', JSON.stringify(this.#wish));
     this.dispatchEvent(new CustomEvent('change', { detail: { names } }));
   }
+}
+
+/** @param {Wish} wish @returns {Wish} what a preset leaves of it */
+export function personalOf(wish) {
+  return Object.fromEntries(PERSONAL.map((name) => [name, wish[name]]));
 }
 
 /** @param {Wish} wish @returns {Wish} */

@@ -2,12 +2,13 @@
 
 import { byId, make, setText } from './dom.js';
 import { numberText, t, tongue } from './i18n.js';
-import { LENGTHS, NUMBERS, SWITCHES, lengthWordOf } from './wishes.js';
+import { LENGTHS, NUMBERS, SWITCHES, TURN_NUMBERS, lengthWordOf } from './wishes.js';
 
 /** @typedef {import('./wishes.js').Wishes} Wishes */
 
 export class WishView {
   /** @type {(name: string) => boolean} */ #isHonoured = () => false;
+  #takesTurns = false;
   #wishes;
 
   /** @param {Wishes} wishes */
@@ -16,8 +17,8 @@ export class WishView {
     byId('wish-length').addEventListener('change', () => this.#chooseLength());
     byId('wish-hd').addEventListener('change', () => wishes.change({ hd: byId('wish-hd').checked }));
     byId('wish-reset').addEventListener('click', () => {
-      const { instructions, voice, prompt_voice, written } = wishes.now;
-      wishes.replace({ instructions, voice, prompt_voice, written });
+      const { instructions, voice, prompt_voice, written, media } = wishes.now;
+      wishes.replace({ instructions, voice, prompt_voice, written, media });
     });
     wishes.addEventListener('change', () => this.show());
     tongue.addEventListener('change', () => this.#build());
@@ -30,6 +31,12 @@ export class WishView {
     this.#build();
   }
 
+  /** @param {string} mode of which the settings are shown */
+  fit(mode) {
+    this.#takesTurns = mode === 'half_duplex';
+    this.#showSection();
+  }
+
   #chooseLength() {
     const word = byId('wish-length').value;
     if (word in LENGTHS) this.#wishes.change({ max_output_tokens: LENGTHS[word] ?? undefined });
@@ -39,11 +46,17 @@ export class WishView {
     const numbers = NUMBERS.filter(({ name }) => this.#isHonoured(name)).map((number) => this.#numberRow(number));
     const switches = SWITCHES.filter((name) => this.#isHonoured(name)).map((name) => this.#switchRow(name));
     byId('wish-more').replaceChildren(...switches, ...numbers);
+    byId('wish-turns').replaceChildren(...TURN_NUMBERS.map((number) => this.#numberRow(number)));
     byId('wish-advanced').hidden = !numbers.length && !switches.length;
     byId('wish-length-field').hidden = !this.#isHonoured('max_output_tokens');
     byId('wish-hd-field').hidden = !this.#isHonoured('max_image_slices');
-    byId('wishes').hidden = ['wish-advanced', 'wish-length-field', 'wish-hd-field'].every((id) => byId(id).hidden);
+    this.#showSection();
     this.show();
+  }
+
+  #showSection() {
+    byId('wish-turns').hidden = !this.#takesTurns || !this.#isHonoured('turn_detection');
+    byId('wishes').hidden = ['wish-advanced', 'wish-length-field', 'wish-hd-field', 'wish-turns'].every((id) => byId(id).hidden);
   }
 
   /** @param {typeof NUMBERS[number]} number */
@@ -66,7 +79,7 @@ export class WishView {
 
   show() {
     const { now } = this.#wishes;
-    for (const { name } of NUMBERS) {
+    for (const { name } of [...NUMBERS, ...TURN_NUMBERS]) {
       const box = /** @type {HTMLInputElement|null} */ (document.getElementById(`wish-${name}`));
       if (box) box.value = now[name] === undefined ? '' : String(now[name]);
     }

@@ -213,21 +213,22 @@ export class OmnicallCall extends EventTarget {
   }
 
   /**
-   * The same with any number of files that `partOf` has read.
+   * The same with any number of files that `partOf` has read, and without wanting an answer where none is wanted.
    * @param {Record<string, any>[]} parts
    * @param {Object} with_
    * @param {string} [with_.text]
    * @param {import('./captions.js').Caption['media']} [with_.media] what the caption shows of them
    * @param {(fraction: number) => void} [with_.onProgress]
+   * @param {boolean} [with_.wantsAnswer]
    * @returns {Promise<string>} the item's id
    */
-  async sendParts(parts, { text = '', media = [], onProgress = () => {} }) {
+  async sendParts(parts, { text = '', media = [], onProgress = () => {}, wantsAnswer = true }) {
     const id = newId('item');
     this.captions.typed(id, text, media);
     if (await this.#served) throw new Refusal('away', 'The call is over.');
     const content = text ? [...parts, { type: 'input_text', text }] : parts;
     await this.#server.addItem(this.id, { id, type: 'message', role: 'user', content }, onProgress);
-    this.#wantAnswer();
+    if (wantsAnswer) this.#wantAnswer();
     return id;
   }
 
@@ -267,9 +268,12 @@ export class OmnicallCall extends EventTarget {
     return this.send({ type: 'session.update', session: { type: 'realtime', ...session } });
   }
 
-  /** @param {ModeName} mode @returns {string} as of `update` */
-  setMode(mode) {
-    return this.update(settingsOf(mode));
+  /**
+   * @param {ModeName} mode @param {Record<string, any>} [turns] more of its `turn_detection`, as `threshold`
+   * @returns {string} as of `update`
+   */
+  setMode(mode, turns) {
+    return this.update(settingsOf(mode, turns));
   }
 
   /** Stops the answer now: first what is already on its way to the ear, then what is still being made. */

@@ -68,9 +68,13 @@ const TURN_DETECTION = {
   turn_based: null,
 };
 
-/** @param {ModeName} mode @returns {Record<string, any>} the session settings that stand for it */
-export function settingsOf(mode) {
-  return { audio: { input: { turn_detection: TURN_DETECTION[mode] } } };
+/**
+ * @param {ModeName} mode @param {Record<string, any>} [turns] more of its `turn_detection`
+ * @returns {Record<string, any>} the session settings that stand for it
+ */
+export function settingsOf(mode, turns = {}) {
+  const detection = TURN_DETECTION[mode];
+  return { audio: { input: { turn_detection: detection && { ...detection, ...turns } } } };
 }
 
 /** @param {any} session of the server @returns {ModeName|null} null if it does not say */
