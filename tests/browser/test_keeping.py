@@ -1,20 +1,24 @@
 """What stays of a conversation on the call page, in a real Chromium, with a scripted engine.
 
 Guards: Markdown; change and send again; another answer; thumbs; files dropped and pasted; the
-model's figures; presets and a prompt in another language; the history with search, export,
-reopening and deleting; a reload in a call; the sound of what is not written down; a file as source.
+model's figures; presets and a prompt in another language; what a preset
+shows; what ends a turn; a voice uploaded and recorded; the history with search, export, reopening
+and deleting; a reload in a call; the sound of what is not written down; a film as source.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
+import PIL.Image
 import pytest
-from playwright.async_api import FilePayload, Page, expect
+from playwright.async_api import FilePayload, Page, Route, expect
 
 from tests.browser.chrome import browse, call, event
 from tests.recordings import packed, talk
@@ -51,6 +55,14 @@ to = "speech"
 say = "Heard."
 '''
 
+PRESET = """
+name = "A picture"
+mode = "half_duplex"
+language = "en"
+prompt = "Talk about the boat."
+media = ["boat.png"]
+"""
+
 FILES = """
 (kind) => {
   const data = new DataTransfer();
@@ -72,8 +84,12 @@ FILES = """
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     script = tmp_path_factory.mktemp("script") / "keeping.toml"
     script.write_text(SCRIPT)
-    data = f"data.dir={script.parent / 'data'}"
-    with Serving("--engine", "scripted", "--script", str(script), "--set", data) as serving:
+    own = script.parent / "presets"
+    own.mkdir()
+    (own / "picture.en.toml").write_text(PRESET)
+    PIL.Image.new("RGB", (32, 24), "teal").save(own / "boat.png")
+    folders = ("--set", f"data.dir={script.parent / 'data'}", "--set", f"presets.dir={own}")
+    with Serving("--engine", "scripted", "--script", str(script), *folders) as serving:
         yield serving
 
 
@@ -244,12 +260,64 @@ async def test_presets_prompt_and_language(scripted: Serving) -> None:
         assert updated["session"]["instructions"] == "You are a patient teacher of geography."
 
 
-async def test_voice_is_uploaded_chosen_renamed_and_deleted(
+async def test_preset_shows_its_picture_first_and_turns_end_as_they_are_set(
+    scripted: Serving,
+) -> None:
+    async with browse(scripted.url, locale="en-GB") as page:
+        await page.click("[aria-controls=settings]")
+        await page.wait_for_selector("#preset option[value='picture.en']", state="attached")
+        await page.select_option("#preset", "picture.en")
+        await expect(page.locator("#preset-media")).to_contain_text("boat.png")
+        await page.fill("#wish-vad_threshold", "0.8")
+        await page.press("#wish-vad_threshold", "Tab")
+        await page.click("#settings [data-close]")
+        await say(page, "What is it?")
+        await wait_texts(page, 3, "Noted.")
+        assert (await texts(page))[:2] == ["", "What is it?"]
+        await expect(page.locator(".caption[data-role=user] img.thumb")).to_have_count(1)
+        kinds = await page.evaluate(
+            "() => window.omnicall.events.filter((e) => e.type === 'conversation.item.added')"
+            ".map((e) => e.item.content.map((part) => part.type).join())"
+        )
+        assert kinds[:2] == ["input_image", "input_text"]
+
+        await page.click("#mode-half-duplex")
+        updated = await event(page, "session.updated")
+        assert updated["session"]["audio"]["input"]["turn_detection"]["threshold"] == 0.8
+        await page.click("[aria-controls=settings]")
+        await page.fill("#wish-vad_silence_ms", "900")
+        await page.press("#wish-vad_silence_ms", "Tab")
+        updated = await event(page, "session.updated", count=2)
+        detection = updated["session"]["audio"]["input"]["turn_detection"]
+        assert (detection["threshold"], detection["silence_duration_ms"]) == (0.8, 900)
+        await page.click("#wish-reset")
+        updated = await event(page, "session.updated", count=3)
+        detection = updated["session"]["audio"]["input"]["turn_detection"]
+        assert (detection["threshold"], detection["silence_duration_ms"]) == (0.5, 500)
+
+
+async def as_if_voices_were_taken(route: Route) -> None:
+    """The server keeps them either way; this engine speaks with none of them."""
+    answer = await route.fetch()
+    found = await answer.json()
+    if "upload" in found:
+        found["upload"] |= {"code": "", "reason": ""}
+    await route.fulfill(response=answer, json=found)
+
+
+async def test_voice_is_uploaded_recorded_chosen_renamed_and_deleted(
     scripted: Serving, tmp_path: Path
 ) -> None:
-    async with browse(scripted.url) as page:
+    mic = tmp_path / "mic.wav"
+    mic.write_bytes(packed(talk(20.0, rate=48_000), rate=48_000))
+    async with browse(scripted.url, mic) as page:
         page.on("dialog", lambda dialog: dialog.accept())
         said = page.locator("#voice-said")
+        await page.click("[aria-controls=settings]")
+        await expect(page.locator("#voice-rules")).to_contain_text("needs an engine")
+        await expect(page.locator("#voice-upload")).to_be_hidden()
+        await page.click("#settings [data-close]")
+        await page.route("**/api/voices", as_if_voices_were_taken)
         await page.click("[aria-controls=settings]")
         await expect(page.locator("#voice-upload")).to_be_visible()
         short = microphone(tmp_path / "short.wav", [(0.2, "hello")], 1.5)
@@ -269,6 +337,12 @@ async def test_voice_is_uploaded_chosen_renamed_and_deleted(
         await expect(said).to_have_text("Anne is deleted.")
         assert await page.input_value("#voice") == ""
 
+        await page.click("#voice-record")
+        await expect(page.locator("#voice-record")).to_contain_text("4", timeout=20_000)
+        await page.click("#voice-record")
+        await expect(said).to_have_text("My voice is kept.", timeout=20_000)
+        assert (await page.input_value("#voice")).startswith("voice_")
+
 
 async def test_what_is_not_written_down_can_be_heard(scripted: Serving, tmp_path: Path) -> None:
     mic = microphone(tmp_path / "mic.wav", [(3.0, "what_time")], 40)
@@ -285,6 +359,39 @@ async def test_what_is_not_written_down_can_be_heard(scripted: Serving, tmp_path
         await expect(sound).to_be_visible()
         await sound.click()
         await expect(sound).to_have_attribute("aria-label", "Stop playing")
+
+
+async def test_film_is_seen_and_heard_instead_of_the_user(server: Serving) -> None:
+    film = FilePayload(name="film.webm", mimeType="video/webm", buffer=film_of("red", 2.0))
+    async with browse(server.url) as page:
+        await page.click("[aria-controls=settings]")
+        await page.fill("#play-padding", "30")
+        await page.set_input_files("#play-input", film)
+        await event(page, "session.created")
+        await expect(page.locator("#stage")).to_have_attribute("data-picture", "large")
+        await page.wait_for_function("() => document.getElementById('self').videoWidth === 320")
+        await page.click("#settings [data-close]")
+        await expect(page.locator("#playing-name")).to_contain_text("film.webm")
+        await say(page, "What do you see?")
+        done = await event(page, "response.output_audio_transcript.done")
+        assert "red" in done["transcript"]
+        await page.click("#playing-stop")
+        await expect(page.locator("#stage")).to_have_attribute("data-picture", "none")
+        assert await page.evaluate("() => window.omnicall.call.camera") is None
+
+
+def film_of(colour: str, seconds: float) -> bytes:
+    """A silent WebM film of one colour."""
+    made = io.BytesIO()
+    with av.open(made, "w", format="webm") as opened:
+        stream: Any = opened.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        frame = av.VideoFrame.from_image(PIL.Image.new("RGB", (320, 240), colour))
+        for _ in range(round(10 * seconds)):
+            frame.pts = None
+            opened.mux(stream.encode(frame))
+        opened.mux(stream.encode(None))
+    return made.getvalue()
 
 
 async def test_file_is_played_into_a_call_that_ends_with_it(

@@ -143,6 +143,10 @@ async def test_attached_video_is_answered(native: Serving) -> None:
         await event(page, "output_audio_buffer.started", timeout_ms=60_000)
         await wait_for(page, "!document.getElementById('attached').checkVisibility()")
         warnings = [e["code"] for e in await events(page) if e["type"] == "session.warning"]
+        await page.click("[aria-controls=settings]")
+        await page.check("#wish-hd")
+        updated = await event(page, "session.updated")
+        assert updated["session"]["video"]["detail"] == "high"
         # The answer may be long for so small a context.
         assert set(warnings) <= {"context_near_limit"}
 

@@ -145,7 +145,7 @@ export default {
 
   'attach.button': 'Attach a picture, a recording or a video',
   'attach.snap': 'Attach what the camera or screen shows now, to be looked at in detail',
-  'attach.picture': 'picture',
+  'attach.still': 'picture',
   'attach.remove': 'Remove',
   'attach.percent': '{percent} % sent',
   'attach.waiting': 'sent, waiting',

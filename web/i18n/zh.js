@@ -145,7 +145,7 @@ export default {
 
   'attach.button': '添加图片、录音或视频',
   'attach.snap': '添加摄像头或屏幕的当前画面，让它仔细看',
-  'attach.picture': '画面',
+  'attach.still': '画面',
   'attach.remove': '移除',
   'attach.percent': '已发送 {percent}%',
   'attach.waiting': '已发送，等待中',

@@ -21,11 +21,14 @@ function stillOf(video) {
 }
 
 /** @param {MediaStreamTrack|null} track @returns {Promise<Blob|null>} as fine as the camera can; null: this is none, or it cannot now */
-function photoOf(track) {
-  const Photo = /** @type {any} */ (globalThis).ImageCapture;
-  if (!Photo || !track || 'displaySurface' in track.getSettings()) return Promise.resolve(null);
+async function photoOf(track) {
   const late = new Promise((/** @type {(none: null) => void} */ resolve) => { window.setTimeout(() => resolve(null), PHOTO_WITHIN_MS); });
-  return Promise.race([new Photo(track).takePhoto().catch(() => null), late]);
+  try {
+    const Photo = /** @type {any} */ (globalThis).ImageCapture;
+    return await Promise.race([new Photo(track).takePhoto(), late]);
+  } catch {
+    return null;
+  }
 }
 
 /** Events: `change` when a file came or went. */
@@ -46,7 +49,7 @@ class AttachView extends EventTarget {
     });
     byId('snap').addEventListener('click', async () => {
       const blob = (await photoOf(conversation.picture)) ?? (await stillOf(byId('self')));
-      if (blob) this.#add([new File([blob], `${t('attach.picture')}.jpg`, { type: blob.type })]);
+      if (blob) this.#add([new File([blob], `${t('attach.still')}.jpg`, { type: blob.type })]);
       byId('text').focus();
     });
     byId('detach').addEventListener('click', () => this.#hold([]));

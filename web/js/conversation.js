@@ -4,7 +4,7 @@
  *
  * Events: `change` (phase, devices, hints), `figures`, `blocked` {isBlocked} (the browser wants a tap before it plays),
  * `served` {hasWaited} (there is a session), `trouble` {DeviceTrouble}, `lost` {kind} (a device in use went away),
- * `ended` {ending, length_s}.
+ * `back` (what went away is there again), `ended` {ending, length_s}.
  */
 
 import { Captions, DeviceTrouble, OmnicallCall } from '../lib/omnicall.js';
@@ -66,6 +66,8 @@ export class Conversation extends EventTarget {
   #connected_ms = 0;
   #wait = new Countdown();
   #hasWaited = false;
+  /** The camera went away while the page was not seen. */
+  #lostCamera = false;
   #lastMode = this.mode.now;
 
   /** @param {HTMLAudioElement} audio */
@@ -322,10 +324,14 @@ export class Conversation extends EventTarget {
   /** The page is seen again: a phone may have taken microphone and camera away meanwhile, for a call of its own. */
   async comeBack() {
     if (!this.call) return;
+    const hadCamera = this.#lostCamera;
+    this.#lostCamera = false;
     const isTaken = (/** @type {MediaStreamTrack|null} */ track) => track !== null && (track.muted || track.readyState === 'ended');
     await this.play();
-    if (this.isHeard && (!this.devices.microphone || isTaken(this.devices.microphone))) await this.openMicrophone();
-    if (isTaken(this.devices.camera)) await this.openCamera();
+    const isDeaf = this.isHeard && (!this.devices.microphone || isTaken(this.devices.microphone));
+    const isBack = isDeaf && (await this.openMicrophone());
+    if (hadCamera || isTaken(this.devices.camera)) await this.openCamera();
+    if (isBack) this.#emit('back', {});
   }
 
   /** Tries again to play what the browser held back; call it from a tap. */
@@ -436,7 +442,7 @@ export class Conversation extends EventTarget {
     this.call = null;
     this.wasInCall = ending.kind !== 'refused';
     this.talk.stop();
-    this.isHushed = this.isPaused = false;
+    this.isHushed = this.isPaused = this.#lostCamera = false;
     this.mode.end();
     this.devices.closeAll();
     this.standIns.end();
@@ -453,6 +459,7 @@ export class Conversation extends EventTarget {
   /** @param {'microphone'|'camera'} kind */
   #onLost(kind) {
     if (kind === 'microphone') this.userMeter.attach(null);
+    if (kind === 'camera' && this.call && document.hidden) this.#lostCamera = true;
     this.changed();
     if (kind === 'camera' || this.call) this.#emit('lost', { kind });
   }

@@ -7,7 +7,6 @@ import { CaptionView } from './captionview.js';
 import { byId } from './dom.js';
 import { Files } from './files.js';
 import { History } from './history.js';
-import { HistoryView } from './historyview.js';
 import { Keeper } from './keeper.js';
 import { memory } from './memory.js';
 import { stopSounds } from './soundbutton.js';
@@ -29,7 +28,7 @@ export class Keeping {
   #history = new History();
   #files = new Files();
   #keeper;
-  #view;
+  /** Loaded with the panel that shows it. @type {import('./historyview.js').HistoryView|null} */ #view = null;
 
   /**
    * @param {import('./conversation.js').Conversation} conversation
@@ -41,7 +40,6 @@ export class Keeping {
     const { captions } = conversation;
     const isOn = memory.read('history') !== 'off';
     this.#keeper = new Keeper(captions, this.#history, tabStorage(), isOn);
-    this.#view = new HistoryView(this.#history, isOn, () => this.#keeper.write());
     // Before the view of the captions, which shows what is held here.
     captions.addEventListener('added', (event) => this.#takeFiles(/** @type {CustomEvent} */ (event).detail.row));
     captions.addEventListener('changed', (event) => this.#keepUnwritten(/** @type {CustomEvent} */ (event).detail.row));
@@ -61,14 +59,23 @@ export class Keeping {
       const { id, blob } = /** @type {CustomEvent} */ (event).detail;
       this.#addSound(id, blob);
     });
-    this.#bindView(onOpened);
-    this.#view.mark(this.#keeper.id);
+    byId('history').addEventListener('open', () => this.#loadView(onOpened), { once: true });
   }
 
   /** @param {() => void} onOpened */
-  #bindView(onOpened) {
+  async #loadView(onOpened) {
+    const { HistoryView } = await import('./historyview.js');
+    const view = new HistoryView(this.#history, this.#keeper.isOn, () => this.#keeper.write());
+    this.#view = view;
+    this.#bindView(view, onOpened);
+    view.mark(this.#keeper.id);
+    await view.refresh();
+  }
+
+  /** @param {EventTarget} view @param {() => void} onOpened */
+  #bindView(view, onOpened) {
     const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ handle) =>
-      this.#view.addEventListener(type, (event) => handle(/** @type {CustomEvent} */ (event).detail));
+      view.addEventListener(type, (event) => handle(/** @type {CustomEvent} */ (event).detail));
     on('open', async ({ chat }) => {
       await this.open(chat);
       onOpened();
@@ -80,7 +87,7 @@ export class Keeping {
     on('gone', async ({ id }) => {
       if (id && id !== this.#keeper.id) return;
       await this.#keeper.forget();
-      this.#view.mark(this.#keeper.id);
+      this.#view?.mark(this.#keeper.id);
     });
     on('switched', ({ isOn }) => {
       memory.write('history', isOn ? 'on' : 'off');
@@ -95,7 +102,7 @@ export class Keeping {
     stopSounds();
     await this.#keeper.renew();
     this.#files.clear();
-    this.#view.mark(this.#keeper.id);
+    this.#view?.mark(this.#keeper.id);
   }
 
   /** Shows a kept conversation: the next call goes on from it. @param {Chat} chat */
@@ -105,7 +112,7 @@ export class Keeping {
     stopSounds();
     this.#files.clear();
     await this.#keeper.reopen(chat);
-    this.#view.mark(chat.id);
+    this.#view?.mark(chat.id);
     await this.#fetchFiles(chat.id);
   }
 
@@ -114,7 +121,7 @@ export class Keeping {
     const found = this.#keeper.comeBack();
     if (!found) return null;
     await this.#keeper.reopen(found.chat);
-    this.#view.mark(found.chat.id);
+    this.#view?.mark(found.chat.id);
     this.#fetchFiles(found.chat.id);
     return found.call;
   }

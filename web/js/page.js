@@ -258,6 +258,7 @@ function bindConversation() {
   });
   on('blocked', ({ isBlocked }) => { byId('unblock').hidden = !isBlocked; });
   on('trouble', (trouble) => notice.show(() => deviceProblem(trouble)));
+  on('back', () => ['microphone_lost', 'camera_lost'].includes(notice.shown?.kind ?? '') && notice.hide());
   on('lost', ({ kind }) => notice.show(() => deviceLost(kind)));
   on('ended', ({ ending }) => { onEnded(ending); });
   // What is left of a wait, or of a pause.
