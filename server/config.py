@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from engine.config import BuiltinConfig, EngineKind, LogLevel, MiniCpmoConfig
+from engine.ipc.session_config import Mode
 from signaling.hosts import LOOPBACK_HOSTS
 
 
@@ -173,6 +174,14 @@ class MediaConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class CallsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Limits on calls."""
 
+    modes: Annotated[
+        tuple[Mode, ...],
+        Meta(
+            min_length=1,
+            max_length=3,
+            description="Modes that callers may choose; who asks for another one gets the first.",
+        ),
+    ] = ("full_duplex", "half_duplex", "turn_based")
     connect_deadline_s: Annotated[
         float,
         Meta(gt=0, le=120, description="A peer not connected by then is dropped, s."),

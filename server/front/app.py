@@ -193,7 +193,7 @@ class Operations:
                     "description": welcome.description,
                     "languages": welcome.languages,
                     "voices": welcome.voices,
-                    "modes": welcome.modes,
+                    "modes": [one for one in welcome.modes if one in self._info["modes"]],
                     "video": welcome.video,
                     "takes_voices": welcome.takes_voices,
                     "transcribes": welcome.transcribes,
@@ -204,7 +204,7 @@ class Operations:
                     "options": welcome.options,
                 }
                 break
-        told = {k: v for k, v in self._info.items() if k != "kind"}
+        told = {k: v for k, v in self._info.items() if k not in ("kind", "modes")}
         told["ice_servers"] = self._servers.issue(with_turn=PRINCIPAL in request)
         starting = self._front.starting()
         return _json(told | {"engine": engine, "ready": self._front.is_ready, "starting": starting})

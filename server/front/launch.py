@@ -303,6 +303,7 @@ class Launch:
             "version": version(),
             "auth_required": bool(self._key),
             "kind": config.engine.kind,
+            "modes": config.calls.modes,
         }
         servers = ice_servers(config.media)
         voices = VoiceRoutes(

@@ -16,6 +16,7 @@ from server.worker.audience import Audience
 from server.worker.engine_settings import engine_config
 from server.worker.in_force import TOLD_HERE, in_force, refuse, without_effect
 from server.worker.items import Items
+from server.worker.offered_modes import MODES, check_mode, told, within
 from server.worker.open_requests import OpenRequests
 from server.worker.recall import begins_anew, recalled
 from server.worker.responses import ActiveResponse, Asked
@@ -68,10 +69,12 @@ class Conversation:
         audience: Audience,
         to_engine: Callable[[p.Message], bool],
         session_id: str,
+        modes: tuple[p.Mode, ...] = MODES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.session_id = session_id
-        self.settings = settings
+        self._modes = modes
+        self.begin_with(settings)
         self.abilities: Abilities | None = None
         """Known when the session is served."""
         self.expires_at: int | None = None
@@ -148,6 +151,11 @@ class Conversation:
         """The response whose message this is, while it is made or heard."""
         return next((r for r in self._responses.values() if r.item_id == item_id), None)
 
+    def begin_with(self, settings: SessionSettings) -> None:
+        """Set what the client asks for, before an engine serves the session."""
+        self.settings = within(settings, self._modes)
+        self._has_own_mode = self.settings == settings
+
     def update(self, changes: Mapping[str, Any], by: Asker | None = None) -> None:
         """Apply a partial session object and tell both sides; raises `ProtocolError`."""
         # Which model serves the session is settled; clients send what they take for it.
@@ -155,6 +163,7 @@ class Conversation:
         settings = self.settings.merge(changes)
         if settings.type != self.settings.type:
             raise unsupported("session.type", "a session stays of the kind that it was opened as")
+        check_mode(settings, self._modes)
         refuse(changes, settings, self.abilities)
         if begins_anew(self.settings, settings, self.abilities):
             self.recall()
@@ -191,6 +200,8 @@ class Conversation:
 
     def tell_unused(self) -> None:
         """Tell of settings that change nothing, once it is known; of each once."""
+        if not self._has_own_mode:
+            self._tell_once("mode_not_offered", told(self._modes))
         for name in self.settings.unknown:
             self._tell_once("unknown_setting", f"{name} is not known here.")
         for name in without_effect(self.settings, self.abilities):

@@ -75,7 +75,11 @@ class CallSession:
         self.audience = Audience()
         self._way = EngineWay()
         self.conversation = Conversation(
-            settings, audience=self.audience, to_engine=self._way.send, session_id=call_id
+            settings,
+            audience=self.audience,
+            to_engine=self._way.send,
+            session_id=call_id,
+            modes=config.calls.modes,
         )
         self.pause = Pause(
             config.calls.pause_keeps_s,
@@ -138,7 +142,7 @@ class CallSession:
     def configure(self, settings: SessionSettings) -> None:
         """Set what the client asks for when it starts, before an engine is."""
         assert not self.is_served, "a session that is served is updated"
-        self.conversation.settings = settings
+        self.conversation.begin_with(settings)
 
     async def run(self) -> str:
         """Talk until the session is over; the reason."""

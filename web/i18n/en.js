@@ -15,7 +15,7 @@ export default {
   'mode.half_duplex': 'Take turns',
   'mode.turn_based': 'Push to talk',
   'mode.chat': 'Chat',
-  'mode.lacking': 'This engine does not have this mode.',
+  'mode.lacking': 'This mode is not offered here.',
   'meaning.full_duplex': 'It listens all the time, decides when to speak, and you may interrupt it.',
   'meaning.omni': 'It listens and looks all the time, and decides when to speak.',
   'meaning.half_duplex': 'It answers when you stop speaking.',

@@ -15,7 +15,7 @@ export default {
   'mode.half_duplex': '轮流说话',
   'mode.turn_based': '按住说话',
   'mode.chat': '文字聊天',
-  'mode.lacking': '当前引擎不支持这种方式。',
+  'mode.lacking': '这里不提供这种方式。',
   'meaning.full_duplex': '它一直在听，自己决定什么时候开口，您也可以随时打断它。',
   'meaning.omni': '它一直在听、也一直在看，自己决定什么时候开口。',
   'meaning.half_duplex': '您说完一句，它再回答。',

@@ -107,7 +107,13 @@ def test_codes_are_those_of_the_source() -> None:
 def served(tmp_path: Path) -> Any:
     paper = PaperFront()
     telemetry = Telemetry(paper.front, "1", "fake", LoopLag())
-    info = {"name": "omnicall", "version": "1.2.3", "auth_required": False, "kind": "fake"}
+    info = {
+        "name": "omnicall",
+        "version": "1.2.3",
+        "auth_required": False,
+        "kind": "fake",
+        "modes": ["half_duplex", "turn_based"],
+    }
     voices = VoiceRoutes(VoiceDesk(tmp_path, 1), list)
     box = FeedbackBox(tmp_path, paper.front)
     auth = Authenticator((), is_keyless=True)

@@ -30,7 +30,13 @@ Start = Callable[..., Awaitable[Client]]
 CALLS = "/v1/realtime/calls"
 SDP = {"Content-Type": "application/sdp"}
 KEY = "a-key-of-sixteen-or-more"
-INFO = {"name": "omnicall", "version": "1.2.3", "auth_required": False, "kind": "fake"}
+INFO = {
+    "name": "omnicall",
+    "version": "1.2.3",
+    "auth_required": False,
+    "kind": "fake",
+    "modes": ["half_duplex", "turn_based"],
+}
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from media.playout import Playout
 from server.worker.audience import Audience
 from server.worker.commands import SessionCommands
 from server.worker.conversation import Conversation
+from server.worker.offered_modes import MODES
 from signaling.realtime.door import RealtimeDoor
 from signaling.session.core import Abilities
 from signaling.settings import SessionSettings
@@ -43,7 +44,9 @@ def sound(ms: int, value: int = 1000) -> bytes:
 class Talk:
     """`hear` is what the engine says, `ask` what the client sends, `play` lets time pass."""
 
-    def __init__(self, *, has_engine: bool = True, **settings: Any) -> None:
+    def __init__(
+        self, *, has_engine: bool = True, modes: tuple[p.Mode, ...] = MODES, **settings: Any
+    ) -> None:
         self.events: list[dict[str, Any]] = []
         """Decoded from what goes out on the data channel."""
         self.to_engine: list[p.Message] = []
@@ -55,6 +58,7 @@ class Talk:
             audience=audience,
             to_engine=self._to_engine,
             session_id=SESSION,
+            modes=modes,
             clock=self.clock,
         )
         self.playout = Playout(listener=self.conversation)
