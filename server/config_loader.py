@@ -78,6 +78,8 @@ def allowed(kind: msgspec.inspect.Type) -> str:
             if kind.pattern is not None:
                 return f"text matching {kind.pattern}"
             return "text" if kind.max_length is None else f"at most {kind.max_length} characters"
+        case inspect.VarTupleType(item_type=inspect.LiteralType(values=known)):
+            return "a list of " + ", ".join(map(str, known))
         case _:
             return "a list of texts"
 

@@ -18,7 +18,7 @@ from signaling.session.items import (
 )
 
 PICTURE_SLICES = {"low": 1, "high": 9, "original": 9}
-"""In how many one picture may be cut by the detail that it is sent with; `auto`: as the session says."""
+"""In how many a picture may be cut by its detail; otherwise as the session says."""
 
 
 def for_engine(

@@ -373,6 +373,7 @@ async def test_film_is_seen_and_heard_instead_of_the_user(server: Serving) -> No
         await event(page, "session.created")
         await expect(page.locator("#stage")).to_have_attribute("data-picture", "large")
         await page.wait_for_function("() => document.getElementById('self').videoWidth === 320")
+        await expect(page.locator("#self")).to_have_attribute("data-mirror", "false")
         await page.click("#settings [data-close]")
         await expect(page.locator("#playing-name")).to_contain_text("film.webm")
         await say(page, "What do you see?")

@@ -161,11 +161,14 @@ async def opens_without_its_server(page: Page, server: Serving) -> None:
 
 async def test_wait_runs_down_and_the_page_outlives_its_server() -> None:
     flags = [*FLAGS, "--use-fake-ui-for-media-stream"]
-    with Serving("--engine", "echo", "--set", "engine.slots=1") as server:
+    options = ("--set", "engine.slots=1", "--set", "calls.modes=half_duplex,full_duplex")
+    with Serving("--engine", "echo", *options) as server:
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=chromium(), args=flags)
             page = await browser.new_page()
             await page.goto(server.url)
+            await expect(page.locator("#mode-turn-based")).to_be_disabled()
+            await expect(page.locator("#mode-chat")).to_be_disabled()
             await call(page)
             # How long this call takes is what the next ones are told to wait.
             await page.evaluate("() => navigator.serviceWorker.ready.then(() => {})")

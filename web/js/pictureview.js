@@ -57,9 +57,14 @@ export class PictureView {
     this.#place();
   }
 
-  /** People expect a mirror, except of what a camera shows that looks away from them, or of a screen. */
+  /** Whether it is a camera's and no screen's or film's. */
+  get #isCamera() {
+    return this.#track !== null && !('displaySurface' in this.#track.getSettings()) && !('canvas' in this.#track);
+  }
+
+  /** People expect a mirror, except of what a camera shows that looks away from them. */
   #mirrors() {
-    if (!this.#track || 'displaySurface' in this.#track.getSettings()) return false;
+    if (!this.#track || !this.#isCamera) return false;
     if (this.#isMirrored) return this.#isMirrored === 'on';
     return this.#track.getSettings().facingMode !== 'environment';
   }
@@ -69,7 +74,8 @@ export class PictureView {
     byId('self').hidden = !has;
     byId('self').dataset.mirror = String(this.#mirrors());
     byId('stage').dataset.picture = has ? (this.#isSmall ? 'small' : 'large') : 'none';
-    byId('swap').hidden = byId('mirror').hidden = !has;
+    byId('swap').hidden = !has;
+    byId('mirror').hidden = !this.#isCamera;
     byId('swap').setAttribute('aria-pressed', String(this.#isSmall));
     byId('mirror').setAttribute('aria-pressed', String(this.#mirrors()));
   }
