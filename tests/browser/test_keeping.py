@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import PIL.Image
 import pytest
 from playwright.async_api import FilePayload, Page, Route, expect
@@ -390,7 +391,8 @@ def film_of(colour: str, seconds: float) -> bytes:
     with av.open(made, "w", format="webm") as opened:
         stream: Any = opened.add_stream("libvpx", rate=10)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        frame = av.VideoFrame.from_image(PIL.Image.new("RGB", (320, 240), colour))
+        picture = np.asarray(PIL.Image.new("RGB", (320, 240), colour))
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         for _ in range(round(10 * seconds)):
             frame.pts = None
             opened.mux(stream.encode(frame))

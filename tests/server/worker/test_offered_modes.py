@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.ipc.session_config import Mode
 from server.worker.offered_modes import within
 from signaling.settings import SessionSettings
 from tests.server.worker.talk import Talk
@@ -12,7 +13,7 @@ def detects(kind: str | None) -> dict[str, object]:
 
 
 def test_session_begins_in_the_first_mode_where_its_own_is_not_offered() -> None:
-    modes = ("half_duplex", "turn_based")
+    modes: tuple[Mode, ...] = ("half_duplex", "turn_based")
     for wanted, got in (
         ("semantic_vad", "ServerVad"),
         ("server_vad", "ServerVad"),
