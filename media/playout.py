@@ -25,6 +25,8 @@ MAX_LOWERED_PACKETS = 1_500 // PTIME_MS
 """So long an answer stays ducked or held where nobody takes it back: it is never lost for good."""
 FADE_SAMPLES = DOWNLINK_HZ * 5 // 1000
 MAX_REMEMBERED_EPOCHS = 16
+MAX_DOUBTED_PACKETS = 4_000 // PTIME_MS
+"""Taken while it was not known whether anybody heard it, and kept for that reason."""
 
 
 class HeardPosition(NamedTuple):
@@ -94,6 +96,10 @@ class Playout:
         self._gain = 1.0
         """Of the last sample that was taken."""
         self._lowered_packets = 0
+        self._doubted: deque[tuple[int, bytes]] | None = None
+        """What was taken since it became doubtful, by epoch; None: all of it is heard."""
+        self.is_stranded = False
+        """Nothing is taken, because nobody would hear it."""
 
     @property
     def waiting_ms(self) -> int:
@@ -135,10 +141,12 @@ class Playout:
         self._is_newest_open = False
         self._is_underrun = False
         gain, self._gain, self._loudness = self._gain, 1.0, "full"
+        if self._doubted is not None:
+            self._doubted.clear()
         if not self._stretches:
             return None
         front = self._stretches[0]
-        if front.taken_samples and gain:
+        if front.taken_samples and gain and not self.is_stranded:
             fade = bytes(front.pcm[: FADE_SAMPLES * SAMPLE_BYTES])
             self._count_taken(front, len(fade) // SAMPLE_BYTES)
             self._tail = _faded_out(_scaled(fade, gain, gain))
@@ -155,11 +163,37 @@ class Playout:
         if loudness != self._loudness:
             self._loudness, self._lowered_packets = loudness, 0
 
+    def doubt(self) -> None:
+        """Whether what is taken from now on is heard is not known, until `trust` or `strand`."""
+        if self._doubted is None:
+            self._doubted = deque(maxlen=MAX_DOUBTED_PACKETS)
+
+    def trust(self) -> None:
+        """What was taken is heard."""
+        self._doubted = None
+
+    def strand(self) -> None:
+        """Nobody hears anything: take back what was in doubt, and give nothing until `go_on`."""
+        doubted, self._doubted = self._doubted or (), None
+        self.is_stranded = True
+        self._tail = b""
+        for epoch, pcm in reversed(doubted):
+            self._take_back(epoch, pcm)
+
+    def go_on(self) -> None:
+        """Somebody listens again: from where it was heard last."""
+        self.is_stranded = False
+        self._doubted = None
+        self._is_underrun = bool(self._stretches and self._stretches[0].taken_samples)
+
     def take(self) -> bytes | None:
         """Return the next 20 ms, padded with zeros where an epoch ends or runs dry.
 
         None when idle.
         """
+        return None if self.is_stranded else self._take()
+
+    def _take(self) -> bytes | None:
         if self._loudness != "full":
             self._lowered_packets += 1
             if self._lowered_packets > MAX_LOWERED_PACKETS:
@@ -213,6 +247,8 @@ class Playout:
     def _cut(self, front: _Stretch, is_dry: bool) -> bytes:
         pcm = bytes(front.pcm[:DOWNLINK_PACKET_BYTES])
         del front.pcm[:DOWNLINK_PACKET_BYTES]
+        if self._doubted is not None:
+            self._doubted.append((front.epoch, pcm))
         samples = len(pcm) // SAMPLE_BYTES
         self._count_taken(front, samples)
         if self._is_underrun and pcm:
@@ -234,6 +270,16 @@ class Playout:
         pcm = _faded_out(_scaled(fade, self._gain, self._gain))
         self._gain = 0.0
         return pcm.ljust(DOWNLINK_PACKET_BYTES, b"\0")
+
+    def _take_back(self, epoch: int, pcm: bytes) -> None:
+        if not self._stretches or self._stretches[0].epoch != epoch:
+            stretch = _Stretch(epoch)
+            stretch.is_finished = True
+            stretch.taken_samples = self._heard.get(epoch, 0)
+            self._stretches.appendleft(stretch)
+        front = self._stretches[0]
+        front.pcm[:0] = pcm
+        self._count_taken(front, -(len(pcm) // SAMPLE_BYTES))
 
     def _count_taken(self, stretch: _Stretch, samples: int) -> None:
         stretch.taken_samples += samples

@@ -187,6 +187,31 @@ class CallsConfig(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(gt=0, le=120, description="A peer not connected by then is dropped, s."),
     ] = 15.0
     max_duration_s: Annotated[float, Meta(gt=0, le=86_400, description="Longest call, s.")] = 3600.0
+    idle_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="A call in which nothing is said or written for so long is ended, s; 0: "
+            "never.",
+        ),
+    ] = 900.0
+    grace_s: Annotated[
+        float,
+        Meta(
+            ge=3,
+            le=600,
+            description="How long a call waits for a client that lost its connection, s.",
+        ),
+    ] = 30.0
+    hurried_grace_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=600,
+            description="How long such a call keeps its engine slot while others wait for one, s.",
+        ),
+    ] = 10.0
     pause_keeps_s: Annotated[
         float,
         Meta(ge=5, le=3_600, description="How long a call that pauses keeps its engine slot, s."),
@@ -198,6 +223,15 @@ class CallsConfig(Struct, frozen=True, forbid_unknown_fields=True):
         int,
         Meta(ge=1, le=10_000, description="Calls at once from one address or ephemeral key."),
     ] = 32
+    max_per_key: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000,
+            description="Calls at once placed with one access key or the ephemeral keys made with "
+            "it; 0: any number.",
+        ),
+    ] = 0
     max_connecting: Annotated[
         int,
         Meta(

@@ -10,7 +10,7 @@ from msgspec import Struct
 from engine.ipc.protocol import ItemPiece, Message, Ping
 from engine.ipc.supervision import FromChild, Shutdown
 from signaling.live.session_config import CalledConfig
-from signaling.session.items import MessageItem
+from signaling.session.items import Item, MessageItem
 from signaling.settings import SessionSettings
 
 
@@ -19,6 +19,14 @@ class EngineAddress(Struct, frozen=True):
 
     name: str
     endpoint: str
+
+
+class ConversationKept(Struct, frozen=True):
+    """A conversation as it can go on in another media worker."""
+
+    settings: SessionSettings
+    items: tuple[Item, ...]
+    """The newest, oldest first, without files and sound."""
 
 
 class PlaceCall(Message, frozen=True):
@@ -30,6 +38,10 @@ class PlaceCall(Message, frozen=True):
     remote: str
     live: CalledConfig | None = None
     """It is a Live session, of this configuration."""
+    is_resumable: bool = False
+    """Its client can come back over another connection."""
+    kept: ConversationKept | None = None
+    """It goes on from here: its media worker died."""
 
 
 class PlaceStream(Message, frozen=True):
@@ -40,6 +52,15 @@ class PlaceStream(Message, frozen=True):
     remote: str
     door: str = "realtime"
     """The protocol that is spoken."""
+    is_resumable: bool = False
+    kept: ConversationKept | None = None
+
+
+class ResumeCall(Message, frozen=True):
+    """The call's client has lost its connection and offers another one; answered as `PlaceCall`."""
+
+    call_id: str
+    sdp: str
 
 
 class AssignEngine(Message, frozen=True):
@@ -53,6 +74,12 @@ class QueuePosition(Message, frozen=True):
     call_id: str
     position: int
     eta_s: float | None
+
+
+class SlotNeeded(Message, frozen=True):
+    """Others wait for a slot, and the call's client is away."""
+
+    call_id: str
 
 
 class HangUp(Message, frozen=True):
@@ -124,6 +151,24 @@ class SlotWanted(Message, frozen=True):
     """The call goes on after that and needs a slot; answered as `CallConnected`."""
 
     call_id: str
+
+
+class ClientAway(Message, frozen=True):
+    """The call's client cannot be reached; without it the session ends in `ends_in_s`."""
+
+    call_id: str
+    ends_in_s: float
+
+
+class ClientBack(Message, frozen=True):
+    call_id: str
+
+
+class KeepConversation(Message, frozen=True):
+    """How the conversation of a resumable call stands, for the case that this process dies."""
+
+    call_id: str
+    kept: ConversationKept
 
 
 class CallRefused(Message, frozen=True):
@@ -205,6 +250,8 @@ class WorkerStats(Message, frozen=True):
 ToWorker = (
     PlaceCall
     | PlaceStream
+    | ResumeCall
+    | SlotNeeded
     | AssignEngine
     | QueuePosition
     | PassPiece
@@ -223,6 +270,9 @@ FromWorker = (
     | CallConnected
     | SlotReleased
     | SlotWanted
+    | ClientAway
+    | ClientBack
+    | KeepConversation
     | ItemAdded
     | ItemRefused
     | IceUpdated

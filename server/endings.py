@@ -17,6 +17,7 @@ REASONS = {
     "engine_full": "All places are taken; call again.",
     "worker_gone": "The server lost this call; call again.",
     "max_duration": "The longest duration of a call is reached.",
+    "idle": "Nothing was said for so long that the call was ended.",
     "goodbye": "Goodbye.",
     "context_limit": "The model cannot remember a longer conversation; call again.",
     "media_failed": "The sound of this call failed; call again.",

@@ -4,8 +4,7 @@ CONNECT_DEADLINE_S = 15.0
 SILENCE_S = 10.0
 """Silence after which a peer has vanished.
 
-Lifts, roaming and sleeping phones are survived, a slot is not held for the 30 s that consent lasts
-(RFC 7675 section 5.1): a peer that returns later is told by its own consent checks to call again.
+Unless its owner waits longer: never for more than consent lasts, 30 s (RFC 7675 section 5.1).
 """
 REFUSED_SILENCE_S = 2.0
 """The same where the peer's host says that its port is closed.
@@ -43,6 +42,10 @@ class Liveness:
         """From now on silence counts instead of the connect deadline."""
         self._is_connected = True
         self._heard_at = now
+
+    def silent_s(self, now: float) -> float:
+        """Return for how long nothing was heard; 0 before the connection."""
+        return now - self._heard_at if self._is_connected else 0.0
 
     def spoke(self, now: float) -> None:
         """The client was heard of by another way than its media's."""

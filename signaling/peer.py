@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 from aiortc import (
@@ -29,7 +30,7 @@ from signaling.errors import ProtocolError
 from signaling.fragment import parse_fragment, write_fragment
 from signaling.ice import IceSettings, configuration
 from signaling.inbound import prepare_certificate
-from signaling.liveness import CONNECT_DEADLINE_S, TICK_S, Liveness
+from signaling.liveness import CONNECT_DEADLINE_S, SILENCE_S, TICK_S, Liveness
 from signaling.offer import parameter_sets
 from signaling.peerstats import Report, collect
 from signaling.prepared import PreparedOffer, max_message_bytes, prepare_offer
@@ -94,6 +95,9 @@ class PeerListener(Protocol):
     def refused(self, error: ProtocolError) -> None:
         """Events of the client were dropped; called at most once a second."""
 
+    def silent(self, silent_s: float) -> None:
+        """For how long nothing was heard of the client; said each TICK_S while it is connected."""
+
     def gone(self, reason: str) -> None:
         """The peer is over, said exactly once.
 
@@ -115,7 +119,9 @@ class Peer:
         *,
         clock: Callable[[], float] = time.monotonic,
         connect_deadline_s: float = CONNECT_DEADLINE_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
+        """`silence_s`: after so much silence the client has vanished."""
         self.call_id = call_id
         self.audio_receiver: RTCRtpReceiver | None = None
         """Receives the first audio m-line on which the client sends; None if there is none."""
@@ -133,6 +139,7 @@ class Peer:
         self._clock = clock
         self._awake = AwakeClock(TICK_S, clock)
         self._connect_deadline_s = connect_deadline_s
+        self._silence_s = silence_s
         self._liveness: Liveness | None = None
         self._ice_updates = TokenBucket(ICE_UPDATES_PER_S, ICE_UPDATES_BURST)
         self._ice_restarts = TokenBucket(ICE_RESTARTS_PER_S, ICE_RESTARTS_BURST)
@@ -209,7 +216,11 @@ class Peer:
         if offer.plan.sees is not None:
             self.parameter_sets = parameter_sets(offer.original.sections[offer.plan.sees])
         self._hand_out_receivers(on_receivers)
-        self._liveness = Liveness(self._awake(), connect_deadline_s=self._connect_deadline_s)
+        self._liveness = Liveness(
+            self._awake(),
+            connect_deadline_s=self._connect_deadline_s,
+            silence_s=self._silence_s,
+        )
         with _refusing():
             await pc.setLocalDescription()
         self._watch = asyncio.create_task(self._run_watch(), name=f"peer-watch-{self.call_id}")
@@ -332,14 +343,16 @@ class Peer:
         while self._gone_reason is None:
             await asyncio.sleep(TICK_S)
             self.channel.tell_dropped()
-            wire = self._wire
-            reason = self._liveness.check(self._awake(), wire.heard, wire.refusals)
+            wire, now = self._wire, self._awake()
+            reason = self._liveness.check(now, wire.heard, wire.refusals)
             if reason is None and wire.has_left:
                 reason = "closed"
             if reason is None and self._has_lost_downlink():
                 reason = "downlink_failed"
             if reason is not None:
                 self._end(reason)
+            elif self._is_connected:
+                self._tell(partial(self._listener.silent, self._liveness.silent_s(now)))
 
     def _has_lost_downlink(self) -> bool:
         # aiortc's sender drops its track when recv() raises, and says so nowhere else.

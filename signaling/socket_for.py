@@ -12,6 +12,8 @@ class SocketFor(msgspec.Struct, frozen=True):
     head: bytes
     role: Literal["primary", "sideband"] = "primary"
     """A sideband joins a session that has a connection of its own."""
+    resumes: bool = False
+    """It takes the place of the session's own connection, which its client has lost."""
     door: str = "realtime"
     tells_extensions: bool = False
     wants_audio: bool = True

@@ -51,7 +51,11 @@ class Caller:
         key: str | None = None,
         door: str = "/v1/realtime/calls",
         ice: RTCConfiguration | None = None,
+        resume: str | None = None,
     ) -> None:
+        """`resume`: "new" asks for a token, which `token` is then; a token resumes its session."""
+        self.token = resume or ""
+        self._resume = {"Omnicall-Resume": resume} if resume else {}
         self.url = url.rstrip("/")
         self._door = door
         self.authorization = {"Authorization": f"Bearer {key}"} if key else {}
@@ -77,7 +81,8 @@ class Caller:
         """Post the offer; the answer, which is for `accept`."""
         self.pc.addTrack(self.voice)
         await self.pc.setLocalDescription(await self.pc.createOffer())
-        async with aiohttp.ClientSession(headers=self.authorization) as http:
+        given = self.authorization | self._resume
+        async with aiohttp.ClientSession(headers=given) as http:
             if self._session is None:
                 headers = {"Content-Type": "application/sdp"}
                 body: Any = self.pc.localDescription.sdp
@@ -93,6 +98,7 @@ class Caller:
                 text = await answer.text()
                 assert answer.status == 201, (answer.status, text)
                 self.location = answer.headers["Location"]
+                self.token = answer.headers.get("Omnicall-Resume", "")
                 return text
 
     async def accept(self, answer: str) -> None:
@@ -130,11 +136,14 @@ class Caller:
         """Wait for the `count`th event of a type."""
         async with asyncio.timeout(timeout_s):
             while True:
-                found = [event for event in self.events if event["type"] == kind]
+                found = self.of(kind)
                 if len(found) >= count:
                     return found[count - 1]
                 self._changed.clear()
                 await self._changed.wait()
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["type"] == kind]
 
     async def is_over(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until the peer connection is closed or failed."""
@@ -148,6 +157,21 @@ class Caller:
         async with aiohttp.ClientSession() as http:
             async with http.post(f"{self.url}{self.location}/hangup") as answer:
                 return answer.status
+
+    def vanish(self) -> None:
+        """Say nothing more and hear nothing, as a phone out of reach does."""
+        for protocol in self._protocols():
+            protocol.transport.sendto = lambda *args: None
+            protocol.datagram_received = lambda *args: None
+
+    def reappear(self) -> None:
+        for protocol in self._protocols():
+            del protocol.transport.sendto
+            del protocol.datagram_received
+
+    def _protocols(self) -> list[Any]:
+        senders = self.pc.getSenders()
+        return [p for s in senders for p in s.transport.transport._connection._protocols]
 
     async def upload(self, *content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """The status and the body of POST .../items with a user's message."""

@@ -71,6 +71,8 @@ class Broker:
         self._queue: list[str] = []
         self._max_queue = max_queue
         self._recent_s: deque[float] = deque(maxlen=RECENT_CALLS)
+        self._away: dict[str, float] = {}
+        """Calls whose client is away, and when they let go of their slot."""
 
     @property
     def slots(self) -> int:
@@ -123,9 +125,36 @@ class Broker:
         insort(self._queue, call_id, key=self._turns.__getitem__)
         return self._waiting(self._queue.index(call_id) + 1)
 
+    def request_again(self, call_id: str) -> EngineAddress | Waiting:
+        """For a call that was served before: as `request`, in its old turn, however many wait."""
+        self._turns.setdefault(call_id, next(self._count))
+        self._give_back(call_id)
+        address = None if self._queue else self._lease(call_id)
+        if address is not None:
+            return address
+        if call_id not in self._queue:
+            insort(self._queue, call_id, key=self._turns.__getitem__)
+        return self._waiting(self._queue.index(call_id) + 1)
+
+    def away(self, call_id: str, lets_go_in_s: float) -> None:
+        """The call's client is away: its slot is free then, if not before."""
+        self._away[call_id] = self._clock() + lets_go_in_s
+
+    def back(self, call_id: str) -> None:
+        self._away.pop(call_id, None)
+
+    def holds(self, call_id: str) -> bool:
+        """Return whether the call has a slot."""
+        return self.engine_of(call_id) is not None
+
+    def _give_back(self, call_id: str) -> None:
+        for engine in self._engines.values():
+            engine.leases.discard(call_id)
+
     def release(self, call_id: str, lasted_s: float | None = None) -> bool:
         """Give up a lease or a place in the queue; whether the call had either."""
         self._turns.pop(call_id, None)
+        self._away.pop(call_id, None)
         if call_id in self._queue:
             self._queue.remove(call_id)
             return True
@@ -215,13 +244,19 @@ class Broker:
         return Waiting(self._queue[position - 1], position, self._eta_s(position))
 
     def _eta_s(self, position: int) -> float | None:
-        """By the calls and the start that were seen last; None where there were none."""
+        """By the calls and the start that were seen last, and by slots whose callers are away;
+        None where there were none."""
         if not self._engines:
             return self._start_eta_s()
+        let_go = sorted(at for name, at in self._away.items() if self.holds(name))
+        known_s = None
+        if position <= len(let_go):
+            known_s = math.ceil(max(0.0, let_go[position - 1] - self._clock()))
         if not self._recent_s:
-            return None
+            return known_s
         mean_s = sum(self._recent_s) / len(self._recent_s)
-        return math.ceil(mean_s * position / max(1, self.capacity))
+        likely_s = math.ceil(mean_s * position / max(1, self.capacity))
+        return likely_s if known_s is None else min(likely_s, known_s)
 
     def _start_eta_s(self) -> float | None:
         """Return what is left of a start like the last one; None when this one takes longer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -20,6 +21,8 @@ from server.control import (
     CallEnded,
     CallPlaced,
     CallRefused,
+    ClientAway,
+    ClientBack,
     EngineAddress,
     EngineDown,
     HangUp,
@@ -27,9 +30,12 @@ from server.control import (
     IceUpdated,
     ItemAdded,
     ItemRefused,
+    KeepConversation,
     PlaceCall,
     PlaceStream,
     QueuePosition,
+    ResumeCall,
+    SlotNeeded,
     SlotReleased,
     SlotWanted,
     StreamPlaced,
@@ -39,7 +45,14 @@ from server.endings import Endings
 from server.front.broker import Broker
 from server.front.chats import ChatDesk
 from server.front.child_stats import ChildStats
-from server.front.front_call import FrontCall, check_share, least_loaded, restarted_worker
+from server.front.comebacks import Comebacks
+from server.front.front_call import (
+    FrontCall,
+    check_key,
+    check_share,
+    least_loaded,
+    restarted_worker,
+)
 from server.front.ice_updates import IceUpdates
 from server.front.setups import room_for
 from server.front.starting import Starting
@@ -49,6 +62,7 @@ from server.front.voices import VoiceDesk
 from signaling.errors import NoFreeSlot, ProtocolError
 from signaling.http.auth import Principal
 from signaling.http.calls import PlacedCall
+from signaling.http.streams import PlacedStream
 from signaling.http.trickle import IceAnswer
 from signaling.live.session_config import CalledConfig
 from signaling.realtime.client_items import ItemCreate
@@ -70,6 +84,9 @@ class Front(Observer):
         max_queue: int,
         max_per_remote: int,
         max_connecting: int,
+        max_per_key: int = 0,
+        grace_s: float = 30.0,
+        hurried_grace_s: float = 10.0,
         chat: ChatConfig | None = None,
         call_slots: int = 0,
         voices: VoiceDesk | None = None,
@@ -89,8 +106,11 @@ class Front(Observer):
         self._uploads = ItemDelivery()
         self._ice = IceUpdates()
         self._endings = Endings(clock)
+        self._comebacks = Comebacks(grace_s, clock, self._over)
+        self._hurried_grace_s = hurried_grace_s
         self._max_per_remote = max_per_remote
         self._max_connecting = max_connecting
+        self._max_per_key = max_per_key
         self._show = show
         self._clock = clock
         self._supervisor: Supervisor | None = None
@@ -138,16 +158,18 @@ class Front(Observer):
         callers: tuple[str, ...],
         owner: str | None = None,
         live: CalledConfig | None = None,
+        is_resumable: bool = False,
     ) -> PlacedCall:
         """Have a media worker answer the offer; the engine's slot is leased at the connection.
 
         Raises `NoFreeSlot` when full, `ProtocolError` for an offer that cannot be
         served, `TimeoutError` when the worker does not answer.
         """
-        call = await self._begin(remote, callers, owner)
+        call = await self._begin(remote, callers, owner, session)
         tag = self._ice.begin(call.call_id)
-        answer = await self._placed(call, PlaceCall(call.call_id, sdp, session, remote, live))
-        return PlacedCall(call.call_id, answer, tag)
+        token = self._comebacks.begin(call) if is_resumable else ""
+        message = PlaceCall(call.call_id, sdp, session, remote, live, is_resumable)
+        return PlacedCall(call.call_id, await self._placed(call, message), tag, token)
 
     async def place_stream(
         self,
@@ -157,11 +179,79 @@ class Front(Observer):
         callers: tuple[str, ...],
         owner: str | None = None,
         door: str = "realtime",
-    ) -> str:
-        """Have a media worker expect a session's WebSocket; the id. Raises as `place`."""
-        call = await self._begin(remote, callers, owner)
-        await self._placed(call, PlaceStream(call.call_id, session, remote, door))
-        return call.call_id
+        is_resumable: bool = False,
+    ) -> PlacedStream:
+        """Have a media worker expect a session's WebSocket. Raises as `place`."""
+        call = await self._begin(remote, callers, owner, session)
+        call.is_stream = True
+        token = self._comebacks.begin(call) if is_resumable else ""
+        await self._placed(call, PlaceStream(call.call_id, session, remote, door, is_resumable))
+        return PlacedStream(call.call_id, token)
+
+    def check_token(self, token: str) -> None:
+        """Raise `ProtocolError` (404) for a token that was never given."""
+        self._comebacks.check(token)
+
+    async def resume(self, token: str, sdp: str) -> PlacedCall:
+        """Have the offer of a client answered that has lost its connection; see `Comebacks.find`.
+
+        The session goes on, on another media worker where its own died. Raises as `place`.
+        """
+        call = self._returning(token, is_stream=False)
+        call_id = call.call_id
+        if call.is_orphan:
+            await self._adopt(call)
+            kept = call.kept
+            answer = await self._placed(
+                call,
+                PlaceCall(call_id, sdp, kept.settings, call.remote, is_resumable=True, kept=kept),
+            )
+        else:
+            answer = await self._resumed(call, sdp)
+        return PlacedCall(call_id, answer, self._ice.begin(call_id), token)
+
+    async def resume_stream(self, token: str) -> PlacedStream:
+        """The same where the client comes with a WebSocket, which can then be handed over."""
+        call = self._returning(token, is_stream=True)
+        if call.is_orphan:
+            await self._adopt(call)
+            kept = call.kept
+            stream = PlaceStream(
+                call.call_id, kept.settings, call.remote, is_resumable=True, kept=kept
+            )
+            await self._placed(call, stream)
+        return PlacedStream(call.call_id, token)
+
+    def _returning(self, token: str, *, is_stream: bool) -> FrontCall:
+        call = self._comebacks.find(token, self.calls, self.why_closed)
+        if call.is_stream != is_stream:
+            raise ProtocolError(
+                "resume: a session goes on over a connection of the kind that it began with.",
+                code="unsupported_value",
+                param="resume",
+                status=409,
+            )
+        return call
+
+    async def _adopt(self, call: FrontCall) -> None:
+        """Give a call whose media worker died to another one."""
+        call.placed = asyncio.get_running_loop().create_future()
+        try:
+            call.worker = await self._worker()
+        except BaseException:
+            call.placed.cancel()
+            raise
+        self._comebacks.drop(call.call_id)
+        call.is_orphan, call.is_setting_up = False, True
+
+    async def _resumed(self, call: FrontCall, sdp: str) -> str:
+        """Wait for the worker's answer; without one the session waits as before."""
+        call.placed = asyncio.get_running_loop().create_future()
+        try:
+            self.supervisor.send(call.worker, ResumeCall(call.call_id, sdp))
+            return await patiently(call.placed, PLACE_TIMEOUT_S)
+        finally:
+            call.placed.cancel()
 
     def hand_over(self, told: SocketFor, descriptor: int) -> bool:
         """Give a copy of a socket to the worker of a session; False if that is impossible."""
@@ -185,12 +275,19 @@ class Front(Observer):
         if principal.role != "admin" and principal.key_id != call.owner:
             raise ProtocolError("There is no such call.", code="call_not_found", status=404)
 
-    async def _begin(self, remote: str, callers: tuple[str, ...], owner: str | None) -> FrontCall:
+    async def _begin(
+        self,
+        remote: str,
+        callers: tuple[str, ...],
+        owner: str | None,
+        settings: SessionSettings,
+    ) -> FrontCall:
         worker = await self._worker()
+        check_key(owner, self.calls.values(), self._max_per_key)
         self._make_room(callers)
         call_id = f"rtc_{secrets.token_urlsafe(18)}"
         self.broker.offer(call_id)
-        call = FrontCall(call_id, worker, remote, callers, self._clock(), owner)
+        call = FrontCall(call_id, worker, remote, callers, self._clock(), owner, settings)
         self.calls[call_id] = call
         return call
 
@@ -212,7 +309,15 @@ class Front(Observer):
         call = self.calls.get(call_id)
         if call is None:
             return False
+        if call.is_orphan:
+            self._over(call_id, reason)
+            return True
         return self.supervisor.send(call.worker, HangUp(call_id, reason))
+
+    def is_lost(self, call_id: str) -> bool:
+        """Return whether the call's connection is gone for good, so that only resuming helps."""
+        call = self.calls.get(call_id)
+        return call is not None and call.is_orphan
 
     def is_open(self, call_id: str) -> bool:
         """Return whether there is such a call."""
@@ -294,7 +399,11 @@ class Front(Observer):
             for engine in self.supervisor.of_role("engine"):
                 self.supervisor.send(engine, WorkerGone(child.link_name))
             for call in [c for c in self.calls.values() if c.worker is child]:
-                self._over(call.call_id, "worker_gone")
+                if self._comebacks.orphan(call):
+                    self.broker.release(call.call_id)
+                else:
+                    self._over(call.call_id, "worker_gone")
+            self._assign()
             return
         self.stats.forget(child.spec.name)
         if self._voices is not None:
@@ -322,8 +431,8 @@ class Front(Observer):
                 self._ice.answered(message)
             case CallConnected():
                 self._connected(message.call_id)
-            case SlotReleased() | SlotWanted():
-                self._paused(message)
+            case SlotReleased() | SlotWanted() | ClientAway() | ClientBack() | KeepConversation():
+                self._changed(message)
             case CallEnded():
                 self._over(message.call_id, message.reason)
             case EngineStats() | VoiceReport():
@@ -357,32 +466,55 @@ class Front(Observer):
         call.is_setting_up = False
         self._request(call)
 
-    def _paused(self, message: SlotReleased | SlotWanted) -> None:
-        """A call gives its slot away while it pauses, or goes on and needs one."""
+    def _changed(
+        self,
+        message: SlotReleased | SlotWanted | ClientAway | ClientBack | KeepConversation,
+    ) -> None:
+        """A call gives its slot away, or needs one; its client is gone, or back."""
         call = self.calls.get(message.call_id)
         if call is None:
             return
-        if isinstance(message, SlotWanted):
-            self._request(call)
-        elif self.broker.release(call.call_id):
-            self._assign()
+        match message:
+            case SlotWanted():
+                self._request(call)
+            case SlotReleased():
+                if self.broker.release(call.call_id):
+                    self._assign()
+            case ClientAway():
+                call.is_away, call.is_hurried = True, False
+                lets_go_in_s = min(message.ends_in_s, self._hurried_grace_s)
+                self.broker.away(call.call_id, lets_go_in_s)
+                self._assign()
+            case ClientBack():
+                call.is_away = False
+                self.broker.back(call.call_id)
+            case KeepConversation():
+                call.kept = message.kept
 
     def _request(self, call: FrontCall) -> None:
         call_id = call.call_id
         try:
-            place = self.broker.request(call_id)
+            if call.was_served:
+                place = self.broker.request_again(call_id)
+            else:
+                place = self.broker.request(call_id)
         except NoFreeSlot:
             self.supervisor.send(call.worker, HangUp(call_id, "engine_full"))
             return
         if isinstance(place, EngineAddress):
-            self.supervisor.send(call.worker, AssignEngine(call_id, place))
+            self._give(call, place)
         else:
             self._assign()
+
+    def _give(self, call: FrontCall, engine: EngineAddress) -> None:
+        call.was_served, call.place = True, None
+        self.supervisor.send(call.worker, AssignEngine(call.call_id, engine))
 
     def _over(self, call_id: str, reason: str) -> None:
         call = self.calls.pop(call_id, None)
         if call is None:
             return
+        self._comebacks.drop(call_id)
         self._endings.add(call_id, reason)
         why = self.why_closed(call_id)
         self._uploads.over(call_id, why)
@@ -400,9 +532,19 @@ class Front(Observer):
         for call_id, address in assigned:
             call = self.calls.get(call_id)
             if call is not None:
-                self.supervisor.send(call.worker, AssignEngine(call_id, address))
-        for waiting in self.broker.waiting():
+                self._give(call, address)
+        queue = self.broker.waiting()
+        for waiting in queue:
             call = self.calls.get(waiting.call_id)
             if call is not None and call.place != waiting:
                 call.place = waiting
                 self.supervisor.send(call.worker, QueuePosition(*waiting))
+        if queue:
+            self._hurry()
+
+    def _hurry(self) -> None:
+        """Have the calls whose clients are away know that others wait for their slots."""
+        for call in self.calls.values():
+            if call.is_away and not call.is_hurried:
+                call.is_hurried = True
+                self.supervisor.send(call.worker, SlotNeeded(call.call_id))

@@ -203,6 +203,9 @@ class Launch:
         front = Front(
             max_queue=config.calls.max_queue,
             max_per_remote=config.calls.max_per_remote,
+            max_per_key=config.calls.max_per_key,
+            grace_s=config.calls.grace_s,
+            hurried_grace_s=config.calls.hurried_grace_s,
             max_connecting=config.calls.max_connecting,
             chat=config.chat,
             call_slots=config.engine.slots,

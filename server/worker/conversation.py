@@ -7,7 +7,7 @@ Owned by the session, with the items, the user's turns and the responses that ar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from engine.ipc import protocol as p
@@ -18,13 +18,13 @@ from server.worker.in_force import TOLD_HERE, in_force, refuse, without_effect
 from server.worker.items import Items
 from server.worker.offered_modes import MODES, check_mode, told, within
 from server.worker.open_requests import OpenRequests
-from server.worker.recall import begins_anew, recalled
+from server.worker.recall import begins_anew, newest, recalled
 from server.worker.responses import ActiveResponse, Asked
 from server.worker.user_turns import UserTurns, input_ms
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
 from signaling.session.core import Abilities, Asker, Watcher
-from signaling.session.items import MessageItem
+from signaling.session.items import Item, MessageItem
 from signaling.settings import SessionSettings
 from signaling.toolchecks import unsupported
 
@@ -197,6 +197,36 @@ class Conversation:
             )
         )
         self.tell_unused()
+
+    def retell(self, watcher: Watcher) -> None:
+        """Tell a client that comes back what it may have missed, and what is being said."""
+        running = [r for r in self._responses.values() if not (r.is_out_of_band or r.is_ended)]
+        ids = tuple(response.id for response in running)
+        watcher.tell(ev.SessionGoesOn(items=self.standing(), responses=ids))
+        for response in running:
+            response.retell(watcher.tell)
+
+    def standing(self) -> tuple[Item, ...]:
+        """The newest items as they stand, bounded in number and words; of answers what was
+        heard."""
+        spoken = {r.item_id: r.spoken_item for r in self._responses.values() if not r.is_ended}
+        return newest([spoken.get(item.id) or item for item in self.items])
+
+    def restore(self, items: Iterable[Item]) -> None:
+        """Go on from what was said elsewhere; before an engine is asked."""
+        for item in items:
+            self.items.put(item)
+        self.recall()
+
+    def engine_lost(self) -> None:
+        """The engine is gone: nothing more comes of what it was saying or hearing."""
+        self.strand()
+        self.turns.is_speaking = False
+
+    def strand(self) -> None:
+        """Cut what is being said, which nobody will hear."""
+        if self._responses:
+            self.cut(max(self._responses), "client_cancelled")
 
     def tell_unused(self) -> None:
         """Tell of settings that change nothing, once it is known; of each once."""

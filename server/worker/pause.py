@@ -1,4 +1,6 @@
-"""A session that rests at its user's wish: nothing is taken, and its slot is kept a while."""
+"""A session that rests at its user's wish: nothing is taken, and its slot is kept a while.
+
+Owns the slot for whoever else gives it up or loses it (`server.worker.absence`, a dead engine)."""
 
 from __future__ import annotations
 
@@ -53,9 +55,24 @@ class Pause:
         self.is_on = False
         if self._has_slot:
             self._resumed(by)
-        elif not self._is_waiting:
+        else:
+            self.need_slot()
+
+    def need_slot(self) -> None:
+        """Ask for a slot, where there is none and nobody pauses."""
+        if not (self.is_on or self._has_slot or self._is_waiting):
             self._is_waiting = True
             self._take_again()
+
+    def give_up_slot(self) -> None:
+        """Let somebody else have the slot; words are kept."""
+        if self._has_slot:
+            self._has_slot, self._kept = False, "words"
+            self._give_away()
+
+    def lost_slot(self) -> None:
+        """The engine is gone, and the slot with it; `need_slot` asks for another one."""
+        self._has_slot, self._is_waiting, self._kept = False, False, "words"
 
     def look(self) -> None:
         """Notice what time it is."""
@@ -63,10 +80,9 @@ class Pause:
             return
         left_s = self._keep_s - (self._clock() - self._since)
         if left_s <= 0:
-            self._has_slot, self._kept = False, "words"
             told = "The pause was long, so others may speak: going on may take a wait."
             self._audience.emit(ev.Notice(code="slot_given_away", message=told))
-            self._give_away()
+            self.give_up_slot()
         elif left_s <= WARNED_S and not self._is_told:
             self._is_told = True
             told = f"In {left_s:.0f} s others may take this place; go on to keep it."

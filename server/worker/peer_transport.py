@@ -32,6 +32,15 @@ log = logging.getLogger(__name__)
 FLUSH_S = 0.1
 DELIVERY_S = 2.0
 """For how long the last words are sent again if they are lost."""
+DOUBT_S = 0.5
+"""After so much silence it is doubtful whether the client hears,"""
+AWAY_S = 2.5
+"""and after this certain that it does not: the session rests, and goes on from where it was heard.
+
+Who sends nothing of its own still answers a check each second.
+"""
+MOST_SILENCE_S = 29.0
+"""Consent lasts a second longer (RFC 7675); who is back later needs another connection."""
 TELL_WAIT_S = 3.0
 """For how long a failure waits for a data channel that is just being opened."""
 
@@ -48,16 +57,32 @@ class PeerTransport:
         threads: Executor,
         on_connected: Callable[[], object],
         live: LiveSession | None = None,
+        before: PeerTransport | None = None,
+        comes_back: bool = False,
     ) -> None:
-        """`live`: what a Live session has beside; it is this transport's to close."""
+        """`live`: what a Live session has beside; it is this transport's to close. `before`: the
+        connection that the session's client has lost; it is replaced once the offer is answered.
+        `comes_back`: the client was in this conversation before.
+        """
+        self._before = before
+        self._comes_back = comes_back or before is not None
         self._session = session
         self._config = config
         self._ticker = ticker
         self._threads = threads
         self._on_connected = on_connected
         self._live = live
-        self._playout = Playout(listener=session.conversation) if live is None else live.playout
-        session.conversation.use(self._playout)
+        self._playout: Playout = (
+            before._playout
+            if before is not None
+            else Playout(listener=session.conversation)
+            if live is None
+            else live.playout
+        )
+        if before is None:
+            session.conversation.use(self._playout)
+        if comes_back:
+            self._playout.strand()
         self._downlink = AudioDownlink(
             self._playout,
             ticker,
@@ -73,10 +98,15 @@ class PeerTransport:
         self._settled = asyncio.Event()
         """The data channel is open, or never will be."""
         self._peer = Peer(
-            session.call_id, ice, self, connect_deadline_s=config.calls.connect_deadline_s
+            session.call_id,
+            ice,
+            self,
+            connect_deadline_s=config.calls.connect_deadline_s,
+            silence_s=min(config.calls.grace_s, MOST_SILENCE_S),
         )
         self.door = self._make_door()
-        session.carry(self)
+        if before is None:
+            session.carry(self)
 
     def _make_door(self) -> Door:
         if self._live is not None:
@@ -94,6 +124,13 @@ class PeerTransport:
     async def answer(self, offer: str) -> str:
         """The SDP answer. Raises as `signaling.peer.Peer.answer` does."""
         answer = await self._peer.answer(offer, downlink=self._downlink, on_receivers=self._attach)
+        if self._before is not None:
+            # One taker at a time.
+            self._before._downlink.stop()
+            self._playout.strand()
+            self._before = None
+            self._session.carry(self)
+            self._session.away(self)
         self._downlink.bind(self._peer.audio_sender)
         return answer
 
@@ -116,7 +153,7 @@ class PeerTransport:
         if self._live is not None:
             self._session.greet(self._live.door)
         elif self._peer.channel.is_open:
-            self._session.greet(self.door)
+            self._session.greet(self.door, comes_back=self._comes_back)
 
     async def tend(self) -> None:
         """Tell the engine once when the camera goes off, so that it does not describe the past."""
@@ -149,6 +186,7 @@ class PeerTransport:
         for uplink in (self._audio, self._video):
             if uplink is not None:
                 uplink.close()
+        self._session.audience.remove(self.door)
         await self._peer.close("hangup")
         self._downlink.stop()
 
@@ -160,10 +198,13 @@ class PeerTransport:
     def connected(self) -> None:
         log.info("call %s connected", self._session.call_id)
         self._on_connected()
+        if not self._peer.channel.is_expected:
+            self._is_back()
 
     def channel_open(self) -> None:
         self._settled.set()
-        self._session.greet(self.door)
+        self._session.greet(self.door, comes_back=self._comes_back)
+        self._is_back()
 
     def message(self, text: str) -> None:
         self.door.receive(text)
@@ -171,9 +212,34 @@ class PeerTransport:
     def refused(self, error: ProtocolError) -> None:
         self.door.refuse(error)
 
+    def silent(self, silent_s: float) -> None:
+        if not self._is_current:
+            return
+        if silent_s < DOUBT_S:
+            self._playout.trust()
+            if self._peer.channel.is_open or not self._peer.channel.is_expected:
+                self._is_back()
+        elif silent_s < AWAY_S:
+            self._playout.doubt()
+        elif not self._playout.is_stranded:
+            self._playout.strand()
+            self._session.away(self)
+
     def gone(self, reason: str) -> None:
         self._settled.set()
-        self._session.end(reason)
+        if self._is_current:
+            self._playout.strand()
+            self._session.lost(self, reason)
+
+    @property
+    def _is_current(self) -> bool:
+        """Whether the session has no other connection by now."""
+        return self._session.transport is self
+
+    def _is_back(self) -> None:
+        if self._playout.is_stranded and self._is_current:
+            self._playout.go_on()
+            self._session.back(self)
 
     # ------------------------------------------------------------------ media
 

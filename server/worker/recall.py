@@ -10,6 +10,8 @@ from signaling.settings import MAX_INSTRUCTIONS_CHARS, SemanticVad, SessionSetti
 
 MAX_CHARS = 6_000
 """Of the newest words; the rest is left out."""
+MAX_ITEMS = 64
+MAX_KEPT_CHARS = 24_000
 OPENING = "The conversation so far, which goes on now:"
 _SPEAKERS = {"user": "User", "assistant": "You", "system": "Note"}
 
@@ -27,6 +29,19 @@ def recalled(items: Iterable[Item]) -> str:
             break
         lines.append(line)
     return "\n".join([OPENING, *reversed(lines)]) if lines else ""
+
+
+def newest(items: list[Item]) -> tuple[Item, ...]:
+    """The newest items, oldest first, as many as are kept for a client or a model that comes
+    back."""
+    kept: list[Item] = []
+    size = 0
+    for item in reversed(items):
+        size += _chars(item)
+        if len(kept) == MAX_ITEMS or size > MAX_KEPT_CHARS:
+            break
+        kept.append(item)
+    return tuple(reversed(kept))
 
 
 def begins_anew(
@@ -64,6 +79,16 @@ def _line(item: Item) -> str:
     shown = [f"[{part.kind}]" for part in item.parts if part.kind in ("image", "video")]
     said = " ".join([*shown, *([words] if words else [])])
     return f"{_SPEAKERS[item.role]}: {_short(said)}" if said else ""
+
+
+def _chars(item: Item) -> int:
+    match item:
+        case MessageItem():
+            return sum(len(part.text or "") for part in item.parts)
+        case FunctionOutputItem():
+            return len(item.output)
+        case _:
+            return len(item.arguments)
 
 
 def _short(text: str) -> str:

@@ -181,9 +181,30 @@ class ActiveResponse:
         )
 
     def audible(self) -> None:
-        """The first sample is on its way."""
-        self.is_audible = True
-        self._emit(ev.ResponseAudible(response_id=self.id))
+        """The first sample is on its way, once more where it was not heard."""
+        if not self.is_audible:
+            self.is_audible = True
+            self._emit(ev.ResponseAudible(response_id=self.id))
+
+    def retell(self, tell: Emit) -> None:
+        """Tell how it stands to who comes in the middle of it."""
+        tell(ev.ResponseBegan(response=self._info("in_progress")))
+        if self._message is not None and not self._message.is_ended:
+            item = self._spoken("in_progress")
+            begun = ev.OutputStarted(
+                response=self._info("in_progress"),
+                index=self._message.index,
+                item=item,
+                after=self._message.after,
+            )
+            tell(begun)
+        if self.is_audible:
+            tell(ev.ResponseAudible(response_id=self.id))
+
+    @property
+    def spoken_item(self) -> MessageItem | None:
+        """Its message with the words that were heard so far; None before it has one."""
+        return None if self._message is None else self._spoken("in_progress")
 
     # ------------------------------------------------------------------ its end
 

@@ -17,15 +17,28 @@ from engine.ipc import protocol as p
 from engine.ipc.engine_client import EngineClient, EngineFull, EngineGone, EngineSessionLink
 from engine.ipc.patience import TICK_S
 from server.config import Config
-from server.control import AddItem, CallStats, EngineAddress, SlotReleased, SlotWanted
+from server.control import (
+    AddItem,
+    CallStats,
+    ClientAway,
+    ClientBack,
+    ConversationKept,
+    EngineAddress,
+    KeepConversation,
+    SlotReleased,
+    SlotWanted,
+)
 from server.endings import FAILURES, REASONS, has_ended
 from server.engine_links import EngineLinks
+from server.worker.absence import LEFT_S, Absence
 from server.worker.audience import Audience
 from server.worker.commands import SessionCommands, engine_unavailable
 from server.worker.conversation import Conversation
 from server.worker.engine_settings import abilities_of, mode_of
 from server.worker.engine_way import EngineWay
+from server.worker.idle_limit import IdleLimit
 from server.worker.in_force import check_served
+from server.worker.keeping import Keeping
 from server.worker.muted_rest import MutedRest
 from server.worker.pause import Pause
 from server.worker.silence_watch import SilenceWatch
@@ -46,6 +59,17 @@ END_ANNOUNCED_SHARE = 0.25
 """or this share of a short duration."""
 OPEN_TRIES = 50
 OPEN_RETRY_S = 0.2
+AGAIN_TRIES = 20
+AGAIN_S = 1.0
+"""Between two tries to go on at an engine, after the one of the session died."""
+UNSERVED_S = 10.0
+"""For so long a client is awaited that is away before it was ever served."""
+LOST = frozenset({"closed", "vanished", "failed", "connect_timeout"})
+"""Ends of a connection that its client may not have meant."""
+ENGINE_LOST = (
+    "The model stopped working. It begins anew and is told the words of this conversation; what it "
+    "saw and how it sounded is forgotten."
+)
 SILENCE_WORDS = {
     "engine_silent": "No answer comes at the moment. Please stay, the call goes on if it can.",
     "engine_back": "The assistant is back.",
@@ -69,23 +93,41 @@ class CallSession:
         config: Config,
         links: EngineLinks,
         tell_front: Callable[[p.Message], object] = lambda message: None,
+        *,
+        is_resumable: bool = False,
+        kept: ConversationKept | None = None,
     ) -> None:
+        """`is_resumable`: the client can come back over another connection. `kept`: how the
+        conversation stood when its media worker died.
+        """
         self.call_id = call_id
+        self._is_resumable = is_resumable
         self._tell_front = tell_front
         self.audience = Audience()
         self._way = EngineWay()
         self.conversation = Conversation(
-            settings,
+            kept.settings if kept is not None else settings,
             audience=self.audience,
             to_engine=self._way.send,
             session_id=call_id,
             modes=config.calls.modes,
         )
+        if kept is not None:
+            self.conversation.restore(kept.items)
+        self._was_served = kept is not None
+        self._keeping = Keeping(self.conversation) if is_resumable else None
         self.pause = Pause(
             config.calls.pause_keeps_s,
             self.audience,
             give_away=self._leave_slot,
             take_again=self._want_slot,
+        )
+        self.absence = Absence(
+            config.calls.grace_s,
+            config.calls.hurried_grace_s,
+            self.pause,
+            give_up=self.end,
+            told=self._tell_absence,
         )
         self.commands = SessionCommands(
             self.conversation, to_engine=self._way.send, end=self.end, pause=self.pause
@@ -109,6 +151,7 @@ class CallSession:
         """One that is being followed at most, and what `pause` wishes behind it."""
         self._is_piece_lost = False
         self._last_pts = 0
+        self._tasks: asyncio.TaskGroup | None = None
 
     @property
     def transport(self) -> Transport:
@@ -136,8 +179,10 @@ class CallSession:
     # ------------------------------------------------------------------ life
 
     def carry(self, transport: Transport) -> None:
-        """Give the connection of the session's client; once, before `run`."""
-        self._transport = transport
+        """Give the connection of the session's client, in place of one that was lost."""
+        before, self._transport = self._transport, transport
+        if before is not None:
+            self._drop(before)
 
     def configure(self, settings: SessionSettings) -> None:
         """Set what the client asks for when it starts, before an engine is."""
@@ -148,9 +193,15 @@ class CallSession:
         """Talk until the session is over; the reason."""
         try:
             async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                if self._was_served:
+                    # Its client has lost it, and is still to find it here.
+                    self._begin_absence("vanished", None)
                 serving = tasks.create_task(self._serve(), name="serve")
+                awaiting = tasks.create_task(self._await_client(), name="absence")
                 reason = await self._ended
                 serving.cancel()
+                awaiting.cancel()
         except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only, and says so
             log.exception("call %s failed", self.call_id)
             reason = "internal_error"
@@ -192,6 +243,7 @@ class CallSession:
         self.conversation.abilities = abilities_of(client.welcome)
         longest_s = self._config.calls.max_duration_s
         self.conversation.expires_at = int(time.time() + longest_s)
+        self._was_served = True
         self.transport.served()
         for connection in tuple(self.joined):
             connection.served()
@@ -200,9 +252,58 @@ class CallSession:
             tasks.create_task(self._run_down(longest_s), name="duration")
             tasks.create_task(self._follow_pauses(), name="pauses")
 
+    # ------------------------------------------------------------------ a client that is away
+
+    def away(self, transport: Transport) -> None:
+        """Nothing is heard of the client any more; its connection may mend itself."""
+        if transport is self._transport and not self.absence.is_on:
+            self._begin_absence("vanished", None)
+
+    def lost(self, transport: Transport, reason: str, *, is_over: bool = True) -> None:
+        """The client's connection is over: the session waits for another one, if it may.
+
+        `is_over`: so is the transport, which can take no other.
+        """
+        if transport is not self._transport:
+            return
+        may_wait = self._is_resumable and reason in LOST and self._tasks is not None
+        if not may_wait or (reason == "connect_timeout" and not self.absence.is_on):
+            self.end(reason)
+            return
+        if is_over:
+            self._drop(transport)
+        self._begin_absence(reason, LEFT_S if reason == "closed" else None)
+
+    def back(self, transport: Transport) -> None:
+        """The client is there, or there again."""
+        if transport is self._transport:
+            self.absence.end()
+
+    def _begin_absence(self, reason: str, most_s: float | None) -> None:
+        if not self._was_served:
+            most_s = UNSERVED_S if most_s is None else min(most_s, UNSERVED_S)
+        self.absence.begin(reason, most_s)
+
+    def _drop(self, transport: Transport) -> None:
+        """Close a connection, which is no longer the session's."""
+        if self._tasks is not None and self.reason is None:
+            self._tasks.create_task(_closed(transport, self.call_id), name="close")
+
+    def _tell_absence(self, ends_in_s: float | None) -> None:
+        if ends_in_s is None:
+            self._tell_front(ClientBack(self.call_id))
+        else:
+            self._tell_front(ClientAway(self.call_id, ends_in_s))
+
+    async def _await_client(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.absence.look()
+
     # ------------------------------------------------------------------ long pauses
 
     def _leave_slot(self) -> None:
+        self.conversation.strand()
         self._slot_wishes.put_nowait("leave")
 
     def _want_slot(self) -> None:
@@ -225,13 +326,20 @@ class CallSession:
 
     async def _serve_again(self) -> None:
         self.conversation.recall()
-        try:
-            client = await self._links.get(await self._assigned)
-            self._line = await self._open_line(client)
-        except (EngineGone, EngineFull, ValueError) as error:
-            log.warning("call %s gets no engine again: %s", self.call_id, error)
-            self.end("engine_full" if isinstance(error, EngineFull) else "engine_gone")
-            return
+        for attempt in itertools.count(1):
+            try:
+                client = await self._links.get(await self._assigned)
+                self._line = await self._open_line(client)
+                break
+            except (EngineGone, EngineFull, ValueError) as error:
+                log.warning("call %s gets no engine again: %s", self.call_id, error)
+                if attempt == AGAIN_TRIES or not isinstance(error, EngineGone):
+                    self.end("engine_full" if isinstance(error, EngineFull) else "engine_gone")
+                    return
+            # The front may not know yet that this one is gone.
+            await asyncio.sleep(AGAIN_S)
+            self._assigned = asyncio.get_running_loop().create_future()
+            self._tell_front(SlotWanted(self.call_id))
         self.conversation.abilities = abilities_of(client.welcome)
         if self.commands.is_hushed:
             self._way.send(p.ForceListen(self.call_id, True))
@@ -249,13 +357,18 @@ class CallSession:
 
     async def _tend(self) -> None:
         silence = SilenceWatch(self.conversation, self.commands)
+        idle = IdleLimit(self._config.calls.idle_s, self.conversation, self.end)
         while True:
             await asyncio.sleep(TICK_S)
             self._way.catch_up()
-            await self.transport.tend()
+            if self._keeping is not None and (news := self._keeping.news()) is not None:
+                self._tell_front(KeepConversation(self.call_id, news))
+            if not self.absence.is_on:
+                await self.transport.tend()
             self.pause.look()
-            if not self.pause.is_on:
+            if not (self.pause.is_on or self.absence.is_on):
                 silence.look()
+                idle.look()
                 self._rest.look()
 
     async def _open_line(self, client: EngineClient) -> EngineSessionLink:
@@ -317,9 +430,13 @@ class CallSession:
 
     # ------------------------------------------------------------------ from transports
 
-    def greet(self, watcher: Watcher) -> None:
-        """Tell a connection that has just opened how things stand."""
-        if self.is_served:
+    def greet(self, watcher: Watcher, *, comes_back: bool = False) -> None:
+        """Tell a connection that has just opened how things stand; `comes_back`: its client was
+        here before, over another one."""
+        if comes_back and self.conversation.abilities is not None:
+            self.conversation.greet(watcher)
+            self.conversation.retell(watcher)
+        elif self.is_served:
             try:
                 check_served(self.conversation.settings, self.conversation.abilities)
             except ProtocolError as error:
@@ -327,7 +444,7 @@ class CallSession:
                 self.end("unsupported")
                 return
             self.conversation.greet(watcher)
-        elif self._place_in_queue is not None and not self._assigned.done():
+        if self._place_in_queue is not None and not self._assigned.done():
             position, eta_s = self._place_in_queue
             watcher.tell(ev.QueueMoved(position=position, eta_s=eta_s))
 
@@ -345,15 +462,17 @@ class CallSession:
 
     @property
     def takes_sound(self) -> bool:
-        """Whether the engine hears anything: not in a pause, nor where a mute has made it rest.
+        """Whether the engine hears anything: not in a pause, nor while the client is away, nor
+        where a mute has made it rest.
 
         The timeline of a Live session goes on while its user is muted.
         """
-        return not (self.pause.is_on or (self._rest.is_on and self.live is None))
+        is_away = self.pause.is_on or self.absence.is_on
+        return not (is_away or (self._rest.is_on and self.live is None))
 
     def see(self, width: int, height: int, rgb: bytes) -> None:
         """Pass a picture of the camera on; without pixels: it went off."""
-        if self.pause.is_on:
+        if self.pause.is_on or self.absence.is_on:
             return
         self._way.send(p.ImageIn(self.call_id, self._last_pts, width, height, rgb))
 
@@ -379,7 +498,17 @@ class CallSession:
 
     def _engine_gone(self, reason: str) -> None:
         log.warning("call %s lost its engine: %s", self.call_id, reason)
-        self.end("engine_gone")
+        if self.reason is not None:
+            return
+        self._line = None
+        self._way.close()
+        self.conversation.engine_lost()
+        self._assigned = asyncio.get_running_loop().create_future()
+        self._place_in_queue = None
+        self.notify("engine_lost", ENGINE_LOST)
+        self.pause.lost_slot()
+        if not self.absence.is_on:
+            self.pause.need_slot()
 
     # ------------------------------------------------------------------ statistics
 
@@ -400,8 +529,18 @@ class CallSession:
     def _state(self) -> str:
         if self._ended.done():
             return "ending"
+        if self.absence.is_on:
+            return "away"
         if not self.transport.is_connected:
             return "connecting"
         if self.pause.is_on:
             return "paused"
         return "active" if self._assigned.done() else "queued"
+
+
+async def _closed(transport: Transport, call_id: str) -> None:
+    """Close what was the connection of a session that goes on."""
+    try:
+        await transport.close()
+    except Exception:  # noqa: BLE001 - the boundary: the session has another one, or waits for it
+        log.exception("closing a connection of call %s failed", call_id)

@@ -47,8 +47,13 @@ class StreamTransport:
         on_connected: Callable[[], object],
         door: str = "realtime",
         clock: Callable[[], float] = time.monotonic,
+        *,
+        comes_back: bool = False,
     ) -> None:
-        """`threads` read pictures; `door`: the protocol that is spoken."""
+        """`threads` read pictures; `door`: the protocol that is spoken; `comes_back`: the client
+        was in this conversation before.
+        """
+        self._comes_back = comes_back
         self._session = session
         self._on_connected = on_connected
         sound = self._sound = PROTOCOLS[door].sound
@@ -76,17 +81,40 @@ class StreamTransport:
         session.carry(self)
 
     async def accept(self, sock: socket.socket, told: SocketFor) -> None:
-        """Take the client's WebSocket; once."""
-        if self._connection is not None:
+        """Take the client's WebSocket, or another one in place of the one that it lost."""
+        before = self._connection
+        if before is not None and not told.resumes:
             sock.close()
             return
         self._deadline.cancel()
-        self._connection = WebSocketConnection(
-            self._session, told, port=self, has_track=False, gone=self._session.end
+        connection: WebSocketConnection
+
+        def gone(reason: str) -> None:
+            if connection is self._connection:
+                self._gone(reason)
+
+        connection = self._connection = WebSocketConnection(
+            self._session, told, port=self, has_track=False, gone=gone
         )
-        await self._connection.open(sock)
+        await connection.open(sock)
         log.info("session %s connected by a WebSocket", self._session.call_id)
-        self._on_connected()
+        if before is None:
+            self._on_connected()
+            self._session.back(self)
+            return
+        self._session.conversation.strand()
+        await before.close()
+        self._session.greet(connection.door, comes_back=True)
+        self._session.back(self)
+
+    def _gone(self, reason: str) -> None:
+        if reason != "vanished":
+            # What a client says on a WebSocket it means.
+            self._session.end(reason)
+            return
+        self._input.drop()
+        self._session.conversation.strand()
+        self._session.lost(self, reason, is_over=False)
 
     # ------------------------------------------------------------------ signaling SoundPort
 
@@ -129,8 +157,11 @@ class StreamTransport:
 
     def served(self) -> None:
         self._served_at = self._waited()
-        if self._connection is not None:
-            self._connection.served()
+        connection = self._connection
+        if connection is not None and self._comes_back:
+            self._session.greet(connection.door, comes_back=True)
+        elif connection is not None:
+            connection.served()
 
     async def tend(self) -> None:
         """Say once a second at most that sound was not heard; give up a client that does not

@@ -41,6 +41,8 @@ from server.control import (
     PlaceCall,
     PlaceStream,
     QueuePosition,
+    ResumeCall,
+    SlotNeeded,
     StreamPlaced,
     ToWorker,
     UpdateIce,
@@ -141,6 +143,8 @@ class Worker:
         match message:
             case PlaceCall() | PlaceStream():
                 self._start(self._call(message), message.call_id)
+            case ResumeCall():
+                self._spawn(self._resume(message), "resume")
             case GetStats():
                 self._spawn(self._report(message.n), "stats")
             case EngineDown():
@@ -150,7 +154,7 @@ class Worker:
                 self._child.send(self._add_item(message))
             case UpdateIce():
                 self._spawn(self._update_ice(message), "ice")
-            case AssignEngine() | QueuePosition() | PassPiece() | HangUp():
+            case AssignEngine() | QueuePosition() | PassPiece() | SlotNeeded() | HangUp():
                 session = self._sessions.get(message.call_id)
                 if session is not None:
                     _tell(session, message)
@@ -207,6 +211,7 @@ class Worker:
                 StreamTransport(
                     *(session, self._config, self._ticker, self._threads, connected),
                     door=place.door,
+                    comes_back=place.kept is not None,
                 )
             return StreamPlaced(place.call_id)
         live = None
@@ -217,8 +222,32 @@ class Worker:
             *(session, self._config, self._ice, self._ticker, self._threads),
             on_connected=connected,
             live=live,
+            comes_back=place.kept is not None,
         )
         return CallPlaced(place.call_id, await peer.answer(place.sdp))
+
+    async def _resume(self, message: ResumeCall) -> None:
+        """Give a session another peer connection in place of the one that its client has lost."""
+        call_id = message.call_id
+        session = self._sessions.get(call_id)
+        try:
+            before = None if session is None or session.reason else session.transport
+            if session is None or not isinstance(before, PeerTransport):
+                raise ProtocolError("There is no such call.", code="call_not_found", status=404)
+            peer = PeerTransport(
+                *(session, self._config, self._ice, self._ticker, self._threads),
+                on_connected=lambda: None,
+                before=before,
+            )
+            self._child.send(CallPlaced(call_id, await peer.answer(message.sdp)))
+        except ProtocolError as error:
+            self._refuse(message, error)
+        except (TimeoutError, OSError) as error:
+            log.warning("call %s cannot be resumed: %s", call_id, error)
+            self._refuse(message, _unavailable())
+        except Exception:  # noqa: BLE001 - the boundary: the session waits as before
+            log.exception("call %s could not be resumed", call_id)
+            self._refuse(message, ProtocolError("Internal error.", code="internal", status=500))
 
     def _sockets_come(self, way: socket.socket) -> None:
         """Take the sockets that the front hands over."""
@@ -254,7 +283,10 @@ class Worker:
         session: CallSession | None = None
         try:
             session = CallSession(
-                *(place.call_id, place.session, self._config, self._links), self._child.send
+                *(place.call_id, place.session, self._config, self._links),
+                self._child.send,
+                is_resumable=place.is_resumable,
+                kept=place.kept,
             )
             self._sessions[place.call_id] = session
             self._child.send(await self._place(session, place))
@@ -264,10 +296,7 @@ class Worker:
             self._refuse(place, error)
         except (TimeoutError, OSError) as error:
             log.warning("call %s cannot be answered: %s", place.call_id, error)
-            problem = ProtocolError(
-                "The call could not be answered.", code="media_unavailable", status=503
-            )
-            self._refuse(place, problem)
+            self._refuse(place, _unavailable())
         except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only
             log.exception("call %s failed", place.call_id)
             reason = "internal_error"
@@ -281,7 +310,7 @@ class Worker:
                 self._cycles.ended()
                 self._child.send(CallEnded(place.call_id, reason, turns))
 
-    def _refuse(self, place: PlaceCall | PlaceStream, error: ProtocolError) -> None:
+    def _refuse(self, place: PlaceCall | PlaceStream | ResumeCall, error: ProtocolError) -> None:
         self._child.send(
             CallRefused(place.call_id, error.status, error.code, error.message, error.param)
         )
@@ -302,7 +331,14 @@ async def _alone(work: Coroutine[Any, Any, None], name: str) -> None:
         log.exception("%s failed", name)
 
 
-def _tell(session: CallSession, message: AssignEngine | QueuePosition | PassPiece | HangUp) -> None:
+def _unavailable() -> ProtocolError:
+    return ProtocolError("The call could not be answered.", code="media_unavailable", status=503)
+
+
+def _tell(
+    session: CallSession,
+    message: AssignEngine | QueuePosition | PassPiece | SlotNeeded | HangUp,
+) -> None:
     match message:
         case AssignEngine():
             session.assign(message.engine)
@@ -310,6 +346,8 @@ def _tell(session: CallSession, message: AssignEngine | QueuePosition | PassPiec
             session.queued(message.position, message.eta_s)
         case PassPiece():
             session.pass_piece(message.piece)
+        case SlotNeeded():
+            session.absence.hurry()
         case HangUp():
             session.end(message.reason)
 

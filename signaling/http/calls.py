@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 
 from signaling.errors import ProtocolError
 from signaling.fields import convert
+from signaling.http import resuming
 from signaling.http.auth import (
     SECRET_DEFAULT_S,
     SECRET_MAX_S,
@@ -43,7 +44,9 @@ class PlacedCall(msgspec.Struct, frozen=True):
     call_id: str
     sdp: str
     tag: str
-    """The entity tag of its first ICE session, with quotes."""
+    """The entity tag of its ICE session, with quotes."""
+    token: str = ""
+    """Shown by a client that comes back over another connection, if it may. Secret."""
 
 
 class CallService(IceService, Protocol):
@@ -57,11 +60,25 @@ class CallService(IceService, Protocol):
         remote: str,
         callers: tuple[str, ...],
         owner: str | None = None,
+        is_resumable: bool = False,
     ) -> PlacedCall:
         """Place a checked offer. Raises NoFreeSlot, ProtocolError, TimeoutError.
 
         `callers` are whom it counts for, see `Principal.callers`; `owner` is the id of its key.
+        `is_resumable`: the session outlives its connection for a while.
         """
+
+    def check_token(self, token: str) -> None:
+        """Raise ProtocolError (404) for a token that this server never gave."""
+
+    async def resume(self, token: str, sdp: str) -> PlacedCall:
+        """Let a checked offer's connection take the place of the one that a session had.
+
+        Raises NoFreeSlot, ProtocolError (404 no such token, 410 over), TimeoutError.
+        """
+
+    def is_lost(self, call_id: str) -> bool:
+        """Return whether the call's connection is gone for good and the session is not."""
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
         """End a call; False if there is none of this id."""
@@ -130,7 +147,17 @@ class _Api:
         self._servers = servers
 
     async def place(self, request: web.Request) -> web.Response:
-        """Place a call by WebRTC; its id is in `Location`."""
+        """Place a call by WebRTC; its id is in `Location`.
+
+        With the header `Omnicall-Resume: new` its session outlives its connection for a while;
+        with the token that the answer then has in that header it goes on, without a key.
+        """
+        wanted = resuming.asked(request)
+        if wanted is not None and wanted != resuming.NEW:
+            self._service.check_token(wanted)
+            sdp, _ = await read_offer(request)
+            check_offer(sdp)
+            return answered(await self._service.resume(wanted, sdp), CALLS_PATH, self._servers)
         principal = require(request)
         self._auth.admit_call(request, principal)
         sdp, update = await read_offer(request)
@@ -141,18 +168,21 @@ class _Api:
             remote=request.remote or "",
             callers=principal.callers(request.remote),
             owner=principal.key_id,
+            is_resumable=wanted is not None,
         )
         return answered(placed, CALLS_PATH, self._servers)
 
     async def get(self, request: web.Request) -> web.Response:
         """Tell whether a call is still there, for a client whose media stopped; without a key.
 
-        410 with the reason as the error's code when it ended in the last minutes.
+        410 with the reason as the error's code when it ended in the last minutes. `state` is
+        `lost` where the session waits for its client to come back with an offer.
         """
         call_id = request.match_info["call_id"]
         if not self._service.is_open(call_id):
             raise self._service.why_closed(call_id)
-        return web.json_response({"id": call_id, "object": "realtime.call"})
+        state = "lost" if self._service.is_lost(call_id) else "open"
+        return web.json_response({"id": call_id, "object": "realtime.call", "state": state})
 
     async def hang_up(self, request: web.Request) -> web.Response:
         """End a call; without a key, for its id is the capability."""
@@ -199,6 +229,8 @@ class _Api:
 def answered(placed: PlacedCall, path: str, servers: IceServers) -> web.Response:
     """Return 201 for a call below `path`, with the STUN and TURN servers that it may use."""
     headers = CIMultiDict({hdrs.LOCATION: f"{path}/{placed.call_id}", hdrs.ETAG: placed.tag})
+    if placed.token:
+        headers[resuming.HEADER] = placed.token
     headers.extend([(hdrs.LINK, link) for link in links(servers.issue())])
     return web.Response(
         status=201, text=placed.sdp, content_type="application/sdp", headers=headers

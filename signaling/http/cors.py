@@ -4,13 +4,17 @@ from aiohttp import hdrs, web
 
 from signaling.http.auth import Authenticator
 
-ALLOWED_HEADERS = ("authorization", "content-type", "if-match", "etag", "x-openai-agents-sdk")
+ALLOWED_HEADERS = (
+    *("authorization", "content-type", "if-match", "etag"),
+    *("x-openai-agents-sdk", "omnicall-resume"),
+)
 EXPOSED_HEADERS = (
     "Location",
     "ETag",
     "Link",
     "Retry-After",
     "Omnicall-Ignored",
+    "Omnicall-Resume",
     # By this one @eyevinn/whip-web-client learns whether it may trickle.
     "Access-Control-Allow-Methods",
 )

@@ -9,12 +9,13 @@ import binascii
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aiohttp import hdrs, web
 from msgspec.structs import replace
 
 from signaling.errors import ProtocolError
+from signaling.http import resuming
 from signaling.http.auth import Authenticator, Principal, offered_protocols, require
 from signaling.http.httperrors import json_error
 from signaling.http.openbmb import PROTOCOL as OPENBMB_PROTOCOL
@@ -29,6 +30,14 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = "13"
 
 
+class PlacedStream(NamedTuple):
+    """A session whose WebSocket may be handed over."""
+
+    call_id: str
+    token: str = ""
+    """As of `signaling.http.calls.PlacedCall`."""
+
+
 class StreamService(Protocol):
     """Places sessions over WebSockets; implemented by the front."""
 
@@ -40,8 +49,12 @@ class StreamService(Protocol):
         callers: tuple[str, ...],
         owner: str | None = None,
         door: str = "realtime",
-    ) -> str:
-        """Make ready for a session; its id. Raises NoFreeSlot, ProtocolError, TimeoutError."""
+        is_resumable: bool = False,
+    ) -> PlacedStream:
+        """Make ready for a session. Raises NoFreeSlot, ProtocolError, TimeoutError."""
+
+    async def resume_stream(self, token: str) -> PlacedStream:
+        """Make ready for another WebSocket of a session; raises as `CallService.resume`."""
 
     async def hang_up(self, call_id: str, reason: str) -> bool: ...
 
@@ -109,28 +122,38 @@ class StreamEndpoint:
             return await self.join(request, call_id)
         if (refusal := _not_a_websocket(request)) is not None:
             return refusal
+        wanted = resuming.asked(request) if self._door == "realtime" else None
+        if wanted is not None and wanted != resuming.NEW:
+            return await self._resume(request, wanted)
         principal = self._admit(request)
-        told = self._socket_for(request)
         session = (principal.session or SessionSettings()).merge(self._wanted(request))
-        call_id = await self._service.place_stream(
+        placed = await self._service.place_stream(
             session,
             remote=request.remote or "",
             callers=principal.callers(request.remote),
             owner=principal.key_id,
             door=self._door,
+            is_resumable=wanted is not None,
         )
         try:
-            return await self._hand_over(request, replace(told, call_id=call_id))
+            return await self._hand_over(request, self._socket_for(request, placed))
         except BaseException:
-            await self._service.hang_up(call_id, "not_answered")
+            await self._service.hang_up(placed.call_id, "not_answered")
             raise
+
+    async def _resume(self, request: web.Request, token: str) -> web.Response:
+        """Go on with a session whose client has lost its WebSocket; its token is the key."""
+        self._check_origin(request)
+        placed = await self._service.resume_stream(token)
+        told = self._socket_for(request, placed)
+        return await self._hand_over(request, replace(told, resumes=True))
 
     async def join(self, request: web.Request, call_id: str) -> web.Response:
         """Join a running session."""
         if (refusal := _not_a_websocket(request)) is not None:
             return refusal
         self._service.check_owner(call_id, self._admit(request))
-        told = replace(self._socket_for(request), call_id=call_id, role="sideband")
+        told = replace(self._socket_for(request, PlacedStream(call_id)), role="sideband")
         return await self._hand_over(request, told)
 
     def _admit(self, request: web.Request) -> Principal:
@@ -139,11 +162,11 @@ class StreamEndpoint:
         self._auth.admit_call(request, principal)
         return principal
 
-    def _socket_for(self, request: web.Request) -> SocketFor:
-        """Return what goes with the socket of a session that has no id yet."""
+    def _socket_for(self, request: web.Request, placed: PlacedStream) -> SocketFor:
+        """Return what goes with the socket."""
         return SocketFor(
-            "",
-            _head(request, self._protocol),
+            placed.call_id,
+            _head(request, self._protocol, placed.token),
             door=self._door,
             tells_extensions=_is_true(request.query.get("extensions")),
             wants_audio=request.query.get("audio", "").lower() not in ("0", "false", "no"),
@@ -194,8 +217,8 @@ def _is_key(value: str) -> bool:
         return False
 
 
-def _head(request: web.Request, protocol: str) -> bytes:
-    """The answer to the handshake."""
+def _head(request: web.Request, protocol: str, token: str) -> bytes:
+    """The answer to the handshake; with the session's token, if it has one."""
     key = request.headers[hdrs.SEC_WEBSOCKET_KEY].encode()
     accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest()).decode()
     lines = [
@@ -206,4 +229,6 @@ def _head(request: web.Request, protocol: str) -> bytes:
     ]
     if protocol in offered_protocols(request):
         lines.append(f"Sec-WebSocket-Protocol: {protocol}")
+    if token:
+        lines.append(f"{resuming.HEADER}: {token}")
     return "\r\n".join([*lines, "", ""]).encode()

@@ -25,6 +25,7 @@ EXTENSIONS = (
     wire.MutedEvent,
     wire.PausedEvent,
     wire.ResumedEvent,
+    wire.SessionContinued,
 )
 
 

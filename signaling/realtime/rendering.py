@@ -108,6 +108,9 @@ def session_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
     match event:
         case ev.QueueMoved():
             yield wire.SessionQueued(position=event.position, eta_s=event.eta_s)
+        case ev.SessionGoesOn():
+            items = tuple(map(rendered_item, event.items))
+            yield wire.SessionContinued(items=items, responses=event.responses)
         case ev.Notice():
             yield wire.SessionWarningEvent(code=event.code, message=event.message)
         case ev.Figures():

@@ -347,6 +347,15 @@ class ResumedEvent(ServerEvent, frozen=True, kw_only=True, tag="session.resumed"
     """What the model remembers: only words, if its place was given away meanwhile."""
 
 
+class SessionContinued(ServerEvent, frozen=True, kw_only=True, tag="session.continued"):
+    """The session goes on over this connection; told behind `session.created`."""
+
+    items: tuple[Item, ...]
+    """The newest of the conversation as they stand, oldest first; of answers what was heard."""
+    responses: tuple[str, ...] = ()
+    """Ids of the responses that are under way; `response.created` of each follows."""
+
+
 class SessionEndedEvent(ServerEvent, frozen=True, kw_only=True, tag="session.ended"):
     """The last event of a session; the connection closes."""
 

@@ -32,6 +32,15 @@ class SessionReady(SessionEvent, frozen=True, kw_only=True):
     """Unix seconds."""
 
 
+class SessionGoesOn(SessionEvent, frozen=True, kw_only=True):
+    """The client has come back over a new connection: what it may have missed."""
+
+    items: tuple[Item, ...]
+    """The newest of the conversation, as they stand; of answers what was heard."""
+    responses: tuple[str, ...] = ()
+    """Ids of the responses that are under way, of which is told next."""
+
+
 class SettingsChanged(SessionEvent, frozen=True, kw_only=True):
     session_id: str
     settings: SessionSettings

@@ -77,14 +77,14 @@ class ShownPart(msgspec.Struct, frozen=True):
     """What is written, or what was said if that is known."""
 
 
-class MessageItem(msgspec.Struct, frozen=True, kw_only=True):
+class MessageItem(msgspec.Struct, frozen=True, kw_only=True, tag="message"):
     id: str
     role: Role
     status: ItemStatus = "completed"
     parts: tuple[ShownPart, ...] = ()
 
 
-class FunctionCallItem(msgspec.Struct, frozen=True, kw_only=True):
+class FunctionCallItem(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
     id: str
     call_id: str
     name: str
@@ -92,7 +92,7 @@ class FunctionCallItem(msgspec.Struct, frozen=True, kw_only=True):
     status: ItemStatus = "completed"
 
 
-class FunctionOutputItem(msgspec.Struct, frozen=True, kw_only=True):
+class FunctionOutputItem(msgspec.Struct, frozen=True, kw_only=True, tag="output"):
     id: str
     call_id: str
     output: str

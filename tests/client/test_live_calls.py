@@ -127,11 +127,22 @@ async def test_functions_of_the_program_are_called(transport: client.Transport) 
     assert asked[0] == "Berlin" and sorted(asked[1:]) == ["Europe/Paris", "Paris"]
 
 
-async def test_dead_worker_ends_the_call_with_its_reason() -> None:
-    with Serving("--engine", "echo") as serving:
-        async with client.call(serving.url) as call:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_conversation_goes_on_when_its_media_worker_dies(transport: client.Transport) -> None:
+    with Serving("--engine", "builtin") as serving:
+        async with client.call(serving.url, mode="turn_based", transport=transport) as call:
+            assert "4" in (await call.ask("What is 2 plus 2?")).text
+            before = call.id
             os.kill(serving.process("worker")["pid"], signal.SIGKILL)
-            with pytest.raises(client.CallOver, match="lost this call") as ended:
+            assert "6" in (await call.ask("What is 3 plus 3?")).text
+            assert call.id == before and call.ending is None
+
+
+async def test_call_that_is_not_to_come_back_ends_with_its_worker() -> None:
+    with Serving("--engine", "echo") as serving:
+        async with client.call(serving.url, reconnect=False) as call:
+            os.kill(serving.process("worker")["pid"], signal.SIGKILL)
+            with pytest.raises(client.CallOver) as ended:
                 async for _ in call.sound:
                     pass
-    assert ended.value.reason == "worker_gone"
+    assert ended.value.reason == "lost"

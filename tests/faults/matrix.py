@@ -120,7 +120,7 @@ def _judged(row: Row, fates: list[Fate], is_over: bool) -> Row:
     if row.fault == "stop 3 s" or row.process in ("recogniser", "all"):
         found += [f"{f.state}: {f}" for f in fates if f.state != "closing" and not f.lives]
     if row.process == "engine" and row.fault == "kill":
-        found += [f"{f.state} was told nothing" for f in fates if not f.told and not f.lives]
+        found += [f"{f.state} did not go on" for f in fates if f.state != "closing" and not f.lives]
     return Row(
         **{name: getattr(row, name) for name in row.__struct_fields__ if name != "faults"},
         faults=tuple(found),

@@ -34,8 +34,8 @@ async def test_hostile_caller_ends_its_own_call_only() -> None:
 async def test_a_row_of_the_matrix_tells_who_was_told() -> None:
     kill = next(fault for fault in FAULTS if fault.name == "kill")
     row = await matrix.try_fault("engine", kill)
-    assert row.fates["listening"].startswith("told engine_gone"), row
-    assert row.fates["answering"].startswith("told engine_gone"), row
+    assert row.fates["listening"].startswith("served"), row
+    assert row.fates["answering"].startswith("served"), row
     assert not row.leaks and not row.alarms and set(row.died) <= {"recogniser"}, row
     assert "| engine | kill |" in matrix.as_table([row])
 

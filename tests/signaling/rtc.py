@@ -49,6 +49,7 @@ class Recorder:
         self.errors: list[ProtocolError] = []
         self.reasons: list[str] = []
         self.gone_at = 0.0
+        self.silent_s = 0.0
         self.on_message = on_message
 
     def connected(self) -> None:
@@ -64,6 +65,9 @@ class Recorder:
 
     def refused(self, error: ProtocolError) -> None:
         self.errors.append(error)
+
+    def silent(self, silent_s: float) -> None:
+        self.silent_s = silent_s
 
     def gone(self, reason: str) -> None:
         self.reasons.append(reason)

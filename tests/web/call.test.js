@@ -145,6 +145,72 @@ test('a lost conversation goes on: settings, what was said and the open question
   assert.deepEqual(Line.hungUp, ['rtc_1']);
 });
 
+test('a session that the server keeps goes on over another connection, and is told only what did not arrive', async () => {
+  Line.isKeeping = true;
+  await served();
+  call.mute(true);
+  call.write('Did this arrive?');
+  const [kept] = call.captions.list();
+  Line.now.tell({ type: 'response.output_audio_transcript.delta', item_id: 'a1', response_id: 'r1', delta: 'Good' });
+  Line.now.become('failed');
+  call.write('And this?');
+  await until(() => Line.peers.length === 2 && Line.resumes.length === 2);
+  assert.deepEqual(Line.resumes, ['new', 'token_1']);
+  assert.deepEqual([call.state, Line.hungUp], ['reconnecting', []]);
+  Line.now.connect();
+  assert.equal(call.id, 'rtc_1');
+  const said = { id: 'a1', type: 'message', role: 'assistant', status: 'in_progress', content: [{ transcript: 'Good day' }] };
+  Line.now.tell({ type: 'session.continued', items: [said] });
+  Line.now.tell({ type: 'response.output_audio_transcript.delta', item_id: 'a1', response_id: 'r1', delta: ' to you.' });
+  assert.deepEqual(items(), [['user', 'Did this arrive?'], ['user', 'And this?']]);
+  assert.equal(Line.now.sentTypes[0], 'session.mute');
+  const rows = call.captions.list().map(({ role, text, status }) => [role, text, status]);
+  assert.deepEqual(rows.filter(([role]) => role === 'assistant'), [['assistant', 'Good day to you.', 'growing']]);
+  assert.deepEqual([kept.id, rows.length], [call.captions.list()[0].id, 3]);
+});
+
+test('a session that the server no longer has is begun anew and told what was said', async () => {
+  Line.isKeeping = true;
+  await served();
+  Line.now.tell({ type: 'response.output_audio_transcript.done', item_id: 'a1', response_id: 'r1', transcript: 'Good day.' });
+  Line.refuse = [410];
+  Line.now.become('failed');
+  await until(() => Line.peers.length === 3 && call.id === 'rtc_2');
+  Line.now.connect();
+  assert.deepEqual([Line.resumes, items()], [['new', 'new'], [['assistant', 'Good day.']]]);
+});
+
+test('a page that is left for a moment comes back into its session, one that is left for good ends it', async () => {
+  Line.isKeeping = true;
+  await served();
+  const resume = call.suspend();
+  assert.deepEqual([resume, Line.hungUp, endings()[0].kind], ['token_1', [], 'away']);
+  const captions = new Captions();
+  captions.typed('u1', 'Look.');
+  await served({ resume, goOn: true, captions });
+  assert.deepEqual([call.id, items(), Line.resumes], ['rtc_1', [], ['new', 'token_1']]);
+  call.leave();
+  assert.deepEqual(Line.hungUp, ['rtc_1']);
+});
+
+test('a disturbed connection gets a new ICE session, and is replaced only if that brings nothing', async () => {
+  Line.isKeeping = true;
+  Line.restarts = [];
+  await served();
+  const [first] = Line.peers;
+  first.remoteDescription = { sdp: 'a=mid:0\r\na=ice-ufrag:old\r\na=ice-pwd:old\r\na=candidate:9\r\n' };
+  first.become('failed');
+  await until(() => first.remote.length === 2);
+  assert.equal(first.remote[1], 'a=mid:0\r\na=candidate:1\r\na=ice-ufrag:new\r\na=ice-pwd:secret\r\n');
+  assert.match(Line.restarts[0], /a=ice-ufrag:/);
+  first.connectionState = 'connected';
+  for (let more = 0; call.state !== 'connected' && more < 40; more += 1) {
+    first.received += 1;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  assert.deepEqual([call.state, Line.peers.length], ['connected', 1]);
+});
+
 test('what is written while there is no connection is told once', async () => {
   await served();
   Line.now.become('failed');
@@ -176,6 +242,7 @@ test('a call that the server ends on purpose, or that may not come back, is over
   assert.deepEqual(endings().map((end) => [end.kind, end.reason, end.message]), [['server', 'goodbye', 'Goodbye.']]);
   await served({ reconnect: false });
   Line.now.become('failed');
+  await until(() => endings().length);
   assert.deepEqual(endings().map((end) => end.kind), ['lost']);
 });
 

@@ -8,12 +8,20 @@ export class Line {
   /** @type {any[]} sessions of the offers */ static offered = [];
   /** @type {string[]} ids of calls that were hung up */ static hungUp = [];
   /** @type {number[]} */ static refuse = [];
+  /** What offers show to resume a session; 'new' for none. @type {string[]} */ static resumes = [];
+  /** Calls that were placed. */ static calls = 0;
+  /** Whether the server lets sessions be resumed. */ static isKeeping = false;
+  /** ICE restarts that were asked for; each succeeds. @type {string[]|null} null: they fail */ static restarts = null;
 
   static reset() {
     Line.peers = [];
     Line.offered = [];
     Line.hungUp = [];
     Line.refuse = [];
+    Line.resumes = [];
+    Line.isKeeping = false;
+    Line.calls = 0;
+    Line.restarts = null;
     Object.assign(globalThis, { RTCPeerConnection: FakePeer, MediaStream: class {}, fetch: answer });
   }
 
@@ -29,11 +37,21 @@ async function answer(url, init) {
     Line.hungUp.push(String(path.split('/').at(-2)));
     return new Response('{}');
   }
+  if (init.method === 'PATCH') {
+    if (!Line.restarts) return new Response('{}', { status: 409 });
+    Line.restarts.push(init.body);
+    return new Response('a=ice-ufrag:new\r\na=ice-pwd:secret\r\na=candidate:1\r\n');
+  }
   if (path.startsWith('/v1/realtime/calls/')) return new Response('{}');
   const status = Line.refuse.shift();
   if (status) return new Response('{"error": {"message": "Not now."}}', { status });
   Line.offered.push(JSON.parse(init.body.get('session')));
-  return new Response('answer', { status: 201, headers: { Location: `/v1/realtime/calls/rtc_${Line.offered.length}` } });
+  const resumes = init.headers['Omnicall-Resume'];
+  Line.resumes.push(resumes);
+  const isNew = resumes === 'new';
+  Line.calls += Number(isNew);
+  const headers = { Location: `/v1/realtime/calls/rtc_${Line.calls}` };
+  return new Response('answer', { status: 201, headers: Line.isKeeping ? { ...headers, 'Omnicall-Resume': `token_${Line.calls}` } : headers });
 }
 
 class FakeChannel extends EventTarget {
@@ -52,6 +70,9 @@ class FakeChannel extends EventTarget {
 
 export class FakePeer extends EventTarget {
   connectionState = 'new';
+  signalingState = 'stable';
+  /** @type {any[]} */ remote = [];
+  received = 0;
   localDescription = { sdp: 'offer' };
   channel = new FakeChannel();
   /** @type {any[]} */ replaced = [];
@@ -73,10 +94,14 @@ export class FakePeer extends EventTarget {
 
   async setLocalDescription() {}
 
-  async setRemoteDescription() {}
+  /** @param {any} description */
+  async setRemoteDescription(description) {
+    this.remoteDescription = description;
+    this.remote.push(description.sdp);
+  }
 
   async getStats() {
-    return new Map();
+    return new Map([['t', { type: 'transport', bytesReceived: this.received }]]);
   }
 
   close() {}

@@ -68,6 +68,7 @@ export class Conversation extends EventTarget {
   #hasWaited = false;
   /** The camera went away while the page was not seen. */
   #lostCamera = false;
+  /** The call that is served. @type {OmnicallCall|null} */ #begun = null;
   #lastMode = this.mode.now;
 
   /** @param {HTMLAudioElement} audio */
@@ -134,8 +135,8 @@ export class Conversation extends EventTarget {
     return this.#wait.left_s(performance.now());
   }
 
-  /** @param {{listenOnly?: boolean}} [how] */
-  async place({ listenOnly = this.mode.chosen === 'chat' } = {}) {
+  /** @param {{listenOnly?: boolean, resume?: string}} [how] `resume`: what `suspend` of a call gave */
+  async place({ listenOnly = this.mode.chosen === 'chat', resume = '' } = {}) {
     if (this.isInCall) return;
     wakeAudio();
     this.#attempt += 1;
@@ -143,7 +144,7 @@ export class Conversation extends EventTarget {
     if (isHeard && !(await this.#askMicrophone())) return;
     if (this.wantsCamera && isHeard && !this.picture) this.openCamera();
     // What was said before stays to be read.
-    if (this.captions.list().length) this.captions.note(t('note.new_call'));
+    if (this.captions.list().length && !resume) this.captions.note(t('note.new_call'));
     this.#renewTalk();
     this.silence.reset();
     this.model.reset();
@@ -159,8 +160,7 @@ export class Conversation extends EventTarget {
       goOn: true,
       muted: this.isMuted,
       captions: this.captions,
-      // People are asked.
-      reconnect: false,
+      resume,
     });
     this.mode.begin(mode);
     this.#bind(this.call);
@@ -414,7 +414,9 @@ export class Conversation extends EventTarget {
     if (event.type === 'session.created') {
       this.#emit('served', { hasWaited: this.#hasWaited });
       this.#hasWaited = false;
-      this.standIns.begin();
+      // Once for each call, however many connections it takes.
+      if (this.#begun !== this.call) this.standIns.begin();
+      this.#begun = this.call;
     }
     // An engine may tell where speech begins and ends also where the button decides it.
     const isAside = this.isTurnBased && /^input_audio_buffer\.speech_/.test(event.type);

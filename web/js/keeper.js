@@ -13,7 +13,7 @@ const MAX_TAB_CHARS = 500_000;
 const TAB_KEY = 'omnicall.chat';
 
 /** @typedef {import('./chat.js').Chat} Chat */
-/** @typedef {{mode: string, listenOnly: boolean}} Call what was under way when the page was left */
+/** @typedef {{mode: string, listenOnly: boolean, resume?: string}} Call what was under way when the page was left */
 
 export class Keeper {
   /** @type {Chat} */ #chat = fresh();

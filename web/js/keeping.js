@@ -129,7 +129,8 @@ export class Keeping {
   /** The page goes away. */
   leave() {
     const { call, mode } = this.#conversation;
-    this.#keeper.leave(call ? { mode: mode.now, listenOnly: call.listenOnly } : null);
+    const how = call && { mode: mode.now, listenOnly: call.listenOnly };
+    this.#keeper.leave(call && how ? { ...how, resume: call.suspend() } : null);
   }
 
   /** @param {string} mode of the call that begins */

@@ -99,13 +99,13 @@ async function onEnded(ending) {
 
 // ---- controls -----------------------------------------------------------------------------------------------
 
-/** @param {boolean} [listenOnly] */
-function place(listenOnly = conversation.mode.chosen === 'chat') {
+/** @param {boolean} [listenOnly] @param {string} [resume] as of `Conversation.place` */
+function place(listenOnly = conversation.mode.chosen === 'chat', resume = '') {
   if (conversation.isInCall) return false;
   notice.hide();
   if (needsKey()) return true;
   const isReachable = conversation.devices.available || listenOnly;
-  if (isReachable) conversation.place({ listenOnly });
+  if (isReachable) conversation.place({ listenOnly, resume });
   else showInsecure();
   return true;
 }
@@ -226,7 +226,6 @@ function bindControls() {
   // Not `beforeunload`, which phones do not fire.
   window.addEventListener('pagehide', () => {
     keeping.leave();
-    conversation.call?.leave();
   });
   byId('fresh').addEventListener('click', () => keeping.renew());
   byId('aloud').addEventListener('click', () => conversation.wishes.change({ written: !conversation.wishes.now.written || undefined }));
@@ -239,7 +238,7 @@ async function comeBack() {
   const cutOff = await keeping.comeBack();
   if (!cutOff || conversation.isInCall) return;
   conversation.mode.choose(/** @type {import('./mode.js').Choice} */ (cutOff.mode));
-  place(cutOff.listenOnly);
+  place(cutOff.listenOnly, cutOff.resume);
 }
 
 function bindConversation() {

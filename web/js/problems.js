@@ -72,6 +72,7 @@ export function endingProblem(ending, isServerUp) {
   switch (ending.kind) {
     case 'hangup':
     case 'left':
+    case 'away':
       return null;
     case 'server': {
       const reason = ending.reason || 'by_server';
@@ -98,6 +99,9 @@ export function endingProblem(ending, isServerUp) {
   }
 }
 
+/** What a server allows each caller or key; 429 with words of their own. */
+const LIMITS = ['too_many_calls', 'too_many_calls_of_key', 'rate_limit_exceeded'];
+
 /** @param {Ending} ending @returns {Problem} */
 function refusalProblem({ refusal }) {
   const said = refusal?.message ? t('refused.said', { message: refusal.message }) : '';
@@ -105,6 +109,10 @@ function refusalProblem({ refusal }) {
   const status = String(refusal?.status ?? '');
   switch (refusal?.kind) {
     case 'busy':
+      if (LIMITS.includes(refusal.code)) {
+        const text = t(`limit.${refusal.code}`);
+        return { kind: refusal.code, tone: 'info', title: t('limit.title'), text, actions: retry, retryAfter_s: refusal.retryAfter_s };
+      }
       return {
         kind: 'busy',
         tone: 'info',

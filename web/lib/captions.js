@@ -136,15 +136,41 @@ export class Captions extends EventTarget {
       case 'response.done':
         this.#onResponseDone(event.response);
         break;
+      case 'session.continued':
+        this.#onContinued(Array.isArray(event.items) ? event.items : []);
+        break;
       default:
+    }
+  }
+
+  /**
+   * What was said while nothing was heard of the server, as it stands now.
+   * @param {any[]} items
+   */
+  #onContinued(items) {
+    const messages = items.filter((item) => item?.type === 'message' && ['user', 'assistant'].includes(item.role));
+    const known = messages.map((item) => item.id);
+    for (const item of messages) {
+      const text = wordsOf(item).trim().slice(0, MAX_TEXT);
+      if (item.role === 'user' && text && this.#adoptTyped(item.id, text)) continue;
+      const row = this.#row(item.id, item.role);
+      if (!row || row.typed) continue;
+      const isGrowing = item.status === 'in_progress' || (item.role === 'user' && !text && row.status === 'growing');
+      const isCut = item.role === 'assistant' && item.status === 'incomplete';
+      row.text = text || row.text;
+      this.#close(row, isGrowing ? 'growing' : isCut ? 'cut' : row.text ? 'done' : 'unwritten');
+    }
+    // What began to be said and came to nothing meanwhile.
+    for (const row of this.#rows.filter(({ id, status }) => status === 'growing' && !known.includes(id))) {
+      if (row.text) this.#close(row, row.role === 'assistant' ? 'cut' : 'done');
+      else this.#remove(row);
     }
   }
 
   /** @param {any} item */
   #onItem(item) {
     if (item?.type !== 'message' || (item.role !== 'user' && item.role !== 'assistant')) return;
-    const parts = Array.isArray(item.content) ? item.content : [];
-    const text = parts.map((/** @type {any} */ part) => part?.text ?? part?.transcript ?? '').join('');
+    const text = wordsOf(item);
     if (item.role === 'user' && text && this.#adoptTyped(item.id, text)) return;
     const row = this.#row(item.id, item.role);
     // An assistant's words are shown as they are heard; the item may hold them before that.
@@ -232,7 +258,7 @@ export class Captions extends EventTarget {
     this.#emit('changed', { row, appended });
   }
 
-  /** @param {Caption|null} row @param {'done'|'cut'|'failed'|'unwritten'} status */
+  /** @param {Caption|null} row @param {Caption['status']} status */
   #close(row, status) {
     if (!row) return;
     row.status = status;
@@ -276,4 +302,10 @@ export class Captions extends EventTarget {
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
+}
+
+/** @param {any} item @returns {string} */
+function wordsOf(item) {
+  const parts = Array.isArray(item.content) ? item.content : [];
+  return parts.map((/** @type {any} */ part) => part?.text ?? part?.transcript ?? '').join('');
 }

@@ -1,4 +1,4 @@
-/** How a conversation comes back after its connection was lost: when to call again, and what to tell the new one. */
+/** How a conversation comes back after its connection was lost: a new ICE session, when to call again, what to tell. */
 
 /** What is told anew at most, newest first: a model's memory is bounded, too. */
 const MAX_ITEMS = 40;
@@ -112,4 +112,52 @@ export function retelling(captions) {
     events.unshift({ type: 'conversation.item.create', item: { id, type: 'message', role, content: [{ type, text }] } });
   }
   return events;
+}
+
+// ---- a new ICE session of the same connection, as both sides write it (RFC 8840)
+
+const CREDENTIAL = /^a=ice-(ufrag|pwd):(.*)$/;
+const CANDIDATE = /^a=(candidate:|end-of-candidates)/;
+
+/** @param {string} sdp @returns {string[]} */
+function linesOf(sdp) {
+  return sdp.split(/\r?\n/).filter(Boolean);
+}
+
+/** @param {string[]} lines @returns {Record<string, string>} the first of each */
+function credentialsOf(lines) {
+  /** @type {Record<string, string>} */ const found = {};
+  for (const line of lines) {
+    const [, name, value] = CREDENTIAL.exec(line) ?? [];
+    if (name) found[name] ??= value;
+  }
+  return found;
+}
+
+/** @param {string} sdp of an offer that restarts ICE @returns {string} what the server needs of it: it learns our addresses from the checks */
+export function fragmentOf(sdp) {
+  const lines = linesOf(sdp);
+  const { ufrag, pwd } = credentialsOf(lines);
+  const mid = lines.find((line) => line.startsWith('a=mid:')) ?? 'a=mid:0';
+  const told = [`a=ice-ufrag:${ufrag}`, `a=ice-pwd:${pwd}`, 'm=audio 9 UDP/TLS/RTP/SAVPF 0', mid];
+  return told.map((line) => `${line}\r\n`).join('');
+}
+
+/**
+ * @param {string} sdp the answer so far @param {string} fragment the server's side of the new ICE session
+ * @returns {string} the answer with it
+ */
+export function withFragment(sdp, fragment) {
+  const given = linesOf(fragment);
+  const credentials = credentialsOf(given);
+  const candidates = given.filter((line) => CANDIDATE.test(line));
+  const lines = [];
+  for (const line of linesOf(sdp)) {
+    if (CANDIDATE.test(line)) continue;
+    const [, name] = CREDENTIAL.exec(line) ?? [];
+    lines.push(name ? `a=ice-${name}:${credentials[name]}` : line);
+    // All m-lines are bundled: the first one's candidates are those of all.
+    if (line.startsWith('a=mid:')) lines.push(...candidates.splice(0));
+  }
+  return lines.map((line) => `${line}\r\n`).join('');
 }

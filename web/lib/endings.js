@@ -4,8 +4,9 @@ import { Refusal } from './server.js';
 
 /**
  * @typedef {Object} Ending
- * @property {'hangup'|'left'|'refused'|'no_path'|'lost'|'server'|'browser'|'device'} kind `no_path`: no media connection
- *   came about; `lost`: there was one; `server`: the server said so; `browser`: something failed here
+ * @property {'hangup'|'left'|'away'|'refused'|'no_path'|'lost'|'server'|'browser'|'device'} kind `no_path`: no media connection
+ *   came about; `lost`: there was one; `server`: the server said so; `browser`: something failed here; `away`: the page was
+ *   left and may be back
  * @property {string} message in words, for people
  * @property {string} [reason] the server's word for it
  * @property {Refusal} [refusal] the server did not take the call
@@ -26,6 +27,7 @@ export class CallError extends Error {
 const WORDS = {
   hangup: 'The call was hung up.',
   left: 'The page was left.',
+  away: 'The page was left and may be back.',
   refused: 'The server did not take the call.',
   no_path: 'The server answered, but no media connection opened. A firewall or VPN may be blocking UDP.',
   lost: 'The connection was lost.',

@@ -5,20 +5,24 @@
  * and, last and once, `ended` {Ending}.
  */
 
+import { fragmentOf, withFragment } from './comeback.js';
 import { ending } from './endings.js';
 import { Refusal } from './server.js';
 
 /** The model looks at two pictures a second; more would only cost the phone's battery and the server's decoder. */
 const VIDEO_ENCODING = { maxFramerate: 2, maxBitrate: 300_000 };
 const CONNECT_DEADLINE_MS = 15_000;
-/** ICE often recovers from a Wi-Fi hand-over within a few seconds. */
-const DISCONNECTED_GRACE_MS = 6_000;
+/** For so long a disturbed connection may mend itself; a little less than servers wait for it. */
+const MOST_DISTURBED_MS = 28_000;
+/** A new ICE session that brings nothing by then has found no way. */
+const RESTARTED_MS = 2_000;
 /** When the process that carries the call dies, nothing more comes from it: only asking the server tells. */
 const ASK_INTERVAL_MS = 3_000;
 /** What has come is looked at this often; after so many looks without news the server is asked at once. */
-const LOOK_MS = 1_000;
-const QUIET_LOOKS = 2;
-const AT_ONCE_MS = 1_200;
+const LOOK_MS = 500;
+const LOOK_DISTURBED_MS = 250;
+const QUIET_LOOKS = 3;
+const AT_ONCE_MS = 1_000;
 /** The server's last event may still be in flight when the channel closes. */
 const LAST_WORDS_MS = 300;
 const GOODBYE_MS = 500;
@@ -37,8 +41,14 @@ export class Link extends EventTarget {
   /** Bytes that had come at the last look. @type {number|null} */ #received = null;
   /** Looks without news. */
   #quiet = 0;
+  #isRestarting = false;
   /** The server's id of this call, '' until it answered. */
   id = '';
+  /** What resumes the session over another connection, '' if nothing does. */
+  token = '';
+  /** Whether the session was there before this connection. */
+  isResumed = false;
+  #onNetwork = () => this.mend();
 
   /**
    * @param {Object} options
@@ -48,8 +58,9 @@ export class Link extends EventTarget {
    * @param {MediaStreamTrack|null} options.camera null: may come later, without renegotiation
    * @param {boolean} options.video whether to offer a video line at all
    * @param {Record<string, any>} options.session settings for the server
+   * @param {string} [options.token] of the session that goes on over this connection
    */
-  constructor({ server, iceServers, microphone, camera, video, session }) {
+  constructor({ server, iceServers, microphone, camera, video, session, token = '' }) {
     super();
     this.server = server;
     this.iceServers = iceServers;
@@ -57,6 +68,7 @@ export class Link extends EventTarget {
     this.camera = camera;
     this.video = video;
     this.session = session;
+    this.token = token;
   }
 
   /** @returns {LinkState} */
@@ -71,8 +83,10 @@ export class Link extends EventTarget {
       const offer = await this.#prepare();
       if (this.#isEnded()) return;
       this.#emit('mark', { name: 'offer_posted' });
-      const answer = await this.server.offer(offer, this.session);
+      const answer = await this.server.offer(offer, this.session, this.token);
+      this.isResumed = Boolean(this.token);
       this.id = answer.id;
+      this.token = answer.token;
       if (this.#isEnded()) {
         // Hung up while the server was answering.
         this.#tellServer();
@@ -141,21 +155,25 @@ export class Link extends EventTarget {
     if (this.#isEnded()) return;
     if (state === 'connected') {
       this.#cancel('connect');
-      this.#cancel('disconnected');
+      this.#cancel('disturbed');
       if (!this.#wasConnected) {
         this.#emit('mark', { name: 'connected' });
         this.#after('watch', LOOK_MS, () => this.#watch());
+        for (const target of networkSigns()) target.addEventListener(target === globalThis ? 'online' : 'change', this.#onNetwork);
       }
       this.#wasConnected = true;
       this.#become('connected');
-    } else if (state === 'disconnected') {
-      this.#become('disturbed');
-      this.#after('disconnected', DISCONNECTED_GRACE_MS, () => this.end(ending('lost')));
-      // A server that knows nothing of this call any more will not bring it back.
-      this.#ask();
+    } else if (state === 'disconnected' || (state === 'failed' && this.#wasConnected)) {
+      this.#disturb();
+      this.mend();
     } else if (state === 'failed') {
-      this.end(ending(this.#wasConnected ? 'lost' : 'no_path'));
+      this.end(ending('no_path'));
     }
+  }
+
+  #disturb() {
+    this.#become('disturbed');
+    if (!this.#timers.has('disturbed')) this.#after('disturbed', MOST_DISTURBED_MS, () => this.end(ending('lost')));
   }
 
   /** Asks the server whether it still has this call, and again after a while. */
@@ -176,30 +194,67 @@ export class Link extends EventTarget {
    */
   async #watch() {
     const before = this.#received;
+    await this.#count();
+    this.#quiet = before !== null && before === this.#received ? this.#quiet + 1 : 0;
+    if (!this.#quiet && this.#state === 'disturbed' && this.#pc?.connectionState === 'connected') this.#mended();
+    else if (this.#quiet >= QUIET_LOOKS || this.#state === 'disturbed') await this.mend();
+    this.#after('watch', this.#state === 'disturbed' ? LOOK_DISTURBED_MS : LOOK_MS, () => this.#watch());
+  }
+
+  async #count() {
     const report = await this.report().catch(() => null);
     report?.forEach((row) => {
       if (row.type === 'transport') this.#received = row.bytesReceived ?? null;
     });
-    if (this.#pc?.connectionState === 'connected') {
-      this.#quiet = before !== null && before === this.#received ? this.#quiet + 1 : 0;
-      if (!this.#quiet && this.#state === 'disturbed') this.#mended();
-      else if (this.#quiet && this.#quiet % QUIET_LOOKS === 0) await this.#askAtOnce();
-    }
-    this.#after('watch', LOOK_MS, () => this.#watch());
   }
 
-  async #askAtOnce() {
-    const gone = await this.server.endingOf(this.id, AT_ONCE_MS);
-    if (gone !== undefined || this.#isEnded()) {
+  /** Nothing comes, or the network has changed: as soon as the server answers, another way to it is looked for. */
+  async mend() {
+    if (this.#isEnded() || !this.id || this.#isRestarting) return;
+    this.#isRestarting = true;
+    try {
+      const gone = await this.server.endingOf(this.id, AT_ONCE_MS);
       this.#judge(gone);
+      if (this.#isEnded()) return;
+      if (this.#quiet) this.#disturb();
+      // What is said over HTTP may be heard again a little before media is.
+      const hasFailed = this.#pc?.connectionState === 'failed';
+      if (gone === null && (hasFailed || (await this.#isStillQuiet()))) await this.#restartIce();
+    } finally {
+      this.#isRestarting = false;
+    }
+  }
+
+  async #isStillQuiet() {
+    const before = this.#received;
+    await new Promise((resolve) => setTimeout(resolve, LOOK_DISTURBED_MS));
+    await this.#count();
+    return before === this.#received;
+  }
+
+  async #restartIce() {
+    const pc = this.#pc;
+    if (!pc || this.#isEnded() || pc.signalingState !== 'stable') return;
+    try {
+      await pc.setLocalDescription(await pc.createOffer({ iceRestart: true }));
+      const fragment = await this.server.restartIce(this.id, fragmentOf(pc.localDescription?.sdp ?? ''));
+      const sdp = withFragment(pc.remoteDescription?.sdp ?? '', fragment);
+      await pc.setRemoteDescription({ type: 'answer', sdp });
+    } catch {
+      this.end(ending('lost'));
       return;
     }
-    this.#become('disturbed');
-    if (!this.#timers.has('disconnected')) this.#after('disconnected', DISCONNECTED_GRACE_MS, () => this.end(ending('lost')));
+    const before = this.#received;
+    for (let waited_ms = 0; waited_ms < RESTARTED_MS && !this.#isEnded(); waited_ms += LOOK_DISTURBED_MS) {
+      await new Promise((resolve) => setTimeout(resolve, LOOK_DISTURBED_MS));
+      await this.#count();
+      if (before !== this.#received) return;
+    }
+    this.end(ending('lost'));
   }
 
   #mended() {
-    this.#cancel('disconnected');
+    this.#cancel('disturbed');
     this.#become('connected');
   }
 
@@ -232,6 +287,7 @@ export class Link extends EventTarget {
   end(how) {
     if (this.#isEnded()) return;
     for (const name of [...this.#timers.keys()]) this.#cancel(name);
+    for (const target of networkSigns()) target.removeEventListener(target === globalThis ? 'online' : 'change', this.#onNetwork);
     this.#become('ended');
     this.#close(how);
     this.#emit('ended', how);
@@ -242,7 +298,9 @@ export class Link extends EventTarget {
     // What still comes is not heard; the connection stays for as long as the server takes to be told, because one that
     // sees its peer go first does not know the call any more.
     for (const { track } of this.#pc?.getReceivers?.() ?? []) track.stop();
-    const told = kind === 'server' ? undefined : this.#tellServer();
+    // A session that can be resumed waits for that.
+    const isAwaited = this.token && ['lost', 'no_path', 'away'].includes(kind);
+    const told = kind === 'server' || isAwaited ? undefined : this.#tellServer();
     if (kind !== 'left') await Promise.race([told, new Promise((resolve) => setTimeout(resolve, GOODBYE_MS))]);
     this.#channel?.close();
     this.#pc?.close();
@@ -282,4 +340,10 @@ export class Link extends EventTarget {
     clearTimeout(this.#timers.get(name));
     this.#timers.delete(name);
   }
+}
+
+/** @returns {EventTarget[]} what tells of another network */
+function networkSigns() {
+  const { connection } = /** @type {any} */ (globalThis.navigator ?? {});
+  return [globalThis, connection].filter((target) => typeof target?.addEventListener === 'function');
 }

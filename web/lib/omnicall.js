@@ -33,6 +33,8 @@ export { qualityOf } from './stats.js';
 export const VERSION = '0.2.0';
 
 const MAX_UNTOLD = 16;
+/** How a server refuses to resume what is not there any more. */
+const OVER = [404, 410];
 
 /** @typedef {import('./endings.js').Ending} Ending */
 /** @typedef {import('./devices.js').Source} Source */
@@ -53,6 +55,7 @@ const MAX_UNTOLD = 16;
  * @property {RTCIceServer[]} [iceServers] those that the server hands out otherwise
  * @property {Captions} [captions] filled instead of own ones, so that a view can outlive the call
  * @property {boolean} [goOn] the session is first told what stands in `captions`: the call goes on from there
+ * @property {string} [resume] what `suspend` gave: its session goes on, if it is still there
  * @property {import('./comeback.js').Patience|false} [reconnect] after a lost connection; false: that ends the call
  */
 
@@ -75,8 +78,13 @@ export class OmnicallCall extends EventTarget {
   #settings;
   /** What a session that comes back is to be told first. @type {Record<string, any>[]} */ #retelling = [];
   /** What was sent while there was no session. @type {Record<string, any>[]} */ #untold = [];
+  /** What was written and is not known to have arrived, by its item. @type {Map<string, Record<string, any>>} */ #unechoed = new Map();
   /** Ids of events whose refusal is no news to people. @type {Set<string>} */ #unminded = new Set();
   #wasServed = false;
+  /** The connection is a new one, whose server has not told of the session yet. */
+  #isComingBack = false;
+  /** What resumes the session over another connection, '' while nothing does. */
+  #token = '';
   #stopMeasuring = () => {};
   /** @type {(end: Ending|null) => void} */ #settle = () => {};
   /** @type {Promise<Ending|null>} null once there is a session */ #served = this.#newServed();
@@ -101,6 +109,9 @@ export class OmnicallCall extends EventTarget {
     this.#isMuted = options.muted ?? false;
     this.#isUnheard = options.audio === false || options.audio === null;
     this.captions = options.captions ?? new Captions();
+    this.#token = options.resume ?? '';
+    // What cannot be resumed may go on anew.
+    this.#wasServed = Boolean(this.#token);
     if (options.goOn) this.#retelling = retelling(this.captions.list());
     this.#bindPushToTalk();
     this.#sources.addEventListener('lost', (event) => this.#onLost(/** @type {CustomEvent} */ (event).detail.kind));
@@ -169,6 +180,16 @@ export class OmnicallCall extends EventTarget {
     this.#finish(ending('left'));
   }
 
+  /**
+   * The page is going away and may be back in a moment, as in a reload: the session is kept for some seconds.
+   * @returns {string} what another call takes as `resume`; '' if the session ends now
+   */
+  suspend() {
+    const token = this.session ? this.#token : '';
+    this.#finish(ending(token ? 'away' : 'left'));
+    return token;
+  }
+
   // ---- saying ------------------------------------------------------------------------------------------------
 
   /**
@@ -180,8 +201,8 @@ export class OmnicallCall extends EventTarget {
     /** @type {Record<string, any>} */ const event = { event_id: newId('event'), ...given };
     if (this.#isEnded()) return event.event_id;
     if (event.type === 'session.update') this.#settings.ask(event);
-    // A server takes items when it serves the session, not before.
-    if (!this.session || !this.#deliver(event)) {
+    // A server takes items when it serves the session, not before; a disturbed connection may be replaced.
+    if (!this.session || this.#state === 'reconnecting' || !this.#deliver(event)) {
       this.#untold.push(event);
       if (this.#untold.length > MAX_UNTOLD) this.#untold.shift();
     }
@@ -197,7 +218,9 @@ export class OmnicallCall extends EventTarget {
     const id = newId('item');
     this.captions.typed(id, text);
     const content = [{ type: 'input_text', text }];
-    this.send({ type: 'conversation.item.create', item: { id, type: 'message', role: 'user', content } });
+    const event = { type: 'conversation.item.create', item: { id, type: 'message', role: 'user', content } };
+    this.#unechoed.set(id, event);
+    this.send(event);
     this.#wantAnswer();
     return id;
   }
@@ -377,7 +400,8 @@ export class OmnicallCall extends EventTarget {
   #dial(iceServers) {
     const video = this.#options.video !== false;
     const { microphone, camera } = this;
-    const link = new Link({ server: this.#server, iceServers, microphone, camera, video, session: this.#settings.now });
+    const [session, token] = [this.#settings.now, this.#token];
+    const link = new Link({ server: this.#server, iceServers, microphone, camera, video, session, token });
     this.#link = link;
     this.#openEar();
     const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ handle) =>
@@ -387,8 +411,19 @@ export class OmnicallCall extends EventTarget {
     on('message', (event) => this.#onMessage(event));
     on('state', ({ state }) => this.#onLink(state));
     on('ended', (end) => this.#onLinkEnded(end, iceServers));
-    for (const type of ['audio', 'mark']) on(type, (detail) => this.#emit(type, detail));
+    on('mark', (detail) => {
+      if (detail.name === 'answered') this.#onAnswered(link);
+      this.#emit('mark', detail);
+    });
+    on('audio', (detail) => this.#emit('audio', detail));
     link.place();
+  }
+
+  /** @param {Link} link */
+  #onAnswered(link) {
+    this.#token = link.token;
+    // A session that goes on knows what was said.
+    if (link.isResumed) this.#retelling.length = 0;
   }
 
   /** @param {Record<string, any>} event @returns {boolean} */
@@ -403,29 +438,33 @@ export class OmnicallCall extends EventTarget {
     if (state === 'ended' || (this.#state === 'reconnecting' && state !== 'connected')) return;
     this.#become(state === 'disturbed' ? 'reconnecting' : /** @type {CallState} */ (state));
     if (state !== 'connected') return;
+    if (this.session && !this.#isComingBack) this.#tellUntold();
     this.#stopMeasuring();
     this.#stopMeasuring = measure(() => this.report(), (figures) => this.#tellFigures(figures));
   }
 
   /** @param {Ending} end @param {RTCIceServer[]} iceServers */
   #onLinkEnded(end, iceServers) {
-    const mayTry = this.#options.reconnect !== false && mayComeBack(end, this.#wasServed);
+    const isOver = end.kind === 'server' || (end.kind === 'refused' && OVER.includes(end.refusal?.status ?? 0));
+    const wasKept = isOver && Boolean(this.#token);
+    if (isOver) this.#token = '';
+    const mayCall = mayComeBack(end, this.#wasServed) || (wasKept && end.kind === 'refused');
+    const mayTry = this.#options.reconnect !== false && mayCall;
     const least_ms = (end.refusal?.retryAfter_s ?? 0) * 1000;
     if (!mayTry || !this.#comeback.schedule(() => this.#dial(iceServers), least_ms)) {
       this.#end(end);
       return;
     }
     this.#stopMeasuring();
-    if (this.session) this.#loseSession();
+    if (this.session && !this.#token) this.#loseSession();
+    this.#isComingBack = true;
     this.#become('reconnecting');
     this.#emit('mark', { name: `again.${this.#comeback.attempt}` });
   }
 
-  /**
-   * A session goes with its connection: the next one is told what was said and set, and asked what was asked. A server
-   * that lets a session be resumed would be given its token here, and be told nothing.
-   */
+  /** A session that cannot be resumed is gone: the next one is told what was said and set, and asked what was asked. */
   #loseSession() {
+    this.#unechoed.clear();
     this.#served = this.#newServed();
     this.session = null;
     this.captions.finish();
@@ -442,6 +481,8 @@ export class OmnicallCall extends EventTarget {
   #onMessage(event) {
     this.captions.apply(event);
     if (event.type === 'session.created' || event.type === 'session.updated') this.#onSession(event);
+    if (event.type === 'session.continued') this.#onContinued(event.items ?? []);
+    if (event.type === 'conversation.item.added') this.#unechoed.delete(event.item?.id);
     if (event.type === 'session.queued') {
       this.queue = { position: Number(event.position) || 0, eta_s: Number(event.eta_s) || 0 };
       this.#emit('queue', this.queue);
@@ -460,13 +501,36 @@ export class OmnicallCall extends EventTarget {
     this.session = session ?? {};
     if (type === 'session.created') {
       this.queue = null;
-      for (const event of [...this.#retelling.splice(0), ...this.#untold.splice(0)]) this.#deliver(event);
+      this.#isComingBack = false;
+      for (const event of this.#retelling.splice(0)) this.#deliver(event);
+      if (!this.#link?.isResumed) this.#tellUntold();
       this.#wasServed = true;
       this.#comeback.succeeded();
+      if (this.#link?.isResumed) this.#setAnew();
       this.#settle(null);
     }
     if (this.mode !== before) this.pushToTalk.stop();
     this.#openEar();
+  }
+
+  #tellUntold() {
+    for (const event of this.#untold.splice(0)) this.#deliver(event);
+  }
+
+  /** @param {any[]} items of a session that goes on: what was written and did not arrive is told again */
+  #onContinued(items) {
+    const waiting = new Set(this.#untold.map((event) => event.item?.id));
+    const arrived = new Set(items.map((item) => item.id));
+    const lost = [...this.#unechoed].filter(([id]) => !arrived.has(id) && !waiting.has(id)).map(([, event]) => event);
+    for (const event of lost) this.#deliver(event);
+    if (lost.length) this.#wantAnswer();
+    this.#tellUntold();
+  }
+
+  /** A session that went on in another process of the server has forgotten the switches. */
+  #setAnew() {
+    if (this.#isMuted) this.send({ type: 'session.mute', on: true });
+    if (this.#isHushed) this.send({ type: 'session.force_listen', on: true });
   }
 
   /** @returns {Promise<RTCStatsReport|null>} of the connection now */

@@ -2,6 +2,9 @@
 
 const INFO_TIMEOUT_MS = 5000;
 const CALL_TIMEOUT_MS = 20000;
+/** A client that comes back tries again rather than wait. */
+const RESUME_TIMEOUT_MS = 4000;
+const RESTART_TIMEOUT_MS = 2500;
 /** As long as the server waits for the body, and a little. */
 const ITEM_TIMEOUT_MS = 130_000;
 const TOO_LATE = 'The server did not answer in time.';
@@ -120,20 +123,36 @@ export class Server {
   /**
    * @param {string} sdp the offer
    * @param {Record<string, any>} session session settings
-   * @returns {Promise<{sdp: string, id: string}>} the answer, and the call's id ('' if none was given)
+   * @param {string} [token] of a session that has lost its connection: it goes on over this one
+   * @returns {Promise<{sdp: string, id: string, token: string}>} the answer, the call's id, and what resumes its
+   *   session ('' if the server gave none)
    */
-  async offer(sdp, session) {
+  async offer(sdp, session, token = '') {
     const form = new FormData();
     form.set('sdp', sdp);
     form.set('session', JSON.stringify(session));
-    const response = await this.#request('/v1/realtime/calls', { method: 'POST', body: form }, CALL_TIMEOUT_MS);
+    const headers = { 'Omnicall-Resume': token || 'new' };
+    const limit_ms = token ? RESUME_TIMEOUT_MS : CALL_TIMEOUT_MS;
+    const response = await this.#request('/v1/realtime/calls', { method: 'POST', body: form, headers }, limit_ms);
     // Only the id: behind a proxy the server may name a scheme, host or path that the browser cannot use.
     const place = response.headers.get('Location') ?? '';
     try {
-      return { sdp: await response.text(), id: place.split('/').pop() ?? '' };
+      const given = response.headers.get('Omnicall-Resume') ?? '';
+      return { sdp: await response.text(), id: place.split('/').pop() ?? '', token: given };
     } catch {
       throw new Refusal('away', '');
     }
+  }
+
+  /**
+   * Begins a new ICE session of a call (RFC 8840): its media may have to take another way now.
+   * @param {string} callId @param {string} fragment our side @returns {Promise<string>} the server's
+   */
+  async restartIce(callId, fragment) {
+    const headers = { 'Content-Type': 'application/trickle-ice-sdpfrag', 'If-Match': '*' };
+    const path = `/v1/realtime/calls/${encodeURIComponent(callId)}`;
+    const response = await this.#request(path, { method: 'PATCH', body: fragment, headers }, RESTART_TIMEOUT_MS);
+    return response.text();
   }
 
   /**
@@ -192,7 +211,8 @@ export class Server {
    * What became of a call that the server does not have any more. Null while it has it, undefined when the server
    * cannot be asked: the network may be what is gone, and that may come back.
    * @param {string} callId @param {number} [timeout_ms]
-   * @returns {Promise<{reason: string, message: string}|null|undefined>} an empty reason: the server knows none
+   * @returns {Promise<{reason: string, message: string}|null|undefined>} an empty reason: the server knows none, or has
+   *   the session and not its connection
    */
   async endingOf(callId, timeout_ms = INFO_TIMEOUT_MS) {
     const abort = new AbortController();
@@ -201,6 +221,7 @@ export class Server {
       const headers = this.#authorization;
       const answer = await fetch(this.#call(callId), { headers, cache: 'no-store', signal: abort.signal });
       if (answer.status === 404) return { reason: '', message: '' };
+      if (answer.status === 200 && (await answer.json())?.state === 'lost') return { reason: '', message: '' };
       if (answer.status !== 410) return null;
       const { error } = await answer.json();
       return { reason: String(error?.code ?? ''), message: String(error?.message ?? '') };

@@ -123,7 +123,7 @@ async def test_a_session_without_a_peer_has_no_ice(updating: Updating) -> None:
     await until(lambda: front.calls)
     ((call_id, call),) = front.calls.items()
     call.placed.set_result("")
-    assert await placing == call_id
+    assert (await placing).call_id == call_id
     with pytest.raises(ProtocolError, match="WebSocket") as caught:
         await front.update_ice(call_id, "x", None)
     assert caught.value.status == 409

@@ -28,6 +28,7 @@ OPENAI: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 EXTENSIONS = frozenset(
     {
         *("session.queued", "session.warning", "session.ended", "metrics"),
+        "session.continued",
         *("session.force_listen.updated", "session.muted", "session.paused", "session.resumed"),
     }
 )

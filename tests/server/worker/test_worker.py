@@ -36,6 +36,7 @@ from server.control import (
     Inbound,
     PlaceCall,
     QueuePosition,
+    SlotWanted,
     WorkerConfig,
     WorkerStats,
     encode_worker,
@@ -236,13 +237,18 @@ async def test_full_engine_ends_the_call_with_its_reason(desk: Desk) -> None:
     assert [end.call_id for end in desk.said(CallEnded)] == ["rtc_b"]
 
 
-async def test_dead_engine_ends_its_calls_at_once(desk: Desk) -> None:
+async def test_calls_of_a_dead_engine_ask_for_another_at_once_and_go_on_there(desk: Desk) -> None:
     desk.serve()
     await desk.place("rtc_a", engine=desk.address)
     await until(lambda: desk.engine.sessions)
     desk.tell(EngineDown(desk.address.endpoint, "killed by signal 9"))
-    assert await desk.ended("rtc_a") == "engine_gone"
-    assert await desk.lives()
+    await until(lambda: desk.said(SlotWanted))
+    other = EngineAddress("engine-1", f"ipc://{desk.folder}/other")
+    host = Host(desk.engine, other.endpoint, 1)
+    desk.tell(AssignEngine("rtc_a", other))
+    await until(lambda: host.slots.used == 1)
+    assert not desk.said(CallEnded) and len(desk.said(SlotWanted)) == 1
+    await host.close()
 
 
 @pytest.mark.parametrize(

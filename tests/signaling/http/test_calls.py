@@ -32,6 +32,7 @@ from tests.waiting import until
 Start = Callable[..., Awaitable[TestClient[web.Request, web.Application]]]
 SDP = {"Content-Type": "application/sdp"}
 KEY = {"Authorization": "Bearer sk-user"}
+TOKEN = "rtc_abc.secret"
 
 
 class FakeDesk:
@@ -46,6 +47,7 @@ class FakeDesk:
         self.error: Exception | None = None
         self.tag = '"one"'
         self.updates: list[str] = []
+        self.resumed: list[str] = []
 
     async def update_ice(
         self, call_id: str, fragment: str, tags: frozenset[str] | None
@@ -63,12 +65,25 @@ class FakeDesk:
         remote: str,
         callers: tuple[str, ...],
         owner: str | None = None,
+        is_resumable: bool = False,
     ) -> PlacedCall:
         assert remote
         if self.error is not None:
             raise self.error
         self.placed.append((sdp, session, callers))
-        return PlacedCall(call_id="rtc_abc", sdp="v=0\r\n", tag=self.tag)
+        token = TOKEN if is_resumable else ""
+        return PlacedCall(call_id="rtc_abc", sdp="v=0\r\n", tag=self.tag, token=token)
+
+    def check_token(self, token: str) -> None:
+        if token != TOKEN:
+            raise ProtocolError("None.", code="session_not_found", status=404)
+
+    async def resume(self, token: str, sdp: str) -> PlacedCall:
+        self.resumed.append(token)
+        return PlacedCall(call_id="rtc_abc", sdp="v=0\r\n", tag=self.tag, token=token)
+
+    def is_lost(self, call_id: str) -> bool:
+        return False
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
         self.hung_up.append(call_id)
@@ -459,6 +474,41 @@ async def test_call_that_ended_lately_is_410_with_its_reason(
         "code": "worker_gone",
         "param": None,
     }
+
+
+async def test_session_is_resumed_by_its_token_which_is_given_on_request(
+    start: Start, desk: FakeDesk
+) -> None:
+    client = await start(with_keys())
+    path = "/v1/realtime/calls"
+    plain = await client.post(path, data=CHROMIUM_OFFER, headers=SDP | KEY)
+    assert plain.status == 201 and "Omnicall-Resume" not in plain.headers
+    asked = SDP | KEY | {"Omnicall-Resume": "new"}
+    given = await client.post(path, data=CHROMIUM_OFFER, headers=asked)
+    assert given.headers["Omnicall-Resume"] == TOKEN
+    # Keys of browsers expire: the token is enough.
+    back = await client.post(path, data=CHROMIUM_OFFER, headers=SDP | {"Omnicall-Resume": TOKEN})
+    assert back.status == 201 and back.headers["Location"] == given.headers["Location"]
+    assert desk.resumed == [TOKEN] and len(desk.placed) == 2
+
+
+@pytest.mark.parametrize(
+    ("token", "offer", "status", "code"),
+    [
+        ("rtc_abc.guess", CHROMIUM_OFFER, 404, "session_not_found"),
+        ("x" * 300, CHROMIUM_OFFER, 400, None),
+        (TOKEN, "no offer", 400, "invalid_offer"),
+    ],
+)
+async def test_wrong_tokens_and_offers_resume_nothing(
+    start: Start, desk: FakeDesk, token: str, offer: str, status: int, code: str | None
+) -> None:
+    client = await start(with_keys())
+    headers = SDP | {"Omnicall-Resume": token}
+    answer = await client.post("/v1/realtime/calls", data=offer, headers=headers)
+    assert answer.status == status and desk.resumed == []
+    if code is not None:
+        assert (await answer.json())["error"]["code"] == code
 
 
 async def test_item_for_no_call_is_404_and_never_read(start: Start, desk: FakeDesk) -> None:

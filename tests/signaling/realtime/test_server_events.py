@@ -107,6 +107,7 @@ EXTENSIONS = [
     ev.MutedEvent(on=False),
     ev.PausedEvent(slot_kept_s=60.0),
     ev.ResumedEvent(kept="words"),
+    ev.SessionContinued(items=(), responses=()),
 ]
 
 

@@ -50,13 +50,15 @@ def call(
     model: str = "omnicall",
     wait_s: float | None = 60.0,
     tls: ssl.SSLContext | None = None,
+    reconnect: bool = True,
 ) -> Call:
     """A call, to be entered with `async with`, which returns when the session is served.
 
     `session` are settings as of `session.update`; of `tools` each is a function with annotations
     and a docstring; `wait_s` bounds the wait for a free engine, None waits on; `tls`
-    trusts certificates that the system does not. Entering raises `Declined`, `RequestFailed` (of
-    settings), `NoConnection`, `CallOver`.
+    trusts certificates that the system does not; with `reconnect` a conversation goes on over
+    another connection when its own is lost, and what is sent meanwhile waits. Entering raises
+    `Declined`, `RequestFailed` (of settings), `NoConnection`, `CallOver`.
     """
     settings = dict(session or {})
     if mode is not None:
@@ -72,4 +74,5 @@ def call(
         tools=tools,
         wait_s=wait_s,
         tls=tls,
+        reconnect=reconnect,
     )

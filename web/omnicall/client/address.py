@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -13,6 +13,9 @@ from omnicall.client.errors import CallOver, Declined, NoConnection
 
 ASK_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 20.0
+RESUME_TIMEOUT_S = 4.0
+"""Who comes back tries again rather than wait."""
+RESUME, NEW = "Omnicall-Resume", "new"
 UPLOAD_TIMEOUT_S = 130.0
 """As long as the server waits for the body, and a little."""
 
@@ -26,6 +29,15 @@ WORDS = {
 
 
 Read = TypeVar("Read")
+
+
+class Answered(NamedTuple):
+    """The answer to an offer."""
+
+    sdp: str
+    call_id: str
+    token: str
+    """Resumes the session over another connection; empty if nothing does."""
 
 
 class Address:
@@ -56,19 +68,23 @@ class Address:
         except (Declined, NoConnection):
             return {}
 
-    async def offer(self, sdp: str, session: dict[str, Any]) -> tuple[str, str]:
-        """The answer's SDP and the call's id. Raises `Declined`, `NoConnection`."""
+    async def offer(self, sdp: str, session: dict[str, Any], token: str) -> Answered:
+        """Offer a connection; `token`: of a session that has lost its own, which goes on over this
+        one. Raises `Declined`, `NoConnection`.
+        """
         form = aiohttp.FormData()
         form.add_field("sdp", sdp, content_type="application/sdp")
         form.add_field("session", json.dumps(session), content_type="application/json")
 
-        async def read(answer: aiohttp.ClientResponse) -> tuple[str, str]:
+        async def read(answer: aiohttp.ClientResponse) -> Answered:
             # Only the id: behind a proxy the server may name a place that is none from here.
-            place = answer.headers.get("Location", "")
-            return await answer.text(), place.rpartition("/")[2]
+            call_id = answer.headers.get("Location", "").rpartition("/")[2]
+            return Answered(await answer.text(), call_id, answer.headers.get(RESUME, ""))
 
         url = self.path("v1", "realtime", "calls")
-        return await self._request("POST", url, read, CALL_TIMEOUT_S, data=form)
+        timeout_s = RESUME_TIMEOUT_S if token else CALL_TIMEOUT_S
+        headers = {RESUME: token or NEW}
+        return await self._request("POST", url, read, timeout_s, more=headers, data=form)
 
     async def add_item(self, call_id: str, item: dict[str, Any]) -> None:
         """Put an item that may be large into a call. Raises `Declined`, `NoConnection`."""
@@ -83,11 +99,19 @@ class Address:
             # The server notices by itself, only later.
             return
 
-    async def check(self, call_id: str) -> None:
-        """Raise `CallOver` where the server does not have the call any more."""
+    async def check(self, call_id: str, timeout_s: float = ASK_TIMEOUT_S) -> bool:
+        """Return whether the server could be asked. Raise `CallOver` where it does not have the
+        call any more, or not its connection.
+        """
         url = self.path("v1", "realtime", "calls", call_id)
+
+        async def read(answer: aiohttp.ClientResponse) -> bool:
+            found = await answer.json()
+            return isinstance(found, dict) and found.get("state") == "lost"
+
         try:
-            await self._request("GET", url, _nothing, ASK_TIMEOUT_S)
+            if await self._request("GET", url, read, timeout_s):
+                raise CallOver("lost", "The server lost the connection of this call.")
         except Declined as refused:
             if refused.status == 410:
                 raise CallOver(refused.code, str(refused)) from None
@@ -95,7 +119,8 @@ class Address:
                 raise CallOver("lost", "The server does not know this call any more.") from None
         except NoConnection:
             # The network may be what is gone, and that may come back.
-            return
+            return False
+        return True
 
     async def _request(
         self,
@@ -103,12 +128,14 @@ class Address:
         url: str,
         read: Callable[[aiohttp.ClientResponse], Awaitable[Read]],
         timeout_s: float,
+        more: dict[str, str] | None = None,
         **body: Any,
     ) -> Read:
+        headers = self.headers | (more or {})
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self.http.request(
-                method, url, headers=self.headers, timeout=timeout, **body
+                method, url, headers=headers, timeout=timeout, **body
             ) as answer:
                 if answer.status >= 300:
                     raise refusal(answer.status, await answer.read(), answer.headers)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,8 @@ from omnicall.client.address import Address
 from omnicall.client.backlog import Backlog
 from omnicall.client.captions import Caption, Captioner
 from omnicall.client.carrier import Callbacks, Carrier, Event, finds_turns
-from omnicall.client.errors import CallOver, NoConnection
+from omnicall.client.comeback import waits
+from omnicall.client.errors import CallOver, Declined, NoConnection
 from omnicall.client.pictures import file_part
 from omnicall.client.replies import PendingReplies, Reply
 from omnicall.client.sound import RATE, Pcm, Unsaid, as_pcm, read_sound
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 1_000
 MAX_SOUND_S = 30
+MAX_UNECHOED = 16
+BUSY = frozenset({429, 500, 502, 503, 504})
+"""Answers of a server that may take a client back later."""
 
 Mode = Literal["full_duplex", "half_duplex", "turn_based"]
 Transport = Literal["webrtc", "websocket"]
@@ -60,6 +64,7 @@ class Call:
         tools: Sequence[Callable[..., Any]],
         wait_s: float | None,
         tls: ssl.SSLContext | None,
+        reconnect: bool,
     ) -> None:
         self.events: Backlog[Event] = Backlog(MAX_EVENTS)
         self.captions: Backlog[Caption] = Backlog(MAX_EVENTS)
@@ -83,6 +88,10 @@ class Call:
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._carrier: Carrier | None = None
+        self._reconnect = reconnect
+        self._connected = asyncio.Event()
+        self._unechoed: dict[str, Event] = {}
+        """Items that are not known to have arrived."""
 
     @property
     def id(self) -> str:
@@ -102,10 +111,12 @@ class Call:
             connector = aiohttp.TCPConnector(ssl=self._tls or True)
             http = await self._stack.enter_async_context(aiohttp.ClientSession(connector=connector))
             self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
-            self._carrier = self._make_carrier(Address(http, self._url, self._key))
+            self._address = Address(http, self._url, self._key)
+            self._carrier = self._make_carrier(self._address)
             self._stack.push_async_callback(self._hang_up)
             settings = self._first_settings(self._carrier)
             is_set = await self._carrier.open(settings)
+            self._connected.set()
             self._start(self._carry(self._carrier))
             await self._until_served({} if is_set else settings)
         except BaseException:
@@ -126,8 +137,23 @@ class Call:
     async def send(self, kind: str, **fields: Any) -> str:
         """Send any client event; its id, which an `error` names. Raises `CallOver`."""
         event = {"type": kind, "event_id": f"event_{secrets.token_hex(12)}", **fields}
-        await self.carrier.send(event)
+        await self._deliver(lambda carrier: carrier.send(event))
         return str(event["event_id"])
+
+    async def _deliver(self, send: Callable[[Carrier], Awaitable[None]]) -> None:
+        """Send, while a connection is lost over the next one. Raises `CallOver`."""
+        while True:
+            await self._connected.wait()
+            carrier = self.carrier
+            try:
+                await send(carrier)
+            except CallOver as end:
+                if not self._may_come_back(carrier, end):
+                    raise
+                if carrier is self._carrier:
+                    self._connected.clear()
+            else:
+                return
 
     async def say(self, samples: NDArray[Any], rate: int = RATE) -> None:
         """Say mono sound, int16 or floats from -1 to 1; return a second before its end is sent."""
@@ -213,7 +239,10 @@ class Call:
     async def _add_message(self, *content: Event) -> None:
         item_id = f"item_{secrets.token_hex(12)}"
         item = {"id": item_id, "type": "message", "role": "user", "content": list(content)}
-        await self.carrier.add_item(item)
+        self._unechoed[item_id] = item
+        if len(self._unechoed) > MAX_UNECHOED:
+            del self._unechoed[next(iter(self._unechoed))]
+        await self._deliver(lambda carrier: carrier.add_item(item))
 
     async def _reply(self, *content: Event) -> Reply:
         if content:
@@ -232,6 +261,10 @@ class Call:
         if kind == "session.created":
             self.queue = None
             self._served.set()
+        elif kind == "session.continued":
+            self._start(self._tell_unarrived(event))
+        elif kind == "conversation.item.added":
+            self._unechoed.pop(str(event["item"].get("id")), None)
         elif kind == "session.queued":
             self.queue = (int(event.get("position", 0)), float(event.get("eta_s") or 0))
         elif kind == "error":
@@ -286,10 +319,57 @@ class Call:
         }
 
     async def _carry(self, carrier: Carrier) -> None:
+        """Carry the call, over one connection after the other."""
+        found: Carrier | None = carrier
+        while found is not None:
+            carrier = found
+            try:
+                await carrier.run()
+            except CallOver as end:
+                if not self._may_come_back(carrier, end):
+                    self._end(end)
+                    return
+                self._connected.clear()
+                found = await self._come_back(carrier, end)
+
+    def _may_come_back(self, carrier: Carrier, end: CallOver) -> bool:
+        is_lost = end.reason == "lost" and bool(carrier.token)
+        return self._reconnect and is_lost and self.ending is None
+
+    async def _come_back(self, lost: Carrier, end: CallOver) -> Carrier | None:
+        """Find the session again over another connection; None: the call is over."""
+        await lost.drop()
+        for wait_s in waits():
+            await asyncio.sleep(wait_s)
+            carrier = self._make_carrier(self._address)
+            try:
+                await carrier.open({}, lost.token)
+            except NoConnection:
+                await carrier.drop()
+                continue
+            except Declined as refused:
+                await carrier.drop()
+                if refused.status in BUSY:
+                    continue
+                self._end(CallOver(refused.code or end.reason, str(refused)))
+                return None
+            self._carrier = carrier
+            self._connected.set()
+            return carrier
+        self._end(end)
+        return None
+
+    async def _tell_unarrived(self, continued: Event) -> None:
+        """Tell again what the lost connection did not bring to the server."""
+        arrived = {item.get("id") for item in continued.get("items", [])}
         try:
-            await carrier.run()
-        except CallOver as end:
-            self._end(end)
+            for item_id, item in tuple(self._unechoed.items()):
+                if item_id not in arrived:
+                    await self.carrier.add_item(item)
+            if self._pending.is_unasked(continued):
+                await self.send("response.create")
+        except CallOver:
+            return
 
     async def _until_served(self, settings: Event) -> None:
         try:
@@ -317,6 +397,7 @@ class Call:
         for backlog in (self.events, self.captions, self.sound):
             backlog.end(end)
         self._served.set()
+        self._connected.set()
 
     async def _hang_up(self) -> None:
         await self.hang_up()

@@ -31,6 +31,10 @@ class Carrier(Protocol):
         """The server's id of the call, empty where it gave none yet."""
 
     @property
+    def token(self) -> str:
+        """Resumes the session over another carrier; empty if nothing does."""
+
+    @property
     def tail_s(self) -> float:
         """How long an event has to wait so as not to overtake the sound before it."""
 
@@ -38,8 +42,11 @@ class Carrier(Protocol):
     def audio_settings(self) -> dict[str, Any]:
         """What `session.audio` has to say so that this one understands the sound."""
 
-    async def open(self, session: Event) -> bool:
-        """Connect; whether the settings went with it. Raises `Declined`, `NoConnection`."""
+    async def open(self, session: Event, token: str = "") -> bool:
+        """Connect; whether the settings went with it. `token`: of a session that goes on.
+
+        Raises `Declined`, `NoConnection`.
+        """
 
     async def run(self) -> None:
         """Carry until the end, which is raised: `CallOver`."""
@@ -55,3 +62,6 @@ class Carrier(Protocol):
 
     async def close(self) -> None:
         """Hang up."""
+
+    async def drop(self) -> None:
+        """Free a connection that is lost; the session may go on over another one."""

@@ -27,6 +27,10 @@ TAIL_S = 0.2
 CONNECT_TIMEOUT_S = 15.0
 CHECK_EVERY_S = 3.0
 """When the process that carries the call dies, nothing more comes: only asking the server tells."""
+LOOK_S = 0.5
+QUIET_S = 1.5
+"""After so much silence the server is asked, which may be there while the way to it is not."""
+RECONNECT_TIMEOUT_S = 5.0
 MAX_EVENT_BYTES = 200 * 1024
 """A message on the data channel; larger items go over HTTP."""
 
@@ -46,10 +50,12 @@ class PeerCarrier:
         self.pc: RTCPeerConnection | None = None
         self.channel: Any = None
         self.call_id = ""
+        self.token = ""
+        self._heard_at = 0.0
         self.audio_settings: dict[str, Any] = {}
         self.tail_s = TAIL_S
 
-    async def open(self, session: Event) -> bool:
+    async def open(self, session: Event, token: str = "") -> bool:
         info = await self._address.info()
         servers = [_ice_server(told) for told in info.get("ice_servers", [])]
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
@@ -61,10 +67,11 @@ class PeerCarrier:
         self.channel.on("close", self._on_close)
         self.pc.addTrack(self._microphone)
         await self.pc.setLocalDescription(await self.pc.createOffer())
-        sdp, self.call_id = await self._address.offer(self.pc.localDescription.sdp, session)
+        answer = await self._address.offer(self.pc.localDescription.sdp, session, token)
+        sdp, self.call_id, self.token = answer
         await self.pc.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(RECONNECT_TIMEOUT_S if token else CONNECT_TIMEOUT_S):
                 await self._open.wait()
         except TimeoutError as error:
             words = "The server answered, but no media connection opened; is UDP blocked?"
@@ -96,9 +103,12 @@ class PeerCarrier:
         await self.send({"type": "response.cancel"})
 
     async def close(self) -> None:
-        self._microphone.stop()
         if self.call_id and not self._end.done():
             await self._address.hang_up(self.call_id)
+        await self.drop()
+
+    async def drop(self) -> None:
+        self._microphone.stop()
         if self.pc is not None:
             await self.pc.close()
 
@@ -133,16 +143,27 @@ class PeerCarrier:
                 frame = await self._track.recv()
             except MediaStreamError:
                 return
+            self._heard_at = asyncio.get_running_loop().time()
             if isinstance(frame, AudioFrame) and len(pcm := resampler.feed(frame)):
                 self._listener.sound(pcm)
 
     async def _check(self) -> None:
+        loop = asyncio.get_running_loop()
+        checked_at = self._heard_at = loop.time()
         while True:
-            await asyncio.sleep(CHECK_EVERY_S)
+            await asyncio.sleep(LOOK_S)
+            # Sound comes each 20 ms, be it silence.
+            is_quiet = self._tracked.is_set() and loop.time() - self._heard_at > QUIET_S
+            if not is_quiet and loop.time() - checked_at < CHECK_EVERY_S:
+                continue
+            checked_at = loop.time()
             try:
-                await self._address.check(self.call_id)
+                is_there = await self._address.check(self.call_id, QUIET_S)
             except CallOver as end:
                 self._finish(end.reason, str(end))
+                return
+            if is_there and loop.time() - self._heard_at > QUIET_S and is_quiet:
+                self._finish("lost", "The connection was lost.")
                 return
 
 

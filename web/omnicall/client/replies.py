@@ -45,12 +45,28 @@ class PendingReplies:
                 _settle(self._updates.popleft(), event["session"])
             case "error":
                 self._fail(event.get("error") or {})
+            case "session.continued":
+                self._continued(event)
             case "response.created" if self._replies and not self._answering:
                 self._answering = event["response"]["id"]
             case "response.done" if event["response"]["id"] == self._answering:
                 self._answering = ""
                 if not calls_functions and self._replies:
                     self._done(self._replies.popleft(), event["response"])
+
+    def is_unasked(self, continued: Event) -> bool:
+        """Whether an answer is waited for that the server, which goes on, does not give."""
+        return bool(self._replies) and not self._answering and not continued.get("responses")
+
+    def _continued(self, event: Event) -> None:
+        """An answer that ended while nothing was heard of the server is what stands of it."""
+        if not self._answering or self._answering in event.get("responses", []):
+            return
+        self._answering = ""
+        said = [item for item in event.get("items", []) if item.get("role") == "assistant"]
+        status = "completed" if said and said[-1].get("status") == "completed" else "cancelled"
+        if self._replies:
+            _settle(self._replies.popleft(), Reply(_text_of(said[-1]) if said else "", status))
 
     def end(self, end: CallOver) -> None:
         for expected in (*self._replies, *self._updates):

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from omnicall.client.address import WORDS, Address
+from omnicall.client.address import NEW, RESUME, WORDS, Address
 from omnicall.client.carrier import Callbacks, Event, finds_turns
 from omnicall.client.errors import CallOver, Declined, NoConnection
 from omnicall.client.sound import RATE, Pcm, Unsaid
@@ -34,13 +34,15 @@ class WebSocketCarrier:
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._playing = _Playing()
         self.call_id = ""
+        self.token = ""
         self.audio_settings: dict[str, Any] = {"input": FORMAT, "output": FORMAT}
         self.tail_s = 0.0
         self._finds_turns = True
         """Silence is sent, too, so that the server finds where speech ends."""
 
-    async def open(self, session: Event) -> bool:
+    async def open(self, session: Event, token: str = "") -> bool:
         del session
+        headers = self._address.headers | {RESUME: token or NEW}
         query = {"model": self._model, "extensions": "1"}
         url = self._address.path("v1", "realtime")
         try:
@@ -48,7 +50,7 @@ class WebSocketCarrier:
                 self._socket = await self._address.http.ws_connect(
                     url,
                     params=query,
-                    headers=self._address.headers,
+                    headers=headers,
                     heartbeat=HEARTBEAT_S,
                     max_msg_size=MAX_MESSAGE_BYTES,
                 )
@@ -59,6 +61,8 @@ class WebSocketCarrier:
             raise NoConnection(f"{self._address.origin} did not answer in time.") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NoConnection(f"{self._address.origin} cannot be reached: {error}") from error
+        # aiohttp gives the answer to the handshake no public name.
+        self.token = self._socket._response.headers.get(RESUME, "")
         return False
 
     async def run(self) -> None:
@@ -99,6 +103,9 @@ class WebSocketCarrier:
     async def close(self) -> None:
         if self._socket is not None:
             await self._socket.close()
+
+    async def drop(self) -> None:
+        await self.close()
 
     async def _listen(self) -> CallOver:
         assert self._socket is not None, "run() before open()"
