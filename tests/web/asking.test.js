@@ -54,10 +54,10 @@ test('a call is placed below the prefix of a proxy, and known by its id whatever
   /** @type {any[]} */ const asked = [];
   globalThis.fetch = async (url, init) => {
     asked.push([url, /** @type {any} */ (init).headers]);
-    return new Response('v=0', { status: 201, headers: { Location: 'http://10.0.0.1:8006/v1/realtime/calls/rtc_7' } });
+    return new Response('v=0', { status: 201, headers: { Location: 'http://10.0.0.1:8006/v1/realtime/calls/rtc_7', 'Omnicall-Resume': 'secret' } });
   };
-  assert.deepEqual(await server.offer('v=0', {}), { sdp: 'v=0', id: 'rtc_7' });
-  assert.deepEqual(asked, [['https://calls.example/omni/v1/realtime/calls', { Authorization: 'Bearer k' }]]);
+  assert.deepEqual(await server.offer('v=0', {}), { sdp: 'v=0', id: 'rtc_7', token: 'secret' });
+  assert.deepEqual(asked, [['https://calls.example/omni/v1/realtime/calls', { Authorization: 'Bearer k', 'Omnicall-Resume': 'new' }]]);
 });
 
 test('a refusal has a kind, the words of the server and the wait that it asks for', async () => {
