@@ -12,7 +12,8 @@ from torch import Tensor
 from engine.minicpmo.llm.batch import Replay as Hooks
 from engine.minicpmo.llm.context_window import WindowSettings
 from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
-from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState, UnitResult
+from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState
+from engine.minicpmo.llm.duplex_unit import UnitResult
 from engine.minicpmo.llm.sampler import DuplexSampling, forbidden_mask
 from engine.minicpmo.llm.sampling_ops import DuplexIds
 from engine.minicpmo.llm.tokenizer import OmniTokenizer

@@ -18,7 +18,7 @@ from engine.dsp.logmel import ChunkQueue
 from engine.gpu.graphs import GraphPool
 from engine.minicpmo.checkpoint import load
 from engine.minicpmo.llm.duplex_batch import UnitInput
-from engine.minicpmo.llm.duplex_state import UnitResult
+from engine.minicpmo.llm.duplex_unit import UnitResult
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.code2wav import VoiceBase, load_code2wav
 from engine.minicpmo.models.talker.sampling import SpeechSampling

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from engine.minicpmo.llm.batch import Batch, Chosen, Replay
-from engine.minicpmo.llm.duplex_state import DuplexState, UnitPhase, UnitResult
+from engine.minicpmo.llm.duplex_state import DuplexState
+from engine.minicpmo.llm.duplex_unit import UnitPhase, UnitResult
 from engine.minicpmo.llm.rows import LONG_ROW, MAX_FORWARD_TOKENS, Feed, LlmRows, Piece, cut
 from engine.minicpmo.llm.sampler import DuplexRow, duplex_order, forbidden_mask
 from engine.minicpmo.llm.sampling_ops import DuplexIds

@@ -7,10 +7,8 @@ Source: MiniCPM-o 4.5 inference code; deliberate differences are off with `Parit
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -18,7 +16,6 @@ from engine.ipc.protocol import Retention, TokenSplit
 from engine.minicpmo.llm.context_window import (
     ContextLimit,
     ContextPolicy,
-    ContextWarning,
     Cut,
     DuplexWindow,
     Entry,
@@ -28,6 +25,8 @@ from engine.minicpmo.llm.context_window import (
     WindowSettings,
     split,
 )
+from engine.minicpmo.llm.duplex_unit import SpokenToken, Unit, UnitPhase, UnitResult
+from engine.minicpmo.llm.given_words import GivenWords
 from engine.minicpmo.llm.rows import Piece
 from engine.minicpmo.llm.sampler import Draws, DuplexRow, DuplexSampling
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
@@ -37,9 +36,6 @@ UNIT_END_IDS = 2
 """A unit's terminator and `</unit>`."""
 SLIDE_PARTS = 10
 """Which part of the context is freed at once where it is full."""
-
-WORDS_A_UNIT = 4
-"""Of given words, as many as the model itself says in a second."""
 
 CONTEXT_MARKER = "\n\nprevious: "
 
@@ -68,67 +64,6 @@ class DuplexSettings:
             )
 
 
-@dataclass(frozen=True)
-class SpokenToken:
-    """One token for the speech decoder."""
-
-    id: int
-    hidden: Tensor | None
-    """[C], the state after feeding this token."""
-
-
-@dataclass(frozen=True)
-class UnitResult:
-    """What one unit came to."""
-
-    unit: int
-    is_listen: bool
-    text: str
-    spoken: tuple[SpokenToken, ...]
-    """For the speech decoder; may be empty although `wants_speech`."""
-    wants_speech: bool
-    """The speech decoder runs, if only to go on with what it has."""
-    is_turn_start: bool
-    """First speech of a turn: the speech decoder starts empty."""
-    end_of_turn: bool
-    """Last speech of a turn: everything held back is to be synthesized."""
-    is_cut: bool
-    """The turn was broken off: speech decoder and vocoder forget it without a sound."""
-    num_tokens: int
-    terminator: int
-    kv_length: int
-    """Positions in the cache, without the terminator and `</unit>`."""
-    made_from: TokenSplit
-    """What stands in the cache; that of the turn's first unit and since was read for it."""
-    warning: ContextWarning | None = None
-
-
-class UnitPhase(Enum):
-    CLOSED = "closed"
-    """Not prepared."""
-    IDLE = "idle"
-    """Between units; a tail may be left to feed."""
-    DECIDING = "deciding"
-    """The newest logits wait for a decision, or a chosen token waits to be fed."""
-    DONE = "done"
-    """The unit is over; its result waits to be taken."""
-
-
-@dataclass
-class _Unit:
-    start: int
-    """Position of `<unit>`."""
-    step: int = 0
-    spoken: list[SpokenToken] = field(default_factory=list)
-    chosen: int | None = None
-    """Decided but not yet fed."""
-    ends_turn: bool = False
-    """The last token fed was the turn's end."""
-    terminator: int | None = None
-    is_cut: bool = False
-    media: Media = Media()
-
-
 class DuplexState:
     """State of one conversation. The order of calls for a unit: `begin`, then `decide` and `fed`
     until `phase` is DONE, `take_result`, `close_unit`."""
@@ -152,16 +87,13 @@ class DuplexState:
         self.window = DuplexWindow(settings.window, 0, ())
         self._decisions = 0
         self._speech_open = False
-        self._unit = _Unit(0)
+        self._unit = Unit(0)
         self._brought = 1
         """Positions that the newest unit's input takes."""
         self._read_for_turn = 0
         """Positions of the units since the newest turn began."""
         self._tail_entry: Entry | None = None
-        self._given: deque[int] = deque()
-        """Words that the next turn has to say, and are not said yet."""
-        self.says_given = False
-        """The turn that begins with the next unit, or is under way, says what it was given."""
+        self._given = GivenWords(tokens)
 
     def configure(self, settings: DuplexSettings) -> None:
         """Take new settings between units; the window's mode stays."""
@@ -197,7 +129,7 @@ class DuplexState:
         self.turn_open = self._speech_open = False
         self.units = self._decisions = 0
         self.tail, self._tail_entry = [], None
-        self._forget_given()
+        self._given.forget()
         self.context.check(self.length)
         return pieces
 
@@ -211,32 +143,17 @@ class DuplexState:
     def say(self, ids: Sequence[int]) -> None:
         """Have the next turn say these words; a cut forgets what of them is left."""
         assert self.can_say, "a turn is under way"
-        # No unit is long enough for such a word.
-        fits = [i for i in ids if len(self._tokens.decode([i])) < self.settings.max_chars]
-        self._given.extend(fits)
-        self.says_given = bool(fits)
+        self._given.give(ids, self.settings.max_chars)
 
     @property
     def given(self) -> int:
         """The id that has to be chosen next; -1: any."""
-        tokens, unit = self._tokens, self._unit
-        if not self.says_given:
-            return -1
-        if unit.step == 0:
-            return tokens.speak
-        most = min(WORDS_A_UNIT, self.settings.max_tokens - 3)
-        if self._given:
-            return self._given[0] if unit.step <= most else tokens.chunk_eos
-        return tokens.chunk_eos if unit.ends_turn else tokens.turn_eos
+        return self._given.next(self._unit, self.settings.max_tokens)
 
-    def _say_given(self, token: int, step: int) -> None:
-        """A token of such a turn was fed as this step of its unit."""
-        if step > 0 and self._given and token == self._given[0]:
-            self._given.popleft()
-
-    def _forget_given(self) -> None:
-        self._given.clear()
-        self.says_given = False
+    @property
+    def says_given(self) -> bool:
+        """The turn that begins with the next unit, or is under way, says what it was given."""
+        return self._given.is_saying
 
     # ------------------------------------------------------------------ the system message
 
@@ -291,7 +208,7 @@ class DuplexState:
         self._register_tail()
         seen = sum(len(part) for group in pictures for part in group)
         media = Media(0 if audio is None else len(audio), seen)
-        self._unit = _Unit(self.length, media=media)
+        self._unit = Unit(self.length, media=media)
         head: list[Piece] = [[tokens.unit_start]]
         for group in pictures:
             for index, embedding in enumerate(group):
@@ -347,8 +264,7 @@ class DuplexState:
             self.turn_open = False
         if unit.step > 0:
             unit.spoken.append(SpokenToken(unit.chosen, hidden))
-        if self.says_given:
-            self._say_given(unit.chosen, unit.step)
+        self._given.fed(unit.chosen, unit.step)
         unit.chosen = None
         unit.step += 1
         if unit.step == self.settings.max_tokens - 1:
@@ -432,11 +348,11 @@ class DuplexState:
     def _cut(self) -> None:
         self._unit.is_cut = self.turn_open or self._speech_open
         self.turn_open = self._unit.ends_turn = False
-        self._forget_given()
+        self._given.forget()
 
     def _end(self, terminator: int) -> None:
         if self._unit.ends_turn:
-            self._forget_given()
+            self._given.forget()
         self._unit.terminator = terminator
         self.phase = UnitPhase.DONE
 
@@ -451,7 +367,7 @@ class DuplexState:
         self._read_for_turn += self.length - self._unit.start
         return split(self.length, media, max(0, self.length - self._read_for_turn))
 
-    def _result(self, unit: _Unit, terminator: int) -> UnitResult:
+    def _result(self, unit: Unit, terminator: int) -> UnitResult:
         is_listen = terminator == self._tokens.listen
         end_of_turn = unit.ends_turn
         if self.settings.parity:

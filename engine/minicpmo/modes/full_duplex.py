@@ -8,7 +8,8 @@ from engine.gpu.timing import timed
 from engine.ipc.protocol import AppendContext, ContextAppended
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.duplex_batch import UnitInput
-from engine.minicpmo.llm.duplex_state import DuplexState, UnitResult
+from engine.minicpmo.llm.duplex_state import DuplexState
+from engine.minicpmo.llm.duplex_unit import UnitResult
 from engine.minicpmo.llm.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.minicpmo.modes.mode import Mode
 from engine.minicpmo.modes.thinning import MOST, Thinning

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from engine.gpu.timing import Stages, totals
-from engine.minicpmo.llm.duplex_state import UnitResult
+from engine.minicpmo.llm.duplex_unit import UnitResult
 from engine.minicpmo.modes.mode import AnswerPart, SessionEntry
 from engine.minicpmo.speech.code2wav import Pcm
 from engine.minicpmo.speech.pipeline import NO_SOUND

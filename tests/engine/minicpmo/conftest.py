@@ -11,6 +11,7 @@ import pytest
 from engine.base import EngineSession, Send
 from engine.config import MiniCpmoConfig
 from engine.files.decoder import FileDecoder
+from engine.gpu.graphs import GraphPool
 from engine.ipc.protocol import SessionConfig
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.batch import Replay
@@ -19,6 +20,12 @@ from engine.minicpmo.speech import talker
 
 GROUP_CODES = 30
 """A random talker never ends by itself: each word would be spoken for 20 s."""
+
+
+@pytest.fixture
+def warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rehearse each shape as on a GPU."""
+    monkeypatch.setattr(GraphPool, "has_to_warm_up", True)
 
 
 @pytest.fixture(scope="session")

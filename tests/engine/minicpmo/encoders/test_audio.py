@@ -57,6 +57,7 @@ def state(audio: AudioEncoder, slot: int) -> list[Tensor]:
     return [row.clone() for row in rows]
 
 
+@pytest.mark.usefixtures("warmed_up")
 def test_padding_and_warming_up_leave_all_slots_as_they_are() -> None:
     it = audio(4)
     it.hear({slot: chunk_of(sound(slot, 1), 0) for slot in range(4)})

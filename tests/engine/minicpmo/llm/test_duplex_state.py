@@ -15,7 +15,8 @@ from engine.ipc.protocol import Retention, sum_of
 from engine.minicpmo.llm.batch import Replay
 from engine.minicpmo.llm.context_window import ContextFull, WindowSettings
 from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
-from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState, UnitPhase, UnitResult
+from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState
+from engine.minicpmo.llm.duplex_unit import UnitPhase, UnitResult
 from engine.minicpmo.llm.rows import Feed, LlmRows, Piece
 from engine.minicpmo.llm.sampler import DuplexSampling
 from tests.engine.minicpmo.llm_rig import (

@@ -118,6 +118,7 @@ def test_a_loaded_base_begins_the_same_turn_again(flow: Flow) -> None:
     assert torch.equal(first, again)
 
 
+@pytest.mark.usefixtures("warmed_up")
 def test_padding_changes_no_row_and_touches_no_other_slot(flow: Flow) -> None:
     """Three rows run as four, sixteen fresh codes as twenty-five, as graphs want it."""
     graphs, seconds = GraphPool("cpu"), [1.2, 1.6, 1.4, 1.2]

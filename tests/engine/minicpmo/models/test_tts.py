@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 
 from engine.gpu.kernels.talker_sampling import RECENT
@@ -216,6 +217,7 @@ def test_memory_of_a_slot_is_known_beforehand() -> None:
     )
 
 
+@pytest.mark.usefixtures("warmed_up")
 def test_a_warmed_up_decoder_says_the_same() -> None:
     decoder = make_decoder()
     warm, cold = Talker(decoder, 3), Talker(decoder, 3)

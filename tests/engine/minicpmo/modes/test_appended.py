@@ -6,7 +6,7 @@ import pytest
 
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
-from engine.minicpmo.llm.duplex_state import WORDS_A_UNIT
+from engine.minicpmo.llm.given_words import WORDS_A_UNIT
 from tests.engine.minicpmo.engine_rig import Talk, scheduler_of
 from tests.engine.minicpmo.turn_rig import Rows, begin, respond, write
 

@@ -15,7 +15,7 @@ import pytest
 
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
-from engine.minicpmo.llm.duplex_state import UnitResult
+from engine.minicpmo.llm.duplex_unit import UnitResult
 from engine.minicpmo.modes import thinning
 from engine.minicpmo.modes.thinning import MOST, Thinning
 from engine.minicpmo.session import audio_input

@@ -20,7 +20,8 @@ from engine.minicpmo.checkpoint import load
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.batch import Replay
 from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
-from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState, UnitResult
+from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState
+from engine.minicpmo.llm.duplex_unit import UnitResult
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.config import ConfigError, OmniConfig, UnitSpec
 from engine.minicpmo.modes.unit_alignment import UnitAlignment
