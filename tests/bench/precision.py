@@ -61,9 +61,13 @@ def measure(model: OmniModel) -> dict[str, Any]:
         took[name] = round(time.perf_counter() - started, 1)
         return found
 
-    told["llm"], trace = stage("llm", lambda: precision_llm.measure(model.llm, model.tokens))
+    told["llm"], trace, narrow = stage(
+        "llm", lambda: precision_llm.measure(model.llm, model.tokens)
+    )
     told["senses"] = stage("senses", lambda: precision_senses.measure(model))
-    told["speech"], codes = stage("speech", lambda: precision_speech.measure(model.speech, trace))
+    told["speech"], codes = stage(
+        "speech", lambda: precision_speech.measure(model.speech, trace, narrow)
+    )
     told["sound"] = stage("sound", lambda: precision_sound.measure(model, codes))
     return told | {"seconds": took}
 

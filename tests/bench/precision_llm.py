@@ -5,15 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.config import KvCacheType
+from engine.gpu.blocks.decoder import DecoderLayer
 from engine.gpu.graphs import GraphPool
 from engine.gpu.kernels.loader import Kernel
 from engine.gpu.layers import varlen_attention as varlen
@@ -193,8 +195,39 @@ class Caches:
         }
 
 
-def measure(model: Qwen3, tokens: OmniTokenizer) -> tuple[dict[str, Any], Trace]:
-    """Leaves the model in float32. Also returns what the engine's path computed."""
+@contextmanager
+def in_four_bits(model: Qwen3) -> Iterator[None]:
+    """The layers' weights in 4 bits, as `load_llm` makes them; afterwards as they were."""
+    layers = list(model.model.layers)
+    try:
+        model.model.layers = nn.ModuleList(_in_four_bits(layer) for layer in layers)
+        yield
+    finally:
+        model.model.layers = nn.ModuleList(layers)
+
+
+def _in_four_bits(layer: nn.Module) -> DecoderLayer:
+    made = _sharing(layer)
+    assert isinstance(made, DecoderLayer)
+    made.self_attn, made.mlp = _sharing(made.self_attn), _sharing(made.mlp)
+    made.quantise()
+    return made
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def _sharing(module: ModuleT) -> ModuleT:
+    """Another module with the same parts, which can be exchanged one by one."""
+    made = copy(module)
+    made._modules = dict(module._modules)
+    made._parameters = dict(module._parameters)
+    return made
+
+
+def measure(model: Qwen3, tokens: OmniTokenizer) -> tuple[dict[str, Any], Trace, Trace]:
+    """Leaves the model in float32. Also returns what the engine's path computed, with the model's
+    weights and with these in 4 bits, fed the same."""
     prompts, device = prompts_of(tokens, ROWS, PROMPT), model.device
     engine = follow(model, prompts, GraphPool(device))
     fed = engine.tokens
@@ -211,11 +244,15 @@ def measure(model: Qwen3, tokens: OmniTokenizer) -> tuple[dict[str, Any], Trace]
         told[f"engine against {name}"] = differences(engine, others[name])
     alone = follow(model, prompts[:1], GraphPool(device), [ids[:1] for ids in fed])
     told[f"a row alone against a batch of {ROWS}"] = differences(alone, engine.row(0))
+    with in_four_bits(model):
+        narrow = follow(model, prompts, GraphPool(device), fed)
+    told["weights"] = {"engine with int4 against auto": differences(narrow, engine)}
     caches = Caches(model, tokens)
     widen(model)
     with exact():
         reference = follow(model, prompts, GraphPool(device, enabled=False), fed)
         told["caches"] = caches.against_float32(model)
+    told["weights"]["engine with int4 against float32"] = differences(narrow, reference)
     told["engine against float32"] = differences(engine, reference)
     told["plain both against float32"] = differences(others["plain both"], reference)
-    return told, engine
+    return told, engine, narrow

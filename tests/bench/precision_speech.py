@@ -155,15 +155,23 @@ def greedy(ours: list[list[Told]], reference: list[list[Told]], end: int) -> dic
     }
 
 
-def measure(decoder: SpeechDecoder, trace: Trace) -> tuple[dict[str, Any], list[list[list[int]]]]:
-    """Leaves the decoder in float32. Also returns the codes of the engine, by unit and row."""
+def measure(
+    decoder: SpeechDecoder, trace: Trace, in_four_bits: Trace
+) -> tuple[dict[str, Any], list[list[list[int]]]]:
+    """Leaves the decoder in float32. Also returns the codes of the engine, by unit and row.
+
+    `in_four_bits`: what a language model in 4 bits computed where it was fed the same.
+    """
     words = words_of(trace, decoder.config.num_text_tokens)
     device, end = decoder.device, decoder.end_code
     pool = GraphPool(device)
     engine = speak(decoder, words, pool)
     alone = speak(decoder, [unit[:1] for unit in words], GraphPool(device))
+    same_words = Trace(in_four_bits.hidden, trace.logits)
+    other = speak(decoder, words_of(same_words, decoder.config.num_text_tokens), GraphPool(device))
     told: dict[str, Any] = {
         "graph_misses": pool.misses,
+        "with a language model in 4 bits": greedy(other, engine, end),
         "a row alone": greedy(alone, [unit[:1] for unit in engine], end),
     }
     del pool
