@@ -18,21 +18,28 @@ def limit(device: torch.device, gib: float) -> None:
 
     Raises `MemoryLimitError`. A limit beyond the device's memory is none.
     """
-    free, total = torch.cuda.mem_get_info(device)
+    place = _index(device)
+    free, total = torch.cuda.mem_get_info(place)
     context = min(total - free - torch.cuda.memory_reserved(device), MOST_CONTEXT_BYTES)
     allowed = gib * GIB - context
     if allowed <= 0:
         raise MemoryLimitError(
             f"engine.gpu_memory_gib = {gib:g}: CUDA alone takes {context / GIB:.2f} GiB"
         )
-    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), place)
 
 
 def left(device: torch.device) -> int:
     """Bytes that can still be taken from the device, without what torch has cached."""
-    free, total = torch.cuda.mem_get_info(device)
-    allowed = torch.cuda.get_per_process_memory_fraction(device) * total
+    place = _index(device)
+    free, total = torch.cuda.mem_get_info(place)
+    allowed = torch.cuda.get_per_process_memory_fraction(place) * total
     return max(0, min(free, int(allowed) - torch.cuda.memory_reserved(device)))
+
+
+def _index(device: torch.device) -> int:
+    """The fraction is of a device by number only."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def unused(device: torch.device) -> int:

@@ -10,18 +10,13 @@ __device__ __forceinline__ unsigned fused(unsigned a, unsigned b, unsigned c) {
     return out;
 }
 
-// Of a group of an output: its scale, and what takes a number's zero from it, both twice.
-struct Scale { unsigned factor, offset; };
-__device__ __forceinline__ Scale scale_of(unsigned group) {
-    Scale out;
-    out.factor = __byte_perm(group, group, 0x1010u);
-    out.offset = __byte_perm(group, group, 0x3232u);
-    return out;
+// Of a group of an output: its scale, and twice what takes a number's zero from it.
+__device__ __forceinline__ float scale_of(unsigned group) { return __uint_as_float(group << 16); }
+__device__ __forceinline__ unsigned offset_of(unsigned group) {
+    return __byte_perm(group, group, 0x3232u);
 }
 
-// Pair p of a word: 128 + number is made by its bits, less 128 + zero it is exact, the product is
-// rounded once.
-__device__ __forceinline__ unsigned weights(unsigned word, int p, const Scale& scale) {
-    unsigned lifted = ((word >> (4 * p)) & 0x000f000fu) | 0x43004300u;
-    return fused(fused(lifted, 0x3f803f80u, scale.offset), scale.factor, 0x80008000u);
+// Numbers less their zero, pair p of a word: 128 + number is made by its bits, the rest is exact.
+__device__ __forceinline__ unsigned centred(unsigned word, int p, unsigned offset) {
+    return fused(((word >> (4 * p)) & 0x000f000fu) | 0x43004300u, 0x3f803f80u, offset);
 }

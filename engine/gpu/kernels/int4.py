@@ -1,8 +1,8 @@
 """Weights of linear layers in 4 bits, with a scale and a zero for each group of inputs.
 
-A weight is (number - zero) * scale, rounded to bfloat16. Up to `MOST_ROWS` rows are multiplied by a
-kernel that widens it in registers, more of them by way of a copy of a part of it in 16 bits; both
-compute with the same values. Elsewhere torch operations widen it whole.
+A weight is (number - zero) * scale. Up to `MOST_ROWS` rows are multiplied by a kernel that widens the
+numbers in registers, more of them by way of a copy of a part of the weight in bfloat16, for which it
+is rounded once. Elsewhere torch operations widen it whole.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ _ROWS = {
     for tiles in (1, 2)
     for eights in (1, 2, 4, 8)
 }
-_WIDEN = Kernel("int4_widen", torch.bfloat16)
+DEEP = 4
+"""Pieces that a warp widens."""
+_WIDEN = Kernel("int4_widen", torch.bfloat16, DEEP=DEEP)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,11 +200,12 @@ class Int4Weight:
         assert kernel is not None
         tiles, pieces = self.cells.shape[:2]
         out = x.new_empty(len(x), self.outputs)
-        step = max(1, _WIDENED_VALUES // self.inputs // TILE)
+        parts = -(-self.outputs * self.inputs // _WIDENED_VALUES)
+        step = -(-tiles // parts)
         for first in range(0, tiles, step):
             cells, groups = self.cells[first : first + step], self.groups[first : first + step]
             part = x.new_empty(len(cells) * TILE, self.inputs)
-            blocks = -(-len(cells) * pieces // WARPS)
+            blocks = -(-len(cells) * pieces // (WARPS * DEEP))
             numbers = [len(cells), pieces, self.group // PIECE]
             kernel((blocks, 1, 1), (32 * WARPS, 1, 1), [cells, groups, part, *numbers])
             begin = first * TILE

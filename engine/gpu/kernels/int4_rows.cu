@@ -1,5 +1,5 @@
-// Products of up to 8 EIGHTS rows with a weight in 4 bits: the weight is read once, and widened in
-// registers. A block computes TILES times 16 outputs; its WARPS take the inputs by turns, AHEAD pieces
+// Products of up to 8 EIGHTS rows with a weight in 4 bits: the weight is read once, its numbers are
+// widened in registers, and what they give is scaled. A block computes TILES times 16 outputs; its WARPS take the inputs by turns, AHEAD pieces
 // of them at once, and add up what they found.
 #include "int4.cuh"
 #include "product.cuh"
@@ -48,7 +48,11 @@ int4_rows(const bf16* x, const uint4* cells, const unsigned* groups, bf16* out, 
             }
             #pragma unroll
             for (int i = 0; i < TILES; ++i) {
-                const Scale near = scale_of(scales[a][i][0]), far = scale_of(scales[a][i][1]);
+                unsigned near = offset_of(scales[a][i][0]), far = offset_of(scales[a][i][1]);
+                float part[EIGHTS][4];
+                #pragma unroll
+                for (int e = 0; e < EIGHTS; ++e)
+                    part[e][0] = part[e][1] = part[e][2] = part[e][3] = 0.f;
                 #pragma unroll
                 for (int u = 0; u < 2; ++u) {
                     unsigned w = u ? words[a][i].y : words[a][i].x;
@@ -56,13 +60,21 @@ int4_rows(const bf16* x, const uint4* cells, const unsigned* groups, bf16* out, 
                     #pragma unroll
                     for (int m = 0; m < 2; ++m) {
                         const unsigned left[4] = {
-                            weights(w, 2 * m, near), weights(v, 2 * m, far),
-                            weights(w, 2 * m + 1, near), weights(v, 2 * m + 1, far)};
+                            centred(w, 2 * m, near), centred(v, 2 * m, far),
+                            centred(w, 2 * m + 1, near), centred(v, 2 * m + 1, far)};
                         #pragma unroll
                         for (int e = 0; e < EIGHTS; ++e)
-                            product(sums[i][e], left, m ? given[e][u].z : given[e][u].x,
+                            product(part[e], left, m ? given[e][u].z : given[e][u].x,
                                     m ? given[e][u].w : given[e][u].y);
                     }
+                }
+                float own = scale_of(scales[a][i][0]), other = scale_of(scales[a][i][1]);
+                #pragma unroll
+                for (int e = 0; e < EIGHTS; ++e) {
+                    sums[i][e][0] += own * part[e][0];
+                    sums[i][e][1] += own * part[e][1];
+                    sums[i][e][2] += other * part[e][2];
+                    sums[i][e][3] += other * part[e][3];
                 }
             }
         }
