@@ -1,8 +1,8 @@
 """Weights of linear layers in 4 bits, with a scale and a zero for each group of inputs.
 
-A weight is (number - zero) * scale. Up to `MOST_ROWS` rows are multiplied by a kernel that widens the
-numbers in registers, more of them by way of a copy of a part of the weight in bfloat16, for which it
-is rounded once. Elsewhere torch operations widen it whole.
+A weight is (number - zero) * scale. Up to `MOST_ROWS` rows are multiplied by a kernel that widens
+the numbers in registers, more of them by way of a copy of a part of the weight in bfloat16, for
+which it is rounded once. Elsewhere torch operations widen it whole.
 """
 
 from __future__ import annotations
