@@ -8,6 +8,9 @@ import os
 
 from hypothesis import settings
 
+# Tests mean the same voice and ears wherever they run; those of the extra `voice` ask for it.
+os.environ.setdefault("OMNICALL_BUILTIN_SPEECH", "basic")
+
 # Tests run side by side on small tensors: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

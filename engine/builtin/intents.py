@@ -26,6 +26,9 @@ MAX_SPOKEN_CHARS = 300
 
 _POLITE_BEFORE = re.compile(
     r"(?:please|okay|ok|so|well|um|uh|and|now|then|hey there|hey|"
+    # Who interrupts an answer asks the next thing in the same breath.
+    r"wait(?: a (?:moment|minute|second))?|hold on|hang on|stop(?: it| that)?|no|oh|but|sorry|"
+    r"excuse me|actually|"
     r"(?:can|could|would|will) you(?: please)?|"
     r"(?:i want|i would like|i'd like|i like) you to|i want to|let us|let's) "
 )
@@ -46,7 +49,8 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ),
     (
         "stop",
-        r"(?:no )?(?:stop|stop it|stop that|stop talking|stop now|be quiet|quiet|shut up|silence"
+        r"wait(?: a (?:moment|minute|second))?|hold on|hang on|one (?:moment|second)"
+        r"|(?:no )?(?:stop|stop it|stop that|stop talking|stop now|be quiet|quiet|shut up|silence"
         r"|enough|that is enough|that's enough|cancel|never mind)(?: stop)*",
     ),
     (

@@ -97,7 +97,10 @@ def reached(config: Config, path: str) -> Any:
 
 
 def test_every_field_can_be_set_by_its_environment_variable() -> None:
-    shown = {"server.allowed_origins": "https://a.example,https://b.example"}
+    shown = {
+        "server.allowed_origins": "https://a.example,https://b.example",
+        "builtin.languages": "en,de",
+    }
     for path, field in FIELDS.items():
         value = shown.get(path, str(field.default).lower() if field.default != () else "")
         if path == "tls.mode":

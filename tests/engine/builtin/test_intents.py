@@ -238,3 +238,28 @@ def test_similarity_is_that_of_levenshtein() -> None:
 
 def test_an_intent_is_comparable() -> None:
     assert find_intent("2+2") == Intent("sum", numbers=(2, 2), operator="+")
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("Wait, what time is it?", "time"),
+        ("No, tell me a story.", "story"),
+        ("Stop. What is seven times eight?", "sum"),
+        ("Hold on, who are you?", "who"),
+        ("Oh, sorry, wait a second, what day is it?", "date"),
+        ("Actually, count to 5.", "count"),
+        ("Wait.", "stop"),
+        ("Hold on!", "stop"),
+        ("No, stop.", "stop"),
+        ("Stop it.", "stop"),
+    ],
+)
+def test_what_is_asked_behind_an_interruption_is_found(said: str, name: str) -> None:
+    found = find_intent(said)
+    assert found is not None and found.name == name
+
+
+@pytest.mark.parametrize("said", ["No.", "Wait for me at the station.", "Stop the music in here."])
+def test_what_only_begins_like_an_interruption_is_no_command(said: str) -> None:
+    assert find_intent(said) is None
