@@ -30,7 +30,7 @@ class ProtocolError(Exception):
 class NoFreeSlot(Exception):
     """Every slot is taken and the queue is full: 503, with `Retry-After` where a time is known."""
 
-    def __init__(self, retry_after_s: float | None, message: str = "Every line is busy.") -> None:
+    def __init__(self, retry_after_s: float | None, message: str = "All slots are taken.") -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s

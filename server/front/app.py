@@ -128,7 +128,7 @@ async def take_no_packed_bodies(request: web.Request, handler: Handler) -> web.S
     coding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
     if coding.strip().lower() == "identity":
         return await handler(request)
-    message = f"Content-Encoding {coding[:40]!r} is not taken: send the body as it is."
+    message = f"Content-Encoding {coding[:40]!r} is not supported: send the body as it is."
     return json_error(415, message, code="unsupported_media_type")
 
 

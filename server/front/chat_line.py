@@ -154,7 +154,9 @@ class ChatLine:
                 told = f"{self._whole}: this is longer than the model's context."
                 self._fail(ProtocolError(told, code="context_length_exceeded", param=self._whole))
             case p.SessionEnded(message=told):
-                self._fail(server_failed(f"The engine ended the session: {told or 'no reason'}."))
+                self._fail(
+                    server_failed(f"The model has ended the answer: {told or 'no reason given'}.")
+                )
 
     def _called(self, message: p.FunctionCallOut) -> None:
         if self._stopped_as is not None:
@@ -209,7 +211,7 @@ class ChatLine:
 
     def _send(self, message: p.Message) -> None:
         if self._link is not None and not self._link.send(message):
-            self._fail(server_failed("The engine does not keep up.", "engine_unavailable"))
+            self._fail(server_failed("The model is overloaded.", "engine_unavailable"))
 
     async def _send_cut(self, item: p.ItemIn, where: str) -> None:
         try:

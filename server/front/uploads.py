@@ -90,7 +90,7 @@ def _cut(item: p.ItemIn) -> list[p.ItemPiece]:
 def _pass(send: Send, message: p.Message) -> None:
     if not send(message):
         raise ProtocolError(
-            "The server does not keep up; try again.",
+            "The server is overloaded; try again.",
             code="engine_unavailable",
             type="server_error",
             status=503,

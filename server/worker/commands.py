@@ -298,7 +298,7 @@ class SessionCommands:
 def engine_unavailable() -> ProtocolError:
     """The error for what no engine can be told."""
     return ProtocolError(
-        "No engine serves this session yet, or it does not keep up; try again.",
+        "The model does not serve this session yet, or is overloaded; try again.",
         code="engine_unavailable",
         status=503,
         type="server_error",

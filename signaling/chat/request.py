@@ -132,7 +132,9 @@ def parse_chat(body: bytes, recall: Callable[[str], str | None]) -> ChatOrder:
     """
     if body.count(b",") > MAX_COMMAS:
         raise ProtocolError(
-            f"More than {MAX_COMMAS} commas are not taken.", code="too_large", status=413
+            f"JSON with more than {MAX_COMMAS} commas is not accepted.",
+            code="too_large",
+            status=413,
         )
     try:
         raw = decode_json(body)

@@ -136,7 +136,7 @@ async def read_sdp(request: web.Request, content_type: str) -> str:
 
 def _not_taken(request: web.Request, wanted: str) -> ProtocolError:
     return ProtocolError(
-        f"Content-Type {request.content_type[:80]!r} is not taken: send {wanted}.",
+        f"Content-Type {request.content_type[:80]!r} is not supported: send {wanted}.",
         code="unsupported_media_type",
         status=415,
     )

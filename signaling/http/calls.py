@@ -203,7 +203,7 @@ class _Api:
         """Say that there are no calls by SIP, which alone are accepted, rejected and referred."""
         name = request.path.rpartition("/")[2]
         raise ProtocolError(
-            f"{name} is for calls by SIP, which are not taken here; hangup ends a call.",
+            f"{name} is for calls by SIP, which are not supported; hangup ends a call.",
             code="not_supported",
             status=501,
         )

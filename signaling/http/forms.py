@@ -48,7 +48,7 @@ def _part(text: bytes) -> tuple[str, bytes]:
         headers.get("content-encoding", "identity").lower() != "identity"
     ):
         raise ProtocolError(
-            "Encoded parts are not taken.", code="unsupported_media_type", status=415
+            "Encoded parts are not supported.", code="unsupported_media_type", status=415
         )
     kind, _, parameters = headers.get("content-disposition", "").partition(";")
     if kind.strip().lower() != "form-data":

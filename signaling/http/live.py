@@ -151,7 +151,7 @@ async def _read(request: web.Request) -> tuple[LiveCreation, CalledConfig]:
     """The body of a creation; raises ProtocolError."""
     if request.content_type != "application/json":
         raise ProtocolError(
-            f"Content-Type {request.content_type[:80]!r} is not taken: send application/json.",
+            f"Content-Type {request.content_type[:80]!r} is not supported: send application/json.",
             code="unsupported_media_type",
             status=415,
         )

@@ -45,7 +45,7 @@ async def take_over(request: web.Request, hand: Hand) -> web.Response:
     if not is_handed:
         transport.resume_reading()
         raise ProtocolError(
-            "The server does not keep up; try again.",
+            "The server is overloaded; try again.",
             code="server_busy",
             type="server_error",
             status=503,

@@ -62,7 +62,7 @@ class IdleWatch:
         self._quiet_since = now
 
     def is_due(self, now: float) -> bool:
-        """Whether it has been quiet for so long that the session is to pause."""
+        """Return whether it has been quiet for so long that the session is to pause."""
         if self._timeout_s is None or self._is_user_speaking or self._is_model_speaking:
             return False
         return now - self._quiet_since >= self._timeout_s

@@ -91,7 +91,7 @@ class BackendStream:
         )
 
     def _response(self, response: ev.ResponseInfo, model: str) -> dict[str, Any]:
-        """A snapshot; as in Live without output, instructions and tools."""
+        """Return a snapshot; as in Live without output, instructions and tools."""
         shown: dict[str, Any] = {
             "id": response.id,
             "object": "response",
@@ -117,7 +117,7 @@ class BackendStream:
     # ------------------------------------------------------------------ from the client
 
     def output(self, item: dict[str, Any]) -> FunctionCallOutput:
-        """What a `response.item.create` brings; raises `ProtocolError`."""
+        """Read the item of a `response.item.create`; raises `ProtocolError`."""
         if item.get("type") != "function_call_output":
             raise ProtocolError(
                 f"item.type: {str(item.get('type'))[:40]!r} is not served; "
@@ -145,11 +145,11 @@ class BackendStream:
         return FunctionCallOutput(call_id=call_id, output=output)
 
     def answered(self, call_id: str) -> None:
-        """The output of a call was taken."""
+        """Note that the output of a call was taken."""
         self._last = self._waiting.pop(call_id)
 
     def answered_task(self) -> str:
-        """The delegation whose calls were all answered last; raises `ProtocolError`."""
+        """Return the delegation whose calls were all answered last; raises `ProtocolError`."""
         if self._waiting:
             missing = ", ".join(self._waiting)
             raise ProtocolError(
@@ -161,12 +161,12 @@ class BackendStream:
         return self._last
 
     def go_on(self, delegation_id: str) -> None:
-        """The next response belongs to this delegation."""
+        """Assign the next response to this delegation."""
         self._continues = delegation_id
 
 
 def _outcome(response: ev.ResponseInfo) -> str:
-    """How the work of a response ended: that it was talked over changes nothing of its calls."""
+    """Return how the work of a response ended; an interruption leaves its calls as they are."""
     if response.status != "cancelled":
         return response.status
     calls = [item for item in response.output if isinstance(item, FunctionCallItem)]

@@ -204,7 +204,7 @@ def _read(raw: dict[str, Any]) -> LiveClientEvent:
 
 
 def decode_audio(text: str, *, max_bytes: int, sample_bytes: int = 2) -> bytes:
-    """Raw sound from base64; raises `ProtocolError` that names `audio`."""
+    """Decode sound from base64; raises `ProtocolError` that names `audio`."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -219,7 +219,7 @@ def decode_audio(text: str, *, max_bytes: int, sample_bytes: int = 2) -> bytes:
 
 
 def fixture_pcm(event: FixturePlay) -> bytes:
-    """The sound of a fixture: PCM16 at 24 kHz; raises `ProtocolError`."""
+    """Decode the sound of a fixture, PCM16 at 24 kHz; raises `ProtocolError`."""
     return decode_audio(event.audio, max_bytes=MAX_FIXTURE_S * FIXTURE_HZ * 2)
 
 

@@ -33,5 +33,5 @@ DONE = 1000
 
 
 def ending(reason: str) -> Ending:
-    """What a session's own reason is called in Live."""
+    """Return Live's name for the reason that a session ended for."""
     return _ENDINGS.get(reason) or Ending("connection_lost", reason)

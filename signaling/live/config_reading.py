@@ -29,7 +29,7 @@ MAX_BACKEND_BYTES = 128 * 1024
 
 
 def read_config(raw: Any) -> LiveConfig:
-    """The session of a `session.start`; raises `ProtocolError`."""
+    """Read the session of a `session.start`; raises `ProtocolError`."""
     config = convert(_served(raw), LiveConfig, prefix="session")
     if config.client is not None:
         raise ProtocolError(
@@ -41,7 +41,7 @@ def read_config(raw: Any) -> LiveConfig:
 
 
 def read_media_config(raw: Any) -> CalledConfig:
-    """The session of a POST with an offer; raises `ProtocolError`."""
+    """Read the session of a POST with an offer; raises `ProtocolError`."""
     config = convert(_served(raw), CalledConfig, prefix="session")
     if config.audio is not None and config.audio.format is not None:
         raise ProtocolError(
@@ -60,7 +60,7 @@ def read_media_config(raw: Any) -> CalledConfig:
 
 
 def read_update(raw: Any, current: LiveConfig) -> LiveConfig:
-    """The configuration after a `session.update`; raises `ProtocolError`.
+    """Return the configuration after a `session.update`; raises `ProtocolError`.
 
     Lists are replaced, objects merged.
     """
@@ -103,7 +103,7 @@ def _immutable(name: str, message: str) -> ProtocolError:
 
 
 def _served(raw: Any) -> dict[str, Any]:
-    """The members given, once what Live knows and this server does not do is refused by name."""
+    """Return the fields given; refuse those of Live that this server does not support, by name."""
     if not isinstance(raw, dict):
         raise ProtocolError("session: a JSON object is expected.", param="session")
     delegation = raw.get("delegation")
@@ -129,7 +129,7 @@ def _served(raw: Any) -> dict[str, Any]:
 
 
 def _checked(config: LiveConfig) -> LiveConfig:
-    """`config`, within the limits that are no bounds of one member."""
+    """Return `config` if it keeps the limits that concern several fields."""
     if estimate_tokens(config.instructions or "") > MAX_INSTRUCTION_TOKENS:
         raise _too_long("session.instructions", MAX_INSTRUCTION_TOKENS)
     past = sum(estimate_tokens(message.content[0].text) for message in config.input or ())
@@ -178,7 +178,7 @@ def _too_long(path: str, limit: int) -> ProtocolError:
 
 
 def resource(config: LiveConfig, session_id: str, expires_at: int) -> dict[str, Any]:
-    """The session resource as events show it: all that is resolved; `expires_at`: Unix seconds."""
+    """Render the session resource with all values resolved; `expires_at`: Unix seconds."""
     shown: dict[str, Any] = msgspec.to_builtins(config)
     shown.pop("safety_identifier", None)
     if not isinstance(config, CalledConfig):

@@ -90,13 +90,13 @@ class LiveConnection:
             if self.kind == "sideband":
                 where = "this is for the session's own connection"
             raise ProtocolError(
-                f"type: {event.type} is not taken here: {where}.",
+                f"type: {event.type} is not supported here: {where}.",
                 code="unsupported_event",
                 param="type",
             )
 
     def permissions(self) -> str | None:
-        """What this connection may do, in words, where it is bounded."""
+        """Return the permissions of this connection in words, where they are restricted."""
         if self._may_send is None and self._may_see is None:
             return None
         sends = "all" if self._may_send is None else ", ".join(sorted(self._may_send)) or "none"
@@ -108,7 +108,7 @@ class LiveConnection:
 def _allowed(
     rights: DataChannelRights | None,
 ) -> tuple[frozenset[str] | None, frozenset[tuple[str, str]] | None]:
-    """The types that may be sent, and those that may be seen; None: all."""
+    """Return the types that may be sent, and those that may be seen; None: all."""
     if rights is None:
         return None, None
     sends, sees = rights.allowed_client_events, rights.allowed_server_events

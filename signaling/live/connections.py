@@ -84,7 +84,7 @@ class LiveConnections:
         return token
 
     def take(self, token: str | None) -> Command | None:
-        """The command of this name, once."""
+        """Return the command of this name, once."""
         return self._waiting.pop(token or "", None)
 
     def give_up(self, error: ProtocolError) -> None:

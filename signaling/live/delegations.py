@@ -72,7 +72,7 @@ class Delegations:
         self._tasks.check(delegation_id)
 
     def answered(self, *, is_said: bool) -> None:
-        """The client has something to say of its tasks; `is_said`: by the next answer."""
+        """Note that the client has something to say of its tasks; `is_said`: by the next answer."""
         self._tasks.answered()
         self._is_told_what_to_say = self._is_told_what_to_say or is_said
 
@@ -121,7 +121,7 @@ class Delegations:
         return False
 
     def begin(self, delegation_id: str, at_ms: int) -> None:
-        """The model hands a task over."""
+        """Begin a task that the model hands over."""
         if self._has_backend:
             self._connections.inform("delegation_unavailable", UNAVAILABLE, once=True)
             return
@@ -164,5 +164,5 @@ class Delegations:
 
 
 def _plain(words: str) -> str:
-    """As they are compared: without capitals, one space between two."""
+    """Normalise words for comparison: without capitals, one space between two."""
     return " ".join(words.lower().split())

@@ -220,7 +220,7 @@ class LiveDoor:
             self._connections.tell(wire.LivePaused())
 
     def woken(self) -> None:
-        """The user speaks while the session pauses."""
+        """Go on: the user speaks while the session pauses."""
         self._wake()
 
     def fixture_played(self) -> None:
@@ -229,7 +229,7 @@ class LiveDoor:
             self._connections.answer(wire.FixturePlayed, command)
 
     def skipped(self, ms: int) -> None:
-        """So much sound came faster than it can be heard and was left out."""
+        """Warn of sound that came faster than it can be heard and was left out."""
         told = f"{ms} ms of old sound were skipped: it came faster than it can be heard."
         self._connections.inform("audio_skipped", told)
 
@@ -404,4 +404,4 @@ class LiveDoor:
 
 def _queued(event: ev.QueueMoved) -> str:
     wait = "" if event.eta_s is None else f"; about {event.eta_s:.0f} s"
-    return f"Every line is busy: place {event.position} in the queue{wait}."
+    return f"All slots are taken: place {event.position} in the queue{wait}."

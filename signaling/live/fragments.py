@@ -32,7 +32,7 @@ def spoken_ms(text: str) -> int:
 
 
 def split(text: str, start_ms: int, end_ms: int) -> list[Fragment]:
-    """The words in pieces of about 300 ms, each with its own leading space.
+    """Split words into pieces of about 300 ms, each with its own leading space.
 
     They cover the span without a gap. One that is empty is taken to last as long as the words do.
     """
@@ -59,7 +59,7 @@ def split(text: str, start_ms: int, end_ms: int) -> list[Fragment]:
 
 
 def _parts(text: str, length_ms: int) -> list[str]:
-    """The words; one that takes long, such as a number, in parts."""
+    """Yield the words; one that takes long, such as a number, in parts."""
     found = []
     for word in _WORD.findall(text):
         parts = -(-len(word) * length_ms // (len(text) * LONGEST_MS))
@@ -81,14 +81,14 @@ class Captions:
             self._waiting.append((now + (piece.start_ms - start_ms) / 1000, piece))
 
     def due(self, now: float) -> list[Fragment]:
-        """What has begun to be heard since the last time."""
+        """Return what has begun to be heard since the last call."""
         found = []
         while self._waiting and self._waiting[0][0] <= now:
             found.append(self._next())
         return found
 
     def flush(self) -> list[Fragment]:
-        """All the rest: the answer was played to its end."""
+        """Return all the rest: the answer was played to its end."""
         return [self._next() for _ in range(len(self._waiting))]
 
     def drop(self) -> None:

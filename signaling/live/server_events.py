@@ -45,7 +45,7 @@ class LiveErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LiveError(_Named, frozen=True, kw_only=True, tag="error"):
-    """An event of the client came to nothing, or the session fails."""
+    """An event of the client was refused, or the session fails."""
 
     error: LiveErrorDetail
 
@@ -223,17 +223,17 @@ APPENDED = {
 
 
 def encode(event: LiveServerEvent) -> str:
-    """An event as the text of one message."""
+    """Encode an event as the text of one message."""
     return _encoder.encode(event).decode()
 
 
 def event_type(event: LiveServerEvent) -> str:
-    """Its name on the wire."""
+    """Return an event's name on the wire."""
     return str(type(event).__struct_config__.tag)
 
 
 def live_error(error: ProtocolError, client_event_id: str | None = None) -> LiveError:
-    """The event that tells a client of its mistake, or of a failure of ours."""
+    """Make the event that tells a client of its mistake, or of a failure of the server."""
     asked = client_event_id or error.event_id or UNSET
     detail = LiveErrorDetail(
         type=error.type,

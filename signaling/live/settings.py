@@ -33,7 +33,7 @@ UNUSED_BACKEND = (
 
 
 def settings_of(config: LiveConfig) -> SessionSettings:
-    """The settings that a session starts with; raises `ProtocolError`.
+    """Return the settings that a session starts with; raises `ProtocolError`.
 
     Functions are added when it is known whether the engine calls any (`tool_changes`).
     """
@@ -51,7 +51,7 @@ def settings_of(config: LiveConfig) -> SessionSettings:
 
 
 def past_items(config: LiveConfig) -> Iterator[InputMessage]:
-    """What was said before the session, in order."""
+    """Return what was said before the session, in order."""
     for message in config.input or ():
         text = InputTextPart(message.content[0].text)
         yield InputMessage(role=_role(message), parts=(text,), id=message.id)
@@ -72,7 +72,7 @@ def calls_functions(abilities: Abilities | None) -> bool:
 
 
 def tool_changes(config: LiveConfig, abilities: Abilities | None) -> dict[str, Any]:
-    """How the settings of a session change so that the engine can delegate; {} if it cannot."""
+    """Return the settings with which the engine can delegate; {} if it cannot."""
     if not calls_functions(abilities):
         return {}
     delegation = config.delegation
@@ -90,7 +90,7 @@ def tool_changes(config: LiveConfig, abilities: Abilities | None) -> dict[str, A
 
 
 def notices(config: LiveConfig, abilities: Abilities | None) -> Iterator[tuple[str, str]]:
-    """What of a configuration comes to nothing with this engine: code and message of each."""
+    """Return code and message for each setting that has no effect with this engine."""
     has_voice = abilities is not None and abilities.may_speak_with(config.voice)
     if config.voice and config.voice not in OPENAI_VOICES and not has_voice:
         yield "voice_unknown", f"There is no voice {config.voice[:80]!r}; the default one speaks."
@@ -110,7 +110,7 @@ def notices(config: LiveConfig, abilities: Abilities | None) -> Iterator[tuple[s
 
 
 def acknowledgement_delay_ms(config: LiveConfig) -> int:
-    """How long the model waits before it says that a task takes a moment."""
+    """Return how long the model waits before it says that a task takes a moment."""
     delegation = config.delegation
     if isinstance(delegation, ClientDelegation | ResponsesDelegation):
         return delegation.acknowledgement_delay_ms or 0

@@ -57,9 +57,9 @@ class ClientTasks:
             )
 
     def answered(self) -> None:
-        """The application said something; an acknowledgement that waits is not needed any more."""
+        """Drop an acknowledgement that waits: the application has said something."""
         self._acknowledge_at = None
 
     def owes_acknowledgement(self, now: float) -> bool:
-        """Whether the model is to say by now that it takes a moment; until `answered`."""
+        """Return whether the model is to say by now that it takes a moment; until `answered`."""
         return self._acknowledge_at is not None and now >= self._acknowledge_at

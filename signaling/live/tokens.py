@@ -2,7 +2,7 @@
 
 
 def estimate_tokens(text: str) -> int:
-    """A quarter of the ASCII characters and all the others, as clients that keep limits count."""
+    """Count a quarter of the ASCII characters and all others, as clients that keep limits do."""
     if text.isascii():
         return (len(text) + 3) // 4
     others = sum(char > "\x7f" for char in text)

@@ -48,7 +48,7 @@ class SpokenWords:
                 self._space = " "
 
     def due(self, now: float) -> Iterator[wire.OutputWords]:
-        """What has begun to be heard since the last time."""
+        """Return what has begun to be heard since the last call."""
         return map(_words, self._captions.due(now))
 
     def _begin(self, response_id: str, timeline_ms: int) -> int:
@@ -59,8 +59,8 @@ class SpokenWords:
 
 
 def input_words(event: ev.TranscriptCompleted) -> Iterator[wire.InputWords]:
-    """What the user said, from its beginning. Partial transcripts may be rewritten, which cannot be
-    told.
+    """Take what the user said, from its beginning. Partial transcripts may be rewritten, which
+    cannot be told.
     """
     said = f" {event.text.strip()}"
     for text, start_ms, end_ms in split(said, event.start_ms, event.end_ms):

@@ -112,7 +112,7 @@ def parse_upload(body: bytes) -> ItemCreate:
     """
     if body.count(b",") > MAX_UPLOAD_COMMAS:
         raise ProtocolError(
-            f"item: more than {MAX_UPLOAD_COMMAS} commas are not taken.",
+            f"item: JSON with more than {MAX_UPLOAD_COMMAS} commas is not accepted.",
             code="too_large",
             param="item",
             status=413,
@@ -188,7 +188,7 @@ def _part(part: RawPart, role: str, where: str) -> InputPart:
 
 
 def _file(url: str | None, kind: str, where: str) -> tuple[str, bytes]:
-    """The media type and the bytes of a data URL.
+    """Return the media type and the bytes of a data URL.
 
     Types are often wrong: what a file is, its bytes say, and an engine that cannot read them leaves
     out this part and keeps the words beside it.
@@ -226,7 +226,7 @@ def _pcm(text: str | None, where: str) -> bytes:
 
 
 def decoded(text: str, where: str) -> bytes:
-    """What is in base64; raises ProtocolError."""
+    """Decode base64; raises ProtocolError."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -206,5 +206,5 @@ def _not_here(name: str, why: str) -> ProtocolError:
 
 
 def _session(event: ev.SessionReady | ev.SettingsChanged) -> dict[str, Any]:
-    """What the client sees of its session."""
+    """Return the session as its client sees it."""
     return event.settings.to_session(event.session_id, event.expires_at)

@@ -22,8 +22,9 @@ CUT = "…"
 
 
 def fitted(event: Any, limit: int) -> Iterator[str]:
-    """The messages that say `event`, one of `signaling.realtime.server_events`, each of at most
-    `limit` bytes; 0: any size. Empty if not even an error fits.
+    """Return the messages that say `event`, one of `signaling.realtime.server_events`.
+
+    Each has at most `limit` bytes; 0: any size. Empty if not even an error fits.
     """
     text = encode(event)
     size = len(text.encode())
@@ -51,7 +52,7 @@ def _made_to_fit(event: Any, size: int, limit: int) -> Iterator[str]:
 
 
 def _pieces(event: Any, size: int, limit: int) -> Iterator[str]:
-    """A delta as several: nothing of it is lost."""
+    """Split a delta into several: nothing of it is lost."""
     half = len(event.delta) // 2
     if size <= limit or not half:
         yield encode(event)

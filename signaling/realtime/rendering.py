@@ -20,7 +20,7 @@ from signaling.settings import Modality, SessionSettings
 
 
 def rendered_item(item: Item) -> wire.Item:
-    """An item as events show it."""
+    """Render an item as events show it."""
     match item:
         case MessageItem():
             content = tuple(_part(part, item.role) for part in item.parts)
@@ -56,7 +56,7 @@ def _part(part: ShownPart, role: str) -> wire.WirePart:
 
 
 def conversation_id(session_id: str) -> str:
-    """The id of a session's one conversation."""
+    """Return the id of a session's only conversation."""
     return f"conv_{session_id.partition('_')[2]}"
 
 
@@ -104,7 +104,7 @@ def _details(response: ev.ResponseInfo) -> dict[str, Any] | None:
 
 
 def session_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
-    """What tells of the session itself, apart from its settings."""
+    """Render events of the session itself, apart from its settings."""
     match event:
         case ev.QueueMoved():
             yield wire.SessionQueued(position=event.position, eta_s=event.eta_s)
@@ -135,7 +135,7 @@ def session_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
 
 
 def rest_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
-    """What tells that less is heard or said for a while."""
+    """Render hush, mute and pause, and their ends."""
     match event:
         case ev.InputHushed():
             yield wire.ForceListenUpdated(on=event.is_on)
@@ -148,7 +148,7 @@ def rest_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
 
 
 def speech_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
-    """What tells of the user's speech."""
+    """Render the user's speech."""
     match event:
         case ev.UserStartedSpeaking():
             yield wire.SpeechStartedEvent(item_id=event.item_id, audio_start_ms=event.start_ms)
@@ -175,7 +175,7 @@ def speech_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
 
 
 def item_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
-    """What tells of items that are no answer."""
+    """Render items that are no answer."""
     match event:
         case ev.ItemPlaced():
             item = rendered_item(event.item)
@@ -188,7 +188,7 @@ def item_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
 
 
 def response_events(event: ev.SessionEvent, core: SessionCore) -> Iterator[wire.ServerEvent]:
-    """What tells of an answer, its sound excepted."""
+    """Render an answer, except for its sound."""
     match event:
         case ev.ResponseBegan():
             yield wire.ResponseCreated(response=rendered_response(event.response, core))
@@ -218,7 +218,7 @@ def response_events(event: ev.SessionEvent, core: SessionCore) -> Iterator[wire.
 
 
 def audio_delta(event: ev.SpeechReleased, sound: bytes) -> wire.ServerEvent:
-    """Sound of an answer, as the client takes it."""
+    """Render sound of an answer in the client's format."""
     return wire.OutputAudioDelta(
         response_id=event.response_id,
         item_id=event.item_id,
@@ -228,7 +228,7 @@ def audio_delta(event: ev.SpeechReleased, sound: bytes) -> wire.ServerEvent:
 
 
 def buffer_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
-    """What tells of the sound on the track."""
+    """Render the state of the sound on the track."""
     match event:
         case ev.ResponseAudible():
             yield wire.OutputBufferStarted(response_id=event.response_id)

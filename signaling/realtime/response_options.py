@@ -14,7 +14,7 @@ from signaling.settings import SessionSettings
 def wish_of(
     options: ResponseOptions, settings: SessionSettings, abilities: Abilities | None
 ) -> ResponseWish:
-    """What is asked of the session; raises `ProtocolError` for the first member without effect."""
+    """Return what is asked of a response; raises `ProtocolError` for the first unusable field."""
     can = abilities or Abilities()
     _check(options, settings, can)
     limit = options.max_output_tokens

@@ -31,7 +31,7 @@ class ServerEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Error(ServerEvent, frozen=True, kw_only=True, tag="error"):
-    """An event of the client came to nothing; the session goes on."""
+    """An event of the client was refused or has failed; the session goes on."""
 
     error: ErrorDetail
 
@@ -305,7 +305,7 @@ class OutputBufferCleared(
 
 
 class SessionQueued(ServerEvent, frozen=True, kw_only=True, tag="session.queued"):
-    """Every line is busy; the session waits for its turn."""
+    """All slots are taken; the session waits for its turn."""
 
     position: int
     """1 is next."""
@@ -396,7 +396,7 @@ def error(
 
 
 def error_event(error: ProtocolError) -> Error:
-    """The `error` event that tells a client about its mistake."""
+    """Make the `error` event that tells a client about its mistake."""
     return Error(
         error=ErrorDetail(
             message=error.message,

@@ -34,7 +34,7 @@ class UnitResult:
     is_turn_start: bool
     """First speech of a turn: the speech decoder starts empty."""
     end_of_turn: bool
-    """Last speech of a turn: everything held back is to be synthesized."""
+    """Last speech of a turn: everything held back is to be synthesised."""
     is_cut: bool
     """The turn was broken off: speech decoder and vocoder forget it without a sound."""
     num_tokens: int
