@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import av
@@ -23,6 +26,8 @@ CODEC_THREADS = 2
 MIN_REST_S = 0.1
 """A shorter rest at the end is no second of its own."""
 BEYOND_S = MAX_SECONDS + MIN_REST_S
+OPENING_BYTES = 512 * 1024**2
+"""That finding out what a file holds may take: kilobytes may promise a billion samples."""
 MAX_DAMAGES = 2_000
 """After so many packets that could not be read, the rest of the file is left."""
 HD_LINES = 720
@@ -64,7 +69,9 @@ def _read(kind: Kind, data: bytes, container: str, kept_pixels: int) -> Film:
     try:
         # Titles are often in another encoding than they should be.
         file = io.BytesIO(data)
-        with av.open(file, "r", format=container, metadata_errors="replace") as opened:
+        with _bounded_memory(OPENING_BYTES):
+            opened = av.open(file, "r", format=container, metadata_errors="replace")
+        with opened:
             return _FilmReader(kind, opened, kept_pixels).read()
     except UnreadableError:
         raise
@@ -73,6 +80,21 @@ def _read(kind: Kind, data: bytes, container: str, kept_pixels: int) -> Film:
     except Exception as error:  # noqa: BLE001 - what PyAV raises for damaged files is not told
         reason = getattr(error, "strerror", "") or "its file is damaged"
         raise UnreadableError(f"the {kind} cannot be read: {reason}") from None
+
+
+@contextmanager
+def _bounded_memory(more_bytes: int) -> Iterator[None]:
+    """What this process may allocate in the block, beside what it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    status = Path("/proc/self/status").read_text()
+    held = 1024 * int(status.partition("VmData:")[2].split()[0])
+    bound = held + more_bytes
+    wanted = bound if soft == resource.RLIM_INFINITY else min(bound, soft)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _container(data: bytes) -> str:

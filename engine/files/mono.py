@@ -88,9 +88,9 @@ def _floats(samples: NDArray[np.int16]) -> Sound:
 
 def from_recording(pcm: bytes) -> Sound:
     """int16 PCM of 24 kHz as [N] of 16 kHz; raises `UnreadableError` if there is none."""
-    if not pcm:
-        raise UnreadableError("the recording is empty")
     samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], np.int16).reshape(1, -1)
+    if not samples.size:
+        raise UnreadableError("the recording is empty")
     frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
     frame.sample_rate = OUTPUT_HZ
     mono = Mono()

@@ -273,3 +273,9 @@ def test_any_damage_gives_a_film_within_bounds_or_a_refusal(seed: bytes, draw: A
     assert all(picture.size <= 3 * 2_200 for picture in read.pictures)
     assert read.sound is None or len(read.sound) <= 60 * 16_000
     assert read.shown or read.sound is not None
+
+
+@pytest.mark.parametrize("pcm", [b"", b"7"])
+def test_recording_without_a_sample_is_empty(pcm: bytes) -> None:
+    with pytest.raises(UnreadableError, match="the recording is empty"):
+        read_recording(pcm)
