@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     soaking = commands.add_parser("soak")
     soaking.add_argument("--minutes", type=float, default=60.0)
     soaking.add_argument("--calls", type=int, default=6)
+    soaking.add_argument("--pace", type=float, default=1.0, help="2: callers speak half as often")
     attack = commands.add_parser("strangers")
     attack.add_argument("--rate", type=float, default=1000.0, help="packets and requests a second")
     attack.add_argument("--seconds", type=float, default=30.0)
@@ -60,7 +61,7 @@ async def _matrix(only: str, as_json: bool) -> int:
 async def _run(given: argparse.Namespace) -> int:
     match given.command:
         case "soak":
-            report = await soak.run(given.minutes, given.calls)
+            report = await soak.run(given.minutes, given.calls, given.pace)
         case "strangers":
             report = await strangers.run(given.rate, given.seconds)
         case "hostile-caller":
