@@ -17,9 +17,11 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
+from pydantic import ValidationError
 
 from omnicall.client.peer import Microphone
 from omnicall.client.sound import Unsaid, as_pcm
+from tests.openai_events import checked_event
 from tests.speech import DATA, read_wav
 from tests.waiting import PATIENCE_S
 
@@ -61,6 +63,8 @@ class Caller:
         self.authorization = {"Authorization": f"Bearer {key}"} if key else {}
         self.voice = Voice()
         self.events: list[dict[str, Any]] = []
+        self.faults: list[str] = []
+        """Events that are none, with what is wrong."""
         self.heard_samples = 0
         self.loud_samples = 0
         self.location = ""
@@ -116,6 +120,7 @@ class Caller:
         await asyncio.gather(*self._consumers, return_exceptions=True)
         self.voice.stop()
         await self.pc.close()
+        assert kind is not None or self.faults == [], self.faults
 
     def send(self, kind: str, **fields: Any) -> None:
         """Send a client event."""
@@ -139,6 +144,7 @@ class Caller:
                 found = self.of(kind)
                 if len(found) >= count:
                     return found[count - 1]
+                assert self.faults == [], self.faults
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -181,8 +187,16 @@ class Caller:
                 return answer.status, await answer.json()
 
     def _message(self, text: str) -> None:
-        self.events.append(json.loads(text))
+        try:
+            self.events.append(self._read(text))
+        except (ValidationError, AssertionError) as error:
+            # Raised in here it would end the data channel and not the test.
+            self.faults.append(f"{text[:500]}: {error}")
         self._changed.set()
+
+    def _read(self, text: str) -> dict[str, Any]:
+        """The event, if it is what its type says."""
+        return checked_event(text)
 
     def _track(self, track: MediaStreamTrack) -> None:
         self._consumers.append(asyncio.ensure_future(self._consume(track)))

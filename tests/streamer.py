@@ -10,15 +10,13 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from openai.types.realtime import RealtimeServerEvent
-from pydantic import TypeAdapter
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.openai_events import checked_event
 from tests.speech import DATA, read_wav, resample
 from tests.waiting import PATIENCE_S
 
-OPENAI: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 HZ = 24_000
 CHUNK = HZ // 50
 
@@ -87,15 +85,10 @@ class Streamer:
         self._changed.set()
 
     def _take(self, text: str) -> None:
-        event = json.loads(text)
-        if event["type"] in self._extensions:
-            self.events.append(event)
-        else:
-            parsed = OPENAI.validate_json(text, strict=True)
-            assert parsed.type == event["type"] and not (parsed.model_extra or {}), event
-            if event["type"] == "response.output_audio.delta":
-                self.sound += base64.b64decode(event["delta"])
-            self.events.append(event)
+        event = checked_event(text, self._extensions)
+        if event["type"] == "response.output_audio.delta":
+            self.sound += base64.b64decode(event["delta"])
+        self.events.append(event)
         self._changed.set()
 
     @property

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from signaling.data_urls import decode_base64
 from signaling.errors import ProtocolError
@@ -20,6 +20,7 @@ from signaling.openbmb.client_messages import (
     InitPayload,
     parse_message,
 )
+from signaling.openbmb.spent import Spent
 from signaling.session import events as ev
 from signaling.session.core import SessionCore, SoundPort
 
@@ -51,8 +52,7 @@ class OpenBmbDoor:
         self._is_forced = False
         self._answers: dict[str, bool] = {}
         """The responses under way: whether anything of them was told."""
-        self._input_tokens = 0
-        self._output_tokens = 0
+        self._spent = Spent()
         self._told: set[str] = set()
 
     # ------------------------------------------------------------------ from the client
@@ -197,23 +197,22 @@ class OpenBmbDoor:
                 yield from self._answered(event.response)
             case ev.Figures(decision="listen") if self._hears_in_units and not self._answers:
                 # Until an answer was sent whole it counts as speaking, whatever is decided.
-                yield wire.DuplexListen(usage=self._usage)
+                yield wire.DuplexListen(usage=self._spent.told())
 
     def _answered(self, response: ev.ResponseInfo) -> Iterator[wire.OpenBmbServerMessage]:
         if response.usage is not None:
-            self._input_tokens += response.usage.input_tokens
-            self._output_tokens += response.usage.output_tokens
+            self._spent.add(response.usage)
         if self._answers.pop(response.id, False):
             yield wire.DuplexWords(text="", end_of_turn=True)
             if not self._answers:
-                yield wire.DuplexListen(usage=self._usage)
+                yield wire.DuplexListen(usage=self._spent.told())
 
     def _over(self, event: ev.SessionOver) -> Iterator[wire.OpenBmbServerMessage]:
         self._is_closing = True
         if event.is_failure:
             yield _error(event.reason, event.message, is_ours=True)
         reason = wire.close_reason(event.reason, is_failure=event.is_failure)
-        yield wire.DuplexClosed(reason=reason, message=event.message, usage=self._usage)
+        yield wire.DuplexClosed(reason=reason, message=event.message, usage=self._spent.told())
 
     # ------------------------------------------------------------------ within
 
@@ -221,15 +220,6 @@ class OpenBmbDoor:
     def _hears_in_units(self) -> bool:
         abilities = self._core.abilities
         return abilities is not None and abilities.hears_in_units
-
-    @property
-    def _usage(self) -> wire.SessionUsage | UnsetType:
-        read, written = self._input_tokens, self._output_tokens
-        if not read + written:
-            return UNSET
-        return wire.SessionUsage(
-            input_tokens=read, output_tokens=written, total_tokens=read + written
-        )
 
     def _note(self, event: ev.Notice | ev.Refusal) -> None:
         noted = event if isinstance(event, ev.Notice) else event.error

@@ -12,12 +12,27 @@ class OpenBmbEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """Base of all of them."""
 
 
+class HeardTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the input was sound and pictures, where the engine tells it apart."""
+
+    audio_tokens: int | UnsetType = UNSET
+    vision_tokens: int | UnsetType = UNSET
+
+
+class SpokenTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the output was sound, where the engine tells it apart."""
+
+    audio_tokens: int
+
+
 class SessionUsage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of the whole session so far."""
 
     input_tokens: int
     output_tokens: int
     total_tokens: int
+    input_tokens_details: HeardTokens | UnsetType = UNSET
+    output_tokens_details: SpokenTokens | UnsetType = UNSET
 
 
 class _Place(OpenBmbEvent, frozen=True, kw_only=True):

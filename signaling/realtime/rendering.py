@@ -90,7 +90,7 @@ def _usage(usage: ev.Usage) -> dict[str, Any]:
 
 def _sound(settings: SessionSettings) -> dict[str, Any]:
     output = settings.audio.output
-    return {"format": msgspec.to_builtins(output.format), "voice": output.voice}
+    return {"format": msgspec.to_builtins(output.format), "voice": output.voice_name}
 
 
 def _details(response: ev.ResponseInfo) -> dict[str, Any] | None:

@@ -20,6 +20,8 @@ from websockets.exceptions import InvalidStatus
 
 from media import g711
 from tests.caller import Caller
+from tests.live_client import LiveStreamer
+from tests.server.test_openbmb import Duplex
 from tests.serving import Serving
 from tests.streamer import Streamer, speech
 from tests.waiting import PATIENCE_S
@@ -222,6 +224,37 @@ async def test_client_says_what_it_heard_of_an_answer(server: Serving) -> None:
             audio_end_ms=900_000,
         )
         assert (await client.hears("error"))["error"]["param"] == "audio_end_ms"
+
+
+async def test_calls_by_different_doors_talk_beside_each_other_in_one_engine(
+    server: Serving,
+) -> None:
+    duplex, live = Duplex(server), LiveStreamer(server.url)
+    async with Caller(server.url) as peer, Streamer(server.url) as stream, live, duplex:
+        await peer.hears("session.created")
+        await configured(stream, HALF_DUPLEX)
+        await live.start()
+        await duplex.begin()
+        calls = server.get("/api/stats")[1]["calls"]
+        assert len(calls) == 4 and len({call["engine"] for call in calls}) == 1
+        async with asyncio.TaskGroup() as talking, live.talks(speech("who").tobytes()):
+            peer.voice.say("date")
+            talking.create_task(duplex.say("what_time"))
+            await stream.type("What is seven times eight?")
+            await live.has_said("omnicall")
+            await peer.hears("response.done")
+            await stream.hears("response.done")
+            await duplex.until("response.listen")
+    said = [event["text"] for event in duplex.events if "text" in event]
+    assert "".join(said).startswith("It is") and len(duplex.sound) > 24_000
+    assert "56" in words_of(stream.events)
+    assert "It is" in words_of(peer.events) and "56" not in words_of(peer.events)
+
+
+def words_of(events: list[dict[str, Any]]) -> str:
+    """What was said aloud."""
+    kind = "response.output_audio_transcript.delta"
+    return "".join(event["delta"] for event in events if event["type"] == kind)
 
 
 async def test_hang_up_and_a_client_that_leaves_end_the_session(server: Serving) -> None:

@@ -8,9 +8,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from openai.types.realtime import RealtimeServerEvent
-from pydantic import TypeAdapter
-
 from engine.ipc import protocol as p
 from media.playout import Playout
 from server.worker.audience import Audience
@@ -20,18 +17,11 @@ from server.worker.offered_modes import MODES
 from signaling.realtime.door import RealtimeDoor
 from signaling.session.core import Abilities
 from signaling.settings import SessionSettings
+from tests.openai_events import checked_event
 from tests.waiting import Clock
 
 SESSION = "rtc_test"
 PTIME_SAMPLES = p.OUTPUT_HZ // 50
-OPENAI: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
-EXTENSIONS = frozenset(
-    {
-        *("session.queued", "session.warning", "session.ended", "metrics"),
-        "session.continued",
-        *("session.force_listen.updated", "session.muted", "session.paused", "session.resumed"),
-    }
-)
 
 
 def samples(ms: int) -> int:
@@ -70,11 +60,7 @@ class Talk:
         audience.add(self.door)
 
     def _take(self, text: str) -> None:
-        decoded: dict[str, Any] = json.loads(text)
-        if decoded["type"] not in EXTENSIONS:
-            parsed = OPENAI.validate_json(text, strict=True)
-            assert parsed.type == decoded["type"] and not (parsed.model_extra or {}), decoded
-        self.events.append(decoded)
+        self.events.append(checked_event(text))
 
     def _to_engine(self, message: p.Message) -> bool:
         if self.has_engine:

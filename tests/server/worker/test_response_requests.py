@@ -15,6 +15,13 @@ def ask(talk: Talk, event_id: str = "e1", **options: Any) -> None:
     talk.ask({"type": "response.create", "event_id": event_id, "response": options})
 
 
+def test_response_names_its_voice_by_a_word_also_where_an_id_was_given() -> None:
+    talk = Talk(audio={"output": {"voice": {"id": "voice_1"}}})
+    talk.hear(p.ResponseStarted(SESSION, 1, "speech", 1))
+    told = talk.one("response.created")["response"]["audio"]["output"]
+    assert told["voice"] == "voice_1"
+
+
 def test_metadata_comes_back_with_the_response_it_was_given_for() -> None:
     talk = Talk()
     ask(talk, metadata={"topic": "one"})

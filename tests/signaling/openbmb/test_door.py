@@ -249,6 +249,25 @@ def test_engine_without_units_listens_after_each_answer_and_usage_is_of_the_sess
     assert [message["usage"]["total_tokens"] for message in listens] == [15, 40]
 
 
+def test_usage_tells_sound_and_pictures_apart_where_the_engine_does() -> None:
+    rig = Rig().begin()
+    read = ev.TokenShares(text=2, audio=30, image=64)
+    for written in (ev.TokenShares(text=3, audio=25), ev.TokenShares(text=4)):
+        usage = ev.Usage(
+            input_tokens=96, output_tokens=28, input_shares=read, output_shares=written
+        )
+        rig.door.tell(ev.ResponseEnded(response=info(usage=usage)))
+    rig.unit("listen")
+    [listen] = rig.take()
+    assert listen["usage"] == {
+        "input_tokens": 192,
+        "output_tokens": 56,
+        "total_tokens": 248,
+        "input_tokens_details": {"audio_tokens": 60, "vision_tokens": 128},
+        "output_tokens_details": {"audio_tokens": 25},
+    }
+
+
 def test_responses_out_of_band_and_those_without_a_word_are_no_answers() -> None:
     rig = Rig().begin()
     rig.answer(is_out_of_band=True)
