@@ -204,6 +204,10 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
             **msgspec.to_builtins(self),
         }
         del shown["unknown"]
+        written = shown["audio"]["input"]["transcription"]
+        if written is not None and written["model"] is None:
+            # pipecat takes no null for it, and reads nothing more once it met one.
+            written["model"] = "default"
         if self.type == "transcription":
             hears = {"input": shown["audio"]["input"]}
             shown |= {"object": "realtime.transcription_session", "audio": hears}

@@ -245,6 +245,16 @@ def test_transcripts_come_unless_they_are_switched_off_and_native_engines_show_n
     assert told(talk) == []
 
 
+def test_who_writes_down_has_a_name_for_clients_that_take_no_null() -> None:
+    talk = Talk()
+    talk.conversation.abilities = WRITES
+    for given, told_name in (({}, "default"), ({"model": "whisper-1"}, "whisper-1")):
+        update(talk, {"audio": {"input": {"transcription": given}}})
+        shown = talk.of("session.updated")[-1]["session"]["audio"]["input"]["transcription"]
+        assert shown == {"model": told_name, "language": None, "prompt": None}
+    assert told(talk) == []
+
+
 @pytest.mark.parametrize("language", ["en", "en-US", "EN_us"])
 def test_language_that_the_engine_knows_is_in_force(language: str) -> None:
     talk = Talk()
