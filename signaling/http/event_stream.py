@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from aiohttp import hdrs, web
 
 from signaling.http.auth import Authenticator
+from signaling.http.bodies import ClientLeft
 from signaling.http.cors import add_cors
 
 IGNORED_HEADER = "Omnicall-Ignored"
@@ -42,8 +43,11 @@ class StreamedBody:
         return self.response.prepared
 
     async def write(self, data: bytes) -> None:
-        """Send; returns when the client keeps up. Raises ConnectionError when it is gone."""
-        if not self.response.prepared:
-            await self.response.prepare(self._request)
-        if data:
-            await self.response.write(data)
+        """Send; returns when the client keeps up. Raises ClientLeft when it is gone."""
+        try:
+            if not self.response.prepared:
+                await self.response.prepare(self._request)
+            if data:
+                await self.response.write(data)
+        except ConnectionError:
+            raise ClientLeft from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,9 +15,10 @@ from aiohttp.test_utils import TestClient, TestServer
 from signaling.chat.answer import ChatPiece, ChatUsage, Ended, FinishReason, Sounding, Wording
 from signaling.chat.request import ChatOrder
 from signaling.errors import NoFreeSlot, ProtocolError
-from signaling.http import chat
+from signaling.http import chat, connected, resources
 from signaling.http.auth import ApiKey, Authenticator, install
 from signaling.settings import SessionSettings
+from tests.waiting import until
 
 Client = TestClient[web.Request, web.Application]
 KEY = "a-key-of-sixteen-or-more"
@@ -142,6 +144,28 @@ async def test_what_goes_wrong_within_an_answer_is_an_event(client: Client, scri
     assert status == 200 and "[DONE]" not in text
     assert text.endswith('"code":"response_failed","param":null}}\n\n')
     assert script.left == 1
+
+
+async def test_who_leaves_within_an_answer_is_one_line_of_information(
+    client: Client,
+    script: Script,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also where writing finds it out, before anybody looks."""
+    monkeypatch.setattr(connected, "LOOK_S", 60.0)
+    caplog.set_level(logging.INFO)
+    script.pieces = [Wording("a"), *(0.001, Wording("b")) * 5_000, DONE]
+    answer = await client.post(PATH, json=ASKED | {"stream": True})
+    await answer.content.readany()
+    answer.close()
+
+    def told() -> list[str]:
+        return [entry.levelname for entry in caplog.records if entry.name == resources.__name__]
+
+    await until(told)
+    assert told() == ["INFO"] and script.left == 1
+    assert script.pieces, "it was told to its end"
 
 
 async def test_silence_is_filled_with_signs_of_life(
