@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from engine.ingest.messages import SoundHeard
 from engine.ipc.protocol import FromEngine, SessionConfig, SessionMessage, Welcome
 from engine.ipc.supervision import VoiceReport
 
@@ -23,6 +24,14 @@ class EngineSession(Protocol):
 
     async def close(self) -> None:
         """Stop everything of this session; nothing is sent afterwards."""
+
+
+@runtime_checkable
+class SoundTaker(Protocol):
+    """A session behind an ingest process."""
+
+    def take_sound(self, message: SoundHeard) -> None:
+        """Take what stands for many `AudioIn`, as `EngineSession.handle` takes messages."""
 
 
 class Engine(Protocol):
@@ -66,6 +75,18 @@ class VoiceTaker(Protocol):
 
     def default_voice(self, voice: str) -> None:
         """Give this voice to who names none; empty: the engine's own choice."""
+
+
+@runtime_checkable
+class BehindIngest(Protocol):
+    """An engine that may want an ingest process in front of it.
+
+    Its sessions are then `SoundTaker`, and tell `ListeningNeeds`.
+    """
+
+    @property
+    def is_behind_ingest(self) -> bool:
+        """Whether it wants one; final after `start`."""
 
 
 class EngineError(Exception):

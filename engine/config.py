@@ -148,6 +148,13 @@ class MiniCpmoConfig(Struct, frozen=True, forbid_unknown_fields=True):
             "none, as a published 4-bit folder.",
         ),
     ] = ""
+    ingest: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="Hear and keep what callers send in a process of its own, so that the "
+            "model's has only the model to run; auto: with a GPU."
+        ),
+    ] = "auto"
     speech_context: Annotated[
         int,
         Meta(ge=256, le=4096, description="Positions of a spoken turn; beyond it the oldest go."),

@@ -10,12 +10,12 @@ from functools import partial
 from typing import NamedTuple
 
 from engine.admission import Headroom, Stages
-from engine.base import Engine, EngineError, EngineSession
+from engine.base import Engine, EngineError, EngineSession, SoundTaker
+from engine.ingest.messages import FromIngest, SoundHeard, ToIngest
 from engine.ipc.item_chunks import Joiner
 from engine.ipc.patience import TICK_S
 from engine.ipc.protocol import (
     CloseSession,
-    FromEngine,
     Hello,
     ItemPiece,
     OpenSession,
@@ -87,9 +87,13 @@ class Host:
         slots: int,
         *,
         on_closed: Callable[[], None] = lambda: None,
+        is_behind_ingest: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_closed` is told of the end of each session, once its slot is free."""
+        """`on_closed` is told of the end of each session, once its slot is free.
+
+        `is_behind_ingest`: who dials are the lines of an ingest process.
+        """
         self._engine = engine
         self._on_closed = on_closed
         self.slots = Slots(slots)
@@ -100,9 +104,9 @@ class Host:
         self._open: dict[tuple[bytes, str], _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._names: dict[bytes, str] = {}
-        self._listener: Listener[ToEngine] = Listener(
+        self._listener: Listener[FromIngest] = Listener(
             endpoint,
-            ToEngine,
+            FromIngest if is_behind_ingest else ToEngine,
             on_message=self._receive,
             on_peer=self._welcome,
             clock=clock,
@@ -146,7 +150,7 @@ class Host:
         self._names[peer] = hello.name
         self._listener.send(peer, self._engine.welcome(self.slots.count))
 
-    def _receive(self, peer: bytes, message: ToEngine) -> None:
+    def _receive(self, peer: bytes, message: FromIngest) -> None:
         match message:
             case OpenSession():
                 self._listener.send(peer, self._opened(peer, message))
@@ -196,18 +200,21 @@ class Host:
         if item is not None:
             self._handle(peer, item)
 
-    def _handle(self, peer: bytes, message: SessionMessage) -> None:
+    def _handle(self, peer: bytes, message: SessionMessage | SoundHeard) -> None:
         entry = self._open.get((peer, message.session))
         if entry is None:
             return
         try:
-            entry.session.handle(message)
+            if not isinstance(message, SoundHeard):
+                entry.session.handle(message)
+            elif isinstance(entry.session, SoundTaker):
+                entry.session.take_sound(message)
         except Exception:  # noqa: BLE001 - the boundary: a bug ends this session only
             log.exception("session %s failed", message.session)
             reason = "internal error of the engine"
             self._end(peer, message.session, SessionEnded(message.session, "failed", reason))
 
-    def _send(self, peer: bytes, message: FromEngine) -> None:
+    def _send(self, peer: bytes, message: ToIngest) -> None:
         if isinstance(message, UnitDone):
             self.stages.add(message.stages_ms)
             self.dropped_ms += message.dropped_ms

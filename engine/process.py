@@ -11,11 +11,12 @@ import time
 import msgspec
 import uvloop
 
-from engine.base import Engine, EngineError, VoiceTaker
+from engine.base import BehindIngest, Engine, EngineError, VoiceTaker
 from engine.config import EngineConfig, TranscriptionConfig
 from engine.gpus import bound_threads, see_only
 from engine.host import Host
 from engine.hub import Fetching, unheard
+from engine.ingest.child import Ingest
 from engine.ipc.child_process import Child, LoopLag, process_usage
 from engine.ipc.cycles import CycleCollector
 from engine.ipc.lifeline import OOM_ENGINE, die_with_parent, go_before_parent
@@ -93,7 +94,9 @@ def scribe_of(config: TranscriptionConfig) -> Scribe | None:
     return None
 
 
-async def _report(child: Child, engine: Engine, host: Host, lag: LoopLag) -> None:
+async def _report(
+    child: Child, engine: Engine, host: Host, lag: LoopLag, ingest: Ingest | None
+) -> None:
     while True:
         await asyncio.sleep(STATS_INTERVAL_S)
         cpu_s, rss_bytes = process_usage()
@@ -110,7 +113,7 @@ async def _report(child: Child, engine: Engine, host: Host, lag: LoopLag) -> Non
                 dropped_ms=host.dropped_ms,
                 units=host.stages.units,
                 stages_ms=host.stages.summary(),
-                cpu_s=cpu_s,
+                cpu_s=cpu_s + (0.0 if ingest is None else ingest.cpu_s),
                 rss_bytes=rss_bytes,
                 loop_lag_ms=lag.take(),
                 tasks=len(asyncio.all_tasks()),
@@ -118,15 +121,19 @@ async def _report(child: Child, engine: Engine, host: Host, lag: LoopLag) -> Non
         )
 
 
-async def _serve(child: Child, engine: Engine, host: Host, cycles: CycleCollector) -> None:
+async def _serve(
+    child: Child, engine: Engine, host: Host, cycles: CycleCollector, ingest: Ingest | None
+) -> None:
     lag = LoopLag()
     async with asyncio.TaskGroup() as tasks:
         background = [
             tasks.create_task(host.run(), name="sweep"),
             tasks.create_task(lag.run(), name="lag"),
             tasks.create_task(cycles.run(), name="cycles"),
-            tasks.create_task(_report(child, engine, host, lag), name="report"),
+            tasks.create_task(_report(child, engine, host, lag, ingest), name="report"),
         ]
+        if ingest is not None:
+            background.append(tasks.create_task(ingest.run(), name="ingest"))
         await child.stop.wait()
         for task in background:
             task.cancel()
@@ -168,21 +175,31 @@ async def run(config: EngineConfig) -> int:
         child.close()
         return EXIT_FATAL
     cycles = CycleCollector()
-    host = Host(engine, config.endpoint, engine.slots, on_closed=cycles.ended)
+    wants_ingest = isinstance(engine, BehindIngest) and engine.is_behind_ingest
+    ingest = Ingest(config) if wants_ingest else None
+    host = Host(
+        engine,
+        config.endpoint if ingest is None else ingest.inner,
+        engine.slots,
+        on_closed=cycles.ended,
+        is_behind_ingest=ingest is not None,
+    )
     hosts.append(host)
-    build_ms = (time.monotonic() - started) * 1000
-    welcome = engine.welcome(engine.slots)
-    child.send(Ready(os.getpid(), host.endpoint, welcome, round(build_ms, 1)))
     failure = ""
     try:
-        await _serve(child, engine, host, cycles)
+        if ingest is not None:
+            await ingest.start()
+        build_ms = (time.monotonic() - started) * 1000
+        endpoint = host.endpoint if ingest is None else ingest.endpoint
+        child.send(Ready(os.getpid(), endpoint, engine.welcome(engine.slots), round(build_ms, 1)))
+        await _serve(child, engine, host, cycles, ingest)
     except* EngineError as failed:
         failure = str(failed.exceptions[0])
         log.error("no session can be served any more: %s", failure)
         child.fatal(failure)
     finally:
         await host.close(failure)
-        await engine.close()
+        await asyncio.gather(engine.close(), *([] if ingest is None else [ingest.stop()]))
         child.close()
     return EXIT_FATAL if failure else 0
 

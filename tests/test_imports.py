@@ -23,8 +23,10 @@ OPEN_TO_SERVER = ("engine.ipc", "engine.config")
 
 FLOORS = (
     ("engine.ipc", "engine.config"),
+    ("engine.hearing", "engine.audio_output"),
+    ("engine.ingest.messages",),
     ("engine.base",),
-    ("engine.hearing", "engine.audio_output", "engine.scribe"),
+    ("engine.ingest", "engine.scribe"),
     ("engine.admission", "engine.gpus", "engine.files", "engine.hub"),
     ("engine.transcription_endpoint",),
     ("engine.host", "engine.builtin"),

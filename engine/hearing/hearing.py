@@ -36,13 +36,13 @@ SENTENCE_WORDS = 3
 """So many words are no acknowledgement, however fast they are spoken."""
 
 
-class Counted(Struct, frozen=True):
+class Counted(Struct, frozen=True, tag=True):
     """The utterance that began is the caller's turn: it is told, and answered when it ends."""
 
     pts: int
 
 
-class AnswerCut(Struct, frozen=True):
+class AnswerCut(Struct, frozen=True, tag=True):
     """An answer that is given, or about to be, ends: the caller has spoken over it."""
 
 

@@ -45,14 +45,14 @@ LONGEST_PERIOD = INPUT_HZ // 70
 QUIETEST_DB = -90.0
 
 
-class Onset(Struct, frozen=True):
+class Onset(Struct, frozen=True, tag=True):
     """Speech began at `pts`; `pcm` is all of it so far, the prefix padding before it included."""
 
     pts: int
     pcm: bytes
 
 
-class Voice(Struct, frozen=True):
+class Voice(Struct, frozen=True, tag=True):
     """The next stretch of an utterance, pauses included."""
 
     pcm: bytes
@@ -60,7 +60,7 @@ class Voice(Struct, frozen=True):
     """Of the pause that it is part of, so far; 0: it is voiced."""
 
 
-class Offset(Struct, frozen=True):
+class Offset(Struct, frozen=True, tag=True):
     """Speech ended at `pts`, the end of the last voiced frame; it is known at `known_pts`."""
 
     pts: int

@@ -72,6 +72,7 @@ class EngineStats(Message, frozen=True):
     units: int
     stages_ms: dict[str, Quantiles]
     cpu_s: float
+    """Its ingest process included."""
     rss_bytes: int
     loop_lag_ms: float
     tasks: int = 0

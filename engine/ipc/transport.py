@@ -37,6 +37,8 @@ MESSAGES_PER_WAKEUP = 200
 GATHER_S = 0.01
 """For so long `Dialer.gather` waits for more."""
 MAX_GATHERED = 64
+READABLE = int(zmq.POLLIN)
+"""As a number: with the flag itself each question makes a new one."""
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -69,7 +71,7 @@ class _Pump:
         try:
             for _ in range(MESSAGES_PER_WAKEUP):
                 # Asking costs a tenth of the exception that an empty socket raises.
-                if self._closed or not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+                if self._closed or not int(self._socket.get(zmq.EVENTS)) & READABLE:
                     return
                 self._handle(self._socket.recv_multipart(zmq.NOBLOCK))
         except BaseException:
@@ -247,7 +249,7 @@ class Dialer(Generic[In]):
 
     def send(self, message: Message) -> bool:
         """Queue `message` behind what was gathered; False when the far end does not keep up."""
-        self._flush()
+        self.flush()
         return self._put(message)
 
     def gather(self, message: Message) -> None:
@@ -257,11 +259,12 @@ class Dialer(Generic[In]):
         """
         self._gathered.append(message)
         if len(self._gathered) >= MAX_GATHERED:
-            self._flush()
+            self.flush()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._flush)
+            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Queue what was gathered now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -281,7 +284,7 @@ class Dialer(Generic[In]):
         self._on_lost = None
         if self._socket.closed:
             return
-        self._flush()
+        self.flush()
         self._pump.close()
         self._monitor_pump.close()
         self._socket.disable_monitor()

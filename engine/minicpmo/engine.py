@@ -18,14 +18,8 @@ from engine.gpu.kernels.loader import Kernel
 from engine.gpu.memory import limit
 from engine.gpu.weights import CheckpointError
 from engine.hub import Fetching, HubError, locate, unheard
-from engine.ipc.protocol import (
-    VERSION,
-    FromEngine,
-    Mode,
-    SessionConfig,
-    SessionMessage,
-    Welcome,
-)
+from engine.ingest.messages import SoundHeard
+from engine.ipc.protocol import VERSION, FromEngine, Mode, SessionConfig, SessionMessage, Welcome
 from engine.ipc.supervision import VoiceReport
 from engine.minicpmo.checkpoint import OmniModel, best_device, load
 from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
@@ -73,6 +67,9 @@ class MiniCpmoSession:
         )
 
     def handle(self, message: SessionMessage) -> None:
+        self._intake.push(message)
+
+    def take_sound(self, message: SoundHeard) -> None:
         self._intake.push(message)
 
     async def close(self) -> None:
@@ -125,6 +122,14 @@ class MiniCpmoEngine:
     @property
     def slots(self) -> int:
         return self._slots
+
+    @property
+    def is_behind_ingest(self) -> bool:
+        """As `engine.base.BehindIngest`; known once it has started."""
+        wanted = self._config.ingest
+        if wanted != "auto" or self._scheduler is None:
+            return wanted == "on"
+        return self._scheduler.runner.model.device.type == "cuda"
 
     @property
     def _calls_functions(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 
+from engine.ingest.messages import SoundHeard
 from engine.ipc.protocol import (
     ROOT,
     AppendContext,
@@ -59,6 +60,7 @@ MAX_INBOX = 20_000
 BEFORE = {"instructions": "", "thinking": "You know this; say it only when it is wanted:\n"}
 """What stands before words that are appended."""
 SWITCH_INTERVAL_S = 0.0002
+NEEDS_EVERY_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class Scheduler:
         self._is_behind = False
         """It was logged that messages are refused."""
         self._has_broken = False
+        self._told_needs = 0.0
 
     @property
     def is_broken(self) -> bool:
@@ -170,7 +173,7 @@ class Scheduler:
 
         Beyond `MAX_INBOX` messages sound and pictures are refused; nothing else is.
         """
-        is_media = isinstance(order, tuple) and isinstance(order[1], AudioIn | ImageIn)
+        is_media = isinstance(order, tuple) and isinstance(order[1], AudioIn | SoundHeard | ImageIn)
         if is_media and len(self._inbox) >= MAX_INBOX:
             if not self._is_behind:
                 self._is_behind = True
@@ -210,6 +213,7 @@ class Scheduler:
         while not self._is_stopping:
             self._wake.clear()
             self._drain()
+            self._tell_needs()
             if self._voices_due:
                 self._set_due_voices()
             try:
@@ -384,6 +388,8 @@ class Scheduler:
         match message:
             case AudioIn():
                 self._hear(session, message, came)
+            case SoundHeard():
+                self._take_sound(session, message)
             case ImageIn():
                 session.see(message)
                 if session.config.mode == "full_duplex":
@@ -470,17 +476,33 @@ class Scheduler:
             session.send(ContextAppended(session.id, message.request, at, at))
 
     def _hear(self, session: Session, message: AudioIn, came: float) -> None:
-        mode = session.config.mode
-        if mode == "full_duplex":
+        is_duplex = session.config.mode == "full_duplex"
+        if is_duplex:
             self._duplex.hears(session, len(message.pcm) // 2, came)
-        for event in session.audio_input.push(
-            message.pts,
-            message.pcm,
-            for_units=mode == "full_duplex",
-            over=mode != "turn_based"
-            and (session.output.is_speaking or self._turns.is_asked(session.slot)),
-            arrived=came,
-        ):
+        over = self._is_over(session)
+        self._follow(
+            session,
+            session.audio_input.push(
+                message.pts, message.pcm, for_units=is_duplex, over=over, arrived=came
+            ),
+        )
+
+    def _take_sound(self, session: Session, message: SoundHeard) -> None:
+        """Take sound in which the ingest process has heard."""
+        is_duplex = session.config.mode == "full_duplex"
+        if is_duplex and message.pcm:
+            self._duplex.hears(session, len(message.pcm) // 2, message.arrived)
+        self._follow(session, session.audio_input.take(message, for_units=is_duplex))
+
+    def _is_over(self, session: Session) -> bool:
+        """Return whether an answer is heard, or about to be, that speech would cut."""
+        return session.config.mode != "turn_based" and (
+            session.output.is_speaking or self._turns.is_asked(session.slot)
+        )
+
+    def _follow(self, session: Session, events: list[str | torch.Tensor]) -> None:
+        mode = session.config.mode
+        for event in events:
             if mode == "turn_based":
                 # The client says where a turn ends and when an answer is cut.
                 continue
@@ -488,6 +510,15 @@ class Scheduler:
                 self._speaks_over(session)
             elif isinstance(event, torch.Tensor) and mode == "half_duplex":
                 self._said(session, event)
+
+    def _tell_needs(self) -> None:
+        """Tell the ingest process what it needs to know, now and then."""
+        now = time.monotonic()
+        if now - self._told_needs < NEEDS_EVERY_S:
+            return
+        self._told_needs = now
+        for session in self._sessions.values():
+            session.tell_needs(over=self._is_over(session))
 
     def _speaks_over(self, session: Session) -> None:
         """End the answer that the user speaks over, also one that was about to begin."""

@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from engine.admission import quantiles
 from tests.bench.calls_profile import interpreter_shares
 from tests.bench.calls_server import LOG, SPEAKING
@@ -238,6 +240,16 @@ def cores_of(options: argparse.Namespace) -> tuple[set[int], set[int]]:
     return set(cores[:-count]), set(cores[-count:])
 
 
+def ingest_cpu_s(engine: int) -> float:
+    """Of the engine's ingest process, 0 where it has none; the engine's own figure includes it."""
+    spent = [
+        child.cpu_times()
+        for child in psutil.Process(engine).children()
+        if any("engine.ingest" in part for part in child.cmdline())
+    ]
+    return sum(times.user + times.system for times in spent)
+
+
 async def place(clients: list[Process], options: argparse.Namespace, url: str, calls: int) -> None:
     """Begin so many calls, one after the other, spread over the processes."""
     for index in range(calls):
@@ -261,10 +273,11 @@ async def measure(server: Serving, log: Path, options: argparse.Namespace) -> di
         await place(clients, options, server.url, options.calls)
         await asyncio.sleep(SETTLE_S)
         await asyncio.gather(*(client.ask("mark") for client in clients))
-        begin = time.monotonic()
+        engine = server.process("engine")["pid"]
+        begin, ingest = time.monotonic(), ingest_cpu_s(engine)
         show(f"  {options.calls} calls, {options.seconds:g} s")
         await asyncio.sleep(options.seconds)
-        end = time.monotonic()
+        end, ingest = time.monotonic(), ingest_cpu_s(engine) - ingest
         answers = await asyncio.gather(*(client.ask("result") for client in clients))
         results = [call for answer in answers for call in answer["calls"]]
         overload = {}
@@ -274,8 +287,7 @@ async def measure(server: Serving, log: Path, options: argparse.Namespace) -> di
             overload = {"overload": of_overload(log, inside, times, watch.samples)}
         profile = {}
         if options.profile:
-            pid = server.process("engine")["pid"]
-            profile = {"interpreter": await interpreter_shares(pid, options.profile)}
+            profile = {"interpreter": await interpreter_shares(engine, options.profile)}
     finally:
         watching.cancel()
         for client in clients:
@@ -288,6 +300,7 @@ async def measure(server: Serving, log: Path, options: argparse.Namespace) -> di
         "callers": of_callers(results, turns, end - begin),
         "units": of_units(units, options.context),
         "server": watch.processes(begin, end, options.calls),
+        "ingest_cores": round(ingest / (end - begin), 3),
         "gpu": watch.gpu(),
     } | (overload | profile)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from engine.base import EngineError, Progress, Send
+from engine.ingest.messages import SoundHeard
 from engine.ipc.protocol import (
     VERSION,
     ItemIn,
@@ -38,7 +39,7 @@ class FakeSession:
         self.slot = slot
         self.config = config
         self.send = send
-        self.heard: list[SessionMessage] = []
+        self.heard: list[SessionMessage | SoundHeard] = []
         self.closing = asyncio.Event()
         self.may_close = asyncio.Event()
         self.may_close.set()
@@ -50,6 +51,9 @@ class FakeSession:
             raise RuntimeError("a bug in the engine")
         if isinstance(message, ItemIn) and message.item == "bye":
             self.send(SessionEnded(self.session, "goodbye", "bye"))
+
+    def take_sound(self, message: SoundHeard) -> None:
+        self.heard.append(message)
 
     async def close(self) -> None:
         self.closing.set()

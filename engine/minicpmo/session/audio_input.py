@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.hearing.hearing import AnswerCut, Counted, Hearing
+from engine.hearing.hearing import AnswerCut, Counted, Heard, Hearing
 from engine.hearing.vad import Offset, Onset, Voice
+from engine.ingest.messages import SoundHeard
 from engine.ipc.protocol import (
     INPUT_HZ,
     FromEngine,
@@ -51,6 +52,14 @@ class AudioInput:
         self._unit_bytes = 2 * unit.samples(INPUT_HZ)
         self._clock = clock
         self._hearing = Hearing(session, detection, send)
+        self.is_ingested = False
+        """Its sound comes by `take`: what is heard in it is found in another process."""
+        self._ingested = 0
+        """Samples that came so."""
+        self._ended = 0
+        """The utterance that a commit has ended which is yet to come."""
+        self._position = 0
+        self._is_speaking = False
         self._pending = bytearray()
         self._arrived = 0.0
         self.complete_since = 0.0
@@ -68,12 +77,23 @@ class AudioInput:
 
     @property
     def is_user_speaking(self) -> bool:
-        return self._hearing.is_speaking
+        return self._is_speaking if self.is_ingested else self._hearing.is_speaking
 
     @property
     def position(self) -> int:
         """Samples of the stream so far."""
-        return self._hearing.position
+        return self._position if self.is_ingested else self._hearing.position
+
+    @property
+    def unit_end(self) -> int:
+        """Where a unit ends, in samples that came by `take`, unless it `is_placed` nowhere; others
+        end before and behind it."""
+        size = self._unit_bytes // 2
+        return (self._ingested - self.pending) % size
+
+    @property
+    def unit_samples(self) -> int:
+        return self._unit_bytes // 2
 
     @property
     def pending(self) -> int:
@@ -111,13 +131,31 @@ class AudioInput:
         """
         # Half a sample would misalign all that follows.
         pcm = pcm[: len(pcm) & ~1]
+        self._add(pcm, self._clock() if arrived is None else arrived, for_units=for_units)
+        return self._follow(self._hearing.push(pts, pcm, over=over))
+
+    def take(self, heard: SoundHeard, *, for_units: bool) -> list[str | Tensor]:
+        """Take PCM in which another process has heard; tells and gives the same as `push`."""
+        self.is_ingested = True
+        self._ingested += len(heard.pcm) // 2
+        self._position, self._is_speaking = heard.position, heard.is_speaking
+        if heard.pcm:
+            self._add(heard.pcm, heard.arrived, for_units=for_units)
+        if heard.is_commit:
+            self._ended = self._stop(heard.events)
+            return []
+        return self._follow(heard.events)
+
+    def _add(self, pcm: bytes, arrived: float, *, for_units: bool) -> None:
         if for_units:
-            self._keep(pcm, self._clock() if arrived is None else arrived)
+            self._keep(pcm, arrived)
         else:
             self._by_hand += pcm
             del self._by_hand[: -2 * INPUT_HZ * MAX_UTTERANCE_S]
+
+    def _follow(self, events: Iterable[Heard]) -> list[str | Tensor]:
         found: list[str | Tensor] = []
-        for event in self._hearing.push(pts, pcm, over=over):
+        for event in events:
             match event:
                 case Onset():
                     self._utterance = bytearray(event.pcm)
@@ -169,17 +207,22 @@ class AudioInput:
     def commit(self) -> tuple[Tensor, int]:
         """Return everything since the last commit (push to talk), and the number of the utterance
         that it ends, 0 if none was under way."""
+        ended = self._ended if self.is_ingested else self._stop(self._hearing.stop())
+        self._ended = 0
+        sound = samples(self._by_hand)
+        self._by_hand.clear()
+        return sound, ended
+
+    def _stop(self, events: Iterable[Heard]) -> int:
         ended = 0
-        for event in self._hearing.stop():
+        for event in events:
             match event:
                 case Counted():
                     self._started(event.pts)
                 case Offset():
                     self._stopped(event)
                     ended = self.utterances
-        sound = samples(self._by_hand)
-        self._by_hand.clear()
-        return sound, ended
+        return ended
 
     def clear(self) -> None:
         """Forget what was not yet used."""

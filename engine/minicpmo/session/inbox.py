@@ -10,6 +10,7 @@ from collections.abc import Callable
 from engine.base import Send
 from engine.files.decoder import FileDecoder
 from engine.files.items import read_files
+from engine.ingest.messages import SoundHeard
 from engine.ipc.protocol import (
     AudioIn,
     CancelResponse,
@@ -28,6 +29,8 @@ from engine.ipc.protocol import (
 from engine.minicpmo.session.item_decoding import ModelMessage, has_files, with_files
 
 log = logging.getLogger(__name__)
+
+IngestedMessage = SessionMessage | SoundHeard
 
 MAX_HELD = 4_000
 """Messages behind an item that is being read, above a minute of sound."""
@@ -48,14 +51,14 @@ class Inbox:
         self._post = post
         self._send = send
         self._decoder = decoder
-        self._held: deque[SessionMessage] = deque()
+        self._held: deque[IngestedMessage] = deque()
         self._held_bytes = 0
         self._is_overloaded = False
         """The caller was told, and messages still wait."""
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    def push(self, message: SessionMessage) -> None:
+    def push(self, message: IngestedMessage) -> None:
         """Take the session's next message."""
         if self._is_closed:
             return
@@ -93,19 +96,19 @@ class Inbox:
                 self._is_overloaded = True
                 self._warn("overloaded", "too many files wait to be read; the oldest are dropped")
 
-    def _passes(self, message: SessionMessage) -> bool:
+    def _passes(self, message: IngestedMessage) -> bool:
         match message:
             case ItemIn():
                 return not self._held and not has_files(message)
             case ImageIn() | Heard() | CancelResponse() | ForceListen():
                 return True
-            case AudioIn():
+            case AudioIn() | SoundHeard():
                 # Sound must not overtake a commit or a change of mode that is held back.
                 return all(isinstance(held, ItemIn | DeleteItem) for held in self._held)
             case _:
                 return not self._held
 
-    def _forward(self, message: SessionMessage) -> None:
+    def _forward(self, message: IngestedMessage) -> None:
         self._post(with_files(message, {}) if isinstance(message, ItemIn) else message)
 
     async def _work(self) -> None:
@@ -127,18 +130,18 @@ class Inbox:
         finally:
             self._task = None
 
-    def _tell_dropped(self, message: SessionMessage) -> None:
+    def _tell_dropped(self, message: IngestedMessage) -> None:
         told = "too much waits to be read; this was dropped"
         if isinstance(message, CreateResponse | CommitAudio):
             self._send(RequestRefused(self._session, message.request, "overloaded", told))
-        elif not isinstance(message, AudioIn):
+        elif not isinstance(message, AudioIn | SoundHeard):
             self._warn("overloaded", told)
 
     def _warn(self, code: str, message: str) -> None:
         self._send(SessionWarning(self._session, code, message))
 
 
-def _num_bytes(message: SessionMessage) -> int:
+def _num_bytes(message: IngestedMessage) -> int:
     if not isinstance(message, ItemIn):
         return 0
     return sum(len(getattr(part, "data", getattr(part, "pcm", b""))) for part in message.parts)

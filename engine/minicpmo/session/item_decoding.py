@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.files.file import PICTURE_PIXELS, Film, PictureFile
 from engine.files.worker import read_file
+from engine.ingest.messages import SoundHeard
 from engine.ipc.protocol import ImagePart, ItemIn, PlainMessage, TextPart
 from engine.minicpmo.session.file_decoding import Clip, clip_of
 
@@ -67,7 +68,7 @@ class DecodedItem:
         return replace(self, parts=tuple(part for part in self.parts if isinstance(part, kinds)))
 
 
-ModelMessage = PlainMessage | DecodedItem
+ModelMessage = PlainMessage | SoundHeard | DecodedItem
 """What the model's thread takes: nothing in it is still a file."""
 
 

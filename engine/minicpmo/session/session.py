@@ -6,13 +6,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from engine.audio_output import AudioOutput
+from engine.ingest.messages import ListeningNeeds
 from engine.ipc.protocol import (
     COMMIT_EMPTY,
     INPUT_HZ,
@@ -153,6 +154,8 @@ class Session:
         self.units = 0
         self.is_over = False
         self.voice = SessionVoice(None, None)
+        self._needs = (False, 0, 0)
+        """What the ingest process was told last: see `ListeningNeeds`."""
         self._told: set[str] = set()
         """Settings that change nothing, of which the client knows."""
         self._warn_unknown()
@@ -398,6 +401,18 @@ class Session:
         self.send(
             InputTranscript(self.id, utterance, "", True, NOT_TRANSCRIBED, code="not_transcribed")
         )
+
+    def tell_needs(self, *, over: bool) -> None:
+        """Tell the ingest process, where sound comes by one, what it needs to know."""
+        heard = self.audio_input
+        if not heard.is_ingested:
+            return
+        end, size = (heard.unit_end, heard.unit_samples) if heard.is_placed else (0, 0)
+        told = over, end, size
+        if told != self._needs:
+            self._needs = told
+            # Only a host behind an ingest process gets it, and that sends it on.
+            self.send(cast(Any, ListeningNeeds(self.id, over, end, size)))
 
     def _tell_speech(self, message: FromEngine) -> None:
         """Pass on what was heard. Where the client commits turns, no detected ones are told.
