@@ -95,8 +95,8 @@ class TranscriptionConfig(Struct, frozen=True, forbid_unknown_fields=True):
     builtin: Annotated[
         bool,
         Meta(
-            description="The recogniser of the built-in engine: clear English only, half a core "
-            "for each who speaks."
+            description="The recogniser of the built-in engine, as `builtin` sets it: that of "
+            "omnicall[voice] where it is installed, else one for clear English."
         ),
     ] = False
     url: Annotated[

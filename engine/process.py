@@ -12,7 +12,7 @@ import msgspec
 import uvloop
 
 from engine.base import BehindIngest, Engine, EngineError, VoiceTaker
-from engine.config import EngineConfig, TranscriptionConfig
+from engine.config import BuiltinConfig, EngineConfig, TranscriptionConfig
 from engine.gpus import bound_threads, see_only
 from engine.host import Host
 from engine.hub import Fetching, unheard
@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 
 STATS_INTERVAL_S = 1.0
 EXIT_FATAL = 3
-RECOGNISERS = 2
-"""Kept beside a native engine; more are forked while more callers speak."""
 
 
 def build(config: EngineConfig, fetching: Fetching = unheard) -> Engine:
@@ -76,13 +74,13 @@ def build(config: EngineConfig, fetching: Fetching = unheard) -> Engine:
                 config.minicpmo,
                 fetching,
                 config.voice_cache,
-                scribe_of(config.minicpmo.transcription),
+                scribe_of(config.minicpmo.transcription, config.builtin),
                 memory_gib=config.gpu_memory_gib,
             )
 
 
-def scribe_of(config: TranscriptionConfig) -> Scribe | None:
-    """Who writes down what callers say, imported only when wanted."""
+def scribe_of(config: TranscriptionConfig, builtin: BuiltinConfig) -> Scribe | None:
+    """Who writes down what callers say, imported only when wanted. `builtin`: its ears."""
     if config.url:
         from engine.transcription_endpoint import TranscriptionEndpoint
 
@@ -90,7 +88,7 @@ def scribe_of(config: TranscriptionConfig) -> Scribe | None:
     if config.builtin:
         from engine.builtin.scribe import BuiltinScribe
 
-        return BuiltinScribe(RECOGNISERS)
+        return BuiltinScribe(builtin)
     return None
 
 

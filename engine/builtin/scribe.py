@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from engine.base import Progress
-from engine.builtin.recogniser import RecogniserPool
+from engine.builtin.ears import Ears
+from engine.builtin.speech_models import find_ears
+from engine.config import BuiltinConfig
 from engine.scribe import NotWrittenError, WriteDown
 
 
 class BuiltinScribe:
-    """Owns the recogniser processes. Implements `engine.scribe.Scribe`."""
+    """Implements `engine.scribe.Scribe` with the best ears that there are."""
 
-    languages: tuple[str, ...] = ("en",)
+    def __init__(self, config: BuiltinConfig) -> None:
+        """Raise `EngineError` for ears of the configuration that cannot be used."""
+        self._ears = Ears(config, find_ears(config))
 
-    def __init__(self, recognisers: int) -> None:
-        self._recognisers = RecogniserPool(recognisers)
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return self._ears.languages
 
     async def start(self, progress: Progress) -> None:
-        """Call it on the thread that runs the engine to its end."""
-        await self._recognisers.start(progress)
+        await self._ears.start(progress)
 
     def for_session(self) -> WriteDown:
-        ear = self._recognisers.listen_for(commands=False)
+        ear = self._ears.recogniser(commands=False)
 
         async def write_down(pcm: bytes, language: str) -> str:
-            spoken = ear.listen(lambda text: None)
+            spoken = ear.listen(lambda text: None, language)
+            # All of it is there, so that nothing need be guessed before its end.
+            spoken.pause()
             spoken.feed(pcm)
             transcript = await spoken.finish()
             if transcript.error:
@@ -33,4 +39,4 @@ class BuiltinScribe:
         return write_down
 
     async def close(self) -> None:
-        await self._recognisers.close()
+        await self._ears.close()

@@ -90,16 +90,22 @@ def find_models(config: BuiltinConfig) -> SpeechModels:
     if config.speech == "basic":
         return SpeechModels()
     voices: list[VoiceFile] = []
-    ears: list[EarFolder] = []
     if _has_library("onnxruntime", "builtin.voice_dir", config.voice_dir):
         voices += voices_in(config.voice_dir)
         joe = JOE.find()
         voices += [] if joe is None else [VoiceFile(joe.stem, str(joe))]
-    if _has_library("ctranslate2", "builtin.recogniser_dir", config.recogniser_dir):
+    return SpeechModels(tuple(voices), find_ears(config))
+
+
+def find_ears(config: BuiltinConfig) -> tuple[EarFolder, ...]:
+    """The ears alone, as `find_models`."""
+    ears: list[EarFolder] = []
+    has_library = _has_library("ctranslate2", "builtin.recogniser_dir", config.recogniser_dir)
+    if config.speech != "basic" and has_library:
         ears += ears_in(config.recogniser_dir, config.languages)
         tiny = TINY_EN.find()
         ears += [] if tiny is None else [EarFolder(str(tiny.parent), ("en",))]
-    return SpeechModels(tuple(voices), tuple(ears))
+    return tuple(ears)
 
 
 def _has_library(name: str, setting: str, folder: str) -> bool:

@@ -9,13 +9,13 @@ import asyncio
 import io
 import wave
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from aiohttp import web
 
 from engine.builtin.scribe import BuiltinScribe
-from engine.config import TranscriptionConfig
+from engine.config import BuiltinConfig, TranscriptionConfig
 from engine.ipc import protocol as p
 from engine.process import scribe_of
 from engine.scribe import MAX_WAITING, TOO_MUCH, NotWrittenError, SessionScribe, Unwritten
@@ -149,7 +149,7 @@ async def endpoint() -> AsyncIterator[tuple[Endpoint, str]]:
 
 
 async def asked(url: str, language: str = "", **settings: Any) -> str:
-    scribe = scribe_of(TranscriptionConfig(url=url, **settings))
+    scribe = scribe_of(TranscriptionConfig(url=url, **settings), BuiltinConfig())
     assert isinstance(scribe, TranscriptionEndpoint) and scribe.languages == ()
     await scribe.start(lambda text: None)
     try:
@@ -224,17 +224,22 @@ async def test_an_endpoint_that_is_not_there_is_told_of() -> None:
 
 
 def test_nobody_writes_unless_somebody_is_named() -> None:
-    assert scribe_of(TranscriptionConfig()) is None
-    assert isinstance(scribe_of(TranscriptionConfig(builtin=True)), BuiltinScribe)
+    assert scribe_of(TranscriptionConfig(), BuiltinConfig()) is None
+    assert isinstance(scribe_of(TranscriptionConfig(builtin=True), BuiltinConfig()), BuiltinScribe)
 
 
 @pytest.mark.loopback
-async def test_the_built_in_recogniser_writes_down_what_is_said() -> None:
-    scribe = BuiltinScribe(1)
+@pytest.mark.parametrize("speech", ["basic", "auto"])
+async def test_the_built_in_recogniser_writes_down_what_is_said(
+    speech: Literal["basic", "auto"],
+) -> None:
+    """With omnicall[voice], where it is installed, and without."""
+    scribe = BuiltinScribe(BuiltinConfig(speech=speech, recognisers=1))
     await scribe.start(lambda text: None)
     try:
         rate, samples = read_wav(DATA / "what_time.wav")
         pcm = (resample(samples, rate, 16_000) * 32767).astype("<i2").tobytes()
         assert "time" in await scribe.for_session()(pcm, "")
+        assert scribe.languages == ("en",)
     finally:
         await scribe.close()
