@@ -4,7 +4,6 @@ aiortc deviates: jitter in RTP clock units, fractionLost 0 to 255, timestamps as
 candidate pairs, candidates or data channels at all.
 """
 
-import dataclasses
 from typing import Any
 
 from aiortc import RTCPeerConnection
@@ -48,7 +47,8 @@ async def collect(pc: RTCPeerConnection, wire: Wire, channel: EventChannel) -> R
 
 
 def _members(entry: RTCStats) -> dict[str, Any]:
-    members = {k: v for k, v in dataclasses.asdict(entry).items() if v is not None}
+    # All are plain values; `dataclasses.asdict` would copy each of them deeply.
+    members = {name: value for name, value in vars(entry).items() if value is not None}
     members.pop("trackId", None)
     for stamp in ("timestamp", "remoteTimestamp"):
         if stamp in members:
