@@ -273,10 +273,12 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     with ExitStack() as stack:
-        if options.memory_gib:
-            limit(torch.device(options.device), options.memory_gib)
         started = time.perf_counter()
         model = _model(options, stack)
+        if options.memory_gib:
+            # To draw weights takes more than to load them.
+            torch.cuda.empty_cache()
+            limit(torch.device(options.device), options.memory_gib)
         floors = Floors(model, options.kv)
         result: dict[str, Any] = {
             "build_s": round(time.perf_counter() - started, 1),
