@@ -16,10 +16,10 @@ from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.llm.rows import CACHES
 
 MIB = 1 << 20
-LEAST_RESERVE, RESERVE_PER_SLOT, MOST_RESERVE = 1280 * MIB, 192 * MIB, 5 * GIB
+LEAST_RESERVE, RESERVE_PER_SLOT, MOST_RESERVE = 768 * MIB, 224 * MIB, 5 * GIB
 """Kept free for what a step needs in between, for graphs and libraries: their shapes grow with the
 slots, up to those that a step takes at most."""
-LITTLE_BYTES, LITTLE_PER_SLOT, MOST_LITTLE = 256 * MIB, 64 * MIB, GIB
+LITTLE_BYTES, LITTLE_PER_SLOT, MOST_LITTLE = 192 * MIB, 64 * MIB, GIB
 """With less than this left after warm-up a step may fail."""
 SAMPLING_COPIES = 8
 """Of a row's logits, float32: the newest ones, and what choosing a token makes of them."""

@@ -56,7 +56,8 @@ class CachedAttention(nn.Module):
 
     def replace_products(self, packed: Int4Weight, out: Int4Weight) -> None:
         """Take these in the place of the linear layers, which go."""
-        del self.q_proj, self.k_proj, self.v_proj, self.o_proj
+        if self.out is None:
+            del self.q_proj, self.k_proj, self.v_proj, self.o_proj
         self.packed, self.out = packed, out
 
     def forward(
@@ -94,7 +95,8 @@ class GatedMlp(nn.Module):
 
     def replace_products(self, gates: Int4Weight, down: Int4Weight) -> None:
         """Take these in the place of the linear layers, which go."""
-        del self.gate_proj, self.up_proj, self.down_proj
+        if self.down is None:
+            del self.gate_proj, self.up_proj, self.down_proj
         self.packed, self.down = gates, down
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,13 +118,24 @@ class DecoderLayer(nn.Module):
 
     def quantise(self) -> None:
         """Put the weights of its products, once they are loaded, into 4 bits."""
+        self.replace_products(*map(int4, self._products()))
+
+    def move_products(self, device: torch.device) -> None:
+        """Put weights that are in 4 bits onto another device."""
+        moved = []
+        for weight in self._products():
+            assert isinstance(weight, Int4Weight), "not in 4 bits"
+            moved.append(weight.to(device))
+        self.replace_products(*moved)
+
+    def _products(self) -> tuple[Weight, Weight, Weight, Weight]:
         attention, mlp = self.self_attn, self.mlp
         assert attention.packed is not None and mlp.packed is not None, "not loaded yet"
-        self.replace_products(
-            int4(attention.packed),
-            int4(attention.o_proj.weight),
-            int4(mlp.packed),
-            int4(mlp.down_proj.weight),
+        return (
+            attention.packed,
+            attention.out or attention.o_proj.weight,
+            mlp.packed,
+            mlp.down or mlp.down_proj.weight,
         )
 
     def replace_products(

@@ -25,7 +25,7 @@ from engine.minicpmo.check.files import check_files
 from engine.minicpmo.check.fit import check_fit
 from engine.minicpmo.check.report import CheckReport, CheckSection, rendered
 from engine.minicpmo.check.settings import check_settings
-from engine.minicpmo.check.speaking import Wanted, check_speaking
+from engine.minicpmo.check.speaking import ANSWER_TOKENS, Wanted, check_speaking
 from engine.minicpmo.check.tensors import check_tensors
 from engine.minicpmo.check.voices import check_voices
 from engine.minicpmo.check.words import check_words
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--speak", action="store_true", help="also start it and have it answer")
     made.add_argument("--bench", action="store_true", help="with --speak: seconds of a call, timed")
     made.add_argument("--wav", default="check-model.wav", help="where the spoken answer goes")
+    made.add_argument("--tokens", type=int, default=ANSWER_TOKENS, help="of an answer at most")
     made.add_argument("--json", action="store_true", help="print JSON and nothing else")
     made.add_argument("--assets", default="", help="another folder, if this one has no assets")
     made.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
@@ -123,7 +124,11 @@ def sections(
     yield check_fit(speaking, config, settings, frames, is_quantised=stored is not None)
     if options.speak:
         wanted = Wanted(
-            settings, Path(options.wav), bench=options.bench, memory_gib=options.memory_gib
+            settings,
+            Path(options.wav),
+            answer_tokens=options.tokens,
+            bench=options.bench,
+            memory_gib=options.memory_gib,
         )
         yield asyncio.run(check_speaking(folder, wanted, show))
 

@@ -37,13 +37,14 @@ def load_llm(
     layers = llm.model.layers
     _refuse_more(checkpoint, len(layers))
     llm.model.layers = nn.ModuleList()
-    checkpoint.load(llm, PREFIX, device=device, dtype=dtype, ignore=[f"{LAYERS}*"])
+    aside = torch.device("cpu")
     for index, layer in enumerate(layers):
         assert isinstance(layer, DecoderLayer)
         prefix = f"{PREFIX}{LAYERS}{index}."
         if stored is None:
             checkpoint.load(layer, prefix, device=device, dtype=dtype)
             layer.quantise()
+            layer.move_products(aside)
             continue
         read = _Reading(checkpoint, prefix, stored, device)
         packed = read.weight("self_attn", "q_proj", "k_proj", "v_proj")
@@ -53,6 +54,14 @@ def load_llm(
         layer.replace_products(packed, out, gates, down)
         quantised = [f"*.{name}" for name in stored.TENSORS]
         checkpoint.load(layer, prefix, device=device, dtype=dtype, ignore=quantised)
+        layer.move_products(aside)
+    if device.type == "cuda":
+        # What the work left would lie scattered between the weights, of no use to anything large.
+        torch.cuda.empty_cache()
+    for layer in layers:
+        assert isinstance(layer, DecoderLayer)
+        layer.move_products(device)
+    checkpoint.load(llm, PREFIX, device=device, dtype=dtype, ignore=[f"{LAYERS}*"])
     llm.model.layers = layers
     llm.eval()
     return llm
