@@ -133,7 +133,7 @@ async def test_engine_offers_what_fits(
 async def test_engine_without_room_for_a_session_does_not_start(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(minicpmo, "free_bytes", lambda device: GIB)
+    monkeypatch.setattr(minicpmo, "free_bytes", lambda device: reserve(1))
     engine = MiniCpmoEngine(str(tiny_checkpoint), 5, MiniCpmoConfig(device="cpu"))
     with pytest.raises(EngineError, match="not one session fits"):
         await engine.start(lambda text: None)
