@@ -15,13 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from tests.bench.behaviour import overlaps, sounds, turns
+from tests.bench.behaviour import overlaps, sentences, sounds, turns
 from tests.bench.behaviour.caller import Caller
 from tests.bench.behaviour.page import page
 from tests.serving import Serving
 
 SESSION = {"type": "realtime", "model": "omnicall"}
-NAMES = [kind.name for kind in overlaps.KINDS] + [kind.name for kind in turns.KINDS]
+NAMES = [
+    *(kind.name for kind in overlaps.KINDS),
+    *(kind.name for kind in turns.KINDS),
+    *(f"sentences, {kind.name}" for kind in sentences.KINDS),
+]
 
 
 def progress(text: str) -> None:
@@ -100,6 +104,26 @@ async def _turns(url: str, names: set[str], cases: int) -> dict[str, Any]:
     return found
 
 
+async def _sentences(url: str, names: set[str], cases: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in sentences.KINDS:
+        if f"sentences, {kind.name}" not in names:
+            continue
+        rows: list[dict[str, Any]] = []
+        for number in range(min(cases, len(sounds.VOICES))):
+            async with Caller(url, sentences.LISTENS) as caller:
+                await asyncio.sleep(0.5)
+                for case in range(number, cases, len(sounds.VOICES)):
+                    voice = sounds.VOICES[number]
+                    row = await sentences.sentence_case(caller, kind, case, voice)
+                    progress(f"{kind.name}: {row}")
+                    rows.append(row)
+        of = sum(row["of"] for row in rows)
+        wer = round(sum(row["wrong"] for row in rows) / of, 3)
+        found[kind.name] = {"cases": len(rows), "words": of, "wer": wer, "rows": rows}
+    return found
+
+
 async def _minutes(url: str, seconds: float) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, make in turns.QUIET_KINDS:
@@ -114,7 +138,11 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "overlaps": await _overlaps(url, names, options.cases),
         "turns": await _turns(url, names, options.cases),
+        "sentences": await _sentences(url, names, options.cases),
     }
+    if options.quality:
+        async with Caller(url, SESSION) as caller:
+            result["voice"] = await sentences.voice_quality(caller)
     if options.quiet_s:
         result["false_turns"] = await _minutes(url, options.quiet_s)
     return result
@@ -127,6 +155,10 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=25, help="of each kind")
     parser.add_argument("--kinds", nargs="*", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--quiet-s", type=float, default=60.0, help="of each kind without speech")
+    parser.add_argument("--quality", action="store_true", help="of the voice, with speechmos")
+    parser.add_argument(
+        "--speech", default="auto", help="basic: without omnicall[voice], where it is installed"
+    )
     parser.add_argument("--json", action="store_true", help="figures instead of a page")
     options = parser.parse_args()
     unknown = set(options.kinds or ()) - set(NAMES)
@@ -134,8 +166,9 @@ def main() -> int:
         parser.error(f"--kinds: {', '.join(sorted(unknown))}: no such kind")
     with contextlib.ExitStack() as stack:
         url = options.url
+        speech = {"OMNICALL_BUILTIN_SPEECH": options.speech}
         if url is None:
-            url = stack.enter_context(Serving("--engine", options.engine)).url
+            url = stack.enter_context(Serving("--engine", options.engine, environment=speech)).url
         result = asyncio.run(measure(url, options))
     print(json.dumps(result, indent=1) if options.json else page(result))
     return 0

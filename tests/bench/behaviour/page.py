@@ -30,6 +30,15 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
                 f"{row['spoken_over']} | {_pair(row['response_ms'])} |"
             )
         yield ""
+    if result["sentences"]:
+        yield "| open sentences | cases | words wrong |"
+        yield "|---|---|---|"
+        for name, row in result["sentences"].items():
+            yield f"| {name} | {row['cases']} | {row['wer']:.3f} |"
+        yield ""
+    if "voice" in result:
+        yield f"DNSMOS of the answering voice: {result['voice']}"
+        yield ""
     if "false_turns" in result:
         yield "| nobody speaks | answers |"
         yield "|---|---|"
