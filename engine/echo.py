@@ -76,6 +76,7 @@ class EchoUtterance:
 
     def __init__(self) -> None:
         self._pcm = bytearray()
+        self.is_owed = False
 
     def feed(self, pcm: bytes) -> None:
         self._pcm += pcm[: MAX_KEPT_BYTES - len(self._pcm)]

@@ -55,6 +55,10 @@ class Transcript(Struct, frozen=True):
 class Utterance(Protocol):
     """One stretch of user speech on its way to text. Nothing here blocks."""
 
+    @property
+    def is_owed(self) -> bool:
+        """Words of what was fed may still come."""
+
     def feed(self, pcm: bytes) -> None: ...
 
     def pause(self) -> None:

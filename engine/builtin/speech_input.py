@@ -21,6 +21,8 @@ from engine.ipc.protocol import (
     SpeechStopped,
 )
 
+LATE = INPUT_HZ * 3 // 2
+"""Samples for which the words of what was dismissed are waited for."""
 PAUSE_MS = 120
 """Of silence, after which what was said may be all."""
 
@@ -52,6 +54,25 @@ class _Numbered:
         """The newest words that were not told."""
 
 
+class _Late:
+    """An utterance that was dismissed before its words were known."""
+
+    def __init__(
+        self,
+        words: Utterance | None = None,
+        numbered: _Numbered | None = None,
+        until: int = 0,
+    ) -> None:
+        self._words = words
+        self.numbered = numbered
+        self.until = until
+
+    def abandon(self) -> None:
+        words, self._words, self.numbered = self._words, None, None
+        if words is not None:
+            words.abandon()
+
+
 class SpeechInput:
     """Owns the segmenter and the utterance under way."""
 
@@ -74,6 +95,7 @@ class SpeechInput:
         self._words: Utterance | None = None
         self._is_paused = False
         self._numbered = _Numbered(0)
+        self._late = _Late()
         self._voiced_ms = 0
         self._endpoint_ms = 0.0
         self._dropped = 0
@@ -100,6 +122,8 @@ class SpeechInput:
         for event in self._hearing.push(pts, pcm, over=over):
             news += self._take(event)
         self._kept += self._hearing.position - before
+        if self._hearing.position > self._late.until:
+            self._late.abandon()
         return news
 
     def commit(self) -> Said | None:
@@ -140,6 +164,7 @@ class SpeechInput:
         return dropped_ms
 
     def close(self) -> None:
+        self._late.abandon()
         self._abandon()
 
     def _stop(self) -> list[Said]:
@@ -160,7 +185,7 @@ class SpeechInput:
             case AnswerCut() if not self._is_turn_based:
                 return [SpokenOver()]
             case Dismissed() if not self._is_turn_based:
-                self._abandon()
+                self._dismiss()
             case Offset():
                 self._voiced_ms += event.voiced_ms
                 self._endpoint_ms = (event.known_pts - event.pts) * 1000 / INPUT_HZ
@@ -193,10 +218,25 @@ class SpeechInput:
                 for event in self._hearing.words(text, is_whole=find_intent(text) is not None):
                     for _ in self._take(event):
                         self._on_spoken_over()
+            elif numbered is self._late.numbered:
+                self._take_late(text)
             self._tell_partial(numbered)
 
         self._is_paused = False
         self._words = self._recogniser.listen(on_partial, self._config.transcribe_language)
+
+    def _dismiss(self) -> None:
+        """Forget the utterance, unless it may turn out, late, to hold a word that always cuts."""
+        self._late.abandon()
+        if self._words is not None and self._words.is_owed:
+            self._late = _Late(self._words, self._numbered, self.position + LATE)
+            self._words, self._numbered = None, _Numbered(0)
+        self._abandon()
+
+    def _take_late(self, text: str) -> None:
+        if self._hearing.cuts(text):
+            self._late.abandon()
+            self._on_spoken_over()
 
     def _tell_partial(self, numbered: _Numbered) -> None:
         text = numbered.partial

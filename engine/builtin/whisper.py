@@ -39,6 +39,9 @@ FREE_WORDS = 3
 """from so many words on."""
 
 _SPECIAL = re.compile(r"<\|.*?\|>")
+_WORD = re.compile(r"[\w']+")
+_TWICE = re.compile(r"(.*\w.*[.?!])(?: \1)+")
+"""The model likes to say short sentences again."""
 _NOTE = re.compile(r"\[[^\]]*\]|\([^)]*\)|\*[^*]*\*|♪+")
 """What subtitles tell beside words: "[BLANK_AUDIO]", "(music)"."""
 
@@ -54,17 +57,22 @@ class HeardWords(Struct, frozen=True):
     seconds: float
 
     @property
+    def _words(self) -> int:
+        """Spelled out, "N-O-K" are several."""
+        return len(_WORD.findall(self.text))
+
+    @property
     def doubt(self) -> Doubt:
         """Why it is not believed."""
         if self.is_believable and self.text:
             return ""
-        is_long = self.seconds >= CLEARLY_LONG_S and len(self.text.split()) >= FREE_WORDS
+        is_long = self.seconds >= CLEARLY_LONG_S and self._words >= FREE_WORDS
         return "unclear" if is_long and self.no_speech <= NO_SPEECH else "no_speech"
 
     @property
     def is_believable(self) -> bool:
         """Whether it is what was said, as far as can be told."""
-        words = len(self.text.split())
+        words = self._words
         if words >= FREE_WORDS and words > WORDS_PER_S * self.seconds:
             return False
         if self.no_speech > NO_SPEECH and self.logprob < NO_SPEECH_LOGPROB:
@@ -140,7 +148,9 @@ def plain(tokens: list[str]) -> str:
     """Byte-level tokens as words."""
     written = _SPECIAL.sub("", "".join(tokens))
     data = bytes(_BYTES[char] for char in written if char in _BYTES)
-    return " ".join(_NOTE.sub(" ", data.decode(errors="ignore")).split())
+    text = " ".join(_NOTE.sub(" ", data.decode(errors="ignore")).split())
+    twice = _TWICE.fullmatch(text)
+    return text if twice is None or " " not in twice.group(1) else twice.group(1)
 
 
 def _byte_of_char() -> dict[str, int]:

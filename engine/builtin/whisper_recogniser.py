@@ -57,6 +57,10 @@ class WhisperUtterance:
         self._asked_bytes = 0
         self._is_paused = self._is_over = self._is_too_long = False
 
+    @property
+    def is_owed(self) -> bool:
+        return self._asked is not None and not self._asked.is_settled
+
     def feed(self, pcm: bytes) -> None:
         """Take the next PCM; of what exceeds a minute in all nothing is understood."""
         if self._is_over or self._is_too_long:

@@ -107,6 +107,10 @@ class Hearing:
             *self._segmenter.stop(),
         ]
 
+    def cuts(self, text: str) -> bool:
+        """Whether there is a word in it that always ends an answer."""
+        return bool(self._cutting.search(text.lower()))
+
     def words(self, text: str, *, is_whole: bool = False) -> list[Heard]:
         """Take what the recogniser understands so far of the utterance under way.
 
@@ -114,7 +118,7 @@ class Hearing:
         """
         phrase: Phrase = "whole" if is_whole else "open" if ends_open(text) else ""
         self._segmenter.turn_end.phrase = phrase
-        has_word = bool(self._cutting.search(text.lower()))
+        has_word = self.cuts(text)
         if self._is_pending and has_word:
             return self._apply(self._overlap.word())
         if self._is_pending and len(text.split()) >= SENTENCE_WORDS:

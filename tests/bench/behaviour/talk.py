@@ -1,7 +1,7 @@
-"""`python -m tests.bench.behaviour.talk [--url URL] [--speech basic]`: three minutes of conversation.
+"""`python -m tests.bench.behaviour.talk [--url URL] [--speech basic]`: a conversation.
 
-A caller over real WebRTC says one thing after the other, some of it over an answer; what each side
-said and heard is printed with its times. To be read, not to be counted.
+For three minutes a caller over real WebRTC says one thing after the other, some of it over an
+answer; what each side said and heard is printed with its times. To be read, not to be counted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import contextlib
 import sys
 import time
 from typing import NamedTuple
+
+import psutil
 
 from tests.bench.behaviour import sounds
 from tests.bench.behaviour.caller import Caller, Event
@@ -41,7 +43,7 @@ LINES = (
     Line("what time is it"),
     Line("what is seventeen plus twenty five"),
     Line("tell me a story"),
-    Line("mm hm", 4.0),
+    Line("yeah", 4.0),
     Line("wait, what time is it", 4.0),
     Line("do you know how far the moon is from here"),
     Line("count to twenty"),
@@ -94,6 +96,13 @@ async def _first_sound(caller: Caller, since: float) -> float | None:
     return None
 
 
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process and all below it."""
+    root = psutil.Process(pid)
+    times = [process.cpu_times() for process in [root, *root.children(recursive=True)]]
+    return sum(time.user + time.system for time in times)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a server that is there; else one is started")
@@ -103,8 +112,14 @@ def main() -> int:
         url = options.url
         if url is None:
             speech = {"OMNICALL_BUILTIN_SPEECH": options.speech}
-            url = stack.enter_context(Serving(environment=speech)).url
+            serving = stack.enter_context(Serving(environment=speech))
+            url = serving.url
+            before_s = _cpu_s(serving.pid)
+        begun = time.monotonic()
         asyncio.run(converse(url))
+        if options.url is None:
+            share = (_cpu_s(serving.pid) - before_s) / (time.monotonic() - begun)
+            print(f"the server took {share:.2f} of a core")
     return 0
 
 

@@ -132,7 +132,7 @@ class ScriptedUtterance:
 
     def __init__(self, transcript: Transcript, gate: asyncio.Event) -> None:
         self.fed = self.pauses = self.resumes = 0
-        self.is_abandoned = self.is_finished = False
+        self.is_abandoned = self.is_finished = self.is_owed = False
         self._transcript = transcript
         self._gate = gate
 
@@ -162,12 +162,14 @@ class ScriptedRecogniser:
         self.gate.set()
         self.on_partial: Callable[[str], None] = lambda _: None
         self.language = ""
+        self.is_owed = False
 
     def listen(self, on_partial: Callable[[str], None], language: str = "") -> ScriptedUtterance:
         self.on_partial = on_partial
         self.language = language
         transcript = self.script.pop(0) if self.script else Transcript("something")
         self.utterances.append(ScriptedUtterance(transcript, self.gate))
+        self.utterances[-1].is_owed = self.is_owed
         return self.utterances[-1]
 
 

@@ -19,6 +19,7 @@ class Utterances:
     def __init__(self, *transcripts: Transcript) -> None:
         self.transcripts = list(transcripts)
         self.fed: list[int] = []
+        self.is_owed = False
 
     def listen(self, on_partial: Callable[[str], None], language: str = "") -> Utterances:
         self.fed.append(0)

@@ -199,6 +199,33 @@ async def test_a_word_that_always_cuts_does_so_as_soon_as_it_is_understood() -> 
         await it.wait(ResponseStarted, 2)
 
 
+async def test_a_word_that_always_cuts_does_so_when_it_is_understood_late() -> None:
+    async with scene(stretches_ms=(3_000, 3_000)) as it:
+        await it.hear(say("tell_story"))
+        await it.wait(AudioOut)
+        it.recogniser.is_owed = True
+        await it.hear(hiss(300) + speech("stop") + hiss(400))
+        assert it.all(OverlapTold)[-1].decision == "acknowledgement" and not it.all(Interrupt)
+        assert not it.recogniser.utterances[1].is_abandoned
+        it.recogniser.on_partial("hop")
+        assert not it.all(Interrupt)
+        it.recogniser.on_partial("stop")
+        assert len(it.all(Interrupt)) == 1 and it.recogniser.utterances[1].is_abandoned
+        it.recogniser.on_partial("stop")
+        assert len(it.all(Interrupt)) == 1
+
+
+async def test_words_that_come_far_too_late_cut_nothing() -> None:
+    async with scene(stretches_ms=(3_000, 3_000)) as it:
+        await it.hear(say("tell_story"))
+        await it.wait(AudioOut)
+        it.recogniser.is_owed = True
+        await it.hear(hiss(300) + speech("stop") + hiss(2_500))
+        assert it.recogniser.utterances[1].is_abandoned
+        it.recogniser.on_partial("stop")
+        assert not it.all(Interrupt)
+
+
 async def test_a_held_answer_ends_by_the_words_for_it_alone() -> None:
     config = SessionConfig(turn_detection=TurnDetection(overlap="hold", cut_words=("pineapple",)))
     async with scene(config, stretches_ms=(3_000, 3_000)) as it:

@@ -34,6 +34,12 @@ def test_what_subtitles_tell_beside_words_is_no_text() -> None:
     assert plain(["Ġ(", "music", ")", "Ġhello"]) == "hello"
 
 
+def test_a_sentence_that_is_said_again_at_once_is_told_once() -> None:
+    said = [*"What", "Ġ", *"is", "Ġ", *"it", "?"]
+    assert plain([*said, "Ġ", *said]) == plain(said) == "What is it?"
+    assert plain(["No", ".", "ĠNo", "."]) == "No. No."
+
+
 def test_long_sound_is_cut_where_it_is_quiet() -> None:
     sound = np.full(2 * LONGEST, 3_000, np.int16)
     quiet = LONGEST - 16_000 * 3
@@ -50,6 +56,7 @@ def test_long_sound_is_cut_where_it_is_quiet() -> None:
         (HeardWords("What time is it?", -0.2, 0.1, 1.5), ""),
         (HeardWords("Stop.", -1.1, 0.1, 0.8), ""),
         (HeardWords("They work on the app.", -1.9, 0.3, 2.0), "unclear"),
+        (HeardWords("Nii-O-K-N-T-I-K", -1.3, 0.3, 2.0), "unclear"),
         (HeardWords("Thank you.", -0.8, 0.9, 2.0), "no_speech"),
         (HeardWords("You", -4.0, 0.9, 3.0), "no_speech"),
         (HeardWords("", 0.0, 0.1, 3.0), "no_speech"),
