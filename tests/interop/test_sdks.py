@@ -1,6 +1,7 @@
-"""SDKs of OpenAI's over WebSockets, as they are: each talks to a real server by its own means.
+"""SDKs for Realtime over WebSockets, as they are: each talks to a real server by its own means.
 
-What is missing is installed by `pip install -e '.[dev]'` and, in tests/web, `npm install`.
+Those of OpenAI are installed by `pip install -e '.[dev]'` and, in tests/web, `npm install`. Of
+the others, which are large: pip install livekit-agents livekit-plugins-openai 'pipecat-ai[openai]'
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ TRIED = {
     "agents-websocket": ("text", "tools", "handoff", "history"),
     "openai-npm": ("speech", "text", "tools"),
     "openai-agents": ("text", "tools", "handoff", "history"),
+    "livekit-realtime": ("text", "tools"),
+    "pipecat-realtime": ("text", "tools"),
 }
 
 
