@@ -121,7 +121,14 @@ def sections(
     voices, frames = check_voices(speaking, settings)
     yield voices
     show("counting memory")
-    yield check_fit(speaking, config, settings, frames, is_quantised=stored is not None)
+    yield check_fit(
+        speaking,
+        config,
+        settings,
+        frames,
+        is_quantised=stored is not None,
+        memory_gib=options.memory_gib,
+    )
     if options.speak:
         wanted = Wanted(
             settings,

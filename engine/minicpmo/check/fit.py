@@ -91,8 +91,10 @@ def check_fit(
     frames: int,
     *,
     is_quantised: bool,
+    memory_gib: float = 0.0,
 ) -> CheckSection:
-    """`frames`: of the longest voice; `is_quantised`: the folder's weights are in 4 bits."""
+    """`frames`: of the longest voice; `is_quantised`: the folder's weights are in 4 bits;
+    `memory_gib`: what an engine may take of its GPU, 0: all that is free."""
     section = CheckSection("memory")
     try:
         model = _model(folder, config, settings.flow_steps)
@@ -116,7 +118,7 @@ def check_fit(
     section.facts["slot_gib"] = {
         f"{context} {kv}": round(slot.total / GIB, 3) for (context, kv), slot in slots.items()
     }
-    cards = _cards()
+    cards = _cards(memory_gib)
     header = "".join(f"{f'{name}, {context}':>18}" for name in formats for context in contexts)
     rows = [f"{'':24}{header}"]
     table: dict[str, dict[str, list[int]]] = {}
@@ -141,14 +143,18 @@ def _cell(found: list[int]) -> str:
     return f"{plain} ({narrow})"
 
 
-def _cards() -> Iterable[tuple[str, float]]:
+def _cards(memory_gib: float) -> Iterable[tuple[str, float]]:
     """Each GPU here with its free bytes, or the usual ones."""
+    allowed = (memory_gib - CONTEXT_GIB) * GIB
     if torch.cuda.is_available():
         found = []
         for index in range(torch.cuda.device_count()):
             free, _ = torch.cuda.mem_get_info(index)
-            found.append((f"{index}: {torch.cuda.get_device_name(index)}"[:23], float(free)))
+            label = f"{index}: {torch.cuda.get_device_name(index)}"[:23]
+            found.append((label, min(free, allowed) if memory_gib else float(free)))
         return found
+    if memory_gib:
+        return [(f"{memory_gib:g} GiB of a card", allowed)]
     usable = USABLE * 1e9
     return [(f"a card of {gb} GB", gb * usable - CONTEXT_GIB * GIB) for gb in CARDS_GB]
 

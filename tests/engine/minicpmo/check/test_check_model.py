@@ -109,8 +109,9 @@ def test_a_folder_in_four_bits_is_checked_as_such(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     awq = write_awq(tiny_checkpoint, tmp_path / "awq")
-    code, sections = checked(awq, capsys, "--assets", str(tiny_checkpoint))
+    code, sections = checked(awq, capsys, "--assets", str(tiny_checkpoint), "--memory-gib", "12")
     assert code == 0 and list(sections["memory"]["weights_gib"]) == ["int4"]
+    assert list(sections["memory"]["sessions"]) == ["12 GiB of a card"]
     assert "groups of 64" in str(sections["weights"]["findings"])
     code, sections = checked(awq, capsys)
     assert code == 1 and "it would answer in text only" in faults(sections)[0]
