@@ -113,7 +113,10 @@ class EnginesConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class MediaConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Media workers and what they do with sound and pictures."""
 
-    workers: Annotated[int, Meta(ge=1, le=64, description="Media worker processes.")] = 1
+    workers: Annotated[
+        Literal["auto"] | Annotated[int, Meta(ge=1, le=64)],
+        Meta(description="Media worker processes; auto: one for 16 calls, on half of the cores."),
+    ] = "auto"
     bitrate: Annotated[
         int, Meta(ge=8_000, le=128_000, description="Opus bitrate of answers, bit/s.")
     ] = 32_000

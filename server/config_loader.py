@@ -64,7 +64,9 @@ def allowed(kind: msgspec.inspect.Type) -> str:
     inspect = msgspec.inspect
     match kind:
         case inspect.LiteralType():
-            return "one of " + ", ".join(map(str, kind.values))
+            return ("one of " if len(kind.values) > 1 else "") + ", ".join(map(str, kind.values))
+        case inspect.UnionType():
+            return " or ".join(map(allowed, kind.types))
         case inspect.BoolType():
             return "true or false"
         case inspect.IntType() | inspect.FloatType():

@@ -40,6 +40,9 @@ WORKER_READY_TIMEOUT_S = 30.0
 STOP_GRACE_S = 2.2
 HTTP_GRACE_S = 0.3
 BACKLOG = 1024
+CALLS_A_WORKER = 16
+"""With cameras they take 0.7 of a core."""
+MOST_WORKERS = 64
 NO_LIMIT_PER_MINUTE = 1_000_000
 
 
@@ -104,6 +107,16 @@ def tls_context(config: Config, show: Callable[[str], None]) -> ssl.SSLContext |
     return context
 
 
+def num_workers(config: Config, cores: int | None = None) -> int:
+    """Media workers to start: as configured, or as many as the engines' calls need and the cores
+    carry."""
+    if config.media.workers != "auto":
+        return config.media.workers
+    cores = cores or len(os.sched_getaffinity(0))
+    needed = -(-config.engine.count * config.engine.slots // CALLS_A_WORKER)
+    return max(1, min(needed, cores // 2, MOST_WORKERS))
+
+
 def specs(config: Config, folder: Path) -> list[ChildSpec]:
     """The children to start. Engines listen at an address of their own in each life."""
     control = f"ipc://{folder}/control"
@@ -144,7 +157,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
 
         return ChildSpec("worker", name, "server.worker.worker", payload, WORKER_READY_TIMEOUT_S)
 
-    return [*map(engine, range(config.engine.count)), *map(worker, range(config.media.workers))]
+    return [*map(engine, range(config.engine.count)), *map(worker, range(num_workers(config)))]
 
 
 def ice_servers(media: MediaConfig) -> IceServers:

@@ -353,7 +353,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--kv", default="auto")
     parser.add_argument("--speaking", type=float, default=0.6, help="share of spoken seconds")
-    parser.add_argument("--workers", type=int, default=4, help="media worker processes")
+    parser.add_argument("--workers", default="auto", help="media worker processes")
     parser.add_argument("--caller-cores", type=int, default=0, help="0: a third of them")
     parser.add_argument("--profile", type=float, default=0.0, help="seconds of sampling at the end")
     parser.add_argument("--extra", type=int, default=0, help="calls more than these, afterwards")

@@ -276,3 +276,11 @@ def test_option_cannot_be_abbreviated(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         loaded("--por", "1")
     assert "unrecognized arguments: --por" in capsys.readouterr().err
+
+
+def test_media_workers_are_a_number_or_auto() -> None:
+    assert loaded().media.workers == "auto"
+    assert loaded("--set", "media.workers=auto", "--set", "engine.slots=3").media.workers == "auto"
+    assert loaded(environment={"OMNICALL_MEDIA_WORKERS": "3"}).media.workers == 3
+    with pytest.raises(SettingsError, match=r"expected auto or a whole number from 1 to 64"):
+        loaded("--set", "media.workers=some")

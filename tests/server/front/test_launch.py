@@ -30,6 +30,7 @@ from server.front.launch import (
     StartError,
     certificate_folder,
     listen,
+    num_workers,
     specs,
     url,
 )
@@ -448,6 +449,24 @@ def test_each_life_of_a_child_has_a_name_and_an_address_of_its_own(tmp_path: Pat
     payloads = {spec.payload(generation, "") for spec in made for generation in (1, 2)}
     assert len(payloads) == 10
     assert f"ipc://{tmp_path}/engine-0.2".encode() in made[0].payload(2, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "workers"),
+    [
+        ((), 16, 1),
+        (("engine.slots=17",), 16, 2),
+        (("engine.slots=64",), 16, 4),
+        (("engine.slots=64", "engine.count=4"), 16, 8),
+        (("engine.slots=64",), 1, 1),
+        (("engine.slots=64", "media.workers=3"), 16, 3),
+    ],
+)
+def test_there_are_media_workers_for_all_calls_and_not_more_than_the_cores_carry(
+    settings: tuple[str, ...], cores: int, workers: int
+) -> None:
+    given = [part for setting in settings for part in ("--set", setting)]
+    assert num_workers(config_of(*given), cores) == workers
 
 
 def test_configuration_travels_to_the_children_in_one_line() -> None:
