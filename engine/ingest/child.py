@@ -23,7 +23,7 @@ CODE = (
 )
 START_S = 30.0
 SILENCE_S = 10.0
-END_S = 0.6
+END_S = 0.3
 
 
 class Ingest:

@@ -24,7 +24,7 @@ from engine.ipc.logs import log_to
 log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-LINGER_S = 0.1
+LINGER_S = 0.05
 
 
 class IngestConfig(msgspec.Struct, frozen=True):
