@@ -86,6 +86,9 @@ def measure(door: str, sessions: int, seconds: float) -> dict[str, Any]:
         f"engine.slots={sessions}",
         "--set",
         f"calls.max_per_remote={sessions}",
+        "--set",
+        # All are set up at once, of which a caller has a quarter.
+        f"calls.max_connecting={4 * sessions}",
     )
     with Serving(*options) as serving:
         before = server_cpu(serving.pid)

@@ -21,6 +21,8 @@ from tests.browser.chrome import chromium
 from tests.server.test_live_whip import python_with_gstreamer
 
 LIMIT_S = 420.0
+NODE = 20
+"""The oldest with which the packages were seen working."""
 DRIVERS = Path(__file__).parent / "drivers"
 
 
@@ -82,8 +84,8 @@ def _command(client: Client, rig: Rig, places: Places) -> list[str]:
     more = [argument.format(modules=places.modules) for argument in client.arguments]
     if client.runtime == "node":
         node = shutil.which("node")
-        if node is None:
-            raise _Missing("not installed: node")
+        if node is None or _major_version(node) < NODE:
+            raise _Missing(f"not installed: node {NODE} or newer")
         _require_package(client, places)
         return [node, str(DRIVERS / client.driver), url, str(rig.folder), *more]
     python = sys.executable
@@ -98,6 +100,12 @@ def _command(client: Client, rig: Rig, places: Places) -> list[str]:
         raise _Missing(f"not installed: `{client.install}`")
     module = f"tests.bench.clients.drivers.{client.driver}"
     return [python, "-m", module, url, str(rig.folder), *more]
+
+
+def _major_version(node: str) -> int:
+    told = subprocess.run([node, "--version"], capture_output=True, text=True).stdout
+    number = told.strip().removeprefix("v").partition(".")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def _require_package(client: Client, places: Places) -> None:
