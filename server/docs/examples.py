@@ -73,6 +73,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "DelegationUpdate": {"session": {"delegation": {"type": "client"}}},
     "ForceListening": {"on": True},
     "MuteInput": {"on": True},
+    "ReportStats": {"figures": {"rtt_ms": 38.0, "concealed_pct": 0.4, "in_buffer_ms": 60.0}},
     "LiveForceListening": {"on": True},
     "PausedEvent": {"slot_kept_s": 60.0},
     "LiveStarted": {"session": _LIVE},

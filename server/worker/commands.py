@@ -7,13 +7,14 @@ from typing import Any
 
 from engine.ipc import protocol as p
 from server.item_mapping import for_engine
+from server.worker.call_quality import CallQuality
 from server.worker.conversation import Conversation
 from server.worker.engine_settings import choice_of, function_tools
 from server.worker.pause import Pause
 from server.worker.responses import ActiveResponse, Asked
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
-from signaling.session.core import Abilities, Asker, ContextKind, ResponseWish
+from signaling.session.core import Abilities, Asker, ClientFigures, ContextKind, ResponseWish
 from signaling.session.ids import new_id
 from signaling.session.items import (
     ROOT,
@@ -40,6 +41,7 @@ class SessionCommands:
     ) -> None:
         """`pause`: what makes the session rest; None: it never does."""
         self.is_muted = False
+        self.quality = CallQuality()
         self.is_hushed = False
         """The user wants no answers for now."""
         self._pause = pause
@@ -286,6 +288,9 @@ class SessionCommands:
     ) -> None:
         name = self._conversation.requests.note_append(kind, by)
         self._send(p.AppendContext(self.session_id, kind, text, name, delegation))
+
+    def report(self, figures: ClientFigures) -> None:
+        self.quality.tell(figures)
 
     def hang_up(self, reason: str = "hangup") -> None:
         self._end(reason)

@@ -157,6 +157,8 @@ class PeerTransport:
 
     async def tend(self) -> None:
         """Tell the engine once when the camera goes off, so that it does not describe the past."""
+        if self._audio is not None:
+            self._session.commands.quality.look(self._audio.stats())
         if self._video is None:
             return
         await self._video.tend()
@@ -281,11 +283,14 @@ class PeerTransport:
     async def stats(self) -> list[dict[str, Any]]:
         rows = list((await self._peer.stats()).values())
         rows.append({"type": "media-playout", "kind": "audio"} | playout_stats(self._playout))
-        if self._audio is not None:
-            _merge(rows, "inbound-rtp", "audio", self._audio.stats())
+        inbound = {} if self._audio is None else self._audio.stats()
+        if inbound:
+            _merge(rows, "inbound-rtp", "audio", inbound)
         if self._video is not None:
             _merge(rows, "inbound-rtp", "video", self._video.stats())
-        _merge(rows, "outbound-rtp", "audio", self._downlink.stats())
+        outbound = self._downlink.stats()
+        _merge(rows, "outbound-rtp", "audio", outbound)
+        rows.append(self._session.commands.quality.row(inbound, outbound))
         return rows
 
 

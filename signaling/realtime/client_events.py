@@ -19,6 +19,7 @@ from signaling.realtime.client_items import (
     RawItemCreate,
     parse_item_create,
 )
+from signaling.session.core import ClientFigures
 from signaling.settings import (
     MAX_INSTRUCTIONS_CHARS,
     MAX_TOOLS,
@@ -163,6 +164,15 @@ class MuteInput(msgspec.Struct, frozen=True):
     event_id: EventId | None = None
 
 
+class ReportStats(msgspec.Struct, frozen=True):
+    """Our extension: how the call is on the client's side, a few times a minute; shown to who runs
+    the server, not answered.
+    """
+
+    figures: ClientFigures
+    event_id: EventId | None = None
+
+
 class SessionPause(msgspec.Struct, frozen=True):
     """Our extension: take neither sound nor pictures; answered by `session.paused`."""
 
@@ -191,6 +201,7 @@ ClientEvent = (
     | OutputBufferClear
     | ForceListening
     | MuteInput
+    | ReportStats
     | SessionPause
     | SessionResume
 )
@@ -208,6 +219,7 @@ _PLAIN: dict[str, type[ClientEvent]] = {
     "output_audio_buffer.clear": OutputBufferClear,
     "session.force_listen": ForceListening,
     "session.mute": MuteInput,
+    "session.stats": ReportStats,
     "session.pause": SessionPause,
     "session.resume": SessionResume,
 }

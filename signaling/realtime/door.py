@@ -91,6 +91,8 @@ class RealtimeDoor:
                 self._handle_input(event, by)
             case c.ForceListening() | c.MuteInput() | c.SessionPause() | c.SessionResume():
                 self._handle_rest(event, by)
+            case c.ReportStats():
+                core.report(event.figures)
             case c.OutputBufferClear():
                 if not self._has_track:
                     raise _not_here("output_audio_buffer.clear", "the client has the sound")

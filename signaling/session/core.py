@@ -6,9 +6,10 @@ in `server.worker`, which knows no protocol.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
+from msgspec import Meta
 
 from signaling.errors import ProtocolError
 from signaling.session.events import SessionEvent
@@ -99,6 +100,23 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
         return voice in self.voices or (self.takes_voices and voice.startswith(UPLOADED_VOICE))
 
 
+Percent = Annotated[float, Meta(ge=0, le=100)]
+Milliseconds = Annotated[float, Meta(ge=0, le=600_000)]
+
+
+class ClientFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call is on the client's side; what it does not know it leaves out."""
+
+    rtt_ms: Milliseconds | None = None
+    in_loss_pct: Percent | None = None
+    in_jitter_ms: Milliseconds | None = None
+    in_buffer_ms: Milliseconds | None = None
+    """What its jitter buffer adds."""
+    concealed_pct: Percent | None = None
+    """Of the sound played, what was made up because packets were missing."""
+    out_loss_pct: Percent | None = None
+
+
 class ResponseWish(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of one response; None keeps the session's setting."""
 
@@ -177,6 +195,9 @@ class SessionCore(Protocol):
 
     def mute(self, is_muted: bool, by: Asker | None = None) -> None:
         """Let the model hear silence instead of the user, or the user again."""
+
+    def report(self, figures: ClientFigures) -> None:
+        """The client tells how the call is on its side."""
 
     def hang_up(self, reason: str = "hangup") -> None:
         """End the session soon."""

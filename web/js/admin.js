@@ -73,6 +73,7 @@ const calls = new LiveTable(byId('calls'), [
   { title: 'column.mode', text: (one) => tOr(`mode.${one.mode}`, words(one.mode)) },
   { title: 'column.runs_on', text: (one) => [one.worker, one.engine].filter(Boolean).join(', ') || '–' },
   { title: 'column.turns', text: (one) => words(one.turns), isNumber: true },
+  { title: 'column.mos', text: (one) => mosText(one.stats), isNumber: true },
   { title: 'column.round_trip', text: (one) => measure(one.now.rtt_ms, 'ms'), tone: (one) => toneAbove(one.now.rtt_ms, 150, 300), isNumber: true },
   { title: 'column.loss_in', text: (one) => measure(one.now.in_loss_pct, '%', 1), spark: (one) => one.now.in_loss_pct, sparkLeast: 5,
     tone: (one) => toneAbove(one.now.in_loss_pct, 2, 8), isNumber: true },
@@ -114,6 +115,12 @@ const presets = new LiveTable(byId('presets'), [
   { title: 'column.file', text: (one) => words(one.file) },
   { title: 'column.why', text: (one) => words(one.reason), tone: () => 'warn' },
 ], (one) => `${one.file}/${one.reason}`, 'none.presets');
+
+/** @param {any[]|undefined} stats what is heard of the caller, and by the caller @returns {string} */
+function mosText(stats) {
+  const row = stats?.find((one) => one.type === 'call-quality');
+  return [row?.mosIn, row?.mosOut].map((mos) => (Number.isFinite(mos) ? mos.toFixed(1) : '–')).join(' / ');
+}
 
 /** @param {any} units with `p50_ms` and the like */
 function percentiles(units) {

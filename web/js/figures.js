@@ -9,6 +9,7 @@ import { t, tongue } from './i18n.js';
 /** @type {[string, (now: Figures, latency: Latency) => string][]} name, and its value in words */
 const ROWS = [
   ['answer_ms', (_, latency) => (latency ? t('figure.median', { last: valueText(latency.last_ms, 'ms'), median: valueText(latency.p50_ms, 'ms') }) : '–')],
+  ['mos', (now) => (now.mos === null ? '–' : now.mos.toFixed(1))],
   ['rtt_ms', (now) => valueText(now.rtt_ms, 'ms')],
   ['in_loss_pct', (now) => valueText(now.in_loss_pct, '%', 1)],
   ['in_buffer_ms', (now) => valueText(now.in_buffer_ms, 'ms')],

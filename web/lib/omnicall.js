@@ -33,6 +33,9 @@ export { qualityOf } from './stats.js';
 export const VERSION = '0.2.0';
 
 const MAX_UNTOLD = 16;
+/** Figures that the server is told, and once in how many measurements. */
+const REPORTED = /** @type {const} */ (['rtt_ms', 'in_loss_pct', 'in_jitter_ms', 'in_buffer_ms', 'concealed_pct', 'out_loss_pct']);
+const REPORT_EACH = 5;
 /** How a server refuses to resume what is not there any more. */
 const OVER = [404, 410];
 
@@ -86,6 +89,7 @@ export class OmnicallCall extends EventTarget {
   /** What resumes the session over another connection, '' while nothing does. */
   #token = '';
   #stopMeasuring = () => {};
+  #measured = 0;
   /** @type {(end: Ending|null) => void} */ #settle = () => {};
   /** @type {Promise<Ending|null>} null once there is a session */ #served = this.#newServed();
   #isMuted;
@@ -542,6 +546,18 @@ export class OmnicallCall extends EventTarget {
   #tellFigures(figures) {
     this.figures = figures;
     this.#emit('figures', figures);
+    this.#measured += 1;
+    if (this.#measured % REPORT_EACH === 0 && this.session && this.#state === 'connected') this.#report(figures);
+  }
+
+  /** Tells the server how the call is on this side. @param {import('./stats.js').Figures} now */
+  #report(now) {
+    const known = REPORTED.filter((name) => now[name] !== null).map((name) => [name, now[name]]);
+    const event = { type: 'session.stats', event_id: newId('event'), figures: Object.fromEntries(known) };
+    // A server that does not know it says so, which is no news to people.
+    this.#unminded.add(event.event_id);
+    if (this.#unminded.size > MAX_UNTOLD) this.#unminded.delete([...this.#unminded][0]);
+    this.#link?.send(event);
   }
 
   // ---- the end -----------------------------------------------------------------------------------------------

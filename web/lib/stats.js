@@ -6,6 +6,7 @@ const EVERY_MS = 1000;
 
 /**
  * @typedef {Object} Figures all null while unknown
+ * @property {number|null} mos as listeners would judge what is heard, 1 to 4.4
  * @property {number|null} rtt_ms
  * @property {number|null} in_loss_pct
  * @property {number|null} in_jitter_ms
@@ -50,7 +51,7 @@ function figures(first, last) {
   const lost = inbound.delta('packetsLost');
   const emitted = inbound.delta('jitterBufferEmittedCount');
   const isVideoSent = (video.delta('framesSent') ?? 0) > 0;
-  return {
+  const now = {
     rtt_ms: scale(last.get('pair')?.currentRoundTripTime ?? remote?.roundTripTime, 1000),
     in_loss_pct: percent(lost, (lost ?? 0) + (inbound.delta('packetsReceived') ?? 0)),
     in_jitter_ms: scale(inbound.last?.jitter, 1000),
@@ -64,6 +65,21 @@ function figures(first, last) {
     video_height: isVideoSent ? scale(video.last?.frameHeight, 1) : null,
     video_kbps: isVideoSent ? video.rate('bytesSent', 8 / 1000) : null,
   };
+  return { ...now, mos: mosOf(now) };
+}
+
+/**
+ * The E-model (ITU-T G.107), shortened; the server counts the same way (`call_quality.py`).
+ * @param {{rtt_ms: number|null, in_buffer_ms: number|null, concealed_pct: number|null}} now
+ * @returns {number|null}
+ */
+export function mosOf({ rtt_ms, in_buffer_ms, concealed_pct }) {
+  if (rtt_ms === null) return null;
+  const delay_ms = rtt_ms / 2 + (in_buffer_ms ?? 0);
+  const delayCost = 0.024 * delay_ms + 0.11 * Math.max(0, delay_ms - 177.3);
+  const lost = concealed_pct ?? 0;
+  const r = Math.max(0, 93.2 - delayCost - (95 * lost) / (lost + 20));
+  return Math.max(1, 1 + 0.035 * r + 7e-6 * r * (r - 60) * (100 - r));
 }
 
 /** @param {Map<string, any>} first @param {Map<string, any>} last @param {string} name */
