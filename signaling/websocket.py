@@ -81,6 +81,17 @@ class WebSocketLink(asyncio.Protocol):
         """What the client has not taken yet, beyond what the system holds."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
+    @property
+    def silent_s(self) -> float:
+        """For how long not a byte has come, while it is read; who runs answers pings."""
+        return 0.0 if self._is_paused else self._awake() - self._heard_at
+
+    def probe(self) -> None:
+        """Ask for a sign of life."""
+        if self.is_open and self._frames.state is OPEN:
+            self._frames.send_ping(b"")
+            self._flush()
+
     def stats(self) -> dict[str, Any]:
         """What went over it, by the names of a data channel's statistics."""
         return {

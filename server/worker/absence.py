@@ -10,6 +10,8 @@ from server.worker.pause import Pause
 LEFT_S = 8.0
 """For so long a client is awaited that closed its connection without hanging up: a page that is
 reloaded does so."""
+LEFT_HURRIED_S = 2.0
+"""The same for its slot while others wait for one: most pages that close do not come back."""
 
 
 class Absence:
@@ -38,8 +40,9 @@ class Absence:
         self._give_up = give_up
         self._told = told
         self._clock = clock
-        self._since = 0.0
         self._until = 0.0
+        self._slot_until = 0.0
+        """Where others wait for it."""
         self._reason = ""
         self._is_hurried = False
         self.is_on = False
@@ -49,10 +52,11 @@ class Absence:
         now = self._clock()
         if not self.is_on:
             self.is_on, self._is_hurried = True, False
-            self._since, self._until = now, now + self._grace_s
+            self._until, self._slot_until = now + self._grace_s, now + self._hurried_s
         self._reason = reason
         if most_s is not None:
             self._until = min(self._until, now + most_s)
+            self._slot_until = min(self._slot_until, now + LEFT_HURRIED_S)
         self._told(max(0.0, self._until - now))
 
     def end(self) -> None:
@@ -74,5 +78,5 @@ class Absence:
         now = self._clock()
         if now >= self._until:
             self._give_up(self._reason)
-        elif self._is_hurried and now - self._since >= self._hurried_s:
+        elif self._is_hurried and now >= self._slot_until:
             self._pause.give_up_slot()

@@ -101,7 +101,7 @@ class CallSession:
         conversation stood when its media worker died.
         """
         self.call_id = call_id
-        self._is_resumable = is_resumable
+        self.is_resumable = is_resumable
         self._tell_front = tell_front
         self.audience = Audience()
         self._way = EngineWay()
@@ -266,7 +266,7 @@ class CallSession:
         """
         if transport is not self._transport:
             return
-        may_wait = self._is_resumable and reason in LOST and self._tasks is not None
+        may_wait = self.is_resumable and reason in LOST and self._tasks is not None
         if not may_wait or (reason == "connect_timeout" and not self.absence.is_on):
             self.end(reason)
             return

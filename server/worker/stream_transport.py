@@ -33,6 +33,9 @@ UNIT_SPEED = 1.0
 """An engine that hears in units of real time skips what comes faster."""
 FAST_SPEED = 10.0
 TICKS_PER_LOOK = 5
+TICKS_PER_PROBE = 50
+AWAY_S = 3.0
+"""After so much silence a client is away that may come back over another connection."""
 
 
 class StreamTransport:
@@ -224,9 +227,22 @@ class StreamTransport:
         if self._session.is_served:
             self._input.tick()
         self._ticks += 1
+        if self._ticks % TICKS_PER_PROBE == 0 and self._session.is_resumable:
+            self._probe()
         if self._ticks % TICKS_PER_LOOK == 0:
             self._speech.tick()
             self._pictures.tick()
+
+    def _probe(self) -> None:
+        """Notice a client that is frozen or unplugged, whose connection may last for minutes."""
+        link = None if self._connection is None else self._connection.link
+        if link is None or not link.is_open:
+            return
+        link.probe()
+        if link.silent_s > AWAY_S:
+            self._session.away(self)
+        else:
+            self._session.back(self)
 
     def _seen(self, picture: CameraPicture) -> None:
         if self._session.conversation.settings.video.enabled:

@@ -133,8 +133,11 @@ async def reload(scene: Scene) -> float:
 
 
 async def kill(scene: Scene, role: str) -> float:
+    _, stats = await asyncio.to_thread(scene.server.get, "/api/stats")
+    name = stats["calls"][0][role]
+    pid = next(process["pid"] for process in stats["processes"] if process["name"] == name)
     begun = time.monotonic()
-    os.kill(scene.server.process(role)["pid"], signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     told = "session.resumed" if role == "engine" else "session.continued"
     await event(scene.page, told, timeout_ms=PATIENCE_S * 1000)
     return time.monotonic() - begun

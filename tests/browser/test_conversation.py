@@ -27,12 +27,13 @@ async def answer_text(page: Page, count: int = 1) -> str:
 
 
 async def wait_for_calls(server: Serving, wanted: int, seconds: float = 6.0) -> list[Any]:
-    """The server's open calls, once there are `wanted`."""
+    """The calls whose clients are there, once there are `wanted`."""
     async with asyncio.timeout(seconds):
         while True:
             _, stats = await asyncio.to_thread(server.get, "/api/stats")
-            if len(stats["calls"]) == wanted:
-                return list(stats["calls"])
+            found = [one for one in stats["calls"] if one["state"] != "away"]
+            if len(found) == wanted:
+                return found
             await asyncio.sleep(0.1)
 
 
@@ -181,13 +182,18 @@ async def test_hanging_up_ends_the_call_on_the_server(server: Serving, tmp_path:
         assert await page.is_visible("#call")
 
 
-async def test_closed_tab_frees_the_slot_at_once(server: Serving, tmp_path: Path) -> None:
+async def test_closed_tab_is_noticed_at_once_and_its_slot_free_soon(
+    server: Serving, tmp_path: Path
+) -> None:
     mic = microphone(tmp_path / "mic.wav", [], 30)
     async with browse(server.url, mic) as page:
         await call(page)
         await wait_for_calls(server, 1)
         await page.close(run_before_unload=True)
         await wait_for_calls(server, 0, 2.0)
+        async with asyncio.timeout(12.0):
+            while (await asyncio.to_thread(server.get, "/api/stats"))[1]["calls"]:
+                await asyncio.sleep(0.5)
 
 
 async def test_killed_browser_is_noticed(server: Serving, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,7 +15,7 @@ from websockets.protocol import OPEN, Protocol, Side
 
 from signaling import websocket as module
 from signaling.websocket import WebSocketLink
-from tests.waiting import until
+from tests.waiting import Clock, until
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 
@@ -65,10 +66,10 @@ class Far:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.received: list[str] = []
         self.gone: list[str] = []
-        self.link = WebSocketLink(HEAD, received=self.take, gone=self.gone.append)
+        self.link = WebSocketLink(HEAD, received=self.take, gone=self.gone.append, clock=clock)
 
     def take(self, text: str) -> None:
         self.received.append(text)
@@ -77,11 +78,13 @@ class Rig:
 
 
 @asynccontextmanager
-async def linked(*, reads: bool = True) -> AsyncIterator[tuple[Rig, Far]]:
+async def linked(
+    *, reads: bool = True, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[tuple[Rig, Far]]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    rig, far = Rig(), Far(theirs)
+    rig, far = Rig(clock), Far(theirs)
     await asyncio.get_running_loop().connect_accepted_socket(lambda: rig.link, ours)
     reading = asyncio.create_task(far.read()) if reads else None
     try:
@@ -135,6 +138,20 @@ async def test_close_says_why_and_is_waited_for() -> None:
         assert far.protocol.close_rcvd is not None
         assert (far.protocol.close_rcvd.code, far.protocol.close_rcvd.reason) == (1013, "full")
         assert rig.gone == ["full"] and not rig.link.send("late")
+
+
+async def test_whoever_runs_answers_a_probe_and_who_is_frozen_grows_silent() -> None:
+    clock = Clock()
+    for runs in (True, False):
+        async with linked(reads=runs, clock=clock) as (rig, _):
+            await until(lambda: rig.link.is_open)  # noqa: B023 - waited for here
+            clock.now += 5
+            assert rig.link.silent_s >= 5
+            rig.link.probe()
+            if runs:
+                await until(lambda: rig.link.silent_s == 0)  # noqa: B023 - waited for here
+            else:
+                assert rig.link.silent_s >= 5
 
 
 async def test_client_that_says_goodbye_has_closed_and_one_that_does_not_vanished() -> None:
