@@ -26,12 +26,14 @@ async def answer_text(page: Page, count: int = 1) -> str:
     return str(done["transcript"])
 
 
-async def wait_for_calls(server: Serving, wanted: int, seconds: float = 6.0) -> list[Any]:
-    """The calls whose clients are there, once there are `wanted`."""
+async def wait_for_calls(
+    server: Serving, wanted: int, seconds: float = 6.0, *, awaited: bool = False
+) -> list[Any]:
+    """The calls whose clients are there, or `awaited`, too, once there are `wanted`."""
     async with asyncio.timeout(seconds):
         while True:
             _, stats = await asyncio.to_thread(server.get, "/api/stats")
-            found = [one for one in stats["calls"] if one["state"] != "away"]
+            found = [one for one in stats["calls"] if awaited or one["state"] != "away"]
             if len(found) == wanted:
                 return found
             await asyncio.sleep(0.1)
@@ -191,9 +193,7 @@ async def test_closed_tab_is_noticed_at_once_and_its_slot_free_soon(
         await wait_for_calls(server, 1)
         await page.close(run_before_unload=True)
         await wait_for_calls(server, 0, 2.0)
-        async with asyncio.timeout(12.0):
-            while (await asyncio.to_thread(server.get, "/api/stats"))[1]["calls"]:
-                await asyncio.sleep(0.5)
+        await wait_for_calls(server, 0, 12.0, awaited=True)
 
 
 async def test_killed_browser_is_noticed(server: Serving, tmp_path: Path) -> None:
