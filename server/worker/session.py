@@ -500,6 +500,10 @@ class CallSession:
         log.warning("call %s lost its engine: %s", self.call_id, reason)
         if self.reason is not None:
             return
+        if self.live is not None:
+            # That protocol has no word for a model that has forgotten what it heard.
+            self.end("engine_gone")
+            return
         self._line = None
         self._way.close()
         self.conversation.engine_lost()
