@@ -90,6 +90,9 @@ class NotedCore:
         assert by is not None
         by.watcher.tell(ev.InputMuted(is_muted=is_muted), by.event_id)
 
+    def report(self, figures: Any) -> None:
+        self.asked.append(("report", figures))
+
     def hang_up(self, reason: str = "hangup") -> None:
         self.asked.append(("hang up", reason))
 
