@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +166,13 @@ def browser_pids() -> list[int]:
 
 Trial = Callable[[Scene], Awaitable[float]]
 TRIALS: dict[str, Trial] = {
-    **{f"lose {s} s": (lambda scene, s=s: lose(scene, s)) for s in (1, 2, 4, 8, 20)},
+    **{f"lose {seconds} s": partial(lose, seconds=seconds) for seconds in (1, 2, 4, 8, 20)},
     "another address": move,
-    "browser stopped 6 s": lambda scene: freeze(scene, 6),
-    "browser stopped 25 s": lambda scene: freeze(scene, 25),
+    "browser stopped 6 s": partial(freeze, seconds=6),
+    "browser stopped 25 s": partial(freeze, seconds=25),
     "page reloaded": reload,
-    "media worker killed": lambda scene: kill(scene, "worker"),
-    "engine killed": lambda scene: kill(scene, "engine"),
+    "media worker killed": partial(kill, role="worker"),
+    "engine killed": partial(kill, role="engine"),
 }
 
 
