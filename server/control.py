@@ -220,6 +220,10 @@ class CallEnded(Message, frozen=True):
     call_id: str
     reason: str
     turns: int
+    mode: str = ""
+    """Of its end; empty: it had not begun."""
+    latency_ms: dict[str, float] = {}
+    """Of its last turn."""
 
 
 class CallStats(Struct, frozen=True):

@@ -10,11 +10,12 @@ from typing import Any
 
 from server.docs.codes import codes, endings
 from server.docs.fields import fields_of, text_of
+from server.docs.frame import FRAMES, Frame, Language
 from server.docs.openapi import EXCHANGES, Exchange, Operation
 from server.docs.protocols import EventDoc, ProtocolDoc
 
 HEAD = """<!doctype html>
-<html lang="en">
+<html lang="{tag}">
 <head>
   <meta charset="utf-8">
   <meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
@@ -29,35 +30,49 @@ HEAD = """<!doctype html>
     <a class="brand" href="/">
       <img src="/static/favicon.svg" alt="" width="28" height="28"> omnicall</a>
     <h1>API</h1>
-    <nav><a href="/call">Call</a><a href="/docs/openapi.json">OpenAPI</a></nav>
+    <nav><a href="/call">{call}</a><a href="/docs/openapi.json">OpenAPI</a>
+      <a href="/docs?lang={other}" hreflang="{other_tag}" lang="{other_tag}">{switch}</a></nav>
   </header>
   <main>
 """
 FOOT = "  </main>\n</body>\n</html>\n"
 
 
-def page(served: Iterable[Operation], protocols: Iterable[ProtocolDoc], version: str) -> str:
+def page(
+    served: Iterable[Operation],
+    protocols: Iterable[ProtocolDoc],
+    version: str,
+    language: Language = "en",
+) -> str:
     """All of it."""
-    known = tuple(protocols)
-    parts = [HEAD, _contents(known, version), _routes(served)]
-    parts += [_protocol(protocol) for protocol in known]
-    parts += [_codes(), _endings(), FOOT]
+    known, frame = tuple(protocols), FRAMES[language]
+    head = HEAD.format(
+        tag=frame.tag,
+        call=frame.call,
+        other=frame.other,
+        other_tag=FRAMES[frame.other].tag,
+        switch=frame.switch,
+    )
+    parts = [head, _contents(known, version, frame), '<div lang="en">', _routes(served)]
+    parts += [_protocol(protocol, frame) for protocol in known]
+    parts += [_codes(frame), _endings(frame), "</div>\n", FOOT]
     return "".join(parts)
 
 
-def _contents(protocols: tuple[ProtocolDoc, ...], version: str) -> str:
+def _contents(protocols: tuple[ProtocolDoc, ...], version: str, frame: Frame) -> str:
     links = "".join(
         f'<li><a href="#{p.key}">{escape(p.title)}</a><ul>'
-        f'<li><a href="#{p.key}-client">client</a></li>'
-        f'<li><a href="#{p.key}-server">server</a></li>'
-        f'<li><a href="#{p.key}-objects">objects</a></li></ul></li>'
+        f'<li><a href="#{p.key}-client">{frame.client}</a></li>'
+        f'<li><a href="#{p.key}-server">{frame.server}</a></li>'
+        f'<li><a href="#{p.key}-objects">{frame.objects}</a></li></ul></li>'
         for p in protocols
     )
     return (
-        f'<nav class="contents" aria-label="Contents"><p class="faint">Version {escape(version)}; '
-        "made from the server that you are looking at.</p><ul>"
+        f'<nav class="contents" aria-label="{frame.contents}"><p class="faint">'
+        f"{frame.version.format(version=escape(version))}</p><ul>"
         f'<li><a href="#http">HTTP</a></li>{links}'
-        '<li><a href="#codes">Codes</a></li><li><a href="#endings">Ends of sessions</a></li>'
+        f'<li><a href="#codes">{frame.codes}</a></li>'
+        f'<li><a href="#endings">{frame.endings}</a></li>'
         "</ul></nav>\n"
     )
 
@@ -94,14 +109,14 @@ def _route(operation: Operation) -> str:
 # ------------------------------------------------------------------ protocols
 
 
-def _protocol(protocol: ProtocolDoc) -> str:
+def _protocol(protocol: ProtocolDoc, frame: Frame) -> str:
     links = {struct.__name__: f"{protocol.key}-{struct.__name__}" for struct in protocol.objects}
     sides = "".join(
-        f'<h3 id="{protocol.key}-{side}">{title}</h3>'
-        + "".join(_event(event, f"{protocol.key}-{side}", links) for event in events)
+        f'<h3 id="{protocol.key}-{side}" lang="{frame.tag}">{title}</h3>'
+        + "".join(_event(event, f"{protocol.key}-{side}", links, frame) for event in events)
         for side, title, events in (
-            ("client", "What the client sends", protocol.client),
-            ("server", "What the server sends", protocol.server),
+            ("client", frame.from_client, protocol.client),
+            ("server", frame.from_server, protocol.server),
         )
     )
     objects = "".join(
@@ -113,18 +128,19 @@ def _protocol(protocol: ProtocolDoc) -> str:
     return (
         f'<section id="{protocol.key}"><h2>{escape(protocol.title)}</h2>'
         f"<p>{escape(protocol.text)}</p>{sides}"
-        f'<h3 id="{protocol.key}-objects">Objects in the messages</h3>{objects}</section>\n'
+        f'<h3 id="{protocol.key}-objects" lang="{frame.tag}">{frame.in_messages}</h3>'
+        f"{objects}</section>\n"
     )
 
 
-def _event(event: EventDoc, prefix: str, links: dict[str, str]) -> str:
+def _event(event: EventDoc, prefix: str, links: dict[str, str], frame: Frame) -> str:
     anchor = _anchor(prefix, event.name)
     mark = ' <span class="mark">extension</span>' if event.is_extension else ""
     return (
         f'<article id="{anchor}"><h4><a href="#{anchor}"><code>{escape(event.name)}</code></a>'
         f"{mark}</h4>{_paragraphs(event.text)}{_members(event.struct, links)}"
-        f"<details><summary>Example</summary><pre tabindex='0'>{_pretty(event.example)}</pre>"
-        "</details></article>"
+        f"<details><summary>{frame.example}</summary>"
+        f"<pre tabindex='0'>{_pretty(event.example)}</pre></details></article>"
     )
 
 
@@ -147,27 +163,28 @@ def _members(struct: type[Any], links: dict[str, str]) -> str:
 # ------------------------------------------------------------------ codes
 
 
-def _codes() -> str:
+def _codes(frame: Frame) -> str:
     rows = "".join(
         f'<div id="code-{told.code}-{told.kind}"><dt><code>{told.code}</code> '
         f"<span>{told.kind}</span></dt><dd><p>{escape(told.text)}</p></dd></div>"
         for told in codes()
     )
     return (
-        '<section id="codes"><h2>Codes</h2><p>Of errors over HTTP and in <code>error</code>, of '
+        f'<section id="codes"><h2 lang="{frame.tag}">{frame.codes}</h2>'
+        "<p>Of errors over HTTP and in <code>error</code>, of "
         "warnings in <code>session.warning</code> and <code>info</code>, each with words that it "
         f"is told with.</p><dl class='codes'>{rows}</dl></section>\n"
     )
 
 
-def _endings() -> str:
+def _endings(frame: Frame) -> str:
     rows = "".join(
         f"<div><dt><code>{end.code}</code>{' <span>failure</span>' if end.is_failure else ''}</dt>"
         f"<dd><p>{escape(end.text)}</p></dd></div>"
         for end in endings()
     )
     return (
-        '<section id="endings"><h2>Ends of sessions</h2><p>The reasons of '
+        f'<section id="endings"><h2 lang="{frame.tag}">{frame.endings}</h2><p>The reasons of '
         "<code>session.ended</code>, and for five minutes the codes of 410 at the call's "
         "address.</p>"
         f"<dl class='codes'>{rows}</dl></section>\n"

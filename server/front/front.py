@@ -54,6 +54,7 @@ from server.front.front_call import (
     restarted_worker,
 )
 from server.front.ice_updates import IceUpdates
+from server.front.past_calls import PastCall, PastCalls
 from server.front.setups import room_for
 from server.front.starting import Starting
 from server.front.supervisor import Observer, Supervised, Supervisor
@@ -103,6 +104,7 @@ class Front(Observer):
         self.stats = ChildStats()
         self.ended: dict[str, int] = {}
         self.placed_total = 0
+        self.past = PastCalls()
         self._uploads = ItemDelivery()
         self._ice = IceUpdates()
         self._endings = Endings(clock)
@@ -434,7 +436,7 @@ class Front(Observer):
             case SlotReleased() | SlotWanted() | ClientAway() | ClientBack() | KeepConversation():
                 self._changed(message)
             case CallEnded():
-                self._over(message.call_id, message.reason)
+                self._over(message.call_id, message.reason, message)
             case EngineStats() | VoiceReport():
                 self._told_by_engine(child.spec.name, message)
             case WorkerStats():
@@ -510,11 +512,13 @@ class Front(Observer):
         call.was_served, call.place = True, None
         self.supervisor.send(call.worker, AssignEngine(call.call_id, engine))
 
-    def _over(self, call_id: str, reason: str) -> None:
+    def _over(self, call_id: str, reason: str, told: CallEnded | None = None) -> None:
+        """`told`: by its media worker, where that still could."""
         call = self.calls.pop(call_id, None)
         if call is None:
             return
         self._comebacks.drop(call_id)
+        self._keep(call, reason, told or CallEnded(call_id, reason, 0))
         self._endings.add(call_id, reason)
         why = self.why_closed(call_id)
         self._uploads.over(call_id, why)
@@ -526,6 +530,23 @@ class Front(Observer):
         self.ended[reason] = self.ended.get(reason, 0) + 1
         if self.broker.release(call_id, self._clock() - call.since):
             self._assign()
+
+    def _keep(self, call: FrontCall, reason: str, told: CallEnded) -> None:
+        seconds = self._clock() - call.since
+        self.past.add(
+            PastCall(
+                call_id=call.call_id,
+                remote=call.remote,
+                began_at=round(time.time() - seconds),
+                seconds=round(seconds, 1),
+                reason=reason,
+                worker=call.worker.spec.name,
+                engine=self.broker.engine_of(call.call_id) or "",
+                mode=told.mode,
+                turns=told.turns,
+                latency_ms=told.latency_ms,
+            )
+        )
 
     def _assign(self) -> None:
         assigned = self.broker.assignments()

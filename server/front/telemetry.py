@@ -45,6 +45,7 @@ class Telemetry(Collector):
             "ready": self._front.is_ready,
             "processes": self._processes(),
             "calls": [self._call(call) for call in self._calls()],
+            "past_calls": msgspec.to_builtins(list(self._front.past.newest_first())),
             "calls_placed": self._front.placed_total,
             "calls_ended": dict(self._front.ended),
             "queue": {

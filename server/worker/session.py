@@ -19,6 +19,7 @@ from engine.ipc.patience import TICK_S
 from server.config import Config
 from server.control import (
     AddItem,
+    CallEnded,
     CallStats,
     ClientAway,
     ClientBack,
@@ -529,6 +530,12 @@ class CallSession:
             latency_ms=dict(self.conversation.latency_ms),
             kv_tokens=self.conversation.kv_tokens,
         )
+
+    def told_end(self, reason: str) -> CallEnded:
+        """What the front hears of the call's end."""
+        latency_ms = dict(self.conversation.latency_ms)
+        mode = mode_of(self.conversation.settings)
+        return CallEnded(self.call_id, reason, self.turns, mode, latency_ms)
 
     def _state(self) -> str:
         if self._ended.done():

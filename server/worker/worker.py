@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import uvloop
+from msgspec.structs import replace
 
 from engine.ipc.child_process import Child, LoopLag, process_usage
 from engine.ipc.cycles import CycleCollector
@@ -280,7 +281,7 @@ class Worker:
     async def _call(self, place: PlaceCall | PlaceStream) -> None:
         """One call from its offer to its end; whatever happens, the front hears of the end."""
         assert self._links is not None
-        reason, turns = "not_answered", 0
+        end = CallEnded(place.call_id, "not_answered", 0)
         session: CallSession | None = None
         try:
             session = CallSession(
@@ -291,8 +292,7 @@ class Worker:
             )
             self._sessions[place.call_id] = session
             self._child.send(await self._place(session, place))
-            reason = await session.run()
-            turns = session.turns
+            end = session.told_end(await session.run())
         except ProtocolError as error:
             self._refuse(place, error)
         except (TimeoutError, OSError) as error:
@@ -300,7 +300,7 @@ class Worker:
             self._refuse(place, _unavailable())
         except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only
             log.exception("call %s failed", place.call_id)
-            reason = "internal_error"
+            end = replace(end, reason="internal_error")
             self._refuse(place, ProtocolError("Internal error.", code="internal", status=500))
         finally:
             try:
@@ -309,7 +309,7 @@ class Worker:
             finally:
                 self._sessions.pop(place.call_id, None)
                 self._cycles.ended()
-                self._child.send(CallEnded(place.call_id, reason, turns))
+                self._child.send(end)
 
     def _refuse(self, place: PlaceCall | PlaceStream | ResumeCall, error: ProtocolError) -> None:
         self._child.send(

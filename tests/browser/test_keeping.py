@@ -327,11 +327,11 @@ async def test_voice_is_uploaded_recorded_chosen_renamed_and_deleted(
         await expect(page.locator("#voice-upload")).to_be_visible()
         short = microphone(tmp_path / "short.wav", [(0.2, "hello")], 1.5)
         await page.set_input_files("#voice-file", short)
-        await expect(said).to_have_text("The recording is too short.", timeout=20_000)
+        await expect(said).to_have_text("The recording is too short.", timeout=60_000)
         await page.fill("#voice-name", "Anna")
         sample = FilePayload(name="a.wav", mimeType="audio/wav", buffer=packed(talk(4.0)))
         await page.set_input_files("#voice-file", sample)
-        await expect(said).to_have_text("Anna is kept.", timeout=20_000)
+        await expect(said).to_have_text("Anna is kept.", timeout=60_000)
         chosen = await page.input_value("#voice")
         assert chosen.startswith("voice_")
         await expect(page.locator("#voice-listen .sound")).to_be_visible()
@@ -345,8 +345,25 @@ async def test_voice_is_uploaded_recorded_chosen_renamed_and_deleted(
         await page.click("#voice-record")
         await expect(page.locator("#voice-record")).to_contain_text("4", timeout=20_000)
         await page.click("#voice-record")
-        await expect(said).to_have_text("My voice is kept.", timeout=20_000)
-        assert (await page.input_value("#voice")).startswith("voice_")
+        await expect(said).to_have_text("My voice is kept.", timeout=60_000)
+        kept = await page.input_value("#voice")
+        assert kept.startswith("voice_")
+
+        await call(page)
+        ended = await page.evaluate("() => window.omnicall.call.id")
+        await page.click("#hangup")
+        await page.goto(f"{scripted.url}admin")
+        await is_on_admin(page, ended, kept)
+
+
+async def is_on_admin(page: Page, call_id: str, voice: str) -> None:
+    """The call that ended is told of, and the voice is, until it is deleted there."""
+    past = page.locator(f"#past tr[data-key='{call_id}']")
+    await expect(past).to_contain_text("The call was hung up.", timeout=20_000)
+    await expect(past).to_contain_text("Talk freely")
+    await page.click(f"#voices tr[data-key='{voice}'] button")
+    await expect(page.locator("#voices-said")).to_have_text("My voice is deleted.")
+    await expect(page.locator(f"#voices tr[data-key='{voice}']")).to_have_count(0)
 
 
 async def test_what_is_not_written_down_can_be_heard(scripted: Serving, tmp_path: Path) -> None:

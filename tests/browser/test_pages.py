@@ -24,7 +24,7 @@ from tests.serving import Serving
 from tests.speech import microphone
 
 AXE = ROOT / "tests" / "web" / "node_modules" / "axe-core" / "axe.min.js"
-SIZES = ((1280, 800), (1920, 1080), (390, 844), (844, 390), (320, 568))
+SIZES = ((1280, 800), (1920, 1080), (390, 844), (844, 390), (568, 320), (320, 568))
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 OUT_OF_SIGHT = """

@@ -2,9 +2,10 @@
 
 import { Refusal } from '../lib/server.js';
 import { byId, clockText, make, setText, valueText } from './dom.js';
-import { bindLanguageButton, t, tOr, tongue } from './i18n.js';
+import { bindLanguageButton, dateText, t, tOr, tongue } from './i18n.js';
 import { KeyForm, server, takeKeyFromAddress } from './access.js';
 import { LiveTable } from './livetable.js';
+import { KeptVoices } from './keptvoices.js';
 import { Rates, list, unknownFields } from './rates.js';
 import { stepOf } from './engine.js';
 
@@ -12,7 +13,11 @@ const EVERY_MS = 1000;
 /** A server that is down need not be asked each second. */
 const AFTER_FAILURE_MS = 3000;
 
+/** Endings that are faults of the server; see `server/endings.py`. */
+const FAILURES = ['engine_gone', 'worker_gone', 'engine_failed', 'media_failed', 'downlink_failed', 'internal_error'];
+
 const rates = new Rates();
+const voices = new KeptVoices();
 let timer = 0;
 
 /** @param {unknown} value */
@@ -96,6 +101,18 @@ const queue = new LiveTable(byId('queue'), [
   { title: 'column.more', text: (one) => extras(one, ['position', 'call_id', 'eta_s']), isOptional: true },
 ], (one) => String(one.call_id), 'none.queue');
 
+const past = new LiveTable(byId('past'), [
+  { title: 'column.call', text: (one) => words(one.call_id) },
+  { title: 'column.began', text: (one) => dateText(1000 * one.began_at) },
+  { title: 'column.length', text: (one) => duration(one.seconds), isNumber: true },
+  { title: 'column.ending', text: (one) => tOr(`ended.${one.reason}`, words(one.reason)), tone: (one) => (FAILURES.includes(one.reason) ? 'bad' : '') },
+  { title: 'column.remote', text: (one) => words(one.remote) },
+  { title: 'column.mode', text: (one) => tOr(`mode.${one.mode}`, words(one.mode)) },
+  { title: 'column.runs_on', text: (one) => [one.worker, one.engine].filter(Boolean).join(', ') },
+  { title: 'column.turns', text: (one) => words(one.turns), isNumber: true },
+  { title: 'column.latency', text: (one) => latencies(one.latency_ms).join('; '), isOptional: true },
+], (one) => String(one.call_id), 'none.past');
+
 const engines = new LiveTable(byId('engines'), [
   { title: 'column.name', text: (one) => words(one.name) },
   { title: 'column.kind', text: (one) => words(one.kind) },
@@ -162,6 +179,7 @@ function show(stats) {
   processes.update(shownProcesses);
   calls.update(shownCalls);
   queue.update(list(stats.queue?.entries));
+  past.update(list(stats.past_calls));
   engines.update(list(stats.engines));
   const leftOut = list(stats.presets?.left_out);
   presets.update(leftOut);
@@ -213,6 +231,7 @@ async function poll() {
     const stats = await server.stats();
     show(stats);
     showLive('on');
+    voices.refresh();
     byId('error').hidden = true;
   } catch (error) {
     wait_ms = AFTER_FAILURE_MS;

@@ -42,10 +42,10 @@ export class LiveTable {
   /** @param {T[]} items */
   update(items) {
     const gone = new Set(this.#rows.keys());
-    for (const item of items) {
+    for (const [place, item] of items.entries()) {
       const key = this.keyOf(item);
       gone.delete(key);
-      const known = this.#rows.get(key) ?? this.#add(key, item);
+      const known = this.#rows.get(key) ?? this.#add(key, item, place);
       this.columns.forEach((column, index) => this.#fill(known.cells[index], column, item));
     }
     for (const key of gone) {
@@ -64,8 +64,8 @@ export class LiveTable {
     for (const { cells } of this.#rows.values()) cells[index].cell.hidden = !isShown;
   }
 
-  /** @param {string} key @param {T} item */
-  #add(key, item) {
+  /** @param {string} key @param {T} item @param {number} place among the rows */
+  #add(key, item, place) {
     const cells = this.columns.map((column) => {
       const words = make('span');
       const spark = column.spark ? new Sparkline(column.sparkLeast ?? 1) : null;
@@ -74,7 +74,8 @@ export class LiveTable {
       return { cell, words, spark };
     });
     const row = make('tr', { 'data-key': key }, ...cells.map(({ cell }) => cell));
-    this.body.append(row);
+    // Behind the row that tells of none.
+    this.body.insertBefore(row, this.body.children[place + 1] ?? null);
     const made = { row, cells };
     this.#rows.set(key, made);
     return made;

@@ -20,6 +20,7 @@ from engine.ipc.child_process import LoopLag
 from server.docs import codes as codes_module
 from server.docs.codes import codes
 from server.docs.fields import fields_of, text_of
+from server.docs.frame import language_of
 from server.docs.openapi import EXCHANGES, document, operations
 from server.docs.page import page
 from server.docs.protocols import EventDoc, protocols
@@ -149,6 +150,23 @@ async def test_page_needs_no_script_and_each_event_has_its_anchor(served: Any) -
         for event in events:
             assert f"{key}-{side}-{event.name}" in anchors
             assert html.escape(event.name) in text
+
+
+def test_frame_is_in_the_language_that_is_asked_for_or_accepted_first(served: Any) -> None:
+    known = protocols()
+    english, chinese = (page(served, known, "1.2.3", language) for language in ("en", "zh"))
+    assert '<html lang="en">' in english and "Ends of sessions" in english
+    assert '<html lang="zh-CN">' in chinese and "会话的结束" in chinese
+    anchors = [re.findall(r' id="([^"]+)"', text) for text in (english, chinese)]
+    assert anchors[0] == anchors[1]
+    for asked, accepted, language in (
+        ("", "", "en"),
+        ("", "fr-FR,zh-CN;q=0.9,en;q=0.8", "zh"),
+        ("en", "zh-CN", "en"),
+        ("zh-CN", "en", "zh"),
+        ("xx", "de", "en"),
+    ):
+        assert language_of(asked, accepted) == language, (asked, accepted)
 
 
 SIDES = ("client", "server")

@@ -8,8 +8,10 @@ wait long.
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
+from msgspec.structs import replace
 
 from engine.ipc.supervision import Progress, WorkerGone
 from server.control import (
@@ -26,6 +28,7 @@ from server.control import (
 )
 from server.front import child_stats, front_call
 from server.front import front as module
+from server.front.past_calls import PastCall, PastCalls
 from server.front.starting import Starting
 from signaling.errors import NoFreeSlot, ProtocolError
 from tests.server.front.rig import ANSWER, PaperFront, call_stats, engine_stats, worker_stats
@@ -359,6 +362,39 @@ async def test_end_that_is_said_twice_counts_once() -> None:
     call_id = await paper.call()
     paper.says("worker-0", CallEnded(call_id, "vanished", 1), CallEnded(call_id, "hangup", 1))
     assert paper.front.broker.used == 0 and paper.front.ended == {"vanished": 1}
+
+
+async def test_calls_that_ended_are_kept_newest_first_with_their_figures() -> None:
+    paper = PaperFront(slots=1)
+    first, second = await paper.call(), await paper.call()
+    paper.clock.now += 8
+    paper.says("worker-0", CallEnded(first, "goodbye", 3, "half_duplex", {"first_audio": 310.0}))
+    paper.ends(second, "vanished")
+    newest, oldest = paper.front.past.newest_first()
+    assert (newest.call_id, newest.reason, newest.mode) == (second, "vanished", "")
+    assert (oldest.call_id, oldest.seconds, oldest.turns) == (first, 8.0, 3)
+    assert (oldest.worker, oldest.engine, oldest.mode) == ("worker-0", "engine-0", "half_duplex")
+    assert oldest.latency_ms == {"first_audio": 310.0}
+    assert abs(oldest.began_at - (time.time() - 8)) < 5
+
+
+async def test_only_the_newest_calls_that_ended_are_kept() -> None:
+    kept = PastCalls(2)
+    one = PastCall(
+        call_id="rtc_1",
+        remote="",
+        began_at=0,
+        seconds=1.0,
+        reason="hangup",
+        worker="worker-0",
+        engine="",
+        mode="",
+        turns=0,
+        latency_ms={},
+    )
+    for index in range(4):
+        kept.add(replace(one, call_id=f"rtc_{index}"))
+    assert [call.call_id for call in kept.newest_first()] == ["rtc_3", "rtc_2"]
 
 
 async def test_dead_worker_ends_its_calls_only_and_frees_their_slots() -> None:
