@@ -9,7 +9,7 @@ import msgspec
 Language = Literal["en", "zh"]
 
 
-class Frame(msgspec.Struct, frozen=True, kw_only=True):
+class PageFrame(msgspec.Struct, frozen=True, kw_only=True):
     """Headings and navigation in one language."""
 
     tag: str
@@ -31,8 +31,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     example: str
 
 
-FRAMES: dict[Language, Frame] = {
-    "en": Frame(
+FRAMES: dict[Language, PageFrame] = {
+    "en": PageFrame(
         tag="en",
         other="zh",
         switch="中文",
@@ -49,7 +49,7 @@ FRAMES: dict[Language, Frame] = {
         endings="Ends of sessions",
         example="Example",
     ),
-    "zh": Frame(
+    "zh": PageFrame(
         tag="zh-CN",
         other="en",
         switch="English",

@@ -10,7 +10,7 @@ from typing import Any
 
 from server.docs.codes import codes, endings
 from server.docs.fields import fields_of, text_of
-from server.docs.frame import FRAMES, Frame, Language
+from server.docs.frame import FRAMES, Language, PageFrame
 from server.docs.openapi import EXCHANGES, Exchange, Operation
 from server.docs.protocols import EventDoc, ProtocolDoc
 
@@ -59,7 +59,7 @@ def page(
     return "".join(parts)
 
 
-def _contents(protocols: tuple[ProtocolDoc, ...], version: str, frame: Frame) -> str:
+def _contents(protocols: tuple[ProtocolDoc, ...], version: str, frame: PageFrame) -> str:
     links = "".join(
         f'<li><a href="#{p.key}">{escape(p.title)}</a><ul>'
         f'<li><a href="#{p.key}-client">{frame.client}</a></li>'
@@ -109,7 +109,7 @@ def _route(operation: Operation) -> str:
 # ------------------------------------------------------------------ protocols
 
 
-def _protocol(protocol: ProtocolDoc, frame: Frame) -> str:
+def _protocol(protocol: ProtocolDoc, frame: PageFrame) -> str:
     links = {struct.__name__: f"{protocol.key}-{struct.__name__}" for struct in protocol.objects}
     sides = "".join(
         f'<h3 id="{protocol.key}-{side}" lang="{frame.tag}">{title}</h3>'
@@ -133,7 +133,7 @@ def _protocol(protocol: ProtocolDoc, frame: Frame) -> str:
     )
 
 
-def _event(event: EventDoc, prefix: str, links: dict[str, str], frame: Frame) -> str:
+def _event(event: EventDoc, prefix: str, links: dict[str, str], frame: PageFrame) -> str:
     anchor = _anchor(prefix, event.name)
     mark = ' <span class="mark">extension</span>' if event.is_extension else ""
     return (
@@ -163,7 +163,7 @@ def _members(struct: type[Any], links: dict[str, str]) -> str:
 # ------------------------------------------------------------------ codes
 
 
-def _codes(frame: Frame) -> str:
+def _codes(frame: PageFrame) -> str:
     rows = "".join(
         f'<div id="code-{told.code}-{told.kind}"><dt><code>{told.code}</code> '
         f"<span>{told.kind}</span></dt><dd><p>{escape(told.text)}</p></dd></div>"
@@ -177,7 +177,7 @@ def _codes(frame: Frame) -> str:
     )
 
 
-def _endings(frame: Frame) -> str:
+def _endings(frame: PageFrame) -> str:
     rows = "".join(
         f"<div><dt><code>{end.code}</code>{' <span>failure</span>' if end.is_failure else ''}</dt>"
         f"<dd><p>{escape(end.text)}</p></dd></div>"
