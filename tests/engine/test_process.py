@@ -63,6 +63,16 @@ process.main()
 """
 """An engine of which only its own collections free cycles, and which tells when a session is."""
 
+BEHIND = """
+from engine import process
+from tests.engine.fakes import FakeEngine
+class Behind(FakeEngine):
+    is_behind_ingest = True
+process.build = lambda config, fetching: Behind()
+process.main()
+"""
+"""An engine that wants an ingest process before it."""
+
 
 class Parent:
     """What a supervisor is to an engine process."""
@@ -195,6 +205,38 @@ async def test_session_that_is_over_is_freed_without_waiting_for_hundreds_of_oth
         while (said := await process.stderr.readline()) != b"freed\n":
             assert said, "the engine ended"
     client.close()
+    await parent.close()
+
+
+async def test_an_engine_behind_its_ingest_process_serves_and_ends_with_it(
+    tmp_path: Path,
+) -> None:
+    parent = Parent(tmp_path)
+    process = await parent.start(program=BEHIND)
+    ready = await parent.ready()
+    assert ready.endpoint == parent.config.endpoint
+    client = EngineClient(ready.endpoint, name="worker-0")
+    assert await client.connect() == ready.welcome
+    heard: list[Any] = []
+    await client.open("call", SessionConfig(), on_message=heard.append, on_gone=heard.append)
+    (ingest,) = psutil.Process(process.pid).children()
+    ingest.kill()
+    assert await parent.exit_code() == EXIT_FATAL
+    await until(lambda: parent.said(Fatal))
+    assert "ingest process" in parent.said(Fatal)[0].reason
+    await until(lambda: heard and client.is_gone)
+    client.close()
+    await parent.close()
+
+
+async def test_no_ingest_process_outlives_its_engine(tmp_path: Path) -> None:
+    parent = Parent(tmp_path)
+    process = await parent.start(program=BEHIND)
+    await parent.ready()
+    (ingest,) = psutil.Process(process.pid).children()
+    parent.tell(Shutdown(1.0))
+    assert await parent.exit_code() == 0
+    await until(lambda: not ingest.is_running() or ingest.status() == psutil.STATUS_ZOMBIE)
     await parent.close()
 
 
