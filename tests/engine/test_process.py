@@ -21,7 +21,7 @@ import msgspec
 import psutil
 import pytest
 
-from engine.config import EngineConfig
+from engine.config import BuiltinConfig, EngineConfig
 from engine.ipc.engine_client import EngineClient
 from engine.ipc.protocol import (
     INPUT_HZ,
@@ -191,7 +191,7 @@ async def test_engine_serves_a_session_and_tells_it_of_the_shutdown(parent: Pare
 async def test_session_that_is_over_is_freed_without_waiting_for_hundreds_of_others(
     tmp_path: Path,
 ) -> None:
-    parent = Parent(tmp_path, kind="builtin")
+    parent = Parent(tmp_path, kind="builtin", builtin=BuiltinConfig(speech="basic"))
     process = await parent.start(program=WATCHED)
     client = EngineClient((await parent.ready()).endpoint, name="worker-0")
     await client.connect()
