@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -22,6 +23,15 @@ TINY_S3 = S3Config(size=16, num_heads=2, num_layers=1)
 def tiny_vocoder(*, causal: bool = False) -> VocoderConfig:
     """Rates and kernels stay as released."""
     return VocoderConfig(causal, base_channels=16, f0_channels=12)
+
+
+def shallow_vocoder(*, causal: bool = False) -> VocoderConfig:
+    """A tiny one with a third of the layers, for tests of what lies around it.
+
+    No file can say so of the original generation.
+    """
+    alike = ((3,),) * 3
+    return replace(tiny_vocoder(causal=causal), dilations=alike, source_dilations=alike)
 
 
 def flow_yaml(config: FlowConfig) -> str:

@@ -14,7 +14,7 @@ from engine.gpu.weights import CheckpointError
 from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav, read_pt
 from engine.minicpmo.speech.code2wav import Code2Wav, Codes, to_pcm
 from tests.speech_assets import random_token2wav, random_voice, write_token2wav
-from tests.speech_configs import TINY_FLOW, tiny_vocoder
+from tests.speech_configs import TINY_FLOW, shallow_vocoder, tiny_vocoder
 
 GOLDEN = os.environ.get("OMNICALL_GOLDEN", "")
 
@@ -22,7 +22,7 @@ GOLDEN = os.environ.get("OMNICALL_GOLDEN", "")
 @pytest.fixture(scope="module", params=[True, False], ids=["causal", "original"])
 def model(request: pytest.FixtureRequest) -> Code2WavModel:
     torch.set_num_threads(1)
-    return random_token2wav(TINY_FLOW, tiny_vocoder(causal=request.param), steps=2)
+    return random_token2wav(TINY_FLOW, shallow_vocoder(causal=request.param), steps=2)
 
 
 def streams(model: Code2WavModel, slots: int, room: int = 160) -> Code2Wav:
@@ -84,9 +84,9 @@ def test_an_interrupted_turn_leaves_nothing_behind(model: Code2WavModel) -> None
 
 
 def test_slots_of_a_batch_equal_the_same_slots_alone(model: Code2WavModel) -> None:
-    together, alone = streams(model, 8), streams(model, 8, room=220)
+    together, alone = streams(model, 5), streams(model, 5, room=220)
     for unit in range(4):
-        rows = [slot for slot in (3, 0, 6, 1, 7, 2, 5, 4) if (slot + unit) % 4]
+        rows = [slot for slot in (3, 0, 1, 2, 4) if (slot + unit) % 4]
         batch = [
             Codes(s, codes(25 if (s + unit) % 3 else 7 + s, 10 * unit + s), (s + unit) % 5 == 4)
             for s in rows

@@ -13,7 +13,7 @@ from engine.minicpmo.speech.talker import Talker
 from tests.engine.minicpmo.models.test_tts import make_decoder, speak
 from tests.engine.minicpmo.replaying import ReplayingPool
 from tests.speech_assets import random_token2wav, random_voice
-from tests.speech_configs import TINY_FLOW, tiny_vocoder
+from tests.speech_configs import TINY_FLOW, shallow_vocoder
 
 
 def test_codes_by_graphs_are_the_codes_without() -> None:
@@ -50,7 +50,7 @@ def test_groups_by_graphs_are_the_groups_without() -> None:
 @pytest.mark.parametrize("causal", [True, False])
 def test_sound_by_graphs_is_the_sound_without(causal: bool) -> None:
     torch.set_num_threads(1)
-    model = random_token2wav(TINY_FLOW, tiny_vocoder(causal=causal), steps=2)
+    model = random_token2wav(TINY_FLOW, shallow_vocoder(causal=causal), steps=2)
     pool = ReplayingPool()
     graphed = Code2Wav(model, 4, 160, graphs=pool, first_codes=9)
     plain = Code2Wav(model, 4, 160, first_codes=9)
