@@ -461,7 +461,7 @@ async def test_a_flood_leaves_the_loop_its_turns(ear: Ear, endpoint: str) -> Non
             raw.say(Ping(n))
         bursts: list[int] = []
         seen = 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(ear.messages) < 3000:
                 await asyncio.sleep(0)
                 bursts.append(len(ear.messages) - seen)
