@@ -226,7 +226,12 @@ _PLAIN: dict[str, type[ClientEvent]] = {
 CLIENT_EVENTS: dict[str, type[Any]] = {**_PLAIN, "conversation.item.create": RawItemCreate}
 """The structs in which they come, by their types."""
 CLIENT_EVENT_TYPES = tuple(CLIENT_EVENTS)
-OURS = frozenset({"session.force_listen", "session.mute", "session.pause", "session.resume"})
+OURS = frozenset(
+    {
+        *("session.force_listen", "session.mute", "session.pause", "session.resume"),
+        "session.stats",
+    }
+)
 """Extensions of ours among them."""
 
 
