@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from engine.ingest.messages import SoundHeard
 from engine.ipc.protocol import FromEngine, SessionConfig, SessionMessage, Welcome
 from engine.ipc.supervision import VoiceReport
 
@@ -24,14 +23,6 @@ class EngineSession(Protocol):
 
     async def close(self) -> None:
         """Stop everything of this session; nothing is sent afterwards."""
-
-
-@runtime_checkable
-class SoundTaker(Protocol):
-    """A session behind an ingest process."""
-
-    def take_sound(self, message: SoundHeard) -> None:
-        """Take what stands for many `AudioIn`, as `EngineSession.handle` takes messages."""
 
 
 class Engine(Protocol):
@@ -81,7 +72,7 @@ class VoiceTaker(Protocol):
 class BehindIngest(Protocol):
     """An engine that may want an ingest process in front of it.
 
-    Its sessions are then `SoundTaker`, and tell `ListeningNeeds`.
+    Its sessions are then `engine.ingest.messages.SoundTaker`, and tell `ListeningNeeds`.
     """
 
     @property

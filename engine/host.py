@@ -10,8 +10,8 @@ from functools import partial
 from typing import NamedTuple
 
 from engine.admission import Headroom, Stages
-from engine.base import Engine, EngineError, EngineSession, SoundTaker
-from engine.ingest.messages import FromIngest, SoundHeard, ToIngest
+from engine.base import Engine, EngineError, EngineSession
+from engine.ingest.messages import FromIngest, SoundHeard, SoundTaker, ToIngest
 from engine.ipc.item_chunks import Joiner
 from engine.ipc.patience import TICK_S
 from engine.ipc.protocol import (

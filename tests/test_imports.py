@@ -24,7 +24,6 @@ OPEN_TO_SERVER = ("engine.ipc", "engine.config")
 FLOORS = (
     ("engine.ipc", "engine.config"),
     ("engine.hearing", "engine.audio_output"),
-    ("engine.ingest.messages",),
     ("engine.base",),
     ("engine.ingest", "engine.scribe"),
     ("engine.admission", "engine.gpus", "engine.files", "engine.hub"),

@@ -6,7 +6,7 @@ the ingest process has to know of a session for that.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Protocol, runtime_checkable
 
 from msgspec import Meta
 
@@ -50,3 +50,11 @@ class ListeningNeeds(Message, frozen=True):
 
 FromIngest = ToEngine | SoundHeard
 ToIngest = FromEngine | ListeningNeeds
+
+
+@runtime_checkable
+class SoundTaker(Protocol):
+    """A session behind an ingest process."""
+
+    def take_sound(self, message: SoundHeard) -> None:
+        """Take what stands for many `AudioIn`, as `EngineSession.handle` takes messages."""
