@@ -8,6 +8,8 @@ import pytest
 
 from tests.serving import Serving
 
+PATIENCE_MS = 30_000
+"""How long an expectation waits: it only bounds a test that fails."""
 MISSING = "Chromium is missing: install it with `apt-get install chromium` (see README, Tests)"
 
 
@@ -20,8 +22,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if "tests/browser/" in item.path.as_posix()]
     if not ours:
         return
+    from playwright.async_api import expect
+
     from tests.browser.chrome import chromium
 
+    expect.set_options(timeout=PATIENCE_MS)
     is_missing = chromium() is None
     for item in ours:
         item.add_marker(pytest.mark.browser)

@@ -31,10 +31,10 @@ async def test_call_goes_on_when_its_engine_or_its_media_worker_dies(tmp_path: P
             await call(page)
             before = await call_id(page, 1)
             os.kill(serving.process("engine")["pid"], signal.SIGKILL)
-            await page.wait_for_function(ENGINE_TOLD, timeout=3_000)
+            await page.wait_for_function(ENGINE_TOLD)
             await event(page, "session.resumed")
             os.kill(serving.process("worker")["pid"], signal.SIGKILL)
-            await page.wait_for_selector("#state[data-state=reconnecting]", timeout=4_000)
+            await page.wait_for_selector("#state[data-state=reconnecting]")
             assert await call_id(page, 2) == before
             await page.wait_for_function("() => window.omnicall.state === 'listening'")
             assert not await page.is_visible("#error")

@@ -51,7 +51,6 @@ async def test_page_opened_during_the_start_shows_it_and_learns_when_it_is_over(
     tmp_path: Path,
 ) -> None:
     mic = microphone(tmp_path / "mic.wav", [], 60)
-    expect.set_options(timeout=30_000)
     with Serving("--engine", "echo") as serving:
         with engine_that_starts(serving):
             async with browse(serving.url, mic) as page:
