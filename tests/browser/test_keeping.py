@@ -25,6 +25,7 @@ from tests.browser.chrome import browse, call, event
 from tests.recordings import packed, talk
 from tests.serving import Serving
 from tests.speech import microphone
+from tests.waiting import PATIENCE_S
 
 SCRIPT = '''
 title = "Keeping"
@@ -395,12 +396,27 @@ async def test_film_is_seen_and_heard_instead_of_the_user(server: Serving) -> No
         await expect(page.locator("#self")).to_have_attribute("data-mirror", "false")
         await page.click("#settings [data-close]")
         await expect(page.locator("#playing-name")).to_contain_text("film.webm")
+        await picture_arrives(server, page)
         await say(page, "What do you see?")
         done = await event(page, "response.output_audio_transcript.done")
         assert "red" in done["transcript"]
         await page.click("#playing-stop")
         await expect(page.locator("#stage")).to_have_attribute("data-picture", "none")
         assert await page.evaluate("() => window.omnicall.call.camera") is None
+
+
+async def picture_arrives(server: Serving, page: Page) -> None:
+    """Until the server has decoded one of the call's."""
+    call_id = await page.evaluate("() => window.omnicall.call.id")
+    async with asyncio.timeout(PATIENCE_S):
+        while not await asyncio.to_thread(_pictures, server, call_id):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+def _pictures(server: Serving, call_id: str) -> int:
+    _, told = server.get("/api/stats")
+    rows = [row for call in told["calls"] if call["call_id"] == call_id for row in call["stats"]]
+    return sum(row.get("framesDecoded", 0) for row in rows if row["type"] == "inbound-rtp")
 
 
 def film_of(colour: str, seconds: float) -> bytes:
