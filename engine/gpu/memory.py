@@ -43,6 +43,6 @@ def _index(device: torch.device) -> int:
 
 
 def unused(device: torch.device) -> int:
-    """The same with what torch has cached and does not use."""
+    """Bytes that are left, with what torch has cached and does not use."""
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return left(device) + cached

@@ -1,7 +1,7 @@
 """`omnicall check-model DIR`: is this the model that the engine was written for, and what fits?
 
-Without `--speak` it reads headers and small files only: a minute on a CPU. Ends with a block to
-paste into a report.
+Without `--speak` it reads of the weights headers only, and the files of the speech output (0.7 GB)
+whole: a minute on a CPU. Ends with a block to paste into a report.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def sections(
         config,
         settings,
         frames,
-        is_quantised=stored is not None,
+        stored=stored,
         memory_gib=options.memory_gib,
     )
     if options.speak:

@@ -10,13 +10,13 @@ from engine.gpu.weights import INDEX_FILE, SINGLE_FILE
 from engine.minicpmo.check.release import FILES, HUB_ID, TOTAL_SIZE
 from engine.minicpmo.check.report import CheckSection
 from engine.minicpmo.checkpoint import ASSETS
+from engine.minicpmo.models.voice.preparation import Preparer
 
 HASH_PIECE = 1 << 22
 GB = 1e9
 
 NEEDED = ("config.json", "tokenizer_config.json")
 SPEECH = ("flow.yaml", "flow.pt", "hift.pt")
-PREPARING = ("campplus.onnx", "speech_tokenizer_v2_25hz.onnx")
 
 
 def check_files(folder: Path, speaking: Path) -> CheckSection:
@@ -80,14 +80,7 @@ def _speech(assets: Path, section: CheckSection) -> None:
     absent = [name for name in SPEECH if not (assets / name).is_file()]
     if absent:
         section.fault(f"{ASSETS} lacks {', '.join(absent)}")
-    missing = [
-        name
-        for name in PREPARING
-        if not any(
-            (assets / name).with_suffix(kind).is_file() for kind in (".onnx", ".safetensors")
-        )
-    ]
-    if missing:
+    if missing := Preparer(assets).missing:
         section.note(f"{ASSETS} lacks {', '.join(missing)}: no recording can become a voice")
 
 

@@ -1,4 +1,7 @@
-"""How many sessions a GPU has memory for, by context and format; from sizes, nothing is loaded."""
+"""How many sessions a GPU has memory for, by context and format.
+
+Of the weights only sizes are read; the speech output, which is small, is loaded.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav
 from engine.minicpmo.models.config import ConfigError, OmniConfig
 from engine.minicpmo.models.flow.state import FlowState
 from engine.minicpmo.models.llm.qwen3 import Qwen3
+from engine.minicpmo.models.stored_format import AwqFormat
 from engine.minicpmo.models.talker.tts import SpeechDecoder
 
 CARDS_GB = (12, 16, 24, 32, 48, 80)
@@ -41,8 +45,8 @@ class _Model(NamedTuple):
     speech: SpeechDecoder
     code2wav: Code2WavModel | None
 
-    def weights(self, *, is_int4: bool) -> int:
-        """Bytes of all weights as they are on a GPU."""
+    def weights(self, *, is_int4: bool, group: int = 0) -> int:
+        """Bytes of all weights on a GPU; `group`: inputs to a scale, 0: as they are made here."""
         rest = sum(_values(part) for part in (self.llm, self.senses, self.speech))
         products = [
             module.weight
@@ -52,7 +56,9 @@ class _Model(NamedTuple):
         count = sum(weight.numel() for weight in products)
         size = HALF * count
         if is_int4:
-            groups = sum(weight.numel() // group_of(weight.shape[1]) for weight in products)
+            groups = sum(
+                weight.numel() // (group or group_of(weight.shape[1])) for weight in products
+            )
             size = count // 2 + SCALE_BYTES * groups
         sound = 0
         if self.code2wav is not None:
@@ -90,10 +96,10 @@ def check_fit(
     settings: MiniCpmoConfig,
     frames: int,
     *,
-    is_quantised: bool,
+    stored: AwqFormat | None,
     memory_gib: float = 0.0,
 ) -> CheckSection:
-    """`frames`: of the longest voice; `is_quantised`: the folder's weights are in 4 bits;
+    """`frames`: of the longest voice; `stored`: how the folder has its weights in 4 bits;
     `memory_gib`: what an engine may take of its GPU, 0: all that is free."""
     section = CheckSection("memory")
     try:
@@ -101,8 +107,9 @@ def check_fit(
     except (CheckpointError, ConfigError) as error:
         section.fault(str(error))
         return section
-    formats = ["int4"] if is_quantised else ["bf16", "int4"]
-    sizes = {name: model.weights(is_int4=name == "int4") for name in formats}
+    formats = ["int4"] if stored is not None else ["bf16", "int4"]
+    group = stored.group if stored is not None else 0
+    sizes = {name: model.weights(is_int4=name == "int4", group=group) for name in formats}
     section.facts["weights_gib"] = {name: round(of / GIB, 2) for name, of in sizes.items()}
     told = ", ".join(f"{of / GIB:.2f} GiB in {name}" for name, of in sizes.items())
     section.ok(f"weights on a GPU: {told}")

@@ -95,13 +95,9 @@ def _expect_awq(llm: Qwen3, stored: AwqFormat) -> None:
         if not isinstance(module, nn.Linear):
             continue
         outputs, inputs = module.weight.shape
-        groups, words = inputs // stored.group, outputs // 8
         del module.weight
-        for name, shape, kind in (
-            ("qweight", (inputs, words), torch.int32),
-            ("qzeros", (groups, words), torch.int32),
-            ("scales", (groups, outputs), torch.float16),
-        ):
+        for name, shape in stored.shapes(outputs, inputs).items():
+            kind = torch.float16 if name == "scales" else torch.int32
             module.register_buffer(name, torch.empty(shape, dtype=kind, device="meta"))
 
 

@@ -15,7 +15,13 @@ from engine.minicpmo.models.voice.preparation import (
     check_recording,
     read_recording,
 )
-from engine.minicpmo.speech.voices import LEAST_PROMPT, PROMPT_HZ, default_of, not_offered
+from engine.minicpmo.speech.voices import (
+    LEAST_PROMPT,
+    PROMPT_HZ,
+    default_of,
+    named_voices,
+    not_offered,
+)
 
 
 def check_voices(folder: Path, settings: MiniCpmoConfig) -> tuple[CheckSection, int]:
@@ -23,7 +29,7 @@ def check_voices(folder: Path, settings: MiniCpmoConfig) -> tuple[CheckSection, 
     section = CheckSection("voices")
     prepared = _prepared(folder / VOICES, section)
     paths = {path.stem: path for path in recordings(folder)}
-    chosen = {name for name in (settings.voice, *settings.voices) if name}
+    wanted, chosen = named_voices(paths, settings.voice, settings.voices)
     left_out = not_offered(paths, chosen.union(prepared))
     can_prepare = not Preparer(folder / ASSETS).missing
     seconds: dict[str, float] = {}
@@ -37,7 +43,9 @@ def check_voices(folder: Path, settings: MiniCpmoConfig) -> tuple[CheckSection, 
         except VoiceError as error:
             section.note(f"{path.name} cannot be a voice: {error}")
     names = sorted({*prepared, *seconds})
-    default = default_of(names, settings.voice)
+    for name in sorted(chosen.difference(names)):
+        section.fault(f"there is no voice {name!r}, which the settings name")
+    default = default_of(names, wanted)
     whole = {default, *chosen}
     frames = dict(prepared)
     for name, length in seconds.items():

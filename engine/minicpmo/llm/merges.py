@@ -29,7 +29,9 @@ class Merges(NamedTuple):
 def read_merges(vocabulary: Path, merges: Path, added: Collection[str]) -> Merges:
     """Read both files and complete the merges; `added`: entries that no merge makes.
 
-    Raises `ConfigError` where merges are missing that the ids do not tell.
+    Raises `ConfigError` where the file has merges that do not follow from the ids, so that others
+    need not either. An entry whose parts are no entries before it has no merge, and is no sign of
+    that: vocabularies have such, which text never becomes.
     """
     ranks = _ranks(vocabulary)
     pairs = _pairs(merges)

@@ -6,8 +6,8 @@ Nothing here is per session but `TextStream`, of which a session has one for eac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -209,10 +209,10 @@ def _build(folder: Path, settings: dict[str, Any]) -> tuple[Tokenizer, int]:
     entries = {int(token): entry for token, entry in settings["added_tokens_decoder"].items()}
     lacking = 0
     if whole.is_file():
-        tokenizer = Tokenizer.from_file(str(whole))
+        tokenizer = _read(partial(Tokenizer.from_file, str(whole)), whole)
     elif vocabulary.is_file() and merges.is_file():
         read = read_merges(vocabulary, merges, {entry["content"] for entry in entries.values()})
-        tokenizer, lacking = _byte_level(read), read.lacking
+        tokenizer, lacking = _read(partial(_byte_level, read), merges), read.lacking
     else:
         raise ConfigError(f"{folder}: neither tokenizer.json nor vocab.json with merges.txt")
     for token, entry in sorted(entries.items()):
@@ -226,6 +226,13 @@ def _build(folder: Path, settings: dict[str, Any]) -> tuple[Tokenizer, int]:
                 f"the vocabulary, {token} in tokenizer_config.json"
             )
     return tokenizer, lacking
+
+
+def _read(make: Callable[[], Tokenizer], path: Path) -> Tokenizer:
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _byte_level(read: Merges) -> Tokenizer:

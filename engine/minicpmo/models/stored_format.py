@@ -32,6 +32,11 @@ class AwqFormat:
 
     TENSORS = ("qweight", "qzeros", "scales")
 
+    def shapes(self, outputs: int, inputs: int) -> dict[str, tuple[int, int]]:
+        """Of the tensors that stand for a linear layer's weight [outputs, inputs]."""
+        groups, words = inputs // self.group, outputs // 8
+        return {"qweight": (inputs, words), "qzeros": (groups, words), "scales": (groups, outputs)}
+
     def values(self, qweight: Tensor, qzeros: Tensor, scales: Tensor) -> Int4Values:
         """qweight [K, N / 8] and qzeros [K / group, N / 8], int32, scales [K / group, N]."""
         return Int4Values(

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 IngestedMessage = SessionMessage | SoundHeard
 
 MAX_HELD = 4_000
-"""Messages behind an item that is being read, above a minute of sound."""
+"""Messages behind an item that is being read: 64 MB of sound at most."""
 MAX_HELD_BYTES = 64 * 1024 * 1024
 """Of files that wait to be read."""
 

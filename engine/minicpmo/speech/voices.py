@@ -52,6 +52,17 @@ def not_offered(recordings: Iterable[str], named: Set[str]) -> list[str]:
     return [name for name in sorted(recordings) if REFERENCE not in name and name not in named]
 
 
+def named_voices(
+    recordings: dict[str, Path], wanted: str, offered: Iterable[str]
+) -> tuple[str, set[str]]:
+    """The default voice's name, and all names that settings give; `wanted` may be a path, whose
+    recording is then added to `recordings`."""
+    if wanted and Path(wanted).is_file():
+        recordings[Path(wanted).stem] = Path(wanted)
+        wanted = Path(wanted).stem
+    return wanted, {name for name in (wanted, *offered) if name}
+
+
 def default_of(names: Sequence[str], wanted: str = "") -> str:
     """The voice of those who name none; empty where there is no voice at all."""
     return next((name for name in (wanted, *DEFAULTS, *sorted(names)) if name in names), "")
@@ -96,10 +107,7 @@ class VoiceLibrary:
         self.default = ""
         if model.code2wav is None:
             return
-        if wanted and Path(wanted).is_file():
-            self._recordings[Path(wanted).stem] = Path(wanted)
-            wanted = Path(wanted).stem
-        chosen = {name for name in (wanted, *offered) if name}
+        wanted, chosen = named_voices(self._recordings, wanted, offered)
         self._leave_out(chosen.union(model.voices.names()))
         self._collect(model)
         names = self.names()

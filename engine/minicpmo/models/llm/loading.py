@@ -46,7 +46,7 @@ def load_llm(
             layer.quantise()
             layer.move_products(aside)
             continue
-        read = _Reading(checkpoint, prefix, stored, device)
+        read = _Reading(checkpoint, prefix, layer, stored, device)
         packed = read.weight("self_attn", "q_proj", "k_proj", "v_proj")
         out = read.weight("self_attn", "o_proj")
         gates = read.weight("mlp", "gate_proj", "up_proj")
@@ -83,33 +83,41 @@ class _Reading:
     """Reads the quantised weights of one layer."""
 
     def __init__(
-        self, checkpoint: Checkpoint, prefix: str, stored: AwqFormat, device: torch.device
+        self,
+        checkpoint: Checkpoint,
+        prefix: str,
+        layer: DecoderLayer,
+        stored: AwqFormat,
+        device: torch.device,
     ) -> None:
+        """`layer`: as it is without quantising, for the shapes."""
         self._checkpoint = checkpoint
         self._prefix = prefix
+        self._layer = layer
         self._stored = stored
         self._device = device
 
     def weight(self, part: str, *names: str) -> Int4Weight:
         """The weights of linear layers over the same inputs, one below the other."""
-        found = [self._values(f"{self._prefix}{part}.{name}.") for name in names]
+        found = [self._values(f"{part}.{name}") for name in names]
         try:
             return Int4Weight.of(Int4Values.joined(found))
-        except (ValueError, RuntimeError) as error:
+        except ValueError as error:
             where = f"{self._checkpoint.path}: {self._prefix}{part}.{names[0]}"
             raise CheckpointError(f"{where}: {error}") from None
 
     def _values(self, name: str) -> Int4Values:
-        words, zeros, scales = (self._tensor(name + leaf) for leaf in self._stored.TENSORS)
-        inputs, outputs = words.shape[0], 8 * words.shape[1]
-        groups = inputs // self._stored.group
-        if zeros.shape != (groups, words.shape[1]) or scales.shape != (groups, outputs):
-            raise CheckpointError(
-                f"{self._checkpoint.path}: {name}qzeros {list(zeros.shape)} and scales "
-                f"{list(scales.shape)} do not belong to groups of {self._stored.group} of "
-                f"{list(words.shape)}"
-            )
-        return self._stored.values(words, zeros, scales)
+        linear = self._layer.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        wanted = self._stored.shapes(*linear.weight.shape)
+        return self._stored.values(*(self._tensor(name, leaf, wanted[leaf]) for leaf in wanted))
 
-    def _tensor(self, name: str) -> Tensor:
-        return self._checkpoint.tensor(name).to(self._device)
+    def _tensor(self, name: str, leaf: str, shape: tuple[int, int]) -> Tensor:
+        full = f"{self._prefix}{name}.{leaf}"
+        found = self._checkpoint.tensor(full)
+        if found.shape != shape:
+            raise CheckpointError(
+                f"{self._checkpoint.path}: {full} is {list(found.shape)}, {list(shape)} in the "
+                f"model, whose inputs are in groups of {self._stored.group}"
+            )
+        return found.to(self._device)

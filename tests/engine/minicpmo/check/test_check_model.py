@@ -184,6 +184,12 @@ def test_voices_are_told_with_their_lengths_and_who_is_not_offered(folder: Path)
     assert section.facts["not_offered"] == ["Somebody", "default"] and frames == 300
     _, longer = check_voices(folder, MiniCpmoConfig(voice_seconds=6, voice="system_ref_audio"))
     assert longer == 600
+    none, _ = check_voices(folder, MiniCpmoConfig(voice="nobody"))
+    assert none.mark == "fault"
+    assert any(one.text.startswith("there is no voice 'nobody'") for one in none.findings)
+    path = assets / "Somebody.wav"
+    named, _ = check_voices(folder, MiniCpmoConfig(voice=str(path)))
+    assert named.facts["default"] == "Somebody"
 
 
 async def test_it_speaks_and_says_how_long_that_took(

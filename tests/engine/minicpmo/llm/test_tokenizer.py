@@ -126,6 +126,12 @@ def test_merges_that_do_not_follow_from_the_ids_are_refused(files: Path) -> None
         OmniTokenizer(files)
 
 
+def test_a_cut_tokenizer_file_is_named(files: Path) -> None:
+    (files / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: EOF"):
+        OmniTokenizer(files)
+
+
 def test_a_merge_that_is_no_pair_is_named(files: Path) -> None:
     (files / "merges.txt").write_text("#version: 0.2\nh e l\n")
     with pytest.raises(ConfigError, match=r"merges\.txt, line 2"):
