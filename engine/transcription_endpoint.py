@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from engine.base import Progress
 from engine.config import TranscriptionConfig
 from engine.ipc.protocol import INPUT_HZ
+from engine.ipc.transport import UNREADABLE
 from engine.scribe import NotWrittenError, WriteDown
 
 MAX_ANSWER_BYTES = 1 << 18
@@ -61,7 +62,7 @@ class TranscriptionEndpoint:
         except TimeoutError:
             told = f"the transcription endpoint took longer than {self._config.timeout_s:g} s"
             raise NotWrittenError(told) from None
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning("the transcription endpoint's answer is malformed")
             raise NotWrittenError("the transcription endpoint's answer is malformed") from error
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:

@@ -186,9 +186,12 @@ class RecogniserPool:
                 process.utterance.pump()
 
     def _serve(self, process: RecogniserProcess) -> None:
-        if process.pid and self._waiting:
+        """Give a process that is free its next work."""
+        if not process.is_free:
+            return
+        if self._waiting:
             self._attach(self._waiting.popleft(), process)
-        elif process.pid and len(self._processes) > self._kept:
+        elif len(self._processes) > self._kept:
             loop = asyncio.get_running_loop()
             process.idle_since_s = loop.time()
             loop.call_later(EXTRA_IDLE_S, self._retire, process, process.idle_since_s)
@@ -303,7 +306,10 @@ class RecogniserPool:
             self._serve(process)
             return
         utterance = process.utterance
-        if utterance is None or message.utterance != utterance.ident:
+        if utterance is None:
+            self._serve(process)
+            return
+        if message.utterance != utterance.ident:
             return
         match message:
             case Taken(num_bytes=num_bytes):

@@ -13,6 +13,9 @@ from engine.builtin.recogniser_worker import READY, send_spawn
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 2.0
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Each recogniser has one thread to compute with, and forking allows no others. numpy reads this
+while it is loaded."""
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "engine.builtin.recogniser_worker"
 
@@ -44,7 +47,7 @@ class RecogniserForkserver:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, **ONE_THREAD},
             )  # fmt: skip
         forkserver = cls(process, ours)
         try:

@@ -9,7 +9,10 @@ import socket
 from collections.abc import Callable
 
 from engine.builtin.recogniser_link import (
+    Failed,
+    Finish,
     FromRecogniser,
+    Result,
     ToRecogniser,
     Unpacker,
     from_recogniser,
@@ -37,14 +40,17 @@ class RecogniserProcess:
         self.idle_since_s = self.started_s
         self._writer: asyncio.StreamWriter | None = None
         self._cpu_s = self._still_s = self._spun_s = 0.0
+        self._is_finishing = False
+        """Its answer to a `Finish` is still to come, whether or not anybody waits for it."""
 
     @property
     def is_free(self) -> bool:
-        return self.pid != 0 and self.utterance is None
+        return self.pid != 0 and self.utterance is None and not self._is_finishing
 
     def send(self, message: ToRecogniser) -> None:
         # Unbounded by itself; an utterance sends no more than its window holds.
         if self._writer is not None and not self._writer.is_closing():
+            self._is_finishing = self._is_finishing or isinstance(message, Finish)
             self._writer.write(pack(message))
 
     def kill(self) -> None:
@@ -64,7 +70,10 @@ class RecogniserProcess:
             while data := await reader.read(READ_BYTES):
                 self._acquit()
                 for body in unpacker.push(data):
-                    take(from_recogniser.decode(body))
+                    message = from_recogniser.decode(body)
+                    if isinstance(message, Result | Failed):
+                        self._is_finishing = False
+                    take(message)
         except ConnectionError:
             pass  # The process died with data under way; that is an end like any other.
         finally:
@@ -76,7 +85,8 @@ class RecogniserProcess:
         How long its work takes is no evidence: on a busy machine that may be any time.
         """
         used_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
-        if self.pid and not (self.utterance is not None and self.utterance.is_owed):
+        is_owed = self.utterance is not None and self.utterance.is_owed
+        if self.pid and not is_owed and not self._is_finishing:
             self._acquit()
             return False
         self._still_s = 0.0 if used_s > 0 else self._still_s + elapsed_s

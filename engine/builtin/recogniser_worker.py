@@ -248,8 +248,10 @@ class Recognising:
                 self._ear.feed(pcm)
                 self._tell_progress(len(pcm))
             case Finish(utterance) if utterance == self._utterance:
+                # Until then a failure is this utterance's.
+                result = self._ear.finish(utterance)
                 self._utterance = 0
-                self._send(self._ear.finish(utterance))
+                self._send(result)
             case Abandon(utterance) if utterance == self._utterance:
                 self._utterance = 0
                 self._ear.abandon()

@@ -106,11 +106,7 @@ class Synthesiser:
         if (kept := self._kept.get(key)) is not None:
             return kept
         loop = asyncio.get_running_loop()
-        if name not in self._neural:
-            self._neural[name] = await loop.run_in_executor(
-                self._neural_thread, PiperVoice, self._files[name]
-            )
-        voice = self._neural[name]
+        voice = await loop.run_in_executor(self._neural_thread, self._neural_voice, name)
         run = voice.cancellable()
         try:
             speech = await loop.run_in_executor(
@@ -121,6 +117,12 @@ class Synthesiser:
         if clause.text in self._repeated and speed == 1.0:
             self._kept[key] = speech
         return speech
+
+    def _neural_voice(self, name: str) -> PiperVoice:
+        """On the thread of these voices, so that nobody loads one twice."""
+        if name not in self._neural:
+            self._neural[name] = PiperVoice(self._files[name])
+        return self._neural[name]
 
     def _render(
         self, clause: Clause, voice: str, speed: float, is_stopped: Callable[[], bool]
@@ -148,7 +150,7 @@ class Synthesiser:
         return Speech(_with_pause(body, clause, speed), words)
 
     async def close(self) -> None:
-        """Wait for the clause being spoken, at most a few milliseconds."""
+        """Wait for what is being spoken or loaded; cancelled clauses end at once."""
         for thread in (self._thread, self._neural_thread):
             await asyncio.to_thread(thread.shutdown, wait=True, cancel_futures=True)
 

@@ -77,9 +77,6 @@ def can_load(ears: tuple[EarFolder, ...]) -> bool:
 
 
 def main() -> None:
-    # Each of the processes has one thread to compute with, and forking allows no others.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
     ears = msgspec.json.decode(sys.argv[3], type=tuple[EarFolder, ...])
     with begin_forkserver() as control:
         import ctranslate2  # noqa: F401

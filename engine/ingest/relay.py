@@ -142,6 +142,8 @@ class WorkerLine:
                 if ear is not None:
                     ear.needs(message)
                 return
+            case SessionRefused(code="duplicate"):
+                pass  # The session of that name goes on.
             case SessionEnded() | SessionRefused():
                 self._ears.pop(message.session, None)
         self._send(message)

@@ -190,6 +190,10 @@ async def malformed(form: dict[str, Any]) -> web.Response:
     return web.json_response({"words": 3})
 
 
+async def no_text(form: dict[str, Any]) -> web.Response:
+    return web.Response(body=b'{"text":"\xff"}')
+
+
 async def endless(form: dict[str, Any]) -> web.Response:
     return web.json_response({"text": "a" * MAX_ANSWER_BYTES})
 
@@ -201,6 +205,7 @@ async def endless(form: dict[str, Any]) -> web.Response:
         (refused, "the transcription endpoint refused the request"),
         (moved, "the transcription endpoint refused the request"),
         (malformed, "the transcription endpoint's answer is malformed"),
+        (no_text, "the transcription endpoint's answer is malformed"),
         (endless, "the transcription endpoint's answer is too long"),
     ],
 )
