@@ -221,7 +221,7 @@ class CallEnded(Message, frozen=True):
     reason: str
     turns: int
     mode: str = ""
-    """Of its end; empty: it had not begun."""
+    """Of its end; empty: it had not begun, or its media worker died."""
     latency_ms: dict[str, float] = {}
     """Of its last turn."""
 

@@ -65,6 +65,9 @@ class Comebacks:
         if not call.is_resumable or (call.is_setting_up and not call.was_served):
             return False
         call.is_orphan = True
+        if not call.placed.done():
+            told = "The connection was lost while it was being set up; try again."
+            call.placed.set_exception(ProtocolError(told, code="worker_gone", status=503))
         self.drop(call.call_id)
         loop = asyncio.get_running_loop()
         self._timers[call.call_id] = loop.call_later(

@@ -301,7 +301,9 @@ class Front(Observer):
         except BaseException:
             call.placed.cancel()
             self.supervisor.send(call.worker, HangUp(call.call_id, "not_answered"))
-            self._over(call.call_id, "not_answered")
+            # One whose media worker died waits on: another one may take it.
+            if not (call.was_served and self._comebacks.orphan(call)):
+                self._over(call.call_id, "not_answered")
             raise
         self.placed_total += 1
         return answer
@@ -436,7 +438,7 @@ class Front(Observer):
             case SlotReleased() | SlotWanted() | ClientAway() | ClientBack() | KeepConversation():
                 self._changed(message)
             case CallEnded():
-                self._over(message.call_id, message.reason, message)
+                self._told_end(child, message)
             case EngineStats() | VoiceReport():
                 self._told_by_engine(child.spec.name, message)
             case WorkerStats():
@@ -511,6 +513,12 @@ class Front(Observer):
     def _give(self, call: FrontCall, engine: EngineAddress) -> None:
         call.was_served, call.place = True, None
         self.supervisor.send(call.worker, AssignEngine(call.call_id, engine))
+
+    def _told_end(self, child: Supervised, message: CallEnded) -> None:
+        """A worker that did not answer in time may still tell of a call that waits for another."""
+        call = self.calls.get(message.call_id)
+        if call is not None and call.worker is child and not call.is_orphan:
+            self._over(message.call_id, message.reason, message)
 
     def _over(self, call_id: str, reason: str, told: CallEnded | None = None) -> None:
         """`told`: by its media worker, where that still could."""

@@ -22,7 +22,7 @@ class PastCall(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     """Empty: none served it."""
     mode: str
-    """Of its end; empty: it had not begun."""
+    """Of its end; empty: it had not begun, or its media worker died."""
     turns: int
     latency_ms: dict[str, float]
     """Of its last turn."""

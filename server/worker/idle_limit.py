@@ -49,6 +49,10 @@ class IdleLimit:
             told = f"Nothing was said for long: this call ends in {max(1.0, left_s):.0f} s."
             self._conversation.audience.emit(ev.Notice(code="call_idle", message=told))
 
+    def rest(self) -> None:
+        """Count nothing while the session rests or waits for its turn."""
+        self._since, self._is_announced = self._clock(), False
+
     def _signs(self) -> tuple[Any, ...]:
         conversation = self._conversation
         return conversation.turns.count, conversation.items.last_id, conversation.settings

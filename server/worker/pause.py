@@ -47,8 +47,12 @@ class Pause:
         """Rest from now on; once more does nothing but tell."""
         if not self.is_on:
             self.is_on, self._is_told, self._since = True, False, self._clock()
+        self._audience.emit(self.told(), by)
+
+    def told(self) -> ev.CallPaused:
+        """What is told of a pause that is on."""
         left_s = max(0.0, self._keep_s - (self._clock() - self._since)) if self._has_slot else 0.0
-        self._audience.emit(ev.CallPaused(slot_kept_s=round(left_s, 1)), by)
+        return ev.CallPaused(slot_kept_s=round(left_s, 1))
 
     def end(self, by: Asker | None = None) -> None:
         """Go on; where the slot is given away, when there is one again."""

@@ -19,6 +19,7 @@ from media.playout import Playout
 from media.uplink import AudioUplink, UnsupportedCodec
 from media.video import VideoUplink
 from server.config import Config
+from server.endings import has_ended
 from server.worker.live_session import LiveSession
 from server.worker.session import CallSession
 from signaling.errors import ProtocolError
@@ -122,9 +123,12 @@ class PeerTransport:
         return door
 
     async def answer(self, offer: str) -> str:
-        """The SDP answer. Raises as `signaling.peer.Peer.answer` does."""
+        """The SDP answer. Raises as `signaling.peer.Peer.answer` does, and `ProtocolError` where
+        the session has ended meanwhile; `close` is then still to be called."""
         answer = await self._peer.answer(offer, downlink=self._downlink, on_receivers=self._attach)
         if self._before is not None:
+            if self._session.reason is not None:
+                raise has_ended(self._session.reason)
             # One taker at a time.
             self._before._downlink.stop()
             self._playout.strand()

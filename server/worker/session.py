@@ -301,6 +301,11 @@ class CallSession:
             await asyncio.sleep(TICK_S)
             self.absence.look()
 
+    def slot_needed(self) -> None:
+        """Others wait for a slot; one that is still to come is nobody's to give up."""
+        if self.is_served:
+            self.absence.hurry()
+
     # ------------------------------------------------------------------ long pauses
 
     def _leave_slot(self) -> None:
@@ -371,6 +376,8 @@ class CallSession:
                 silence.look()
                 idle.look()
                 self._rest.look()
+            else:
+                idle.rest()
 
     async def _open_line(self, client: EngineClient) -> EngineSessionLink:
         """The slot may still be held by a call that the engine is just ending: ask again."""
@@ -437,6 +444,8 @@ class CallSession:
         if comes_back and self.conversation.abilities is not None:
             self.conversation.greet(watcher)
             self.conversation.retell(watcher)
+            if self.pause.is_on:
+                watcher.tell(self.pause.told())
         elif self.is_served:
             try:
                 check_served(self.conversation.settings, self.conversation.abilities)

@@ -241,7 +241,12 @@ class Worker:
                 on_connected=lambda: None,
                 before=before,
             )
-            self._child.send(CallPlaced(call_id, await peer.answer(message.sdp)))
+            try:
+                answer = await peer.answer(message.sdp)
+            except BaseException:
+                await peer.close()
+                raise
+            self._child.send(CallPlaced(call_id, answer))
         except ProtocolError as error:
             self._refuse(message, error)
         except (TimeoutError, OSError) as error:
@@ -358,7 +363,7 @@ def _tell(
         case PassPiece():
             session.pass_piece(message.piece)
         case SlotNeeded():
-            session.absence.hurry()
+            session.slot_needed()
         case HangUp():
             session.end(message.reason)
 

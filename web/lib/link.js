@@ -229,7 +229,7 @@ export class Link extends EventTarget {
     const before = this.#received;
     await new Promise((resolve) => setTimeout(resolve, LOOK_DISTURBED_MS));
     await this.#count();
-    return before === this.#received;
+    return before !== null && before === this.#received;
   }
 
   async #restartIce() {
@@ -248,7 +248,7 @@ export class Link extends EventTarget {
     for (let waited_ms = 0; waited_ms < RESTARTED_MS && !this.#isEnded(); waited_ms += LOOK_DISTURBED_MS) {
       await new Promise((resolve) => setTimeout(resolve, LOOK_DISTURBED_MS));
       await this.#count();
-      if (before !== this.#received) return;
+      if (before === null || before !== this.#received) return;
     }
     this.end(ending('lost'));
   }
@@ -285,7 +285,11 @@ export class Link extends EventTarget {
 
   /** @param {Ending} how */
   end(how) {
-    if (this.#isEnded()) return;
+    if (this.#isEnded()) {
+      // Between two connections nothing else tells the server that nobody comes back.
+      if (this.token && how.kind === 'hangup') this.#tellServer();
+      return;
+    }
     for (const name of [...this.#timers.keys()]) this.#cancel(name);
     for (const target of networkSigns()) target.removeEventListener(target === globalThis ? 'online' : 'change', this.#onNetwork);
     this.#become('ended');

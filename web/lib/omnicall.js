@@ -222,8 +222,10 @@ export class OmnicallCall extends EventTarget {
     const id = newId('item');
     this.captions.typed(id, text);
     const content = [{ type: 'input_text', text }];
-    const event = { type: 'conversation.item.create', item: { id, type: 'message', role: 'user', content } };
+    const item = { id, type: 'message', role: 'user', content };
+    const event = { type: 'conversation.item.create', event_id: newId('event'), item };
     this.#unechoed.set(id, event);
+    if (this.#unechoed.size > MAX_UNTOLD) this.#unechoed.delete([...this.#unechoed.keys()][0]);
     this.send(event);
     this.#wantAnswer();
     return id;
@@ -487,6 +489,8 @@ export class OmnicallCall extends EventTarget {
     if (event.type === 'session.created' || event.type === 'session.updated') this.#onSession(event);
     if (event.type === 'session.continued') this.#onContinued(event.items ?? []);
     if (event.type === 'conversation.item.added') this.#unechoed.delete(event.item?.id);
+    if (event.type === 'session.paused' || event.type === 'session.resumed') this.#isPaused = event.type === 'session.paused';
+    if (event.type === 'error') this.#forgetRefused(event.error?.event_id);
     if (event.type === 'session.queued') {
       this.queue = { position: Number(event.position) || 0, eta_s: Number(event.eta_s) || 0 };
       this.#emit('queue', this.queue);
@@ -517,6 +521,11 @@ export class OmnicallCall extends EventTarget {
     this.#openEar();
   }
 
+  /** @param {string|undefined} eventId of what the server does not take: it is not told again */
+  #forgetRefused(eventId) {
+    for (const [id, event] of this.#unechoed) if (eventId && event.event_id === eventId) this.#unechoed.delete(id);
+  }
+
   #tellUntold() {
     for (const event of this.#untold.splice(0)) this.#deliver(event);
   }
@@ -531,10 +540,11 @@ export class OmnicallCall extends EventTarget {
     this.#tellUntold();
   }
 
-  /** A session that went on in another process of the server has forgotten the switches. */
+  /** A session that went on in another process has forgotten the switches, and one of a page before has its own. */
   #setAnew() {
-    if (this.#isMuted) this.send({ type: 'session.mute', on: true });
-    if (this.#isHushed) this.send({ type: 'session.force_listen', on: true });
+    this.send({ type: 'session.mute', on: this.#isMuted });
+    this.send({ type: 'session.force_listen', on: this.#isHushed });
+    if (this.#isPaused) this.send({ type: 'session.pause' });
   }
 
   /** @returns {Promise<RTCStatsReport|null>} of the connection now */

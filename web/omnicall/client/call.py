@@ -92,6 +92,8 @@ class Call:
         self._connected = asyncio.Event()
         self._unechoed: dict[str, Event] = {}
         """Items that are not known to have arrived."""
+        self._switches: dict[str, Event] = {}
+        """What is on, by the event that says so: another process of the server does not know."""
 
     @property
     def id(self) -> str:
@@ -207,20 +209,28 @@ class Call:
 
     async def hush(self, on: bool = True) -> None:
         """While on, the model only listens; what it is saying is cut."""
-        await self.send("session.force_listen", on=on)
+        await self._switch("session.force_listen", on, on=on)
 
     async def mute(self, on: bool = True) -> None:
         """Let the model hear silence, or what is said again."""
-        await self.send("session.mute", on=on)
+        await self._switch("session.mute", on, on=on)
 
     async def pause(self) -> None:
         """Have neither sound nor pictures taken; the event `session.paused` tells for how long the
         place is kept."""
-        await self.send("session.pause")
+        await self._switch("session.pause", True)
 
     async def resume(self) -> None:
         """Go on after a pause; `session.resumed` tells what is remembered, and may take a wait."""
+        self._switches.pop("session.pause", None)
         await self.send("session.resume")
+
+    async def _switch(self, kind: str, is_on: bool, **fields: Any) -> None:
+        if is_on:
+            self._switches[kind] = fields
+        else:
+            self._switches.pop(kind, None)
+        await self.send(kind, **fields)
 
     async def update(self, **settings: Any) -> Event:
         """Change settings; the session then. Raises `RequestFailed` with the field's name."""
@@ -353,6 +363,13 @@ class Call:
                     continue
                 self._end(CallOver(refused.code or end.reason, str(refused)))
                 return None
+            except BaseException:
+                await carrier.drop()
+                raise
+            if self.ending is not None:
+                # Hung up while the server was answering.
+                await carrier.close()
+                return None
             self._carrier = carrier
             self._connected.set()
             return carrier
@@ -363,6 +380,8 @@ class Call:
         """Tell again what the lost connection did not bring to the server."""
         arrived = {item.get("id") for item in continued.get("items", [])}
         try:
+            for kind, fields in tuple(self._switches.items()):
+                await self.send(kind, **fields)
             for item_id, item in tuple(self._unechoed.items()):
                 if item_id not in arrived:
                     await self.carrier.add_item(item)

@@ -103,7 +103,8 @@ class PeerCarrier:
         await self.send({"type": "response.cancel"})
 
     async def close(self) -> None:
-        if self.call_id and not self._end.done():
+        is_over = self._end.done() and self._end.result().reason != "lost"
+        if self.call_id and not is_over:
             await self._address.hang_up(self.call_id)
         await self.drop()
 
