@@ -29,6 +29,7 @@ from engine.ipc.protocol import (
     SessionConfig,
     SessionEnded,
     SessionOpened,
+    SessionRefused,
     TextOut,
     UpdateSession,
 )
@@ -165,3 +166,12 @@ async def test_a_worker_that_the_engine_refuses_is_told_and_forgotten(setup: Set
     assert isinstance(told, Refused) and "for a test" in told.reason
     assert not setup.relay._lines
     await until(lambda: setup.host.slots.used == 0)
+
+
+async def test_name_that_is_asked_for_twice_leaves_the_first_session_heard(setup: Setup) -> None:
+    raw = await setup.dial()
+    session = await setup.open(raw, "a")
+    raw.say(OpenSession("a", SessionConfig()))
+    assert isinstance(await receive(raw), SessionRefused)
+    raw.say(AudioIn("a", 0, bytes(2 * INPUT_HZ)))
+    await until(lambda: any(isinstance(message, SoundHeard) for message in session.heard))

@@ -9,6 +9,7 @@ import pytest
 
 from server.control import (
     AssignEngine,
+    CallEnded,
     ClientAway,
     ClientBack,
     ConversationKept,
@@ -140,6 +141,27 @@ async def test_call_of_a_dead_worker_waits_and_goes_on_at_another_with_its_histo
     assert paper.supervisor.of(AssignEngine)[-1][0] == "worker-1"
     paper.ends(call_id)
     assert paper.front.broker.used == 0 and paper.front.calls == {}
+
+
+async def test_comeback_that_fails_at_a_second_worker_can_be_tried_again() -> None:
+    paper = PaperFront("engine-0", "worker-0", "worker-1")
+    placed = await resumable(paper)
+    paper.down("worker-0")
+    resuming = asyncio.create_task(paper.front.resume(placed.token, OFFER))
+    await until(lambda: len(paper.supervisor.of(PlaceCall)) == 2)
+    paper.down("worker-1")
+    with pytest.raises(ProtocolError) as caught:
+        await resuming
+    assert (caught.value.status, caught.value.code) == (503, "worker_gone")
+    assert paper.front.is_lost(placed.call_id) and paper.front.ended == {}
+    # What the worker says of it that did not answer in time is about nothing any more.
+    paper.says("worker-1", CallEnded(placed.call_id, "not_answered", 0))
+    assert paper.front.is_lost(placed.call_id)
+    paper.up("worker-1")
+    resuming = asyncio.create_task(paper.front.resume(placed.token, OFFER))
+    await until(lambda: len(paper.supervisor.of(PlaceCall)) == 3)
+    paper.says("worker-1", paper.placed(placed.call_id))
+    assert (await resuming).call_id == placed.call_id
 
 
 async def test_call_of_a_dead_worker_can_be_hung_up() -> None:

@@ -54,6 +54,18 @@ def test_whoever_speaks_writes_or_listens_is_not_idle() -> None:
     assert talk.ended == ["idle"]
 
 
+def test_rest_is_no_silence_however_long() -> None:
+    talk = IdleTalk(60)
+    talk.wait(40)
+    for _ in range(1000):
+        talk.clock.now += 1
+        talk.idle.rest()
+    talk.wait(59)
+    assert talk.ended == [] and talk.warned() == 1
+    talk.wait(1)
+    assert talk.ended == ["idle"]
+
+
 def test_there_need_be_no_limit() -> None:
     talk = IdleTalk(0)
     talk.wait(5000)

@@ -108,6 +108,15 @@ async def test_what_is_uploaded_after_the_end_is_refused_with_the_reason() -> No
     assert (late.value.status, late.value.code) == (410, "hangup")
 
 
+async def test_who_is_away_in_the_queue_gives_no_slot_away_that_is_still_to_come() -> None:
+    call = Call(CHROMIUM_OFFER)
+    session = call.session
+    session.absence.begin("vanished", most_s=0.0)
+    session.slot_needed()
+    assert session._slot_wishes.empty() and session.pause._has_slot
+    await session.close()
+
+
 async def test_what_is_set_while_the_engine_opens_reaches_it() -> None:
     call = Call(CHROMIUM_OFFER)
     line = SlowLine(call.session)
