@@ -255,7 +255,8 @@ class Dialer(Generic[In]):
     def gather(self, message: Message) -> None:
         """Queue `message` with others that come within `GATHER_S`.
 
-        For sound and reports: nobody is told what is refused, the next message shows the gap.
+        For sound and reports: nobody is told what is refused. It takes a queue of thousands of
+        messages that nobody reads, and whoever does not read them is soon found silent.
         """
         self._gathered.append(message)
         if len(self._gathered) >= MAX_GATHERED:
