@@ -133,14 +133,15 @@ class Host:
         for peer in [peer for peer, known in self._names.items() if known == name]:
             self._forget(peer, f"media worker {name} is gone")
 
-    async def close(self, failure: str = "") -> None:
-        """Tell and close every session, then free the endpoint. `failure`: why it must be."""
+    async def close(self, *, has_failed: bool = False) -> None:
+        """Close every session, then free the endpoint. They are told, but not of a failure: by the
+        end of the link their callers learn that another engine may go on with them.
+        """
         for peer, session in tuple(self._open):
             self._end(peer, session)
-            told = SessionEnded(session, "shutdown", "the engine is stopping")
-            if failure:
-                told = SessionEnded(session, "failed", failure)
-            self._listener.send(peer, told)
+            if not has_failed:
+                told = SessionEnded(session, "shutdown", "the engine is stopping")
+                self._listener.send(peer, told)
         if self._closing:
             await asyncio.wait(self._closing)
         self._listener.close()

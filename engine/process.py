@@ -196,7 +196,7 @@ async def run(config: EngineConfig) -> int:
         log.error("no session can be served any more: %s", failure)
         child.fatal(failure)
     finally:
-        await host.close(failure)
+        await host.close(has_failed=bool(failure))
         await asyncio.gather(engine.close(), *([] if ingest is None else [ingest.stop()]))
         child.close()
     return EXIT_FATAL if failure else 0

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import NamedTuple
 
-from engine.ipc.engine_client import EngineClient
+from engine.ipc.engine_client import EngineClient, EngineGone
 from server.control import EngineAddress
+
+MAX_DEAD = 64
+"""An address is of one life of an engine. Only the latest dead can still be assigned to a call."""
 
 
 class _Link(NamedTuple):
@@ -23,9 +27,15 @@ class EngineLinks:
         self._tasks = tasks
         self._links: dict[str, _Link] = {}
         self._keepers: set[asyncio.Task[None]] = set()
+        self._dead: OrderedDict[str, str] = OrderedDict()
+        """Endpoints that nobody will ever listen at again, and why."""
 
     async def get(self, address: EngineAddress) -> EngineClient:
-        """The link to an engine. Raises `EngineGone` when it does not answer."""
+        """The link to an engine. Raises `EngineGone` when it does not answer, or is known to be
+        dead: the word of that may come before a call with this address has begun to dial.
+        """
+        if (reason := self._dead.get(address.endpoint)) is not None:
+            raise EngineGone(reason)
         link = self._links.get(address.endpoint)
         if link is None:
             client = EngineClient(address.endpoint, name=self._name)
@@ -39,6 +49,9 @@ class EngineLinks:
 
     def lost(self, endpoint: str, reason: str) -> None:
         """The supervisor says this engine process is dead; who still dials it need not wait."""
+        self._dead[endpoint] = reason
+        while len(self._dead) > MAX_DEAD:
+            self._dead.popitem(last=False)
         link = self._links.get(endpoint)
         if link is not None:
             link.client.lost(reason)

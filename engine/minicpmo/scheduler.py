@@ -296,16 +296,17 @@ class Scheduler:
     def _end_failed(self, session: Session, error: Exception) -> None:
         log.error("session %s failed", session.id, exc_info=error)
         told = str(error) if isinstance(error, ValueError) else "internal error of the engine"
-        self._close(session.slot)
+        # It is told first: closing may be what finds out that nothing works any more.
         session.send(SessionEnded(session.id, "failed", told))
+        self._close(session.slot)
 
     def _fail_all(self) -> None:
         for session in tuple(self._sessions.values()):
             self._fail(session)
 
     def _fail(self, session: Session) -> None:
-        self._close(session.slot)
         session.send(SessionEnded(session.id, "failed", "internal error of the engine"))
+        self._close(session.slot)
 
     # ------------------------------------------------------------------ sessions
 

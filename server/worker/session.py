@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,6 +64,9 @@ OPEN_RETRY_S = 0.2
 AGAIN_TRIES = 20
 AGAIN_S = 1.0
 """Between two tries to go on at an engine, after the one of the session died."""
+MAX_LOST_ENGINES = 3
+LOST_WITHIN_S = 600.0
+"""A call that has lost so many engines in this time may be what ends them, and goes no further."""
 UNSERVED_S = 10.0
 """For so long a client is awaited that is away before it was ever served."""
 LOST = frozenset({"closed", "vanished", "failed", "connect_timeout"})
@@ -136,6 +140,8 @@ class CallSession:
         self._rest = MutedRest(self.conversation, self.commands)
         self._skipped = 0
         """Samples of the user's sound that were not taken, while the session paused."""
+        self._losses: deque[float] = deque(maxlen=MAX_LOST_ENGINES)
+        """When engines were lost."""
         self._config = config
         self._links = links
         self._since = time.monotonic()
@@ -512,6 +518,11 @@ class CallSession:
             return
         if self.live is not None:
             # That protocol has no word for a model that has forgotten what it heard.
+            self.end("engine_gone")
+            return
+        self._losses.append(time.monotonic())
+        is_often = self._losses[-1] - self._losses[0] < LOST_WITHIN_S
+        if len(self._losses) == MAX_LOST_ENGINES and is_often:
             self.end("engine_gone")
             return
         self._line = None

@@ -344,11 +344,15 @@ async def test_shutdown_tells_and_closes_every_session(setup: Setup) -> None:
     assert setup.host.slots.used == 0
 
 
-async def test_sessions_of_an_engine_that_broke_are_told_why(setup: Setup) -> None:
+async def test_sessions_of_an_engine_that_broke_are_closed_but_not_ended(setup: Setup) -> None:
     raw = await setup.dial()
     await setup.open(raw, "a")
-    await setup.host.close("a thread has died")
-    assert await receive(raw) == SessionEnded("a", "failed", "a thread has died")
+    await setup.host.close(has_failed=True)
+    assert setup.engine.sessions["a"].closing.is_set()
+    assert setup.host.slots.used == 0
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await receive(raw)
 
 
 async def test_units_are_counted_with_their_stages(setup: Setup) -> None:

@@ -1,6 +1,6 @@
 """A native engine whose model thread has died, in a running server with real processes and peers.
 
-Guards: its callers are told within seconds; its process ends by itself and says why; a new one
+Guards: who broke it is told, the others go on; its process ends by itself and says why; a new one
 takes its place; who calls meanwhile waits, and is served.
 """
 
@@ -39,16 +39,16 @@ async def test_engine_whose_model_thread_died_is_replaced(tmp_path: Path) -> Non
             await one.hears("session.created")
             await two.hears("session.created")
             one.type(WORD)
-            for caller in (one, two):
-                ended = await caller.hears("session.ended")
-                assert ended["reason"] in ("engine_failed", "engine_gone")
-                await caller.is_over()
+            ended = await one.hears("session.ended")
+            assert ended["reason"] in ("engine_failed", "engine_gone")
+            await one.is_over()
+            assert (await two.hears("session.resumed"))["kept"] == "words"
         async with Caller(server.url) as meanwhile:
             await meanwhile.hears("session.created", timeout_s=120.0)
             await until(server, lambda s: s["slots"]["used"] == 1)
         found = await until(server, nothing_open)
         after = server.process("engine")
-        assert after["pid"] != before["pid"] and after["restarts"] == 1
+        assert after["pid"] != before["pid"] and after["restarts"] >= 1
         assert [p["restarts"] for p in found["processes"] if p["role"] == "worker"] == [0]
         assert (await stats(server))["ready"]
     told = await asyncio.to_thread(log.read_text)

@@ -19,6 +19,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 
 from engine.host import Host
+from engine.ipc.engine_client import SILENCE_LIMIT_S
 from engine.ipc.protocol import Hello, Ping, Pong, Refused
 from engine.ipc.supervision import Ready, Shutdown
 from engine.ipc.transport import Listener, encode
@@ -41,6 +42,7 @@ from server.control import (
     WorkerStats,
     encode_worker,
 )
+from server.worker.session import MAX_LOST_ENGINES
 from server.worker.worker import ice_settings
 from signaling.settings import SessionSettings
 from tests import ROOT
@@ -249,6 +251,40 @@ async def test_calls_of_a_dead_engine_ask_for_another_at_once_and_go_on_there(de
     await until(lambda: host.slots.used == 1)
     assert not desk.said(CallEnded) and len(desk.said(SlotWanted)) == 1
     await host.close()
+
+
+async def test_engine_given_to_a_call_when_it_was_dead_already_is_not_waited_for(
+    desk: Desk,
+) -> None:
+    desk.serve()
+    await desk.place("rtc_a", engine=desk.address)
+    await until(lambda: desk.engine.sessions)
+    desk.tell(EngineDown(desk.address.endpoint, "killed by signal 9"))
+    await until(lambda: desk.said(SlotWanted))
+    # The front had not noticed it yet when it gave the call this one.
+    desk.tell(AssignEngine("rtc_a", desk.address))
+    desk.tell(EngineDown(desk.address.endpoint, "killed by signal 9"))
+    await until(lambda: len(desk.said(SlotWanted)) == 2, SILENCE_LIMIT_S / 2)
+
+
+async def test_call_that_loses_engine_after_engine_goes_no_further(desk: Desk) -> None:
+    hosts = []
+    engine = desk.address
+    desk.serve()
+    await desk.place("rtc_a", engine=engine)
+    for n in range(MAX_LOST_ENGINES):
+        await until(lambda: desk.engine.sessions)
+        desk.engine.sessions.clear()
+        desk.tell(EngineDown(engine.endpoint, "killed by signal 9"))
+        if n < MAX_LOST_ENGINES - 1:
+            wanted = n + 1
+            await until(lambda: len(desk.said(SlotWanted)) == wanted)  # noqa: B023 - awaited here
+            engine = EngineAddress("engine-0", f"ipc://{desk.folder}/life{n}")
+            hosts.append(Host(desk.engine, engine.endpoint, 1))
+            desk.tell(AssignEngine("rtc_a", engine))
+    assert await desk.ended("rtc_a") == "engine_gone"
+    for host in hosts:
+        await host.close()
 
 
 @pytest.mark.parametrize(
