@@ -63,6 +63,7 @@ class LiveSession:
         self._unsubscribe = ticker.subscribe(self._tick)
         session.audience.add(self.door)
         session.live = self
+        session.input.goes_on_muted = True
 
     def timeline_ms(self) -> int:
         """How much of the user's sound has passed, paused time excluded."""
@@ -91,7 +92,7 @@ class LiveSession:
 
     def hear(self, pts: int, pcm: bytes) -> None:
         """Take the user's sound: 16 kHz int16."""
-        if not self._session.takes_sound:
+        if not self._session.input.takes_sound:
             # Time that nobody hears is none of the session's.
             return
         if self.door.reflects:
@@ -106,7 +107,7 @@ class LiveSession:
     # ------------------------------------------------------------------ within
 
     def _pass(self, pts: int, pcm: bytes) -> None:
-        self._session.hear(pts, pcm)
+        self._session.input.hear(pts, pcm)
 
     def _pause(self, is_paused: bool) -> None:
         self._gate.shut(is_paused)

@@ -169,7 +169,7 @@ class PeerTransport:
         is_off = self._video.is_off or not self._session.conversation.settings.video.enabled
         if is_off and self._is_camera_on:
             self._is_camera_on = False
-            self._session.see(1, 1, b"")
+            self._session.input.see(1, 1, b"")
 
     async def settled(self) -> None:
         if self._peer.channel.is_expected and not self._peer.channel.is_open:
@@ -251,7 +251,7 @@ class PeerTransport:
 
     def _attach(self, audio: RTCRtpReceiver | None, video: RTCRtpReceiver | None) -> None:
         if audio is not None:
-            hear = self._session.hear if self._live is None else self._live.hear
+            hear = self._session.input.hear if self._live is None else self._live.hear
             self._audio = AudioUplink(audio, hear, on_error=self._media_failed)
             self._unsubscribes.append(self._ticker.subscribe(self._audio.poll))
         if video is not None:
@@ -268,7 +268,7 @@ class PeerTransport:
     def _see(self, picture: CameraPicture) -> None:
         if self._session.conversation.settings.video.enabled:
             self._is_camera_on = True
-            self._session.see(picture.width, picture.height, picture.rgb)
+            self._session.input.see(picture.width, picture.height, picture.rgb)
 
     def _media_failed(self, error: Exception) -> None:
         log.error("the sound of call %s failed", self._session.call_id, exc_info=error)

@@ -7,15 +7,12 @@ reaches the client that of a transport.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from engine.ipc import protocol as p
-from engine.ipc.engine_client import EngineClient, EngineFull, EngineGone, EngineSessionLink
 from engine.ipc.patience import TICK_S
 from server.config import Config
 from server.control import (
@@ -25,26 +22,25 @@ from server.control import (
     ClientAway,
     ClientBack,
     ConversationKept,
-    EngineAddress,
     KeepConversation,
-    SlotReleased,
-    SlotWanted,
 )
 from server.endings import FAILURES, REASONS, has_ended
 from server.engine_links import EngineLinks
 from server.worker.absence import LEFT_S, Absence
 from server.worker.audience import Audience
-from server.worker.commands import SessionCommands, engine_unavailable
+from server.worker.commands import SessionCommands
 from server.worker.conversation import Conversation
-from server.worker.engine_settings import abilities_of, mode_of
+from server.worker.duration_limit import run_down
+from server.worker.engine_settings import mode_of
+from server.worker.engine_slot import EngineSlot
 from server.worker.engine_way import EngineWay
 from server.worker.idle_limit import IdleLimit
 from server.worker.in_force import check_served
 from server.worker.keeping import Keeping
-from server.worker.muted_rest import MutedRest
 from server.worker.pause import Pause
 from server.worker.silence_watch import SilenceWatch
 from server.worker.transport import Connection, Transport
+from server.worker.user_input import UserInput
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
 from signaling.session.core import Watcher
@@ -55,18 +51,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-END_ANNOUNCED_S = 30.0
-"""So long before the longest duration is reached its end is announced,"""
-END_ANNOUNCED_SHARE = 0.25
-"""or this share of a short duration."""
-OPEN_TRIES = 50
-OPEN_RETRY_S = 0.2
-AGAIN_TRIES = 20
-AGAIN_S = 1.0
-"""Between two tries to go on at an engine, after the one of the session died."""
-MAX_LOST_ENGINES = 3
-LOST_WITHIN_S = 600.0
-"""A call that has lost so many engines in this time may be what ends them, and goes no further."""
 UNSERVED_S = 10.0
 """For so long a client is awaited that is away before it was ever served."""
 LOST = frozenset({"closed", "vanished", "failed", "connect_timeout"})
@@ -75,17 +59,6 @@ ENGINE_LOST = (
     "The model stopped working. It begins anew and is told the words of this conversation; what it "
     "saw and how it sounded is forgotten."
 )
-SILENCE_WORDS = {
-    "engine_silent": "No answer comes at the moment. Please stay, the call goes on if it can.",
-    "engine_back": "The assistant is back.",
-}
-ENGINE_REASONS = {
-    "goodbye": "goodbye",
-    "context_limit": "context_limit",
-    "shutdown": "server_shutdown",
-    "closed": "hangup",
-    "failed": "engine_failed",
-}
 
 
 class CallSession:
@@ -120,12 +93,18 @@ class CallSession:
         if kept is not None:
             self.conversation.restore(kept.items)
         self._was_served = kept is not None
+        self.slot = EngineSlot(
+            *(self.conversation, self._way, links, tell_front),
+            on_gone=self._engine_gone,
+            on_again=self._served_again,
+            end=self.end,
+        )
         self._keeping = Keeping(self.conversation) if is_resumable else None
         self.pause = Pause(
             config.calls.pause_keeps_s,
             self.audience,
-            give_away=self._leave_slot,
-            take_again=self._want_slot,
+            give_away=self.slot.leave,
+            take_again=self.slot.take,
         )
         self.absence = Absence(
             config.calls.grace_s,
@@ -137,27 +116,17 @@ class CallSession:
         self.commands = SessionCommands(
             self.conversation, to_engine=self._way.send, end=self.end, pause=self.pause
         )
-        self._rest = MutedRest(self.conversation, self.commands)
-        self._skipped = 0
-        """Samples of the user's sound that were not taken, while the session paused."""
-        self._losses: deque[float] = deque(maxlen=MAX_LOST_ENGINES)
-        """When engines were lost."""
+        self.input = UserInput(
+            self.conversation, self.commands, self._way, self.pause, self.absence
+        )
         self._config = config
-        self._links = links
         self._since = time.monotonic()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._assigned: asyncio.Future[EngineAddress] = asyncio.get_running_loop().create_future()
-        self._place_in_queue: tuple[int, float | None] | None = None
-        self._line: EngineSessionLink | None = None
         self._transport: Transport | None = None
         self.live: LiveSession | None = None
         """What a Live session has beside; set by that."""
         self.joined: set[Connection] = set()
         """Connections beside the client's own."""
-        self._slot_wishes: asyncio.Queue[Literal["leave", "take"]] = asyncio.Queue(2)
-        """One that is being followed at most, and what `pause` wishes behind it."""
-        self._is_piece_lost = False
-        self._last_pts = 0
         self._tasks: asyncio.TaskGroup | None = None
 
     @property
@@ -179,10 +148,6 @@ class CallSession:
         """Why the session ends; None while it goes on."""
         return self._ended.result() if self._ended.done() else None
 
-    @property
-    def is_served(self) -> bool:
-        return self._line is not None
-
     # ------------------------------------------------------------------ life
 
     def carry(self, transport: Transport) -> None:
@@ -193,7 +158,7 @@ class CallSession:
 
     def configure(self, settings: SessionSettings) -> None:
         """Set what the client asks for when it starts, before an engine is."""
-        assert not self.is_served, "a session that is served is updated"
+        assert not self.slot.is_open, "a session that is served is updated"
         self.conversation.begin_with(settings)
 
     async def run(self) -> str:
@@ -222,11 +187,8 @@ class CallSession:
 
     async def close(self) -> None:
         """Free everything; the engine's slot first, so that the next call finds it. Idempotent."""
-        line, self._line = self._line, None
-        self._way.close()
         try:
-            if line is not None:
-                await line.close()
+            await self.slot.close()
         finally:
             connections: list[Connection] = [*self.joined]
             self.joined.clear()
@@ -238,16 +200,9 @@ class CallSession:
                     log.error("closing call %s failed", self.call_id, exc_info=failed)
 
     async def _serve(self) -> None:
-        """Wait for an engine's slot and open the line to it."""
-        address = await self._assigned
-        try:
-            client = await self._links.get(address)
-            self._line = await self._open_line(client)
-        except (EngineGone, EngineFull, ValueError) as error:
-            log.warning("call %s gets no engine: %s", self.call_id, error)
-            self.end("engine_full" if isinstance(error, EngineFull) else "engine_gone")
+        """Wait for an engine, and look after the session as long as there is one."""
+        if not await self.slot.take_first():
             return
-        self.conversation.abilities = abilities_of(client.welcome)
         longest_s = self._config.calls.max_duration_s
         self.conversation.expires_at = int(time.time() + longest_s)
         self._was_served = True
@@ -256,8 +211,8 @@ class CallSession:
             connection.served()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tend(), name="tend")
-            tasks.create_task(self._run_down(longest_s), name="duration")
-            tasks.create_task(self._follow_pauses(), name="pauses")
+            tasks.create_task(run_down(longest_s, self.audience, self.end), name="duration")
+            tasks.create_task(self.slot.follow(), name="slot")
 
     # ------------------------------------------------------------------ a client that is away
 
@@ -309,63 +264,8 @@ class CallSession:
 
     def slot_needed(self) -> None:
         """Others wait for a slot; one that is still to come is nobody's to give up."""
-        if self.is_served:
+        if self.slot.is_open:
             self.absence.hurry()
-
-    # ------------------------------------------------------------------ long pauses
-
-    def _leave_slot(self) -> None:
-        self.conversation.strand()
-        self._slot_wishes.put_nowait("leave")
-
-    def _want_slot(self) -> None:
-        self._slot_wishes.put_nowait("take")
-
-    async def _follow_pauses(self) -> None:
-        """Give the slot away in a long pause, and take one again behind who waits."""
-        while True:
-            if await self._slot_wishes.get() == "leave":
-                line, self._line = self._line, None
-                self._way.close()
-                if line is not None:
-                    await line.close()
-                self._assigned = asyncio.get_running_loop().create_future()
-                self._place_in_queue = None
-                self._tell_front(SlotReleased(self.call_id))
-            else:
-                self._tell_front(SlotWanted(self.call_id))
-                await self._serve_again()
-
-    async def _serve_again(self) -> None:
-        self.conversation.recall()
-        for attempt in itertools.count(1):
-            try:
-                client = await self._links.get(await self._assigned)
-                self._line = await self._open_line(client)
-                break
-            except (EngineGone, EngineFull, ValueError) as error:
-                log.warning("call %s gets no engine again: %s", self.call_id, error)
-                if attempt == AGAIN_TRIES or not isinstance(error, EngineGone):
-                    self.end("engine_full" if isinstance(error, EngineFull) else "engine_gone")
-                    return
-            # The front may not know yet that this one is gone.
-            await asyncio.sleep(AGAIN_S)
-            self._assigned = asyncio.get_running_loop().create_future()
-            self._tell_front(SlotWanted(self.call_id))
-        self.conversation.abilities = abilities_of(client.welcome)
-        if self.commands.is_hushed:
-            self._way.send(p.ForceListen(self.call_id, True))
-        self.pause.served()
-
-    async def _run_down(self, longest_s: float) -> None:
-        """End the call when it has been served for so long, not without a word before."""
-        announced_s = min(END_ANNOUNCED_S, longest_s * END_ANNOUNCED_SHARE)
-        await asyncio.sleep(longest_s - announced_s)
-        left = f"{announced_s:.0f} s" if announced_s >= 1 else "a moment"
-        message = f"This call ends in {left}: the longest duration of a call is then reached."
-        self.notify("call_ends_soon", message)
-        await asyncio.sleep(announced_s)
-        self.end("max_duration")
 
     async def _tend(self) -> None:
         silence = SilenceWatch(self.conversation, self.commands)
@@ -378,37 +278,12 @@ class CallSession:
             if not self.absence.is_on:
                 await self.transport.tend()
             self.pause.look()
-            if not (self.pause.is_on or self.absence.is_on):
+            if not self.input.is_resting:
                 silence.look()
                 idle.look()
-                self._rest.look()
+                self.input.look()
             else:
                 idle.rest()
-
-    async def _open_line(self, client: EngineClient) -> EngineSessionLink:
-        """The slot may still be held by a call that the engine is just ending: ask again."""
-        for attempt in itertools.count(1):
-            asked = self.conversation.engine_config()
-            try:
-                line = await client.open(
-                    self.call_id,
-                    asked,
-                    on_message=self._from_engine,
-                    on_gone=self._engine_gone,
-                    on_silence=self._engine_silent,
-                )
-            except EngineFull:
-                if attempt == OPEN_TRIES:
-                    raise
-                await asyncio.sleep(OPEN_RETRY_S)
-                continue
-            self._way.open(line)
-            # What was set meanwhile had no way to the engine.
-            wanted = self.conversation.engine_config()
-            if wanted != asked:
-                self._way.send(p.UpdateSession(self.call_id, wanted))
-            return line
-        raise AssertionError("unreachable")
 
     async def _tell_end(self, reason: str) -> None:
         is_failure = reason in FAILURES
@@ -418,29 +293,12 @@ class CallSession:
         self.audience.emit(ev.SessionOver(reason=reason, message=message, is_failure=is_failure))
         await self.transport.flushed()
 
-    # ------------------------------------------------------------------ from the front
-
-    def assign(self, engine: EngineAddress) -> None:
-        if not self._assigned.done():
-            self._assigned.set_result(engine)
-
-    def queued(self, position: int, eta_s: float | None) -> None:
-        self._place_in_queue = (position, eta_s)
-        self.audience.emit(ev.QueueMoved(position=position, eta_s=eta_s))
-
-    def pass_piece(self, piece: p.ItemPiece) -> None:
-        """Hand the engine a piece of an item; a lost one is told when the item is complete."""
-        is_lost = not self._way.send(piece)
-        self._is_piece_lost = is_lost or (self._is_piece_lost and not piece.first)
-
     def add_item(self, message: AddItem) -> None:
         """Put an uploaded item into the conversation; raises `ProtocolError`."""
         if self.reason is not None:
             # The front hears of it a little later, and sends more until then.
             raise has_ended(self.reason)
-        if self._is_piece_lost and not message.last.first:
-            raise engine_unavailable()
-        self.commands.place_item(message.item, message.previous_item_id, message.last)
+        self.input.place_item(message)
 
     # ------------------------------------------------------------------ from transports
 
@@ -452,7 +310,7 @@ class CallSession:
             self.conversation.retell(watcher)
             if self.pause.is_on:
                 watcher.tell(self.pause.told())
-        elif self.is_served:
+        elif self.slot.is_open:
             try:
                 check_served(self.conversation.settings, self.conversation.abilities)
             except ProtocolError as error:
@@ -460,80 +318,35 @@ class CallSession:
                 self.end("unsupported")
                 return
             self.conversation.greet(watcher)
-        if self._place_in_queue is not None and not self._assigned.done():
-            position, eta_s = self._place_in_queue
-            watcher.tell(ev.QueueMoved(position=position, eta_s=eta_s))
-
-    def hear(self, pts: int, pcm: bytes) -> None:
-        """Pass the user's sound on: 16 kHz, `pts` counts its samples."""
-        if not self.takes_sound:
-            self._skipped += len(pcm) // 2
-            return
-        pts -= self._skipped
-        self._last_pts = pts
-        self.conversation.input_pts = pts
-        if self.commands.is_muted:
-            pcm = bytes(len(pcm))
-        self._way.send(p.AudioIn(self.call_id, pts, pcm))
-
-    @property
-    def takes_sound(self) -> bool:
-        """Whether the engine hears anything: not in a pause, nor while the client is away, nor
-        where a mute has made it rest.
-
-        The timeline of a Live session goes on while its user is muted.
-        """
-        is_away = self.pause.is_on or self.absence.is_on
-        return not (is_away or (self._rest.is_on and self.live is None))
-
-    def see(self, width: int, height: int, rgb: bytes) -> None:
-        """Pass a picture of the camera on; without pixels: it went off."""
-        if self.pause.is_on or self.absence.is_on:
-            return
-        self._way.send(p.ImageIn(self.call_id, self._last_pts, width, height, rgb))
+        if self.slot.place is not None:
+            watcher.tell(self.slot.place)
 
     def notify(self, code: str, message: str) -> None:
         """Tell the client something that the session survives."""
         self.audience.emit(ev.Notice(code=code, message=message))
 
-    # ------------------------------------------------------------------ engine
+    # ------------------------------------------------------------------ from the engine's slot
 
-    def _from_engine(self, message: p.FromEngine) -> None:
-        if isinstance(message, p.SessionEnded):
-            self.end(ENGINE_REASONS[message.reason])
-            return
-        try:
-            self.conversation.hear(self._way.numbered(message))
-        except Exception:  # noqa: BLE001 - the boundary: a bug ends this call only
-            log.exception("call %s failed", self.call_id)
-            self.end("internal_error")
-
-    def _engine_silent(self, is_silent: bool) -> None:
-        code = "engine_silent" if is_silent else "engine_back"
-        self.notify(code, SILENCE_WORDS[code])
-
-    def _engine_gone(self, reason: str) -> None:
-        log.warning("call %s lost its engine: %s", self.call_id, reason)
+    def _engine_gone(self) -> None:
         if self.reason is not None:
             return
         if self.live is not None:
             # That protocol has no word for a model that has forgotten what it heard.
             self.end("engine_gone")
             return
-        self._losses.append(time.monotonic())
-        is_often = self._losses[-1] - self._losses[0] < LOST_WITHIN_S
-        if len(self._losses) == MAX_LOST_ENGINES and is_often:
+        if not self.slot.lost():
             self.end("engine_gone")
             return
-        self._line = None
-        self._way.close()
         self.conversation.engine_lost()
-        self._assigned = asyncio.get_running_loop().create_future()
-        self._place_in_queue = None
         self.notify("engine_lost", ENGINE_LOST)
         self.pause.lost_slot()
         if not self.absence.is_on:
             self.pause.need_slot()
+
+    def _served_again(self) -> None:
+        if self.commands.is_hushed:
+            self._way.send(p.ForceListen(self.call_id, True))
+        self.pause.served()
 
     # ------------------------------------------------------------------ statistics
 
@@ -566,7 +379,7 @@ class CallSession:
             return "connecting"
         if self.pause.is_on:
             return "paused"
-        return "active" if self._assigned.done() else "queued"
+        return "active" if self.slot.is_assigned else "queued"
 
 
 async def _closed(transport: Transport, call_id: str) -> None:

@@ -65,7 +65,7 @@ class StreamTransport:
         self._served_at: float | None = None
         self._speech = SentAhead(listener=session.conversation, max_ahead_s=sound.max_ahead_s)
         session.conversation.use(self._speech, is_sent_ahead=math.isinf(sound.max_ahead_s))
-        self._input = InputPace(session.hear, self._speed, max_waiting_s=sound.max_waiting_s)
+        self._input = InputPace(session.input.hear, self._speed, max_waiting_s=sound.max_waiting_s)
         self._pictures = ShownPictures(
             self._seen,
             executor=threads,
@@ -224,7 +224,7 @@ class StreamTransport:
     # ------------------------------------------------------------------ time
 
     def _tick(self) -> None:
-        if self._session.is_served:
+        if self._session.slot.is_open:
             self._input.tick()
         self._ticks += 1
         if self._ticks % TICKS_PER_PROBE == 0 and self._session.is_resumable:
@@ -246,7 +246,7 @@ class StreamTransport:
 
     def _seen(self, picture: CameraPicture) -> None:
         if self._session.conversation.settings.video.enabled:
-            self._session.see(picture.width, picture.height, picture.rgb)
+            self._session.input.see(picture.width, picture.height, picture.rgb)
 
     def _speed(self) -> float:
         abilities = self._session.conversation.abilities

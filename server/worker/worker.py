@@ -357,11 +357,11 @@ def _tell(
 ) -> None:
     match message:
         case AssignEngine():
-            session.assign(message.engine)
+            session.slot.assign(message.engine)
         case QueuePosition():
-            session.queued(message.position, message.eta_s)
+            session.slot.queued(message.position, message.eta_s)
         case PassPiece():
-            session.pass_piece(message.piece)
+            session.input.pass_piece(message.piece)
         case SlotNeeded():
             session.slot_needed()
         case HangUp():

@@ -190,12 +190,12 @@ def test_pausing_again_starts_no_new_time() -> None:
 async def test_sound_and_pictures_of_a_pause_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     session, sent = Call(CHROMIUM_OFFER).session, list[p.Message]()
     monkeypatch.setattr(session._way, "send", sent.append)
-    session.hear(0, PIECE)
+    session.input.hear(0, PIECE)
     session.pause.begin()
-    session.hear(320, PIECE)
-    session.see(1, 1, b"rgb")
+    session.input.hear(320, PIECE)
+    session.input.see(1, 1, b"rgb")
     session.pause.end()
-    session.hear(640, PIECE)
+    session.input.hear(640, PIECE)
     heard = [message for message in sent if isinstance(message, p.AudioIn)]
     assert [message.pts for message in heard] == [0, 320], "paused time is no gap"
     assert not any(isinstance(message, p.ImageIn) for message in sent)

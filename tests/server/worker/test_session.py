@@ -113,14 +113,14 @@ async def test_who_is_away_in_the_queue_gives_no_slot_away_that_is_still_to_come
     session = call.session
     session.absence.begin("vanished", most_s=0.0)
     session.slot_needed()
-    assert session._slot_wishes.empty() and session.pause._has_slot
+    assert session.slot._wishes.empty() and session.pause._has_slot
     await session.close()
 
 
 async def test_what_is_set_while_the_engine_opens_reaches_it() -> None:
     call = Call(CHROMIUM_OFFER)
     line = SlowLine(call.session)
-    opened = await call.session._open_line(cast("EngineClient", line))
+    opened = await call.session.slot._open_line(cast("EngineClient", line))
     assert cast("object", opened) is line
     assert line.modes == ["full_duplex", "turn_based"]
     await call.session.close()
@@ -129,11 +129,11 @@ async def test_what_is_set_while_the_engine_opens_reaches_it() -> None:
 async def test_what_is_set_while_the_engine_stands_still_reaches_it() -> None:
     call = Call(CHROMIUM_OFFER)
     line = SlowLine(call.session)
-    await call.session._open_line(cast("EngineClient", line))
+    await call.session.slot._open_line(cast("EngineClient", line))
     line.keeps_up = False
     call.session.conversation.update({"audio": {"input": {"turn_detection": SERVER_VAD}}})
     line.keeps_up = True
-    call.session.hear(0, bytes(640))
+    call.session.input.hear(0, bytes(640))
     assert line.modes == ["full_duplex", "turn_based", "half_duplex"]
     await call.session.close()
 

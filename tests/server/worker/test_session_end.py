@@ -200,7 +200,7 @@ def test_the_end_by_duration_is_announced_and_the_queue_does_not_count(
         told: list[tuple[float, dict[str, Any]]] = []
         vars(peer)["send"] = lambda text: told.append((loop.time() - begun, json.loads(text)))
         vars(transport)["_peer"] = peer
-        loop.call_later(waited_s, session.assign, EngineAddress("e", "ipc:///none"))
+        loop.call_later(waited_s, session.slot.assign, EngineAddress("e", "ipc:///none"))
         assert await session.run() == "max_duration"
         return told
 
@@ -217,8 +217,8 @@ async def test_caller_of_an_engine_that_falls_silent_is_told_so(
     call: tuple[CallSession, PaperPeer],
 ) -> None:
     session, peer = call
-    session._engine_silent(True)
-    session._engine_silent(False)
+    session.slot._silent(True)
+    session.slot._silent(False)
     told = peer.sent
     assert [event["type"] for event in told] == ["session.warning"] * 2
     assert [event["code"] for event in told] == ["engine_silent", "engine_back"]

@@ -42,7 +42,7 @@ from server.control import (
     WorkerStats,
     encode_worker,
 )
-from server.worker.session import MAX_LOST_ENGINES
+from server.worker.engine_slot import MAX_LOST_ENGINES
 from server.worker.worker import ice_settings
 from signaling.settings import SessionSettings
 from tests import ROOT

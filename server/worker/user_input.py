@@ -1,0 +1,81 @@
+"""What a user gives to a session, on its way to the engine: sound, pictures and files.
+
+Counts the sound, so that neither a pause nor a mute is a gap in it.
+"""
+
+from __future__ import annotations
+
+from engine.ipc import protocol as p
+from server.control import AddItem
+from server.worker.absence import Absence
+from server.worker.commands import SessionCommands, engine_unavailable
+from server.worker.conversation import Conversation
+from server.worker.engine_way import EngineWay
+from server.worker.muted_rest import MutedRest
+from server.worker.pause import Pause
+
+
+class UserInput:
+    """Owns how far the user's sound has come; call `look` once a second."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        commands: SessionCommands,
+        way: EngineWay,
+        pause: Pause,
+        absence: Absence,
+    ) -> None:
+        self._conversation = conversation
+        self._commands = commands
+        self._way = way
+        self._pause = pause
+        self._absence = absence
+        self._rest = MutedRest(conversation, commands)
+        self._skipped = 0
+        """Samples of the user's sound that were not taken, while the session paused."""
+        self._is_piece_lost = False
+        self.goes_on_muted = False
+        """Whether a mute never makes the engine rest: the timeline of a Live session goes on."""
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether nothing is taken: in a pause, or while the client is away."""
+        return self._pause.is_on or self._absence.is_on
+
+    @property
+    def takes_sound(self) -> bool:
+        """Whether the engine hears anything: also not where a mute has made it rest."""
+        return not self.is_resting and (self.goes_on_muted or not self._rest.is_on)
+
+    def look(self) -> None:
+        """Notice whether the engine may rest."""
+        self._rest.look()
+
+    def hear(self, pts: int, pcm: bytes) -> None:
+        """Pass the user's sound on: 16 kHz, `pts` counts its samples."""
+        if not self.takes_sound:
+            self._skipped += len(pcm) // 2
+            return
+        pts -= self._skipped
+        self._conversation.input_pts = pts
+        if self._commands.is_muted:
+            pcm = bytes(len(pcm))
+        self._way.send(p.AudioIn(self._conversation.session_id, pts, pcm))
+
+    def see(self, width: int, height: int, rgb: bytes) -> None:
+        """Pass a picture of the camera on; without pixels: it went off."""
+        if not self.is_resting:
+            session_id, pts = self._conversation.session_id, self._conversation.input_pts
+            self._way.send(p.ImageIn(session_id, pts, width, height, rgb))
+
+    def pass_piece(self, piece: p.ItemPiece) -> None:
+        """Hand the engine a piece of an item; a lost one is told when the item is complete."""
+        is_lost = not self._way.send(piece)
+        self._is_piece_lost = is_lost or (self._is_piece_lost and not piece.first)
+
+    def place_item(self, message: AddItem) -> None:
+        """Put an uploaded item into the conversation; raises `ProtocolError`."""
+        if self._is_piece_lost and not message.last.first:
+            raise engine_unavailable()
+        self._commands.place_item(message.item, message.previous_item_id, message.last)
