@@ -139,11 +139,11 @@ class SessionCommands:
     def truncate_item(self, item_id: str, end_ms: int) -> None:
         conversation = self._conversation
         conversation.items.get(item_id)
-        running = conversation.running(item_id)
+        running = conversation.responses.of_item(item_id)
         if running is not None:
             self._cut(running)
-        if running is None or conversation.is_sent_ahead:
-            conversation.truncate(item_id, end_ms)
+        if running is None or conversation.responses.is_sent_ahead:
+            conversation.responses.truncate(item_id, end_ms)
         # Else the cut tells how much was heard; the client's own figure is not better.
 
     # ------------------------------------------------------------------ responses
@@ -155,7 +155,7 @@ class SessionCommands:
                 code="unsupported_event",
                 param="type",
             )
-        active = self._conversation.active
+        active = self._conversation.responses.active
         is_waiting = active is not None and active.has_calls and active.outcome is not None
         if active is not None and not wish.is_out_of_band and not is_waiting:
             raise ProtocolError(
@@ -227,7 +227,7 @@ class SessionCommands:
         return p.ItemIn(self.session_id, new_id("item"), item.role, parts)
 
     def cancel_response(self, response_id: str | None = None) -> None:
-        response = self._conversation.response(response_id)
+        response = self._conversation.responses.get(response_id)
         if response is None:
             # Some clients know this error by how it begins.
             raise ProtocolError(
@@ -241,13 +241,13 @@ class SessionCommands:
         self._cut_active()
 
     def _cut_active(self) -> None:
-        active = self._conversation.active
+        active = self._conversation.responses.active
         if active is not None:
             self._cut(active)
 
     def _cut(self, response: ActiveResponse) -> None:
         self._to_engine(p.CancelResponse(self.session_id, response.epoch))
-        self._conversation.cut(response.epoch, "client_cancelled")
+        self._conversation.responses.cut(response.epoch, "client_cancelled")
 
     # ------------------------------------------------------------------ the input
 

@@ -117,7 +117,7 @@ class EngineSlot:
 
     def leave(self) -> None:
         """Give the slot away, soon; see `follow`."""
-        self._conversation.strand()
+        self._conversation.responses.strand()
         self._wishes.put_nowait("leave")
 
     def take(self) -> None:

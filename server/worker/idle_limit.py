@@ -37,7 +37,7 @@ class IdleLimit:
     def look(self) -> None:
         """Notice whether anything has happened."""
         now, seen = self._clock(), self._signs()
-        is_busy = self._conversation.is_answering or self._conversation.turns.is_speaking
+        is_busy = self._conversation.responses.is_answering or self._conversation.turns.is_speaking
         if not self._limit_s or is_busy or seen != self._seen:
             self._seen, self._since, self._is_announced = seen, now, False
             return

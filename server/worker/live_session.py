@@ -41,9 +41,9 @@ class LiveSession:
         """`append` takes sound that comes in messages, in the session's format."""
         self._session = session
         self.playout = LivePlayout(
-            listener=session.conversation, taken=self._taken, ended=self._fixture_ended
+            listener=session.conversation.responses, taken=self._taken, ended=self._fixture_ended
         )
-        session.conversation.use(self.playout)
+        session.conversation.responses.use(self.playout)
         self.door = LiveDoor(
             session.commands,
             config,

@@ -43,7 +43,7 @@ class MutedRest:
         in_units = abilities is not None and abilities.hears_in_units
         is_full = mode_of(self._conversation.settings) == "full_duplex"
         may_rest = in_units and is_full and self._commands.is_muted
-        if not may_rest or self._conversation.is_answering:
+        if not may_rest or self._conversation.responses.is_answering:
             self._since = None
         elif self._since is None:
             self._since = self._clock()

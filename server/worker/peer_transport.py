@@ -76,12 +76,12 @@ class PeerTransport:
         self._playout: Playout = (
             before._playout
             if before is not None
-            else Playout(listener=session.conversation)
+            else Playout(listener=session.conversation.responses)
             if live is None
             else live.playout
         )
         if before is None:
-            session.conversation.use(self._playout)
+            session.conversation.responses.use(self._playout)
         if comes_back:
             self._playout.strand()
         self._downlink = AudioDownlink(

@@ -141,7 +141,7 @@ class CallSession:
     @property
     def has_track(self) -> bool:
         """Whether the client hears the answers over a track."""
-        return not self.conversation.is_sent_ahead
+        return not self.conversation.responses.is_sent_ahead
 
     @property
     def reason(self) -> str | None:

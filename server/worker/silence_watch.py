@@ -36,12 +36,12 @@ class SilenceWatch:
         detection = self._conversation.settings.audio.input.turn_detection
         timeout_ms = detection.idle_timeout_ms if isinstance(detection, ServerVad) else None
         turns = self._conversation.turns
-        is_busy = self._conversation.is_answering or turns.is_speaking
+        is_busy = self._conversation.responses.is_answering or turns.is_speaking
         if timeout_ms is None or is_busy or turns.count != self._turns:
             self._turns, self._since = turns.count, None
             return
-        if self._conversation.answers_heard != self._answers:
-            self._answers = self._conversation.answers_heard
+        if self._conversation.responses.answers_heard != self._answers:
+            self._answers = self._conversation.responses.answers_heard
             self._since = self._clock()
         if self._since is None or self._clock() - self._since < timeout_ms / 1000:
             return

@@ -63,8 +63,9 @@ class StreamTransport:
         self._start_s = PROTOCOLS[door].start_s
         self._waited = AwakeClock(TICK_S, clock)
         self._served_at: float | None = None
-        self._speech = SentAhead(listener=session.conversation, max_ahead_s=sound.max_ahead_s)
-        session.conversation.use(self._speech, is_sent_ahead=math.isinf(sound.max_ahead_s))
+        responses = session.conversation.responses
+        self._speech = SentAhead(listener=responses, max_ahead_s=sound.max_ahead_s)
+        responses.use(self._speech, is_sent_ahead=math.isinf(sound.max_ahead_s))
         self._input = InputPace(session.input.hear, self._speed, max_waiting_s=sound.max_waiting_s)
         self._pictures = ShownPictures(
             self._seen,
@@ -105,7 +106,7 @@ class StreamTransport:
             self._on_connected()
             self._session.back(self)
             return
-        self._session.conversation.strand()
+        self._session.conversation.responses.strand()
         await before.close()
         self._session.greet(connection.door, comes_back=True)
         self._session.back(self)
@@ -116,7 +117,7 @@ class StreamTransport:
             self._session.end(reason)
             return
         self._input.drop()
-        self._session.conversation.strand()
+        self._session.conversation.responses.strand()
         self._session.lost(self, reason, is_over=False)
 
     # ------------------------------------------------------------------ signaling SoundPort

@@ -52,8 +52,8 @@ class Talk:
             modes=modes,
             clock=self.clock,
         )
-        self.playout = Playout(listener=self.conversation)
-        self.conversation.use(self.playout)
+        self.playout = Playout(listener=self.conversation.responses)
+        self.conversation.responses.use(self.playout)
         self.conversation.abilities = Abilities() if has_engine else None
         self.commands = SessionCommands(self.conversation, to_engine=self._to_engine)
         self.door = RealtimeDoor(self.commands, self._take)

@@ -167,7 +167,7 @@ def test_answer_that_nobody_came_back_for_is_cut_where_it_was_heard() -> None:
     talk.playout.doubt()
     talk.play(2000)
     talk.playout.strand()
-    talk.conversation.strand()
+    talk.conversation.responses.strand()
     heard = talk.sent(p.Heard)[-1]
     assert heard == p.Heard(SESSION, 1, samples(500), final=True, interrupted=True)
 

@@ -170,7 +170,7 @@ def test_finished_answer_is_completed_with_what_was_said() -> None:
     assert item["status"] == "completed"
     assert item["content"] == [{"type": "output_audio", "transcript": "Good day."}]
     assert talk.one("response.output_audio_transcript.done")["transcript"] == "Good day."
-    assert talk.conversation.active is None
+    assert talk.conversation.responses.active is None
 
 
 def test_transcript_is_paced_by_playout_and_not_by_generation() -> None:
@@ -202,7 +202,7 @@ def test_answer_is_over_when_played_and_not_when_generated() -> None:
     talk = Talk()
     talk.answer(1, {0: "one"}, 200)
     talk.play(160)
-    assert "response.done" not in talk.types and talk.conversation.active is not None
+    assert "response.done" not in talk.types and talk.conversation.responses.active is not None
     talk.play(60)
     assert talk.types[-2:] == ["response.done", "output_audio_buffer.stopped"]
 
@@ -405,7 +405,7 @@ def test_interrupt_cuts_every_answer_that_waits() -> None:
     assert statuses == ["cancelled", "cancelled"]
     assert talk.types.count("output_audio_buffer.cleared") == 1, "the second was never audible"
     assert talk.play(60)[1:] == [None, None]
-    assert talk.conversation.active is None
+    assert talk.conversation.responses.active is None
 
 
 def test_interrupt_of_an_answer_that_is_over_does_nothing() -> None:
@@ -487,7 +487,7 @@ def test_failed_answer_without_sound_is_over_too() -> None:
     talk.done(1, "failed", "broken")
     talk.play(20)
     assert talk.one("response.done")["response"]["status"] == "failed"
-    assert talk.conversation.active is None
+    assert talk.conversation.responses.active is None
 
 
 def test_incomplete_answer_names_the_token_limit() -> None:

@@ -217,8 +217,8 @@ class Stream:
         self.conversation = Conversation(
             SessionSettings(), audience=audience, to_engine=self._send, session_id=SESSION
         )
-        self.speech = SentAhead(listener=self.conversation, clock=self.clock)
-        self.conversation.use(self.speech, is_sent_ahead=True)
+        self.speech = SentAhead(listener=self.conversation.responses, clock=self.clock)
+        self.conversation.responses.use(self.speech, is_sent_ahead=True)
         self.commands = SessionCommands(self.conversation, to_engine=self._send)
         self.door = RealtimeDoor(
             self.commands, self._take, port=Port(), has_track=False, tells_extensions=False
@@ -263,7 +263,7 @@ def test_answer_is_told_as_it_is_sent_and_over_when_made() -> None:
     assert stream.types[5:] == [words, delta, delta, words, delta, delta]
     stream.conversation.hear(p.ResponseDone(SESSION, 1, "completed"))
     assert stream.types[-1] == "response.done" and stream.heard() == []
-    assert stream.conversation.active is None
+    assert stream.conversation.responses.active is None
     stream.wait(1)
     assert [message.samples for message in stream.heard()] == [4800, 9600, 14_400, 19_200, 24_000]
     stream.wait(1.1)
@@ -323,7 +323,7 @@ def test_answer_out_of_band_leaves_the_conversation_and_the_speech_alone() -> No
     assert "conversation.item.added" not in talk.types
     done = talk.one("response.done")["response"]
     assert done["metadata"] == {"topic": "a"} and done["output"][0]["content"][0]["text"] == "safe"
-    assert talk.conversation.active is not None
+    assert talk.conversation.responses.active is not None
     talk.play(1000)
     assert talk.of("response.done")[-1]["response"]["status"] == "completed"
 

@@ -182,7 +182,10 @@ def test_response_beside_the_conversation_answers_what_it_is_given() -> None:
     talk.hear(p.TextOut(SESSION, 2, 0, "yes"), p.ResponseDone(SESSION, 2, "completed"))
     done = talk.one("response.done")["response"]
     assert done["conversation_id"] is None and done["metadata"] == {"topic": "guard"}
-    assert "conversation.item.added" not in talk.types and talk.conversation.active is not None
+    assert (
+        "conversation.item.added" not in talk.types
+        and talk.conversation.responses.active is not None
+    )
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ async def test_one_taker_of_the_sound_whatever_the_directions(
     call.answer_in_sound(2)
     call.tick(TICKS)
     assert call.taken_packets == (0 if is_listening else TICKS)
-    assert call.session.conversation.active is not None
+    assert call.session.conversation.responses.active is not None
     call.tick(2 * TICKS)
-    assert (call.session.conversation.active is None) is not is_listening
+    assert (call.session.conversation.responses.active is None) is not is_listening
     playout = [row for row in (await call.session.stats()).stats if row["type"] == "media-playout"]
     assert len(playout) == 1
     await call.session.close()

@@ -62,7 +62,9 @@ def test_an_interruption_ends_the_answer_at_what_was_heard() -> None:
 def test_over_a_websocket_the_engine_knows_that_nothing_can_wait() -> None:
     talk = Talk()
     assert talk.conversation.engine_config().turn_detection.can_hold
-    talk.conversation.use(SentAhead(listener=talk.conversation), is_sent_ahead=True)
+    talk.conversation.responses.use(
+        SentAhead(listener=talk.conversation.responses), is_sent_ahead=True
+    )
     assert not talk.conversation.engine_config().turn_detection.can_hold
     talk.hear(p.OverlapTold(SESSION, "held", pts=0))
 
