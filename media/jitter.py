@@ -20,62 +20,7 @@ from media.formats import (
 from media.opus import has_fec, packet_ticks
 from media.pieces import Action, JitterCounters, Piece
 from media.senderclock import SenderClock
-
-MIN_GAP_DEADLINE_S = 0.040
-MAX_GAP_DEADLINE_S = 0.200
-GAP_MARGIN_S = 0.020
-"""Waited on top of the measured spread before a missing packet is given up."""
-SILENCE_MARGIN_S = 0.160
-"""Waited on top of that when nothing follows: a stalled network delivers late, in one burst."""
-WINDOW_S = 2.0
-"""The base is the shortest transit of this window and the one before."""
-SPREAD_DECAY = 0.998
-"""Per packet: half-life of 350 packets, 7 s at 20 ms."""
-
-
-class TransitTracker:
-    """Track the shortest transit and how far above it packets arrive."""
-
-    def __init__(self) -> None:
-        self.base_s = 0.0
-        self._previous_s = 0.0
-        self._current_s = 0.0
-        self._window_end_s = 0.0
-        self._spread_s = 0.0
-
-    @property
-    def gap_deadline_s(self) -> float:
-        """Return how long after its expected arrival a packet is waited for, others following."""
-        return min(MAX_GAP_DEADLINE_S, max(MIN_GAP_DEADLINE_S, self._spread_s + GAP_MARGIN_S))
-
-    @property
-    def silence_deadline_s(self) -> float:
-        """Return how long it is waited for while nothing follows."""
-        return self.gap_deadline_s + SILENCE_MARGIN_S
-
-    def reset(self, arrival_s: float, media_s: float) -> None:
-        """Take one packet's transit as the base, the spread as unknown."""
-        self.rebase(arrival_s, media_s)
-        self._spread_s = 0.0
-
-    def rebase(self, arrival_s: float, media_s: float) -> None:
-        """Take one packet's transit as the base: the path became longer."""
-        self.base_s = self._previous_s = self._current_s = arrival_s - media_s
-        self._window_end_s = arrival_s + WINDOW_S
-
-    def add(self, arrival_s: float, media_s: float) -> None:
-        """Learn from one packet."""
-        transit = arrival_s - media_s
-        if arrival_s >= self._window_end_s:
-            self._previous_s = self._current_s
-            self._current_s = transit
-            self._window_end_s = arrival_s + WINDOW_S
-            self.base_s = min(self._previous_s, transit)
-        elif transit < self._current_s:
-            self._current_s = transit
-            self.base_s = min(self._previous_s, transit)
-        self._spread_s = max(self._spread_s * SPREAD_DECAY, transit - self.base_s)
-
+from media.transit import TransitTracker
 
 MAX_HELD_PACKETS = 128
 MAX_JUMP_TICKS = RTP_OPUS_HZ
@@ -90,7 +35,7 @@ MAX_CLOCK_SKEW = 0.001
 MAX_BEHIND_S = 2.0
 """A timeline further behind the clock (the process was suspended) gives up the time between."""
 MAX_CONCEALING_TICKS = RTP_OPUS_HZ // 2
-"""Concealment has faded out by then; zeros follow, which cost no decoder."""
+"""Of lost sound nothing is left to extrapolate by then; the background noise follows."""
 
 _HISTORY = (1 << 256) - 1
 _SAME_INSTANT_TICKS = RTP_OPUS_HZ // 400
@@ -341,19 +286,19 @@ class JitterBuffer:
 
     def _conceal(self, ticks: int, pieces: list[Piece]) -> None:
         counters = self.counters
-        is_silent = self._concealing_ticks >= MAX_CONCEALING_TICKS
         is_first = self._concealing_ticks == 0
+        is_over = self._concealing_ticks >= MAX_CONCEALING_TICKS
         self._concealing_ticks += ticks
         samples = self._advance(ticks)
         if self._is_dtx:
+            # Opus goes on with the noise that the sender described, for as long as it is asked.
             counters.comfort_samples += samples
-            action = Action.COMFORT
-        else:
-            counters.concealment_events += is_first
-            counters.concealed_samples += samples
-            counters.silent_concealed_samples += samples if is_silent else 0
-            action = Action.CONCEAL
-        pieces.append(Piece(Action.SILENCE if is_silent else action, samples))
+            pieces.append(Piece(Action.COMFORT, samples))
+            return
+        counters.concealment_events += is_first
+        counters.concealed_samples += samples
+        counters.silent_concealed_samples += samples if is_over else 0
+        pieces.append(Piece(Action.NOISE if is_over else Action.CONCEAL, samples))
 
     def _advance(self, ticks: int) -> int:
         """Move the timeline on and return the 16 kHz samples that this yields."""

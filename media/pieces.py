@@ -13,8 +13,8 @@ class Action(enum.Enum):
     CONCEAL = "conceal"
     COMFORT = "comfort"
     """Extrapolated as well, but the sender is silent on purpose (DTX): nothing was lost."""
-    SILENCE = "silence"
-    """Zeros: concealment has lasted so long that it has faded out."""
+    NOISE = "noise"
+    """The background alone: nothing came for so long that nothing is left to extrapolate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class JitterCounters:
     samples: int = 0
     """Delivered, in whatever way."""
     concealed_samples: int = 0
-    """Of these, extrapolated or zeros in the place of lost sound."""
+    """Of these, extrapolated or noise in the place of lost sound."""
     silent_concealed_samples: int = 0
-    """Of the concealed samples, zeros."""
+    """Of the concealed samples, background noise."""
     concealment_events: int = 0
     fec_samples: int = 0
     """Lost and recovered from FEC; not in `concealed_samples`."""

@@ -10,6 +10,7 @@ from aiortc import RTCRtpReceiver
 from aiortc.rtp import RtpPacket
 
 from media import hooks
+from media.comfort import BackgroundNoise
 from media.formats import SAMPLE_BYTES, UPLINK_HZ, UPLINK_PACKET_BYTES, UPLINK_PACKET_SAMPLES
 from media.jitter import JitterBuffer
 from media.mixdown import Mixdown
@@ -42,6 +43,7 @@ class AudioUplink:
         self._on_error = on_error
         self._jitter = JitterBuffer(clock=clock)
         self._decoder = OpusDecoder(UPLINK_HZ)
+        self._background = BackgroundNoise()
         self._mixdown: Mixdown | None = None
         """Only once two channels came: who sends one pays nothing for it."""
         self._pending = b""
@@ -127,8 +129,8 @@ class AudioUplink:
     def _decode(self, piece: Piece) -> bytes:
         """Return exactly the piece's mono samples, whatever the payload is."""
         size = piece.samples * SAMPLE_BYTES
-        if piece.action is Action.SILENCE:
-            return bytes(size)
+        if piece.action is Action.NOISE:
+            return self._background.noise(piece.samples)
         if self._mixdown is None and piece.action is Action.DECODE and is_stereo(piece.payload):
             self._mixdown = Mixdown()
             self._decoder = OpusDecoder(UPLINK_HZ, channels=2)
@@ -138,6 +140,8 @@ class AudioUplink:
         start = piece.skip * SAMPLE_BYTES
         if start or len(pcm) != size:
             pcm = pcm[start : start + size].ljust(size, b"\0")
+        if piece.action is Action.DECODE:
+            self._background.hear(pcm)
         return pcm
 
     def _decode_channels(self, piece: Piece) -> bytes:

@@ -13,6 +13,7 @@ import pytest
 
 from media.jitter import MAX_HELD_PACKETS, JitterBuffer
 from media.pieces import Action
+from media.transit import MIN_GAP_DEADLINE_S
 from tests.media.network import Sent, Simulation, VirtualClock, jittery, lossy, stream
 
 PLAIN = b"\x78" + bytes(40)  # hybrid 20 ms: the first bit behind the activity bit is clear
@@ -148,8 +149,8 @@ def test_the_timeline_goes_on_when_nothing_arrives() -> None:
     run = Simulation().run(stream(50), until=6.0)
     assert run.samples == pytest.approx(6 * 16_000, abs=0.24 * 16_000)
     assert run.count(Action.CONCEAL) == pytest.approx(8000, abs=320)
-    assert run.count(Action.SILENCE) > 4 * 16_000
-    assert run.buffer.counters.silent_concealed_samples == run.count(Action.SILENCE)
+    assert run.count(Action.NOISE) > 4 * 16_000
+    assert run.buffer.counters.silent_concealed_samples == run.count(Action.NOISE)
 
 
 def test_speech_after_an_outage_of_seconds_is_not_delayed() -> None:
@@ -343,3 +344,78 @@ def test_a_suspended_process_gives_up_the_time_between() -> None:
         run.buffer.poll()
     assert run.buffer.counters.resyncs == 1
     assert run.buffer.counters.samples < 5 * 16_000
+
+
+def spiky(packets: list[Sent], at_s: list[float], delay_s: float = 0.12) -> list[Sent]:
+    """Delay one packet at each of these times."""
+    late = {round(at / 0.02) for at in at_s}
+    return [replace(p, at=p.at + (delay_s if i in late else 0)) for i, p in enumerate(packets)]
+
+
+@pytest.mark.parametrize("spread_s", [0.06, 0.15])
+def test_the_deadline_is_that_of_a_clean_path_five_seconds_after_it_became_clean(
+    spread_s: float,
+) -> None:
+    packets = stream(950)
+    run = Simulation().run(jittery(packets[:700], spread_s))
+    assert run.buffer.gap_deadline_s > spread_s
+    run.run(packets[700:])
+    assert run.buffer.gap_deadline_s == MIN_GAP_DEADLINE_S
+    assert max(run.delays(15.0, 19.0)) < 1e-6
+
+
+def test_delays_that_recur_are_waited_for_between_them() -> None:
+    run = Simulation().run(spiky(stream(2000), [5, 15, 25, 35]))
+    # The first two were not foreseen; of the others none is late.
+    assert run.buffer.counters.packets_late == 2
+    assert run.buffer.counters.concealed_samples == 2 * 320
+    assert run.buffer.gap_deadline_s == pytest.approx(0.140, abs=0.005)
+
+
+def test_delays_that_stopped_to_recur_are_forgotten_after_twice_their_interval() -> None:
+    packets = spiky(stream(2500), [5, 11])
+    run = Simulation().run(packets[: 22 * 50])
+    assert run.buffer.gap_deadline_s > 0.13
+    run.run(packets[22 * 50 : 24 * 50])
+    assert run.buffer.gap_deadline_s == MIN_GAP_DEADLINE_S
+
+
+def test_a_single_delay_is_forgotten() -> None:
+    run = Simulation().run(spiky(stream(500), [3.0]))
+    assert run.buffer.gap_deadline_s == MIN_GAP_DEADLINE_S
+
+
+@pytest.mark.parametrize("burst", [3, 5])
+@pytest.mark.parametrize("fec", [False, True])
+def test_bursts_cost_what_was_lost_and_no_more(burst: int, fec: bool) -> None:
+    packets = stream(1500, payload=WITH_FEC if fec else PLAIN)
+    sent = [p for i, p in enumerate(packets) if i < 100 or i >= 1300 or i % 25 >= burst]
+    run = Simulation().run(sent)
+    bursts = (1500 - len(sent)) // burst
+    counters = run.buffer.counters
+    assert run.samples == 1500 * 320
+    assert counters.fec_samples == (bursts * 320 if fec else 0)
+    assert counters.concealed_samples == bursts * (burst - fec) * 320
+    assert counters.packets_late == 0
+    assert max(run.delays(27, 30)) < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_reordered_and_doubled_packets_lose_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+    packets = stream(1000)
+    sent = [replace(p, at=p.at + rng.choice((0, 0, 0, 0.025, 0.035))) for p in packets]
+    sent += [replace(p, at=p.at + rng.uniform(0, 0.5)) for p in packets[:950] if rng.random() < 0.2]
+    run = Simulation().run(sent)
+    assert run.samples == 1000 * 320
+    assert {d.piece.action for d in run.deliveries} == {Action.DECODE}
+    assert run.buffer.counters.packets_duplicate == len(sent) - 1000
+
+
+def test_a_pause_that_the_sender_announced_is_comfort_noise_however_long_it_is() -> None:
+    pause = [Sent(1.0, 150, 5000 + 48_000, DTX)]
+    again = stream(50, sequence=151, timestamp=5000 + 48_000 * 4, at=4.0)
+    run = Simulation().run(stream(50) + pause + again)
+    assert run.samples == 5 * 16_000
+    assert run.count(Action.COMFORT) == 3 * 16_000 - 320
+    assert run.buffer.counters.concealed_samples == 0
