@@ -9,6 +9,7 @@ in the media worker's event loop.
 
 import asyncio
 import fractions
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +22,17 @@ from media.clock import Ticker
 from media.formats import DOWNLINK_PACKET_BYTES, PTIME_MS, RTP_OPUS_HZ, RTP_OPUS_PACKET_TICKS
 from media.opus import SILENT_PACKET, OpusEncoder
 from media.playout import Playout
+from media.sendrate import SendRate
 
 TIME_BASE = fractions.Fraction(1, RTP_OPUS_HZ)
 SILENT_PCM = bytes(DOWNLINK_PACKET_BYTES)
-LOSS_CHECK_PACKETS = 1000 // PTIME_MS
-MAX_FEC_PERCENT = 25
+REPORT_CHECK_TICKS = 1000 // PTIME_MS
+PAUSE_TICKS = 400 // PTIME_MS
+"""In a pause one packet is sent in so many."""
+PAUSE_PACKET = b"\xf8"
+"""Discontinuous transmission (RFC 6716 section 2.1.9): a frame without a byte."""
+PAUSE_AFTER_TICKS = 6
+"""Of silence, by which a decoder has nothing left to extrapolate."""
 
 
 class AudioDownlink(MediaStreamTrack):
@@ -48,6 +55,7 @@ class AudioDownlink(MediaStreamTrack):
         *,
         on_error: Callable[[Exception], None],
         encoder: OpusEncoder | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self.packets_sent = 0
@@ -61,37 +69,56 @@ class AudioDownlink(MediaStreamTrack):
         # FEC costs a fifth of the encoding: it begins with the first report of a loss.
         self._encoder = encoder or OpusEncoder(fec=False)
         self._sender: RTCRtpSender | None = None
+        self._clock = clock
+        self._rate = SendRate(self._encoder.bitrate)
+        self._report: object = None
+        self._round_trip_s: float | None = None
         self._is_unheard = False
-        self._fec_percent = 0
         self._ticker = ticker
         self._pts = 0
         self._skipped_ticks = ticker.skipped_ticks
-        self._was_idle = True
+        self._has_pauses = False
+        self._taken_ticks = 0
+        self._silent_ticks = 0
         self._waiter: asyncio.Future[None] | None = None
         self._has_tick = False
         self._unsubscribe = ticker.subscribe(self._on_tick)
 
-    def bind(self, sender: RTCRtpSender | None) -> None:
+    def bind(
+        self,
+        sender: RTCRtpSender | None,
+        *,
+        has_pauses: bool = False,
+        max_bitrate: int | None = None,
+    ) -> None:
         """Name the sender once the offer is answered, None if the client takes no sound.
 
-        FEC follows the loss that is reported to the sender, `stats` include it.
+        Bit rate (of `max_bitrate` at most) and FEC follow what is reported to the sender
+        (`media.sendrate`), `stats` include it. With `has_pauses` little is sent in silence.
         """
         self._sender = sender
         self._is_unheard = sender is None
+        self._has_pauses = has_pauses
+        if max_bitrate is not None and max_bitrate < self._encoder.bitrate:
+            self._encoder.use_bitrate(max_bitrate)
+            self._rate = SendRate(max_bitrate, most=max_bitrate)
 
     async def recv(self) -> "av.Packet[Any]":
         """Return the packet of the next tick. Raises MediaStreamError once the track has ended."""
-        await self._next_tick()
-        try:
-            payload = self._next_payload()
-        except Exception as exc:
-            self.stop()
-            self._on_error(exc)
-            raise MediaStreamError from exc
+        payload = b""
+        while not payload:
+            await self._next_tick()
+            try:
+                payload = self._next_payload()
+            except Exception as exc:
+                self.stop()
+                self._on_error(exc)
+                raise MediaStreamError from exc
+            pts = self._pts + self._gap_ticks() * RTP_OPUS_PACKET_TICKS
+            self._pts = pts + RTP_OPUS_PACKET_TICKS
         packet: av.Packet[Any] = av.Packet(payload)
-        packet.pts = self._pts = self._pts + self._gap_ticks() * RTP_OPUS_PACKET_TICKS
+        packet.pts = pts
         packet.time_base = TIME_BASE
-        self._pts += RTP_OPUS_PACKET_TICKS
         self.packets_sent += 1
         return packet
 
@@ -108,7 +135,8 @@ class AudioDownlink(MediaStreamTrack):
             "packetsSent": self.packets_sent,
             "silentPacketsSent": self.silent_packets_sent,
             "missedTicks": self.missed_ticks,
-            "fecPercent": self._fec_percent,
+            "fecPercent": self._rate.encoding.fec_percent,
+            "targetBitrate": self._rate.encoding.bitrate,
         }
         if self._sender is not None:
             sent = hooks.transmission(self._sender)
@@ -158,28 +186,50 @@ class AudioDownlink(MediaStreamTrack):
             self._waiter = None
 
     def _next_payload(self) -> bytes:
-        if self.packets_sent % LOSS_CHECK_PACKETS == 0:
-            self._follow_loss()
+        """Return what is sent at this tick; nothing within a pause."""
+        if self._taken_ticks % REPORT_CHECK_TICKS == 0:
+            self._follow_reports()
+        self._taken_ticks += 1
         pcm = self._playout.take()
         if pcm is not None:
-            if self._was_idle:
+            if self._silent_ticks:
                 # The silence bypassed the encoder: what it remembers is not what was heard.
                 self._encoder.reset()
-                self._was_idle = False
+                self._silent_ticks = 0
             return self._encoder.encode(pcm)
-        if not self._was_idle:
+        self._silent_ticks += 1
+        if self._silent_ticks == 1 and self.packets_sent:
             # The encoder holds back its last 6.5 ms until more input comes.
-            self._was_idle = True
             return self._encoder.encode(SILENT_PCM)
-        self.silent_packets_sent += 1
-        return SILENT_PACKET
+        return self._silence()
 
-    def _follow_loss(self) -> None:
+    def _silence(self) -> bytes:
+        paused_ticks = self._silent_ticks - PAUSE_AFTER_TICKS
+        if not self._has_pauses or paused_ticks < 0:
+            self.silent_packets_sent += 1
+            return SILENT_PACKET
+        if paused_ticks % PAUSE_TICKS:
+            return b""
+        self.silent_packets_sent += 1
+        return PAUSE_PACKET
+
+    def _follow_reports(self) -> None:
         if self._sender is None:
             return
-        fraction = hooks.transmission(self._sender).fraction_lost or 0.0
-        # Rises at once and falls slowly: losses come in spells.
-        percent = min(MAX_FEC_PERCENT, max(round(fraction * 100), self._fec_percent - 1))
-        if percent != self._fec_percent:
-            self._fec_percent = percent
-            self._encoder.expect_loss(percent)
+        sent = hooks.transmission(self._sender)
+        if sent.report is self._report or sent.fraction_lost is None:
+            return
+        self._report = sent.report
+        before = self._rate.encoding
+        after = self._rate.report(self._clock(), sent.fraction_lost, self._latest_round_trip(sent))
+        if after.fec_percent != before.fec_percent:
+            self._encoder.expect_loss(after.fec_percent)
+        if after.bitrate != before.bitrate:
+            self._encoder.use_bitrate(after.bitrate)
+
+    def _latest_round_trip(self, sent: hooks.Transmission) -> float | None:
+        """Return the round trip of the latest report alone: smoothed it tells of a queue late."""
+        before_s, self._round_trip_s = self._round_trip_s, sent.round_trip_s
+        if before_s is None or sent.round_trip_s is None:
+            return sent.round_trip_s
+        return max(0.0, before_s + (sent.round_trip_s - before_s) / hooks.RTT_WEIGHT)

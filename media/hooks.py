@@ -11,6 +11,7 @@ from typing import Any
 import aiortc
 from aiortc import RTCRtpReceiver, RTCRtpSender
 from aiortc.rtcrtpreceiver import NackGenerator
+from aiortc.rtcrtpsender import RTT_ALPHA
 from aiortc.rtp import (
     RTCP_PSFB_APP,
     RtcpByePacket,
@@ -24,6 +25,7 @@ from aiortc.rtp import (
 from media.reception import StreamStatistics
 
 AIORTC_VERSION = "1.16.0"
+RTT_WEIGHT = 1 - RTT_ALPHA
 MAX_SOURCES = 4
 """Synchronization sources with statistics for each receiver; a report has room for 31."""
 MAX_VIDEO_DROPOUT_PACKETS = 512
@@ -57,6 +59,9 @@ class Transmission:
     fraction_lost: float | None = None
     """0 to 1, over the latest report interval."""
     round_trip_s: float | None = None
+    """Smoothed: RTT_WEIGHT of each new one."""
+    report: object = None
+    """Another one for each report."""
 
 
 class _NoDecoder:
@@ -266,6 +271,7 @@ def transmission(sender: RTCRtpSender) -> Transmission:
         packets_lost=report.packetsLost,
         fraction_lost=report.fractionLost / 256,
         round_trip_s=report.roundTripTime,
+        report=report,
     )
 
 

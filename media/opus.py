@@ -210,7 +210,9 @@ class OpusEncoder:
         self._samples = hz * PTIME_MS // 1000
         self._packet = ctypes.create_string_buffer(MAX_PACKET_BYTES)
         self._address = ctypes.addressof(self._packet)
-        self._set(_SET_BITRATE, bitrate)
+        self.bitrate = bitrate
+        """bit/s."""
+        self.use_bitrate(bitrate)
         self._set(_SET_COMPLEXITY, complexity)
         self._set(_SET_SIGNAL, _SIGNAL_VOICE)
         self.expect_loss(packet_loss_percent if fec else 0)
@@ -238,6 +240,11 @@ class OpusEncoder:
         """Dimension FEC for this loss; 0 sends none, which is a fifth cheaper to encode."""
         self._set(_SET_INBAND_FEC, int(percent > 0))
         self._set(_SET_PACKET_LOSS_PERC, percent)
+
+    def use_bitrate(self, bitrate: int) -> None:
+        """Encode with so many bit/s from the next packet on, redundancy included."""
+        self._set(_SET_BITRATE, bitrate)
+        self.bitrate = bitrate
 
     def _set(self, request: int, value: int) -> None:
         _check(self._lib.opus_encoder_ctl(self._state, request, ctypes.c_int32(value)))

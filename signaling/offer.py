@@ -23,6 +23,7 @@ DEFAULT_SCTP_PORT = 5000
 H264_PROFILES = ("42", "4d", "58", "64")
 """profile_idc of Baseline, Main, Extended and High: 8 bit, 4:2:0."""
 MAX_PARAMETER_SETS = 32
+MIN_OPUS_BITRATE = 6000
 RTCP_LOOKALIKES = range(64, 81)
 """Payload types that read as RTCP in a packet with the marker bit (RFC 5761 section 4)."""
 
@@ -268,6 +269,27 @@ def _decodes(codec: Codec) -> bool:
     mode = codec.parameters.get("packetization-mode", "0")
     is_known = bool(re.fullmatch(r"[0-9a-f]{6}", profile)) and profile[:2] in H264_PROFILES
     return is_known and mode in ("0", "1")
+
+
+class OpusWishes(msgspec.Struct, frozen=True):
+    """How a client wants to be sent Opus (RFC 7587 section 6.1)."""
+
+    has_pauses: bool = False
+    """It prefers that nothing is sent in silence (usedtx)."""
+    max_bitrate: int | None = None
+    """bit/s (maxaveragebitrate)."""
+
+
+def opus_wishes(section: Section) -> OpusWishes:
+    """Return what an audio section asks for; what is no sensible number is no wish."""
+    for codec in codecs(section):
+        most = codec.parameters.get("maxaveragebitrate", "")
+        is_number = most.isascii() and most.isdigit() and len(most) <= 6
+        return OpusWishes(
+            has_pauses=codec.parameters.get("usedtx") == "1",
+            max_bitrate=max(MIN_OPUS_BITRATE, int(most)) if is_number else None,
+        )
+    return OpusWishes()
 
 
 def parameter_sets(section: Section) -> dict[int, tuple[bytes, ...]]:

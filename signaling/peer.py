@@ -31,7 +31,7 @@ from signaling.fragment import parse_fragment, write_fragment
 from signaling.ice import IceSettings, configuration
 from signaling.inbound import prepare_certificate
 from signaling.liveness import CONNECT_DEADLINE_S, SILENCE_S, TICK_S, Liveness
-from signaling.offer import parameter_sets
+from signaling.offer import OpusWishes, opus_wishes, parameter_sets
 from signaling.peerstats import Report, collect
 from signaling.prepared import PreparedOffer, max_message_bytes, prepare_offer
 from signaling.ratelimit import TokenBucket
@@ -128,6 +128,7 @@ class Peer:
         self.video_receiver: RTCRtpReceiver | None = None
         self.parameter_sets: dict[int, tuple[bytes, ...]] = {}
         """H.264 parameter sets that the offer brings for the video, by payload type."""
+        self.opus_wishes = OpusWishes()
         self.channel = EventChannel(
             opened=self._channel_opened,
             received=self._message,
@@ -215,6 +216,8 @@ class Peer:
         self._use_transceivers(pc, offer, downlink)
         if offer.plan.sees is not None:
             self.parameter_sets = parameter_sets(offer.original.sections[offer.plan.sees])
+        if offer.plan.speaks is not None:
+            self.opus_wishes = opus_wishes(offer.original.sections[offer.plan.speaks])
         self._hand_out_receivers(on_receivers)
         self._liveness = Liveness(
             self._awake(),

@@ -135,7 +135,10 @@ class PeerTransport:
             self._before = None
             self._session.carry(self)
             self._session.away(self)
-        self._downlink.bind(self._peer.audio_sender)
+        wishes = self._peer.opus_wishes
+        self._downlink.bind(
+            self._peer.audio_sender, has_pauses=wishes.has_pauses, max_bitrate=wishes.max_bitrate
+        )
         return answer
 
     async def update_ice(self, fragment: str) -> str:

@@ -11,7 +11,7 @@ from aiortc.rtcrtpsender import RTCRtpSender
 
 from media import hooks
 from media.clock import Ticker
-from media.downlink import AudioDownlink
+from media.downlink import PAUSE_PACKET, AudioDownlink
 from media.hooks import Transmission
 from media.opus import SILENT_PACKET, OpusDecoder, has_fec
 from media.playout import Playout
@@ -35,7 +35,9 @@ class Line:
         self.ticker = Ticker(phases=1, timers=self.timers)
         self.playout = Playout(listener=listener or Quiet())
         self.errors: list[Exception] = []
-        self.track = AudioDownlink(self.playout, self.ticker, on_error=self.errors.append)
+        self.track = AudioDownlink(
+            self.playout, self.ticker, on_error=self.errors.append, clock=self.timers.time
+        )
 
     async def packets(self, count: int) -> list["av.Packet[Any]"]:
         packets = []
@@ -115,20 +117,80 @@ async def test_stop_ends_a_waiting_recv() -> None:
     assert line.errors == []
 
 
-async def test_fec_follows_the_reported_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    reported = [Transmission(0, 0)]
-    monkeypatch.setattr(hooks, "transmission", lambda sender: reported[0])
+class Reported:
+    """What a client reports of a bound downlink, by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, line: Line, **wishes: Any) -> None:
+        self.latest = Transmission(0, 0)
+        monkeypatch.setattr(hooks, "transmission", lambda sender: self.latest)
+        line.track.bind(RTCRtpSender.__new__(RTCRtpSender), **wishes)
+
+    def says(self, loss: float, round_trip_s: float = 0.05) -> None:
+        self.latest = Transmission(100, 9000, 7, loss, round_trip_s, object())
+
+
+async def test_fec_and_bitrate_follow_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line()
-    line.track.bind(RTCRtpSender.__new__(RTCRtpSender))
-    line.playout.push(1, speech(8.0, 24_000))
-    assert not any(has_fec(bytes(p)) for p in await line.packets(100))
-    reported[0] = Transmission(100, 9000, 7, 0.07, 0.05)
-    assert any(has_fec(bytes(p)) for p in await line.packets(100))
-    assert line.track.stats()["fecPercent"] == 7
+    reported = Reported(monkeypatch, line)
+    line.playout.push(1, speech(12.0, 24_000))
+    clean = await line.packets(100)
+    assert not any(has_fec(bytes(p)) for p in clean)
+    reported.says(0.07)
+    lossy = await line.packets(150)
+    assert any(has_fec(bytes(p)) for p in lossy)
+    assert line.track.stats()["fecPercent"] == 14
+    assert line.track.stats()["targetBitrate"] == round(32_000 * 1.14)
     assert line.track.stats()["roundTripTime"] == 0.05
-    reported[0] = Transmission(200, 18_000, 7, 0.0, 0.05)
+    reported.says(0.0)
+    # The same report is not counted again, and the line's clock has gone on by 2 s.
     await line.packets(100)
-    assert line.track.stats()["fecPercent"] == 5
+    assert line.track.stats()["fecPercent"] == 11
+    for _ in range(4):
+        # Smoothed as aiortc does it: it is the latest alone that tells of a queue.
+        reported.says(0.0, 0.15 * 0.9 + 0.85 * (reported.latest.round_trip_s or 0))
+        await line.packets(50)
+    assert line.track.stats()["targetBitrate"] == round(32_000 * 0.8**4)
+    slow = await line.packets(100)
+    assert sum(len(bytes(p)) for p in slow) < 0.7 * sum(len(bytes(p)) for p in clean)
+
+
+async def test_a_client_gets_no_more_bits_than_it_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = Line()
+    reported = Reported(monkeypatch, line, max_bitrate=16_000)
+    line.playout.push(1, speech(4.0, 24_000))
+    reported.says(0.1)
+    packets = await line.packets(150)
+    assert line.track.stats()["targetBitrate"] == 16_000
+    assert sum(len(bytes(p)) for p in packets) * 8 / 3.0 < 18_000
+
+
+async def test_who_prefers_pauses_is_sent_little_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = Line()
+    Reported(monkeypatch, line, has_pauses=True)
+    assert [bytes(p) for p in await line.packets(5)] == [SILENT_PACKET] * 5
+    waiting = asyncio.ensure_future(line.track.recv())
+    packets = []
+    for tick in range(60):
+        await asyncio.sleep(0)
+        line.timers.run_to(line.timers.now + 0.02001)
+        await asyncio.sleep(0)
+        if tick == 45:
+            line.playout.push(1, speech(0.1, 24_000))
+        if waiting.done():
+            packets.append(waiting.result())
+            waiting = asyncio.ensure_future(line.track.recv())
+    waiting.cancel()
+    # Ticks 5, 25 and 45 are told to be silent; then the answer, its end, and silence again.
+    pauses = [p.pts for p in packets if bytes(p) == PAUSE_PACKET]
+    assert pauses[:3] == [960 * n for n in (5, 25, 45)]
+    spoken = [p.pts for p in packets if bytes(p) not in (PAUSE_PACKET, SILENT_PACKET)]
+    assert spoken[:6] == [960 * n for n in range(51, 57)]
+    decoder = OpusDecoder()
+    assert {len(decoder.decode(bytes(p))) for p in packets} == {640}
 
 
 async def test_unheard_speech_is_taken_in_real_time_by_the_tick_alone() -> None:
