@@ -4,13 +4,14 @@ Nothing else in this package may touch an underscored name of aiortc. A test fai
 that no longer fires.
 """
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import aiortc
 from aiortc import RTCRtpReceiver, RTCRtpSender
-from aiortc.rtcrtpreceiver import NackGenerator
 from aiortc.rtcrtpsender import RTT_ALPHA
 from aiortc.rtp import (
     RTCP_PSFB_APP,
@@ -23,13 +24,14 @@ from aiortc.rtp import (
 )
 
 from media.reception import StreamStatistics
+from media.retransmission import MissingPackets
 
 AIORTC_VERSION = "1.16.0"
 RTT_WEIGHT = 1 - RTT_ALPHA
 MAX_SOURCES = 4
 """Synchronization sources with statistics for each receiver; a report has room for 31."""
-MAX_VIDEO_DROPOUT_PACKETS = 512
-"""Packets to ask for again after a gap at most: aiortc walks through every one of them."""
+REMB_S = 1.0
+"""Between limits told to who sends no times by which the bandwidth could be estimated."""
 
 OnPacket = Callable[[RtpPacket, str], None]
 """Gets a packet and the lower-case name of its codec. Must not raise."""
@@ -136,22 +138,27 @@ def take_video(
     on_packet: OnVideoPacket,
     on_report: Callable[[int], None] = lambda ssrc: None,
     on_bye: Callable[[list[int]], None] = lambda sources: None,
+    *,
+    limit: Callable[[], float] = lambda: math.inf,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Show each packet to `on_packet`, past aiortc's depayloading, buffer and decoder.
 
     Packets come in the order of arrival, retransmitted ones unwrapped. Reports, bandwidth
     estimation and requests for retransmission are kept. `on_report` gets the source of each sender
-    report, `on_bye` those that leave (RFC 3550 section 6.6). None of them may raise.
+    report, `on_bye` those that leave (RFC 3550 section 6.6); `limit` says how many bit/s the sender
+    is allowed at most. None of them may raise.
     """
     check_version()
     _stop_decoder(receiver)
     codecs: dict[int, Any] = _get(receiver, "codecs")
     streams: dict[int, StreamStatistics] = _get(receiver, "remote_streams")
     rtx_sources: dict[int, int] = _get(receiver, "rtx_ssrc")
-    missing = _Missing(_get(receiver, "nack_generator"))
+    missing = MissingPackets(clock)
+    bandwidth = _Bandwidth(receiver, limit, clock)
 
     async def handle(packet: RtpPacket, arrival_time_ms: int) -> None:
-        await _estimate(receiver, packet, arrival_time_ms)
+        await bandwidth.add(packet, arrival_time_ms)
         codec = codecs.get(packet.payload_type)
         if codec is None:
             return
@@ -164,7 +171,7 @@ def take_video(
             if original is None or payload_type not in codecs:
                 return
             packet, codec = original, codecs[payload_type]
-        if lost := missing.add(packet):
+        if lost := missing.add(packet.ssrc, packet.sequence_number):
             await receiver._send_rtcp_nack(packet.ssrc, lost)
         if on_packet(packet, codec.name.lower()):
             await receiver._send_rtcp_pli(packet.ssrc)
@@ -196,20 +203,39 @@ async def request_keyframe(receiver: RTCRtpReceiver, ssrc: int) -> None:
     await receiver._send_rtcp_pli(ssrc)
 
 
-async def _estimate(receiver: RTCRtpReceiver, packet: RtpPacket, arrival_time_ms: int) -> None:
-    """Feed the bandwidth estimation, and send what it says."""
-    if packet.extensions.abs_send_time is None:
-        return
-    remb = _get(receiver, "remote_bitrate_estimator").add(
-        abs_send_time=packet.extensions.abs_send_time,
-        arrival_time_ms=arrival_time_ms,
-        payload_size=len(packet.payload) + packet.padding_size,
-        ssrc=packet.ssrc,
-    )
-    own_ssrc = _get(receiver, "rtcp_ssrc")
-    if remb is not None and own_ssrc is not None:
-        fci = pack_remb_fci(*remb)
-        await receiver._send_rtcp(
+class _Bandwidth:
+    """Tells a sender how much to send at most: what is estimated, and never above a limit."""
+
+    def __init__(
+        self, receiver: RTCRtpReceiver, limit: Callable[[], float], clock: Callable[[], float]
+    ) -> None:
+        self._receiver = receiver
+        self._limit = limit
+        self._clock = clock
+        self._told_s = -math.inf
+
+    async def add(self, packet: RtpPacket, arrival_time_ms: int) -> None:
+        """Learn from a packet, and tell what it shows."""
+        now = self._clock()
+        estimate, sources = math.inf, [packet.ssrc]
+        if packet.extensions.abs_send_time is not None:
+            estimated = _get(self._receiver, "remote_bitrate_estimator").add(
+                abs_send_time=packet.extensions.abs_send_time,
+                arrival_time_ms=arrival_time_ms,
+                payload_size=len(packet.payload) + packet.padding_size,
+                ssrc=packet.ssrc,
+            )
+            if estimated is None:
+                return
+            estimate, sources = estimated
+        elif now - self._told_s < REMB_S:
+            return
+        bitrate, own_ssrc = min(estimate, self._limit()), _get(self._receiver, "rtcp_ssrc")
+        if bitrate == math.inf or own_ssrc is None:
+            return
+        self._told_s = now
+        fci = pack_remb_fci(int(bitrate), sources)
+        await self._receiver._send_rtcp(
             RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=own_ssrc, media_ssrc=0, fci=fci)
         )
 
@@ -219,25 +245,6 @@ def _unwrapped(packet: RtpPacket, payload_type: Any, ssrc: int | None) -> RtpPac
     if ssrc is None or len(packet.payload) < 2 or not isinstance(payload_type, int):
         return None
     return unwrap_rtx(packet, payload_type=payload_type, ssrc=ssrc)
-
-
-class _Missing:
-    """Which packets of the stream that is sent now are to be sent again."""
-
-    def __init__(self, nack: NackGenerator) -> None:
-        self._nack = nack
-        self._ssrc: int | None = None
-
-    def add(self, packet: RtpPacket) -> list[int]:
-        """Return what to ask for: all that is missing, whenever something new is."""
-        nack = self._nack
-        gap = (packet.sequence_number - (nack.max_seq or 0)) & 0xFFFF
-        is_jump = MAX_VIDEO_DROPOUT_PACKETS < gap < 0x10000 - MAX_VIDEO_DROPOUT_PACKETS
-        if nack.max_seq is not None and (is_jump or packet.ssrc != self._ssrc):
-            nack.max_seq = None
-            nack.missing.clear()
-        self._ssrc = packet.ssrc
-        return sorted(nack.missing) if nack.add(packet) else []
 
 
 def discard(receiver: RTCRtpReceiver) -> None:

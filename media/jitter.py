@@ -105,6 +105,11 @@ class JitterBuffer:
         """Return how long after its expected arrival a missing packet is given up."""
         return self._transit.gap_deadline_s
 
+    @property
+    def spread_s(self) -> float:
+        """Return how much later than the quickest the packets of the last seconds came."""
+        return self._transit.spread_s
+
     def push(self, ssrc: int, sequence: int, timestamp: int, payload: bytes) -> list[Piece]:
         """Take a packet as it came; `sequence` has 16 bits, `timestamp` 32."""
         now = self._clock()

@@ -33,9 +33,14 @@ class TransitTracker:
         self._memory = PeakMemory()
 
     @property
+    def spread_s(self) -> float:
+        """Return how far above the shortest transit packets came of late."""
+        return max(self._previous_spread_s, self._current_spread_s)
+
+    @property
     def gap_deadline_s(self) -> float:
         """Return how long after its expected arrival a packet is waited for, others following."""
-        spread_s = max(self._previous_spread_s, self._current_spread_s, self._memory.peak_s)
+        spread_s = max(self.spread_s, self._memory.peak_s)
         return min(MAX_GAP_DEADLINE_S, max(MIN_GAP_DEADLINE_S, spread_s + GAP_MARGIN_S))
 
     @property

@@ -66,6 +66,12 @@ class AudioUplink:
         """Deliver nothing from now on, and go on discarding what arrives."""
         self._is_closed = True
 
+    @property
+    def arrivals(self) -> tuple[int, int, float]:
+        """How many packets came, how many are lost, and how late they come, s."""
+        counters = self._jitter.counters
+        return counters.packets_received, counters.packets_lost, self._jitter.spread_s
+
     def stats(self) -> dict[str, float | int]:
         """Return counters by their webrtc-stats names and units (seconds, bytes, samples)."""
         counters = self._jitter.counters

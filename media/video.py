@@ -19,6 +19,7 @@ from media.formats import RTP_VIDEO_HZ
 from media.frames import EncodedFrame, FrameAssembler
 from media.keyframes import REPEAT_S, KeyframeRequests
 from media.picture import CameraPicture, Decoded, PictureDecoder
+from media.videobudget import VideoBudget
 
 CODECS = ("vp8", "h264")
 KEYFRAME_INTERVAL_S = 1.0
@@ -98,7 +99,15 @@ class VideoUplink:
             + ("frameWidth", "frameHeight"),
             0,
         )
-        hooks.take_video(receiver, self._on_packet, self._on_report, self._on_bye)
+        self._budget = VideoBudget()
+        hooks.take_video(
+            receiver,
+            self._on_packet,
+            self._on_report,
+            self._on_bye,
+            limit=lambda: self._budget.limit,
+            clock=clock,
+        )
 
     def close(self) -> None:
         """Deliver nothing from now on, and go on discarding what arrives."""
@@ -114,6 +123,7 @@ class VideoUplink:
             "jitter": reception.jitter_s,
             "framesPerSecond": 1 / self._interval_s if self._interval_s else 0.0,
             "packetsDiscarded": self._assembler.late_packets,
+            "bitrateLimit": self._budget.limit,
             "gaps": self._assembler.gaps,
         }
 
@@ -127,6 +137,12 @@ class VideoUplink:
             return False
         return self._has_said_bye or self._requests.is_off(
             self._clock(), self.last_arrival, self._last_report_s
+        )
+
+    def give_way(self, sound_received: int, sound_lost: int, spread_s: float) -> None:
+        """Look how the caller's sound arrives (`media.videobudget`); call it about every second."""
+        self._budget.look(
+            self._clock(), sound_received, sound_lost, spread_s, self._counts["bytesReceived"]
         )
 
     async def tend(self) -> None:

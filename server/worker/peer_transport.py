@@ -168,6 +168,8 @@ class PeerTransport:
             self._session.commands.quality.look(self._audio.stats())
         if self._video is None:
             return
+        if self._audio is not None:
+            self._video.give_way(*self._audio.arrivals)
         await self._video.tend()
         is_off = self._video.is_off or not self._session.conversation.settings.video.enabled
         if is_off and self._is_camera_on:

@@ -12,7 +12,7 @@ def room(seconds: float, level: float, seed: int = 1) -> bytes:
     """Return dull noise: most of it lies below 2 kHz."""
     white = np.random.default_rng(seed).normal(0, 1, int(seconds * 16_000))
     dull = np.convolve(white, np.hanning(9), "same")
-    return (dull / dull.std() * level).astype("<i2").tobytes()
+    return bytes((dull / dull.std() * level).astype("<i2").tobytes())
 
 
 def told(noise: BackgroundNoise, pcm: bytes) -> None:

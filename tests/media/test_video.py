@@ -10,11 +10,20 @@ import numpy as np
 import pytest
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
-from aiortc.rtp import RtcpByePacket, RtcpPsfbPacket, RtcpSenderInfo, RtcpSrPacket
+from aiortc.rtp import (
+    RTCP_PSFB_APP,
+    RTCP_PSFB_PLI,
+    RtcpByePacket,
+    RtcpPsfbPacket,
+    RtcpSenderInfo,
+    RtcpSrPacket,
+    unpack_remb_fci,
+)
 
 from media.frames import EncodedFrame
 from media.picture import CameraPicture, PictureDecoder
 from media.video import MAX_PENDING_FRAMES, VideoUplink
+from media.videobudget import MAX_BITRATE
 from tests.media.network import VirtualClock
 from tests.media.rig import H264, VP8, Rig, assert_no_decoder_thread, rig
 
@@ -61,7 +70,10 @@ class Camera:
 
     @property
     def num_pli(self) -> int:
-        return len(self.made.transport.rtcp(RtcpPsfbPacket))
+        return len(self.feedback(RTCP_PSFB_PLI))
+
+    def feedback(self, kind: int) -> list[RtcpPsfbPacket]:
+        return [p for p in self.made.transport.rtcp(RtcpPsfbPacket) if p.fmt == kind]
 
     async def shoot(
         self, size: tuple[int, int] = (320, 240), *, loses: bool = False, decodes: bool = True
@@ -318,3 +330,21 @@ def test_a_header_that_claims_a_huge_picture_is_refused() -> None:
     decoded = PictureDecoder(640).decode([EncodedFrame("vp8", 0, True, data)], 0)
     assert decoded.errors == 1
     assert decoded.picture is None
+
+
+async def test_a_camera_is_told_to_give_way_to_sound_that_is_lost() -> None:
+    async with rig("video") as made:
+        camera = Camera(made)
+        await made.start()
+        limits = []
+        for i in range(20):
+            camera.clock.now += 0.5
+            await made.feed(i, i * 45_000, b"\x10\x11" + bytes(12_000), payload_type=VP8)
+            camera.uplink.give_way(25 * i, 5 * max(0, i - 9), 0.02)
+            told = camera.feedback(RTCP_PSFB_APP)
+            limits.append(unpack_remb_fci(told[-1].fci) if told else None)
+        assert limits[8] == (MAX_BITRATE, [1])
+        final = limits[-1]
+        assert final is not None
+        assert final[0] < 12_000 * 8 * 2
+        assert camera.uplink.stats()["bitrateLimit"] <= final[0]
