@@ -261,12 +261,12 @@ def build(
     shelf.add_to(app, auth)
     for some in routes:
         some.add_to(app, auth)
-    calls.add_routes(app, front, auth, servers)
+    calls.add_routes(app, front.desk, auth, servers)
     pack = SoundPacker().pack
     chat.add_chat_routes(app, front.chats, auth, pack)
     audio.add_audio_routes(app, front.chats, auth, pack)
-    streams.add_routes(app, front, auth)
-    live.add_routes(app, front, auth)
-    whip.add_routes(app, front, auth, servers)
+    streams.add_routes(app, front.desk, auth)
+    live.add_routes(app, front.desk, auth)
+    whip.add_routes(app, front.desk, auth, servers)
     DocumentationPages(str(info["version"])).add_to(app)
     return app

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+from server.front.call_table import CallTable
 from server.front.front_call import FrontCall
 from server.front.resume_tokens import ResumeTokens
 from signaling.errors import ProtocolError
@@ -32,17 +33,12 @@ class Comebacks:
         """Raise `ProtocolError` (404) for a token that was never given."""
         self._tokens.call_of(token)
 
-    def find(
-        self,
-        token: str,
-        calls: Mapping[str, FrontCall],
-        why_closed: Callable[[str], ProtocolError],
-    ) -> FrontCall:
+    def find(self, token: str, calls: CallTable) -> FrontCall:
         """The call to which a client comes back. Raises `ProtocolError`: 404, 410, 429, 503."""
         call_id = self._tokens.call_of(token)
         call = calls.get(call_id)
         if call is None or not call.is_resumable:
-            raise why_closed(call_id)
+            raise calls.why_closed(call_id)
         if not call.placed.done():
             raise ProtocolError(
                 "resume: this session is being resumed already.",

@@ -1,10 +1,9 @@
-"""A call as the front knows it, and the media worker that a new one goes to. Front."""
+"""A call as the front knows it, and how many a caller or a key may have. Front."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from server.control import ConversationKept
 from server.front.broker import Waiting
@@ -15,8 +14,6 @@ from signaling.settings import SessionSettings
 
 RESUMES_PER_S, RESUMES_BURST = 0.5, 10.0
 """Each makes a peer connection."""
-RESTART_WAIT_S = 6.0
-"""For how long an offer waits for a media worker that died to be back, rather than be refused."""
 
 
 class FrontCall:
@@ -59,27 +56,6 @@ class FrontCall:
         self.place: Waiting | None = None
         """In the queue, as it was told last."""
         self.placed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-
-async def restarted_worker(workers: Sequence[Supervised]) -> None:
-    """While all media workers have died and come back, wait for the first, for a while."""
-    is_any_ready = any(child.is_ready.is_set() for child in workers)
-    if is_any_ready or not any(child.restarts for child in workers):
-        return
-    waits = [asyncio.ensure_future(child.is_ready.wait()) for child in workers]
-    try:
-        await asyncio.wait(waits, timeout=RESTART_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-
-
-def least_loaded(workers: Sequence[Supervised], calls: Collection[FrontCall]) -> Supervised | None:
-    """Return the media worker that is ready and has the fewest calls; None if none is ready."""
-    # Without an engine the call waits in the queue: one that died is back in a moment.
-    load = Counter(call.worker.spec.name for call in calls)
-    ready = (child for child in workers if child.state == "ready")
-    return min(ready, key=lambda child: load[child.spec.name], default=None)
 
 
 def check_share(callers: tuple[str, ...], calls: Collection[FrontCall], most: int) -> None:

@@ -329,7 +329,7 @@ class Launch:
             most=config.voices.max_count,
             per_minute=config.voices.per_minute,
         )
-        box = FeedbackBox(data_folder(config) / "feedback", front)
+        box = FeedbackBox(data_folder(config) / "feedback", front.desk)
         return application.build(
             front, telemetry, auth, info, self._proxies, servers, shelf, [voices, box]
         )

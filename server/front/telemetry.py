@@ -45,9 +45,9 @@ class Telemetry(Collector):
             "ready": self._front.is_ready,
             "processes": self._processes(),
             "calls": [self._call(call) for call in self._calls()],
-            "past_calls": msgspec.to_builtins(list(self._front.past.newest_first())),
-            "calls_placed": self._front.placed_total,
-            "calls_ended": dict(self._front.ended),
+            "past_calls": msgspec.to_builtins(list(self._front.calls.past.newest_first())),
+            "calls_placed": self._front.calls.placed_total,
+            "calls_ended": dict(self._front.calls.ended),
             "queue": {
                 "length": len(self._front.broker.waiting()),
                 "max": self._front.broker.max_queue,
@@ -161,10 +161,10 @@ class Telemetry(Collector):
         yield GaugeMetricFamily("omnicall_ready", "Whether calls are taken.", value=front.is_ready)
         yield GaugeMetricFamily("omnicall_calls", "Calls open.", value=len(front.calls))
         yield CounterMetricFamily(
-            "omnicall_calls_placed", "Calls set up.", value=front.placed_total
+            "omnicall_calls_placed", "Calls set up.", value=front.calls.placed_total
         )
         ended = CounterMetricFamily("omnicall_calls_ended", "Calls over.", labels=["reason"])
-        for reason, count in front.ended.items():
+        for reason, count in front.calls.ended.items():
             ended.add_metric([reason], count)
         yield ended
         waiting = len(front.broker.waiting())

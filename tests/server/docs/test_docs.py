@@ -116,7 +116,7 @@ def served(tmp_path: Path) -> Any:
         "modes": ["half_duplex", "turn_based"],
     }
     voices = VoiceRoutes(VoiceDesk(tmp_path, 1), list)
-    box = FeedbackBox(tmp_path, paper.front)
+    box = FeedbackBox(tmp_path, paper.front.desk)
     auth = Authenticator((), is_keyless=True)
     return operations(build(paper.front, telemetry, auth, info, routes=[voices, box]))
 

@@ -144,7 +144,7 @@ class PaperFront:
         """Post an offer."""
         session = SessionSettings()
         return asyncio.create_task(
-            self.front.place("v=0\r\noffer\r\n", session, remote=remote, callers=(remote,))
+            self.front.desk.place("v=0\r\noffer\r\n", session, remote=remote, callers=(remote,))
         )
 
     def asked(self) -> Iterator[tuple[str, PlaceCall]]:

@@ -13,8 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.ipc.child_process import LoopLag
 from server.control import CallPlaced, GetStats
-from server.front import child_stats
-from server.front import front as front_module
+from server.front import call_desk, child_stats
 from server.front.app import PAGES, SECURITY_HEADERS, TEXTS, build, load_assets
 from server.front.telemetry import Telemetry
 from signaling.http.auth import ApiKey, Authenticator
@@ -358,7 +357,7 @@ async def test_starting_server_is_503_with_retry_after(paper: PaperFront, start:
 async def test_worker_that_does_not_answer_is_504(
     paper: PaperFront, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front_module, "PLACE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(call_desk, "PLACE_TIMEOUT_S", 0.01)
     client = await start()
     response = await client.post(CALLS, data=CHROMIUM_OFFER, headers=SDP)
     assert response.status == 504

@@ -45,7 +45,9 @@ KEPT = ConversationKept(SessionSettings(), (MessageItem(id="item_1", role="user"
 async def resumable(paper: PaperFront) -> PlacedCall:
     """A call that can be resumed, connected and served."""
     placing = asyncio.create_task(
-        paper.front.place(OFFER, SessionSettings(), remote="x", callers=("x",), is_resumable=True)
+        paper.front.desk.place(
+            OFFER, SessionSettings(), remote="x", callers=("x",), is_resumable=True
+        )
     )
     before = len(list(paper.asked()))
     await until(lambda: len(list(paper.asked())) > before)
@@ -59,7 +61,7 @@ async def resumable(paper: PaperFront) -> PlacedCall:
 
 async def refused(paper: PaperFront, token: str) -> tuple[int, str | None]:
     with pytest.raises(ProtocolError) as caught:
-        await paper.front.resume(token, OFFER)
+        await paper.front.desk.resume(token, OFFER)
     return caught.value.status, caught.value.code
 
 
@@ -88,7 +90,7 @@ def test_kept_conversation_survives_the_links() -> None:
 async def test_offer_with_the_token_goes_to_the_calls_own_worker() -> None:
     paper = PaperFront("engine-0", "worker-0", "worker-1")
     placed = await resumable(paper)
-    resuming = asyncio.create_task(paper.front.resume(placed.token, OFFER))
+    resuming = asyncio.create_task(paper.front.desk.resume(placed.token, OFFER))
     await until(lambda: paper.supervisor.of(ResumeCall))
     assert await refused(paper, placed.token) == (503, "resume_pending")
     [(name, asked)] = paper.supervisor.of(ResumeCall)
@@ -104,10 +106,10 @@ async def test_what_cannot_be_resumed_says_why() -> None:
     paper = PaperFront()
     plain = await paper.call()
     placed = await resumable(paper)
-    token = paper.front._comebacks._tokens.of(plain)
+    token = paper.front.desk._comebacks._tokens.of(plain)
     assert (await refused(paper, token))[0] == 404
     with pytest.raises(ProtocolError) as caught:
-        await paper.front.resume_stream(placed.token)
+        await paper.front.desk.resume_stream(placed.token)
     assert caught.value.status == 409
     paper.ends(placed.call_id, "vanished")
     assert await refused(paper, placed.token) == (410, "vanished")
@@ -128,14 +130,14 @@ async def test_call_of_a_dead_worker_waits_and_goes_on_at_another_with_its_histo
     call_id = placed.call_id
     paper.says("worker-0", KeepConversation(call_id, KEPT))
     paper.down("worker-0")
-    assert paper.front.is_open(call_id) and paper.front.is_lost(call_id)
+    assert paper.front.desk.is_open(call_id) and paper.front.desk.is_lost(call_id)
     assert paper.front.broker.used == 0
-    resuming = asyncio.create_task(paper.front.resume(placed.token, OFFER))
+    resuming = asyncio.create_task(paper.front.desk.resume(placed.token, OFFER))
     await until(lambda: len(paper.supervisor.of(PlaceCall)) == 2)
     name, asked = paper.supervisor.of(PlaceCall)[-1]
     assert (name, asked.call_id, asked.kept) == ("worker-1", call_id, KEPT) and asked.is_resumable
     paper.says("worker-1", paper.placed(call_id))
-    assert (await resuming).call_id == call_id and not paper.front.is_lost(call_id)
+    assert (await resuming).call_id == call_id and not paper.front.desk.is_lost(call_id)
     paper.connects(call_id)
     assert paper.front.broker.used == 1
     assert paper.supervisor.of(AssignEngine)[-1][0] == "worker-1"
@@ -147,18 +149,18 @@ async def test_comeback_that_fails_at_a_second_worker_can_be_tried_again() -> No
     paper = PaperFront("engine-0", "worker-0", "worker-1")
     placed = await resumable(paper)
     paper.down("worker-0")
-    resuming = asyncio.create_task(paper.front.resume(placed.token, OFFER))
+    resuming = asyncio.create_task(paper.front.desk.resume(placed.token, OFFER))
     await until(lambda: len(paper.supervisor.of(PlaceCall)) == 2)
     paper.down("worker-1")
     with pytest.raises(ProtocolError) as caught:
         await resuming
     assert (caught.value.status, caught.value.code) == (503, "worker_gone")
-    assert paper.front.is_lost(placed.call_id) and paper.front.ended == {}
+    assert paper.front.desk.is_lost(placed.call_id) and paper.front.calls.ended == {}
     # What the worker says of it that did not answer in time is about nothing any more.
     paper.says("worker-1", CallEnded(placed.call_id, "not_answered", 0))
-    assert paper.front.is_lost(placed.call_id)
+    assert paper.front.desk.is_lost(placed.call_id)
     paper.up("worker-1")
-    resuming = asyncio.create_task(paper.front.resume(placed.token, OFFER))
+    resuming = asyncio.create_task(paper.front.desk.resume(placed.token, OFFER))
     await until(lambda: len(paper.supervisor.of(PlaceCall)) == 3)
     paper.says("worker-1", paper.placed(placed.call_id))
     assert (await resuming).call_id == placed.call_id
@@ -168,8 +170,8 @@ async def test_call_of_a_dead_worker_can_be_hung_up() -> None:
     paper = PaperFront()
     placed = await resumable(paper)
     paper.down("worker-0")
-    assert await paper.front.hang_up(placed.call_id, "hangup")
-    assert paper.front.calls == {} and paper.front.ended == {"hangup": 1}
+    assert await paper.front.desk.hang_up(placed.call_id, "hangup")
+    assert paper.front.calls == {} and paper.front.calls.ended == {"hangup": 1}
 
 
 async def test_call_of_a_dead_worker_ends_when_nobody_comes() -> None:
@@ -231,11 +233,11 @@ def test_slot_that_is_asked_for_again_is_held_once() -> None:
 
 async def test_key_has_no_more_calls_than_it_may() -> None:
     paper = PaperFront()
-    paper.front._max_per_key = 1
+    paper.front.desk._max_per_key = 1
     settings = SessionSettings()
 
     async def place(owner: str | None) -> None:
-        await paper.front._begin("x", ("x",), owner, settings)
+        await paper.front.desk._begin("x", ("x",), owner, settings)
 
     await place("one")
     await place("two")

@@ -26,8 +26,7 @@ from server.control import (
     SlotReleased,
     SlotWanted,
 )
-from server.front import child_stats, front_call
-from server.front import front as module
+from server.front import call_desk, child_stats, media_workers
 from server.front.past_calls import PastCall, PastCalls
 from server.front.starting import Starting
 from signaling.errors import NoFreeSlot, ProtocolError
@@ -123,11 +122,11 @@ async def test_call_goes_to_a_worker_and_gets_a_slot_when_it_is_connected() -> N
     [(worker, asked)] = paper.asked()
     assert worker == "worker-0" and asked.sdp == "v=0\r\noffer\r\n"
     assert asked.remote == "192.0.2.9" and asked.call_id.startswith("rtc_")
-    assert not placing.done() and paper.front.placed_total == 0
+    assert not placing.done() and paper.front.calls.placed_total == 0
     paper.says("worker-0", CallPlaced(asked.call_id, ANSWER))
     placed = await placing
     assert (placed.call_id, placed.sdp) == (asked.call_id, ANSWER)
-    assert paper.front.placed_total == 1 and paper.front.broker.used == 0
+    assert paper.front.calls.placed_total == 1 and paper.front.broker.used == 0
     paper.connects(placed.call_id)
     address = EngineAddress("engine-0", "ipc:///engine-0.1")
     assigned = AssignEngine(placed.call_id, address)
@@ -243,13 +242,13 @@ async def test_refusal_of_the_worker_is_passed_on_whole_and_frees_the_slot() -> 
         *(406, "no_codec", "No common codec.", "sdp"),
     )
     assert paper.front.calls == {} and paper.front.broker.used == 0
-    assert paper.front.placed_total == 0
+    assert paper.front.calls.placed_total == 0
 
 
 async def test_worker_that_does_not_answer_is_a_timeout_and_the_call_is_hung_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "PLACE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(call_desk, "PLACE_TIMEOUT_S", 0.01)
     paper = PaperFront()
     with pytest.raises(TimeoutError):
         await paper.begin()
@@ -258,7 +257,7 @@ async def test_worker_that_does_not_answer_is_a_timeout_and_the_call_is_hung_up(
     assert paper.front.calls == {} and paper.front.broker.used == 0
     # The answer that comes after all is nobody's.
     paper.says("worker-0", CallPlaced(asked.call_id, ANSWER))
-    assert paper.front.calls == {} and paper.front.placed_total == 0
+    assert paper.front.calls == {} and paper.front.calls.placed_total == 0
 
 
 async def test_client_that_leaves_before_the_answer_frees_the_slot() -> None:
@@ -348,20 +347,20 @@ async def test_eta_is_learnt_from_calls_that_ended() -> None:
 async def test_hanging_up_is_passed_on_and_the_slot_comes_back_when_the_worker_says_so() -> None:
     paper = PaperFront()
     call_id = await paper.call()
-    assert await paper.front.hang_up(call_id, "hangup")
+    assert await paper.front.desk.hang_up(call_id, "hangup")
     assert paper.hung_up() == [(call_id, "hangup")]
     assert paper.front.broker.used == 1, "the engine still serves it"
     paper.ends(call_id)
-    assert paper.front.broker.used == 0 and paper.front.ended == {"hangup": 1}
-    assert not await paper.front.hang_up(call_id, "hangup")
-    assert not await paper.front.hang_up("rtc_nobody", "hangup")
+    assert paper.front.broker.used == 0 and paper.front.calls.ended == {"hangup": 1}
+    assert not await paper.front.desk.hang_up(call_id, "hangup")
+    assert not await paper.front.desk.hang_up("rtc_nobody", "hangup")
 
 
 async def test_end_that_is_said_twice_counts_once() -> None:
     paper = PaperFront()
     call_id = await paper.call()
     paper.says("worker-0", CallEnded(call_id, "vanished", 1), CallEnded(call_id, "hangup", 1))
-    assert paper.front.broker.used == 0 and paper.front.ended == {"vanished": 1}
+    assert paper.front.broker.used == 0 and paper.front.calls.ended == {"vanished": 1}
 
 
 async def test_calls_that_ended_are_kept_newest_first_with_their_figures() -> None:
@@ -370,7 +369,7 @@ async def test_calls_that_ended_are_kept_newest_first_with_their_figures() -> No
     paper.clock.now += 8
     paper.says("worker-0", CallEnded(first, "goodbye", 3, "half_duplex", {"first_audio": 310.0}))
     paper.ends(second, "vanished")
-    newest, oldest = paper.front.past.newest_first()
+    newest, oldest = paper.front.calls.past.newest_first()
     assert (newest.call_id, newest.reason, newest.mode) == (second, "vanished", "")
     assert (oldest.call_id, oldest.seconds, oldest.turns) == (first, 8.0, 3)
     assert (oldest.worker, oldest.engine, oldest.mode) == ("worker-0", "engine-0", "half_duplex")
@@ -403,9 +402,9 @@ async def test_dead_worker_ends_its_calls_only_and_frees_their_slots() -> None:
     mine = [c for c in calls if paper.front.calls[c].worker.spec.name == "worker-0"]
     paper.down("worker-0")
     assert len(mine) == 2 and set(paper.front.calls) == set(calls) - set(mine)
-    told = [paper.front.why_closed(call_id) for call_id in mine]
+    told = [paper.front.desk.why_closed(call_id) for call_id in mine]
     assert [(error.status, error.code) for error in told] == [(410, "worker_gone")] * 2
-    assert paper.front.broker.used == 2 and paper.front.ended == {"worker_gone": 2}
+    assert paper.front.broker.used == 2 and paper.front.calls.ended == {"worker_gone": 2}
     assert paper.supervisor.of(WorkerGone) == [("engine-0", WorkerGone("worker-0#1"))]
     assert paper.front.is_ready
 
@@ -439,7 +438,7 @@ async def test_offer_waits_for_a_media_worker_that_is_coming_back() -> None:
 async def test_offer_is_refused_when_no_media_worker_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(front_call, "RESTART_WAIT_S", 0.01)
+    monkeypatch.setattr(media_workers, "RESTART_WAIT_S", 0.01)
     paper = PaperFront()
     paper.down("worker-0")
     with pytest.raises(NoFreeSlot):
@@ -469,7 +468,7 @@ async def test_dead_engine_is_told_to_every_worker_and_its_slots_are_gone() -> N
     # The workers end its calls; the other engine's goes on.
     lost = one if paper.front.broker.engine_of(one) is None else two
     paper.ends(lost, "engine_gone")
-    assert paper.front.ended == {"engine_gone": 1} and len(paper.front.calls) == 1
+    assert paper.front.calls.ended == {"engine_gone": 1} and len(paper.front.calls) == 1
     await paper.call()
     assert paper.supervisor.of(QueuePosition)[-1][1].position == 1
 

@@ -35,7 +35,7 @@ class Updating:
 
     def begin(self, fragment: str, *tags: str) -> asyncio.Task[IceAnswer | None]:
         known = frozenset(tags) if tags else None
-        return asyncio.create_task(self.paper.front.update_ice(self.call_id, fragment, known))
+        return asyncio.create_task(self.paper.front.desk.update_ice(self.call_id, fragment, known))
 
     async def update(self, fragment: str, answer: str, *tags: str) -> IceAnswer | None:
         count = len(self.asked())
@@ -119,13 +119,13 @@ async def test_a_call_that_ends_meanwhile_is_gone(updating: Updating) -> None:
 async def test_a_session_without_a_peer_has_no_ice(updating: Updating) -> None:
     session = SessionSettings()
     front = updating.paper.front
-    placing = asyncio.create_task(front.place_stream(session, remote="x", callers=("x",)))
+    placing = asyncio.create_task(front.desk.place_stream(session, remote="x", callers=("x",)))
     await until(lambda: front.calls)
     ((call_id, call),) = front.calls.items()
     call.placed.set_result("")
     assert (await placing).call_id == call_id
     with pytest.raises(ProtocolError, match="WebSocket") as caught:
-        await front.update_ice(call_id, "x", None)
+        await front.desk.update_ice(call_id, "x", None)
     assert caught.value.status == 409
 
 

@@ -36,7 +36,7 @@ def film(data: bytes = FILM, item_id: str | None = None) -> ItemCreate:
 
 async def upload(paper: PaperFront, create: ItemCreate) -> tuple[str, asyncio.Task[MessageItem]]:
     call_id = await paper.call()
-    return call_id, asyncio.create_task(paper.front.add_item(call_id, create))
+    return call_id, asyncio.create_task(paper.front.desk.add_item(call_id, create))
 
 
 async def test_item_crosses_in_pieces_and_is_answered_when_it_is_added() -> None:
@@ -95,7 +95,7 @@ async def test_call_that_ends_meanwhile_is_404(how: str) -> None:
     told = (caught.value.status, caught.value.code)
     assert told == (410, "hangup" if how == "ended" else "worker_gone")
     with pytest.raises(ProtocolError) as caught:
-        await paper.front.add_item(call_id, film())
+        await paper.front.desk.add_item(call_id, film())
     assert (caught.value.status, caught.value.code) == told
 
 
@@ -112,7 +112,7 @@ async def test_worker_that_takes_no_messages_is_503() -> None:
     call_id = await paper.call()
     paper["worker-0"].state = "backoff"
     with pytest.raises(ProtocolError) as caught:
-        await paper.front.add_item(call_id, film())
+        await paper.front.desk.add_item(call_id, film())
     assert caught.value.status == 503
 
 
@@ -120,7 +120,7 @@ async def test_only_messages_are_items_here() -> None:
     paper = PaperFront()
     call_id = await paper.call()
     with pytest.raises(ProtocolError) as caught:
-        await paper.front.add_item(call_id, ItemCreate(FunctionCall("c", "f", "{}")))
+        await paper.front.desk.add_item(call_id, ItemCreate(FunctionCall("c", "f", "{}")))
     assert caught.value.param == "item.type"
 
 
