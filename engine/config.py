@@ -14,10 +14,10 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ChatEndpoint(Struct, frozen=True, forbid_unknown_fields=True):
-    """An OpenAI-compatible chat endpoint that answers instead of the built-in rules."""
+    """An OpenAI-compatible chat endpoint."""
 
     url: Annotated[
-        str, Meta(max_length=2048, description="Base URL ending in /v1; empty: the built-in rules.")
+        str, Meta(max_length=2048, description="Base URL ending in /v1; empty: none is asked.")
     ] = ""
     model: Annotated[
         str, Meta(max_length=256, description="Model name sent with each request.")
@@ -203,6 +203,20 @@ class MiniCpmoConfig(Struct, frozen=True, forbid_unknown_fields=True):
     transcription: TranscriptionConfig = TranscriptionConfig()
 
 
+class DelegateConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """A text model beside one that speaks in full duplex and calls no functions there itself."""
+
+    when_said: Annotated[
+        tuple[Annotated[str, Meta(min_length=2, max_length=128)], ...],
+        Meta(
+            max_length=32,
+            description="Words by which the speaking model hands a task over, once it has ended "
+            "what it says; it is told the first of them.",
+        ),
+    ] = ("let me check", "让我查一下")
+    chat: ChatEndpoint = ChatEndpoint()
+
+
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """One engine process. No field of it changes while the process lives."""
 
@@ -225,6 +239,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Folder of what was prepared of uploaded voices; empty: nothing is kept."""
     builtin: BuiltinConfig = BuiltinConfig()
     minicpmo: MiniCpmoConfig = MiniCpmoConfig()
+    delegate: DelegateConfig = DelegateConfig()
     log_level: LogLevel = "info"
     log_file: str = ""
     log_max_mb: Annotated[int, Meta(ge=0)] = 0

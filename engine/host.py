@@ -7,10 +7,10 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from engine.admission import Headroom, Stages
-from engine.base import Engine, EngineError, EngineSession
+from engine.base import EngineError, EngineSession, Send
 from engine.ingest.messages import FromIngest, SoundHeard, SoundTaker, ToIngest
 from engine.ipc.item_chunks import Joiner
 from engine.ipc.patience import TICK_S
@@ -21,6 +21,7 @@ from engine.ipc.protocol import (
     OpenSession,
     Ping,
     Pong,
+    SessionConfig,
     SessionEnded,
     SessionMessage,
     SessionOpened,
@@ -28,6 +29,7 @@ from engine.ipc.protocol import (
     SessionWarning,
     ToEngine,
     UnitDone,
+    Welcome,
 )
 from engine.ipc.transport import Listener
 
@@ -71,6 +73,15 @@ TURN_MS = 1_000
 """What stands for a unit's length in engines without units."""
 
 
+class SessionMaker(Protocol):
+    """Who opens sessions: the engine itself, or what stands in front of it."""
+
+    def welcome(self, slots: int) -> Welcome: ...
+
+    def open(self, session: str, slot: int, config: SessionConfig, send: Send) -> EngineSession:
+        """As `engine.base.Engine.open`."""
+
+
 class _Open(NamedTuple):
     session: EngineSession
     slot: int
@@ -82,7 +93,7 @@ class Host:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: SessionMaker,
         endpoint: str,
         slots: int,
         *,

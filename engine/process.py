@@ -7,14 +7,15 @@ import logging
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
 
 from engine.base import BehindIngest, Engine, EngineError, VoiceTaker
-from engine.config import BuiltinConfig, EngineConfig, TranscriptionConfig
+from engine.config import BuiltinConfig, DelegateConfig, EngineConfig, TranscriptionConfig
 from engine.gpus import bound_threads, see_only
-from engine.host import Host
+from engine.host import Host, SessionMaker
 from engine.hub import Fetching, unheard
 from engine.ingest.child import Ingest
 from engine.ipc.child_process import Child, LoopLag, process_usage
@@ -32,6 +33,9 @@ from engine.ipc.supervision import (
     WorkerGone,
 )
 from engine.scribe import Scribe
+
+if TYPE_CHECKING:
+    from engine.delegate.delegate import Delegate
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +96,23 @@ def scribe_of(config: TranscriptionConfig, builtin: BuiltinConfig) -> Scribe | N
     return None
 
 
+async def delegate_of(config: DelegateConfig, engine: Engine) -> Delegate | None:
+    """The text model that full-duplex sessions hand tasks to, imported only when wanted; raises
+    `EngineError`. The engine has started.
+    """
+    if not config.chat.url:
+        return None
+    from engine.delegate.delegate import Delegate
+
+    delegate = Delegate(config, engine)
+    try:
+        await delegate.start()
+    except EngineError:
+        await asyncio.gather(delegate.close(), engine.close())
+        raise
+    return delegate
+
+
 async def _report(
     child: Child, engine: Engine, host: Host, lag: LoopLag, ingest: Ingest | None
 ) -> None:
@@ -117,6 +138,13 @@ async def _report(
                 tasks=len(asyncio.all_tasks()),
             )
         )
+
+
+async def _close(engine: Engine, delegate: Delegate | None, ingest: Ingest | None) -> None:
+    beside = [] if delegate is None else [delegate.close()]
+    if ingest is not None:
+        beside.append(ingest.stop())
+    await asyncio.gather(engine.close(), *beside)
 
 
 async def _serve(
@@ -168,6 +196,7 @@ async def run(config: EngineConfig) -> int:
     try:
         engine = build(config, child.fetching)
         await engine.start(child.progress)
+        delegate = await delegate_of(config.delegate, engine)
     except EngineError as error:
         child.fatal(str(error))
         child.close()
@@ -175,8 +204,9 @@ async def run(config: EngineConfig) -> int:
     cycles = CycleCollector()
     wants_ingest = isinstance(engine, BehindIngest) and engine.is_behind_ingest
     ingest = Ingest(config) if wants_ingest else None
+    sessions: SessionMaker = delegate or engine
     host = Host(
-        engine,
+        sessions,
         config.endpoint if ingest is None else ingest.inner,
         engine.slots,
         on_closed=cycles.ended,
@@ -189,7 +219,7 @@ async def run(config: EngineConfig) -> int:
             await ingest.start()
         build_ms = (time.monotonic() - started) * 1000
         endpoint = host.endpoint if ingest is None else ingest.endpoint
-        child.send(Ready(os.getpid(), endpoint, engine.welcome(engine.slots), round(build_ms, 1)))
+        child.send(Ready(os.getpid(), endpoint, sessions.welcome(engine.slots), round(build_ms, 1)))
         await _serve(child, engine, host, cycles, ingest)
     except* EngineError as failed:
         failure = str(failed.exceptions[0])
@@ -197,7 +227,7 @@ async def run(config: EngineConfig) -> int:
         child.fatal(failure)
     finally:
         await host.close(has_failed=bool(failure))
-        await asyncio.gather(engine.close(), *([] if ingest is None else [ingest.stop()]))
+        await _close(engine, delegate, ingest)
         child.close()
     return EXIT_FATAL if failure else 0
 

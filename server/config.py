@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from engine.config import BuiltinConfig, EngineKind, LogLevel, MiniCpmoConfig
+from engine.config import BuiltinConfig, DelegateConfig, EngineKind, LogLevel, MiniCpmoConfig
 from engine.ipc.session_config import Mode
 from signaling.hosts import LOOPBACK_HOSTS
 
@@ -349,6 +349,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     engine: EnginesConfig = EnginesConfig()
     builtin: BuiltinConfig = BuiltinConfig()
     minicpmo: MiniCpmoConfig = MiniCpmoConfig()
+    delegate: DelegateConfig = DelegateConfig()
     media: MediaConfig = MediaConfig()
     calls: CallsConfig = CallsConfig()
     chat: ChatConfig = ChatConfig()
@@ -374,6 +375,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 SECRETS = frozenset(
     {
         *("auth.key", "builtin.chat.api_key", "minicpmo.transcription.api_key"),
+        "delegate.chat.api_key",
         *("media.turn_password", "media.turn_secret"),
     }
 )

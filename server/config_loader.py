@@ -228,6 +228,7 @@ def _check_together(config: Config) -> None:
     for name, url in (
         ("builtin.chat.url", config.builtin.chat.url),
         ("minicpmo.transcription.url", scribe.url),
+        ("delegate.chat.url", config.delegate.chat.url),
     ):
         if url and not url.startswith(("http://", "https://")):
             raise SettingsError(f"{name} = {url!r}: expected an http or https URL")

@@ -33,7 +33,7 @@ FLOORS = (
     ("engine.gpu.graphs", "engine.gpu.timing", "engine.gpu.weights", "engine.gpu.kernels"),
     ("engine.gpu.kv",),
     ("engine.gpu.blocks",),
-    ("engine.echo", "engine.scripted", "engine.dsp"),
+    ("engine.echo", "engine.scripted", "engine.dsp", "engine.delegate"),
     ("engine.minicpmo.models",),
     ("engine.minicpmo.llm",),
     ("engine.minicpmo.session", "engine.minicpmo.encoders"),

@@ -140,6 +140,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
                     voice_cache=str(data_folder(config) / "prepared"),
                     builtin=config.builtin,
                     minicpmo=config.minicpmo,
+                    delegate=config.delegate,
                     log_level=config.log.level,
                     log_file=config.log.file,
                     log_max_mb=config.log.max_mb,

@@ -1,0 +1,120 @@
+"""Tasks of full duplex that a configured chat endpoint answers, with the client's functions: the
+real server with the scripted engine, over OpenAI Realtime and OpenAI Live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chat_server import serving_chat
+from tests.live_client import LiveStreamer
+from tests.serving import Serving
+from tests.streamer import Streamer
+
+pytestmark = pytest.mark.loopback
+
+SCRIPT = """
+sound = "tones"
+[[cue]]
+at = 0.5
+heard = "What does look_up say of the parcels?"
+heard_s = 0.6
+[[cue]]
+at = 1.5
+say = "Let me check."
+"""
+TOOL = {"type": "function", "name": "look_up", "parameters": {"type": "object", "properties": {}}}
+FOUND = "I found: two parcels."
+
+
+async def test_a_chat_endpoint_calls_functions_and_the_model_says_what_it_found(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text(SCRIPT)
+    async with serving_chat() as (chat, chat_url):
+        options = ("--engine", "scripted", "--script", str(script))
+        serving = Serving(*options, "--set", f"delegate.chat.url={chat_url}")
+        await asyncio.to_thread(serving.__enter__)
+        try:
+            async with asyncio.TaskGroup() as clients:
+                clients.create_task(_realtime(serving.url))
+                clients.create_task(_live(serving.url))
+        finally:
+            await asyncio.to_thread(serving.stop)
+        last = [request["messages"][-1] for request in chat.requests]
+        assert sorted(message["role"] for message in last) == ["tool", "tool", "user", "user"]
+
+
+async def _realtime(url: str) -> None:
+    async with Streamer(url) as client:
+        await client.hears("session.created")
+        await client.send("session.update", session={"type": "realtime", "tools": [TOOL]})
+        session = (await client.hears("session.updated"))["session"]
+        assert [tool["name"] for tool in session["tools"]] == ["look_up"]
+        async with _talking(client):
+            call = await client.hears("response.function_call_arguments.done")
+            await client.hears("response.done", count=2)
+            output = {"type": "function_call_output", "output": "two parcels"}
+            item = {**output, "call_id": call["call_id"]}
+            await client.send("conversation.item.create", item=item)
+            await client.send("response.create")
+            done = await client.hears("response.done", count=3)
+        (message,) = done["response"]["output"]
+        assert message["content"][0]["transcript"] == FOUND
+        assert client.of("error") == []
+        kinds = [
+            [item["type"] for item in e["response"]["output"]] for e in client.of("response.done")
+        ]
+        assert kinds == [["message"], ["function_call"], ["message"]]
+
+
+@contextlib.asynccontextmanager
+async def _talking(client: Streamer) -> AsyncIterator[None]:
+    """Send silence within the block, in its time."""
+
+    async def talk() -> None:
+        while True:
+            await client.say(bytes(4_800))
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(talk())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _live(url: str) -> None:
+    backend: dict[str, Any] = {"model": "any", "tools": [TOOL]}
+    async with LiveStreamer(url) as client:
+        await client.start(delegation={"type": "responses", "responses": backend})
+        async with client.talks():
+            created = await client.hears("session.delegation.created")
+            call_id = await _called(client)
+            output = {"type": "function_call_output", "call_id": call_id, "output": "two parcels"}
+            await client.send("response.item.create", item=output)
+            await client.send("response.create")
+            await client.has_said(FOUND)
+        assert client.of("error") == []
+        tasks = {event["delegation_id"] for event in client.of("response.event")}
+        assert tasks == {created["delegation"]["id"]}
+
+
+async def _called(client: LiveStreamer) -> str:
+    """Wait until a function was called and the response that did so is over; the call's id."""
+    call_id, count = "", 1
+    while (event := (await client.hears("response.event", count=count))["event"])["type"] != (
+        "response.completed"
+    ):
+        if event["type"] == "response.output_item.done":
+            call_id = event["item"]["call_id"]
+        count += 1
+    return call_id
