@@ -18,6 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from tests.caller import RATE, Caller
+from tests.waiting import PATIENCE_S
 
 CONNECT_S = 20.0
 
@@ -82,7 +83,7 @@ class Bystander:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(PATIENCE_S):
                 await self._process.wait()
         except TimeoutError:
             self._process.kill()

@@ -158,7 +158,7 @@ async def test_camera_is_seen_until_it_is_switched_off(server: Serving, tmp_path
     async with browse(server.url, mic) as page:
         await call(page)
         await page.click("#camera-toggle")
-        await page.wait_for_function("() => window.omnicall.stats().video_fps > 0", timeout=10_000)
+        await page.wait_for_function("() => window.omnicall.stats().video_fps > 0")
         await asyncio.sleep(3)
         calls = await wait_for_calls(server, 1)
         rows = [row for row in calls[0]["stats"] if row["type"] == "inbound-rtp"]

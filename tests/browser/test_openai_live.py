@@ -63,16 +63,16 @@ async def test_a_page_talks_in_full_duplex(server: Serving, tmp_path: Path) -> N
     async with browse(server.url, mic) as page:
         status, body = await page.evaluate(PAGE, {"model": "gpt-live-1"})
         assert status == 201, body
-        await page.wait_for_function(HAS, arg="session.started", timeout=20_000)
+        await page.wait_for_function(HAS, arg="session.started")
         await page.wait_for_function(
             f"(kind) => ({WORDS})(kind).includes('.')",
             arg="session.output_transcript.delta",
             timeout=40_000,
         )
         assert "time" in await page.evaluate(WORDS, "session.input_transcript.delta")
-        await page.wait_for_function("() => window.live.loudest > 0.05", timeout=20_000)
+        await page.wait_for_function("() => window.live.loudest > 0.05")
         await page.evaluate(CLOSE)
-        await page.wait_for_function(HAS, arg="session.closed", timeout=20_000)
+        await page.wait_for_function(HAS, arg="session.closed")
         events: list[dict[str, Any]] = await page.evaluate("() => window.live.events")
         assert [ADAPTER.validate_python(event).type for event in events][0] == "session.started"
         assert events[0]["session"]["id"] == body["session"]["id"]

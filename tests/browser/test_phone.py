@@ -141,7 +141,7 @@ async def wait_in_line(browser: Browser, url: str, place: Any) -> None:
     await page.click("#call")
     hint = page.locator("#hint")
     told = re.compile("About [3-9] s left|About [1-9][0-9] s left")
-    await expect(hint).to_have_text(told, timeout=20_000)
+    await expect(hint).to_have_text(told)
     first = await hint.inner_text()
     await expect(hint).not_to_have_text(first)
     await expect(hint).to_contain_text(re.compile("left|Any moment"))

@@ -41,7 +41,7 @@ from engine.ipc.supervision import EngineStats, Fatal, FromChild, Progress, Read
 from engine.ipc.transport import Listener
 from engine.process import EXIT_FATAL
 from tests import ROOT
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.loopback
 
@@ -112,7 +112,7 @@ class Parent:
         return self.process
 
     async def ready(self) -> Ready:
-        await until(lambda: self.said(Ready), within_s=30)
+        await until(lambda: self.said(Ready))
         ready: Ready = self.said(Ready)[0]
         return ready
 
@@ -125,7 +125,7 @@ class Parent:
     async def exit_code(self) -> int:
         """Of the process, which must end by itself."""
         assert self.process is not None and self.process.stderr is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             self.stderr = await self.process.stderr.read()
             return await self.process.wait()
 
@@ -201,7 +201,7 @@ async def test_session_that_is_over_is_freed_without_waiting_for_hundreds_of_oth
     await until(lambda: any(isinstance(message, ResponseDone) for message in heard))
     await line.close()
     assert process.stderr is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while (said := await process.stderr.readline()) != b"freed\n":
             assert said, "the engine ended"
     client.close()
@@ -315,7 +315,7 @@ async def test_engine_dies_with_a_parent_that_was_killed(parent: Parent) -> None
     assert ready.pid == pid and psutil.pid_exists(pid)
     between.kill()
     await between.wait()
-    await until(lambda: not is_alive(pid), within_s=5)
+    await until(lambda: not is_alive(pid))
 
 
 def is_alive(pid: int) -> bool:

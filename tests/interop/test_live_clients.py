@@ -186,7 +186,7 @@ async def test_pipecat_hears_and_speaks_a_turn_at_a_time(scripted: Serving) -> N
     )
     running = asyncio.create_task(PipelineRunner(handle_sigint=False).run(task))
     await task.queue_frame(frames.LLMContextFrame(LLMContext()))
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(PATIENCE_S):
         while not is_done.is_set():
             await task.queue_frame(frames.InputAudioRawFrame(bytes(640), 16_000, 1))
             await asyncio.sleep(PACKET_S)

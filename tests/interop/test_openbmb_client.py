@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.serving import Serving
 from tests.streamer import speech
+from tests.waiting import PATIENCE_S
 
 pytestmark = [
     pytest.mark.loopback,
@@ -58,7 +59,7 @@ class Heard:
             await asyncio.sleep(1)
 
     async def until(self, found: Any) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not found():  # noqa: ASYNC110 - the client sets no event
                 await asyncio.sleep(0.02)
 

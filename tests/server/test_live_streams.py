@@ -62,7 +62,7 @@ async def test_openai_client_talks_by_words_and_by_sound(server: Serving) -> Non
         for at in range(0, len(pcm), 9600):
             piece = base64.b64encode(pcm[at : at + 9600]).decode()
             await connection.input_audio_buffer.append(audio=piece)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             async for event in connection:
                 types.append(event.type)
                 if event.type == "response.output_audio.delta":

@@ -11,6 +11,7 @@ import pytest
 
 from tests.chat_server import serving_chat
 from tests.serving import Serving
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.loopback
 
@@ -31,7 +32,7 @@ class Connection:
         await self._socket.send_str(json.dumps({"type": kind, **members}))
 
     async def until(self, kind: str) -> dict[str, Any]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 event: dict[str, Any] = json.loads((await self._socket.receive()).data)
                 assert event["type"] != "error", event

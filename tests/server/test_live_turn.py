@@ -19,7 +19,7 @@ from signaling.relay import connect_relay
 from tests.caller import Caller
 from tests.coturn import SECRET, coturn_server
 from tests.serving import Serving
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.loopback
 
@@ -80,7 +80,7 @@ async def test_a_caller_who_has_only_a_relay_converses(server: Serving, transpor
     async with Caller(server.url, ice=relay_only(server, transport)) as caller:
         await caller.hears("session.created")
         caller.voice.say("hello")
-        await until(lambda: caller.loud_samples > 4_800, 40)
+        await until(lambda: caller.loud_samples > 4_800)
         ice: Any = caller.pc.getSenders()[0].transport.transport
         pair = ice._connection._nominated[1]
         assert pair.local_candidate.type == "relay"
@@ -94,7 +94,7 @@ async def test_a_server_that_shows_no_address_of_its_own_is_reached_over_tls(
     async with Caller(hidden.url, ice=relay_only(hidden, "tls")) as caller:
         await caller.hears("session.created")
         caller.voice.say("hello")
-        await until(lambda: caller.loud_samples > 4_800, 40)
+        await until(lambda: caller.loud_samples > 4_800)
         offered = [line for line in caller.pc.remoteDescription.sdp.splitlines() if " typ " in line]
         assert offered and all(" typ relay raddr 0.0.0.0 rport 9" in line for line in offered)
         assert await caller.hang_up() == 200
@@ -114,7 +114,7 @@ async def test_credentials_that_expired_or_are_forged_are_refused(
     url = parse_url(f"turn:{coturn}{query}")
     credentials = time_limited(secret, int(time.time()) + left_s)
     connecting = connect_relay(url, credentials, lambda: StunProtocol(Receiver()))  # type: ignore[arg-type]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         if not is_taken:
             with pytest.raises(aioice.stun.TransactionFailed):
                 await connecting

@@ -164,7 +164,7 @@ async def test_a_peer_speaks_and_hears_until_it_deletes_the_session(server: Serv
         assert caller.location.startswith("/whip/rtc_")
         await caller.hears("session.created")
         caller.voice.say("hello")
-        await until(lambda: caller.loud_samples > 4_800, 30)
+        await until(lambda: caller.loud_samples > 4_800)
         candidate = "m=audio 9 X 0\r\na=mid:0\r\na=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\n"
         kind = {"Content-Type": "application/trickle-ice-sdpfrag"}
         status, *_ = await request("PATCH", session, data=candidate, headers=kind)
@@ -179,7 +179,7 @@ async def test_a_peer_speaks_and_hears_until_it_deletes_the_session(server: Serv
         # It never follows, and is served as before.
         before = caller.loud_samples
         caller.voice.say("hello")
-        await until(lambda: caller.loud_samples > before + 4_800, 30)
+        await until(lambda: caller.loud_samples > before + 4_800)
         assert (await request("DELETE", session))[0] == 200
         await caller.is_over()
     await over(server)
@@ -199,13 +199,13 @@ async def test_who_offers_a_channel_alone_types_and_reads(server: Serving, door:
     status, _, answer = await request("POST", url, data=pc.localDescription.sdp, headers=kind)
     assert status == 201
     await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
-    await until(lambda: "session.created" in [e["type"] for e in events], 30)
+    await until(lambda: "session.created" in [e["type"] for e in events])
     assert events[0]["session"]["output_modalities"] == ["text"]
     content = [{"type": "input_text", "text": "good morning"}]
     item = {"type": "message", "role": "user", "content": content}
     channel.send(json.dumps({"type": "conversation.item.create", "item": item}))
     channel.send(json.dumps({"type": "response.create"}))
-    await until(lambda: "response.output_text.done" in [e["type"] for e in events], 30)
+    await until(lambda: "response.output_text.done" in [e["type"] for e in events])
     (done,) = [e for e in events if e["type"] == "response.output_text.done"]
     assert "good morning" in done["text"]
     await pc.close()

@@ -70,7 +70,7 @@ async def test_openai_client_talks_and_a_second_one_joins(server: Serving) -> No
 
         listening = asyncio.create_task(listen())
         talking = asyncio.create_task(talk())
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(PATIENCE_S):
             async for event in connection:
                 types.append(event.type)
                 if event.type == "session.output_transcript.delta":

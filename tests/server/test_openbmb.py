@@ -21,6 +21,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.serving import Serving
 from tests.streamer import Streamer, speech
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.loopback
 
@@ -55,7 +56,7 @@ class Duplex:
         await self.socket.send(json.dumps({"type": kind, **members}))
 
     async def until(self, kind: str) -> dict[str, Any]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 event: dict[str, Any] = json.loads(await self.socket.recv())
                 if event["type"] == "response.output_audio.delta":
@@ -127,7 +128,7 @@ async def test_pictures_are_seen_and_an_interruption_ends_the_answer(server: Ser
         await duplex.until("response.output_audio.delta")
         silence = base64.b64encode(bytes(4 * HZ)).decode()
         await duplex.send("input.append", input={"audio": silence, "force_listen": True})
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(12):  # the whole story takes longer
             await duplex.until("response.listen")
         await talking
         await duplex.close()

@@ -22,7 +22,7 @@ from signaling.liveness import SILENCE_S
 from signaling.peer import Peer
 from tests.signaling.offers import CHROMIUM_OFFER, only, second_audio, with_codecs, without
 from tests.signaling.rtc import Client, Recorder, SilentTrack, without_candidates
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 SETTINGS = IceSettings()
 
@@ -74,7 +74,7 @@ def resources() -> tuple[int, int, int]:
 
 async def nothing_more_than(before: tuple[int, int, int]) -> None:
     """Wait until all is freed; what a test before this one left may go meanwhile, too."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         # Garbage sets no event; to collect it takes longer than most of what is waited for.
         while any(now > then for now, then in zip(resources(), before, strict=True)):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
@@ -399,7 +399,7 @@ async def test_an_outage_of_four_seconds_is_survived_a_client_that_vanishes_is_n
     assert peer.is_connected
     vanished_at = time.monotonic()
     client.vanish()
-    await until(lambda: bool(listener.reasons), 15.0)
+    await until(lambda: bool(listener.reasons))
     assert listener.reasons == ["vanished"]
     assert listener.gone_at - vanished_at > SILENCE_S - 2.0
     await peer.close()

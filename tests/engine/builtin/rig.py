@@ -16,6 +16,7 @@ from engine.builtin.interfaces import AnswerFailed, Parts, Speech, Transcript, T
 from engine.builtin.session import CascadeSession
 from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import AudioIn, AudioOut, FromEngine, Heard, SessionConfig
+from tests.waiting import PATIENCE_S
 
 DATA = Path(__file__).parents[1] / "data"
 FRAME = 320
@@ -112,7 +113,7 @@ class Caller:
         self, kind: type[M], count: int = 1, where: Callable[[M], bool] = lambda _: True
     ) -> M:
         """The `count`-th message of this kind, waiting for it at most 20 s."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 found = [message for message in self.all(kind) if where(message)]
                 if len(found) >= count:

@@ -300,7 +300,7 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert is_alive(psutil.Process(server.pid))
         os.kill(server.pid, signal.SIGTERM)
         assert server.wait() == 1
-        until_blocking(lambda: not left(server.tree), within_s=5)
+        until_blocking(lambda: not left(server.tree))
         assert not os.path.exists(folder)
 
 
@@ -318,7 +318,7 @@ def test_killed_server_leaves_no_process(tmp_path: Path) -> None:
         assert len(server.tree) == 4
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-        until_blocking(lambda: not left(server.tree), within_s=5)
+        until_blocking(lambda: not left(server.tree))
 
 
 # ---------------------------------------------------------------- faults
@@ -329,7 +329,7 @@ def test_killed_engine_is_back_and_health_with_it(tmp_path: Path) -> None:
     with Started(tmp_path, *ECHO) as server:
         before = server.process("engine")
         os.kill(before["pid"], signal.SIGKILL)
-        until_blocking(lambda: server.get("/health")[0] == 503, within_s=5)
+        until_blocking(lambda: server.get("/health")[0] == 503)
         until_blocking(lambda: server.get("/health")[0] == 200)
         after = server.process("engine")
         assert after["pid"] != before["pid"] and after["restarts"] == 1

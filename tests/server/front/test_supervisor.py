@@ -68,7 +68,7 @@ class Run:
 
     async def ready(self, name: str, generation: int = 1) -> Supervised:
         child = self[name]
-        await until(lambda: child.state == "ready" and child.generation == generation, 30)
+        await until(lambda: child.state == "ready" and child.generation == generation)
         return child
 
     async def close(self) -> None:
@@ -252,7 +252,7 @@ async def test_child_that_was_ready_once_is_restarted_whatever_it_says(
     run = start({"engine-0": "fatal later"})
     child = await run.ready("engine-0")
     os.kill(child.pid, signal.SIGKILL)
-    await until(lambda: child.generation >= 4, 30)
+    await until(lambda: child.generation >= 4)
     assert not run.task.done()
     assert run.watcher.told.count(("down", "engine-0", "killed by signal 9")) == 1
 
@@ -260,12 +260,12 @@ async def test_child_that_was_ready_once_is_restarted_whatever_it_says(
 async def test_child_that_says_it_is_broken_serves_nobody_while_it_still_runs(start: Start) -> None:
     run = start({"engine-0": "breaks"})
     down = ("down", "engine-0", "its only thread has died")
-    await until(lambda: down in run.watcher.told, 30)
+    await until(lambda: down in run.watcher.told)
     child = run["engine-0"]
     assert child.state == "failed" and child.generation == 1 and is_alive(child.pid)
     os.kill(child.pid, signal.SIGKILL)
     # The next one breaks as well.
-    await until(lambda: run.watcher.told.count(down) == 2, 30)
+    await until(lambda: run.watcher.told.count(down) == 2)
     assert child.generation == 2 and not run.task.done()
     assert run.watcher.told.count(("up", "engine-0")) == 2
 
@@ -551,4 +551,4 @@ async def test_killed_supervisor_leaves_no_child(tmp_path: Path) -> None:
     assert len(pids) == 2 and all(is_alive(pid) for pid in pids)
     parent.kill()
     await parent.wait()
-    await until(lambda: not any(is_alive(pid) for pid in pids), within_s=5)
+    await until(lambda: not any(is_alive(pid) for pid in pids))

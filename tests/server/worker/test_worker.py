@@ -94,7 +94,7 @@ class Desk:
         whole = msgspec.json.encode(self._config)
         told = WorkerConfig("worker-0#1", self._listener.endpoint, whole)
         self._process.stdin.write(encode_worker(told) + b"\n")
-        await until(lambda: self.said(Ready), within_s=30)
+        await until(lambda: self.said(Ready))
 
     def serve(self, slots: int = 2) -> Host:
         self.host = Host(self.engine, self.address.endpoint, slots)
