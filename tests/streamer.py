@@ -61,6 +61,7 @@ class Streamer:
             subprotocols=self._protocols,
             ssl=self._tls,
             max_size=None,
+            ping_interval=None,
         )
         self._reader = asyncio.create_task(self._read())
         return self

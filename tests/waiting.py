@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 POLL_S = 0.005
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """How long a test waits for what has to come: it only bounds a test that fails."""
 
 

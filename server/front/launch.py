@@ -36,7 +36,7 @@ from signaling.http.ice_servers import IceServers
 from signaling.http.proxies import TrustedProxies
 from signaling.ice_servers import TurnLogin
 
-WORKER_READY_TIMEOUT_S = 30.0
+WORKER_READY_TIMEOUT_S = 60.0
 STOP_GRACE_S = 2.2
 HTTP_GRACE_S = 0.3
 BACKLOG = 1024

@@ -132,7 +132,7 @@ async def test_peers_that_never_connect_leave_nothing(server: Serving) -> None:
     assert {status for status, _ in got} == {201, 429}
     assert sum(status == 201 for status, _ in got) == 16
     assert (await stats(server))["slots"]["used"] == 0
-    await until(server, nothing_open, 20.0)
+    await until(server, nothing_open)
     assert len(os.listdir(f"/proc/{worker}/fd")) <= files + 2
     async with Caller(server.url) as caller:
         await caller.hears("session.created")
@@ -196,7 +196,7 @@ async def test_engine_killed_in_an_answer_disturbs_only_its_calls(server: Servin
         assert two.loud_samples > before, "the other engine's answer goes on"
         for caller in (one, two):
             assert not caller.of("session.ended")
-    await until(server, lambda s: all(p["state"] == "ready" for p in s["processes"]), 30.0)
+    await until(server, lambda s: all(p["state"] == "ready" for p in s["processes"]))
     restarts = {p["name"]: p["restarts"] for p in (await stats(server))["processes"]}
     assert restarts[mine] == 1
     await until(server, nothing_open)
@@ -206,7 +206,7 @@ async def test_media_worker_killed_is_back_in_seconds(server: Serving) -> None:
     async with Caller(server.url) as caller:
         await caller.hears("session.created")
         os.kill(server.process("worker")["pid"], signal.SIGKILL)
-        await until(server, lambda s: s["ready"] and not s["calls"], 30.0)
+        await until(server, lambda s: s["ready"] and not s["calls"])
         async with Caller(server.url) as again:
             await again.hears("session.created")
     # The dead worker's sessions hold engine slots until its silence is noticed.

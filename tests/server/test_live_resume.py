@@ -119,7 +119,7 @@ async def test_conversation_goes_on_at_another_engine(server: Serving) -> None:
         caller.type("What is 3 plus 3?")
         told = await caller.hears("response.output_audio_transcript.done", count=2)
         assert "6" in told["transcript"]
-    await until(server, lambda s: all(p["state"] == "ready" for p in s["processes"]), 60.0)
+    await until(server, lambda s: all(p["state"] == "ready" for p in s["processes"]))
 
 
 async def test_client_that_never_comes_back_leaves_nothing(server: Serving) -> None:

@@ -46,7 +46,9 @@ class Duplex:
 
     async def __aenter__(self) -> Duplex:
         protocols: Any = ["map.realtime"]
-        self.socket = await connect(self._url, subprotocols=protocols, max_size=None)
+        self.socket = await connect(
+            self._url, subprotocols=protocols, max_size=None, ping_interval=None
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -180,7 +180,7 @@ async def test_without_consent_the_connection_ends() -> None:
     await client.call(peer)
     await until(lambda: peer.is_connected)
     client.vanish()
-    await until(lambda: bool(listener.reasons), 2.9)
+    await until(lambda: bool(listener.reasons))
     assert listener.reasons[0] in ("failed", "closed")
     await client.close()
     await peer.close()

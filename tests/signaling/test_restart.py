@@ -48,9 +48,9 @@ class Call:
     async def says(self, text: str) -> None:
         """The client says something, and the peer answers it."""
         self.client.say(text)
-        await until(lambda: text in self.listener.messages, 20.0)
+        await until(lambda: text in self.listener.messages)
         self.peer.send(f"heard {text}")
-        await until(lambda: f"heard {text}" in self.client.received, 20.0)
+        await until(lambda: f"heard {text}" in self.client.received)
 
     async def move(self) -> None:
         """Give the client another socket, and take the old one's away."""
@@ -68,7 +68,7 @@ async def call(**settings: Any) -> AsyncIterator[Call]:
     listener = Recorder()
     peer, client = Peer("rtc_test", IceSettings(loopback="only", **settings), listener), Client()
     await client.call(peer)
-    await until(lambda: "channel_open" in listener.told, 20.0)
+    await until(lambda: "channel_open" in listener.told)
     try:
         yield Call(peer, client, listener)
     finally:
@@ -90,7 +90,7 @@ async def test_a_client_at_another_address_goes_on_after_a_restart() -> None:
         fragment = await made.peer.update_ice(NEW_LINES)
         assert made.restarts.previous is not None
         await made.follow(fragment)
-        await until(lambda: made.restarts.previous is None, 20.0)
+        await until(lambda: made.restarts.previous is None)
         assert made.ours._nominated[1].remote_addr != before.remote_addr
         await made.says("after")
         assert made.listener.reasons == []
@@ -134,7 +134,7 @@ async def test_a_restart_of_a_restart_and_what_is_repeated() -> None:
         # The same credentials again are no restart.
         assert await made.peer.update_ice(NEW_LINES) == ""
         await made.follow(second)
-        await until(lambda: made.restarts.previous is None, 20.0)
+        await until(lambda: made.restarts.previous is None)
         await made.says("after")
 
 
@@ -142,7 +142,7 @@ async def test_the_old_session_is_over_once_the_client_has_followed() -> None:
     async with call() as made:
         old = made.restarts.current
         await made.follow(await made.peer.update_ice(NEW_LINES))
-        await until(lambda: made.restarts.previous is None, 20.0)
+        await until(lambda: made.restarts.previous is None)
         name = f"{old.ufrag}:{old.remote_ufrag}".encode()
         assert made.restarts.named(name) is None
         name = f"{made.restarts.current.ufrag}:{NEW.ufrag}".encode()
@@ -174,7 +174,7 @@ async def test_a_client_without_candidates_connects_by_those_it_trickles() -> No
     assert await peer.update_ice(fragment) == ""
     assert {pair.remote_candidate.type for pair in hooks.connection._check_list} == {"host"}
     await client.accept(answer)
-    await until(lambda: "channel_open" in listener.told, 20.0)
+    await until(lambda: "channel_open" in listener.told)
     await client.close()
     await peer.close()
 

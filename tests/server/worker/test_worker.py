@@ -118,7 +118,7 @@ class Desk:
     async def ended(self, call_id: str) -> str:
         """How the call ended, once it has."""
         # A full engine is asked for ten seconds.
-        await until(lambda: any(end.call_id == call_id for end in self.said(CallEnded)), 30.0)
+        await until(lambda: any(end.call_id == call_id for end in self.said(CallEnded)))
         [end] = [end for end in self.said(CallEnded) if end.call_id == call_id]
         return str(end.reason)
 
