@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -68,7 +69,8 @@ log = logging.getLogger(__name__)
 PEER_SILENCE_S = 15.0
 """Longer than the supervisor's patience, which says so when a media worker is dead."""
 
-
+MAX_GONE = 64
+"""Names of dead media workers that are remembered: no two lives have the same."""
 TURN_MS = 1_000
 """What stands for a unit's length in engines without units."""
 
@@ -115,6 +117,7 @@ class Host:
         self._open: dict[tuple[bytes, str], _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._names: dict[bytes, str] = {}
+        self._gone: deque[str] = deque(maxlen=MAX_GONE)
         self._listener: Listener[FromIngest] = Listener(
             endpoint,
             FromIngest if is_behind_ingest else ToEngine,
@@ -140,7 +143,9 @@ class Host:
                 self._forget(peer, "a media worker was refused")
 
     def worker_gone(self, name: str) -> None:
-        """Close the sessions of a media worker that is known to be dead."""
+        """Close the sessions of a media worker that is known to be dead, also those that it asked
+        for last and that come only now."""
+        self._gone.append(name)
         for peer in [peer for peer, known in self._names.items() if known == name]:
             self._forget(peer, f"media worker {name} is gone")
 
@@ -158,6 +163,9 @@ class Host:
         self._listener.close()
 
     def _welcome(self, peer: bytes, hello: Hello) -> None:
+        if hello.name in self._gone:
+            self._forget(peer, f"media worker {hello.name} is gone")
+            return
         log.info("media worker %s connected", hello.name)
         self._names[peer] = hello.name
         self._listener.send(peer, self._engine.welcome(self.slots.count))

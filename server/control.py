@@ -42,6 +42,8 @@ class PlaceCall(Message, frozen=True):
     """Its client can come back over another connection."""
     kept: ConversationKept | None = None
     """It goes on from here: its media worker died."""
+    n: int = 0
+    """Which of the front's questions about this call it is; what follows from it repeats it."""
 
 
 class PlaceStream(Message, frozen=True):
@@ -54,6 +56,7 @@ class PlaceStream(Message, frozen=True):
     """The protocol that is spoken."""
     is_resumable: bool = False
     kept: ConversationKept | None = None
+    n: int = 0
 
 
 class ResumeCall(Message, frozen=True):
@@ -61,6 +64,7 @@ class ResumeCall(Message, frozen=True):
 
     call_id: str
     sdp: str
+    n: int = 0
 
 
 class AssignEngine(Message, frozen=True):
@@ -127,18 +131,22 @@ class GetStats(Message, frozen=True):
 class CallPlaced(Message, frozen=True):
     call_id: str
     sdp: str
+    n: int = 0
 
 
 class StreamPlaced(Message, frozen=True):
     """Its socket may be handed over."""
 
     call_id: str
+    n: int = 0
 
 
 class CallConnected(Message, frozen=True):
     """Its client is there: the call needs an engine from now on. Said once."""
 
     call_id: str
+    n: int = 0
+    """Of the placing, as in `CallEnded`."""
 
 
 class SlotReleased(Message, frozen=True):
@@ -179,6 +187,7 @@ class CallRefused(Message, frozen=True):
     code: str
     message: str
     param: str | None = None
+    n: int = 0
 
 
 class ItemAdded(Message, frozen=True):
@@ -224,6 +233,7 @@ class CallEnded(Message, frozen=True):
     """Of its end; empty: it had not begun, or its media worker died."""
     latency_ms: dict[str, float] = {}
     """Of its last turn."""
+    n: int = 0
 
 
 class CallStats(Struct, frozen=True):

@@ -148,7 +148,12 @@ class CallDesk:
             kept = call.kept
             answer = await self._placed(
                 call,
-                PlaceCall(call_id, sdp, kept.settings, call.remote, is_resumable=True, kept=kept),
+                PlaceCall(
+                    *(call_id, sdp, kept.settings, call.remote),
+                    is_resumable=True,
+                    kept=kept,
+                    n=call.placing,
+                ),
             )
         else:
             answer = await self._resumed(call, sdp)
@@ -161,7 +166,10 @@ class CallDesk:
             await self._adopt(call)
             kept = call.kept
             stream = PlaceStream(
-                call.call_id, kept.settings, call.remote, is_resumable=True, kept=kept
+                *(call.call_id, kept.settings, call.remote),
+                is_resumable=True,
+                kept=kept,
+                n=call.placing,
             )
             await self._placed(call, stream)
         return PlacedStream(call.call_id, token)
@@ -178,24 +186,36 @@ class CallDesk:
         return call
 
     async def _adopt(self, call: FrontCall) -> None:
-        """Give a call whose media worker died to another one."""
-        call.placed = asyncio.get_running_loop().create_future()
+        """Give a call whose media worker died to another one. Raises as `place`, and where the
+        call has ended while there was none."""
+        placed = self._ask(call)
         try:
-            call.worker = await self._workers.pick(self._calls.values())
+            worker = await self._workers.pick(self._calls.values())
+            if placed.done():
+                # It has ended, or the media worker was lost once more.
+                await placed
         except BaseException:
-            call.placed.cancel()
+            if not placed.cancel():
+                placed.exception()
             raise
+        call.worker, call.placing = worker, call.asked
         self._comebacks.drop(call.call_id)
         call.is_orphan, call.is_setting_up = False, True
 
+    def _ask(self, call: FrontCall) -> asyncio.Future[str]:
+        """From now on another answer is waited for; those to earlier questions are late."""
+        call.asked += 1
+        call.placed = asyncio.get_running_loop().create_future()
+        return call.placed
+
     async def _resumed(self, call: FrontCall, sdp: str) -> str:
         """Wait for the worker's answer; without one the session waits as before."""
-        call.placed = asyncio.get_running_loop().create_future()
+        placed = self._ask(call)
         try:
-            self._workers.tell(call, ResumeCall(call.call_id, sdp))
-            return await patiently(call.placed, PLACE_TIMEOUT_S)
+            self._workers.tell(call, ResumeCall(call.call_id, sdp, call.asked))
+            return await patiently(placed, PLACE_TIMEOUT_S)
         finally:
-            call.placed.cancel()
+            placed.cancel()
 
     def hand_over(self, told: SocketFor, descriptor: int) -> bool:
         """Give a copy of a socket to the worker of a session; False if that is impossible."""
@@ -299,24 +319,24 @@ class CallDesk:
 
     # ------------------------------------------------------------------ from media workers
 
-    def hear(self, child: Supervised, message: Told) -> None:
+    def hear(self, message: Told) -> None:
         match message:
             case CallPlaced() | StreamPlaced():
                 sdp = message.sdp if isinstance(message, CallPlaced) else ""
-                self._answer_placed(message.call_id, sdp)
+                self._answer_placed(message.call_id, message.n, sdp)
             case CallRefused():
                 error = ProtocolError(
                     message.message, code=message.code, param=message.param, status=message.status
                 )
-                self._answer_placed(message.call_id, error)
+                self._answer_placed(message.call_id, message.n, error)
             case ItemAdded() | ItemRefused():
                 self._uploads.answered(message)
             case IceUpdated() | IceRefused():
                 self._ice.answered(message)
             case CallConnected():
-                self._connected(message.call_id)
+                self._connected(message)
             case CallEnded():
-                self._told_end(child, message)
+                self._told_end(message)
 
     def worker_down(self, child: Supervised) -> None:
         """Let the calls of a media worker that died wait for their clients, or be over."""
@@ -327,26 +347,27 @@ class CallDesk:
                 self.over(call.call_id, "worker_gone")
         self._slots.assign()
 
-    def _answer_placed(self, call_id: str, answer: str | ProtocolError) -> None:
+    def _answer_placed(self, call_id: str, n: int, answer: str | ProtocolError) -> None:
         call = self._calls.get(call_id)
-        if call is None or call.placed.done():
+        if call is None or call.asked != n or call.placed.done():
             return
         if isinstance(answer, str):
             call.placed.set_result(answer)
         else:
             call.placed.set_exception(answer)
 
-    def _connected(self, call_id: str) -> None:
-        call = self._calls.get(call_id)
-        if call is None or not call.is_setting_up:
+    def _connected(self, message: CallConnected) -> None:
+        call = self._calls.get(message.call_id)
+        if call is None or call.placing != message.n or not call.is_setting_up:
             return
         call.is_setting_up = False
         self._slots.request(call)
 
-    def _told_end(self, child: Supervised, message: CallEnded) -> None:
-        """A worker that did not answer in time may still tell of a call that waits for another."""
+    def _told_end(self, message: CallEnded) -> None:
+        """A worker that did not answer in time may still tell of a call that waits for another, or
+        that it was given again."""
         call = self._calls.get(message.call_id)
-        if call is not None and call.worker is child and not call.is_orphan:
+        if call is not None and call.placing == message.n and not call.is_orphan:
             self.over(message.call_id, message.reason, message)
 
     def over(self, call_id: str, reason: str, told: CallEnded | None = None) -> None:

@@ -154,7 +154,7 @@ class Front(Observer):
             case WorkerStats():
                 self.stats.counted(child.spec.name, message)
             case _:
-                self.desk.hear(child, message)
+                self.desk.hear(message)
 
     def _told_by_engine(self, name: str, message: EngineStats | VoiceReport) -> None:
         if isinstance(message, VoiceReport):

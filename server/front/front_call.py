@@ -55,6 +55,10 @@ class FrontCall:
         self.resumed = TokenBucket(RESUMES_PER_S, RESUMES_BURST)
         self.place: Waiting | None = None
         """In the queue, as it was told last."""
+        self.asked = 0
+        """Number of the latest question about it (`PlaceCall.n`); answers to others are late."""
+        self.placing = 0
+        """The number of the one by which its media worker has it."""
         self.placed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
 

@@ -65,6 +65,7 @@ from signaling.socket_for import SocketFor
 
 log = logging.getLogger(__name__)
 
+ToSession = AssignEngine | QueuePosition | PassPiece | SlotNeeded | HangUp
 VIDEO_THREADS = 2
 END_TIMEOUT_S = 1.0
 GATHER_S, RELAY_GATHER_S = 0.5, 3.0
@@ -104,6 +105,7 @@ class Worker:
         self._name = told.name
         self._sessions: dict[str, CallSession] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        self._resuming: dict[str, asyncio.Task[None]] = {}
         self._ticker = Ticker()
         self._threads = ThreadPoolExecutor(VIDEO_THREADS, thread_name_prefix="video")
         self._lag = LoopLag()
@@ -146,7 +148,7 @@ class Worker:
             case PlaceCall() | PlaceStream():
                 self._start(self._call(message), message.call_id)
             case ResumeCall():
-                self._spawn(self._resume(message), "resume")
+                self._begin_resuming(message)
             case GetStats():
                 self._spawn(self._report(message.n), "stats")
             case EngineDown():
@@ -157,9 +159,31 @@ class Worker:
             case UpdateIce():
                 self._spawn(self._update_ice(message), "ice")
             case AssignEngine() | QueuePosition() | PassPiece() | SlotNeeded() | HangUp():
-                session = self._sessions.get(message.call_id)
-                if session is not None:
-                    _tell(session, message)
+                if message.call_id in self._sessions:
+                    self._pass_on(message)
+                else:
+                    # The call may have been placed a moment ago, and its task not have begun.
+                    asyncio.get_running_loop().call_soon(self._pass_on, message)
+
+    def _pass_on(self, message: ToSession) -> None:
+        session = self._sessions.get(message.call_id)
+        if session is not None:
+            _tell(session, message)
+
+    def _begin_resuming(self, message: ResumeCall) -> None:
+        """The client has given up what it asked for before: only its latest offer counts."""
+        call_id = message.call_id
+        if call_id in self._resuming:
+            self._resuming[call_id].cancel()
+        work = self._resume(message)
+        task = self._resuming[call_id] = self._spawn(work, "resume")
+
+        def done(task: asyncio.Task[None]) -> None:
+            work.close()
+            if self._resuming.get(call_id) is task:
+                del self._resuming[call_id]
+
+        task.add_done_callback(done)
 
     def _add_item(self, message: AddItem) -> ItemAdded | ItemRefused:
         call_id, item_id = message.call_id, message.item.id
@@ -204,7 +228,7 @@ class Worker:
         """Make the way to the client; raises as `signaling.peer.Peer.answer` does."""
 
         def connected() -> None:
-            self._child.send(CallConnected(place.call_id))
+            self._child.send(CallConnected(place.call_id, place.n))
 
         if isinstance(place, PlaceStream):
             if place.door == "live":
@@ -215,7 +239,7 @@ class Worker:
                     door=place.door,
                     comes_back=place.kept is not None,
                 )
-            return StreamPlaced(place.call_id)
+            return StreamPlaced(place.call_id, place.n)
         live = None
         if place.live is not None:
             phrases = self._config.live.delegate_when_said
@@ -226,7 +250,7 @@ class Worker:
             live=live,
             comes_back=place.kept is not None,
         )
-        return CallPlaced(place.call_id, await peer.answer(place.sdp))
+        return CallPlaced(place.call_id, await peer.answer(place.sdp), place.n)
 
     async def _resume(self, message: ResumeCall) -> None:
         """Give a session another peer connection in place of the one that its client has lost."""
@@ -246,7 +270,7 @@ class Worker:
             except BaseException:
                 await peer.close()
                 raise
-            self._child.send(CallPlaced(call_id, answer))
+            self._child.send(CallPlaced(call_id, answer, message.n))
         except ProtocolError as error:
             self._refuse(message, error)
         except (TimeoutError, OSError) as error:
@@ -312,13 +336,17 @@ class Worker:
                 if session is not None:
                     await session.close()
             finally:
-                self._sessions.pop(place.call_id, None)
+                # It may have been given to this process again meanwhile.
+                if session is not None and self._sessions.get(place.call_id) is session:
+                    del self._sessions[place.call_id]
                 self._cycles.ended()
-                self._child.send(end)
+                self._child.send(replace(end, n=place.n))
 
     def _refuse(self, place: PlaceCall | PlaceStream | ResumeCall, error: ProtocolError) -> None:
         self._child.send(
-            CallRefused(place.call_id, error.status, error.code, error.message, error.param)
+            CallRefused(
+                *(place.call_id, error.status, error.code, error.message, error.param), place.n
+            )
         )
 
     async def _report(self, n: int) -> None:
@@ -351,10 +379,7 @@ def _unavailable() -> ProtocolError:
     return ProtocolError("The call could not be answered.", code="media_unavailable", status=503)
 
 
-def _tell(
-    session: CallSession,
-    message: AssignEngine | QueuePosition | PassPiece | SlotNeeded | HangUp,
-) -> None:
+def _tell(session: CallSession, message: ToSession) -> None:
     match message:
         case AssignEngine():
             session.slot.assign(message.engine)

@@ -259,6 +259,19 @@ async def test_silent_media_worker_loses_its_sessions_and_the_slots_come_back(
     sweeping.cancel()
 
 
+async def test_what_a_dead_media_worker_asked_for_last_takes_no_slot(setup: Setup) -> None:
+    setup.host.worker_gone("worker-0#1")
+    # Its messages were still on their way.
+    late = dealer(setup.host.endpoint)
+    late.say(Hello(VERSION, "worker-0#1"))
+    late.say(OpenSession("a", SessionConfig()))
+    assert (await receive(late)).code == "hello_expected"
+    assert setup.host.slots.used == 0 and setup.engine.sessions == {}
+    late.close()
+    next_life = await setup.dial("worker-0#2")
+    assert await setup.open(next_life, "a") == SessionOpened("a", 0)
+
+
 async def test_pings_keep_a_quiet_media_worker(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,15 +163,16 @@ class PaperFront:
         return call_id
 
     def placed(self, call_id: str) -> CallPlaced:
-        return CallPlaced(call_id, ANSWER)
+        call = self.front.calls.get(call_id)
+        return CallPlaced(call_id, ANSWER, 0 if call is None else call.asked)
 
     def connects(self, call_id: str) -> None:
-        worker = self.front.calls[call_id].worker.spec.name
-        self.says(worker, CallConnected(call_id))
+        call = self.front.calls[call_id]
+        self.says(call.worker.spec.name, CallConnected(call_id, call.placing))
 
     def ends(self, call_id: str, reason: str = "hangup") -> None:
-        worker = self.front.calls[call_id].worker.spec.name
-        self.says(worker, CallEnded(call_id, reason, 1))
+        call = self.front.calls[call_id]
+        self.says(call.worker.spec.name, CallEnded(call_id, reason, 1, n=call.placing))
 
     def hung_up(self) -> list[tuple[str, str]]:
         return [(m.call_id, m.reason) for _, m in self.supervisor.of(HangUp)]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
 
 from server.control import (
     AssignEngine,
+    CallConnected,
     CallEnded,
+    CallPlaced,
+    CallRefused,
     ClientAway,
     ClientBack,
     ConversationKept,
@@ -25,6 +29,7 @@ from server.control import (
 )
 from server.front.broker import Broker, Waiting
 from server.front.comebacks import Comebacks
+from server.front.media_workers import MediaWorkers
 from server.front.resume_tokens import ResumeTokens
 from signaling.errors import ProtocolError
 from signaling.http.calls import PlacedCall
@@ -94,7 +99,7 @@ async def test_offer_with_the_token_goes_to_the_calls_own_worker() -> None:
     await until(lambda: paper.supervisor.of(ResumeCall))
     assert await refused(paper, placed.token) == (503, "resume_pending")
     [(name, asked)] = paper.supervisor.of(ResumeCall)
-    assert (name, asked) == ("worker-0", ResumeCall(placed.call_id, OFFER))
+    assert (name, asked) == ("worker-0", ResumeCall(placed.call_id, OFFER, 1))
     paper.says(name, paper.placed(placed.call_id))
     again = await resuming
     assert (again.call_id, again.sdp, again.token) == (placed.call_id, ANSWER, placed.token)
@@ -157,13 +162,84 @@ async def test_comeback_that_fails_at_a_second_worker_can_be_tried_again() -> No
     assert (caught.value.status, caught.value.code) == (503, "worker_gone")
     assert paper.front.desk.is_lost(placed.call_id) and paper.front.calls.ended == {}
     # What the worker says of it that did not answer in time is about nothing any more.
-    paper.says("worker-1", CallEnded(placed.call_id, "not_answered", 0))
+    paper.says("worker-1", CallEnded(placed.call_id, "not_answered", 0, n=1))
     assert paper.front.desk.is_lost(placed.call_id)
     paper.up("worker-1")
     resuming = asyncio.create_task(paper.front.desk.resume(placed.token, OFFER))
     await until(lambda: len(paper.supervisor.of(PlaceCall)) == 3)
     paper.says("worker-1", paper.placed(placed.call_id))
     assert (await resuming).call_id == placed.call_id
+
+
+async def test_late_words_of_an_earlier_placing_are_about_nothing() -> None:
+    paper = PaperFront("engine-0", "worker-0", "worker-1")
+    placed = await resumable(paper)
+    call_id = placed.call_id
+    paper.down("worker-0")
+    first = asyncio.create_task(paper.front.desk.resume(placed.token, OFFER))
+    await until(lambda: len(paper.supervisor.of(PlaceCall)) == 2)
+    # Its client has given up waiting, and asks again: the same worker has it twice for a while.
+    first.cancel()
+    await until(lambda: first.done())
+    assert paper.front.desk.is_lost(call_id) and paper.hung_up()[-1] == (call_id, "not_answered")
+    again = asyncio.create_task(paper.front.desk.resume(placed.token, OFFER))
+    await until(lambda: len(paper.supervisor.of(PlaceCall)) == 3)
+    paper.says("worker-1", CallPlaced(call_id, "an answer to the first offer", 1))
+    paper.says("worker-1", CallRefused(call_id, 503, "x", "x", n=1), CallConnected(call_id, 1))
+    paper.says("worker-1", CallEnded(call_id, "not_answered", 0, n=1))
+    assert not again.done() and paper.front.broker.used == 0
+    paper.says("worker-1", CallPlaced(call_id, ANSWER, 2))
+    assert (await again).sdp == ANSWER
+    paper.connects(call_id)
+    assert paper.front.broker.used == 1
+    paper.ends(call_id)
+    assert paper.front.calls == {} and paper.front.broker.used == 0
+
+
+async def test_late_answer_to_an_earlier_offer_is_not_taken_for_that_to_the_latest() -> None:
+    paper = PaperFront()
+    placed = await resumable(paper)
+    first = asyncio.create_task(paper.front.desk.resume(placed.token, OFFER))
+    await until(lambda: len(paper.supervisor.of(ResumeCall)) == 1)
+    first.cancel()
+    await until(lambda: first.done())
+    again = asyncio.create_task(paper.front.desk.resume(placed.token, OFFER))
+    await until(lambda: len(paper.supervisor.of(ResumeCall)) == 2)
+    paper.says("worker-0", CallPlaced(placed.call_id, "an answer to the first offer", 1))
+    paper.says("worker-0", CallPlaced(placed.call_id, ANSWER, 2))
+    assert (await again).sdp == ANSWER
+    paper.ends(placed.call_id)
+    assert paper.front.calls == {}
+
+
+@pytest.mark.parametrize("how", ["hung_up", "nobody came", "worker died again"])
+async def test_call_that_is_over_before_there_is_a_worker_is_placed_on_none(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper = PaperFront("engine-0", "worker-0", "worker-1")
+    placed = await resumable(paper)
+    paper.down("worker-0")
+    picked: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def pick(workers: MediaWorkers, calls: object) -> Any:
+        return await picked
+
+    monkeypatch.setattr(MediaWorkers, "pick", pick)
+    resuming = asyncio.create_task(paper.front.desk.resume(placed.token, OFFER))
+    await until(lambda: paper.front.calls[placed.call_id].asked == 1)
+    if how == "hung_up":
+        assert await paper.front.desk.hang_up(placed.call_id, "hangup")
+    elif how == "nobody came":
+        paper.front.desk.over(placed.call_id, "worker_gone")
+    else:
+        paper.front.desk.worker_down(paper.supervisor.children["worker-0"])
+    picked.set_result(paper.supervisor.children["worker-1"])
+    with pytest.raises(ProtocolError) as caught:
+        await resuming
+    assert caught.value.status == 503
+    assert len(paper.supervisor.of(PlaceCall)) == 1 and paper.hung_up() == []
+    assert paper.front.desk.is_open(placed.call_id) == (how == "worker died again")
+    assert paper.front.broker.used == 0
 
 
 async def test_call_of_a_dead_worker_can_be_hung_up() -> None:

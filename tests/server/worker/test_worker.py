@@ -37,6 +37,7 @@ from server.control import (
     Inbound,
     PlaceCall,
     QueuePosition,
+    ResumeCall,
     SlotWanted,
     WorkerConfig,
     WorkerStats,
@@ -184,6 +185,33 @@ async def test_hang_up_gives_the_slot_back_before_the_end_is_said(desk: Desk) ->
     desk.tell(HangUp("rtc_a", "hangup"))
     desk.tell(HangUp("rtc_nobody", "hangup"))
     assert await desk.lives() and len(desk.said(CallEnded)) == 1
+
+
+async def test_messages_on_the_heels_of_each_other_are_about_what_they_name(desk: Desk) -> None:
+    sdp, settings = await offer(), SessionSettings()
+
+    def place(call_id: str, n: int = 0) -> PlaceCall:
+        return PlaceCall(call_id, sdp, settings, "127.0.0.1", is_resumable=True, n=n)
+
+    # A call that is hung up before its task began, and one that is given again while it ends.
+    for message in (place("rtc_a", 1), HangUp("rtc_a", "hangup"), place("rtc_a", 2)):
+        desk.tell(message)
+    assert await desk.ended("rtc_a") == "hangup"
+    [end] = desk.said(CallEnded)
+    await until(lambda: any(placed.n == 2 for placed in desk.said(CallPlaced)))
+    assert end.n == 1
+    desk.tell(GetStats(1))
+    await until(lambda: desk.said(WorkerStats))
+    assert [call.call_id for call in desk.said(WorkerStats)[-1].calls] == ["rtc_a"]
+    # Of two offers to come back over, the latest counts.
+    desk.tell(ResumeCall("rtc_a", sdp, 3))
+    desk.tell(ResumeCall("rtc_a", sdp, 4))
+    await until(lambda: any(placed.n == 4 for placed in desk.said(CallPlaced)))
+    assert await desk.lives()
+    assert not any(placed.n == 3 for placed in desk.said(CallPlaced))
+    desk.tell(HangUp("rtc_a", "hangup"))
+    await until(lambda: len(desk.said(CallEnded)) == 2)
+    assert [end.n for end in desk.said(CallEnded)] == [1, 2]
 
 
 @pytest.mark.parametrize(
