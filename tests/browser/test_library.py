@@ -7,19 +7,24 @@ call, with what was said before; the call page stays within what it may load.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.async_api import Page, Response, Route, expect
 
 from tests import ROOT
 from tests.browser.chrome import browse, call
+from tests.interop.snippets import text_of
 from tests.serving import Serving
 from tests.speech import microphone
 
 MAX_REQUESTS = 60
+AGENTS = "node_modules/@openai/agents-realtime/dist/bundle/openai-realtime-agents.mjs"
+BUNDLE = ROOT / "tests" / "web" / AGENTS
 MAX_BYTES = 250_000
 BEGIN = """
 async () => {
@@ -50,14 +55,9 @@ async def ask(page: Page, text: str, answers: int) -> list[Any]:
     return said
 
 
-def documented() -> str:
-    """The page in docs/clients.md."""
-    return (ROOT / "docs/clients.md").read_text().split("```html\n")[1].split("```")[0]
-
-
 async def test_example_of_the_documentation_calls(server: Serving, tmp_path: Path) -> None:
     async def serve(route: Route) -> None:
-        await route.fulfill(content_type="text/html", body=documented())
+        await route.fulfill(content_type="text/html", body=text_of("omnicall-js"))
 
     mic = microphone(tmp_path / "mic.wav", [(3.0, "what_time")], 60)
     async with browse("about:blank", mic) as page:
@@ -72,6 +72,30 @@ async def test_example_of_the_documentation_calls(server: Serving, tmp_path: Pat
         await expect(captions).to_contain_text("user: hello")
         await page.click("#hangup")
         await expect(page.locator("#state")).to_have_text("The call was hung up.")
+
+
+async def test_example_of_the_agents_sdk_calls(server: Serving, tmp_path: Path) -> None:
+    if not BUNDLE.is_file():
+        pytest.skip("not installed: npm install, in tests/web")
+    example = text_of("agents-page").replace("http://localhost:8006/", server.url)
+    imports = json.dumps({"imports": {"@openai/agents-realtime": f"/sdk/{BUNDLE.name}"}})
+    body = f"""<!doctype html><title>-</title><script type="importmap">{imports}</script>
+        <script type="module">{example}\ndocument.title = 'connected';</script>"""
+
+    async def serve(route: Route) -> None:
+        await route.fulfill(content_type="text/html", body=body)
+
+    async def bundle(route: Route) -> None:
+        await route.fulfill(
+            content_type="text/javascript",
+            path=BUNDLE.parent / route.request.url.rpartition("/")[2],
+        )
+
+    async with browse("about:blank", microphone(tmp_path / "mic.wav", [], 10)) as page:
+        await page.route("**/agents.html", serve)
+        await page.route("**/sdk/*.mjs", bundle)
+        await page.goto(server.url + "agents.html")
+        await expect(page).to_have_title("connected")
 
 
 async def test_conversation_outlives_its_media_worker(tmp_path: Path) -> None:
