@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from signaling.errors import ProtocolError
 from signaling.fields import convert
+from signaling.http import resuming
 from signaling.http.auth import Authenticator, require
 from signaling.http.bodies import MAX_SESSION_BYTES, read_body, read_json
 from signaling.http.calls import PlacedCall
@@ -103,6 +104,7 @@ class _LiveEndpoints:
 
     async def create(self, request: web.Request) -> web.Response:
         """Create a Live session by WebRTC."""
+        resuming.refuse(request)
         principal = require(request)
         self._auth.admit_call(request, principal)
         wanted, config = await _read(request)

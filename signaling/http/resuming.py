@@ -26,3 +26,14 @@ def asked(request: web.Request) -> str | None:
         told = f"{HEADER}: 1 to {MAX_CHARS} characters are expected."
         raise ProtocolError(told, param=HEADER)
     return given
+
+
+def refuse(request: web.Request) -> None:
+    """Raise ProtocolError (400) where a client asks for what its protocol has no word for."""
+    if asked(request) is not None:
+        raise ProtocolError(
+            f"{HEADER}: sessions of this protocol end with their connection; only those of "
+            "Realtime can be resumed.",
+            code="not_supported",
+            param=HEADER,
+        )

@@ -122,7 +122,9 @@ class StreamEndpoint:
             return await self.join(request, call_id)
         if (refusal := _not_a_websocket(request)) is not None:
             return refusal
-        wanted = resuming.asked(request) if self._door == "realtime" else None
+        if self._door != "realtime":
+            resuming.refuse(request)
+        wanted = resuming.asked(request)
         if wanted is not None and wanted != resuming.NEW:
             return await self._resume(request, wanted)
         principal = self._admit(request)

@@ -312,6 +312,31 @@ def test_pages_load_nothing_from_elsewhere() -> None:
 # ---------------------------------------------------------------- calls
 
 
+@pytest.mark.parametrize("word", ["new", "rtc_a.token"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/live/sessions"),
+        ("GET", "/v1/live/sessions"),
+        ("GET", "/v1/realtime?mode=audio"),
+    ],
+)
+async def test_protocols_without_a_word_for_resuming_say_so(
+    paper: PaperFront, start: Start, method: str, path: str, word: str
+) -> None:
+    client = await start()
+    headers = {"Omnicall-Resume": word}
+    if method == "GET":
+        headers |= {"Connection": "Upgrade", "Upgrade": "websocket"}
+        headers |= {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+    answer = await client.request(method, path, headers=headers)
+    error = (await answer.json())["error"]
+    assert (answer.status, error["code"], error["param"]) == (
+        *(400, "not_supported", "Omnicall-Resume"),
+    )
+    assert paper.front.calls == {}
+
+
 async def test_offer_is_answered_by_a_worker(paper: PaperFront, start: Start) -> None:
     client = await start()
     posting = asyncio.create_task(client.post(CALLS, data=CHROMIUM_OFFER, headers=SDP))
