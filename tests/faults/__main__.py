@@ -4,6 +4,7 @@
     python -m tests.faults soak --minutes 60 [--calls 6]            # slopes of what processes hold
     python -m tests.faults strangers [--rate 1000] [--seconds 30]   # who has no key
     python -m tests.faults hostile-caller                           # who has one
+    python -m tests.faults vanishing [--clients 200]                # who comes back, or does not
 
 Progress goes to stderr, the result to stdout; exit code 1 if something is not as it should be.
 """
@@ -16,7 +17,7 @@ import sys
 
 import msgspec
 
-from tests.faults import hostile, matrix, soak, strangers
+from tests.faults import hostile, matrix, soak, strangers, vanishing
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     attack.add_argument("--rate", type=float, default=1000.0, help="packets and requests a second")
     attack.add_argument("--seconds", type=float, default=30.0)
     commands.add_parser("hostile-caller")
+    commands.add_parser("vanishing").add_argument("--clients", type=int, default=200)
     return parser
 
 
@@ -66,6 +68,8 @@ async def _run(given: argparse.Namespace) -> int:
             report = await strangers.run(given.rate, given.seconds)
         case "hostile-caller":
             report = await hostile.run()
+        case "vanishing":
+            report = await vanishing.run(given.clients)
         case _:
             return await _matrix(given.only, given.json)
     print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())

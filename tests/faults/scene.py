@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -146,7 +147,10 @@ class Actor:
 class Scene:
     """Owns the server, its folder and the callers."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(
+        self, *options: str, states: Sequence[State] = (*IN_CALL, "queued", "connecting")
+    ) -> None:
+        self._states = states
         self.folder = Path(tempfile.mkdtemp(prefix="fs"))
         path = self.folder / "log"
         path.touch()
@@ -161,7 +165,7 @@ class Scene:
         await self.new_call()
         await self.is_free()
         self.baseline = await self.now()
-        for state in (*IN_CALL, "queued", "connecting"):
+        for state in self._states:
             actor = Actor(state, self.server.url)
             self.actors.append(actor)
             await actor.prepare()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults import hostile, matrix, soak, strangers
+from tests.faults import hostile, matrix, soak, strangers, vanishing
 from tests.faults.faults import FAULTS
 
 pytestmark = pytest.mark.loopback
@@ -29,6 +29,12 @@ async def test_hostile_caller_ends_its_own_call_only() -> None:
     for name, found in report["attacks"].items():
         assert not found["died"] and not found["alarms"], (name, found)
         assert not any(loss.over for loss in found["calls"]), (name, found)
+
+
+async def test_clients_that_vanish_leave_nothing_behind() -> None:
+    report = await vanishing.run(6)
+    assert report["faults"] == [], report
+    assert report["counts"]["were served"], report
 
 
 async def test_a_row_of_the_matrix_tells_who_was_told() -> None:
