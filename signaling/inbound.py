@@ -90,6 +90,7 @@ class Inbound:
         replace(dtls, "_handle_rtp_data", self._receive_rtp)
         replace(dtls, "_handle_rtcp_data", self._receive_rtcp)
         self._recv = replace(dtls.transport, "_recv", self._next_datagram)
+        self._send_data = replace(dtls, "_send_data", self._send)
         if sctp is not None:
             self._association = Association(sctp, self._count, self._end)
             replace(sctp, "_handle_data", self._receive_sctp)
@@ -110,6 +111,13 @@ class Inbound:
             await asyncio.sleep(0)
         data: bytes = await self._recv()
         return data
+
+    async def _send(self, data: bytes) -> None:
+        """From its farewell to its end aiortc's transport says that it is connected, and is not."""
+        try:
+            await self._send_data(data)
+        except SSL.Error as error:
+            raise ConnectionError("Cannot send encrypted data, not connected") from error
 
     async def _receive_rtp(self, data: bytes, arrival_time_ms: int) -> None:
         self.heard += 1

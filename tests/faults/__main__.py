@@ -5,6 +5,7 @@
     python -m tests.faults strangers [--rate 1000] [--seconds 30]   # who has no key
     python -m tests.faults hostile-caller                           # who has one
     python -m tests.faults vanishing [--clients 200]                # who comes back, or does not
+    python -m tests.faults outliving [--calls 8]                    # whose worker, engine is killed
 
 Progress goes to stderr, the result to stdout; exit code 1 if something is not as it should be.
 """
@@ -17,7 +18,7 @@ import sys
 
 import msgspec
 
-from tests.faults import hostile, matrix, soak, strangers, vanishing
+from tests.faults import hostile, matrix, outliving, soak, strangers, vanishing
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     attack.add_argument("--rate", type=float, default=1000.0, help="packets and requests a second")
     attack.add_argument("--seconds", type=float, default=30.0)
     commands.add_parser("hostile-caller")
+    commands.add_parser("outliving").add_argument("--calls", type=int, default=8)
     commands.add_parser("vanishing").add_argument("--clients", type=int, default=200)
     return parser
 
@@ -68,6 +70,8 @@ async def _run(given: argparse.Namespace) -> int:
             report = await strangers.run(given.rate, given.seconds)
         case "hostile-caller":
             report = await hostile.run()
+        case "outliving":
+            report = await outliving.run(given.calls)
         case "vanishing":
             report = await vanishing.run(given.clients)
         case _:

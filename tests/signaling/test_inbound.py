@@ -344,3 +344,10 @@ async def test_event_sent_while_the_connection_ends_is_no_error() -> None:
         await asyncio.sleep(0.05)
         gc.collect()
     assert failures == []
+
+
+async def test_sending_between_the_farewell_and_the_end_fails_as_after_it() -> None:
+    async with call() as made:
+        made.inbound._dtls._ssl.shutdown()
+        with pytest.raises(ConnectionError):
+            await made.inbound._dtls._send_data(b"late")
