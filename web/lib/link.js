@@ -18,7 +18,10 @@ const MOST_DISTURBED_MS = 28_000;
 const RESTARTED_MS = 2_000;
 /** When the process that carries the call dies, nothing more comes from it: only asking the server tells. */
 const ASK_INTERVAL_MS = 3_000;
-/** What has come is looked at this often; after so many looks without news the server is asked at once. */
+/**
+ * What has come is looked at this often: after one look without news the server is asked whether it still has the call,
+ * after so many another way to it is looked for.
+ */
 const LOOK_MS = 500;
 const LOOK_DISTURBED_MS = 250;
 const QUIET_LOOKS = 3;
@@ -198,6 +201,7 @@ export class Link extends EventTarget {
     this.#quiet = before !== null && before === this.#received ? this.#quiet + 1 : 0;
     if (!this.#quiet && this.#state === 'disturbed' && this.#pc?.connectionState === 'connected') this.#mended();
     else if (this.#quiet >= QUIET_LOOKS || this.#state === 'disturbed') await this.mend();
+    else if (this.#quiet === 1) this.server.endingOf(this.id, AT_ONCE_MS).then((gone) => this.#judge(gone));
     this.#after('watch', this.#state === 'disturbed' ? LOOK_DISTURBED_MS : LOOK_MS, () => this.#watch());
   }
 

@@ -27,9 +27,11 @@ TAIL_S = 0.2
 CONNECT_TIMEOUT_S = 15.0
 CHECK_EVERY_S = 3.0
 """When the process that carries the call dies, nothing more comes: only asking the server tells."""
-LOOK_S = 0.5
+LOOK_S = 0.25
+ASK_S = 0.75
+"""After so much silence it is asked at once."""
 QUIET_S = 1.5
-"""After so much silence the server is asked, which may be there while the way to it is not."""
+"""After so much it may be there while the way to it is not."""
 RECONNECT_TIMEOUT_S = 5.0
 MAX_EVENT_BYTES = 200 * 1024
 """A message on the data channel; larger items go over HTTP."""
@@ -154,7 +156,7 @@ class PeerCarrier:
         while True:
             await asyncio.sleep(LOOK_S)
             # Sound comes each 20 ms, be it silence.
-            is_quiet = self._tracked.is_set() and loop.time() - self._heard_at > QUIET_S
+            is_quiet = self._tracked.is_set() and loop.time() - self._heard_at > ASK_S
             if not is_quiet and loop.time() - checked_at < CHECK_EVERY_S:
                 continue
             checked_at = loop.time()
