@@ -105,7 +105,7 @@ async def run(calls: int) -> dict[str, Any]:
                     await stack.enter_async_context(_survivor(server.url, number))
                     for number in range(calls)
                 ]
-                rows = {}
+                rows: dict[str, dict[str, Any]] = {}
                 for role in TOLD:
                     rows[role] = await _kill(server, role, survivors)
                     print(f"{role}: {rows[role]}", file=sys.stderr, flush=True)
