@@ -140,7 +140,7 @@ async def kill(scene: Scene, role: str) -> float:
     begun = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     told = "session.resumed" if role == "engine" else "session.continued"
-    await event(scene.page, told, timeout_ms=PATIENCE_S * 1000)
+    await event(scene.page, told)
     return time.monotonic() - begun
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from playwright.async_api import Page, async_playwright
 
 from tests.speech import Samples
+from tests.waiting import PATIENCE_S
 
 FLAGS = (
     "--no-sandbox",
@@ -103,6 +104,7 @@ async def browse(
             # What a page's worker fetches would pass the routes of a test by.
             options = {"service_workers": "block"} | context_options
             context = await browser.new_context(**options)
+            context.set_default_timeout(PATIENCE_S * 1000)
             page = await context.new_page()
             await page.goto(url)
             yield page
@@ -110,20 +112,17 @@ async def browse(
             await browser.close()
 
 
-async def call(page: Page, timeout_ms: float = 20_000) -> None:
+async def call(page: Page) -> None:
     """Press Call and wait until the session is there."""
     await page.click("#call")
-    await event(page, "session.created", timeout_ms=timeout_ms)
+    await event(page, "session.created")
 
 
-async def event(
-    page: Page, kind: str, *, count: int = 1, timeout_ms: float = 20_000
-) -> dict[str, Any]:
+async def event(page: Page, kind: str, *, count: int = 1) -> dict[str, Any]:
     """Wait for the `count`th event of a type in the page's log; that event."""
     await page.wait_for_function(
         "([kind, count]) => window.omnicall.events.filter(e => e.type === kind).length >= count",
         arg=[kind, count],
-        timeout=timeout_ms,
     )
     found: dict[str, Any] = await page.evaluate(
         "([kind, count]) => window.omnicall.events.filter(e => e.type === kind)[count - 1]",

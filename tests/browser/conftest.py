@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.serving import Serving
+from tests.waiting import PATIENCE_S
 
-PATIENCE_MS = 30_000
-"""How long an expectation waits: it only bounds a test that fails."""
 MISSING = "Chromium is missing: install it with `apt-get install chromium` (see README, Tests)"
 
 
@@ -26,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     from tests.browser.chrome import chromium
 
-    expect.set_options(timeout=PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_S * 1000)
     is_missing = chromium() is None
     for item in ours:
         item.add_marker(pytest.mark.browser)

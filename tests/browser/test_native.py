@@ -40,8 +40,8 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield s
 
 
-async def wait_for(page: Any, condition: str, timeout_ms: float = 30_000) -> None:
-    await page.wait_for_function(f"() => {condition}", timeout=timeout_ms)
+async def wait_for(page: Any, condition: str) -> None:
+    await page.wait_for_function(f"() => {condition}")
 
 
 async def test_it_speaks_is_interrupted_and_goes_on(native: Serving, tmp_path: Path) -> None:
@@ -50,16 +50,16 @@ async def test_it_speaks_is_interrupted_and_goes_on(native: Serving, tmp_path: P
     async with browse(native.url, mic) as page:
         await call(page)
         await record(page)
-        await event(page, "output_audio_buffer.started", timeout_ms=40_000)
+        await event(page, "output_audio_buffer.started")
         # Whoever speaks over it silences it.
-        await event(page, "output_audio_buffer.cleared", timeout_ms=40_000)
+        await event(page, "output_audio_buffer.cleared")
         await wait_for(
             page,
             "window.omnicall.events.some(e => e.type === 'response.done'"
             " && e.response.status === 'cancelled')",
         )
         log = await events(page)
-        await event(page, "output_audio_buffer.started", count=2, timeout_ms=40_000)
+        await event(page, "output_audio_buffer.started", count=2)
         sound = await recorded(page)
         _, stats = await asyncio.to_thread(native.get, "/api/stats")
     assert stretches(sound.assistant, BROWSER_HZ), "nothing was heard"
@@ -86,7 +86,7 @@ async def test_modes_switch_within_the_call(native: Serving, tmp_path: Path) -> 
         await choose(page, "turn-based", 2)
         await page.fill("#text", "hello there")
         await page.press("#text", "Enter")
-        await event(page, "output_audio_buffer.started", timeout_ms=40_000)
+        await event(page, "output_audio_buffer.started")
         await page.click("#interrupt:enabled")
         await wait_for(
             page,
@@ -102,7 +102,7 @@ async def test_modes_switch_within_the_call(native: Serving, tmp_path: Path) -> 
         await asyncio.sleep(4)
         assert await responses(page) == before
         await page.keyboard.up(" ")
-        await event(page, "response.created", count=before + 1, timeout_ms=40_000)
+        await event(page, "response.created", count=before + 1)
         # However often the user paused.
         log = [e["type"] for e in await events(page)]
         assert log.count(COMMITTED) == committed + 1
@@ -112,12 +112,12 @@ async def test_modes_switch_within_the_call(native: Serving, tmp_path: Path) -> 
         await choose(page, "half-duplex", 3)
         committed = len([e for e in await events(page) if e["type"] == COMMITTED])
         before = await responses(page)
-        await event(page, COMMITTED, count=committed + 1, timeout_ms=40_000)
-        await event(page, "response.created", count=before + 1, timeout_ms=40_000)
+        await event(page, COMMITTED, count=committed + 1)
+        await event(page, "response.created", count=before + 1)
 
         await choose(page, "full-duplex", 4)
         metrics = len([e for e in await events(page) if e["type"] == "metrics"])
-        await event(page, "metrics", count=metrics + 2, timeout_ms=40_000)
+        await event(page, "metrics", count=metrics + 2)
         warnings = [e["code"] for e in await events(page) if e["type"] == "session.warning"]
         # From full duplex and back to it; what takes turns goes on.
         restarts = [code for code in warnings if code in ("context_reread", "context_restarted")]
@@ -138,9 +138,9 @@ async def test_attached_video_is_answered(native: Serving) -> None:
         await page.set_input_files("#file", data)
         await page.fill("#text", "what happens?")
         await page.click("#send")
-        added = await event(page, "conversation.item.added", timeout_ms=40_000)
+        added = await event(page, "conversation.item.added")
         assert [part["type"] for part in added["item"]["content"]] == ["input_video", "input_text"]
-        await event(page, "output_audio_buffer.started", timeout_ms=60_000)
+        await event(page, "output_audio_buffer.started")
         await wait_for(page, "!document.getElementById('attached').checkVisibility()")
         warnings = [e["code"] for e in await events(page) if e["type"] == "session.warning"]
         await page.click("[aria-controls=settings]")
@@ -158,8 +158,8 @@ async def test_context_limit_is_announced_before_it_ends_the_call(
     async with browse(native.url, mic) as page:
         await call(page)
         await page.evaluate(UPDATE, {"truncation": "disabled"})
-        await event(page, "session.warning", timeout_ms=90_000)
-        await event(page, "session.ended", timeout_ms=90_000)
+        await event(page, "session.warning")
+        await event(page, "session.ended")
         log = await events(page)
     kinds = [e.get("code") or e.get("reason") for e in log if e["type"].startswith("session.")]
     assert "context_near_limit" in kinds
