@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 OPEN_TRIES = 50
 OPEN_RETRY_S = 0.2
-AGAIN_TRIES = 20
-AGAIN_S = 1.0
-"""Between two tries to go on at an engine, after the one of the session died."""
+MAX_TRIES = 20
+RETRY_S = 1.0
+"""Between two tries to be served by an engine, after the one that was assigned died."""
 MAX_LOST_ENGINES = 3
 LOST_WITHIN_S = 600.0
 """A call that has lost so many engines in this time may be what ends them, and goes no further."""
@@ -107,13 +107,26 @@ class EngineSlot:
 
     # ------------------------------------------------------------------ from the session
 
-    async def take_first(self) -> bool:
-        """Wait for a slot and open the line; False where the session ends because it gets none."""
-        try:
-            await self._open()
-        except (EngineGone, EngineFull, ValueError) as error:
-            self._refused(error)
-        return self.is_open
+    async def obtain(self) -> bool:
+        """Wait for a slot and open the line; False where the session ends because it gets none.
+
+        An engine that dies meanwhile costs the caller a wait for another one, as later on.
+        """
+        for attempt in itertools.count(1):
+            try:
+                await self._open()
+                return True
+            except (EngineGone, EngineFull, ValueError) as error:
+                if attempt == MAX_TRIES or not isinstance(error, EngineGone):
+                    log.warning("call %s gets no engine: %s", self._call_id, error)
+                    self._end("engine_full" if isinstance(error, EngineFull) else "engine_gone")
+                    return False
+                log.warning("call %s gets no engine yet: %s", self._call_id, error)
+            # The front may not know yet that this one is gone.
+            await asyncio.sleep(RETRY_S)
+            self._wait_anew()
+            self._tell_front(SlotWanted(self._call_id))
+        raise AssertionError("unreachable")
 
     def leave(self) -> None:
         """Give the slot away, soon; see `follow`."""
@@ -133,7 +146,9 @@ class EngineSlot:
                 self._tell_front(SlotReleased(self._call_id))
             else:
                 self._tell_front(SlotWanted(self._call_id))
-                await self._take_again()
+                self._conversation.recall()
+                if await self.obtain():
+                    self._on_again()
 
     def lost(self) -> bool:
         """Forget an engine that is gone; False if the session has lost too many in a short time."""
@@ -156,27 +171,6 @@ class EngineSlot:
     def _wait_anew(self) -> None:
         self._assigned = asyncio.get_running_loop().create_future()
         self._place = None
-
-    async def _take_again(self) -> None:
-        self._conversation.recall()
-        for attempt in itertools.count(1):
-            try:
-                await self._open()
-                break
-            except (EngineGone, EngineFull, ValueError) as error:
-                if attempt == AGAIN_TRIES or not isinstance(error, EngineGone):
-                    self._refused(error)
-                    return
-                log.warning("call %s gets no engine yet: %s", self._call_id, error)
-            # The front may not know yet that this one is gone.
-            await asyncio.sleep(AGAIN_S)
-            self._wait_anew()
-            self._tell_front(SlotWanted(self._call_id))
-        self._on_again()
-
-    def _refused(self, error: Exception) -> None:
-        log.warning("call %s gets no engine: %s", self._call_id, error)
-        self._end("engine_full" if isinstance(error, EngineFull) else "engine_gone")
 
     async def _open(self) -> None:
         """Raises as `EngineClient.open`."""

@@ -201,7 +201,7 @@ class CallSession:
 
     async def _serve(self) -> None:
         """Wait for an engine, and look after the session as long as there is one."""
-        if not await self.slot.take_first():
+        if not await self.slot.obtain():
             return
         longest_s = self._config.calls.max_duration_s
         self.conversation.expires_at = int(time.time() + longest_s)

@@ -245,15 +245,15 @@ async def test_bug_at_the_end_of_a_call_or_in_its_figures_costs_no_other_call(
     await desk.close()
 
 
-async def test_engine_that_speaks_garbage_ends_its_call_and_not_the_worker(desk: Desk) -> None:
+async def test_call_whose_engine_is_gone_before_it_is_served_gets_another(desk: Desk) -> None:
     with router(desk.address.endpoint) as raw:
         await desk.place("rtc_a", engine=desk.address)
         raw.send((await raw.receive())[0], encode(Refused("version", "too old")))
-        assert await desk.ended("rtc_a") == "engine_gone"
-    assert await desk.lives()
+        await until(lambda: desk.said(SlotWanted))
+    assert await desk.lives() and not desk.said(CallEnded)
     other = EngineAddress("engine-1", f"ipc://{desk.folder}/other")
     host = Host(desk.engine, other.endpoint, 1)
-    await desk.place("rtc_b", engine=other)
+    desk.tell(AssignEngine("rtc_a", other))
     await until(lambda: host.slots.used == 1)
     await host.close()
 
