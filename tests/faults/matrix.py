@@ -37,6 +37,10 @@ class Row(Struct, frozen=True):
     skipped: str = ""
 
 
+ENDS_CALLS = {("front", "kill"), ("worker", "kill"), ("worker", "stop 20 s")}
+"""Of clients that do not come back with their token; everything else no call may end for."""
+
+
 def rows() -> list[tuple[str, Fault]]:
     """All that there is, in order. A disk is all processes' at once."""
     return [
@@ -81,8 +85,8 @@ async def _happen(scene: Scene, process: str, fault: Fault, folder: Path) -> Row
     async with fault.do(victim, folder):
         await asyncio.sleep(fault.lasts_s)
     is_over = process == "front" and fault.name == "kill"
-    # After a kill every slot is free again; else the callers that live have them.
-    may_wait = fault.name != "kill" or process == "recogniser"
+    # Where nobody's call goes on every slot is free again; else the callers that live have them.
+    may_wait = (process, fault.name) not in ENDS_CALLS
     new_call = None if is_over else asyncio.create_task(scene.new_call(may_wait=may_wait))
     fates = await watching
     new_call_s = None if new_call is None else await new_call
@@ -117,10 +121,8 @@ def _judged(row: Row, fates: list[Fate], is_over: bool) -> Row:
             found.append(f"a new call took {row.new_call_s} s")
         mortal = {"recogniser"} if row.process in ("engine", "recogniser") else set()
         found += [f"the {name} died, too" for name in row.died if name not in mortal]
-    if row.fault == "stop 3 s" or row.process in ("recogniser", "all"):
+    if (row.process, row.fault) not in ENDS_CALLS:
         found += [f"{f.state}: {f}" for f in fates if f.state != "closing" and not f.lives]
-    if row.process == "engine" and row.fault == "kill":
-        found += [f"{f.state} did not go on" for f in fates if f.state != "closing" and not f.lives]
     return Row(
         **{name: getattr(row, name) for name in row.__struct_fields__ if name != "faults"},
         faults=tuple(found),
