@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 MIN_BITRATE = 12_000
 MAX_FEC_PERCENT = 25
-"""Also the most by which the bit rate is raised to pay for it. Greater loss is a full queue's."""
+"""Also the most by which the bit rate is raised to pay for it."""
+MAX_RADIO_LOSS = 0.35
+"""Whoever loses more within a report has a full queue, however short its round trip is."""
 FEC_OF_LOSS = 2
 """Redundancy for a reported loss: a report is an average, and packets are lost in spells."""
 FEC_FALL_PER_S = 1.0
@@ -66,7 +68,7 @@ class SendRate:
         self._fec = max(FEC_OF_LOSS * fraction_lost * 100, self._fec - elapsed_s * FEC_FALL_PER_S)
         self._fec = min(MAX_FEC_PERCENT, self._fec)
         is_queue = queue_s > (LOSSY_QUEUE_S if fraction_lost > QUEUE_LOSS else QUEUE_S)
-        if is_queue or fraction_lost * 100 > MAX_FEC_PERCENT:
+        if is_queue or fraction_lost > MAX_RADIO_LOSS:
             self._wanted = max(self._least, self._wanted * DECREASE)
             self._held_until_s = now + HOLD_S
         elif now >= self._held_until_s and queue_s < LOSSY_QUEUE_S:

@@ -20,7 +20,10 @@ from tests.serving import Serving
 Role = Literal["worker", "engine"]
 TOLD: dict[Role, str] = {"worker": "session.continued", "engine": "session.resumed"}
 PATIENCE_S = 40.0
-OPTIONS = ("media.workers=2", "engine.count=2", "engine.slots=8", "chat.slots=0")
+OPTIONS = (
+    *("media.workers=2", "engine.count=2", "engine.slots=8"),
+    *("chat.slots=0", "builtin.speech=basic"),
+)
 
 
 class Survivor:
@@ -75,11 +78,12 @@ async def _kill(server: Serving, role: Role, survivors: list[Survivor]) -> dict[
         try:
             async with asyncio.timeout(PATIENCE_S):
                 after_s, event = await survivor.hears(TOLD[role], since)
+            row["after_s"].append(round(after_s, 2))
+            async with asyncio.timeout(PATIENCE_S):
                 answer = await survivor.call.ask("what time is it")
         except (TimeoutError, client.ClientError) as error:
             row["faults"].append(f"{survivor.word}: {type(error).__name__} {error}")
             return
-        row["after_s"].append(round(after_s, 2))
         if role == "worker" and survivor.word not in str(event["items"]):
             row["faults"].append(f"{survivor.word} is forgotten")
         if not answer.text:
