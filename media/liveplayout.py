@@ -48,4 +48,6 @@ class LivePlayout(Playout):
         if not self.is_held:
             self._fixture = b""
             self._ended()
-        return pcm.ljust(DOWNLINK_PACKET_BYTES, b"\0")
+        pcm = pcm.ljust(DOWNLINK_PACKET_BYTES, b"\0")
+        self._played.append(pcm)
+        return pcm

@@ -27,6 +27,8 @@ FADE_SAMPLES = DOWNLINK_HZ * 5 // 1000
 MAX_REMEMBERED_EPOCHS = 16
 MAX_DOUBTED_PACKETS = 4_000 // PTIME_MS
 """Taken while it was not known whether anybody heard it, and kept for that reason."""
+MAX_PLAYED_PACKETS = 1_000 // PTIME_MS
+"""Kept for whoever wants to know its echo."""
 
 
 class HeardPosition(NamedTuple):
@@ -98,6 +100,7 @@ class Playout:
         self._lowered_packets = 0
         self._doubted: deque[tuple[int, bytes]] | None = None
         """What was taken since it became doubtful, by epoch; None: all of it is heard."""
+        self._played: deque[bytes] = deque(maxlen=MAX_PLAYED_PACKETS)
         self.is_stranded = False
         """Nothing is taken, because nobody would hear it."""
 
@@ -191,7 +194,16 @@ class Playout:
 
         None when idle.
         """
-        return None if self.is_stranded else self._take()
+        pcm = None if self.is_stranded else self._take()
+        if pcm is not None:
+            self._played.append(pcm)
+        return pcm
+
+    def take_played(self) -> bytes:
+        """Return what was taken since this was last asked, of the last second, whole packets."""
+        played = b"".join(self._played)
+        self._played.clear()
+        return played
 
     def _take(self) -> bytes | None:
         if self._loudness != "full":

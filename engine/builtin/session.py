@@ -91,8 +91,8 @@ class CascadeSession:
         if self._is_closed:
             return
         match message:
-            case p.AudioIn(pts=pts, pcm=pcm):
-                self._on_audio(pts, pcm)
+            case p.AudioIn():
+                self._on_audio(message)
             case p.Heard():
                 self._answers.heard(message)
             case p.ImageIn():
@@ -127,9 +127,10 @@ class CascadeSession:
             case _:
                 raise AssertionError(message)
 
-    def _on_audio(self, pts: int, pcm: bytes) -> None:
+    def _on_audio(self, sound: p.AudioIn) -> None:
         over = self._answers.is_audible and self._config.mode != "turn_based"
-        for news in self._speech_input.push(pts, pcm, over=over):
+        push = self._speech_input.push
+        for news in push(sound.pts, sound.pcm, over=over, played=sound.played):
             if isinstance(news, Said):
                 self._put(news)
             else:

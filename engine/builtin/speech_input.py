@@ -114,12 +114,15 @@ class SpeechInput:
         """Samples of the stream so far."""
         return self._hearing.position
 
-    def push(self, pts: int, pcm: bytes, *, over: bool) -> list[SpokenOver | Said]:
-        """Process the next PCM; return what it does to answers. `over`: there is one to be cut."""
+    def push(
+        self, pts: int, pcm: bytes, *, over: bool, played: bytes = b""
+    ) -> list[SpokenOver | Said]:
+        """Process the next PCM; return what it does to answers. `over`: there is one to be cut;
+        `played`: as `Hearing.push` takes it."""
         before = self._hearing.position
         self._dropped += max(0, pts - before)
         news: list[SpokenOver | Said] = []
-        for event in self._hearing.push(pts, pcm, over=over):
+        for event in self._hearing.push(pts, pcm, over=over, played=played):
             news += self._take(event)
         self._kept += self._hearing.position - before
         if self._hearing.position > self._late.until:

@@ -14,6 +14,7 @@ import numpy as np
 from msgspec import Struct
 
 from engine.hearing.callerlevel import CallerLevel
+from engine.hearing.echo import EchoTrack
 from engine.hearing.overlap import Overlap, OverlapFrame, Step
 from engine.hearing.turnend import Phrase, ends_open
 from engine.hearing.vad import Event, Frame, Offset, Onset, Segmenter, Voice
@@ -88,12 +89,20 @@ class Hearing:
         return self._is_pending
 
     @property
+    def echo(self) -> EchoTrack:
+        """What is known of the answers' own echo."""
+        return self._segmenter.echo
+
+    @property
     def position(self) -> int:
         """Samples of the stream taken so far."""
         return self._segmenter.position
 
-    def push(self, pts: int, pcm: bytes, *, over: bool) -> list[Heard]:
-        """Take PCM at `pts`. `over`: an answer is being heard, or is about to be."""
+    def push(self, pts: int, pcm: bytes, *, over: bool, played: bytes = b"") -> list[Heard]:
+        """Take PCM at `pts`. `over`: an answer is being heard, or is about to be. `played`: what
+        was sent to the caller meanwhile, packets of 20 ms and 24 kHz; its echo is not the caller.
+        """
+        self.echo.play(played)
         found: list[Heard] = []
         for frame in self._segmenter.frames.push(pts, pcm):
             found += self._take(frame, over)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.ipc.protocol import INPUT_HZ
+from engine.ipc.protocol import INPUT_HZ, OUTPUT_HZ
 
 FRAME = INPUT_HZ // 50
 BANDS_HZ = (200, 800, 2500, 7000)
@@ -41,6 +41,14 @@ class NoiseFloor:
         return quiet_of(self._recent)
 
 
+def played_levels(packets: list[bytes]) -> Levels:
+    """The same bands of packets of 20 ms and 24 kHz, dB [packets, bands]."""
+    samples = np.frombuffer(b"".join(packets), np.int16).reshape(len(packets), -1) * _PLAYED_SHAPE
+    power = np.abs(np.fft.rfft(samples)) ** 2
+    levels: Levels = 10 * np.log10(np.add.reduceat(power, _STARTS, axis=1)[:, :-1] + _LEAST)
+    return levels
+
+
 def quiet_of(levels: Levels) -> Levels:
     """The level of each band in the gaps of some frames [frames, bands]."""
     rank = int(QUIET_SHARE * len(levels))
@@ -54,5 +62,7 @@ def stands_out(levels: Levels, floor: Levels) -> NDArray[np.bool_]:
 
 
 _SHAPE = np.hanning(FRAME) / 32768
+_PLAYED_SHAPE = np.hanning(OUTPUT_HZ // 50) / 32768
 _STARTS = [hz * FRAME // INPUT_HZ for hz in BANDS_HZ]
+"""The same for both rates: 20 ms have a bin each 50 Hz."""
 _LEAST = 10 ** (QUIETEST_DB / 10)

@@ -10,6 +10,7 @@ import numpy as np
 import webrtcvad
 from msgspec import Struct
 
+from engine.hearing.echo import EchoTrack
 from engine.hearing.noisefloor import Levels, NoiseFloor, quiet_of, stands_out
 from engine.hearing.surroundings import Surroundings
 from engine.hearing.turnend import TurnEnd
@@ -132,6 +133,7 @@ class Segmenter:
         self._before: deque[bytes] = deque()
         self._peak_db = QUIETEST_DB
         self._floor = NoiseFloor()
+        self.echo = EchoTrack()
         self._surroundings = Surroundings()
         self._levels: deque[Levels] = deque(maxlen=ONSET_WINDOW)
         self._utterance: list[tuple[bool, Levels]] = []
@@ -176,6 +178,9 @@ class Segmenter:
             and level_db > self._least_db
             and bool(stands_out(levels, self._floor.levels))
         )
+        self.echo.hear(levels)
+        is_echo = voiced and self.echo.covers(levels)
+        voiced = voiced and not is_echo
         around = self._last_frame + frame
         self._last_frame = frame
         wants_vocal = (strict or is_judged) and voiced
@@ -187,7 +192,8 @@ class Segmenter:
                 self.turn_end.add(pitch_of(around))
             self._surroundings.spoken(level_db)
             return found, self._go_on(frame, voiced, levels, is_judged)
-        self._surroundings.idle(level_db)
+        if not is_echo:
+            self._surroundings.idle(level_db)
         self._window.append(voiced)
         self._levels.append(levels)
         self._vocal.append(vocal)

@@ -88,7 +88,8 @@ class SessionEar:
         if lacking is not None and samples >= lacking:
             self._has_shown = False
         over = self._needs.over and self._mode != "turn_based"
-        self._keep(self._hearing.push(message.pts, message.pcm, over=over))
+        played = message.played
+        self._keep(self._hearing.push(message.pts, message.pcm, over=over, played=played))
 
     def look(self, picture: ImageIn) -> ImageIn | None:
         """Take a picture; return it if it is not to be kept for the end of the unit."""

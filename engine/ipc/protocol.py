@@ -131,6 +131,9 @@ class AudioIn(Message, frozen=True):
     session: SessionId
     pts: Count
     pcm: InputPcm
+    played: OutputPcm = b""
+    """What was sent to the caller since the message before: packets of 20 ms. Empty where nothing
+    was, or where it is not known when it plays."""
 
 
 class ImageIn(Message, frozen=True):

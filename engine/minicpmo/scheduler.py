@@ -484,7 +484,12 @@ class Scheduler:
         self._follow(
             session,
             session.audio_input.push(
-                message.pts, message.pcm, for_units=is_duplex, over=over, arrived=came
+                message.pts,
+                message.pcm,
+                for_units=is_duplex,
+                over=over,
+                arrived=came,
+                played=message.played,
             ),
         )
 

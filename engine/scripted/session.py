@@ -76,7 +76,7 @@ class ScriptedSession:
             return
         match message:
             case p.AudioIn():
-                self._hear(message.pts, message.pcm)
+                self._hear(message)
             case p.Heard():
                 self._speaker.output.heard(message)
                 self._speaker.go_on()
@@ -151,7 +151,8 @@ class ScriptedSession:
 
     # ---------------------------------------------------------------- what is heard
 
-    def _hear(self, pts: int, pcm: bytes) -> None:
+    def _hear(self, sound: p.AudioIn) -> None:
+        pts, pcm = sound.pts, sound.pcm
         end = pts + len(pcm) // 2
         if end <= self._position:
             return
@@ -160,7 +161,7 @@ class ScriptedSession:
         self._position = end
         if self._script.listens:
             over = self._speaker.is_busy and self._config.mode != "turn_based"
-            for event in self._ears.push(pts, pcm, over=over):
+            for event in self._ears.push(pts, pcm, over=over, played=sound.played):
                 self._announce(event)
                 self._take(event)
         if self._config.mode != "full_duplex":

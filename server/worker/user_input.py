@@ -61,7 +61,8 @@ class UserInput:
         self._conversation.input_pts = pts
         if self._commands.is_muted:
             pcm = bytes(len(pcm))
-        self._way.send(p.AudioIn(self._conversation.session_id, pts, pcm))
+        played = self._conversation.responses.speaker.take_played()
+        self._way.send(p.AudioIn(self._conversation.session_id, pts, pcm, played))
 
     def see(self, width: int, height: int, rgb: bytes) -> None:
         """Pass a picture of the camera on; without pixels: it went off."""

@@ -276,3 +276,17 @@ def test_nobody_keeps_an_answer_held_for_good() -> None:
         playout.take()
     playout.take()
     assert playout.heard(1) == 480 * 2
+
+
+def test_what_was_played_is_told_once_and_as_loud_as_it_was() -> None:
+    playout = Playout(listener=Recorder())
+    playout.push(1, b"\x10\x20" * 2 * DOWNLINK_PACKET_BYTES)
+    first = playout.take()
+    playout.lower("ducked")
+    second = playout.take()
+    assert playout.take_played() == (first or b"") + (second or b"")
+    assert playout.take_played() == b"" and first != second
+    for _ in range(100):
+        playout.push(2, bytes(DOWNLINK_PACKET_BYTES))
+        playout.take()
+    assert len(playout.take_played()) == 50 * DOWNLINK_PACKET_BYTES

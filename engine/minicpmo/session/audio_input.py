@@ -122,17 +122,18 @@ class AudioInput:
         for_units: bool,
         over: bool,
         arrived: float | None = None,
+        played: bytes = b"",
     ) -> list[str | Tensor]:
         """Take PCM; tells "cut" where an answer ends by it, and gives each utterance that ended
         [N], unless it was nothing but steady noise.
 
         `over`: an answer is heard, or about to be. `arrived`: when it came, on the monotonic
-        clock, if it waited before it got here.
+        clock, if it waited before it got here. `played`: as `Hearing.push` takes it.
         """
         # Half a sample would misalign all that follows.
         pcm = pcm[: len(pcm) & ~1]
         self._add(pcm, self._clock() if arrived is None else arrived, for_units=for_units)
-        return self._follow(self._hearing.push(pts, pcm, over=over))
+        return self._follow(self._hearing.push(pts, pcm, over=over, played=played))
 
     def take(self, heard: SoundHeard, *, for_units: bool) -> list[str | Tensor]:
         """Take PCM in which another process has heard; tells and gives the same as `push`."""
