@@ -33,7 +33,10 @@ class UserInput:
         self._absence = absence
         self._rest = MutedRest(conversation, commands)
         self._skipped = 0
-        """Samples of the user's sound that were not taken, while the session paused."""
+        """By how many samples the sound's own count is ahead of what was taken: those of pauses.
+        Behind it, where another connection counts anew."""
+        self._came, self._taken = 0, 0
+        """Where what came last ends, by its own count, and by that of what was taken."""
         self._is_piece_lost = False
         self.goes_on_muted = False
         """Whether a mute never makes the engine rest: the timeline of a Live session goes on."""
@@ -53,11 +56,16 @@ class UserInput:
         self._rest.look()
 
     def hear(self, pts: int, pcm: bytes) -> None:
-        """Pass the user's sound on: 16 kHz, `pts` counts its samples."""
+        """Pass the user's sound on: 16 kHz, `pts` counts its samples, from 0 on each connection."""
+        samples = len(pcm) // 2
+        if pts < self._came:
+            self._skipped = pts - self._taken
+        self._came = pts + samples
         if not self.takes_sound:
-            self._skipped += len(pcm) // 2
+            self._skipped += samples
             return
         pts -= self._skipped
+        self._taken = pts + samples
         self._conversation.input_pts = pts
         if self._commands.is_muted:
             pcm = bytes(len(pcm))
