@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from omnicall.client.address import Address
 from omnicall.client.backlog import Backlog
 from omnicall.client.captions import Caption, Captioner
-from omnicall.client.carrier import Callbacks, Carrier, Event, finds_turns
+from omnicall.client.carrier import Callbacks, Carrier, Event, finds_turns, opening
 from omnicall.client.comeback import waits
 from omnicall.client.errors import CallOver, Declined, NoConnection
 from omnicall.client.pictures import file_part
 from omnicall.client.replies import PendingReplies, Reply
 from omnicall.client.sound import RATE, Pcm, Unsaid, as_pcm, read_sound
 from omnicall.client.tools import Toolbox
+from omnicall.client.unarrived import Unarrived
 from omnicall.client.websocket import WebSocketCarrier
 
 logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 1_000
 MAX_SOUND_S = 30
-MAX_UNECHOED = 16
 BUSY = frozenset({429, 500, 502, 503, 504})
 """Answers of a server that may take a client back later."""
 
@@ -90,10 +90,7 @@ class Call:
         self._carrier: Carrier | None = None
         self._reconnect = reconnect
         self._connected = asyncio.Event()
-        self._unechoed: dict[str, Event] = {}
-        """Items that are not known to have arrived."""
-        self._switches: dict[str, Event] = {}
-        """What is on, by the event that says so: another process of the server does not know."""
+        self._unarrived = Unarrived()
 
     @property
     def id(self) -> str:
@@ -116,7 +113,7 @@ class Call:
             self._address = Address(http, self._url, self._key)
             self._carrier = self._make_carrier(self._address)
             self._stack.push_async_callback(self._hang_up)
-            settings = self._first_settings(self._carrier)
+            settings = opening(self._settings, self._carrier, self._tools.definitions)
             is_set = await self._carrier.open(settings)
             self._connected.set()
             self._start(self._carry(self._carrier))
@@ -222,14 +219,11 @@ class Call:
 
     async def resume(self) -> None:
         """Go on after a pause; `session.resumed` tells what is remembered, and may take a wait."""
-        self._switches.pop("session.pause", None)
+        self._unarrived.switch("session.pause", False)
         await self.send("session.resume")
 
     async def _switch(self, kind: str, is_on: bool, **fields: Any) -> None:
-        if is_on:
-            self._switches[kind] = fields
-        else:
-            self._switches.pop(kind, None)
+        self._unarrived.switch(kind, is_on, **fields)
         await self.send(kind, **fields)
 
     async def update(self, **settings: Any) -> Event:
@@ -247,11 +241,7 @@ class Call:
             await self._carrier.close()
 
     async def _add_message(self, *content: Event) -> None:
-        item_id = f"item_{secrets.token_hex(12)}"
-        item = {"id": item_id, "type": "message", "role": "user", "content": list(content)}
-        self._unechoed[item_id] = item
-        if len(self._unechoed) > MAX_UNECHOED:
-            del self._unechoed[next(iter(self._unechoed))]
+        item = self._unarrived.message(*content)
         await self._deliver(lambda carrier: carrier.add_item(item))
 
     async def _reply(self, *content: Event) -> Reply:
@@ -274,26 +264,18 @@ class Call:
         elif kind == "session.continued":
             self._start(self._tell_unarrived(event))
         elif kind == "conversation.item.added":
-            self._unechoed.pop(str(event["item"].get("id")), None)
+            self._unarrived.arrived(str(event["item"].get("id")))
         elif kind == "session.queued":
             self.queue = (int(event.get("position", 0)), float(event.get("eta_s") or 0))
         elif kind == "error":
             logger.debug("the server: %s", (event.get("error") or {}).get("message"))
-        calls = self._calls_of(event)
+        calls = self._tools.called_by(event)
         self._pending.apply(event, calls_functions=bool(calls))
         if calls:
             self._start(self._call_functions(calls))
         if (caption := self._captioner.apply(event)) is not None:
             self.captions.put(caption)
         self.events.put(event)
-
-    def _calls_of(self, event: Event) -> list[Event]:
-        """The calls of our functions in a response that is done."""
-        if event.get("type") != "response.done":
-            return []
-        output = event["response"].get("output", [])
-        wanted = (item for item in output if item.get("type") == "function_call")
-        return [i for i in wanted if i.get("status") == "completed" and i["name"] in self._tools]
 
     async def _call_functions(self, calls: list[Event]) -> None:
         try:
@@ -315,18 +297,6 @@ class Call:
         from omnicall.client.peer import PeerCarrier
 
         return PeerCarrier(address, self._voice, listener)
-
-    def _first_settings(self, carrier: Carrier) -> Event:
-        audio = dict(self._settings.get("audio", {}))
-        for side, settings in carrier.audio_settings.items():
-            audio[side] = settings | audio.get(side, {})
-        tools = {"tools": self._tools.definitions} if self._tools.definitions else {}
-        return {
-            "type": "realtime",
-            **self._settings,
-            **tools,
-            **({"audio": audio} if audio else {}),
-        }
 
     async def _carry(self, carrier: Carrier) -> None:
         """Carry the call, over one connection after the other."""
@@ -378,13 +348,11 @@ class Call:
 
     async def _tell_unarrived(self, continued: Event) -> None:
         """Tell again what the lost connection did not bring to the server."""
-        arrived = {item.get("id") for item in continued.get("items", [])}
         try:
-            for kind, fields in tuple(self._switches.items()):
+            for kind, fields in self._unarrived.events():
                 await self.send(kind, **fields)
-            for item_id, item in tuple(self._unechoed.items()):
-                if item_id not in arrived:
-                    await self.carrier.add_item(item)
+            for item in self._unarrived.items(continued):
+                await self.carrier.add_item(item)
             if self._pending.is_unasked(continued):
                 await self.send("response.create")
         except CallOver:

@@ -65,3 +65,16 @@ class Carrier(Protocol):
 
     async def drop(self) -> None:
         """Free a connection that is lost; the session may go on over another one."""
+
+
+def opening(settings: Event, carrier: Carrier, tools: list[Event]) -> Event:
+    """The session to ask for: `settings`, with what the carrier needs where they say nothing."""
+    audio = dict(settings.get("audio", {}))
+    for side, needed in carrier.audio_settings.items():
+        audio[side] = needed | audio.get(side, {})
+    session = {"type": "realtime", **settings}
+    if tools:
+        session["tools"] = tools
+    if audio:
+        session["audio"] = audio
+    return session

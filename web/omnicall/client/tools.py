@@ -89,6 +89,14 @@ class Toolbox:
     def __contains__(self, name: object) -> bool:
         return name in self._functions
 
+    def called_by(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+        """The calls of these functions in a response that is done."""
+        if event.get("type") != "response.done":
+            return []
+        output = event["response"].get("output", [])
+        calls = (item for item in output if item.get("type") == "function_call")
+        return [i for i in calls if i.get("status") == "completed" and i["name"] in self]
+
     async def run(self, item: dict[str, Any]) -> dict[str, Any]:
         """Answer a `function_call` item with a `function_call_output` item."""
         output = await self._functions[item["name"]].run(item.get("arguments", ""))
