@@ -13,15 +13,15 @@ from typing import Any
 import aiohttp
 import numpy as np
 from aiortc import RTCSessionDescription
-from openai.types.live import ConnectServerEvent
-from pydantic import TypeAdapter
 from websockets.exceptions import ConnectionClosed
 
 from tests.caller import Caller
+from tests.openai_types import live_events
 from tests.streamer import Streamer
 from tests.waiting import PATIENCE_S
 
-ADAPTER: TypeAdapter[Any] = TypeAdapter(ConnectServerEvent)
+EVENTS = live_events()
+"""Built before a call: it would stand still meanwhile."""
 PATH = "/v1/live/sessions"
 PIECE_S = 0.1
 
@@ -29,7 +29,7 @@ PIECE_S = 0.1
 def checked(text: str) -> dict[str, Any]:
     """An event, if it is one."""
     event: dict[str, Any] = json.loads(text)
-    parsed = ADAPTER.validate_python(event)
+    parsed = EVENTS.validate_python(event)
     assert parsed.type == event["type"] and not (parsed.model_extra or {}), event
     return event
 

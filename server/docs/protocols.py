@@ -15,8 +15,8 @@ from signaling.live.session_config import CalledConfig, LiveConfig, LiveUpdate
 from signaling.openbmb import client_messages as openbmb_client
 from signaling.openbmb import server_messages as openbmb_server
 from signaling.realtime import client_events as realtime_client
-from signaling.realtime import door as realtime_door
 from signaling.realtime import server_events as realtime_server
+from signaling.realtime.extension_events import EXTENSIONS
 from signaling.settings import SessionSettings
 
 
@@ -97,7 +97,7 @@ def protocols() -> tuple[ProtocolDoc, ...]:
             "Extensions are told to connections over WebRTC, and to WebSockets that ask for them "
             "with extensions=true.",
             _client(realtime_client.CLIENT_EVENTS),
-            _server(_leaves(realtime_server.ServerEvent), realtime_door.EXTENSIONS),
+            _server(_leaves(realtime_server.ServerEvent), EXTENSIONS),
             (SessionSettings,),
         ),
         _protocol(

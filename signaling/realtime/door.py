@@ -11,22 +11,11 @@ from signaling.realtime import rendering
 from signaling.realtime import server_events as wire
 from signaling.realtime.client_events import parse_client_event
 from signaling.realtime.client_items import ItemCreate, decoded
+from signaling.realtime.extension_events import EXTENSIONS
 from signaling.realtime.fitting import fitted
 from signaling.realtime.response_options import wish_of
 from signaling.session import events as ev
 from signaling.session.core import Asker, SessionCore, SoundPort
-
-EXTENSIONS = (
-    wire.SessionQueued,
-    wire.SessionWarningEvent,
-    wire.SessionEndedEvent,
-    wire.Metrics,
-    wire.ForceListenUpdated,
-    wire.MutedEvent,
-    wire.PausedEvent,
-    wire.ResumedEvent,
-    wire.SessionContinued,
-)
 
 
 class RealtimeDoor:

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from signaling.realtime.server_events import SessionWarningEvent, encode, error
+from signaling.realtime.extension_events import SessionWarningEvent
+from signaling.realtime.server_events import encode, error
 
 _ECHOES = ("tools", "instructions", "tool_choice", "engine", "truncation", "tracing", "include")
 """Members of a session that its client has given, the largest first; with their empty values."""

@@ -6,6 +6,7 @@ from typing import Any, assert_never
 
 import msgspec
 
+from signaling.realtime import extension_events as ours
 from signaling.realtime import server_events as wire
 from signaling.session import events as ev
 from signaling.session.core import SessionCore
@@ -107,21 +108,21 @@ def session_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
     """Render events of the session itself, apart from its settings."""
     match event:
         case ev.QueueMoved():
-            yield wire.SessionQueued(position=event.position, eta_s=event.eta_s)
+            yield ours.SessionQueued(position=event.position, eta_s=event.eta_s)
         case ev.SessionGoesOn():
             items = tuple(map(rendered_item, event.items))
-            yield wire.SessionContinued(items=items, responses=event.responses)
+            yield ours.SessionContinued(items=items, responses=event.responses)
         case ev.Notice():
-            yield wire.SessionWarningEvent(code=event.code, message=event.message)
+            yield ours.SessionWarningEvent(code=event.code, message=event.message)
         case ev.Figures():
-            yield wire.Metrics(metrics=event.figures)
+            yield ours.Metrics(metrics=event.figures)
         case ev.OverlapDecided():
             figures = {
                 "overlap": event.decision,
                 "overlap_start_ms": event.start_ms,
                 "overlap_decided_ms": event.took_ms,
             }
-            yield wire.Metrics(metrics=figures)
+            yield ours.Metrics(metrics=figures)
         case ev.Refusal():
             yield wire.error_event(event.error)
         case ev.PartDropped():
@@ -131,20 +132,20 @@ def session_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
         case ev.SessionOver():
             if event.is_failure:
                 yield wire.error(event.message, code=event.reason, type="server_error")
-            yield wire.SessionEndedEvent(reason=event.reason, message=event.message)
+            yield ours.SessionEndedEvent(reason=event.reason, message=event.message)
 
 
 def rest_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:
     """Render hush, mute and pause, and their ends."""
     match event:
         case ev.InputHushed():
-            yield wire.ForceListenUpdated(on=event.is_on)
+            yield ours.ForceListenUpdated(on=event.is_on)
         case ev.InputMuted():
-            yield wire.MutedEvent(on=event.is_muted)
+            yield ours.MutedEvent(on=event.is_muted)
         case ev.CallPaused():
-            yield wire.PausedEvent(slot_kept_s=event.slot_kept_s)
+            yield ours.PausedEvent(slot_kept_s=event.slot_kept_s)
         case ev.CallResumed():
-            yield wire.ResumedEvent(kept=event.kept)
+            yield ours.ResumedEvent(kept=event.kept)
 
 
 def speech_events(event: ev.SessionEvent) -> Iterator[wire.ServerEvent]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.browser.chrome import browse
-from tests.live_client import ADAPTER
+from tests.openai_types import live_events
 from tests.serving import Serving
 from tests.speech import microphone
 
@@ -73,6 +73,8 @@ async def test_a_page_talks_in_full_duplex(server: Serving, tmp_path: Path) -> N
         await page.evaluate(CLOSE)
         await page.wait_for_function(HAS, arg="session.closed")
         events: list[dict[str, Any]] = await page.evaluate("() => window.live.events")
-        assert [ADAPTER.validate_python(event).type for event in events][0] == "session.started"
+        assert [live_events().validate_python(event).type for event in events][
+            0
+        ] == "session.started"
         assert events[0]["session"]["id"] == body["session"]["id"]
         assert events[-1]["reason"] == "close_requested"

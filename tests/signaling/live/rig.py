@@ -6,9 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from openai.types.live import ConnectServerEvent
-from pydantic import TypeAdapter
-
 from signaling.errors import ProtocolError
 from signaling.live.config_reading import read_config, read_media_config
 from signaling.live.connection import Kind, LiveConnection
@@ -17,8 +14,8 @@ from signaling.session import events as ev
 from signaling.session.core import Abilities, Asker, ContextKind, ResponseWish
 from signaling.session.items import InputItem, Item
 from signaling.settings import SessionSettings
+from tests.openai_types import live_events
 
-ADAPTER: TypeAdapter[Any] = TypeAdapter(ConnectServerEvent)
 ABLE = Abilities(
     appends=("instructions", "thinking", "commentary"),
     delegates=True,
@@ -166,5 +163,5 @@ class DoorRig:
 
 def note(sent: list[dict[str, Any]], text: str) -> None:
     event = json.loads(text)
-    ADAPTER.validate_python(event)
+    live_events().validate_python(event)
     sent.append(event)

@@ -6,8 +6,6 @@ import base64
 from typing import Any
 
 import pytest
-from openai.types.responses import ResponseStreamEvent
-from pydantic import TypeAdapter
 
 from signaling.errors import ProtocolError
 from signaling.live import server_events as wire
@@ -20,9 +18,9 @@ from signaling.session.items import (
     MessageItem,
 )
 from signaling.settings import SessionSettings
+from tests.openai_types import stream_events
 from tests.signaling.live.rig import DoorRig
 
-STREAM: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 CALLER = Abilities(tool_modes=("full_duplex",), transcribes=True)
 TOOL = {"type": "function", "name": "look_up"}
 RESPONSES = {
@@ -359,7 +357,7 @@ def test_being_talked_over_changes_nothing_of_the_calls(status: Any, call: Any, 
 
 
 def validate_stream(stream: list[dict[str, Any]]) -> None:
-    numbers = [STREAM.validate_python(event["event"]).sequence_number for event in stream]
+    numbers = [stream_events().validate_python(event["event"]).sequence_number for event in stream]
     assert numbers == sorted(set(numbers))
 
 

@@ -14,7 +14,8 @@ from signaling.live.client_events import CLIENT_EVENTS, UNSERVED
 from signaling.live.config_reading import read_config, read_media_config, read_update, resource
 from signaling.live.settings import settings_of
 from signaling.texts import decode_json
-from tests.signaling.live.rig import ADAPTER, DoorRig
+from tests.openai_types import live_events
+from tests.signaling.live.rig import DoorRig
 
 NAMES = (
     *("model", "instructions", "input", "audio", "format", "output", "voice", "delegation", "type"),
@@ -66,10 +67,10 @@ def test_a_configuration_is_taken_or_refused_by_its_member(value: Any) -> None:
             settings_of(config)
         except ProtocolError as error:
             assert error.param and error.param.startswith("session"), error.message
-            ADAPTER.validate_json(wire.encode(wire.live_error(error)))
+            live_events().validate_json(wire.encode(wire.live_error(error)))
         else:
             session = resource(config, "live_1", 1_900_000_000)
-            ADAPTER.validate_json(wire.encode(wire.LiveStarted(session=session)))
+            live_events().validate_json(wire.encode(wire.LiveStarted(session=session)))
 
 
 @settings(max_examples=25)

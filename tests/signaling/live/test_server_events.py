@@ -1,18 +1,16 @@
 """Every server event parses as OpenAI's own type for it, required fields checked strictly."""
 
 import json
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
-from openai.types.live import ConnectServerEvent
-from pydantic import TypeAdapter
 
 from signaling.errors import ProtocolError
 from signaling.live import server_events as wire
 from signaling.live.config_reading import resource
 from signaling.live.session_config import LiveConfig
+from tests.openai_types import live_events
 
-ADAPTER: TypeAdapter[Any] = TypeAdapter(ConnectServerEvent)
 SESSION = resource(LiveConfig(model="m"), "live_1", 1_900_000_000)
 USAGE = wire.LiveUsage(seconds=3.5, active_seconds=3, paused_seconds=0)
 
@@ -49,7 +47,7 @@ EVENTS: list[wire.LiveServerEvent] = [
 @pytest.mark.parametrize("event", EVENTS, ids=wire.event_type)
 def test_the_package_takes_it(event: wire.LiveServerEvent) -> None:
     raw = json.loads(wire.encode(event))
-    parsed = ADAPTER.validate_python(raw)
+    parsed = live_events().validate_python(raw)
     assert parsed.type == raw["type"] == wire.event_type(event)
     assert set(raw) <= set(type(parsed).model_fields), "a member that nobody knows"
 

@@ -7,15 +7,13 @@ from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from openai.types.realtime import RealtimeServerEvent
-from pydantic import TypeAdapter
 
 from signaling.errors import ProtocolError
 from signaling.realtime import server_events as ev
 from signaling.realtime.client_events import CLIENT_EVENT_TYPES, SessionUpdate, parse_client_event
 from signaling.settings import SessionSettings
+from tests.openai_types import realtime_events
 
-OPENAI: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 NAMES = (
     *("type", "event_id", "item", "item_id", "session", "response", "content", "role", "id"),
     *("text", "audio", "input", "output", "metadata", "instructions", "tools", "engine"),
@@ -53,7 +51,7 @@ def test_an_event_is_parsed_or_refused_by_the_name_of_a_field(value: Any) -> Non
     try:
         event = parse_client_event(json.dumps(value))
     except ProtocolError as error:
-        OPENAI.validate_json(ev.encode(ev.error_event(error)), strict=True)
+        realtime_events().validate_json(ev.encode(ev.error_event(error)), strict=True)
         assert error.message.endswith(".") and len(error.message) < 1000
         if isinstance(value, dict) and error.code != "invalid_json":
             assert error.param, error.message

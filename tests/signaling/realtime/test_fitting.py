@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types.realtime import RealtimeServerEvent
-from pydantic import TypeAdapter
 
+from signaling.realtime import extension_events as ours
 from signaling.realtime import server_events as ev
 from signaling.realtime.fitting import fitted
 from signaling.settings import SessionSettings
+from tests.openai_types import realtime_events
 
-OPENAI: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 LIMIT = 2000
 
 
@@ -26,7 +25,7 @@ def sent(event: Any, limit: int = LIMIT) -> list[dict[str, Any]]:
     events = [json.loads(text) for text in texts]
     for text, decoded in zip(texts, events, strict=True):
         if decoded["type"] != "session.warning":
-            OPENAI.validate_json(text, strict=True)
+            realtime_events().validate_json(text, strict=True)
     return events
 
 
@@ -79,7 +78,7 @@ def test_long_texts_of_an_item_are_cut_and_short_ones_stay() -> None:
 
 def test_what_cannot_be_shortened_becomes_an_error() -> None:
     figures = {f"figure_{index}": index for index in range(1000)}
-    [error] = sent(ev.Metrics(metrics=figures))
+    [error] = sent(ours.Metrics(metrics=figures))
     assert error["type"] == "error" and error["error"]["code"] == "event_too_large"
     assert "metrics" in error["error"]["message"]
 

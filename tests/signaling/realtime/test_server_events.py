@@ -4,15 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from openai.types.realtime import RealtimeServerEvent
-from pydantic import TypeAdapter
 
 from signaling.errors import ProtocolError
+from signaling.realtime import extension_events as ours
 from signaling.realtime import server_events as ev
 from signaling.realtime.server_events import error_event
 from signaling.settings import SessionSettings
-
-ADAPTER: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
+from tests.openai_types import realtime_events
 
 USER = ev.WireMessage(
     id="item_1",
@@ -99,22 +97,22 @@ EVENTS = [
     ev.OutputBufferCleared(response_id="resp_1"),
 ]
 EXTENSIONS = [
-    ev.SessionQueued(position=2, eta_s=12.5),
-    ev.SessionWarningEvent(code="context_high", message="m"),
-    ev.SessionEndedEvent(reason="time_limit", message="m"),
-    ev.Metrics(metrics={"unit_ms": 31.5}),
-    ev.ForceListenUpdated(on=True),
-    ev.MutedEvent(on=False),
-    ev.PausedEvent(slot_kept_s=60.0),
-    ev.ResumedEvent(kept="words"),
-    ev.SessionContinued(items=(), responses=()),
+    ours.SessionQueued(position=2, eta_s=12.5),
+    ours.SessionWarningEvent(code="context_high", message="m"),
+    ours.SessionEndedEvent(reason="time_limit", message="m"),
+    ours.Metrics(metrics={"unit_ms": 31.5}),
+    ours.ForceListenUpdated(on=True),
+    ours.MutedEvent(on=False),
+    ours.PausedEvent(slot_kept_s=60.0),
+    ours.ResumedEvent(kept="words"),
+    ours.SessionContinued(items=(), responses=()),
 ]
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda e: type(e).__name__)
 def test_event_is_what_the_openai_sdk_expects(event: Any) -> None:
     text = ev.encode(event)
-    parsed = ADAPTER.validate_json(text, strict=True)
+    parsed = realtime_events().validate_json(text, strict=True)
     assert parsed.type == json.loads(text)["type"]
     # The union falls back to nothing: a wrong field would have raised, a wrong name an extra.
     assert not (parsed.model_extra or {}), parsed.model_extra
@@ -125,7 +123,7 @@ def test_every_event_struct_is_covered() -> None:
     covered = {type(event) for event in EVENTS + EXTENSIONS}
     defined = {
         value
-        for value in vars(ev).values()
+        for value in (*vars(ev).values(), *vars(ours).values())
         if isinstance(value, type)
         and issubclass(value, ev.ServerEvent)
         and value is not ev.ServerEvent
