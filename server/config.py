@@ -295,6 +295,26 @@ class DataConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class RecordingsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Calls that are kept: both sides' sound and the words. Callers are told."""
+
+    enabled: Annotated[
+        bool, Meta(description="Record every call; the law may ask for more than telling callers.")
+    ] = False
+    max_mb: Annotated[
+        int,
+        Meta(
+            ge=20,
+            le=100_000_000,
+            description="All recordings, MB; the oldest go. One has a quarter of it at most; an "
+            "hour of both sides takes about 290.",
+        ),
+    ] = 4_000
+    max_days: Annotated[
+        float, Meta(gt=0, le=36_500, description="A recording is deleted after so many days.")
+    ] = 30.0
+
+
 UploadPolicy = Literal["user", "admin", "nobody"]
 
 
@@ -356,6 +376,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     presets: PresetsConfig = PresetsConfig()
     data: DataConfig = DataConfig()
     voices: VoicesConfig = VoicesConfig()
+    recordings: RecordingsConfig = RecordingsConfig()
     live: LiveRulesConfig = LiveRulesConfig()
     log: LogConfig = LogConfig()
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from server.docs.fields import fields_of, nested
 from server.front.feedback import Feedback
 from server.front.presets import PresetList
+from server.front.recording_shelf import RecordingList
 from server.front.voice_routes import VoiceChange, VoiceEntry, VoiceList
 from signaling.audio.speech_request import ReadingRequest
 from signaling.audio.transcription import TranscriptionForm
@@ -148,6 +149,9 @@ EXCHANGES: dict[tuple[str, str], Exchange] = {
     ("PATCH", "/api/voices/{voice_id}"): Exchange({JSON: VoiceChange}, 200, {JSON: VoiceEntry}),
     ("DELETE", "/api/voices/{voice_id}"): Exchange({}, 204),
     ("GET", "/api/voices/{voice_id}/sound"): Exchange({}, 200, {"audio/wav": FILE}),
+    ("GET", "/api/recordings"): Exchange({}, 200, {JSON: RecordingList}),
+    ("DELETE", "/api/recordings/{call_id}"): Exchange({}, 204),
+    ("GET", "/api/recordings/{call_id}/{name}"): Exchange({}, 200, {"*/*": FILE}),
     ("GET", "/api/presets"): Exchange({}, 200, {JSON: PresetList}),
     ("GET", "/api/presets/{preset_id}/media/{index}"): Exchange({}, 200, {"*/*": FILE}),
     ("GET", "/api/info"): Exchange({}, 200, {JSON: OBJECT}, {}, False),

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
 
+from server.recordings import FEEDBACK
 from signaling.errors import ProtocolError
 from signaling.fields import convert
 from signaling.http.auth import Authenticator, RateLimited
@@ -62,9 +63,12 @@ class FeedbackBox:
         self,
         folder: Path,
         calls: CallsKnown,
+        recordings: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`recordings`: beside a call's recording below it ratings are kept, too."""
+        self._recordings = recordings
         self._folder = folder
         self._calls = calls
         self._clock = clock
@@ -95,6 +99,8 @@ class FeedbackBox:
         async with self._disk:
             try:
                 await asyncio.to_thread(_append, self._folder, kept)
+                if self._recordings is not None:
+                    await asyncio.to_thread(_append_beside, self._recordings / call_id, kept)
             except OSError:
                 raise ProtocolError(
                     "Ratings cannot be kept at the moment.",
@@ -113,4 +119,13 @@ def _append(folder: Path, kept: KeptFeedback) -> None:
         if file.tell() > MAX_DAY_BYTES:
             raise OSError("the file of this day is full")
         path.chmod(0o600)
+        file.write(msgspec.json.encode(kept) + b"\n")
+
+
+def _append_beside(recording: Path, kept: KeptFeedback) -> None:
+    """Write a line beside a call's recording, if there is one; raises OSError."""
+    if not recording.is_dir():
+        return
+    with (recording / FEEDBACK).open("ab") as file:
+        (recording / FEEDBACK).chmod(0o600)
         file.write(msgspec.json.encode(kept) + b"\n")

@@ -16,16 +16,19 @@ from pathlib import Path
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from engine.config import EngineConfig
 from engine.ipc.child_process import LoopLag
-from server.config import Config, MediaConfig
+from server import recordings
+from server.config import Config, DataConfig, MediaConfig
 from server.control import Inbound, WorkerConfig, encode_worker
 from server.front import acceptor, certificates
 from server.front import app as application
 from server.front.feedback import FeedbackBox
 from server.front.front import Front
 from server.front.preset_shelf import PresetShelf
+from server.front.recording_shelf import RecordingShelf
 from server.front.socket_folder import SocketFolder
 from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
 from server.front.telemetry import Telemetry
@@ -153,7 +156,7 @@ def specs(config: Config, folder: Path) -> list[ChildSpec]:
         name = f"worker-{index}"
 
         def payload(generation: int, secret: str) -> bytes:
-            whole = msgspec.json.encode(config)
+            whole = msgspec.json.encode(replace(config, data=DataConfig(str(data_folder(config)))))
             return encode_worker(WorkerConfig(f"{name}#{generation}", control, whole, secret))
 
         return ChildSpec("worker", name, "server.worker.worker", payload, WORKER_READY_TIMEOUT_S)
@@ -234,18 +237,30 @@ class Launch:
         telemetry = Telemetry(front, version(), config.engine.kind, lag)
         shelf = PresetShelf(Path(config.presets.dir) if config.presets.dir else None)
         await shelf.refresh()
-        runner = acceptor.runner(self._application(front, telemetry, shelf, desk), HTTP_GRACE_S)
+        kept = self._recordings(front)
+        site = self._application(front, telemetry, shelf, desk, kept)
+        runner = acceptor.runner(site, HTTP_GRACE_S)
         try:
             await runner.setup()
             connections = self._acceptor(listening, runner, tls)
             telemetry.connections = connections.counts
-            await self._serve(front, supervisor, lag, folder, connections)
+            await self._serve(front, supervisor, lag, folder, connections, kept)
         finally:
             front.drain()
             await supervisor.stop(STOP_GRACE_S)
             await runner.cleanup()
             supervisor.close()
             folder.remove()
+
+    def _recordings(self, front: Front) -> RecordingShelf:
+        wanted = self._config.recordings
+        return RecordingShelf(
+            data_folder(self._config) / recordings.FOLDER,
+            front.desk,
+            enabled=wanted.enabled,
+            max_bytes=wanted.max_mb * 1_000_000,
+            max_days=wanted.max_days,
+        )
 
     def _acceptor(
         self, listening: socket.socket, runner: web.AppRunner, tls: ssl.SSLContext | None
@@ -269,6 +284,7 @@ class Launch:
         lag: LoopLag,
         folder: SocketFolder,
         connections: acceptor.HttpAcceptor,
+        kept: RecordingShelf,
     ) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -277,6 +293,7 @@ class Launch:
                     tasks.create_task(lag.run(), name="lag"),
                     tasks.create_task(folder.keep(), name="folder"),
                     tasks.create_task(connections.run(), name="acceptor"),
+                    tasks.create_task(kept.run(), name="recordings"),
                     tasks.create_task(
                         self._announce(supervisor, connections.port), name="announce"
                     ),
@@ -304,7 +321,12 @@ class Launch:
             self._show("without TLS browsers give no microphone to pages of another machine")
 
     def _application(
-        self, front: Front, telemetry: Telemetry, shelf: PresetShelf, desk: VoiceDesk
+        self,
+        front: Front,
+        telemetry: Telemetry,
+        shelf: PresetShelf,
+        desk: VoiceDesk,
+        kept: RecordingShelf,
     ) -> web.Application:
         config = self._config
         # Whoever is on this machine can load it without our help.
@@ -321,6 +343,7 @@ class Launch:
             "auth_required": bool(self._key),
             "kind": config.engine.kind,
             "modes": config.calls.modes,
+            "recorded": config.recordings.enabled,
         }
         servers = ice_servers(config.media)
         voices = VoiceRoutes(
@@ -330,9 +353,11 @@ class Launch:
             most=config.voices.max_count,
             per_minute=config.voices.per_minute,
         )
-        box = FeedbackBox(data_folder(config) / "feedback", front.desk)
+        box = FeedbackBox(
+            data_folder(config) / "feedback", front.desk, data_folder(config) / recordings.FOLDER
+        )
         return application.build(
-            front, telemetry, auth, info, self._proxies, servers, shelf, [voices, box]
+            front, telemetry, auth, info, self._proxies, servers, shelf, [voices, box, kept]
         )
 
     def _handle_signals(self, supervisor: Supervisor, folder: SocketFolder) -> None:

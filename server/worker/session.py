@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.ipc import protocol as p
@@ -26,6 +27,7 @@ from server.control import (
 )
 from server.endings import FAILURES, REASONS, has_ended
 from server.engine_links import EngineLinks
+from server.recordings import FOLDER
 from server.worker.absence import LEFT_S, Absence
 from server.worker.audience import Audience
 from server.worker.commands import SessionCommands
@@ -38,6 +40,7 @@ from server.worker.idle_limit import IdleLimit
 from server.worker.in_force import check_served
 from server.worker.keeping import Keeping
 from server.worker.pause import Pause
+from server.worker.recording import CallRecording
 from server.worker.silence_watch import SilenceWatch
 from server.worker.transport import Connection, Transport
 from server.worker.user_input import UserInput
@@ -55,6 +58,7 @@ UNSERVED_S = 10.0
 """For so long a client is awaited that is away before it was ever served."""
 LOST = frozenset({"closed", "vanished", "failed", "connect_timeout"})
 """Ends of a connection that its client may not have meant."""
+RECORDED = "This call is recorded: what both sides say and write is kept by who runs this server."
 ENGINE_LOST = (
     "The model stopped working. It begins anew and is told the words of this conversation; what it "
     "saw and how it sounded is forgotten."
@@ -128,6 +132,7 @@ class CallSession:
         self.joined: set[Connection] = set()
         """Connections beside the client's own."""
         self._tasks: asyncio.TaskGroup | None = None
+        self._recording: CallRecording | None = None
 
     @property
     def transport(self) -> Transport:
@@ -189,6 +194,10 @@ class CallSession:
         """Free everything; the engine's slot first, so that the next call finds it. Idempotent."""
         try:
             await self.slot.close()
+            if self._recording is not None:
+                for item in self.conversation.responses.spoken_items().values():
+                    self._recording.note(item)
+                await self._recording.close(self.reason or "")
         finally:
             connections: list[Connection] = [*self.joined]
             self.joined.clear()
@@ -206,6 +215,7 @@ class CallSession:
         longest_s = self._config.calls.max_duration_s
         self.conversation.expires_at = int(time.time() + longest_s)
         self._was_served = True
+        self._record()
         self.transport.served()
         for connection in tuple(self.joined):
             connection.served()
@@ -213,6 +223,18 @@ class CallSession:
             tasks.create_task(self._tend(), name="tend")
             tasks.create_task(run_down(longest_s, self.audience, self.end), name="duration")
             tasks.create_task(self.slot.follow(), name="slot")
+            if self._recording is not None:
+                tasks.create_task(self._recording.run(), name="recording")
+
+    def _record(self) -> None:
+        """Keep the call from now on, where that is switched on."""
+        wanted = self._config.recordings
+        if wanted.enabled:
+            folder = Path(self._config.data.dir) / FOLDER / self.call_id
+            recording = CallRecording(folder, self.call_id, wanted.max_mb * 1_000_000 // 4)
+            self._recording = self.input.recording = recording
+            self.conversation.responses.recording = recording
+            self.audience.add(recording)
 
     # ------------------------------------------------------------------ a client that is away
 
@@ -307,6 +329,7 @@ class CallSession:
         here before, over another one."""
         if comes_back and self.conversation.abilities is not None:
             self.conversation.greet(watcher)
+            self._tell_recorded(watcher)
             self.conversation.retell(watcher)
             if self.pause.is_on:
                 watcher.tell(self.pause.told())
@@ -318,8 +341,13 @@ class CallSession:
                 self.end("unsupported")
                 return
             self.conversation.greet(watcher)
+            self._tell_recorded(watcher)
         if self.slot.place is not None:
             watcher.tell(self.slot.place)
+
+    def _tell_recorded(self, watcher: Watcher) -> None:
+        if self._recording is not None:
+            watcher.tell(ev.Notice(code="recorded", message=RECORDED))
 
     def notify(self, code: str, message: str) -> None:
         """Tell the client something that the session survives."""

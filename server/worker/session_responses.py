@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from engine.ipc import protocol as p
 from media.playout import Loudness
 from server.worker.items import Items
+from server.worker.recording import CallRecording
 from server.worker.responses import ActiveResponse, Asked, Emit
 from signaling.errors import ProtocolError
 from signaling.session import events as ev
@@ -57,6 +58,8 @@ class SessionResponses:
         """Whether the client gets sound before its time, and says itself what it heard."""
         self.answers_heard = 0
         """Answers that were heard to their end."""
+        self.recording: CallRecording | None = None
+        """What keeps the sound of answers, if anything does."""
         self._session_id = session_id
         self._items = items
         self._emit = emit
@@ -126,6 +129,8 @@ class SessionResponses:
                 samples = len(message.pcm) // 2
                 if response is not None:
                     response.add_sound(message.pts, samples)
+                    if self.recording is not None:
+                        self.recording.said(message.epoch, message.pcm[: 2 * samples])
                 # The next piece begins with a whole sample, however this one ends.
                 self.speaker.push(message.epoch, message.pcm[: 2 * samples])
             case p.TextOut() if response is not None:
@@ -174,6 +179,8 @@ class SessionResponses:
             return
         if not self.is_sent_ahead:
             response.release(samples)
+        if self.recording is not None:
+            self.recording.heard(epoch, samples)
         if samples - response.reported_samples >= HEARD_INTERVAL_SAMPLES:
             response.reported_samples = samples
             self._to_engine(p.Heard(self._session_id, epoch, samples))
@@ -187,6 +194,8 @@ class SessionResponses:
             # A newer epoch came before the engine said how this one ended.
             response.outcome = p.ResponseDone(self._session_id, epoch, "completed")
         heard = self.speaker.heard(epoch)
+        if self.recording is not None:
+            self.recording.heard(epoch, heard, is_over=True)
         self._to_engine(p.Heard(self._session_id, epoch, heard, final=True))
         if not response.is_ended:
             response.end()
@@ -215,6 +224,8 @@ class SessionResponses:
                 self._to_engine(
                     p.Heard(self._session_id, response.epoch, samples, final=True, interrupted=True)
                 )
+            if self.recording is not None:
+                self.recording.heard(response.epoch, samples, is_over=True)
             response.cut(samples, reason, is_known=not self.is_sent_ahead)
             self._keep(response)
         return bool(stale)

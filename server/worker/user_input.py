@@ -13,6 +13,7 @@ from server.worker.conversation import Conversation
 from server.worker.engine_way import EngineWay
 from server.worker.muted_rest import MutedRest
 from server.worker.pause import Pause
+from server.worker.recording import CallRecording
 
 
 class UserInput:
@@ -38,6 +39,8 @@ class UserInput:
         self._came, self._taken = 0, 0
         """Where what came last ends, by its own count, and by that of what was taken."""
         self._is_piece_lost = False
+        self.recording: CallRecording | None = None
+        """What keeps the user's sound, if anything does."""
         self.goes_on_muted = False
         """Whether a mute never makes the engine rest: the timeline of a Live session goes on."""
 
@@ -69,6 +72,8 @@ class UserInput:
         self._conversation.input_pts = pts
         if self._commands.is_muted:
             pcm = bytes(len(pcm))
+        if self.recording is not None:
+            self.recording.hear(pts, pcm)
         played = self._conversation.responses.speaker.take_played()
         self._way.send(p.AudioIn(self._conversation.session_id, pts, pcm, played))
 

@@ -141,7 +141,7 @@ class _LiveEndpoints:
         if not self._service.is_open(request.match_info["session_id"]):
             raise _no_session()
         raise ProtocolError(
-            "Nothing of this session is recorded.", code="recording_not_found", status=404
+            "Clients get no recordings of sessions here.", code="recording_not_found", status=404
         )
 
 

@@ -1,11 +1,12 @@
 """Tasks of full duplex that a configured chat endpoint answers, with the client's functions: the
-real server with the scripted engine, over OpenAI Realtime and OpenAI Live.
+real server with the scripted engine, over OpenAI Realtime and OpenAI Live. It records both calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.chat_server import serving_chat
 from tests.live_client import LiveStreamer
 from tests.serving import Serving
 from tests.streamer import Streamer
+from tests.waiting import until
 
 pytestmark = pytest.mark.loopback
 
@@ -40,16 +42,34 @@ async def test_a_chat_endpoint_calls_functions_and_the_model_says_what_it_found(
     script.write_text(SCRIPT)
     async with serving_chat() as (chat, chat_url):
         options = ("--engine", "scripted", "--script", str(script))
-        serving = Serving(*options, "--set", f"delegate.chat.url={chat_url}")
+        settings = (
+            *(f"delegate.chat.url={chat_url}", f"data.dir={tmp_path}"),
+            "recordings.enabled=true",
+        )
+        chosen = [part for setting in settings for part in ("--set", setting)]
+        serving = Serving(*options, *chosen)
         await asyncio.to_thread(serving.__enter__)
         try:
             async with asyncio.TaskGroup() as clients:
                 clients.create_task(_realtime(serving.url))
                 clients.create_task(_live(serving.url))
+            await until(lambda: len(_recorded(tmp_path)) == 2)
         finally:
             await asyncio.to_thread(serving.stop)
+        for recording in _recorded(tmp_path):
+            assert FOUND in (recording / "words.jsonl").read_text()
+            for name, least_s in (("user", 2), ("assistant", 1)):
+                with wave.open(str(recording / f"{name}.wav")) as sound:
+                    assert sound.getnframes() > least_s * sound.getframerate()
+                    assert name == "user" or any(sound.readframes(sound.getnframes()))
         last = [request["messages"][-1] for request in chat.requests]
         assert sorted(message["role"] for message in last) == ["tool", "tool", "user", "user"]
+
+
+def _recorded(folder: Path) -> list[Path]:
+    """The recordings that are complete: `call.json` is written last."""
+    found = (folder / "recordings").glob("*/call.json")
+    return [path.parent for path in found if '"ended_at":1' in path.read_text()]
 
 
 async def _realtime(url: str) -> None:
@@ -103,6 +123,7 @@ async def _live(url: str) -> None:
             await client.send("response.item.create", item=output)
             await client.send("response.create")
             await client.has_said(FOUND)
+        assert "recorded" in [event["code"] for event in client.of("info")]
         assert client.of("error") == []
         tasks = {event["delegation_id"] for event in client.of("response.event")}
         assert tasks == {created["delegation"]["id"]}

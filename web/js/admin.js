@@ -5,6 +5,7 @@ import { byId, clockText, make, setText, valueText } from './dom.js';
 import { bindLanguageButton, dateText, t, tOr, tongue } from './i18n.js';
 import { KeyForm, server, takeKeyFromAddress } from './access.js';
 import { LiveTable } from './livetable.js';
+import { KeptRecordings } from './keptrecordings.js';
 import { KeptVoices } from './keptvoices.js';
 import { Rates, list, unknownFields } from './rates.js';
 import { stepOf } from './engine.js';
@@ -18,6 +19,7 @@ const FAILURES = ['engine_gone', 'worker_gone', 'engine_failed', 'media_failed',
 
 const rates = new Rates();
 const voices = new KeptVoices();
+const recordings = new KeptRecordings();
 let timer = 0;
 
 /** @param {unknown} value */
@@ -232,6 +234,7 @@ async function poll() {
     show(stats);
     showLive('on');
     voices.refresh();
+    recordings.refresh();
     byId('error').hidden = true;
   } catch (error) {
     wait_ms = AFTER_FAILURE_MS;

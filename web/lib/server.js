@@ -25,6 +25,7 @@ const TOO_LATE = 'The server did not answer in time.';
  * @property {string} version
  * @property {boolean} auth_required
  * @property {RTCIceServer[]} ice_servers
+ * @property {boolean} [recorded] whether the server keeps what is said in calls
  * @property {boolean} [ready] whether a call would be served
  * @property {Starting|null} [starting] null when an engine is ready
  * @property {{kind: string, label: string, description: string, languages: string[], modes?: string[], voices?: string[], honours?: string[], speech?: ''|'basic'|'neural', video: boolean}} engine
@@ -112,6 +113,16 @@ export class Server {
   /** @param {string} id */
   async deleteVoice(id) {
     await this.#request(`/api/voices/${encodeURIComponent(id)}`, { method: 'DELETE' }, INFO_TIMEOUT_MS);
+  }
+
+  /** @returns {Promise<{enabled: boolean, recordings: any[]}>} the calls that were recorded, newest first */
+  async recordings() {
+    return readJson(await this.#request('/api/recordings', {}, INFO_TIMEOUT_MS));
+  }
+
+  /** @param {string} callId of a recorded call that is over */
+  async deleteRecording(callId) {
+    await this.#request(`/api/recordings/${encodeURIComponent(callId)}`, { method: 'DELETE' }, INFO_TIMEOUT_MS);
   }
 
   /** @param {string} path of a file that the server named @returns {Promise<Blob>} */

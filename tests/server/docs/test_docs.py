@@ -23,6 +23,7 @@ from server.docs.page import page
 from server.docs.protocols import EventDoc, protocols
 from server.front.app import SECURITY_HEADERS, build
 from server.front.feedback import FeedbackBox
+from server.front.recording_shelf import RecordingShelf
 from server.front.telemetry import Telemetry
 from server.front.voice_routes import VoiceRoutes
 from server.front.voices import VoiceDesk
@@ -111,9 +112,10 @@ def served(tmp_path: Path) -> Any:
         "modes": ["half_duplex", "turn_based"],
     }
     voices = VoiceRoutes(VoiceDesk(tmp_path, 1), list)
+    kept = RecordingShelf(tmp_path, paper.front.desk, enabled=False, max_bytes=1, max_days=1)
     box = FeedbackBox(tmp_path, paper.front.desk)
     auth = Authenticator((), is_keyless=True)
-    return operations(build(paper.front, telemetry, auth, info, routes=[voices, box]))
+    return operations(build(paper.front, telemetry, auth, info, routes=[voices, box, kept]))
 
 
 async def test_openapi_tells_every_route_with_words_and_what_it_takes(served: Any) -> None:

@@ -37,7 +37,7 @@ async def http(tmp_path: Path) -> AsyncIterator[Http]:
     app = web.Application()
     auth = Authenticator((ApiKey("one", "a-key-of-sixteen-or-more"),))
     install(app, auth)
-    FeedbackBox(tmp_path / "feedback", Calls(), Clock(), Clock(86_400.0)).add_to(app, auth)
+    FeedbackBox(tmp_path / "feedback", Calls(), None, Clock(), Clock(86_400.0)).add_to(app, auth)
     async with TestClient(TestServer(app)) as client:
         yield client
 

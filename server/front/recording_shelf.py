@@ -1,0 +1,241 @@
+"""/api/recordings: the calls that were recorded, to be listed, fetched and deleted. Front."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from aiohttp import hdrs, web
+
+from server.front.feedback import CallsKnown, KeptFeedback
+from server.recordings import ABOUT, FEEDBACK, SOUNDS, WORDS, RecordedCall
+from signaling.errors import ProtocolError
+from signaling.http.auth import Authenticator, require
+from signaling.http.resources import add_resource
+
+PATH = "/api/recordings"
+SWEEP_S = 60.0
+DAY_S = 86_400.0
+MAX_LISTED = 500
+"""Newest ones."""
+TYPES = {".wav": "audio/wav", ".jsonl": "application/jsonl", ".json": "application/json"}
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_SOUND = rf"(?:{'|'.join(SOUNDS)})(?:-\d{{1,4}})?\.wav"
+_NAME = re.compile("|".join([_SOUND, *map(re.escape, (ABOUT, WORDS, FEEDBACK))]))
+
+log = logging.getLogger(__name__)
+
+
+class RecordingFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a recording."""
+
+    name: str
+    bytes: int
+
+
+class RecordingEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A recorded call."""
+
+    call_id: str
+    began_at: float
+    """Unix seconds."""
+    ended_at: float | None
+    """null: it goes on, or its media worker died."""
+    reason: str
+    is_open: bool
+    is_cut_short: bool
+    """More was said than one recording may hold, or the disk did not take it."""
+    up: int
+    """Answers that the caller found good,"""
+    down: int
+    """and bad."""
+    files: tuple[RecordingFile, ...]
+
+
+class RecordingList(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest recordings first."""
+
+    enabled: bool
+    """Whether calls are recorded at present."""
+    recordings: tuple[RecordingEntry, ...]
+
+
+class RecordingShelf:
+    """Owns the folder: recordings that are too old, or too much, go; never those of open calls."""
+
+    def __init__(
+        self,
+        folder: Path,
+        calls: CallsKnown,
+        *,
+        enabled: bool,
+        max_bytes: int,
+        max_days: float,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._calls = calls
+        self._enabled = enabled
+        self._max_bytes = max_bytes
+        self._max_days = max_days
+        self._wall_clock = wall_clock
+
+    def add_to(self, app: web.Application, auth: Authenticator) -> None:
+        get, delete = hdrs.METH_GET, hdrs.METH_DELETE
+        add_resource(app, PATH, auth, {get: self.list})
+        add_resource(app, f"{PATH}/{{call_id}}", auth, {delete: self.delete})
+        add_resource(app, f"{PATH}/{{call_id}}/{{name}}", auth, {get: self.file})
+
+    async def run(self) -> None:
+        """Keep within the bounds, until cancelled."""
+        while True:
+            await self.sweep()
+            await asyncio.sleep(SWEEP_S)
+
+    async def sweep(self) -> None:
+        """Delete what is too old, and the oldest of what is too much."""
+        found = await asyncio.to_thread(_sizes, self._folder)
+        ended = [one for one in found if not self._calls.is_open(one[1])]
+        total = sum(size for _, _, size in found)
+        for began_at, call_id, size in ended:
+            is_old = self._wall_clock() - began_at > self._max_days * DAY_S
+            if is_old or total > self._max_bytes:
+                await asyncio.to_thread(_remove, self._folder / call_id)
+                total -= size
+
+    # ------------------------------------------------------------------ routes
+
+    async def list(self, request: web.Request) -> web.Response:
+        """List the recorded calls, the newest first; for keys of the role admin."""
+        require(request, "admin")
+        found = await asyncio.to_thread(_entries, self._folder)
+        told = RecordingList(
+            enabled=self._enabled,
+            recordings=tuple(
+                msgspec.structs.replace(one, is_open=self._calls.is_open(one.call_id))
+                for one in found
+            ),
+        )
+        return web.Response(
+            body=msgspec.json.encode(told),
+            content_type="application/json",
+            headers={hdrs.CACHE_CONTROL: "no-store"},
+        )
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        """Fetch a part of a recording by its name in the list; for keys of the role admin."""
+        require(request, "admin")
+        name = request.match_info["name"]
+        path = self._place(request) / name
+        if _NAME.fullmatch(name) is None or not await asyncio.to_thread(path.is_file):
+            raise _unknown()
+        headers = {
+            hdrs.CACHE_CONTROL: "no-store",
+            hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}"',
+            hdrs.CONTENT_TYPE: TYPES[path.suffix],
+        }
+        return web.FileResponse(path, headers=headers)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Delete all of a recording, once its call is over; for keys of the role admin."""
+        require(request, "admin")
+        place = self._place(request)
+        if self._calls.is_open(place.name):
+            told = "This call goes on: its recording can be deleted when it is over."
+            raise ProtocolError(told, code="call_open", status=409)
+        if not await asyncio.to_thread(place.is_dir):
+            raise _unknown()
+        await asyncio.to_thread(_remove, place)
+        return web.Response(status=204)
+
+    def _place(self, request: web.Request) -> Path:
+        call_id = request.match_info["call_id"]
+        if _ID.fullmatch(call_id) is None:
+            raise _unknown()
+        return self._folder / call_id
+
+
+def _unknown() -> ProtocolError:
+    return ProtocolError("There is no such recording.", code="recording_not_found", status=404)
+
+
+def _sizes(folder: Path) -> list[tuple[float, str, int]]:
+    """When each recording began, its call and its bytes on disk; the oldest first."""
+    found = []
+    for place in _places(folder):
+        files = [path.stat() for path in place.iterdir() if path.is_file()]
+        began_at = min((one.st_mtime for one in files), default=place.stat().st_mtime)
+        about = _about(place)
+        found.append(
+            (
+                began_at if about is None else about.began_at,
+                place.name,
+                sum(one.st_blocks * 512 for one in files),
+            )
+        )
+    return sorted(found)
+
+
+def _entries(folder: Path) -> list[RecordingEntry]:
+    found = []
+    for place in _places(folder):
+        about = _about(place)
+        if about is None:
+            continue
+        up, down = _ratings(place)
+        files = sorted(path for path in place.iterdir() if _NAME.fullmatch(path.name))
+        found.append(
+            RecordingEntry(
+                call_id=place.name,
+                began_at=about.began_at,
+                ended_at=about.ended_at,
+                reason=about.reason,
+                is_open=False,
+                is_cut_short=about.is_cut_short,
+                up=up,
+                down=down,
+                files=tuple(
+                    RecordingFile(name=path.name, bytes=path.stat().st_size) for path in files
+                ),
+            )
+        )
+    return sorted(found, key=lambda one: one.began_at, reverse=True)[:MAX_LISTED]
+
+
+def _places(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.is_dir() and _ID.fullmatch(path.name)]
+
+
+def _about(place: Path) -> RecordedCall | None:
+    try:
+        return msgspec.json.decode((place / ABOUT).read_bytes(), type=RecordedCall)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _ratings(place: Path) -> tuple[int, int]:
+    """How many answers were found good and bad; of each the newest word counts."""
+    ratings: dict[str, str | None] = {}
+    try:
+        for line in (place / FEEDBACK).read_bytes().splitlines():
+            kept = msgspec.json.decode(line, type=KeptFeedback)
+            ratings[kept.item_id] = kept.rating
+    except (OSError, msgspec.DecodeError):
+        pass
+    given = list(ratings.values())
+    return given.count("up"), given.count("down")
+
+
+def _remove(place: Path) -> None:
+    try:
+        shutil.rmtree(place)
+    except OSError as error:
+        log.warning("recording %s cannot be deleted: %s", place.name, error.strerror)

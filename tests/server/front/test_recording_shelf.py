@@ -1,0 +1,121 @@
+"""Recorded calls: who may list, fetch and delete them, and which ones go by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from server.front.feedback import FeedbackBox
+from server.front.recording_shelf import RecordingShelf
+from server.recordings import ABOUT, RecordedCall
+from signaling.http.auth import ApiKey, Authenticator, install
+from tests.server.front.test_feedback import Calls
+from tests.waiting import Clock
+
+DAY = 86_400.0
+ADMIN, USER = "admin-key-of-sixteen", "a-user-key-of-sixteen"
+
+
+class Shelf:
+    """Asks with a key; `keep` puts a recording there."""
+
+    def __init__(self, folder: Path, shelf: RecordingShelf, http: TestClient[Any, Any]) -> None:
+        self.folder = folder
+        self.shelf = shelf
+        self.http = http
+
+    def keep(self, call_id: str, began_at: float, num_bytes: int = 4096) -> None:
+        place = self.folder / call_id
+        place.mkdir(parents=True)
+        told = RecordedCall(call_id=call_id, began_at=began_at, ended_at=began_at + 60)
+        (place / ABOUT).write_bytes(msgspec.json.encode(told))
+        (place / "user.wav").write_bytes(b"s" * num_bytes)
+
+    async def ask(self, path: str = "", method: str = "GET", key: str = ADMIN) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = await self.http.request(method, f"/api/recordings{path}", headers=headers)
+        body = await answer.read()
+        return answer.status, await answer.json() if "/json" in answer.content_type else body
+
+
+@pytest.fixture
+async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
+    app = web.Application()
+    auth = Authenticator((ApiKey("a", ADMIN, "admin"), ApiKey("u", USER)))
+    install(app, auth)
+    folder = tmp_path / "recordings"
+    kept = RecordingShelf(
+        folder,
+        Calls(),
+        enabled=True,
+        max_bytes=100_000,
+        max_days=2.0,
+        wall_clock=Clock(10 * DAY),
+    )
+    kept.add_to(app, auth)
+    FeedbackBox(tmp_path / "feedback", Calls(), folder, Clock(), Clock(1.0)).add_to(app, auth)
+    async with TestClient(TestServer(app)) as http:
+        yield Shelf(folder, kept, http)
+
+
+async def test_recordings_are_listed_fetched_and_deleted(shelf: Shelf) -> None:
+    assert await shelf.ask() == (200, {"enabled": True, "recordings": []})
+    shelf.keep("older", 9 * DAY)
+    shelf.keep("open", 9.5 * DAY)
+    _, told = await shelf.ask()
+    assert [(one["call_id"], one["is_open"]) for one in told["recordings"]] == [
+        ("open", True),
+        ("older", False),
+    ]
+    assert told["recordings"][1]["files"][1] == {"name": "user.wav", "bytes": 4096}
+    assert await shelf.ask("/older/user.wav") == (200, b"s" * 4096)
+    status, told = await shelf.ask("/open", "DELETE")
+    assert (status, told["error"]["code"]) == (409, "call_open")
+    assert (await shelf.ask("/older", "DELETE"))[0] == 204
+    assert not (shelf.folder / "older").exists()
+    assert (await shelf.ask("/older", "DELETE"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/open/other.wav", "/open/..%2F..%2Fsecret", "/..%2Fopen/user.wav", "/none/user.wav"],
+)
+async def test_nothing_else_is_given(shelf: Shelf, path: str) -> None:
+    shelf.keep("open", 1.0)
+    (shelf.folder / "open" / "other.wav").write_bytes(b"x")
+    assert (await shelf.ask(path))[0] == 404
+
+
+async def test_only_administrators_get_them(shelf: Shelf) -> None:
+    shelf.keep("older", 9 * DAY)
+    for path, method in (("", "GET"), ("/older/user.wav", "GET"), ("/older", "DELETE")):
+        assert (await shelf.ask(path, method, USER))[0] == 403
+        assert (await shelf.ask(path, method, "no-key"))[0] == 401
+    assert (shelf.folder / "older").exists()
+
+
+async def test_what_is_too_old_or_too_much_goes_but_no_open_call(shelf: Shelf) -> None:
+    shelf.keep("old", 7 * DAY)
+    shelf.keep("open", 6 * DAY)
+    for number in range(3):
+        shelf.keep(f"new_{number}", 9 * DAY + number, 40_960)
+    await shelf.shelf.sweep()
+    assert sorted(path.name for path in shelf.folder.iterdir()) == ["new_1", "new_2", "open"]
+
+
+async def test_ratings_are_kept_beside(shelf: Shelf) -> None:
+    shelf.keep("open", 9 * DAY)
+    for item, rating in (("a", "up"), ("b", "up"), ("b", "down"), ("c", None)):
+        body = {"item_id": item, "rating": rating}
+        answer = await shelf.http.post("/v1/realtime/calls/open/feedback", json=body)
+        assert answer.status == 204
+    _, told = await shelf.ask()
+    (entry,) = told["recordings"]
+    assert (entry["up"], entry["down"]) == (1, 1)
+    assert "feedback.jsonl" in [file["name"] for file in entry["files"]]
