@@ -1,4 +1,5 @@
-"""`python -m tests.bench.behaviour [--json] [--engine builtin] [--url URL] [--cases N]`.
+"""`python -m tests.bench.behaviour [--json] [--engine builtin] [--url URL] [--cases N]
+[--callers N] [--speech both]`.
 
 Starts a server of its own unless given one. Definitions stand in `docs/behaviour.md`.
 """
@@ -7,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
+import functools
 import json
 import re
 import sys
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,12 +22,11 @@ from tests.bench.behaviour.caller import Caller
 from tests.bench.behaviour.page import page
 from tests.serving import Serving
 
+Call = Callable[[str, str, range], AsyncIterator[dict[str, Any]]]
+"""From the server, a voice and its cases: a row for each."""
+Summary = Callable[[list[dict[str, Any]]], dict[str, Any]]
+COLUMNS = {"base": "basic", "[voice]": "auto"}
 SESSION = {"type": "realtime", "model": "omnicall"}
-NAMES = [
-    *(kind.name for kind in overlaps.KINDS),
-    *(kind.name for kind in turns.KINDS),
-    *(f"sentences, {kind.name}" for kind in sentences.KINDS),
-]
 
 
 def progress(text: str) -> None:
@@ -66,86 +67,145 @@ def _turn_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-async def _overlaps(url: str, names: set[str], cases: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for kind in overlaps.KINDS:
-        if kind.name not in names:
-            continue
-        rows: list[dict[str, Any]] = []
-        for number in range(min(cases, len(sounds.VOICES))):
-            voice = sounds.VOICES[number]
-            async with Caller(url, SESSION) as caller:
-                # Who is heard for the first time has no level that others are weaker than.
-                await caller.mouth.say(sounds.spoken("what time is it", voice))
-                await asyncio.sleep(2.5)
-                await caller.hush()
-                for case in range(number, cases, len(sounds.VOICES)):
-                    row = await overlaps.overlap_case(caller, kind, case, voice)
-                    progress(f"{kind.name}: {row}")
-                    rows.append(row)
-        found[kind.name] = _overlap_summary(kind, rows) | {"rows": rows}
-    return found
+class Callers:
+    """So many calls at once; each (kind, voice) is one call with its cases one after the other."""
+
+    def __init__(self, url: str, most: int, cases: int) -> None:
+        self.url = url
+        self._room = asyncio.Semaphore(most)
+        self._cases = cases
+
+    async def rows(self, name: str, call: Call) -> list[dict[str, Any]]:
+        """All rows of a kind, in the order of its cases."""
+        voices = range(min(self._cases, len(sounds.VOICES)))
+        found: list[dict[str, Any]] = []
+
+        async def one(number: int) -> None:
+            async with self._room:
+                cases = range(number, self._cases, len(sounds.VOICES))
+                async for row in call(self.url, sounds.VOICES[number], cases):
+                    progress(f"{name}: {row}")
+                    found.append(row)
+
+        async with asyncio.TaskGroup() as group:
+            for number in voices:
+                group.create_task(one(number))
+        return sorted(found, key=lambda row: row.get("case", 0))
+
+    async def minute(self, make: Callable[[float, int], sounds.Sound], seconds: float) -> int:
+        async with self._room, Caller(self.url, SESSION) as caller:
+            return await turns.minute(caller, make, seconds)
 
 
-async def _turns(url: str, names: set[str], cases: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for kind in turns.KINDS:
-        if kind.name not in names:
-            continue
-        rows: list[dict[str, Any]] = []
-        for number in range(min(cases, len(sounds.VOICES))):
-            async with Caller(url, SESSION) as caller:
-                await asyncio.sleep(0.5)
-                for case in range(number, cases, len(sounds.VOICES)):
-                    row = await turns.turn_case(caller, kind, case, sounds.VOICES[number])
-                    progress(f"{kind.name}: {row}")
-                    rows.append(row)
-        found[kind.name] = _turn_summary(rows) | {"rows": rows}
-    return found
-
-
-async def _sentences(url: str, names: set[str], cases: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for kind in sentences.KINDS:
-        if f"sentences, {kind.name}" not in names:
-            continue
-        rows: list[dict[str, Any]] = []
-        for number in range(min(cases, len(sounds.VOICES))):
-            async with Caller(url, sentences.LISTENS) as caller:
-                await asyncio.sleep(0.5)
-                for case in range(number, cases, len(sounds.VOICES)):
-                    voice = sounds.VOICES[number]
-                    row = await sentences.sentence_case(caller, kind, case, voice)
-                    progress(f"{kind.name}: {row}")
-                    rows.append(row)
-        of = sum(row["of"] for row in rows)
-        wer = round(sum(row["wrong"] for row in rows) / of, 3)
-        found[kind.name] = {"cases": len(rows), "words": of, "wer": wer, "rows": rows}
-    return found
-
-
-async def _minutes(url: str, seconds: float) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for name, make in turns.QUIET_KINDS:
+def _overlap_call(kind: overlaps.OverlapKind) -> Call:
+    async def call(url: str, voice: str, cases: range) -> AsyncIterator[dict[str, Any]]:
         async with Caller(url, SESSION) as caller:
-            found[name] = await turns.minute(caller, make, seconds)
-            progress(f"false turns in {seconds:g} s of {name}: {found[name]}")
-    return found
+            # Who is heard for the first time has no level that others are weaker than.
+            await caller.mouth.say(sounds.spoken("what time is it", voice))
+            await asyncio.sleep(2.5)
+            await caller.hush()
+            for case in cases:
+                yield await overlaps.overlap_case(caller, kind, case, voice)
+
+    return call
+
+
+def _turn_call(kind: turns.TurnKind) -> Call:
+    async def call(url: str, voice: str, cases: range) -> AsyncIterator[dict[str, Any]]:
+        async with Caller(url, SESSION) as caller:
+            await asyncio.sleep(0.5)
+            for case in cases:
+                yield await turns.turn_case(caller, kind, case, voice)
+
+    return call
+
+
+def _sentence_call(kind: sentences.SentenceKind) -> Call:
+    async def call(url: str, voice: str, cases: range) -> AsyncIterator[dict[str, Any]]:
+        async with Caller(url, sentences.LISTENS) as caller:
+            await asyncio.sleep(0.5)
+            for case in cases:
+                yield await sentences.sentence_case(caller, kind, case, voice)
+
+    return call
+
+
+def _sentence_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    of = sum(row["of"] for row in rows)
+    wer = round(sum(row["wrong"] for row in rows) / of, 3)
+    return {"cases": len(rows), "words": of, "wer": wer}
+
+
+class Kind(NamedTuple):
+    """What is measured with one kind of sound."""
+
+    part: str
+    name: str
+    call: Call
+    summary: Summary
+
+    @property
+    def full_name(self) -> str:
+        return f"sentences, {self.name}" if self.part == "sentences" else self.name
+
+
+KINDS = (
+    *(
+        Kind("overlaps", kind.name, _overlap_call(kind), functools.partial(_overlap_summary, kind))
+        for kind in overlaps.KINDS
+    ),
+    *(Kind("turns", kind.name, _turn_call(kind), _turn_summary) for kind in turns.KINDS),
+    *(
+        Kind("sentences", kind.name, _sentence_call(kind), _sentence_summary)
+        for kind in sentences.KINDS
+    ),
+)
 
 
 async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
-    names = set(options.kinds or NAMES)
-    result: dict[str, Any] = {
-        "overlaps": await _overlaps(url, names, options.cases),
-        "turns": await _turns(url, names, options.cases),
-        "sentences": await _sentences(url, names, options.cases),
-    }
+    """Every kind that is asked for, several calls at once."""
+    callers = Callers(url, options.callers, options.cases)
+    kinds = [kind for kind in KINDS if not options.kinds or kind.full_name in options.kinds]
+    # In the order in which they are told, whichever is done first.
+    result: dict[str, Any] = {part: {} for part in ("overlaps", "turns", "sentences")}
+    for kind in kinds:
+        result[kind.part][kind.name] = {}
     if options.quality:
         async with Caller(url, SESSION) as caller:
             result["voice"] = await sentences.voice_quality(caller)
-    if options.quiet_s:
-        result["false_turns"] = await _minutes(url, options.quiet_s)
+
+    async def one(kind: Kind) -> None:
+        rows = await callers.rows(kind.full_name, kind.call)
+        result[kind.part][kind.name] = kind.summary(rows) | {"rows": rows}
+
+    async def minute(name: str, make: Callable[[float, int], sounds.Sound]) -> None:
+        count = result["false_turns"][name] = await callers.minute(make, options.quiet_s)
+        progress(f"false turns in {options.quiet_s:g} s of {name}: {count}")
+
+    async with asyncio.TaskGroup() as group:
+        if options.quiet_s:
+            result["false_turns"] = dict.fromkeys((name for name, _ in turns.QUIET_KINDS), 0)
+            for name, make in turns.QUIET_KINDS:
+                group.create_task(minute(name, make))
+        for kind in kinds:
+            group.create_task(one(kind))
     return result
+
+
+NAMES = [kind.full_name for kind in KINDS]
+
+
+def measured(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The figures by the engine's speech parts: one column, or both."""
+    if options.url is not None:
+        return {"": asyncio.run(measure(options.url, options))}
+    found: dict[str, dict[str, Any]] = {}
+    parts = COLUMNS if options.speech == "both" else {options.speech: options.speech}
+    for title, speech in parts.items():
+        environment = {"OMNICALL_BUILTIN_SPEECH": speech}
+        with Serving("--engine", options.engine, environment=environment) as serving:
+            found[title] = asyncio.run(measure(serving.url, options))
+    return found
 
 
 def main() -> int:
@@ -157,20 +217,22 @@ def main() -> int:
     parser.add_argument("--quiet-s", type=float, default=60.0, help="of each kind without speech")
     parser.add_argument("--quality", action="store_true", help="of the voice, with speechmos")
     parser.add_argument(
-        "--speech", default="auto", help="basic: without omnicall[voice], where it is installed"
+        "--speech",
+        default="auto",
+        choices=("auto", "basic", "both"),
+        help="basic: without omnicall[voice]; both: one after the other, with a column each",
     )
+    parser.add_argument("--callers", type=int, default=5, help="calls at once")
     parser.add_argument("--json", action="store_true", help="figures instead of a page")
     options = parser.parse_args()
     unknown = set(options.kinds or ()) - set(NAMES)
     if unknown:
         parser.error(f"--kinds: {', '.join(sorted(unknown))}: no such kind")
-    with contextlib.ExitStack() as stack:
-        url = options.url
-        speech = {"OMNICALL_BUILTIN_SPEECH": options.speech}
-        if url is None:
-            url = stack.enter_context(Serving("--engine", options.engine, environment=speech)).url
-        result = asyncio.run(measure(url, options))
-    print(json.dumps(result, indent=1) if options.json else page(result))
+    found = measured(options)
+    if options.json:
+        print(json.dumps(found if len(found) > 1 else next(iter(found.values())), indent=1))
+    else:
+        print(page(found))
     return 0
 
 
