@@ -25,6 +25,8 @@ class Usage(Struct, frozen=True):
     rss_kib: int
     threads: int
     fds: int
+    file_kib: int = 0
+    """Of `rss_kib` what is mapped from files."""
 
 
 def descendants(pid: int) -> list[int]:
@@ -52,7 +54,10 @@ def usage(pid: int) -> Usage | None:
     if resident is None or threads is None:
         return None
     fds = len(_names(f"/proc/{pid}/fd"))
-    return Usage(role(pid), pid, int(resident[1]), int(threads[1]), fds)
+    # Not of every kernel.
+    mapped = re.search(r"RssFile:\s+(\d+)", status)
+    file_kib = 0 if mapped is None else int(mapped[1])
+    return Usage(role(pid), pid, int(resident[1]), int(threads[1]), fds, file_kib)
 
 
 def table(pid: int) -> list[Usage]:

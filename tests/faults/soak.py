@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import sys
 import tempfile
@@ -118,6 +119,7 @@ class Soak:
                 continue
             values = {"rss_mb": one.rss_kib / 1024, "threads": one.threads, "fds": one.fds}
             values["tasks"] = row.get("tasks", 0)
+            values["file_mb"] = one.file_kib / 1024
             self.samples.append(Sample(at_s, f"{row['name']}/{one.pid}", values))
         if recognisers:
             # They come and go as they are needed, and grow to their size with their first words:
@@ -154,7 +156,8 @@ def judged(found: dict[str, dict[str, dict[str, float]]], is_long: bool) -> list
     """What grows; a short soak says nothing about slopes."""
     if not is_long:
         return []
-    limits = {"rss_mb": MAX_RSS_MB_PER_H}
+    # Pages of files, which the system takes back and reads again, are told to explain the rest.
+    limits = {"rss_mb": MAX_RSS_MB_PER_H, "file_mb": math.inf}
     return [
         f"{process}: {name} grows by {line['per_hour']} an hour"
         for process, lines in found.items()
