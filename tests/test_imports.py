@@ -42,7 +42,7 @@ FLOORS = (
     ("engine.minicpmo.memory_plan", "engine.minicpmo.runner"),
     ("engine.minicpmo.speech",),
     ("engine.minicpmo.modes",),
-    ("engine.minicpmo.scheduler",),
+    ("engine.minicpmo.serving",),
     ("engine.minicpmo.engine",),
     ("engine.minicpmo.check",),
     ("engine.process",),

@@ -25,14 +25,14 @@ from engine.minicpmo.checkpoint import OmniModel, best_device, load
 from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
 from engine.minicpmo.models.config import RELEASED_UNIT, ConfigError, UnitSpec
 from engine.minicpmo.runner import Runner
-from engine.minicpmo.scheduler import (
+from engine.minicpmo.serving.orders import (
     Closing,
     KeepPrepared,
     Opening,
     PreferVoice,
-    Scheduler,
     WithdrawVoice,
 )
+from engine.minicpmo.serving.scheduler import Scheduler
 from engine.minicpmo.session.inbox import Inbox
 from engine.minicpmo.session.session import HONOURS, OPTIONS, Session
 from engine.minicpmo.speech.pipeline import SpeechPipeline

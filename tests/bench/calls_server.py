@@ -29,7 +29,7 @@ def main() -> None:
     """Entry of an engine process."""
     from engine import process
     from engine.minicpmo.modes.unit_speech import UnitSpeech
-    from engine.minicpmo.scheduler import Scheduler
+    from engine.minicpmo.serving.scheduler import Scheduler
     from engine.minicpmo.session.session import Session
     from tests.bench.engine_load import Script
 

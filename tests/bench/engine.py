@@ -32,7 +32,7 @@ from engine.ipc import protocol as p
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.modes.unit_alignment import PHASES
 from engine.minicpmo.runner import Runner
-from engine.minicpmo.scheduler import Scheduler
+from engine.minicpmo.serving.scheduler import Scheduler
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 from engine.minicpmo.speech.voices import VoiceLibrary
 from tests.bench.engine_floors import Floors
@@ -113,7 +113,7 @@ class Load:
         call = Call(slot, self.script, self.waits, camera=self.options.mode in ("omni", "mixed"))
         options: dict[str, str | int | float | bool] = {"force_listen_count": 0}
         config = p.SessionConfig(options=options)
-        self.scheduler._open(call.open(config))
+        self.scheduler.sessions.open(call.open(config))
         self.script.talks[slot] = self.scheduler.runner.duplex.sessions[slot]
         if self.options.filled:
             spread = 1 - 0.5 * (slot * 37 % 100) / 100
@@ -127,7 +127,7 @@ class Load:
             modalities=("text",),
             sampling=p.Sampling(seed=slot, max_output_tokens=CHAT_REPLY),
         )
-        self.scheduler._open(chat.open(config))
+        self.scheduler.sessions.open(chat.open(config))
         self.callers.append(chat)
 
     def run(self) -> dict[str, Any]:

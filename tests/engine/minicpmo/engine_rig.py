@@ -12,7 +12,7 @@ import pytest
 from engine.base import EngineSession
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
-from engine.minicpmo.scheduler import Scheduler
+from engine.minicpmo.serving.scheduler import Scheduler
 
 Wanted = TypeVar("Wanted", bound=p.Message)
 

@@ -22,22 +22,22 @@ def main() -> None:
     """Entry of an engine process: after `WORD` nothing works any more, as after a GPU's fault."""
     from engine import process
     from engine.minicpmo.runner import Runner
-    from engine.minicpmo.scheduler import Scheduler
+    from engine.minicpmo.serving.session_messages import SessionMessages
     from engine.minicpmo.session.item_decoding import DecodedItem
 
-    take = Scheduler._take
+    take = SessionMessages.take
 
     def fault(*given: Any, **more: Any) -> Any:
         raise RuntimeError("the GPU has fallen off the bus")
 
-    def taken(self: Scheduler, session: Any, message: Any, came: float) -> None:
+    def taken(self: SessionMessages, session: Any, message: Any, came: float) -> None:
         if isinstance(message, DecodedItem) and WORD in message.parts:
             for name in ("clear", "hear", "look"):
                 setattr(Runner, name, fault)
             fault()
         take(self, session, message, came)
 
-    Scheduler._take = taken  # type: ignore[method-assign]
+    SessionMessages.take = taken  # type: ignore[method-assign]
     process.main()
 
 

@@ -180,7 +180,7 @@ async def test_of_units_that_are_decided_together_all_but_the_last_say_that_othe
 
     said: list[bool] = []
     groups: list[list[bool]] = []
-    say, apply = scheduler._speech.submit, scheduler._duplex._finish
+    say, apply = scheduler._speech.submit, scheduler._modes.duplex._finish
 
     def note(order: Any) -> None:
         # Voices and ends of sessions go the same way.
@@ -195,7 +195,7 @@ async def test_of_units_that_are_decided_together_all_but_the_last_say_that_othe
 
     monkeypatch.setattr(scheduler.runner.duplex.replay, "force", choose)
     monkeypatch.setattr(scheduler._speech, "submit", note)
-    monkeypatch.setattr(scheduler._duplex, "_finish", note_group)
+    monkeypatch.setattr(scheduler._modes.duplex, "_finish", note_group)
     talks = [Talk(engine, f"t{slot}", slot, config()) for slot in range(3)]
     for _ in range(5):
         await asyncio.gather(*(talk.units(1) for talk in talks))
@@ -226,7 +226,7 @@ async def test_while_units_come_late_pictures_are_left_out_and_the_client_is_tol
 ) -> None:
     monkeypatch.setattr(thinning, "RAISE_AT", 0.0)
     monkeypatch.setattr(thinning, "RAISE_S", 0.0)
-    monkeypatch.setattr(scheduler_of(engine)._duplex, "_thinning", Thinning(1_000))
+    monkeypatch.setattr(scheduler_of(engine)._modes.duplex, "_thinning", Thinning(1_000))
     talk = Talk(engine, "one", 0, config(options={"force_listen_count": 99}))
     picture = p.ImageIn("one", 0, 160, 120, bytes(160 * 120 * 3))
     talk.session.handle(picture)

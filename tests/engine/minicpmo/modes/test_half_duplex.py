@@ -20,12 +20,13 @@ import pytest
 from torch import Tensor
 
 from engine.ipc import protocol as p
-from engine.minicpmo import scheduler as module
 from engine.minicpmo.encoders.vision import EncodedPicture
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.context_window import Cut
 from engine.minicpmo.runner import Runner
-from engine.minicpmo.scheduler import Closing, Scheduler
+from engine.minicpmo.serving import scheduler as module
+from engine.minicpmo.serving.orders import Closing
+from engine.minicpmo.serving.scheduler import Scheduler
 from engine.minicpmo.session.item_decoding import ModelMessage
 from tests.engine.minicpmo.engine_rig import scheduler_of, voiced
 from tests.engine.minicpmo.turn_rig import (
@@ -69,7 +70,7 @@ async def test_a_reply_waits_for_the_speech_of_units(
     engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speaking = True
-    monkeypatch.setattr(scheduler_of(engine)._duplex, "is_speaking", lambda: speaking)
+    monkeypatch.setattr(scheduler_of(engine)._modes.duplex, "is_speaking", lambda: speaking)
     talk = begin(engine, modalities=("text",))
     write(talk, "hello")
     respond(talk)
@@ -270,7 +271,7 @@ async def test_full_inbox_refuses_sound_and_pictures_only(
     engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = scheduler_of(engine)
-    scheduler = Scheduler(served.runner, served.pipeline, served._voices, max_context=400)
+    scheduler = Scheduler(served.runner, served.pipeline, served._voices._library, max_context=400)
     monkeypatch.setattr(module, "MAX_INBOX", 1)
     sound, picture = p.AudioIn("s", 0, b""), p.ImageIn("s", 0, 1, 1, b"")
     scheduler.post((0, sound))

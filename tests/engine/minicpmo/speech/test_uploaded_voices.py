@@ -160,7 +160,7 @@ async def test_another_voice_in_the_call_keeps_the_conversation(engine: MiniCpmo
     assert heard[1] > heard[0], "the first turn is still there"
     assert call.all(p.SessionWarning) == []
     voices = engine._voices
-    assert voices is not None and scheduler_of(engine)._sessions[0].voice.base is not None
-    assert scheduler_of(engine)._sessions[0].voice.base is voices.choose(ANNA)[0].base
-    assert scheduler_of(engine)._voices_due == set()
+    assert voices is not None and next(iter(scheduler_of(engine).sessions)).voice.base is not None
+    assert next(iter(scheduler_of(engine).sessions)).voice.base is voices.choose(ANNA)[0].base
+    assert scheduler_of(engine).sessions.voices._due == {}
     await call.session.close()

@@ -1,0 +1,62 @@
+"""Full duplex and turns side by side: which one a session is in, and the step that they share."""
+
+from __future__ import annotations
+
+from engine.minicpmo.modes.background import Background
+from engine.minicpmo.modes.full_duplex import FullDuplex
+from engine.minicpmo.modes.half_duplex import HalfDuplex
+from engine.minicpmo.modes.mode import step
+from engine.minicpmo.modes.unit_alignment import PHASES
+from engine.minicpmo.runner import Runner
+from engine.minicpmo.session.session import Session
+from engine.minicpmo.speech.worker import SpeechWorker
+
+
+class Modes:
+    """Owned by the model's thread."""
+
+    def __init__(
+        self, runner: Runner, speech: SpeechWorker, max_context: int, *, phases: int = PHASES
+    ) -> None:
+        """`phases`: groups whose units end together, see `UnitGroups`."""
+        self.duplex = FullDuplex(runner, speech, max_context, phases=phases)
+        self.turns = HalfDuplex(runner, speech, max_context)
+        self._runner = runner
+        self._background = Background(runner.model.device, self.duplex, self.turns)
+
+    def of(self, session: Session) -> FullDuplex | HalfDuplex:
+        return self.duplex if session.config.mode == "full_duplex" else self.turns
+
+    def close(self, slot: int) -> None:
+        """End the conversation in a slot, whatever its mode."""
+        self.duplex.close(slot)
+        self.turns.close(slot)
+
+    def step(self) -> bool:
+        """Start what is due, then feed all sessions a token; return whether there was work."""
+        started = self.duplex.start() or self._background.go_on()
+        # Beside units under way a reply's token costs little; alone it would hold up their speech.
+        waits = self.duplex.is_speaking() and not self.duplex.is_busy()
+        decided = step(self._runner, (self.duplex,) if waits else (self.duplex, self.turns))
+        return started or decided
+
+    def is_answering(self, session: Session) -> bool:
+        """Return whether an answer is heard, or about to be, that speech would cut."""
+        return session.config.mode != "turn_based" and (
+            session.output.is_speaking or self.turns.is_asked(session.slot)
+        )
+
+    def silence(self, session: Session, *, by_client: bool) -> None:
+        """Cut what is being said, in the playback and in the model."""
+        if by_client:
+            session.output.cancel()
+        else:
+            session.output.interrupt()
+        self.of(session).interrupt(session)
+
+    def speaks_over(self, session: Session) -> None:
+        """End the answer that the user speaks over, also one that was about to begin."""
+        if session.output.is_speaking:
+            self.silence(session, by_client=False)
+        if self.turns.is_asked(session.slot):
+            self.turns.withdraw(session)
