@@ -34,7 +34,8 @@ from engine.minicpmo.serving.orders import (
 )
 from engine.minicpmo.serving.scheduler import Scheduler
 from engine.minicpmo.session.inbox import Inbox
-from engine.minicpmo.session.session import HONOURS, OPTIONS, Session
+from engine.minicpmo.session.session import Session
+from engine.minicpmo.session.settings import HONOURS, OPTIONS
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 from engine.minicpmo.speech.voice_studio import VoiceStudio
 from engine.minicpmo.speech.voices import PreparedVoice, VoiceLibrary

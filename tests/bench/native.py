@@ -123,7 +123,7 @@ class Bench:
         width, height = CAMERA
         rgb = np.random.default_rng(index).bytes(width * height * 3)
         for session in self.sessions:
-            session.see(p.ImageIn(session.id, 0, width, height, rgb))
+            session.given.see(p.ImageIn(session.id, 0, width, height, rgb))
             self.duplex.saw(session)
             session.audio_input.push(
                 index * UNIT_SAMPLES, sound.tobytes(), for_units=True, over=False

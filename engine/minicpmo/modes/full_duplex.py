@@ -25,6 +25,7 @@ from engine.minicpmo.modes.unit_start import (
 )
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session, SessionFailed
+from engine.minicpmo.session.settings import duplex_settings
 from engine.minicpmo.speech.worker import SessionSpeech, SpeechWorker
 
 MAX_APPENDED = 4
@@ -54,7 +55,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
 
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
-        settings = session.duplex_settings()
+        settings = duplex_settings(session.config, session.unit)
         slot, prompts = session.slot, self._runner.model.prompts
         state = DuplexState(self._runner.model.tokens, settings, session.seed, self._max_context)
         self._runner.duplex.open(slot, state)
@@ -73,7 +74,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
 
     def configure(self, session: Session) -> None:
         """Take new settings from the next unit on; raises `ValueError` for bad ones."""
-        session.duplex_settings()
+        duplex_settings(session.config, session.unit)
         self._entries[session.slot].has_new_settings = True
 
     def close(self, slot: int) -> None:
@@ -87,7 +88,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
 
     def saw(self, session: Session) -> None:
         """A picture has come, or the camera is off: the newest counts for the next unit."""
-        entry, picture = self._entries[session.slot], session.take_picture()
+        entry, picture = self._entries[session.slot], session.given.take_picture()
         entry.picture = entry.encoded = None
         units = self._runner.duplex.sessions[session.slot].units
         if picture is not None and self._thinning.looks(session.slot, units):
@@ -268,7 +269,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
             if entry.has_new_settings:
                 entry.has_new_settings = False
                 state = self._runner.duplex.sessions[slot]
-                state.configure(entry.session.duplex_settings())
+                state.configure(duplex_settings(entry.session.config, entry.session.unit))
             entry.queue.push(fresh)
             chunk = entry.queue.take()
             if chunk is not None:
@@ -328,6 +329,6 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         often = ("all of your pictures are", "every second picture is", "every fourth picture is")
         what = "none of your pictures is" if step == MOST else often[step]
         for entry in self._entries.values():
-            if entry.session.picture is not None:
+            if entry.session.given.picture is not None:
                 why = "" if step == 0 else "the engine is busy: "
                 entry.session.warn("pictures_thinned", f"{why}{what} looked at")

@@ -19,6 +19,7 @@ from engine.minicpmo.modes.turn_reading import TurnReader
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.session import Session, SessionFailed
+from engine.minicpmo.session.settings import reply_settings
 from engine.minicpmo.speech.worker import SessionSpeech, SpeechWorker
 
 MAX_WAITING_TURNS = 4
@@ -64,7 +65,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
 
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
-        session.reply_settings()
+        reply_settings(session.config, speaks=session.speaks)
         self._runner.turns.open(session.slot, self._reader.state(session))
         entry = self._entries[session.slot] = TurnEntry(
             session, SessionSpeech(self._runner, self._speech, session)
@@ -76,8 +77,8 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
 
     def configure(self, session: Session) -> None:
         """Take new settings from the next reply on; raises `ValueError` for bad ones."""
-        session.reply_settings()
         config = session.config
+        reply_settings(config, speaks=session.speaks)
         self._runner.turns.set_policy(session.slot, config.context_policy, config.retention)
 
     def change_system(self, session: Session) -> None:
@@ -228,8 +229,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         asked = entry.reading
         if asked is None or (asked.is_withdrawn and asked.utterance):
             return
-        aloud = entry.session.reply_settings(asked.modalities).speech
-        entry.open_output(asked, aloud=aloud)
+        entry.open_output(asked, aloud=entry.session.can_speak(asked.modalities))
         entry.session.output.finish("failed", reason)
 
     def _take(self, entry: TurnEntry, asked: PendingTurn) -> Generator[None, None, None]:
@@ -280,8 +280,9 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         can_call = bool(tools) and may_call
         entry.tools = tools if can_call else ()
         must_call = can_call and choice == "required"
-        return entry.session.reply_settings(
-            asked.modalities,
+        return reply_settings(
+            config,
+            speaks=entry.session.can_speak(asked.modalities),
             aside=aside,
             max_tokens=asked.max_output_tokens,
             may_call=can_call,

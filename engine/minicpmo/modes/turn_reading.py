@@ -21,6 +21,7 @@ from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplySettings, TurnStat
 from engine.minicpmo.modes.turn_encoding import PlannedMessages, encode_turn, plan_turn
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session
+from engine.minicpmo.session.settings import option
 from engine.minicpmo.session.turn_history import ToldAnswer, TurnHistory
 
 ROOM_FOR_REPLY = 3 * CHUNK_TOKENS
@@ -64,7 +65,7 @@ class TurnReader:
         parts: list[PromptPart] = [text]
         sounds: list[Tensor] = []
         if session.voice.embeddings is not None and session.speaks:
-            language = session.option("language", "en")
+            language = option(session.config, "language", "en")
             before, after = VOICE_PROMPTS.get(language, VOICE_PROMPTS["en"])
             sounds = [session.voice.embeddings]
             parts = [before, PromptSound(len(sounds[0])), session.config.instructions or after]

@@ -56,7 +56,7 @@ class SessionMessages:
             case SoundHeard():
                 self._take_sound(session, message)
             case ImageIn():
-                session.see(message)
+                session.given.see(message)
                 if session.config.mode == "full_duplex":
                     self._modes.duplex.saw(session)
             case Heard():
@@ -66,7 +66,7 @@ class SessionMessages:
             case UpdateSession():
                 self._sessions.switch(session, message)
             case DeleteItem():
-                was_there = session.forget_item(message.item)
+                was_there = session.given.forget(message.item)
                 if not was_there and not self._modes.turns.delete(session, message.item):
                     session.warn("item_kept", "the model has already read this item")
             case _:
@@ -118,14 +118,14 @@ class SessionMessages:
 
     def _add(self, session: Session, item: DecodedItem) -> None:
         """Keep an item for the next turn, or put it among what the model has read."""
-        if not item.after or session.place_item(item):
+        if not item.after or session.given.place(item):
             if not item.after:
-                session.add_item(item)
+                session.given.add(item)
         elif not self._modes.turns.insert(session, item):
             if item.after != ROOT:
                 told = f"there is no item {item.after!r}; {item.item!r} goes to the end"
                 session.warn("unknown_place", told)
-            session.add_item(item)
+            session.given.add(item)
 
     def _append(self, session: Session, message: AppendContext) -> None:
         """Tell the model something beside the turns."""
@@ -136,7 +136,9 @@ class SessionMessages:
         else:
             self._appended += 1
             text = BEFORE[message.kind] + message.text
-            session.add_item(DecodedItem(session.id, f"append-{self._appended}", "system", (text,)))
+            session.given.add(
+                DecodedItem(session.id, f"append-{self._appended}", "system", (text,))
+            )
             at = session.audio_input.position
             session.send(ContextAppended(session.id, message.request, at, at))
 
@@ -178,13 +180,13 @@ class SessionMessages:
     def _said(self, session: Session, sound: torch.Tensor) -> None:
         """Keep an utterance [N] that ended in half duplex, and ask for a reply to it."""
         session.audio_input.clear()
-        session.keep_speech(sound, session.audio_input.utterances)
+        session.given.keep_speech(sound, session.audio_input.utterances)
         if session.config.turn_detection.create_response:
             self._ask(session, PendingTurn(utterance=session.audio_input.utterances))
 
     def _respond(self, session: Session, message: CommitAudio | CreateResponse) -> None:
         if session.config.mode == "full_duplex":
-            session.items.clear()
+            session.given.items.clear()
             session.refuse(
                 message.request,
                 "mode",
@@ -216,5 +218,5 @@ class SessionMessages:
 
     def _ask(self, session: Session, asked: PendingTurn) -> None:
         """Have all that the user gave since the last response answered."""
-        asked.given = session.take_given()
+        asked.given = session.given.take(session.config.max_image_slices)
         self._modes.turns.ask(session, asked)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from engine.ipc.supervision import VoiceReport
 from engine.minicpmo.serving.orders import KeepPrepared, PreferVoice, VoiceOrder, WithdrawVoice
 from engine.minicpmo.session.session import Session, SessionVoice
+from engine.minicpmo.session.settings import option
 from engine.minicpmo.speech.voices import VoiceLibrary
 from engine.minicpmo.speech.worker import SpeechWorker
 
@@ -84,7 +85,7 @@ class SessionVoices:
                 del self._due[slot]
 
     def _choose(self, session: Session) -> SessionVoice:
-        name, prompt = session.config.voice, session.option("prompt_voice", "")
+        name, prompt = session.config.voice, option(session.config, "prompt_voice", "")
         voice, problem = self._library.choose(name, prompt)
         if problem:
             session.warn("voice_unknown", problem)

@@ -26,6 +26,7 @@ from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.config import ConfigError, OmniConfig, UnitSpec
 from engine.minicpmo.modes.unit_alignment import UnitAlignment
 from engine.minicpmo.session.session import Session
+from engine.minicpmo.session.settings import duplex_settings
 from engine.minicpmo.speech.code2wav import Codes
 from engine.minicpmo.speech.pipeline import SpeechPipeline
 from engine.minicpmo.speech.talker import TalkerInput
@@ -94,7 +95,7 @@ def test_a_unit_has_five_rows_of_sound_and_ends_after_its_own_number_of_tokens()
     def choose(slots: list[int]) -> list[int]:
         return [HELLO] * len(slots)
 
-    tokens, settings = word_tokens(), session(0).duplex_settings()
+    tokens, settings = word_tokens(), duplex_settings(p.SessionConfig(), HALF)
     assert (settings.max_tokens, settings.max_chars) == (10, 14)
     batch = DuplexBatch(tiny_rows(), tokens, Replay(force=choose))
     wide = DuplexSettings(force_listen_count=0, max_tokens=HALF.max_tokens, max_chars=1000)

@@ -7,7 +7,8 @@ import msgspec
 from engine.ipc import protocol as p
 from engine.ipc.session_config import SETTINGS
 from engine.minicpmo.models.config import RELEASED_UNIT
-from engine.minicpmo.session.session import HONOURS, Session
+from engine.minicpmo.session.session import Session
+from engine.minicpmo.session.settings import HONOURS, duplex_settings, reply_settings
 from tests.engine.test_honours import EVERYTHING
 
 
@@ -19,13 +20,15 @@ def opened(config: p.SessionConfig) -> tuple[Session, list[p.FromEngine]]:
 def test_sampling_reaches_both_ways_of_generating() -> None:
     options = {"listen_bias": 0.5, "force_listen_count": 2, "window": "basic", "thinking": True}
     session, _ = opened(msgspec.structs.replace(EVERYTHING, options=options))
-    duplex, reply = session.duplex_settings(), session.reply_settings()
+    config = session.config
+    duplex = duplex_settings(config, session.unit)
+    reply = reply_settings(config, speaks=session.speaks)
     for sampling in (duplex.sampling, reply.sampling):
         got = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.greedy)
         assert got == (0.3, 0.5, 7, True)
         assert (sampling.repetition_penalty, sampling.length_penalty) == (1.2, 1.1)
     assert session.seed == 4 and reply.max_new_tokens == 77 and reply.thinking
-    assert session.reply_settings(max_tokens=9).max_new_tokens == 9
+    assert reply_settings(config, speaks=False, max_tokens=9).max_new_tokens == 9
     assert (duplex.context_policy, duplex.force_listen_count) == ("end", 2)
     assert duplex.sampling.listen_bias == 0.5 and duplex.window.mode == "basic"
     assert not reply.speech and not session.speaks
