@@ -23,7 +23,8 @@ from engine.ipc.protocol import VERSION, FromEngine, Mode, SessionConfig, Sessio
 from engine.ipc.supervision import VoiceReport
 from engine.minicpmo.checkpoint import OmniModel, best_device, load
 from engine.minicpmo.memory_plan import after_warm_up, free_bytes, plan, slot_bytes
-from engine.minicpmo.models.config import RELEASED_UNIT, ConfigError, UnitSpec
+from engine.minicpmo.models.config_reader import ConfigError
+from engine.minicpmo.models.unit import RELEASED_UNIT, UnitSpec
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.serving.orders import (
     Closing,

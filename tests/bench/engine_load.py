@@ -14,7 +14,7 @@ from engine.ipc import protocol as p
 from engine.minicpmo.llm.context_window import Entry
 from engine.minicpmo.llm.duplex_state import DuplexState
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
-from engine.minicpmo.models.config import RELEASED_UNIT
+from engine.minicpmo.models.unit import RELEASED_UNIT
 from engine.minicpmo.serving.scheduler import Scheduler
 from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.session import Session

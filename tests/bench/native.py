@@ -24,7 +24,7 @@ import torch
 from engine.admission import quantiles
 from engine.ipc import protocol as p
 from engine.minicpmo.checkpoint import OmniModel, load
-from engine.minicpmo.models.config import RELEASED_UNIT
+from engine.minicpmo.models.unit import RELEASED_UNIT
 from engine.minicpmo.modes.full_duplex import FullDuplex
 from engine.minicpmo.modes.mode import step
 from engine.minicpmo.runner import Runner

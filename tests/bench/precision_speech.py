@@ -12,9 +12,9 @@ from torch import Tensor
 from engine.gpu.graphs import GraphPool
 from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.llm.sampler import Draws
-from engine.minicpmo.models.config import RELEASED_UNIT
 from engine.minicpmo.models.talker.sampling import SpeechSampling
 from engine.minicpmo.models.talker.tts import SpeechDecoder
+from engine.minicpmo.models.unit import RELEASED_UNIT
 from engine.minicpmo.speech.talker import Talker, TalkerInput
 from tests.bench.errors import error, significant
 from tests.bench.precision_llm import Trace, plain

@@ -19,7 +19,7 @@ from engine.minicpmo.llm.prompts import (
     PromptPart,
     PromptPicture,
 )
-from engine.minicpmo.models.config import read_json
+from engine.minicpmo.models.config_reader import read_json
 from tests.golden.logits import AUDIO_ROW, IMAGE_ROW
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from engine.minicpmo.llm.batch import Replay as Hooks
+from engine.minicpmo.llm.reply import ReplyChunk, ReplySettings
 from engine.minicpmo.llm.rows import Feed
 from engine.minicpmo.llm.sampler import TurnSampling
 from engine.minicpmo.llm.turn_batch import TurnBatch
-from engine.minicpmo.llm.turn_state import ReplyChunk, ReplySettings, TurnState
+from engine.minicpmo.llm.turn_state import TurnState
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.golden.golden_set import GoldenSet
 from tests.golden.logits import FORCED_LOGIT, RecordingRows, compare_top, load_llm

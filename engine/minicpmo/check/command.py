@@ -30,7 +30,8 @@ from engine.minicpmo.check.tensors import check_tensors
 from engine.minicpmo.check.voices import check_voices
 from engine.minicpmo.check.words import check_words
 from engine.minicpmo.checkpoint import with_assets
-from engine.minicpmo.models.config import ConfigError, OmniConfig
+from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.config_reader import ConfigError
 from engine.minicpmo.models.stored_format import read_format
 
 DEFAULTS = MiniCpmoConfig()

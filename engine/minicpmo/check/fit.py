@@ -20,7 +20,8 @@ from engine.minicpmo.check.report import CheckSection
 from engine.minicpmo.checkpoint import ASSETS, Senses
 from engine.minicpmo.memory_plan import Caching, SlotBytes, bytes_of_slot, fitting
 from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav
-from engine.minicpmo.models.config import ConfigError, OmniConfig
+from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.config_reader import ConfigError
 from engine.minicpmo.models.flow.state import FlowState
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from engine.minicpmo.models.stored_format import AwqFormat

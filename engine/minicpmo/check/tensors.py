@@ -15,7 +15,8 @@ from engine.minicpmo.check.release import TENSORS, TOTAL_SIZE
 from engine.minicpmo.check.report import CheckSection
 from engine.minicpmo.checkpoint import ASSETS, Senses
 from engine.minicpmo.models.code2wav import read_pt
-from engine.minicpmo.models.config import ConfigError, OmniConfig
+from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.config_reader import ConfigError
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 from engine.minicpmo.models.stored_format import AwqFormat
 from engine.minicpmo.models.talker.tts import UNUSED, SpeechDecoder, head_names

@@ -7,7 +7,8 @@ from pathlib import Path
 from engine.minicpmo.check.release import BAD_TOKENS, IDS, SPOKEN, TEXTS, VOCABULARY
 from engine.minicpmo.check.report import CheckSection
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
-from engine.minicpmo.models.config import ConfigError, OmniConfig
+from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.config_reader import ConfigError
 
 
 def check_words(folder: Path, config: OmniConfig) -> CheckSection:

@@ -30,7 +30,7 @@ from engine.minicpmo.llm.given_words import GivenWords
 from engine.minicpmo.llm.rows import Piece
 from engine.minicpmo.llm.sampler import Draws, DuplexRow, DuplexSampling
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
-from engine.minicpmo.models.config import RELEASED_UNIT
+from engine.minicpmo.models.unit import RELEASED_UNIT
 
 UNIT_END_IDS = 2
 """A unit's terminator and `</unit>`."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.models.config_reader import ConfigError
 
 Pair = tuple[str, str]
 

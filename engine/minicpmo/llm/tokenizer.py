@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from engine.minicpmo.llm.merges import Merges, read_merges
-from engine.minicpmo.models.config import ConfigError, read_json
+from engine.minicpmo.models.config_reader import ConfigError, read_json
 
 # The pre-tokenizer of Qwen2: words, single digits, punctuation runs, line ends, spaces.
 QWEN2_SPLIT = (

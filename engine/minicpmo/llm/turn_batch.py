@@ -9,10 +9,11 @@ from torch import Tensor
 from engine.ipc.protocol import Retention
 from engine.minicpmo.llm.batch import Batch, Chosen, Replay
 from engine.minicpmo.llm.context_window import NO_MEDIA, ContextPolicy, Media
+from engine.minicpmo.llm.reply import CHUNK_TOKENS, ReplyChunk, ReplySettings
 from engine.minicpmo.llm.rows import LONG_ROW, Feed, LlmRows, Piece, cut
 from engine.minicpmo.llm.sampler import TurnRow, forbidden_mask, turn_order
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
-from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplyChunk, ReplySettings, TurnState
+from engine.minicpmo.llm.turn_state import TurnState
 
 
 class TurnBatch(Batch[TurnState, TurnRow, ReplyChunk]):

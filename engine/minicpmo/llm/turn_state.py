@@ -7,7 +7,7 @@ Source: MiniCPM-o 4.5 inference code (chunk prefill, chunk generate).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -16,7 +16,6 @@ from engine.minicpmo.llm.context_window import (
     NO_MEDIA,
     ContextLimit,
     ContextPolicy,
-    ContextWarning,
     Cut,
     Entry,
     Media,
@@ -24,109 +23,9 @@ from engine.minicpmo.llm.context_window import (
     TurnWindow,
     split,
 )
-from engine.minicpmo.llm.sampler import Draws, TurnRow, TurnSampling
+from engine.minicpmo.llm.reply import ReplyChunk, ReplySettings, ReplyState
+from engine.minicpmo.llm.sampler import Draws, TurnRow
 from engine.minicpmo.llm.tokenizer import OmniTokenizer, TextStream
-
-CHUNK_TOKENS = 10
-"""Tokens of a chunk; the first has one more, since its last one is held back for its state."""
-
-
-@dataclass(frozen=True)
-class ReplySettings:
-    """How one reply is generated."""
-
-    sampling: TurnSampling = TurnSampling()
-    max_new_tokens: int = 256
-    """Rounded up to whole chunks, the first of which has a token more."""
-    chunk_tokens: int = CHUNK_TOKENS
-    """Speech is made of ten tokens at once; what is only read may come sooner."""
-    speech: bool = True
-    """The reply will be spoken: it opens with tts_bos, ids that cannot be said are forbidden."""
-    thinking: bool = False
-    """The model may think aloud first; otherwise an empty thought is put in front."""
-    tts_template: bool = True
-    """Open with tts_bos; the original does so for texts, too."""
-    skip_special: bool = False
-    """Leave special tokens out of the text."""
-    finish_at_limit: bool = True
-    """At `max_new_tokens` feed and report the last token, too; the original loses it."""
-    aside: int = 0
-    """The newest positions of the user's message are for this reply only: the next message finds
-    them gone."""
-    may_call: bool = False
-    """Functions may be called; otherwise the reply ends where a call would begin."""
-    call_opening: tuple[int, ...] = ()
-    """The reply is a call that begins with these ids."""
-    says: tuple[int, ...] = ()
-    """The whole of the reply, which the model does not choose."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "chunk_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class ReplyChunk:
-    """A piece of a reply, all of whose tokens are in the cache."""
-
-    ids: tuple[int, ...]
-    hidden: tuple[Tensor, ...]
-    """[C] each, the state after feeding the token."""
-    text: str
-    """Never ends in half a character."""
-    sampled: tuple[int, ...]
-    """Ids chosen in this chunk; its last one waits for the next unless the reply is over."""
-    is_last: bool
-    by_limit: bool = False
-    """The reply was cut by `max_new_tokens`."""
-    warning: ContextWarning | None = None
-    call: str = ""
-    """A call of a function as the model wrote it; the chunk has no ids then."""
-    ends_speech: bool = False
-    """Nothing more of the reply is said; calls follow."""
-
-
-@dataclass
-class _Reply:
-    settings: ReplySettings
-    stream: TextStream
-    start: int
-    """Position of its opening rows."""
-    opening: int = 0
-    """Number of its opening rows."""
-    ids: list[int] = field(default_factory=list)
-    """All that stand in the cache: the opening's and those written since."""
-    earlier: list[int] = field(default_factory=list)
-    """Ids of finished chunks."""
-    chunk: list[int] = field(default_factory=list)
-    """Ids of this chunk."""
-    fed: list[tuple[int, Tensor]] = field(default_factory=list)
-    """In the cache, not yet handed out."""
-    waiting: int | None = None
-    """Chosen, not yet fed."""
-    chunks: int = 0
-    over: bool = False
-    call: list[int] | None = None
-    """Ids of the call that is being written, without its marks."""
-    call_start: int = 0
-    """Position of its first mark."""
-    num_unsaid: int = 0
-    """Ids of calls and around them, of which the user hears nothing."""
-    is_unsaid: bool = False
-    """The id that waits is one of them."""
-    has_called: bool = False
-
-    aside: int = 0
-    """Positions in front of the opening that go with this reply."""
-
-    @property
-    def max_chunks(self) -> int:
-        return -(-self.settings.max_new_tokens // self.settings.chunk_tokens)
-
-    @property
-    def is_chunk_full(self) -> bool:
-        return len(self.chunk) >= self.settings.chunk_tokens + (self.chunks == 0)
 
 
 class TurnState:
@@ -164,7 +63,7 @@ class TurnState:
         self._turn_media = Media()
         """Embeddings of the newest turn."""
         self._turn_replied = False
-        self._reply: _Reply | None = None
+        self._reply: ReplyState | None = None
 
     @property
     def closing_ids(self) -> tuple[int, ...]:
@@ -277,7 +176,7 @@ class TurnState:
         ids += settings.call_opening
         stream = TextStream(tokens, skip_special=settings.skip_special)
         assert settings.aside <= self.length - self._turn_start, f"{settings.aside} positions aside"
-        reply = _Reply(settings, stream, self.length, len(ids), [*ids], aside=settings.aside)
+        reply = ReplyState(settings, stream, self.length, len(ids), [*ids], aside=settings.aside)
         if settings.call_opening:
             reply.call, reply.call_start = [*settings.call_opening[1:]], opened
         self._reply, self.has_called = reply, False
@@ -367,7 +266,7 @@ class TurnState:
         del reply.ids[self.length - reply.start :]
         return self.length
 
-    def _begin_call(self, reply: _Reply, token: int) -> ReplyChunk | None:
+    def _begin_call(self, reply: ReplyState, token: int) -> ReplyChunk | None:
         """Take an id that begins a call, or stands between two."""
         is_blank = reply.has_called and not self._tokens.decode([token]).strip()
         if token != self._tokens.tool_call and not is_blank:
@@ -384,7 +283,7 @@ class TurnState:
         has_spoken = not reply.has_called and (reply.chunks or reply.fed)
         return replace(self._hand_out(reply), ends_speech=True) if has_spoken else None
 
-    def _write_call(self, reply: _Reply, token: int) -> ReplyChunk | None:
+    def _write_call(self, reply: ReplyState, token: int) -> ReplyChunk | None:
         """Take the next id of a call; returns the call once it is whole."""
         assert reply.call is not None
         is_end = token in self._tokens.half_duplex_terminators
@@ -399,21 +298,23 @@ class TurnState:
         warning = self.context.check(self.length)
         return ReplyChunk((), (), "", (), False, warning=warning, call=text)
 
-    def _end_call(self, reply: _Reply) -> str:
+    def _end_call(self, reply: ReplyState) -> str:
         text = self._tokens.decode(reply.call or ()).strip()
         reply.call = None
         reply.has_called = self.has_called = True
         return text or "{}"
 
-    def _leave_unsaid(self, reply: _Reply, token: int) -> None:
+    def _leave_unsaid(self, reply: ReplyState, token: int) -> None:
         reply.waiting, reply.is_unsaid = token, True
         reply.num_unsaid += 1
 
-    def _is_too_long(self, reply: _Reply) -> bool:
+    def _is_too_long(self, reply: ReplyState) -> bool:
         said = len(reply.earlier) + len(reply.chunk)
         return said + reply.num_unsaid >= reply.settings.max_new_tokens
 
-    def _hand_out(self, reply: _Reply, last: bool = False, by_limit: bool = False) -> ReplyChunk:
+    def _hand_out(
+        self, reply: ReplyState, last: bool = False, by_limit: bool = False
+    ) -> ReplyChunk:
         ids = tuple(token for token, _ in reply.fed)
         text = reply.stream.push(ids) + (reply.stream.finish() if last and not by_limit else "")
         if by_limit and reply.settings.finish_at_limit:
@@ -432,10 +333,10 @@ class TurnState:
         reply.chunks += 1
         return chunk
 
-    def _finish(self, reply: _Reply, *, by_limit: bool) -> ReplyChunk:
+    def _finish(self, reply: ReplyState, *, by_limit: bool) -> ReplyChunk:
         reply.over = True
         return self._hand_out(reply, last=True, by_limit=by_limit)
 
-    def _running(self) -> _Reply:
+    def _running(self) -> ReplyState:
         assert self._reply is not None and not self._reply.over, "no reply is under way"
         return self._reply

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.weights import CheckpointError, empty, load_state
-from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.models.config_reader import ConfigError
 from engine.minicpmo.models.flow.config import FlowConfig, Trim
 from engine.minicpmo.models.flow.flow import Flow
 from engine.minicpmo.models.flow.state import FlowBase, Window

@@ -6,82 +6,19 @@ from the released configuration class and listed in `OmniConfig.assumed`; a cont
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
-class ConfigError(ValueError):
-    """The checkpoint's configuration is incomplete, contradicts itself or is not supported."""
-
-
-_REQUIRED = object()
-
-
-class _ConfigReader:
-    """Typed access to one JSON object; remembers which values were not in the file."""
-
-    def __init__(self, values: Mapping[str, Any], where: str, assumed: list[str]) -> None:
-        self.values = values
-        self.where = where
-        self.assumed = assumed
-
-    def get(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
-        if key not in self.values:
-            if default is _REQUIRED:
-                raise ConfigError(f"{self.where}: {key!r} is missing")
-            self.assumed.append(f"{self.where}: {key} = {default!r}")
-            return default
-        value = self.values[key]
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ConfigError(f"{self.where}: {key} = {value!r} is not of type {kind.__name__}")
-        return value
-
-    def integer(self, key: str, default: Any = _REQUIRED) -> int:
-        value: int = self.get(key, int, default)
-        if value < 0:
-            raise ConfigError(f"{self.where}: {key} = {value} is negative")
-        return value
-
-    def number(self, key: str, default: Any = _REQUIRED) -> float:
-        value: float = self.get(key, float, default)
-        return value
-
-    def flag(self, key: str, default: Any = _REQUIRED) -> bool:
-        value: bool = self.get(key, bool, default)
-        return value
-
-    def word(self, key: str, default: Any = _REQUIRED) -> str:
-        value: str = self.get(key, str, default)
-        return value
-
-    def only(self, key: str, *allowed: Any) -> None:
-        """Refuse a setting that this engine does not implement; a missing key is its default."""
-        if key in self.values and self.values[key] not in allowed:
-            raise ConfigError(
-                f"{self.where}: {key} = {self.values[key]!r} is not supported, only "
-                + " or ".join(repr(value) for value in allowed)
-            )
-
-    def sub(self, key: str) -> _ConfigReader:
-        value = self.get(key, dict)
-        return _ConfigReader(value, f"{self.where}: {key}", self.assumed)
-
-
-def _check_heads(where: str, width: int, heads: int) -> None:
-    if heads < 1 or width % heads:
-        raise ConfigError(f"{where}: width {width} is not a multiple of {heads} heads")
-
-
-def _check_kv_heads(where: str, heads: int, kv_heads: int) -> None:
-    if kv_heads < 1 or heads % kv_heads:
-        raise ConfigError(
-            f"{where}: {heads} heads are not a multiple of {kv_heads} key-value heads"
-        )
+from engine.minicpmo.models.config_reader import (
+    ConfigError,
+    ConfigReader,
+    check_heads,
+    check_kv_heads,
+    read_json,
+)
+from engine.minicpmo.models.unit import RELEASED_UNIT, UnitSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +38,7 @@ class LlmConfig:
     tie_word_embeddings: bool
 
     @classmethod
-    def read(cls, reader: _ConfigReader) -> LlmConfig:
+    def read(cls, reader: ConfigReader) -> LlmConfig:
         reader.only("hidden_act", "silu")
         reader.only("attention_bias", False)
         reader.only("rope_scaling", None)
@@ -111,7 +48,7 @@ class LlmConfig:
         hidden = reader.integer("hidden_size")
         heads = reader.integer("num_attention_heads")
         kv_heads = reader.integer("num_key_value_heads")
-        _check_kv_heads(reader.where, heads, kv_heads)
+        check_kv_heads(reader.where, heads, kv_heads)
         return cls(
             hidden_size=hidden,
             num_layers=reader.integer("num_hidden_layers"),
@@ -142,12 +79,12 @@ class VisionConfig:
     layer_norm_eps: float
 
     @classmethod
-    def read(cls, top: _ConfigReader) -> VisionConfig:
+    def read(cls, top: ConfigReader) -> VisionConfig:
         reader = top.sub("vision_config")
         reader.only("hidden_act", "gelu_pytorch_tanh")
         reader.only("num_channels", 3)
         hidden, heads = reader.integer("hidden_size"), reader.integer("num_attention_heads")
-        _check_heads(reader.where, hidden, heads)
+        check_heads(reader.where, hidden, heads)
         layers = reader.integer("num_hidden_layers")
         dropped = top.flag("drop_vision_last_layer", True)
         patch = reader.integer("patch_size")
@@ -199,12 +136,12 @@ class AudioConfig:
     chunk_length_s: float
 
     @classmethod
-    def read(cls, top: _ConfigReader) -> AudioConfig:
+    def read(cls, top: ConfigReader) -> AudioConfig:
         reader = top.sub("audio_config")
         reader.only("activation_function", "gelu")
         reader.only("scale_embedding", False)
         hidden, heads = reader.integer("d_model"), reader.integer("encoder_attention_heads")
-        _check_heads(reader.where, hidden, heads)
+        check_heads(reader.where, hidden, heads)
         return cls(
             hidden_size=hidden,
             num_layers=reader.integer("encoder_layers"),
@@ -243,7 +180,7 @@ class TtsConfig:
     rope_theta: float = 10_000.0
 
     @classmethod
-    def read(cls, reader: _ConfigReader) -> TtsConfig:
+    def read(cls, reader: ConfigReader) -> TtsConfig:
         reader.only("projector_type", "mlp")
         reader.only("hidden_act", "silu")
         reader.only("backbone_model", "llama")
@@ -254,9 +191,9 @@ class TtsConfig:
                 f"{reader.where}: only condition_type 'hidden_text_merge' is supported"
             )
         hidden, heads = reader.integer("hidden_size"), reader.integer("num_attention_heads")
-        _check_heads(reader.where, hidden, heads)
+        check_heads(reader.where, hidden, heads)
         kv_heads = reader.integer("num_key_value_heads", heads)
-        _check_kv_heads(reader.where, heads, kv_heads)
+        check_kv_heads(reader.where, heads, kv_heads)
         return cls(
             hidden_size=hidden,
             num_layers=reader.integer("num_hidden_layers"),
@@ -278,57 +215,6 @@ class TtsConfig:
                 else None
             ),
         )
-
-
-CODE_HZ = 25
-"""Speech codes in a second of sound."""
-
-
-@dataclass(frozen=True)
-class UnitSpec:
-    """A full-duplex unit: how long it is, and how much the model says in it.
-
-    Whoever needs one of these numbers gets it from the model's configuration.
-    """
-
-    ms: int = 1_000
-    """One of `UNIT_LENGTHS_MS`."""
-    max_tokens: int = 20
-    """Steps of a unit. The last one never decodes, and the first token is not spoken."""
-    max_chars: int = 28
-    """A token that brings a unit's text to this many characters is refused."""
-
-    def __post_init__(self) -> None:
-        if self.ms not in UNIT_LENGTHS_MS:
-            lengths = ", ".join(map(str, UNIT_LENGTHS_MS))
-            raise ValueError(f"ms = {self.ms} is not one of {lengths}")
-        if self.max_tokens < 2 or self.max_chars < 1:
-            raise ValueError(
-                f"max_tokens = {self.max_tokens} and max_chars = {self.max_chars} leave no room "
-                "for a word"
-            )
-
-    def samples(self, hz: int) -> int:
-        """Samples of a unit at a rate that gives a whole number of them."""
-        return self.ms * hz // 1000
-
-    def codes(self, index: int) -> int:
-        """Speech codes of a turn's unit, counted from 0.
-
-        Where a unit has no whole number of them the earlier one has more: 13, 12, 13, 12.
-        """
-        return self._codes_before(index + 1) - self._codes_before(index)
-
-    def _codes_before(self, units: int) -> int:
-        return -(-units * self.ms * CODE_HZ // 1000)
-
-
-UNIT_LENGTHS_MS = (200, 400, 500, 1_000, 2_000)
-"""Whole embeddings of sound, of 100 ms, and a whole number of units in the 10 s by which the
-buffer that sound is normalised over slides."""
-
-
-RELEASED_UNIT = UnitSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +244,7 @@ class OmniConfig:
         generation = read_json(folder / "generation_config.json", optional=True)
         processor = read_json(folder / "preprocessor_config.json", optional=True)
         assumed: list[str] = []
-        top = _ConfigReader(raw, "config.json", assumed)
+        top = ConfigReader(raw, "config.json", assumed)
         if top.word("model_type") != "minicpmo":
             raise ConfigError(f"config.json: model_type {raw['model_type']!r} is not 'minicpmo'")
         llm = LlmConfig.read(top)
@@ -373,7 +259,7 @@ class OmniConfig:
             vision=vision,
             resampler=_read_resampler(top, llm, vision),
             picture=_read_picture(
-                top, _ConfigReader(processor, "preprocessor_config.json", assumed)
+                top, ConfigReader(processor, "preprocessor_config.json", assumed)
             ),
             audio=AudioConfig.read(top),
             tts=tts,
@@ -385,7 +271,7 @@ class OmniConfig:
         )
 
 
-def _read_unit(top: _ConfigReader) -> UnitSpec:
+def _read_unit(top: ConfigReader) -> UnitSpec:
     if "unit" not in top.values:
         return RELEASED_UNIT
     reader = top.sub("unit")
@@ -396,10 +282,10 @@ def _read_unit(top: _ConfigReader) -> UnitSpec:
         raise ConfigError(f"{reader.where}: {error}") from None
 
 
-def _read_resampler(top: _ConfigReader, llm: LlmConfig, vision: VisionConfig) -> ResamplerConfig:
+def _read_resampler(top: ConfigReader, llm: LlmConfig, vision: VisionConfig) -> ResamplerConfig:
     # As many heads of width 128 as fit; no file gives the number.
     heads = max(llm.hidden_size // 128, 1)
-    _check_heads("config.json: hidden_size as the resampler's", llm.hidden_size, heads)
+    check_heads("config.json: hidden_size as the resampler's", llm.hidden_size, heads)
     return ResamplerConfig(
         num_queries=top.integer("query_num", 64),
         embed_dim=llm.hidden_size,
@@ -408,8 +294,8 @@ def _read_resampler(top: _ConfigReader, llm: LlmConfig, vision: VisionConfig) ->
     )
 
 
-def _read_picture(top: _ConfigReader, processor: _ConfigReader) -> PictureConfig:
-    slices = _ConfigReader(
+def _read_picture(top: ConfigReader, processor: ConfigReader) -> PictureConfig:
+    slices = ConfigReader(
         top.values.get("slice_config") or {}, "config.json: slice_config", top.assumed
     )
     source = processor if "scale_resolution" in processor.values else slices
@@ -439,18 +325,3 @@ def _read_picture(top: _ConfigReader, processor: _ConfigReader) -> PictureConfig
         mean=mean,
         std=std,
     )
-
-
-def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """Read one JSON object; an optional file that is not there is an empty object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if optional:
-            return {}
-        raise ConfigError(f"{path} does not exist") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: not a JSON object")
-    return value

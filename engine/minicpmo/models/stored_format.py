@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.kernels.int4 import Int4Values
-from engine.minicpmo.models.config import ConfigError, read_json
+from engine.minicpmo.models.config_reader import ConfigError, read_json
 
 SIDE_FILES = ("quantize_config.json", "quant_config.json")
 """Where quantising programs put what `quantization_config` of `config.json` says."""

@@ -11,7 +11,7 @@ from engine.ipc.protocol import AppendContext, ContextAppended
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.functions import offer
 from engine.minicpmo.llm.prompts import PromptError, PromptTooLong
-from engine.minicpmo.llm.turn_state import ReplyChunk, ReplySettings
+from engine.minicpmo.llm.reply import ReplyChunk, ReplySettings
 from engine.minicpmo.modes.mode import Mode
 from engine.minicpmo.modes.reply_speech import ReplyEntry
 from engine.minicpmo.modes.turn_encoding import PendingTurn, encode_turn, plan_turn

@@ -11,7 +11,7 @@ from typing import Literal
 from engine.gpu.timing import Stages, totals
 from engine.ipc.protocol import FunctionTool, Modality, TokenSplit, call_item, response_item
 from engine.minicpmo.llm.functions import CallError, read_call
-from engine.minicpmo.llm.turn_state import ReplyChunk
+from engine.minicpmo.llm.reply import ReplyChunk
 from engine.minicpmo.modes.mode import AnswerPart, SessionEntry
 from engine.minicpmo.modes.turn_encoding import PendingTurn
 from engine.minicpmo.modes.turn_reading import TurnContext

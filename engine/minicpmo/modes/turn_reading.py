@@ -17,7 +17,8 @@ from engine.minicpmo.llm.prompts import (
     PromptTooLong,
     check_instructions,
 )
-from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplySettings, TurnState
+from engine.minicpmo.llm.reply import CHUNK_TOKENS, ReplySettings
+from engine.minicpmo.llm.turn_state import TurnState
 from engine.minicpmo.modes.turn_encoding import PlannedMessages, encode_turn, plan_turn
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session

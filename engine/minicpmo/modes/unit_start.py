@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.dsp.logmel import ChunkQueue
 from engine.ipc.protocol import INPUT_HZ, AppendContext
 from engine.minicpmo.encoders.vision import EncodedPicture, PictureInput
-from engine.minicpmo.models.config import UnitSpec
+from engine.minicpmo.models.unit import UnitSpec
 from engine.minicpmo.modes.mode import SessionEntry
 from engine.minicpmo.modes.told_context import ToldContext
 from engine.minicpmo.runner import Runner

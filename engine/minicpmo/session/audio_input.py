@@ -20,7 +20,7 @@ from engine.ipc.protocol import (
     SpeechStopped,
     TurnDetection,
 )
-from engine.minicpmo.models.config import UnitSpec
+from engine.minicpmo.models.unit import UnitSpec
 
 MAX_PENDING_UNITS = 2
 """Sound for units that may wait. Beyond it the engine is too slow and the oldest unit is skipped:

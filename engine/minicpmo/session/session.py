@@ -27,7 +27,7 @@ from engine.ipc.protocol import (
 )
 from engine.minicpmo.llm.context_window import ContextWarning
 from engine.minicpmo.models.code2wav import VoiceBase
-from engine.minicpmo.models.config import CODE_HZ, UnitSpec
+from engine.minicpmo.models.unit import CODE_HZ, UnitSpec
 from engine.minicpmo.session.audio_input import AudioInput, pcm_of
 from engine.minicpmo.session.pending_input import PendingInput
 from engine.minicpmo.session.settings import unused

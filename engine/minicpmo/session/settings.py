@@ -10,9 +10,9 @@ from engine.ipc.protocol import SessionConfig
 from engine.ipc.session_config import unhonoured
 from engine.minicpmo.llm.context_window import WindowSettings
 from engine.minicpmo.llm.duplex_state import DuplexSettings
+from engine.minicpmo.llm.reply import CHUNK_TOKENS, ReplySettings
 from engine.minicpmo.llm.sampler import DuplexSampling, TurnSampling
-from engine.minicpmo.llm.turn_state import CHUNK_TOKENS, ReplySettings
-from engine.minicpmo.models.config import UnitSpec
+from engine.minicpmo.models.unit import UnitSpec
 
 DEFAULT_REPLY_TOKENS = 256
 DEFAULT_CALL_TOKENS = 512

@@ -17,9 +17,9 @@ from engine.gpu.graphs import GraphPool
 from engine.gpu.staging import fetched
 from engine.ipc.protocol import OUTPUT_HZ
 from engine.minicpmo.models.code2wav import Code2WavModel, VoiceBase
-from engine.minicpmo.models.config import RELEASED_UNIT, UnitSpec
 from engine.minicpmo.models.flow.flow import FlowChunk
 from engine.minicpmo.models.flow.state import Window
+from engine.minicpmo.models.unit import RELEASED_UNIT, UnitSpec
 from engine.minicpmo.models.vocoder.vocoder import END_FRAMES, Push, VocoderSound
 
 SILENCE_CODE = 4218

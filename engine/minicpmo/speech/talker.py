@@ -15,9 +15,9 @@ from torch import Tensor
 from engine.gpu.graphs import GraphPool
 from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.llm.sampler import Draws
-from engine.minicpmo.models.config import RELEASED_UNIT, UnitSpec
 from engine.minicpmo.models.talker.sampling import DUPLEX, TURN_BASED, SpeechSampling
 from engine.minicpmo.models.talker.tts import SpeechDecoder
+from engine.minicpmo.models.unit import RELEASED_UNIT, UnitSpec
 from engine.minicpmo.speech.talker_decoding import DecodingRow, Observe, TalkerDecoding
 from engine.minicpmo.speech.talker_rows import PREFILL_WIDTH, TalkerRow, TalkerRows
 

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.gpu.weights import Checkpoint, CheckpointError, empty, load_state
-from engine.minicpmo.models.config import ConfigError, OmniConfig
+from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.config_reader import ConfigError
 from tests import ROOT
 from tests.tiny_checkpoint import full_size_config, write_checkpoint
 

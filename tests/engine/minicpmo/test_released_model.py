@@ -28,7 +28,8 @@ from engine.minicpmo.checkpoint import load
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.audio.whisper import AudioProjector
-from engine.minicpmo.models.config import ConfigError, OmniConfig
+from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.config_reader import ConfigError
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.flow.flow import Flow
 from engine.minicpmo.models.talker.tts import CodeHead, SpeechDecoder

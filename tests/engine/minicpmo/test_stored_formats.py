@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.gpu.weights import CheckpointError
 from engine.minicpmo.checkpoint import load
-from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.models.config_reader import ConfigError
 
 DOWN = "llm.model.layers.1.mlp.down_proj"
 

@@ -20,7 +20,8 @@ from engine.gpu.kv.base import CacheSpec
 from engine.gpu.kv.native import NativeKV
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.gpu.staging import uploaded
-from engine.minicpmo.models.config import RELEASED_UNIT, AudioConfig, UnitSpec
+from engine.minicpmo.models.config import AudioConfig
+from engine.minicpmo.models.unit import RELEASED_UNIT, UnitSpec
 
 LAYER_NORM_EPS = 1e-5
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.models.config_reader import ConfigError
 
 Trim = Literal["reference", "prompt"]
 

@@ -19,7 +19,8 @@ from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.weight_norm import NEW, OLD, fold
 from engine.gpu.staging import uploaded
 from engine.gpu.weights import Checkpoint, empty
-from engine.minicpmo.models.config import ConfigError, TtsConfig
+from engine.minicpmo.models.config import TtsConfig
+from engine.minicpmo.models.config_reader import ConfigError
 
 UNUSED = ("projector_spk.*", "model.embed_tokens.weight")
 """Stored, but read by no path of the model."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.models.config_reader import ConfigError
 from engine.minicpmo.models.flow.config import read_yaml
 
 CAUSAL_KERNEL = 5

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from engine.gpu.layers.rope import Rope, rotate
 from engine.gpu.weights import empty, load_state
-from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.models.config_reader import ConfigError
 
 LEVELS = 3
 DIGITS = 8

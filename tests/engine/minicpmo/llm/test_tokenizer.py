@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.minicpmo.llm.tokenizer import OmniTokenizer, TextStream
-from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.models.config_reader import ConfigError
 from tests.tiny_tokenizer import write_tokenizer
 
 

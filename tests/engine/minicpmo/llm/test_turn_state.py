@@ -10,10 +10,11 @@ from torch import Tensor
 
 from engine.minicpmo.llm.batch import Replay
 from engine.minicpmo.llm.context_window import ContextFull, ContextPolicy, TurnWindow
+from engine.minicpmo.llm.reply import ReplyChunk, ReplySettings
 from engine.minicpmo.llm.rows import Feed, LlmRows
 from engine.minicpmo.llm.sampler import TurnSampling
 from engine.minicpmo.llm.turn_batch import TurnBatch
-from engine.minicpmo.llm.turn_state import ReplyChunk, ReplySettings, TurnState
+from engine.minicpmo.llm.turn_state import TurnState
 from tests.engine.minicpmo.llm_rig import (
     HALF,
     HELLO,

@@ -11,7 +11,7 @@ from engine.gpu.graphs import GraphPool
 from engine.gpu.kernels.vocoder import add, add_snake, channels_last, leaky_mean, led, snake
 from engine.gpu.layers.weight_norm import NEW, OLD
 from engine.gpu.weights import CheckpointError
-from engine.minicpmo.models.config import ConfigError
+from engine.minicpmo.models.config_reader import ConfigError
 from engine.minicpmo.models.vocoder import convs as hift_convs
 from engine.minicpmo.models.vocoder.config import VocoderConfig
 from engine.minicpmo.models.vocoder.convs import Conv, RepeatUpsampler, TransposedUpsampler

@@ -23,7 +23,9 @@ from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState
 from engine.minicpmo.llm.duplex_unit import UnitResult
 from engine.minicpmo.llm.sampler import Draws
-from engine.minicpmo.models.config import ConfigError, OmniConfig, UnitSpec
+from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.config_reader import ConfigError
+from engine.minicpmo.models.unit import UnitSpec
 from engine.minicpmo.modes.unit_alignment import UnitAlignment
 from engine.minicpmo.session.session import Session
 from engine.minicpmo.session.settings import duplex_settings

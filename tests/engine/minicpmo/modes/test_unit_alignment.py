@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.ipc import protocol as p
-from engine.minicpmo.models.config import RELEASED_UNIT
+from engine.minicpmo.models.unit import RELEASED_UNIT
 from engine.minicpmo.modes.unit_alignment import MOST_DRIFT_S, UnitAlignment
 from engine.minicpmo.session.session import Session
 

@@ -12,7 +12,7 @@ from engine.ipc.protocol import (
     SessionWarning,
     TurnDetection,
 )
-from engine.minicpmo.models.config import RELEASED_UNIT
+from engine.minicpmo.models.unit import RELEASED_UNIT
 from engine.minicpmo.session.audio_input import WARN_EVERY_S, AudioInput
 from engine.minicpmo.session.session import Session
 from tests.waiting import Clock

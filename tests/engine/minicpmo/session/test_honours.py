@@ -6,7 +6,7 @@ import msgspec
 
 from engine.ipc import protocol as p
 from engine.ipc.session_config import SETTINGS
-from engine.minicpmo.models.config import RELEASED_UNIT
+from engine.minicpmo.models.unit import RELEASED_UNIT
 from engine.minicpmo.session.session import Session
 from engine.minicpmo.session.settings import HONOURS, duplex_settings, reply_settings
 from tests.engine.test_honours import EVERYTHING

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.ipc.protocol import FromEngine, SessionConfig, SessionWarning
-from engine.minicpmo.models.config import RELEASED_UNIT
+from engine.minicpmo.models.unit import RELEASED_UNIT
 from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.pending_input import MAX_ITEMS
 from engine.minicpmo.session.session import Session
