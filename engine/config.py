@@ -11,6 +11,8 @@ KvCacheType = Literal["auto", "fp8"]
 WeightsType = Literal["auto", "int4"]
 SpeechKind = Literal["auto", "basic"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+HAS_WORDS = r"\w"
+"""Matches what is more than signs."""
 
 
 class ChatEndpoint(Struct, frozen=True, forbid_unknown_fields=True):
@@ -207,7 +209,7 @@ class DelegateConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """A text model beside one that speaks in full duplex and calls no functions there itself."""
 
     when_said: Annotated[
-        tuple[Annotated[str, Meta(min_length=2, max_length=128)], ...],
+        tuple[Annotated[str, Meta(min_length=2, max_length=128, pattern=HAS_WORDS)], ...],
         Meta(
             max_length=32,
             description="Words by which the speaking model hands a task over, once it has ended "

@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from engine.config import BuiltinConfig, DelegateConfig, EngineKind, LogLevel, MiniCpmoConfig
+from engine.config import (
+    HAS_WORDS,
+    BuiltinConfig,
+    DelegateConfig,
+    EngineKind,
+    LogLevel,
+    MiniCpmoConfig,
+)
 from engine.ipc.session_config import Mode
 from signaling.hosts import LOOPBACK_HOSTS
 
@@ -335,7 +342,7 @@ class LiveRulesConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Sessions of OpenAI Live."""
 
     delegate_when_said: Annotated[
-        tuple[Annotated[str, Meta(min_length=3, max_length=128)], ...],
+        tuple[Annotated[str, Meta(min_length=3, max_length=128, pattern=HAS_WORDS)], ...],
         Meta(
             max_length=32,
             description="Words by which a model that cannot delegate itself hands the client a "

@@ -82,6 +82,8 @@ def allowed(kind: msgspec.inspect.Type) -> str:
             return "text" if kind.max_length is None else f"at most {kind.max_length} characters"
         case inspect.VarTupleType(item_type=inspect.LiteralType(values=known)):
             return "a list of " + ", ".join(map(str, known))
+        case inspect.VarTupleType(item_type=inspect.StrType(pattern=str(pattern))):
+            return f"a list of texts matching {pattern}"
         case _:
             return "a list of texts"
 

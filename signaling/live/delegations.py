@@ -46,7 +46,7 @@ class Delegations:
         self._timeline_ms = timeline_ms
         self._tasks = ClientTasks()
         self._backend = BackendStream()
-        self._when_said = tuple(_plain(phrase) for phrase in when_said)
+        self._when_said = tuple(filter(None, map(_plain, when_said)))
         self._said = ""
         """By the answer under way, the newest of it."""
         self._is_handed_over = False

@@ -284,3 +284,10 @@ def test_media_workers_are_a_number_or_auto() -> None:
     assert loaded(environment={"OMNICALL_MEDIA_WORKERS": "3"}).media.workers == 3
     with pytest.raises(SettingsError, match=r"expected auto or a whole number from 1 to 64"):
         loaded("--set", "media.workers=some")
+
+
+@pytest.mark.parametrize("field", ["delegate.when_said", "live.delegate_when_said"])
+def test_words_that_hand_a_task_over_are_more_than_signs(tmp_path: Path, field: str) -> None:
+    table, _, name = field.rpartition(".")
+    told = refused_file(tmp_path / "c.toml", f'[{table}]\n{name} = ["one moment", "?!?"]\n')
+    assert field in told and told.endswith(r"expected a list of texts matching \w")

@@ -215,9 +215,10 @@ def test_words_hand_nothing_over_where_nobody_wants_it_or_the_model_can() -> Non
         rig.door.tell(ev.ResponseBegan(response=info()))
         rig.door.tell(words("Let me check."))
         assert handed_over(rig) == []
-    rig = DoorRig(abilities=NATIVE).start()
-    rig.door.tell(words("Let me check."))
-    assert handed_over(rig) == []
+    for phrases in ((), ("   ",)):
+        rig = DoorRig(abilities=NATIVE, delegate_when_said=phrases).start()
+        rig.door.tell(words("Let me check."))
+        assert handed_over(rig) == []
 
 
 def delegate_call() -> ev.OutputEnded:
