@@ -46,7 +46,7 @@ async def request_body(turn: Turn, endpoint: ChatEndpoint) -> dict[str, Any]:
 
 async def _messages(turn: Turn, endpoint: ChatEndpoint) -> list[dict[str, Any]]:
     system = "\n\n".join(
-        text for text in (STYLE, turn.config.instructions, turn.instructions) if text
+        text for text in (STYLE, turn.config.system_text(), turn.instructions) if text
     )
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}]
     messages += _history(turn.conversation.items)

@@ -99,6 +99,8 @@ class SessionConfig(Struct, frozen=True):
 
     mode: Mode = "full_duplex"
     instructions: Text = ""
+    appendix: Text = ""
+    """What the model reads behind the instructions, or the engine's own if there are none."""
     voice: Annotated[str, Meta(max_length=256)] = ""
     """Empty: the engine's default voice."""
     speed: Annotated[float, Meta(ge=0.25, le=4)] = 1.0
@@ -120,6 +122,10 @@ class SessionConfig(Struct, frozen=True):
     options: dict[str, str | int | float | bool] = {}
     """Settings of one kind of engine; unknown names are answered with a `SessionWarning`."""
 
+    def system_text(self, own: str = "") -> str:
+        """Return what the model is told first; `own`: what the engine says for instructions."""
+        return "\n\n".join(filter(None, (self.instructions or own, self.appendix)))
+
 
 def _values(struct: type[Struct], config: Any) -> dict[str, bool]:
     """The settings of a struct: whether each differs from its default."""
@@ -133,9 +139,11 @@ TOLD_ELSEWHERE = frozenset(
     {
         *("sampling", "tools", "tool_choice", "tool_name"),
         *("transcribe", "transcribe_language"),
+        "appendix",
     }
 )
-"""`Welcome.tool_modes`, `.transcribes` and `.writes` tell of these."""
+"""`Welcome.tool_modes`, `.transcribes` and `.writes` tell of these; `appendix` goes with the
+instructions."""
 SETTINGS = frozenset({*_values(SessionConfig, SessionConfig()), *_values(Sampling, Sampling())})
 
 

@@ -19,7 +19,6 @@ from engine.ipc.protocol import (
     TurnDetection,
     Welcome,
 )
-from server.worker.recall import with_recalled
 from signaling.session.core import Abilities
 from signaling.settings import (
     Option,
@@ -93,7 +92,8 @@ def engine_config(
     sampling, options = _sampling(given, limit if isinstance(limit, int) else None)
     return SessionConfig(
         mode=mode_of(settings),
-        instructions=with_recalled(settings.instructions, recalled),
+        instructions=settings.instructions,
+        appendix=recalled,
         # OpenAI's names of voices mean nothing here; an engine takes its default for those.
         voice=voice if voice != "default" else "",
         speed=settings.audio.output.speed,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from signaling.session.core import Abilities
 from signaling.session.items import FunctionOutputItem, Item, MessageItem
-from signaling.settings import MAX_INSTRUCTIONS_CHARS, SemanticVad, SessionSettings
+from signaling.settings import SemanticVad, SessionSettings
 
 MAX_CHARS = 6_000
 """Of the newest words; the rest is left out."""
@@ -60,14 +60,6 @@ def begins_anew(
 
 def _is_full_duplex(settings: SessionSettings) -> bool:
     return isinstance(settings.audio.input.turn_detection, SemanticVad)
-
-
-def with_recalled(instructions: str, words: str) -> str:
-    """Instructions with the words behind them, as far as there is room."""
-    if not words:
-        return instructions
-    room = MAX_INSTRUCTIONS_CHARS + MAX_CHARS - len(instructions)
-    return f"{instructions}\n\n{words[: max(0, room)]}".strip()
 
 
 def _line(item: Item) -> str:

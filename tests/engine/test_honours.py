@@ -28,6 +28,7 @@ from tests.engine.builtin.rig import SESSION, Caller, Scene, say
 EVERYTHING = p.SessionConfig(
     mode="half_duplex",
     instructions="Be brief.",
+    appendix="It rains.",
     voice="en-gb",
     speed=1.5,
     modalities=("text",),

@@ -59,7 +59,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         slot, prompts = session.slot, self._runner.model.prompts
         state = DuplexState(self._runner.model.tokens, settings, session.seed, self._max_context)
         self._runner.duplex.open(slot, state)
-        text = session.config.instructions or DUPLEX_SYSTEM
+        text = session.config.system_text(DUPLEX_SYSTEM)
         message = prompts.duplex_prefix(text), session.voice.embeddings, prompts.duplex_suffix()
         check_instructions(
             sum(len(part) for part in message if part is not None), self._max_context

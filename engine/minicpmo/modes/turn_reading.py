@@ -62,14 +62,14 @@ class TurnReader:
         )
 
     def system(self, session: Session) -> Generator[None, None, None]:
-        text = session.config.instructions or DEFAULT_SYSTEM
+        text = session.config.system_text(DEFAULT_SYSTEM)
         parts: list[PromptPart] = [text]
         sounds: list[Tensor] = []
         if session.voice.embeddings is not None and session.speaks:
             language = option(session.config, "language", "en")
             before, after = VOICE_PROMPTS.get(language, VOICE_PROMPTS["en"])
             sounds = [session.voice.embeddings]
-            parts = [before, PromptSound(len(sounds[0])), session.config.instructions or after]
+            parts = [before, PromptSound(len(sounds[0])), session.config.system_text(after)]
         if self._runner.model.tokens.calls_functions:
             parts += offer(session.config.tools)
         prompt = self._runner.model.prompts.half_duplex(PromptMessage("system", tuple(parts)))

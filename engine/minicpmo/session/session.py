@@ -111,7 +111,7 @@ class Session:
         anew."""
         before, self.config = self.config, config
         was_duplex, is_duplex = (c.mode == "full_duplex" for c in (before, config))
-        anew = was_duplex != is_duplex or config.instructions != before.instructions
+        anew = was_duplex != is_duplex or config.system_text() != before.system_text()
         # In turns the tools are part of the system message.
         anew = anew or (not is_duplex and config.tools != before.tools)
         if config.mode != before.mode:

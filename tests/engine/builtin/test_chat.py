@@ -221,6 +221,7 @@ async def test_the_first_clause_is_spoken_before_the_answer_is_complete(model: F
 async def test_the_request_says_what_the_session_knows(model: FakeModel) -> None:
     config = SessionConfig(
         instructions="Be kind.",
+        appendix="It rains.",
         sampling=Sampling(temperature=0.3, top_p=0.9, max_output_tokens=50, seed=7),
     )
     async with conversation(model, config=config) as caller:
@@ -233,7 +234,7 @@ async def test_the_request_says_what_the_session_knows(model: FakeModel) -> None
     assert (request["model"], request["stream"], request["max_tokens"]) == ("a-model", True, 50)
     assert (request["temperature"], request["top_p"], request["seed"]) == (0.3, 0.9, 7)
     system, user = request["messages"]
-    assert system["role"] == "system" and system["content"].endswith("Be kind.")
+    assert system["role"] == "system" and system["content"].endswith("Be kind.\n\nIt rains.")
     text, typed, camera = user["content"]
     assert text["text"].startswith("what is this\n[A file was attached that did not reach you")
     [left_out] = caller.all(PartLeftOut)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from engine.ipc import protocol as p
 from server.worker.muted_rest import REST_S, MutedRest
 from server.worker.pause import WARNED_S, Pause
-from server.worker.recall import MAX_CHARS, OPENING, recalled, with_recalled
+from server.worker.recall import MAX_CHARS, OPENING, recalled
 from signaling.session.core import Abilities
 from signaling.session.items import (
     FunctionCallItem,
@@ -224,8 +224,7 @@ def test_words_of_both_sides_are_told_again() -> None:
         "You: A cup.",
         'Function: {"sky": "clear"}',
     ]
-    assert recalled([]) == "" and with_recalled("Be kind.", "") == "Be kind."
-    assert with_recalled("Be kind.", "You: Yes.") == "Be kind.\n\nYou: Yes."
+    assert recalled([]) == ""
 
 
 def test_only_the_newest_words_that_fit_are_told_again() -> None:
@@ -251,8 +250,8 @@ def test_words_told_again_stay_with_every_later_setting() -> None:
     )
     talk.conversation.recall()
     talk.ask({"type": "session.update", "session": {"instructions": "Be kind."}})
-    told = talk.sent(p.UpdateSession)[-1].config.instructions
-    assert told.startswith("Be kind.") and "User: My name is Ada." in told
+    told = talk.sent(p.UpdateSession)[-1].config
+    assert told.instructions == "Be kind." and "User: My name is Ada." in told.appendix
     assert talk.one("session.updated")["session"]["instructions"] == "Be kind."
 
 
@@ -276,8 +275,10 @@ def test_model_that_begins_anew_is_told_the_words_again(
     talk.answer(1, {0: "My name is Bo."}, 100)
     talk.play(200)
     talk.ask({"type": "session.update", "session": change})
-    told = talk.sent(p.UpdateSession)[-1].config.instructions
-    assert ("You: My name is Bo." in told) is is_told
+    told = talk.sent(p.UpdateSession)[-1].config
+    # Without instructions the engine's own stand before them.
+    assert told.instructions == change.get("instructions", "")
+    assert ("You: My name is Bo." in told.appendix) is is_told
     talk.hear(p.SessionWarning(SESSION, "context_restarted", "these settings begin anew"))
     codes = [event["code"] for event in talk.of("session.warning")]
     assert ("context_reread" in codes) is is_told
@@ -291,9 +292,9 @@ def test_turns_are_read_again_by_the_engine_itself() -> None:
     talk.play(200)
     for detection in (None, {"type": "server_vad"}):
         talk.conversation.update({"audio": {"input": {"turn_detection": detection}}})
-    before = talk.sent(p.UpdateSession)[-1].config.instructions
+    before = talk.sent(p.UpdateSession)[-1].config.appendix
     talk.answer(2, {0: "And yours?"}, 100)
     talk.play(200)
     talk.conversation.update({"instructions": "Be brief."})
-    after = talk.sent(p.UpdateSession)[-1].config.instructions
+    after = talk.sent(p.UpdateSession)[-1].config.appendix
     assert "Bo" in before and "Bo" in after and "And yours?" not in after

@@ -7,8 +7,11 @@ import pytest
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.given_words import WORDS_A_UNIT
+from engine.minicpmo.llm.prompts import DUPLEX_SYSTEM
+from engine.minicpmo.modes.turn_reading import DEFAULT_SYSTEM
 from tests.engine.minicpmo.engine_rig import Talk, scheduler_of
 from tests.engine.minicpmo.turn_rig import Rows, begin, respond, write
+from tests.waiting import until
 
 TEXT = "Hello there, how are you doing today?"
 LISTENS: dict[str, str | int | float | bool] = {"force_listen_count": 1_000}
@@ -114,6 +117,18 @@ async def test_rules_and_knowledge_stand_in_the_system_message(
     append(talk, "word " * 600, "much", "instructions")
     refused = await talk.until(p.RequestRefused)
     assert (refused.request, refused.code) == ("much", "append_too_long")
+    await talk.session.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "own"), [("full_duplex", DUPLEX_SYSTEM), ("turn_based", DEFAULT_SYSTEM)]
+)
+async def test_an_appendix_stands_behind_the_models_own_instructions(
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch, mode: p.Mode, own: str
+) -> None:
+    rows = Rows(engine, monkeypatch, rebuilds=True)
+    talk = begin(engine, mode=mode, modalities=("text",), appendix="Hand over.")
+    await until(lambda: f"<|im_start|>system\n{own}\n\nHand over." in rows.text)
     await talk.session.close()
 
 

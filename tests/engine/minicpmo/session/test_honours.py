@@ -36,7 +36,12 @@ def test_sampling_reaches_both_ways_of_generating() -> None:
 
 def test_instructions_tools_and_mode_begin_anew() -> None:
     session, _ = opened(EVERYTHING)
-    changes = {"instructions": "Other.", "tools": (p.FunctionTool("f"),), "mode": "full_duplex"}
+    changes = {
+        "instructions": "Other.",
+        "appendix": "It snows.",
+        "tools": (p.FunctionTool("f"),),
+        "mode": "full_duplex",
+    }
     for name, value in changes.items():
         config = msgspec.structs.replace(session.config, **{name: value})
         assert session.reconfigure(config), name
