@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -28,7 +28,7 @@ MAX_SAID_CHARS = 2_000
 MAX_UNSAID = 16
 """Answers that the model has not said yet."""
 MAX_TOLD = 8
-"""Texts that it was told to say, and of which it hands nothing over."""
+"""Texts that it was told to say and that hand nothing over when it says them."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class DelegatingSession:
         self._send = send
         self._text_model = text_model
         self._camera = camera
-        self._when_said = tuple(_plain(words) for words in when_said)
+        self._when_said = tuple(filter(None, map(_plain, when_said)))
         self._rule = rule
         self._minutes = Minutes()
         self._epochs = EpochShift()
@@ -83,8 +83,10 @@ class DelegatingSession:
         """What the engine is to say: our name of it -> the client's request that it answers."""
         self._owed: deque[str] = deque(maxlen=MAX_UNSAID)
         """Requests that the engine's next responses answer."""
-        self._told: deque[str] = deque(maxlen=MAX_TOLD)
+        self._told: OrderedDict[str, str] = OrderedDict()
+        """What the engine was given to say and did not say yet, by the name under which it was."""
         self._appended = 0
+        self._is_closed = False
 
     def begin(self, inner: EngineSession) -> None:
         """Give the engine's session; once, before any message."""
@@ -104,10 +106,18 @@ class DelegatingSession:
         config = self._config
         if not self._delegates:
             return config
-        rules = ""
+        told = appendix = ""
         if self._rule is not None:
-            rules = "\n\n".join(filter(None, [config.instructions, self._rule]))
-        return replace(config, instructions=rules, tools=(), tool_choice="auto", tool_name="")
+            told = config.instructions
+            appendix = "\n\n".join(filter(None, [config.appendix, self._rule]))
+        return replace(
+            config,
+            instructions=told,
+            appendix=appendix,
+            tools=(),
+            tool_choice="auto",
+            tool_name="",
+        )
 
     # ------------------------------------------------------------------ from the media worker
 
@@ -136,6 +146,7 @@ class DelegatingSession:
             self.inner.take_sound(message)
 
     async def close(self) -> None:
+        self._is_closed = True
         if self._work is not None:
             self._work.cancel()
             await asyncio.gather(self._work, return_exceptions=True)
@@ -157,7 +168,7 @@ class DelegatingSession:
                 self._minutes.delete(item)
                 message = replace(message, item=self._epochs.inner_name(item))
             case p.AppendContext(kind="commentary"):
-                self._told.append(_plain(message.text))
+                self._tells(message.request, message.text)
             case p.AppendContext():
                 self._appended += 1
                 self._minutes.appended(f"append-{self._appended}", message.text)
@@ -186,12 +197,11 @@ class DelegatingSession:
 
     def hear(self, message: p.FromEngine) -> None:
         """Take a message of the engine's session, and pass on what is not ours."""
+        if self._is_closed:
+            return
         match message:
-            case p.ContextAppended(request=name) if name in self._unsaid:
-                del self._unsaid[name]
-                return
-            case p.RequestRefused(request=name) if name in self._unsaid:
-                self._refused(message)
+            case p.ContextAppended() | p.RequestRefused():
+                self._answered(message)
                 return
             case p.DelegationCreated():
                 if self._delegates:
@@ -210,6 +220,18 @@ class DelegatingSession:
                 self._done(replace(message, epoch=self._epochs.outer(message.epoch)))
                 return
         self._send(message)
+
+    def _answered(self, message: p.ContextAppended | p.RequestRefused) -> None:
+        """Note what became of what the engine was given; pass on what is not ours."""
+        name = message.request
+        if isinstance(message, p.RequestRefused):
+            self._told.pop(name, None)
+        if name not in self._unsaid:
+            self._send(message)
+        elif isinstance(message, p.RequestRefused):
+            self._refused(message)
+        else:
+            del self._unsaid[name]
 
     def _answer(
         self, message: p.ResponseStarted | p.AudioOut | p.TextOut | p.FunctionCallOut
@@ -240,15 +262,27 @@ class DelegatingSession:
             return
         self._speaking = 0
         self._quiet.set()
-        spoken = _plain(self._minutes.words_of(message.epoch))
-        for told in self._told:
-            spoken = spoken.replace(told, "")
+        spoken = self._own_words(message.epoch)
         if self._delegates and any(words in spoken for words in self._when_said):
             self._is_handing_over = True
         if message.status in ("cancelled", "failed"):
             # The user spoke, or the client cut it: nobody waits for what it announced.
             self._is_handing_over = False
         self._hand_over()
+
+    def _own_words(self, number: int) -> str:
+        """Return what of a response the engine was not given to say; each text is given once."""
+        spoken = _plain(self._minutes.words_of(number))
+        for name, told in tuple(self._told.items()):
+            if told in spoken:
+                spoken = spoken.replace(told, "", 1)
+                del self._told[name]
+        return spoken
+
+    def _tells(self, name: str, text: str) -> None:
+        self._told[name] = _plain(text)
+        while len(self._told) > MAX_TOLD:
+            self._told.popitem(last=False)
 
     # ------------------------------------------------------------------ the text model
 
@@ -260,6 +294,8 @@ class DelegatingSession:
 
     def _begin_work(self, asked: p.CreateResponse | None) -> None:
         """Ask the text model; what it works on is given up, for this comes with all of it."""
+        if self._is_closed:
+            return
         self._give_up("superseded", "another answer was asked for")
         self._has_outputs = False
         self._asked = asked
@@ -349,7 +385,7 @@ class DelegatingSession:
         self._unsaid[name] = request
         if request:
             self._owed.append(request)
-        self._told.append(_plain(text))
+        self._tells(name, text)
         if len(self._unsaid) > MAX_UNSAID:
             self._refused(
                 p.RequestRefused(self._session, next(iter(self._unsaid)), "overloaded", "")

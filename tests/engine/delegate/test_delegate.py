@@ -266,7 +266,14 @@ async def test_a_model_that_takes_instructions_is_told_when_to_hand_over() -> No
     await delegate.start()
     session = delegate.open(SESSION, 0, CONFIG, lambda message: None)
     told = engine.sessions[SESSION].config
-    assert told.instructions.startswith("Be brief.\n\n") and "let me check" in told.instructions
+    assert told.instructions == "Be brief." and "let me check" in told.appendix
+    known = replace(CONFIG, instructions="", appendix="It rains.")
+    session.handle(p.UpdateSession(SESSION, known))
+    update = engine.sessions[SESSION].heard[-1]
+    assert isinstance(update, p.UpdateSession) and update.config.instructions == ""
+    # An engine's own instructions stay before it.
+    assert update.config.system_text("Own.").startswith("Own.\n\nIt rains.\n\n")
+    assert "let me check" in update.config.appendix
     turns = p.SessionConfig(mode="turn_based", instructions="Be brief.", tools=TOOLS)
     session.handle(p.UpdateSession(SESSION, turns))
     assert engine.sessions[SESSION].heard[-1] == p.UpdateSession(SESSION, turns)
