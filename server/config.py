@@ -313,8 +313,8 @@ class RecordingsConfig(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=20,
             le=100_000_000,
-            description="All recordings, MB; the oldest go. One has a quarter of it at most; an "
-            "hour of both sides takes about 290.",
+            description="All recordings, MB; the oldest go. One has a quarter of it at most, or as "
+            "many slots as all engines have share it; an hour of both sides takes about 290.",
         ),
     ] = 4_000
     max_days: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -12,6 +13,8 @@ WORDS = "words.jsonl"
 FEEDBACK = "feedback.jsonl"
 SOUNDS = ("user", "assistant")
 """NAME.wav, and NAME-2.wav where another media worker went on with the call."""
+UNREADABLE = (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading a file raises that is not there, or not as we wrote it."""
 
 
 class RecordedCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,3 +39,11 @@ class RecordedLine(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["user", "assistant", "system", "function"]
     text: str
     """Of an answer what was heard; of a call of a function its name and arguments."""
+
+
+def read_about(folder: Path) -> RecordedCall | None:
+    """What is known of the call in this folder; None: nothing that can be read."""
+    try:
+        return msgspec.json.decode((folder / ABOUT).read_bytes(), type=RecordedCall)
+    except UNREADABLE:
+        return None

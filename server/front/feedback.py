@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -124,8 +125,7 @@ def _append(folder: Path, kept: KeptFeedback) -> None:
 
 def _append_beside(recording: Path, kept: KeptFeedback) -> None:
     """Write a line beside a call's recording, if there is one; raises OSError."""
-    if not recording.is_dir():
-        return
-    with (recording / FEEDBACK).open("ab") as file:
+    # It may be deleted meanwhile: without a folder nothing is written.
+    with contextlib.suppress(FileNotFoundError), (recording / FEEDBACK).open("ab") as file:
         (recording / FEEDBACK).chmod(0o600)
         file.write(msgspec.json.encode(kept) + b"\n")

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from server.front.feedback import CallsKnown, KeptFeedback
-from server.recordings import ABOUT, FEEDBACK, SOUNDS, WORDS, RecordedCall
+from server.recordings import ABOUT, FEEDBACK, SOUNDS, UNREADABLE, WORDS, read_about
 from signaling.errors import ProtocolError
 from signaling.http.auth import Authenticator, require
 from signaling.http.resources import add_resource
@@ -93,9 +93,12 @@ class RecordingShelf:
         add_resource(app, f"{PATH}/{{call_id}}/{{name}}", auth, {get: self.file})
 
     async def run(self) -> None:
-        """Keep within the bounds, until cancelled."""
-        while True:
-            await self.sweep()
+        """Keep within the bounds where calls are recorded, until cancelled."""
+        while self._enabled:
+            try:
+                await self.sweep()
+            except Exception:  # noqa: BLE001 - the boundary: a disk that fails ends no server
+                log.exception("the recordings cannot be kept within their bounds")
             await asyncio.sleep(SWEEP_S)
 
     async def sweep(self) -> None:
@@ -105,8 +108,7 @@ class RecordingShelf:
         total = sum(size for _, _, size in found)
         for began_at, call_id, size in ended:
             is_old = self._wall_clock() - began_at > self._max_days * DAY_S
-            if is_old or total > self._max_bytes:
-                await asyncio.to_thread(_remove, self._folder / call_id)
+            if (is_old or total > self._max_bytes) and await self._removed(call_id):
                 total -= size
 
     # ------------------------------------------------------------------ routes
@@ -114,7 +116,11 @@ class RecordingShelf:
     async def list(self, request: web.Request) -> web.Response:
         """List the recorded calls, the newest first; for keys of the role admin."""
         require(request, "admin")
-        found = await asyncio.to_thread(_entries, self._folder)
+        try:
+            found = await asyncio.to_thread(_entries, self._folder)
+        except OSError as error:
+            log.warning("the recordings cannot be listed: %s", error.strerror)
+            raise _failed("Recordings cannot be listed at the moment.") from None
         told = RecordingList(
             enabled=self._enabled,
             recordings=tuple(
@@ -151,8 +157,12 @@ class RecordingShelf:
             raise ProtocolError(told, code="call_open", status=409)
         if not await asyncio.to_thread(place.is_dir):
             raise _unknown()
-        await asyncio.to_thread(_remove, place)
+        if not await self._removed(place.name):
+            raise _failed("This recording cannot be deleted at the moment.")
         return web.Response(status=204)
+
+    async def _removed(self, call_id: str) -> bool:
+        return await asyncio.to_thread(_remove, self._folder / call_id)
 
     def _place(self, request: web.Request) -> Path:
         call_id = request.match_info["call_id"]
@@ -165,13 +175,20 @@ def _unknown() -> ProtocolError:
     return ProtocolError("There is no such recording.", code="recording_not_found", status=404)
 
 
+def _failed(told: str) -> ProtocolError:
+    return ProtocolError(told, code="storage_failed", type="server_error", status=500)
+
+
 def _sizes(folder: Path) -> list[tuple[float, str, int]]:
     """When each recording began, its call and its bytes on disk; the oldest first."""
     found = []
     for place in _places(folder):
-        files = [path.stat() for path in place.iterdir() if path.is_file()]
-        began_at = min((one.st_mtime for one in files), default=place.stat().st_mtime)
-        about = _about(place)
+        try:
+            files = [path.stat() for path in place.iterdir() if path.is_file()]
+            began_at = min((one.st_mtime for one in files), default=place.stat().st_mtime)
+        except OSError:
+            continue  # It has just been deleted, or cannot be read.
+        about = read_about(place)
         found.append(
             (
                 began_at if about is None else about.began_at,
@@ -183,13 +200,21 @@ def _sizes(folder: Path) -> list[tuple[float, str, int]]:
 
 
 def _entries(folder: Path) -> list[RecordingEntry]:
+    """What is listed, the newest first; raises OSError if the folder cannot be read."""
     found = []
     for place in _places(folder):
-        about = _about(place)
+        about = read_about(place)
         if about is None:
             continue
         up, down = _ratings(place)
-        files = sorted(path for path in place.iterdir() if _NAME.fullmatch(path.name))
+        try:
+            files = tuple(
+                RecordingFile(name=path.name, bytes=path.stat().st_size)
+                for path in sorted(place.iterdir())
+                if _NAME.fullmatch(path.name)
+            )
+        except OSError:
+            continue  # As above.
         found.append(
             RecordingEntry(
                 call_id=place.name,
@@ -200,9 +225,7 @@ def _entries(folder: Path) -> list[RecordingEntry]:
                 is_cut_short=about.is_cut_short,
                 up=up,
                 down=down,
-                files=tuple(
-                    RecordingFile(name=path.name, bytes=path.stat().st_size) for path in files
-                ),
+                files=files,
             )
         )
     return sorted(found, key=lambda one: one.began_at, reverse=True)[:MAX_LISTED]
@@ -214,13 +237,6 @@ def _places(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir() and _ID.fullmatch(path.name)]
 
 
-def _about(place: Path) -> RecordedCall | None:
-    try:
-        return msgspec.json.decode((place / ABOUT).read_bytes(), type=RecordedCall)
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
 def _ratings(place: Path) -> tuple[int, int]:
     """How many answers were found good and bad; of each the newest word counts."""
     ratings: dict[str, str | None] = {}
@@ -228,14 +244,18 @@ def _ratings(place: Path) -> tuple[int, int]:
         for line in (place / FEEDBACK).read_bytes().splitlines():
             kept = msgspec.json.decode(line, type=KeptFeedback)
             ratings[kept.item_id] = kept.rating
-    except (OSError, msgspec.DecodeError):
+    except UNREADABLE:
         pass
     given = list(ratings.values())
     return given.count("up"), given.count("down")
 
 
-def _remove(place: Path) -> None:
+def _remove(place: Path) -> bool:
+    """Whether it is gone, whoever deleted it."""
     try:
         shutil.rmtree(place)
     except OSError as error:
-        log.warning("recording %s cannot be deleted: %s", place.name, error.strerror)
+        if place.exists():
+            log.warning("recording %s cannot be deleted: %s", place.name, error.strerror)
+            return False
+    return True

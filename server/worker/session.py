@@ -58,6 +58,8 @@ UNSERVED_S = 10.0
 """For so long a client is awaited that is away before it was ever served."""
 LOST = frozenset({"closed", "vanished", "failed", "connect_timeout"})
 """Ends of a connection that its client may not have meant."""
+MIN_SHARES = 4
+"""Of `recordings.max_mb` a call has a share: all that are open at once have no more than all."""
 RECORDED = "This call is recorded: what both sides say and write is kept by who runs this server."
 ENGINE_LOST = (
     "The model stopped working. It begins anew and is told the words of this conversation; what it "
@@ -197,7 +199,6 @@ class CallSession:
             if self._recording is not None:
                 for item in self.conversation.responses.spoken_items().values():
                     self._recording.note(item)
-                await self._recording.close(self.reason or "")
         finally:
             connections: list[Connection] = [*self.joined]
             self.joined.clear()
@@ -207,6 +208,8 @@ class CallSession:
             for failed in await asyncio.gather(*closing, return_exceptions=True):
                 if failed is not None:
                     log.error("closing call %s failed", self.call_id, exc_info=failed)
+            if self._recording is not None:
+                await self._recording.close(self.reason or "")
 
     async def _serve(self) -> None:
         """Wait for an engine, and look after the session as long as there is one."""
@@ -231,7 +234,9 @@ class CallSession:
         wanted = self._config.recordings
         if wanted.enabled:
             folder = Path(self._config.data.dir) / FOLDER / self.call_id
-            recording = CallRecording(folder, self.call_id, wanted.max_mb * 1_000_000 // 4)
+            engine = self._config.engine
+            share = max(MIN_SHARES, engine.count * engine.slots)
+            recording = CallRecording(folder, self.call_id, wanted.max_mb * 1_000_000 // share)
             self._recording = self.input.recording = recording
             self.conversation.responses.recording = recording
             self.audience.add(recording)

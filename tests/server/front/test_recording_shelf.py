@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from server.front import recording_shelf
 from server.front.feedback import FeedbackBox
 from server.front.recording_shelf import RecordingShelf
-from server.recordings import ABOUT, RecordedCall
+from server.recordings import ABOUT, FEEDBACK, RecordedCall
 from signaling.http.auth import ApiKey, Authenticator, install
 from tests.server.front.test_feedback import Calls
-from tests.waiting import Clock
+from tests.waiting import PATIENCE_S, Clock, until
 
 DAY = 86_400.0
 ADMIN, USER = "admin-key-of-sixteen", "a-user-key-of-sixteen"
@@ -119,3 +122,98 @@ async def test_ratings_are_kept_beside(shelf: Shelf) -> None:
     (entry,) = told["recordings"]
     assert (entry["up"], entry["down"]) == (1, 1)
     assert "feedback.jsonl" in [file["name"] for file in entry["files"]]
+
+
+@pytest.fixture
+def gone(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A recording that is deleted while it is read."""
+    listed = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "gone":
+            raise FileNotFoundError(2, "No such file or directory")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    return "gone"
+
+
+async def test_a_recording_that_goes_meanwhile_hides_no_other(shelf: Shelf, gone: str) -> None:
+    shelf.keep("newer", 9 * DAY)
+    shelf.keep(gone, 9 * DAY)
+    shelf.keep("halfway", 9 * DAY)
+    (shelf.folder / "halfway" / "user-2.wav").symlink_to(shelf.folder / "nowhere")
+    status, told = await shelf.ask()
+    assert (status, [one["call_id"] for one in told["recordings"]]) == (200, ["newer"])
+    shelf.keep("old", 7 * DAY)
+    await shelf.shelf.sweep()
+    assert not (shelf.folder / "old").exists() and (shelf.folder / "newer").exists()
+
+
+@pytest.mark.parametrize("left", [b'{"call_id": "\xff"}', b'{"x": ' + b"[" * 20_000, b"{"])
+async def test_a_damaged_file_hides_no_other(shelf: Shelf, left: bytes) -> None:
+    shelf.keep("damaged", 9 * DAY)
+    (shelf.folder / "damaged" / ABOUT).write_bytes(left)
+    shelf.keep("rated", 9 * DAY)
+    (shelf.folder / "rated" / FEEDBACK).write_bytes(left + b"\n")
+    await shelf.shelf.sweep()
+    status, told = await shelf.ask()
+    assert (status, [one["call_id"] for one in told["recordings"]]) == (200, ["rated"])
+
+
+async def test_a_disk_that_fails_ends_no_server(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_shelf, "SWEEP_S", 0.0)
+    asked: list[Path] = []
+
+    def fails(folder: Path) -> list[Path]:
+        asked.append(folder)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(recording_shelf, "_places", fails)
+    running = asyncio.create_task(shelf.shelf.run())
+    await until(lambda: len(asked) > 2 or running.done())
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    status, told = await shelf.ask()
+    assert (status, told["error"]["code"]) == (500, "storage_failed")
+
+
+async def test_nothing_goes_by_itself_where_no_calls_are_recorded(tmp_path: Path) -> None:
+    shelf = RecordingShelf(tmp_path, Calls(), enabled=False, max_bytes=0, max_days=0.1)
+    (tmp_path / "older").mkdir()
+    await asyncio.wait_for(shelf.run(), PATIENCE_S)
+    assert (tmp_path / "older").exists()
+
+
+async def test_what_cannot_be_deleted_is_still_there_and_counted(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = shutil.rmtree
+
+    def rmtree(place: Path) -> None:
+        if place.name == "stuck":
+            raise PermissionError(13, "Permission denied")
+        removed(place)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    shelf.keep("stuck", 9 * DAY, 60_000)
+    for number in range(2):
+        shelf.keep(f"new_{number}", 9 * DAY + 1 + number, 40_960)
+    await shelf.shelf.sweep()
+    assert sorted(path.name for path in shelf.folder.iterdir()) == ["stuck"]
+    status, told = await shelf.ask("/stuck", "DELETE")
+    assert (status, told["error"]["code"]) == (500, "storage_failed")
+
+
+async def test_a_rating_is_kept_where_its_recording_was_deleted(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.keep("open", 9 * DAY)
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)  # So it was a moment ago.
+    shutil.rmtree(shelf.folder / "open")
+    body = {"item_id": "a", "rating": "up"}
+    answer = await shelf.http.post("/v1/realtime/calls/open/feedback", json=body)
+    assert answer.status == 204

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import wave
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,18 @@ from server.worker import recording
 from server.worker.recording import CallRecording
 from signaling.session import events as ev
 from signaling.session.items import FunctionCallItem, MessageItem, ShownPart
-from tests.waiting import Clock
+from tests.waiting import PATIENCE_S, Clock, until
 
 SECOND_IN, SECOND_OUT = 16_000, 24_000
 
 
 def tone(samples: int, level: int) -> bytes:
     return np.full(samples, level, np.int16).tobytes()
+
+
+@pytest.fixture(autouse=True)
+def disk_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "CLOSE_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -133,3 +140,206 @@ async def test_another_media_worker_goes_on_in_files_of_its_own(
     assert len(sound(tmp_path, "user.wav")[1]) == SECOND_IN
     assert len(sound(tmp_path, "user-2.wav")[1]) == 160
     assert (about(tmp_path).began_at, about(tmp_path).ended_at) == (5000.0, 9000.0)
+
+
+async def test_a_disk_that_fails_in_any_way_ends_no_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = CallRecording(tmp_path / "call_1", "call_1", 1_000_000, Clock())
+
+    def broken(*_: object) -> None:
+        raise ValueError("of no kind that is expected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "_write", broken)
+        kept.hear(0, tone(SECOND_IN, 1))
+        await kept._flush()
+    await kept.close("hangup")
+    assert about(tmp_path).is_cut_short
+
+
+async def test_a_gap_counts_as_the_silence_it_becomes(tmp_path: Path) -> None:
+    kept = CallRecording(tmp_path / "call_1", "call_1", 100_000_000_000, Clock())
+    kept.hear(0, tone(SECOND_IN, 1))
+    kept.hear(2**31, tone(SECOND_IN, 1))  # Further than a WAV file can say.
+    kept.hear(2**31 + SECOND_IN, tone(SECOND_IN, 1))
+    await kept.close("hangup")
+    assert about(tmp_path).is_cut_short and len(sound(tmp_path, "user.wav")[1]) == SECOND_IN
+
+
+async def test_the_end_of_a_call_loses_nothing_that_is_being_written(
+    kept: CallRecording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it write beside it: the disk takes one thing after the other."""
+    write, begun, may_go = recording._write, threading.Event(), threading.Event()
+    at_once: list[int] = []
+
+    def slow(*given: Any) -> None:
+        begun.set()
+        may_go.wait(PATIENCE_S)
+        at_once.append(1)
+        assert len(at_once) == 1
+        write(*given)
+        at_once.pop()
+
+    monkeypatch.setattr(recording, "_write", slow)
+    kept.hear(0, tone(SECOND_IN, 1))
+    running = asyncio.create_task(kept.run())
+    try:
+        await until(begun.is_set)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        kept.hear(SECOND_IN, tone(SECOND_IN, 2))
+        closing = asyncio.create_task(kept.close("hangup"))
+        await asyncio.sleep(0)
+        assert not closing.done()
+    finally:
+        may_go.set()
+    await closing
+    samples = sound(tmp_path, "user.wav")[1]
+    assert len(samples) == 2 * SECOND_IN and samples.all()
+    assert about(tmp_path).reason == "hangup" and not about(tmp_path).is_cut_short
+
+
+async def test_a_write_that_fails_while_the_call_ends_is_told(
+    kept: CallRecording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, failures = recording._write, [OSError(5, "Input/output error")]
+
+    def fails_once(*given: Any) -> None:
+        if failures:
+            raise failures.pop()
+        write(*given)
+
+    monkeypatch.setattr(recording, "_write", fails_once)
+    kept.hear(0, tone(SECOND_IN, 1))
+    await kept.close("hangup")
+    told = about(tmp_path)
+    assert (told.reason, told.is_cut_short) == ("hangup", True)
+
+
+async def test_a_disk_that_hangs_costs_other_work_no_thread(
+    kept: CallRecording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def noted(*_: object) -> None:
+        names.append(threading.current_thread().name)
+
+    monkeypatch.setattr(recording, "_write", noted)
+    await kept.close("hangup")
+    await CallRecording(tmp_path / "call_2", "call_2", 1_000_000, Clock()).close("hangup")
+    assert len(set(names)) == 1 and names[0].startswith("recordings")
+
+
+async def test_words_count_as_sound_does(tmp_path: Path) -> None:
+    kept = CallRecording(tmp_path / "call_1", "call_1", 1_000, Clock())
+    kept.note(message("user", "a" * 800))
+    kept.note(message("user", "b" * 800))
+    kept.note(message("user", "c"))
+    await kept.close("hangup")
+    (line,) = (tmp_path / "call_1" / WORDS).read_bytes().splitlines()
+    assert b"aaa" in line and about(tmp_path).is_cut_short
+
+
+async def test_words_that_wait_for_the_disk_are_bounded(
+    kept: CallRecording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "MAX_WAITING_BYTES", 1_000)
+    for _ in range(10):  # What was written waits no more.
+        kept.note(message("user", "a" * 800))
+        await kept._flush()
+    assert not kept._about.is_cut_short
+    kept.note(message("user", "a" * 1_600))
+    assert kept._about.is_cut_short
+
+
+async def test_half_a_character_is_no_fault(kept: CallRecording, tmp_path: Path) -> None:
+    kept.note(message("user", "a\ud800b"))
+    await kept.close("hangup")
+    (line,) = (tmp_path / "call_1" / WORDS).read_bytes().splitlines()
+    assert json.loads(line)["text"] == "a?b" and not about(tmp_path).is_cut_short
+
+
+async def test_all_media_workers_of_a_call_share_its_bound(tmp_path: Path) -> None:
+    first = CallRecording(tmp_path / "call_1", "call_1", 3 * SECOND_IN, Clock())
+    first.hear(0, tone(SECOND_IN, 1))
+    await first._flush()  # Its process dies then.
+    later = CallRecording(tmp_path / "call_1", "call_1", 3 * SECOND_IN, Clock())
+    await later._flush()
+    later.hear(0, tone(SECOND_IN, 1))
+    await later.close("hangup")
+    assert about(tmp_path).is_cut_short and not (tmp_path / "call_1" / "user-2.wav").exists()
+
+
+@pytest.mark.parametrize("left", [None, b"", b'{"x": ' + b"[" * 20_000, b'{"call_id": "\xff"}'])
+async def test_no_sound_is_overwritten_whatever_became_of_the_rest(
+    kept: CallRecording, tmp_path: Path, left: bytes | None
+) -> None:
+    kept.said(1, tone(SECOND_OUT, 3))
+    kept.heard(1, SECOND_OUT)
+    await kept._flush()  # Its process dies then.
+    (tmp_path / "call_1" / "assistant-4.wav").write_bytes(b"of a fourth one")
+    (tmp_path / "call_1" / ABOUT).unlink()
+    if left is not None:
+        (tmp_path / "call_1" / ABOUT).write_bytes(left)
+    later = CallRecording(tmp_path / "call_1", "call_1", 1_000_000, Clock(9000.0))
+    later.hear(0, tone(160, 2))
+    later.said(1, tone(240, 3))
+    later.heard(1, 240)
+    await later.close("hangup")
+    assert len(sound(tmp_path, "user-5.wav")[1]) == 160
+    assert len(sound(tmp_path, "assistant.wav")[1]) == SECOND_OUT
+    assert about(tmp_path).began_at == 9000.0
+
+
+async def test_what_is_known_of_a_call_lies_there_before_its_sound(
+    kept: CallRecording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recording, "_write_sound", dies)
+    kept.hear(0, tone(SECOND_IN, 1))
+    await kept._flush()
+    assert about(tmp_path).began_at == 5000.0
+    assert sorted(path.name for path in (tmp_path / "call_1").iterdir()) == [ABOUT]
+
+
+async def test_a_recording_begins_with_the_call_and_not_with_the_connection(
+    kept: CallRecording, tmp_path: Path
+) -> None:
+    """The caller has waited in the queue for an hour."""
+    kept.hear(3600 * SECOND_IN, tone(SECOND_IN, 1))
+    kept.hear(3602 * SECOND_IN, tone(SECOND_IN, 1))
+    await kept.close("hangup")
+    assert len(sound(tmp_path, "user.wav")[1]) == 3 * SECOND_IN
+
+
+async def test_who_sends_nothing_while_listening_goes_on_behind_the_answer(
+    kept: CallRecording, tmp_path: Path
+) -> None:
+    kept.hear(0, tone(SECOND_IN, 1))
+    kept.said(1, tone(4 * SECOND_OUT, 3))
+    for heard in range(SECOND_OUT // 5, 4 * SECOND_OUT + 1, SECOND_OUT // 5):
+        kept.heard(1, heard)
+    kept.hear(SECOND_IN, tone(SECOND_IN, 2))
+    await kept.close("hangup")
+    user, assistant = sound(tmp_path, "user.wav")[1], sound(tmp_path, "assistant.wav")[1]
+    answer_ends_s = len(assistant) / SECOND_OUT
+    second_turn_s = np.flatnonzero(user == 2)[0] / SECOND_IN
+    assert answer_ends_s == pytest.approx(4.8) and 4.6 <= second_turn_s <= answer_ends_s
+
+
+async def test_sound_that_was_lost_on_the_way_puts_nothing_later(
+    kept: CallRecording, tmp_path: Path
+) -> None:
+    """The user's count stands still for a while, too, but then it leaps on."""
+    kept.hear(0, tone(SECOND_IN, 1))
+    kept.said(1, tone(2 * SECOND_OUT, 3))
+    for heard in range(SECOND_OUT // 5, 2 * SECOND_OUT + 1, SECOND_OUT // 5):
+        kept.heard(1, heard)
+    kept.hear(3 * SECOND_IN, tone(SECOND_IN, 2))
+    await kept.close("hangup")
+    user = sound(tmp_path, "user.wav")[1]
+    assert np.flatnonzero(user == 2)[0] == 3 * SECOND_IN

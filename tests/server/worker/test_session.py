@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from engine.ipc import protocol as p
 from engine.ipc.engine_client import EngineClient
 from media.clock import Ticker
 from media.formats import DOWNLINK_PACKET_SAMPLES
-from server.config import Config
+from server.config import Config, DataConfig, RecordingsConfig
 from server.control import AddItem
 from server.worker.peer_transport import PeerTransport
 from server.worker.session import CallSession
+from server.worker.transport import Connection
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
 from signaling.session.items import MessageItem
@@ -30,11 +33,11 @@ SERVER_VAD = {"type": "server_vad"}
 class Call:
     """A session with its offer answered, on virtual ticks; nobody connects."""
 
-    def __init__(self, offer: str) -> None:
+    def __init__(self, offer: str, config: Config | None = None) -> None:
         self.timers = FakeTimers()
         links = cast("Any", None)
         self.offer = offer
-        self.session = CallSession("rtc_test", SessionSettings(), Config(), links)
+        self.session = CallSession("rtc_test", SessionSettings(), config or Config(), links)
         self.peer = PeerTransport(
             self.session,
             Config(),
@@ -115,6 +118,32 @@ async def test_who_is_away_in_the_queue_gives_no_slot_away_that_is_still_to_come
     session.slot_needed()
     assert session.slot._wishes.empty() and session.pause._has_slot
     await session.close()
+
+
+async def test_a_call_has_its_share_of_all_recordings_and_is_left_before_the_disk_is_awaited(
+    tmp_path: Path,
+) -> None:
+    folder = DataConfig(str(tmp_path))
+    engine = replace(Config().engine, count=2, slots=5)
+    config = Config(data=folder, engine=engine, recordings=RecordingsConfig(True, max_mb=1000))
+    session = Call(CHROMIUM_OFFER, config).session
+    session._record()
+    assert session._recording is not None and session._recording._max_bytes == 100_000_000
+    others = Joined(tmp_path / "recordings" / "rtc_test")
+    session.joined.add(cast("Connection", others))
+    await session.close()
+    assert others.found == [False] and others.folder.exists()
+
+
+class Joined:
+    """A connection that notes whether the recording was written when it is closed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.found: list[bool] = []
+
+    async def close(self) -> None:
+        self.found.append(self.folder.exists())
 
 
 async def test_what_is_set_while_the_engine_opens_reaches_it() -> None:
