@@ -25,6 +25,8 @@ TRANSCRIPT_PATIENCE_S = 3.0
 """How long the words of what the user said are waited for."""
 MAX_SAID_CHARS = 2_000
 """Of an answer of the text model, how much is said."""
+MIN_HALF_CHARS = 16
+"""An answer that is too long for the engine is not cut to less."""
 MAX_UNSAID = 16
 """Answers that the model has not said yet."""
 MAX_TOLD = 8
@@ -79,8 +81,9 @@ class DelegatingSession:
         """What the work answers, until that is told."""
         self._has_outputs = False
         """What functions gave back waits for the client to ask for an answer."""
-        self._unsaid: dict[str, str] = {}
-        """What the engine is to say: our name of it -> the client's request that it answers."""
+        self._unsaid: dict[str, tuple[str, str]] = {}
+        """What the engine is to say: our name of it -> the client's request that it answers, and
+        the text."""
         self._owed: deque[str] = deque(maxlen=MAX_UNSAID)
         """Requests that the engine's next responses answer."""
         self._told: OrderedDict[str, str] = OrderedDict()
@@ -382,7 +385,7 @@ class DelegatingSession:
         """Have the engine say an answer in its voice."""
         self._appended += 1
         name = f"delegated-{self._appended}"
-        self._unsaid[name] = request
+        self._unsaid[name] = request, text
         if request:
             self._owed.append(request)
         self._tells(name, text)
@@ -393,16 +396,34 @@ class DelegatingSession:
         self.inner.handle(p.AppendContext(self._session, "commentary", text, name))
 
     def _refused(self, message: p.RequestRefused) -> None:
-        """The engine does not say an answer, or was interrupted in it."""
-        request = self._unsaid.pop(message.request)
-        if request in self._owed:
+        """The engine does not say an answer, or was interrupted in it; of one that is too long for
+        it, it is given the first half."""
+        request, text = self._unsaid.pop(message.request)
+        is_owed = request in self._owed
+        if is_owed:
             self._owed.remove(request)
+        shorter = _first_half(text) if message.code == "append_too_long" else ""
+        if shorter:
+            self._say(shorter, request if is_owed else "")
+        elif is_owed:
             self._send(replace(message, request=request))
         elif message.code != "interrupted":
             self._warn("delegation_failed", f"the answer is not said: {message.reason}")
 
     def _warn(self, code: str, message: str) -> None:
         self._send(p.SessionWarning(self._session, code, message))
+
+
+def _first_half(text: str) -> str:
+    """Return the whole sentences of a text's first half, else its words; empty: it is short."""
+    half = len(text) // 2
+    if half < MIN_HALF_CHARS:
+        return ""
+    for end in (r"[.!?…](?=\s)|[。！？]", r"(?=\s)"):
+        ends = [found.end() for found in re.finditer(end, text) if found.end() <= half]
+        if ends and ends[-1] > half // 2:
+            return text[: ends[-1]]
+    return text[:half]
 
 
 def _plain(words: str) -> str:

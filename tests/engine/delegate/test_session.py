@@ -125,6 +125,45 @@ async def test_what_the_engine_does_not_say_is_no_excuse_for_its_own_words(code:
     await rig.session.close()
 
 
+async def test_of_an_answer_too_long_for_the_engine_as_much_is_said_as_it_takes() -> None:
+    sentences = [f"This is sentence number {n} of them all." for n in range(10, 34)]
+    rig = DelegateRig(" ".join(sentences))
+    rig.inner.room = 300
+    rig.session.handle(p.FunctionCallIn(SESSION, "i", "c", "f", "{}"))
+    rig.session.handle(p.FunctionOutputIn(SESSION, "o", "c", "sunny"))
+    rig.session.handle(p.CreateResponse(SESSION, request="go"))
+    said = await rig.given(3)
+    assert (
+        said.text == " ".join(sentences[:6]) and len({a.request for a in rig.inner.appended}) == 3
+    )
+    rig.speak(said.text)
+    rig.speak("What else?")
+    # One response answers the request, which nothing refuses.
+    assert [began.request for began in rig.all(p.ResponseStarted)] == ["go", ""]
+    assert not rig.all(p.RequestRefused) and not rig.all(p.SessionWarning)
+    await rig.session.close()
+
+
+@pytest.mark.parametrize("answer", ["word " * 100, "字" * 500], ids=["words", "signs"])
+async def test_an_answer_without_sentences_is_cut_between_words(answer: str) -> None:
+    rig = DelegateRig(answer)
+    rig.inner.room = 80
+    rig.speak("Let me check.")
+    await until(lambda: rig.inner.appended and len(rig.inner.appended[-1].text) <= 80)
+    text = rig.inner.appended[-1].text
+    assert len(text) > 20 and set(text.split(" ")) <= {"word", text}
+    await rig.session.close()
+
+
+async def test_an_engine_that_takes_nothing_refuses_once() -> None:
+    rig = DelegateRig("Much too long. " * 20)
+    rig.inner.room = 0
+    rig.speak("Let me check.")
+    await until(lambda: rig.all(p.SessionWarning))
+    assert [warning.code for warning in rig.all(p.SessionWarning)] == ["delegation_failed"]
+    await rig.session.close()
+
+
 async def test_words_of_signs_alone_match_nothing() -> None:
     rig = DelegateRig(when_said=("...", "?!"))
     rig.speak("Hello.")
