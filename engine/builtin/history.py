@@ -13,6 +13,10 @@ Role = Literal["user", "assistant", "system", "call", "output"]
 MAX_ITEMS = 60
 MAX_IMAGES = 4
 MAX_CHARS = 24_000
+MAX_OUTPUT_CHARS = MAX_CHARS // 2
+"""What functions gave back for one thing that was said: what that was has to stay."""
+MIN_OUTPUT_CHARS = 500
+"""What one output may have, however much the others have taken."""
 
 
 class Item:
@@ -55,13 +59,23 @@ class History:
     def add(self, item: Item, after: str = "") -> bool:
         """Add it at the end, at the beginning (`ROOT`) or behind the item of this name.
 
-        Returns whether there is that place; otherwise it goes to the end.
+        Returns whether there is that place; otherwise it goes to the end. Outputs are cut.
         """
+        if item.role == "output":
+            item.text = _cut(item.text, self._room_for_output())
         place = self._place(after)
         self._items.insert(len(self._items) if place is None else place, item)
         self._forget()
         self._bound_images()
         return place is not None
+
+    def _room_for_output(self) -> int:
+        taken = 0
+        for item in reversed(self._items):
+            if item.role in ("user", "assistant"):
+                break
+            taken += len(item.text) if item.role == "output" else 0
+        return max(MIN_OUTPUT_CHARS, MAX_OUTPUT_CHARS - taken)
 
     def _forget(self) -> None:
         """Of a conversation that is too long the oldest goes; the newest item always stays."""
@@ -127,6 +141,10 @@ class History:
 
     def last(self, role: Role) -> Item | None:
         return next((item for item in reversed(self._items) if item.role == role), None)
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1] + "…"
 
 
 def _estimate_tokens(item: Item) -> int:

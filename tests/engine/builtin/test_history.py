@@ -47,3 +47,19 @@ def test_a_retention_may_change() -> None:
     history.retention = Retention(1.0, 50)
     history.add(Item("last", "user", "y" * 40))
     assert names(history) == ["item-6", "item-7", "item-8", "item-9", "last"]
+
+
+def test_what_functions_give_back_leaves_room_for_what_was_asked() -> None:
+    history = History()
+    history.add(Item("question", "user", "What is new?"))
+    for call in ("a", "b", "c"):
+        history.add(Item(f"call-{call}", "call", "{}", call_id=call))
+    for call in ("a", "b", "c"):
+        history.add(Item(call, "output", call * 30_000, call_id=call))
+    assert history.items[0].ident == "question" and len(history.items) == 7
+    texts = [item.text for item in history.items if item.role == "output"]
+    assert [len(text) for text in texts] == [12_000, 500, 500]
+    assert all(text.endswith("…") for text in texts)
+    history.add(Item("more", "user", "And else?"))
+    history.add(Item("d", "output", "d" * 9_000, call_id="d"))
+    assert history.items[-1].text == "d" * 9_000
