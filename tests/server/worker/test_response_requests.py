@@ -50,6 +50,35 @@ def test_asking_while_a_response_is_active_is_an_error_and_does_no_harm(finished
     assert talk.to_engine == [] and talk.of("response.done") == []
 
 
+@pytest.mark.parametrize(
+    ("hears_in_units", "detection", "is_taken"),
+    [
+        (True, {"type": "semantic_vad"}, True),
+        (True, {"type": "server_vad"}, False),
+        (False, {"type": "semantic_vad"}, False),
+    ],
+)
+def test_outputs_are_answered_though_a_model_in_full_duplex_speaks_by_itself(
+    hears_in_units: bool, detection: dict[str, str], is_taken: bool
+) -> None:
+    talk = Talk(audio={"input": {"turn_detection": detection}})
+    talk.conversation.abilities = Abilities(
+        hears_in_units=hears_in_units, tool_modes=("full_duplex",)
+    )
+    call = {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"}
+    talk.ask({"type": "conversation.item.create", "item": call})
+    talk.answer(1, {0: "By the way,"}, 1000, last=False)
+    output = {"type": "function_call_output", "call_id": "c", "output": "rain"}
+    talk.ask({"type": "conversation.item.create", "item": output})
+    ask(talk, "first")
+    assert len(talk.sent(p.CreateResponse)) == is_taken
+    # What came back is answered once.
+    ask(talk, "again")
+    assert len(talk.sent(p.CreateResponse)) == is_taken
+    refused = [event["error"]["event_id"] for event in talk.of("error")]
+    assert refused == (["again"] if is_taken else ["first", "again"])
+
+
 def test_cancelling_and_asking_in_one_breath_gets_the_new_answer() -> None:
     talk = Talk()
     talk.answer(1, {0: "long"}, 1000)
