@@ -11,7 +11,7 @@ from engine.ipc import protocol as p
 MAX_ANSWERS = 4
 """Newest answers that can still be cut to what was heard."""
 MAX_OPEN = 8
-"""Utterances whose words may still come."""
+"""Utterances whose words are waited for, and as many whose words may come yet."""
 HANDED_OVER = (
     "(The assistant who talks to the user said: {said!r} Do or find out what that is about, and "
     "answer the user.)"
@@ -26,6 +26,9 @@ class Minutes:
         self._history = History()
         self._answers: OrderedDict[int, tuple[Item, list[tuple[int, str]]]] = OrderedDict()
         self._open: OrderedDict[int, Item] = OrderedDict()
+        """What the user said, by utterance, whose words are waited for."""
+        self._late: OrderedDict[int, Item] = OrderedDict()
+        """The same, for whose words nobody waits any more."""
         self._is_settled = asyncio.Event()
         self._is_settled.set()
 
@@ -37,13 +40,13 @@ class Minutes:
         self._open[utterance] = item
         self._history.add(item)
         while len(self._open) > MAX_OPEN:
-            self._open.popitem(last=False)
+            self._give_up(next(iter(self._open)))
         self._is_settled.clear()
 
     def written_down(self, message: p.InputTranscript) -> None:
         if not message.final:
             return
-        item = self._open.pop(message.utterance, None)
+        item = self._open.pop(message.utterance, None) or self._late.pop(message.utterance, None)
         if item is None:
             item = Item(p.utterance_item(message.utterance), "user", "")
             self._history.add(item)
@@ -52,13 +55,20 @@ class Minutes:
             self._is_settled.set()
 
     async def settled(self, patience_s: float) -> None:
-        """Wait for the words of what was said, so long at most; what has none then gets none."""
+        """Wait for the words of what was said, so long at most; they may come yet."""
         try:
             async with asyncio.timeout(patience_s):
                 await self._is_settled.wait()
         except TimeoutError:
-            self._open.clear()
+            for utterance in tuple(self._open):
+                self._give_up(utterance)
             self._is_settled.set()
+
+    def _give_up(self, utterance: int) -> None:
+        """Wait no more for the words of an utterance; its place is kept."""
+        self._late[utterance] = self._open.pop(utterance)
+        while len(self._late) > MAX_OPEN:
+            self._late.popitem(last=False)
 
     # ------------------------------------------------------------------ what is said and written
 
