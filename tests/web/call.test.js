@@ -288,6 +288,24 @@ test('a message that is taken back is deleted with what followed, and a refusal 
   assert.equal(told.filter(([type]) => type === 'notice').length, 1);
 });
 
+test('that a call is recorded is told once, however often it comes back', async () => {
+  const warn = (/** @type {string} */ code) => Line.now.tell({ type: 'session.warning', code, message: code });
+  await served();
+  warn('recorded');
+  warn('soon_over');
+  Line.now.become('failed');
+  await until(() => Line.peers.length === 2 && call.id === 'rtc_2');
+  Line.now.connect();
+  warn('recorded');
+  warn('soon_over');
+  const codes = () => told.filter(([type]) => type === 'notice').map(([, { code }]) => code);
+  assert.deepEqual(codes(), ['recorded', 'soon_over', 'soon_over']);
+  call.hangUp();
+  await served();
+  warn('recorded');
+  assert.deepEqual(codes(), ['recorded']);
+});
+
 test('another answer is asked for in place of one', async () => {
   await served();
   call.write('One.');

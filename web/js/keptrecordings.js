@@ -5,6 +5,7 @@ import { server } from './access.js';
 import { byId, clockText, make, setText, valueText } from './dom.js';
 import { dateText, t, tOr } from './i18n.js';
 import { LiveTable } from './livetable.js';
+import { NewsList } from './newslist.js';
 
 /** They change seldom. */
 const EVERY_MS = 10_000;
@@ -23,7 +24,7 @@ const EVERY_MS = 10_000;
  */
 
 export class KeptRecordings {
-  #asked_ms = -Infinity;
+  #kept = new NewsList(() => server.recordings(), { enabled: false, recordings: [] }, EVERY_MS);
   /** @type {LiveTable<Recording>} */ #table;
 
   constructor() {
@@ -41,9 +42,9 @@ export class KeptRecordings {
 
   /** Asks the server, if it was not asked lately. */
   async refresh() {
-    if (performance.now() - this.#asked_ms < EVERY_MS) return;
-    this.#asked_ms = performance.now();
-    const { enabled, recordings } = await server.recordings().catch(() => ({ enabled: false, recordings: [] }));
+    const news = await this.#kept.news();
+    if (!news) return;
+    const { enabled, recordings } = news;
     this.#table.update(recordings);
     byId('recordings-section').hidden = !enabled && !recordings.length;
   }
@@ -66,7 +67,7 @@ export class KeptRecordings {
     button.addEventListener('click', async () => {
       if (!window.confirm(t('recording.sure', { call: call_id }))) return;
       await this.#told(button, () => server.deleteRecording(call_id));
-      this.#asked_ms = -Infinity;
+      this.#kept.changed();
       await this.refresh();
     });
     return button;

@@ -5,6 +5,7 @@ import { server } from './access.js';
 import { byId, make, setText, valueText } from './dom.js';
 import { dateText, t } from './i18n.js';
 import { LiveTable } from './livetable.js';
+import { NewsList } from './newslist.js';
 
 /** They change seldom. */
 const EVERY_MS = 10_000;
@@ -12,7 +13,7 @@ const EVERY_MS = 10_000;
 /** @typedef {import('./voiceview.js').Voice & {created_at: number|null, engines: {engine: string, state: string, reason: string}[]}} KeptVoice */
 
 export class KeptVoices {
-  #asked_ms = -Infinity;
+  /** @type {NewsList<{voices: any[]}>} */ #all = new NewsList(() => server.voices(), { voices: [] }, EVERY_MS);
   /** @type {LiveTable<KeptVoice>} */ #table;
 
   constructor() {
@@ -28,10 +29,9 @@ export class KeptVoices {
 
   /** Asks the server, if it was not asked lately. */
   async refresh() {
-    if (performance.now() - this.#asked_ms < EVERY_MS) return;
-    this.#asked_ms = performance.now();
-    const { voices } = await server.voices().catch(() => ({ voices: [] }));
-    const kept = voices.filter(({ source }) => source === 'uploaded');
+    const news = await this.#all.news();
+    if (!news) return;
+    const kept = news.voices.filter(({ source }) => source === 'uploaded');
     this.#table.update(kept);
     byId('voices-section').hidden = !kept.length;
   }
@@ -49,7 +49,7 @@ export class KeptVoices {
         button.disabled = false;
         setText(byId('voices-said'), (error instanceof Refusal && error.message) || t('away.title'));
       }
-      this.#asked_ms = -Infinity;
+      this.#all.changed();
       await this.refresh();
     });
     return button;

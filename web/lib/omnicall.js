@@ -84,6 +84,8 @@ export class OmnicallCall extends EventTarget {
   /** What was written and is not known to have arrived, by its item. @type {Map<string, Record<string, any>>} */ #unechoed = new Map();
   /** Ids of events whose refusal is no news to people. @type {Set<string>} */ #unminded = new Set();
   #wasServed = false;
+  /** It was told that the server keeps what is said. */
+  #isRecorded = false;
   /** The connection is a new one, whose server has not told of the session yet. */
   #isComingBack = false;
   /** What resumes the session over another connection, '' while nothing does. */
@@ -500,7 +502,13 @@ export class OmnicallCall extends EventTarget {
     this.#emit('message', event);
     if (event.type === 'response.created' && (isStopped || this.pushToTalk.isOpen)) this.interrupt();
     const notice = this.#unminded.delete(event.error?.event_id) ? null : noticeOf(event);
-    if (notice) this.#emit('notice', notice);
+    if (!notice) return;
+    if (notice.code === 'recorded') {
+      // Each connection is told anew, the call is the same.
+      if (this.#isRecorded) return;
+      this.#isRecorded = true;
+    }
+    this.#emit('notice', notice);
   }
 
   /** @param {any} event */
