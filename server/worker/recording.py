@@ -300,18 +300,25 @@ def _write(
 ) -> None:
     """Write what is new of a call; raises OSError."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # First and whole, so that the rest is never without it.
-    if about is not None:
-        new = folder / f"{ABOUT}.new"
-        with _opened(new, "wb") as file:
-            file.write(msgspec.json.encode(about))
-        new.replace(folder / ABOUT)
+    # That the call goes on comes first, so that the rest is not without it; that it is over last.
+    if about is not None and about.ended_at is None:
+        _write_about(folder, about)
     for track, pieces in tracks:
         if pieces:
             _write_sound(track, pieces)
     if lines:
         with _opened(folder / WORDS, "ab") as file:
             file.write(b"".join(lines))
+    if about is not None and about.ended_at is not None:
+        _write_about(folder, about)
+
+
+def _write_about(folder: Path, about: RecordedCall) -> None:
+    """Never half of it: a process may die at any time."""
+    new = folder / f"{ABOUT}.new"
+    with _opened(new, "wb") as file:
+        file.write(msgspec.json.encode(about))
+    new.replace(folder / ABOUT)
 
 
 def _write_sound(track: SoundTrack, pieces: Sequence[Piece]) -> None:

@@ -67,7 +67,7 @@ async def test_a_chat_endpoint_calls_functions_and_the_model_says_what_it_found(
 
 
 def _recorded(folder: Path) -> list[Path]:
-    """The recordings that are complete: `call.json` is written last."""
+    """The recordings that are complete: that a call is over is written last."""
     found = (folder / "recordings").glob("*/call.json")
     return [path.parent for path in found if '"ended_at":1' in path.read_text()]
 

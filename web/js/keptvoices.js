@@ -13,7 +13,7 @@ const EVERY_MS = 10_000;
 /** @typedef {import('./voiceview.js').Voice & {created_at: number|null, engines: {engine: string, state: string, reason: string}[]}} KeptVoice */
 
 export class KeptVoices {
-  /** @type {NewsList<{voices: any[]}>} */ #all = new NewsList(() => server.voices(), { voices: [] }, EVERY_MS);
+  #all = new NewsList(() => server.voices(), { voices: [], upload: {} }, EVERY_MS);
   /** @type {LiveTable<KeptVoice>} */ #table;
 
   constructor() {

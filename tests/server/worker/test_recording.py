@@ -306,6 +306,22 @@ async def test_what_is_known_of_a_call_lies_there_before_its_sound(
     assert sorted(path.name for path in (tmp_path / "call_1").iterdir()) == [ABOUT]
 
 
+async def test_who_reads_that_a_call_is_over_finds_all_of_it(
+    kept: CallRecording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, ended_at = recording._write_sound, []
+
+    def noted(*given: Any) -> None:
+        ended_at.append(about(tmp_path).ended_at)
+        write(*given)
+
+    monkeypatch.setattr(recording, "_write_sound", noted)
+    await kept._flush()
+    kept.hear(0, tone(SECOND_IN, 1))
+    await kept.close("hangup")
+    assert ended_at == [None] and about(tmp_path).ended_at is not None
+
+
 async def test_a_recording_begins_with_the_call_and_not_with_the_connection(
     kept: CallRecording, tmp_path: Path
 ) -> None:
