@@ -91,6 +91,7 @@ class AudioOutput:
         utterance: int = 0,
         modality: Modality = "audio",
         request: str = "",
+        says: str = "",
     ) -> None:
         """Open a response."""
         assert not self.is_open, f"epoch {self.epoch} is still open"
@@ -105,7 +106,7 @@ class AudioOutput:
         self._is_playing = False
         self._marks = []
         self._send(
-            ResponseStarted(self._session, self.epoch, trigger, utterance, modality, request)
+            ResponseStarted(self._session, self.epoch, trigger, utterance, modality, request, says)
         )
 
     def say(

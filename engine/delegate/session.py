@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -81,11 +81,10 @@ class DelegatingSession:
         """What the work answers, until that is told."""
         self._has_outputs = False
         """What functions gave back waits for the client to ask for an answer."""
-        self._unsaid: dict[str, tuple[str, str]] = {}
-        """What the engine is to say: our name of it -> the client's request that it answers, and
-        the text."""
-        self._owed: deque[str] = deque(maxlen=MAX_UNSAID)
-        """Requests that the engine's next responses answer."""
+        self._unsaid: dict[str, str] = {}
+        """What the engine is to say, by our name of it."""
+        self._owed: OrderedDict[str, str] = OrderedDict()
+        """Requests that are answered when the engine begins to say what has this name."""
         self._told: OrderedDict[str, str] = OrderedDict()
         """What the engine was given to say and did not say yet, by the name under which it was."""
         self._appended = 0
@@ -255,9 +254,8 @@ class DelegatingSession:
 
     def _claimed(self, message: p.ResponseStarted) -> p.ResponseStarted:
         """Let the engine's response answer the client's request, whose answer it says."""
-        if message.request or not self._owed:
-            return message
-        return replace(message, request=self._owed.popleft())
+        request = self._owed.pop(message.says, "")
+        return replace(message, request=request) if request else message
 
     def _done(self, message: p.ResponseDone) -> None:
         self._send(message)
@@ -385,9 +383,11 @@ class DelegatingSession:
         """Have the engine say an answer in its voice."""
         self._appended += 1
         name = f"delegated-{self._appended}"
-        self._unsaid[name] = request, text
+        self._unsaid[name] = text
         if request:
-            self._owed.append(request)
+            self._owed[name] = request
+            while len(self._owed) > MAX_UNSAID:
+                self._owed.popitem(last=False)
         self._tells(name, text)
         if len(self._unsaid) > MAX_UNSAID:
             self._refused(
@@ -398,14 +398,12 @@ class DelegatingSession:
     def _refused(self, message: p.RequestRefused) -> None:
         """The engine does not say an answer, or was interrupted in it; of one that is too long for
         it, it is given the first half."""
-        request, text = self._unsaid.pop(message.request)
-        is_owed = request in self._owed
-        if is_owed:
-            self._owed.remove(request)
+        text = self._unsaid.pop(message.request)
+        request = self._owed.pop(message.request, "")
         shorter = _first_half(text) if message.code == "append_too_long" else ""
         if shorter:
-            self._say(shorter, request if is_owed else "")
-        elif is_owed:
+            self._say(shorter, request)
+        elif request:
             self._send(replace(message, request=request))
         elif message.code != "interrupted":
             self._warn("delegation_failed", f"the answer is not said: {message.reason}")

@@ -135,6 +135,8 @@ class ResponseStarted(Message, frozen=True):
     """`text`: words only, no `AudioOut` follows."""
     request: RequestName = ""
     """The `CreateResponse` that it answers."""
+    says: RequestName = ""
+    """In full duplex: the `AppendContext` whose words it says."""
 
 
 class RequestRefused(Message, frozen=True):

@@ -136,16 +136,16 @@ class ScriptedSession:
             return
         self._appended.append((message.request, self._position))
         if message.kind == "commentary":
-            self._speak_aloud(message.text)
+            self._speak_aloud(message.text, message.request)
 
-    def _speak_aloud(self, text: str) -> None:
+    def _speak_aloud(self, text: str, name: str) -> None:
         if len(self._tasks) >= MAX_SPEAKING:
             self._speaker.warn("overloaded", "too many texts are to be spoken; one was dropped")
             return
 
         async def speak() -> None:
             speech = await self._voice.speak(text)
-            self._speaker.plan(Planned(ScriptedAction(say=text), speech))
+            self._speaker.plan(Planned(ScriptedAction(say=text), speech, says=name))
 
         self._start(speak())
 

@@ -109,6 +109,7 @@ class ScriptedSpeaker:
             utterance=planned.utterance,
             modality="audio" if aloud else "text",
             request=planned.request,
+            says=planned.says,
         )
         return True
 

@@ -32,6 +32,8 @@ class Planned(Struct, frozen=True):
     decisions: str = ""
     ready_s: float = 0.0
     """When it may begin, on the event loop's clock."""
+    says: str = ""
+    """The commentary whose words these are."""
 
 
 class SpokenResponse:

@@ -43,10 +43,10 @@ def main() -> None:
         script.talks = runner.duplex.sessions
         runner.duplex.replay.force = script.choose
 
-    def said(self: UnitSpeech, entry: Any, result: Any, due: float, *, others_follow: bool) -> None:
+    def said(self: UnitSpeech, entry: Any, result: Any, due: float, **more: Any) -> None:
         if result.is_turn_start:
             log.write(json.dumps(["turn", entry.session.id, due]) + "\n")
-        say(self, entry, result, due, others_follow=others_follow)
+        say(self, entry, result, due, **more)
 
     def unit(self: Session, *, speaks: bool, stages_ms: dict[str, float], kv_tokens: int) -> None:
         dropped_ms = self.audio_input.dropped_ms

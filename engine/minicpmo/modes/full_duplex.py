@@ -311,9 +311,11 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
                     entry.session.output.interrupt()
             if slot in aloud:
                 others_follow = slot != aloud[-1] or self.is_busy()
-                self._unit_speech.speak(entry, result, entry.due, others_follow=others_follow)
+                self._unit_speech.speak(
+                    entry, result, entry.due, says=entry.says, others_follow=others_follow
+                )
             else:
-                self._unit_speech.finish_silently(entry, result, entry.due)
+                self._unit_speech.finish_silently(entry, result, entry.due, entry.says)
             entry.session.warn_context(result.warning)
             self._tell_appended(entry, is_whole=result.end_of_turn)
         self._runner.duplex.finalize(list(results))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from engine.gpu.timing import Stages, totals
+from engine.ipc.protocol import Modality
 from engine.minicpmo.llm.duplex_unit import UnitResult
 from engine.minicpmo.modes.mode import AnswerPart, SessionEntry
 from engine.minicpmo.speech.code2wav import Pcm
@@ -21,6 +22,8 @@ class UnitUtterance(AnswerPart):
     due: float
     """When the unit was complete, on the monotonic clock."""
     stages: Stages
+    says: str
+    """What was appended and is said in it."""
     is_open: bool = False
     """Its response was opened before it had a sound."""
     is_told: bool = False
@@ -34,13 +37,22 @@ class UnitSpeech:
         self._unit_done = done
 
     def speak(
-        self, entry: SessionEntry, result: UnitResult, due: float, *, others_follow: bool
+        self,
+        entry: SessionEntry,
+        result: UnitResult,
+        due: float,
+        *,
+        says: str = "",
+        others_follow: bool,
     ) -> None:
-        """Request a unit's speech; text and sound are sent as the sound comes."""
-        utterance = UnitUtterance(entry.speech.generation, result, due, entry.stages)
+        """Request a unit's speech; text and sound are sent as the sound comes.
+
+        `says`: the name of what was appended and is said in it.
+        """
+        utterance = UnitUtterance(entry.speech.generation, result, due, entry.stages, says)
         if not entry.speaking:
             # A user who speaks now speaks over the answer.
-            self._open(entry, result)
+            self._open(entry, result, says)
             utterance.is_open = True
         entry.speaking.append(utterance)
         entry.speech.say(
@@ -53,10 +65,12 @@ class UnitSpeech:
             others_follow=others_follow,
         )
 
-    def finish_silently(self, entry: SessionEntry, result: UnitResult, due: float) -> None:
+    def finish_silently(
+        self, entry: SessionEntry, result: UnitResult, due: float, says: str = ""
+    ) -> None:
         """Send a unit that has no sound."""
         if result.wants_speech or result.text:
-            self._open(entry, result)
+            self._open(entry, result, says)
             self._send(entry, result, NO_SOUND)
         self._done(entry, result, due, spoke=bool(result.text), stages=entry.stages)
 
@@ -67,7 +81,7 @@ class UnitSpeech:
         result = utterance.result
         if entry.is_current(utterance):
             if not utterance.is_open:
-                self._open(entry, result)
+                self._open(entry, result, utterance.says)
                 utterance.is_open = True
             self._send(entry, result, chunk.pcm, again=utterance.is_told, more=not chunk.is_last)
             utterance.is_told = True
@@ -76,12 +90,13 @@ class UnitSpeech:
             stages = [*utterance.stages, *chunk.stages]
             self._done(entry, result, utterance.due, spoke=True, stages=stages)
 
-    def _open(self, entry: SessionEntry, result: UnitResult) -> None:
+    def _open(self, entry: SessionEntry, result: UnitResult, says: str) -> None:
         output = entry.session.output
         if result.is_turn_start and output.is_open:
             output.finish("completed")
         if not output.is_open:
-            output.begin("proactive", modality="audio" if entry.session.speaks else "text")
+            modality: Modality = "audio" if entry.session.speaks else "text"
+            output.begin("proactive", modality=modality, says=says)
 
     def _send(
         self,

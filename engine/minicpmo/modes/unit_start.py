@@ -68,6 +68,12 @@ class DuplexEntry(SessionEntry):
         """The newest picture, encoded ahead of its unit."""
 
     @property
+    def says(self) -> str:
+        """The name of what was appended and is under way; empty: nothing is."""
+        is_begun = bool(self.appended) and self.appended[0].since is not None
+        return self.appended[0].request if is_begun else ""
+
+    @property
     def can_begin(self) -> bool:
         """Whether the next unit lacks nothing but sound."""
         return not (self.is_running or self.session.is_over or self.prompt is not None)

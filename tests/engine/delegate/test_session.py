@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -77,15 +77,13 @@ class DelegateRig:
     def all(self, kind: type[Any]) -> list[Any]:
         return [message for message in self.heard if isinstance(message, kind)]
 
-    def speak(
-        self, text: str, status: Literal["completed", "cancelled"] = "completed", request: str = ""
-    ) -> None:
-        """The engine says this, in a response of its own."""
+    def speak(self, text: str, says: str = "") -> None:
+        """The engine says this, in a response of its own; `says`: because of what has this name."""
         self._epoch += 1
         hear = self.session.hear
-        hear(p.ResponseStarted(SESSION, self._epoch, "proactive", request=request))
+        hear(p.ResponseStarted(SESSION, self._epoch, "proactive", says=says))
         hear(p.TextOut(SESSION, self._epoch, 0, text, last=True))
-        hear(p.ResponseDone(SESSION, self._epoch, status))
+        hear(p.ResponseDone(SESSION, self._epoch, "completed"))
 
     async def given(self, count: int) -> p.AppendContext:
         """Wait until the engine was given so many texts to say; the newest of them."""
@@ -136,10 +134,12 @@ async def test_of_an_answer_too_long_for_the_engine_as_much_is_said_as_it_takes(
     assert (
         said.text == " ".join(sentences[:6]) and len({a.request for a in rig.inner.appended}) == 3
     )
-    rig.speak(said.text)
+    # What the model says by itself answers nothing.
+    rig.speak("By the way.")
+    rig.session.hear(p.ContextAppended(SESSION, said.request, 0, 1))
+    rig.speak(said.text, says=said.request)
     rig.speak("What else?")
-    # One response answers the request, which nothing refuses.
-    assert [began.request for began in rig.all(p.ResponseStarted)] == ["go", ""]
+    assert [began.request for began in rig.all(p.ResponseStarted)] == ["", "go", ""]
     assert not rig.all(p.RequestRefused) and not rig.all(p.SessionWarning)
     await rig.session.close()
 

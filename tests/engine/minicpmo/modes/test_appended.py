@@ -51,6 +51,7 @@ async def test_one_waits_for_the_other(engine: MiniCpmoEngine) -> None:
     assert [a.request for a in talk.all(p.ContextAppended)] == ["first", "second"]
     texts = {m.epoch: m.text for m in talk.all(p.TextOut) if m.text}
     assert texts == {1: "Hello", 2: "there"}
+    assert [began.says for began in talk.all(p.ResponseStarted)] == ["first", "second"]
     await talk.session.close()
 
 
