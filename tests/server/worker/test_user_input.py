@@ -21,7 +21,9 @@ class Input:
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
-        self.conversation = SimpleNamespace(session_id="rtc_a", input_pts=0)
+        speaker = SimpleNamespace(take_played=bytes)
+        responses = SimpleNamespace(speaker=speaker)
+        self.conversation = SimpleNamespace(session_id="rtc_a", input_pts=0, responses=responses)
         self.absence = SimpleNamespace(is_on=False)
         self.pause = SimpleNamespace(is_on=False)
         commands: Any = SimpleNamespace(is_muted=False)
