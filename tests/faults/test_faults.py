@@ -52,3 +52,13 @@ def test_slope_of_what_grows_is_told() -> None:
     assert found["engine-0"]["rss_mb"]["per_hour"] == pytest.approx(6.0, abs=0.01)
     assert soak.judged(found, is_long=True) == ["engine-0: rss_mb grows by 6.0 an hour"]
     assert soak.judged(found, is_long=False) == []
+
+
+@pytest.mark.parametrize(("every_s", "grows"), [(3000.0, False), (600.0, True)])
+def test_steps_that_come_again_are_growth_a_single_one_is_not(every_s: float, grows: bool) -> None:
+    samples = [
+        soak.Sample(10.0 * i, "engine-0", {"rss_mb": 50.0 + 10 * i // every_s}) for i in range(360)
+    ]
+    found = soak.slopes(samples, 900.0)
+    assert found["engine-0"]["rss_mb"]["least_squares"] > soak.MAX_RSS_MB_PER_H
+    assert bool(soak.judged(found, is_long=True)) == grows
