@@ -51,8 +51,8 @@ async def test_a_chat_endpoint_calls_functions_and_the_model_says_what_it_found(
         await asyncio.to_thread(serving.__enter__)
         try:
             async with asyncio.TaskGroup() as clients:
-                clients.create_task(_realtime(serving.url))
-                clients.create_task(_live(serving.url))
+                clients.create_task(_realtime(serving.url, tmp_path))
+                clients.create_task(_live(serving.url, tmp_path))
             await until(lambda: len(_recorded(tmp_path)) == 2)
         finally:
             await asyncio.to_thread(serving.stop)
@@ -72,7 +72,16 @@ def _recorded(folder: Path) -> list[Path]:
     return [path.parent for path in found if '"ended_at":1' in path.read_text()]
 
 
-async def _realtime(url: str) -> None:
+async def _have_heard(folder: Path) -> None:
+    """Wait until both callers have heard what was found: words are told ahead of their sound."""
+
+    def words() -> list[str]:
+        return [path.read_text() for path in (folder / "recordings").glob("*/words.jsonl")]
+
+    await until(lambda: sum(FOUND in text for text in words()) == 2)
+
+
+async def _realtime(url: str, folder: Path) -> None:
     async with Streamer(url) as client:
         await client.hears("session.created")
         await client.send("session.update", session={"type": "realtime", "tools": [TOOL]})
@@ -86,6 +95,7 @@ async def _realtime(url: str) -> None:
             await client.send("conversation.item.create", item=item)
             await client.send("response.create")
             done = await client.hears("response.done", count=3)
+            await _have_heard(folder)
         (message,) = done["response"]["output"]
         assert message["content"][0]["transcript"] == FOUND
         assert client.of("error") == []
@@ -112,7 +122,7 @@ async def _talking(client: Streamer) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _live(url: str) -> None:
+async def _live(url: str, folder: Path) -> None:
     backend: dict[str, Any] = {"model": "any", "tools": [TOOL]}
     async with LiveStreamer(url) as client:
         await client.start(delegation={"type": "responses", "responses": backend})
@@ -123,6 +133,7 @@ async def _live(url: str) -> None:
             await client.send("response.item.create", item=output)
             await client.send("response.create")
             await client.has_said(FOUND)
+            await _have_heard(folder)
         assert "recorded" in [event["code"] for event in client.of("info")]
         assert client.of("error") == []
         tasks = {event["delegation_id"] for event in client.of("response.event")}
