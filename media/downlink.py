@@ -99,9 +99,10 @@ class AudioDownlink(MediaStreamTrack):
         self._sender = sender
         self._is_unheard = sender is None
         self._has_pauses = has_pauses
-        if max_bitrate is not None and max_bitrate < self._encoder.bitrate:
-            self._encoder.use_bitrate(max_bitrate)
-            self._rate = SendRate(max_bitrate, most=max_bitrate)
+        if max_bitrate is not None:
+            bitrate = min(max_bitrate, self._encoder.bitrate)
+            self._encoder.use_bitrate(bitrate)
+            self._rate = SendRate(bitrate, most=max_bitrate)
 
     async def recv(self) -> "av.Packet[Any]":
         """Return the packet of the next tick. Raises MediaStreamError once the track has ended."""

@@ -38,7 +38,8 @@ class VideoBudget:
             return
         received, lost = sound_received - received, max(0, sound_lost - lost)
         is_lossy = lost > MAX_LOSS * (received + lost) and received + lost >= MIN_PACKETS
-        if is_lossy or spread_s > MAX_SPREAD_S:
+        # Without sound the spread is of some time ago, and there is none to give way to.
+        if is_lossy or (received > 0 and spread_s > MAX_SPREAD_S):
             # Below what is really sent: a limit that nobody reaches helps nobody.
             sent = (video_bytes - size) * 8 / elapsed_s
             if sent >= MIN_BITRATE:

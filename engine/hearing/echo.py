@@ -30,6 +30,8 @@ SURE_VOICED = 25
 KEPT = LONGEST + WINDOW + 8
 MAX_WAITING = 50
 """Played while no sound came: as much as a network's pause brings at once."""
+SPARE = 1
+"""Of these that may wait all the time."""
 UNHEARD = 40
 """Frames of an answer, from its beginning, in which no voice is heard: it has no echo."""
 RANGE_DB = 25.0
@@ -63,6 +65,7 @@ class EchoTrack:
         self.is_known = False
         """Whether `gain` says what there is."""
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
+        self._least = self._until_caught_up = MAX_WAITING
         self._unread: deque[bytes] = deque(maxlen=KEPT)
         """The newest rows of `_played`, as sound: only what is compared with a voice is read."""
         self._played = np.full((2 * KEPT, len(BANDS_HZ) - 1), QUIETEST_DB)
@@ -109,6 +112,19 @@ class EchoTrack:
         self._end += 1
         self._silent = 0 if self._waiting else self._silent + 1
         self._unread.append(self._waiting.popleft() if self._waiting else SILENT)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Pass over what has waited all the last second: it was played before, when no sound came,
+        and what is compared would be older than its echo for the rest of the answer.
+        """
+        self._least = min(self._least, len(self._waiting))
+        self._until_caught_up -= 1
+        if self._until_caught_up > 0:
+            return
+        for _ in range(self._least - SPARE):
+            self._waiting.popleft()
+        self._least, self._until_caught_up = MAX_WAITING, MAX_WAITING
 
     def covers(self, levels: Levels) -> bool:
         """Whether what was heard last, in which there is a voice, is nothing but echo."""
@@ -129,7 +145,7 @@ class EchoTrack:
             if len(self._unread) > self.delay - EARLY:
                 self._read()
             since = self._end - 1 - self.delay - LATE
-            near = self._played[since : since + LATE + EARLY + 1]
+            near = self._played[since : min(self._end, since + LATE + EARLY + 1)]
             expected = (near + _DECAYS[: len(near)]).max(axis=0) + self.gain + MARGIN_DB
         elif self.is_known:
             return False

@@ -53,11 +53,19 @@ class CycleCollector:
 
     async def run(self) -> None:
         """Collect; until cancelled."""
+        owes_pages = False
         while True:
-            await self._has_ended.wait()
-            await asyncio.sleep(COLLECT_AFTER_S)
-            self._has_ended.clear()
-            gc.collect()
-            if self._clock() - self._trimmed_at >= TRIM_AFTER_S:
-                await asyncio.to_thread(self._return_pages)
+            try:
+                async with asyncio.timeout(TRIM_AFTER_S if owes_pages else None):
+                    await self._has_ended.wait()
+            except TimeoutError:
+                is_due = True
+            else:
+                await asyncio.sleep(COLLECT_AFTER_S)
+                self._has_ended.clear()
+                gc.collect()
+                is_due = self._clock() - self._trimmed_at >= TRIM_AFTER_S
+            owes_pages = not is_due
+            if is_due:
                 self._trimmed_at = self._clock()
+                await asyncio.to_thread(self._return_pages)

@@ -311,7 +311,9 @@ class CallDesk:
 
     def _make_room(self, callers: tuple[str, ...]) -> None:
         check_share(callers, self._calls.values(), self._max_per_remote)
-        connecting = [call for call in self._calls.values() if call.is_setting_up]
+        # Who comes back gives way to nobody: a conversation would be over.
+        calls = self._calls.values()
+        connecting = [call for call in calls if call.is_setting_up and not call.was_served]
         dropped = room_for(callers, connecting, self._max_connecting, self._clock())
         if dropped is not None:
             dropped.is_setting_up = False

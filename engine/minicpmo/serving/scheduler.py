@@ -201,8 +201,13 @@ class Scheduler:
         self.sessions.close(session.slot)
 
     def _fail_all(self) -> None:
-        for session in self.sessions:
-            self._fail(session)
+        # Nobody is told before all are closed: if that fails nothing works any more, and other
+        # engines go on with every one of them.
+        sessions = tuple(self.sessions)
+        for session in sessions:
+            self.sessions.close(session.slot)
+        for session in sessions:
+            session.send(SessionEnded(session.id, "failed", "internal error of the engine"))
 
     def _fail(self, session: Session) -> None:
         session.send(SessionEnded(session.id, "failed", "internal error of the engine"))

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from engine.hearing.echo import KEPT, MAX_WAITING, PLAYED_BYTES, EchoTrack
+from engine.hearing.echo import KEPT, MAX_WAITING, PLAYED_BYTES, SPARE, EchoTrack
 from engine.hearing.hearing import AnswerCut, Counted, Hearing
 from engine.hearing.noisefloor import NoiseFloor
 from engine.hearing.vad import FRAME
@@ -164,3 +164,14 @@ def test_what_is_kept_is_bounded_and_forgotten() -> None:
         track.hear(levels)
         assert track.is_awaited == (number < MAX_WAITING + KEPT - 1)
     assert not track.is_awaited and not track.covers(levels)
+
+
+def test_what_was_played_while_no_sound_came_is_passed_over_within_two_seconds() -> None:
+    track = EchoTrack()
+    packet = bytes(PLAYED_BYTES)
+    quiet = np.full(len(track._played[0]), -70.0)
+    track.play(packet * MAX_WAITING)
+    for _ in range(2 * MAX_WAITING):
+        track.play(packet)
+        track.hear(quiet)
+    assert len(track._waiting) <= SPARE
