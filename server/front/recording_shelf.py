@@ -8,7 +8,9 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import msgspec
 from aiohttp import hdrs, web
@@ -30,6 +32,9 @@ _SOUND = rf"(?:{'|'.join(SOUNDS)})(?:-\d{{1,4}})?\.wav"
 _NAME = re.compile("|".join([_SOUND, *map(re.escape, (ABOUT, WORDS, FEEDBACK))]))
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class RecordingFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +90,8 @@ class RecordingShelf:
         self._max_bytes = max_bytes
         self._max_days = max_days
         self._wall_clock = wall_clock
+        # Of its own: a disk that hangs costs no other work a thread.
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="recordings")
 
     def add_to(self, app: web.Application, auth: Authenticator) -> None:
         get, delete = hdrs.METH_GET, hdrs.METH_DELETE
@@ -103,7 +110,7 @@ class RecordingShelf:
 
     async def sweep(self) -> None:
         """Delete what is too old, and the oldest of what is too much."""
-        found = await asyncio.to_thread(_sizes, self._folder)
+        found = await self._in_thread(_sizes, self._folder)
         ended = [one for one in found if not self._calls.is_open(one[1])]
         total = sum(size for _, _, size in found)
         for began_at, call_id, size in ended:
@@ -117,7 +124,7 @@ class RecordingShelf:
         """List the recorded calls, the newest first; for keys of the role admin."""
         require(request, "admin")
         try:
-            found = await asyncio.to_thread(_entries, self._folder)
+            found = await self._in_thread(_entries, self._folder)
         except OSError as error:
             log.warning("the recordings cannot be listed: %s", error.strerror)
             raise _failed("Recordings cannot be listed at the moment.") from None
@@ -139,7 +146,7 @@ class RecordingShelf:
         require(request, "admin")
         name = request.match_info["name"]
         path = self._place(request) / name
-        if _NAME.fullmatch(name) is None or not await asyncio.to_thread(path.is_file):
+        if _NAME.fullmatch(name) is None or not await self._in_thread(path.is_file):
             raise _unknown()
         headers = {
             hdrs.CACHE_CONTROL: "no-store",
@@ -155,14 +162,17 @@ class RecordingShelf:
         if self._calls.is_open(place.name):
             told = "This call goes on: its recording can be deleted when it is over."
             raise ProtocolError(told, code="call_open", status=409)
-        if not await asyncio.to_thread(place.is_dir):
+        if not await self._in_thread(place.is_dir):
             raise _unknown()
         if not await self._removed(place.name):
             raise _failed("This recording cannot be deleted at the moment.")
         return web.Response(status=204)
 
     async def _removed(self, call_id: str) -> bool:
-        return await asyncio.to_thread(_remove, self._folder / call_id)
+        return await self._in_thread(_remove, self._folder / call_id)
+
+    async def _in_thread(self, work: Callable[[*Ts], T], *given: *Ts) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, work, *given)
 
     def _place(self, request: web.Request) -> Path:
         call_id = request.match_info["call_id"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from server.front import recording_shelf
 from server.front.feedback import FeedbackBox
-from server.front.recording_shelf import RecordingShelf
+from server.front.recording_shelf import RecordingEntry, RecordingShelf
 from server.recordings import ABOUT, FEEDBACK, RecordedCall
 from signaling.http.auth import ApiKey, Authenticator, install
 from tests.server.front.test_feedback import Calls
@@ -217,3 +218,18 @@ async def test_a_rating_is_kept_where_its_recording_was_deleted(
     body = {"item_id": "a", "rating": "up"}
     answer = await shelf.http.post("/v1/realtime/calls/open/feedback", json=body)
     assert answer.status == 204
+
+
+async def test_a_disk_that_hangs_costs_other_work_no_thread(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def noted(_: Path) -> list[RecordingEntry]:
+        names.append(threading.current_thread().name)
+        return []
+
+    monkeypatch.setattr(recording_shelf, "_entries", noted)
+    for _ in range(2):
+        assert (await shelf.ask())[0] == 200
+    assert len(set(names)) == 1 and names[0].startswith("recordings")

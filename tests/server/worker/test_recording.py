@@ -359,3 +359,14 @@ async def test_sound_that_was_lost_on_the_way_puts_nothing_later(
     await kept.close("hangup")
     user = sound(tmp_path, "user.wav")[1]
     assert np.flatnonzero(user == 2)[0] == 3 * SECOND_IN
+
+
+async def test_a_recording_that_was_cut_short_stays_so(tmp_path: Path) -> None:
+    first = CallRecording(tmp_path / "call_1", "call_1", 100_000, Clock())
+    first.hear(0, tone(100_000, 1))
+    await first._flush()  # Its process dies then.
+    later = CallRecording(tmp_path / "call_1", "call_1", 100_000, Clock())
+    await later._flush()
+    later.hear(0, tone(160, 2))
+    await later.close("hangup")
+    assert about(tmp_path).is_cut_short and not (tmp_path / "call_1" / "user.wav").exists()
