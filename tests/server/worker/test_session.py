@@ -16,6 +16,7 @@ from media.clock import Ticker
 from media.formats import DOWNLINK_PACKET_SAMPLES
 from server.config import Config, DataConfig, RecordingsConfig
 from server.control import AddItem
+from server.worker import recording
 from server.worker.peer_transport import PeerTransport
 from server.worker.session import CallSession
 from server.worker.transport import Connection
@@ -25,6 +26,7 @@ from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 from tests.media.test_clock import FakeTimers
 from tests.signaling.offers import CHROMIUM_OFFER, only
+from tests.waiting import PATIENCE_S
 
 TICKS = 50
 SERVER_VAD = {"type": "server_vad"}
@@ -121,8 +123,9 @@ async def test_who_is_away_in_the_queue_gives_no_slot_away_that_is_still_to_come
 
 
 async def test_a_call_has_its_share_of_all_recordings_and_is_left_before_the_disk_is_awaited(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recording, "CLOSE_S", PATIENCE_S)
     folder = DataConfig(str(tmp_path))
     engine = replace(Config().engine, count=2, slots=5)
     config = Config(data=folder, engine=engine, recordings=RecordingsConfig(True, max_mb=1000))
