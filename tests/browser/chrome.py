@@ -112,6 +112,12 @@ async def browse(
             await browser.close()
 
 
+async def open_settings(page: Page) -> None:
+    """Open, or close, the panel; what it can do is loaded when it is first opened."""
+    await page.click("[aria-controls=settings]")
+    await page.wait_for_selector("#settings:not([aria-busy=true])", state="attached")
+
+
 async def call(page: Page) -> None:
     """Press Call and wait until the session is there."""
     await page.click("#call")

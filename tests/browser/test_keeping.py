@@ -21,7 +21,7 @@ import PIL.Image
 import pytest
 from playwright.async_api import FilePayload, Page, Route, expect
 
-from tests.browser.chrome import browse, call, event
+from tests.browser.chrome import browse, call, event, open_settings
 from tests.recordings import packed, talk
 from tests.serving import Serving
 from tests.speech import microphone
@@ -242,7 +242,7 @@ async def test_conversation_is_kept_found_exported_reopened_and_deleted(scripted
 
 async def test_presets_prompt_and_language(scripted: Serving) -> None:
     async with browse(scripted.url, locale="en-GB") as page:
-        await page.click("[aria-controls=settings]")
+        await open_settings(page)
         await page.wait_for_selector("#preset option[value='talk.zh']", state="attached")
         await page.select_option("#preset", "talk.zh")
         await expect(page.locator("#clash")).to_contain_text("Chinese")
@@ -255,7 +255,7 @@ async def test_presets_prompt_and_language(scripted: Serving) -> None:
         await say(page, "Hello")
         created = await event(page, "session.created")
         assert created["session"]["instructions"] == "You are a patient teacher of geography."
-        await page.click("[aria-controls=settings]")
+        await open_settings(page)
         await page.select_option("#preset", "")
         await event(page, "session.updated")
         await page.select_option("#preset", label="Teacher")
@@ -267,7 +267,7 @@ async def test_preset_shows_its_picture_first_and_turns_end_as_they_are_set(
     scripted: Serving,
 ) -> None:
     async with browse(scripted.url, locale="en-GB") as page:
-        await page.click("[aria-controls=settings]")
+        await open_settings(page)
         await page.wait_for_selector("#preset option[value='picture.en']", state="attached")
         await page.select_option("#preset", "picture.en")
         await expect(page.locator("#preset-media")).to_contain_text("boat.png")
@@ -287,7 +287,7 @@ async def test_preset_shows_its_picture_first_and_turns_end_as_they_are_set(
         await page.click("#mode-half-duplex")
         updated = await event(page, "session.updated")
         assert updated["session"]["audio"]["input"]["turn_detection"]["threshold"] == 0.8
-        await page.click("[aria-controls=settings]")
+        await open_settings(page)
         await page.fill("#wish-vad_silence_ms", "900")
         await page.press("#wish-vad_silence_ms", "Tab")
         updated = await event(page, "session.updated", count=2)
@@ -319,12 +319,12 @@ async def test_voice_is_uploaded_recorded_chosen_renamed_and_deleted(
     async with browse(scripted.url, mic) as page:
         page.on("dialog", lambda dialog: dialog.accept())
         said = page.locator("#voice-said")
-        await page.click("[aria-controls=settings]")
+        await open_settings(page)
         await expect(page.locator("#voice-rules")).to_contain_text("needs an engine")
         await expect(page.locator("#voice-upload")).to_be_hidden()
         await page.click("#settings [data-close]")
         await page.route("**/api/voices", as_if_voices_were_taken)
-        await page.click("[aria-controls=settings]")
+        await open_settings(page)
         await expect(page.locator("#voice-upload")).to_be_visible()
         short = microphone(tmp_path / "short.wav", [(0.2, "hello")], 1.5)
         await page.set_input_files("#voice-file", short)
@@ -387,7 +387,7 @@ async def test_what_is_not_written_down_can_be_heard(scripted: Serving, tmp_path
 async def test_film_is_seen_and_heard_instead_of_the_user(server: Serving) -> None:
     film = FilePayload(name="film.webm", mimeType="video/webm", buffer=film_of("red", 2.0))
     async with browse(server.url) as page:
-        await page.click("[aria-controls=settings]")
+        await open_settings(page)
         await page.fill("#play-padding", "30")
         await page.set_input_files("#play-input", film)
         await event(page, "session.created")
@@ -439,7 +439,7 @@ async def test_file_is_played_into_a_call_that_ends_with_it(
 ) -> None:
     file = microphone(tmp_path / "question.wav", [(0.2, "seven_times_eight")], 2.4)
     async with browse(server.url) as page:
-        await page.click("[aria-controls=settings]")
+        await open_settings(page)
         await page.fill("#play-padding", "5")
         await page.set_input_files("#play-input", file)
         await event(page, "session.created")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from playwright.async_api import FilePayload, Page
 
-from tests.browser.chrome import browse, call, event, events, record, recorded
+from tests.browser.chrome import browse, call, event, events, open_settings, record, recorded
 from tests.serving import Serving
 from tests.speech import BROWSER_HZ, microphone, stretches
 
@@ -143,7 +143,7 @@ async def test_attached_video_is_answered(native: Serving) -> None:
         await event(page, "output_audio_buffer.started")
         await wait_for(page, "!document.getElementById('attached').checkVisibility()")
         warnings = [e["code"] for e in await events(page) if e["type"] == "session.warning"]
-        await page.click("[aria-controls=settings]")
+        await open_settings(page)
         await page.check("#wish-hd")
         updated = await event(page, "session.updated")
         assert updated["session"]["video"]["detail"] == "high"

@@ -165,10 +165,13 @@ async function loadSelectors() {
 /** What only a panel shows is loaded when it is first opened. */
 function bindPanels() {
   byId('settings').addEventListener('open', async () => {
+    const panel = byId('settings');
+    panel.ariaBusy = 'true';
     loadSelectors();
     const { Tuning } = await import('./tuning.js');
     tuning = new Tuning(conversation, mayBegin);
     tuning.offer();
+    panel.ariaBusy = 'false';
   }, { once: true });
   byId('figures').addEventListener('open', async () => {
     const [{ FiguresView }, { ModelView }] = await Promise.all([import('./figures.js'), import('./modelview.js')]);
