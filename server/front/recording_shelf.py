@@ -100,8 +100,11 @@ class RecordingShelf:
         add_resource(app, f"{PATH}/{{call_id}}/{{name}}", auth, {get: self.file})
 
     async def run(self) -> None:
-        """Keep within the bounds where calls are recorded, until cancelled."""
-        while self._enabled:
+        """Keep within the bounds, until cancelled.
+
+        Also where no calls are recorded any more: speech is not kept for longer than was said.
+        """
+        while True:
             try:
                 await self.sweep()
             except Exception:  # noqa: BLE001 - the boundary: a disk that fails ends no server
