@@ -27,10 +27,6 @@ async def answer_text(page: Page, count: int = 1) -> str:
     return str(done["transcript"])
 
 
-SOON_S = 25.0
-"""Less than `calls.grace_s`."""
-
-
 async def wait_for_calls(server: Serving, wanted: int) -> list[Any]:
     """The calls whose clients are there, once there are `wanted`."""
     async with asyncio.timeout(PATIENCE_S):
@@ -42,10 +38,15 @@ async def wait_for_calls(server: Serving, wanted: int) -> list[Any]:
             await asyncio.sleep(0.1)
 
 
-async def awaited_calls(server: Serving) -> set[str]:
-    """The ids of all calls, also of those whose clients are away."""
-    _, stats = await asyncio.to_thread(server.get, "/api/stats")
-    return {one["call_id"] for one in stats["calls"]}
+async def how_it_ended(server: Serving, call_id: str) -> str:
+    """Why a call is over, once it is."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            _, stats = await asyncio.to_thread(server.get, "/api/stats")
+            for one in stats["past_calls"]:
+                if one["call_id"] == call_id:
+                    return str(one["reason"])
+            await asyncio.sleep(0.1)
 
 
 async def test_spoken_question_is_answered_aloud(server: Serving, tmp_path: Path) -> None:
@@ -209,11 +210,8 @@ async def test_closed_tab_is_noticed_at_once_and_its_slot_free_soon(
         await call(page)
         (ours,) = await wait_for_calls(server, 1)
         await page.close(run_before_unload=True)
-        await wait_for_calls(server, 0)
-        # Sooner than those end whose clients vanished without closing, in the tests before.
-        async with asyncio.timeout(SOON_S):
-            while ours["call_id"] in await awaited_calls(server):  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+        # Who vanishes without closing is awaited for longer.
+        assert await how_it_ended(server, ours["call_id"]) == "closed"
 
 
 async def test_killed_browser_is_noticed(server: Serving, tmp_path: Path) -> None:
