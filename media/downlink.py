@@ -26,7 +26,8 @@ from media.sendrate import SendRate
 
 TIME_BASE = fractions.Fraction(1, RTP_OPUS_HZ)
 SILENT_PCM = bytes(DOWNLINK_PACKET_BYTES)
-REPORT_CHECK_TICKS = 1000 // PTIME_MS
+REPORT_CHECK_TICKS = 200 // PTIME_MS
+"""Clients report each half second at most: none is passed over, which would falsify the next."""
 PAUSE_TICKS = 400 // PTIME_MS
 """In a pause one packet is sent in so many."""
 PAUSE_PACKET = b"\xf8"

@@ -570,6 +570,8 @@ export default {
   'column.video': 'Video',
   'column.latency': 'Latency',
   'column.end': 'End',
+  'column.delete': 'Delete',
+  'column.size': 'Size',
   'column.began': 'Began',
   'column.length': 'Length',
   'column.ending': 'Ended because',

@@ -570,6 +570,8 @@ export default {
   'column.video': '视频',
   'column.latency': '延迟',
   'column.end': '结束',
+  'column.delete': '删除',
+  'column.size': '大小',
   'column.began': '开始时间',
   'column.length': '时长',
   'column.ending': '结束原因',

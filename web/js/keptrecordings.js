@@ -34,9 +34,9 @@ export class KeptRecordings {
       { title: 'column.length', text: ({ began_at, ended_at }) => (ended_at ? clockText(ended_at - began_at) : ''), isNumber: true },
       { title: 'column.ending', text: endingOf, tone: ({ is_cut_short }) => (is_cut_short ? 'warn' : '') },
       { title: 'column.ratings', text: ({ up, down }) => (up || down ? `+${up} −${down}` : ''), isOptional: true },
-      { title: 'column.memory', text: ({ files }) => valueText(files.reduce((sum, { bytes }) => sum + bytes, 0) / 1e6, 'MB', 1), isNumber: true },
+      { title: 'column.size', text: ({ files }) => valueText(files.reduce((sum, { bytes }) => sum + bytes, 0) / 1e6, 'MB', 1), isNumber: true },
       { title: 'column.file', build: (one) => this.#files(one) },
-      { title: 'column.end', build: (one) => this.#deleteButton(one) },
+      { title: 'column.delete', build: (one) => this.#deleteButton(one) },
     ], ({ call_id, files }) => `${call_id} ${files.map(({ name }) => name)}`, 'none.recordings');
   }
 

@@ -23,7 +23,7 @@ export class KeptVoices {
       { title: 'column.length', text: ({ seconds }) => valueText(seconds, 's', 1), isNumber: true },
       { title: 'column.kept_since', text: ({ created_at }) => (created_at ? dateText(1000 * created_at) : '') },
       { title: 'column.state', text: stateOf, tone: ({ state }) => (state === 'failed' ? 'bad' : '') },
-      { title: 'column.end', build: (voice) => this.#deleteButton(voice) },
+      { title: 'column.delete', build: (voice) => this.#deleteButton(voice) },
     ], ({ id }) => id, 'none.voices');
   }
 

@@ -32,7 +32,7 @@ export class LiveTable {
     this.columns = columns;
     this.keyOf = keyOf;
     this.heads = columns.map(({ title, isNumber }) =>
-      make('th', { scope: 'col', text: t(title), 'data-i18n': title, class: isNumber ? 'number' : undefined, 'data-column': title.split('.')[1] }));
+      make('th', { scope: 'col', text: t(title), 'data-i18n': title, class: isNumber ? 'number' : undefined, 'data-column': nameOf(title) }));
     this.body = make('tbody');
     this.empty = make('tr', {}, make('td', { colspan: columns.length, class: 'none', text: t(whenEmpty), 'data-i18n': whenEmpty }));
     this.body.append(this.empty);
@@ -69,7 +69,7 @@ export class LiveTable {
     const cells = this.columns.map((column) => {
       const words = make('span');
       const spark = column.spark ? new Sparkline(column.sparkLeast ?? 1) : null;
-      const cell = make('td', { class: column.isNumber ? 'number' : undefined }, ...(spark ? [spark.node] : []), words);
+      const cell = make('td', { class: column.isNumber ? 'number' : undefined, 'data-column': nameOf(column.title) }, ...(spark ? [spark.node] : []), words);
       if (column.build) words.append(column.build(item));
       return { cell, words, spark };
     });
@@ -91,4 +91,9 @@ export class LiveTable {
     if (column.tone) cell.dataset.tone = column.tone(item);
     if (column.spark) spark?.push(column.spark(item));
   }
+}
+
+/** @param {string} title the key of a column's words @returns {string} what the style sheet calls it */
+function nameOf(title) {
+  return title.split('.')[1];
 }

@@ -33,6 +33,7 @@ from engine.minicpmo.speech.worker import SpeechChunk, SpeechWorker
 
 log = logging.getLogger(__name__)
 
+FAILED = "internal error of the engine"
 IDLE_WAIT_S = 0.05
 MAX_INBOX = 20_000
 SWITCH_INTERVAL_S = 0.0002
@@ -195,10 +196,8 @@ class Scheduler:
 
     def _end_failed(self, session: Session, error: Exception) -> None:
         log.error("session %s failed", session.id, exc_info=error)
-        told = str(error) if isinstance(error, ValueError) else "internal error of the engine"
-        # It is told first: closing may be what finds out that nothing works any more.
-        session.send(SessionEnded(session.id, "failed", told))
-        self.sessions.close(session.slot)
+        told = str(error) if isinstance(error, ValueError) else FAILED
+        self._fail(session, told)
 
     def _fail_all(self) -> None:
         # Nobody is told before all are closed: if that fails nothing works any more, and other
@@ -207,10 +206,11 @@ class Scheduler:
         for session in sessions:
             self.sessions.close(session.slot)
         for session in sessions:
-            session.send(SessionEnded(session.id, "failed", "internal error of the engine"))
+            session.send(SessionEnded(session.id, "failed", FAILED))
 
-    def _fail(self, session: Session) -> None:
-        session.send(SessionEnded(session.id, "failed", "internal error of the engine"))
+    def _fail(self, session: Session, told: str = FAILED) -> None:
+        # It is told first: closing may be what finds out that nothing works any more.
+        session.send(SessionEnded(session.id, "failed", told))
         self.sessions.close(session.slot)
 
     def _tell_needs(self) -> None:

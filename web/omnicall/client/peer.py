@@ -157,7 +157,7 @@ class PeerCarrier:
             await asyncio.sleep(LOOK_S)
             # Sound comes each 20 ms, be it silence.
             is_quiet = self._tracked.is_set() and loop.time() - self._heard_at > ASK_S
-            if not is_quiet and loop.time() - checked_at < CHECK_EVERY_S:
+            if loop.time() - checked_at < (ASK_S if is_quiet else CHECK_EVERY_S):
                 continue
             checked_at = loop.time()
             try:
