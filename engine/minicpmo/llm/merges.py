@@ -29,9 +29,9 @@ class Merges(NamedTuple):
 def read_merges(vocabulary: Path, merges: Path, added: Collection[str]) -> Merges:
     """Read both files and complete the merges; `added`: entries that no merge makes.
 
-    Raises `ConfigError` where the file has merges that do not follow from the ids, so that others
-    need not either. An entry whose parts are no entries before it has no merge, and is no sign of
-    that: vocabularies have such, which text never becomes.
+    An entry that the file does not make lacks a merge only if its parts are entries before it:
+    vocabularies have others, which text never becomes. Raises `ConfigError` where merges lack and
+    the file has some that do not follow from the ids, so that those need not either.
     """
     ranks = _ranks(vocabulary)
     pairs = _pairs(merges)
@@ -39,14 +39,17 @@ def read_merges(vocabulary: Path, merges: Path, added: Collection[str]) -> Merge
     if len(pairs) >= wanted:
         return Merges(ranks, pairs, 0)
     derived = derive({entry: rank for entry, rank in ranks.items() if entry not in added})
-    strangers = set(pairs).difference(derived)
-    if strangers or len(derived) < len(pairs):
+    made = {left + right for left, right in pairs}
+    lacking = sum(left + right not in made for left, right in derived)
+    if not lacking:
+        return Merges(ranks, pairs, 0)
+    if set(pairs).difference(derived):
         raise ConfigError(
             f"{merges} has {len(pairs)} merges where {vocabulary.name} has {wanted} entries made "
             "of several bytes, and the others do not follow from their ids: a tokenizer.json of "
             "the model is needed"
         )
-    return Merges(ranks, derived, len(derived) - len(pairs))
+    return Merges(ranks, derived, lacking)
 
 
 def derive(ranks: Mapping[str, int]) -> list[Pair]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.minicpmo.llm.merges import read_merges
 from engine.minicpmo.llm.tokenizer import OmniTokenizer, TextStream
 from engine.minicpmo.models.config_reader import ConfigError
 from tests.tiny_tokenizer import write_tokenizer
@@ -124,6 +125,16 @@ def test_merges_that_do_not_follow_from_the_ids_are_refused(files: Path) -> None
     )
     with pytest.raises(ConfigError, match=r"merges\.txt has \d+ merges .* tokenizer\.json"):
         OmniTokenizer(files)
+
+
+def test_a_file_that_makes_all_that_merges_can_make_is_taken_as_it_is(tmp_path: Path) -> None:
+    """An entry that no two others make is no sign of a short file, whatever the others' order."""
+    entries = ["a", "b", "c", "<", "s", ">", "ab", "bc", "abc", "<s>"]
+    vocabulary, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
+    vocabulary.write_text(json.dumps({entry: rank for rank, entry in enumerate(entries)}))
+    merges.write_text("b c\na b\na bc\n")
+    read = read_merges(vocabulary, merges, ())
+    assert read.pairs == [("b", "c"), ("a", "b"), ("a", "bc")] and read.lacking == 0
 
 
 def test_a_cut_tokenizer_file_is_named(files: Path) -> None:
