@@ -60,7 +60,7 @@ LOST = frozenset({"closed", "vanished", "failed", "connect_timeout"})
 """Ends of a connection that its client may not have meant."""
 MIN_SHARES = 4
 """Of `recordings.max_mb` a call has a share: all that are open at once have no more than all."""
-RECORDED = "This call is recorded: what both sides say and write is kept by who runs this server."
+RECORDED = "This call is recorded: what both sides say and write is kept by whoever runs this server."
 ENGINE_LOST = (
     "The model stopped working. It begins anew and is told the words of this conversation; what it "
     "saw and how it sounded is forgotten."

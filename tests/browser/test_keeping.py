@@ -154,7 +154,7 @@ async def test_messages_are_rendered_changed_and_answered_anew(scripted: Serving
         await wait_texts(page, 2, "bad")
         words = page.locator(".caption[data-role=assistant] .words")
         await expect(words.locator("li")).to_have_text(["one", "two <img src=x>"])
-        await expect(words.locator("h4, li > strong")).to_have_text(["Plan", "one"])
+        await expect(words.locator("h3, li > strong")).to_have_text(["Plan", "one"])
         await expect(words.locator("a")).to_have_attribute("href", "https://example.com")
         await expect(words.locator("img")).to_have_count(0)
 

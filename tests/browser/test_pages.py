@@ -1,9 +1,9 @@
 """Every page as a whole: in both languages, in any size, for everybody, and from this host alone.
 
-Guards: Call and Hang up in sight and nothing cut off in every size, also under a notice; axe-core
-finds nothing serious or moderate; no error on the console, no request to another host; the language
-is that of the browser, of the address and of the switch; the picture takes the stage; a microphone
-that gives nothing is noticed.
+Guards: Call and Hang up in sight and nothing cut off in every size, also under a notice; no words
+on the stage lie over others; axe-core finds nothing serious or moderate; no error on the console,
+no request to another host; the language is that of the browser, of the address and of the switch;
+the picture takes the stage; a microphone that gives nothing is noticed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests import ROOT
 from tests.browser.chrome import browse, call
@@ -44,6 +44,26 @@ OUT_OF_SIGHT = """
     const above = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
     if (!node.contains(above)) wrong.push(`${node.id} lies under ${above?.id || above?.className}`);
   }
+  const stage = document.getElementById('stage').getBoundingClientRect();
+  const words = ['#state', '.substate', '#recorded', '#mode-meaning', '#engine', '#subtitles'];
+  const shown = [...document.querySelectorAll([...words, '.stage-tools button'].join())]
+    .filter((node) => node.getClientRects().length && getComputedStyle(node).clipPath === 'none')
+    .map((node) => {
+      const range = document.createRange();
+      range.selectNodeContents(node);
+      const isWhole = node.matches('button') || getComputedStyle(node).overflowX === 'hidden';
+      const rects = (isWhole ? node : range).getClientRects();
+      return [node.id || node.className, [...rects].filter(({ width }) => width > 1)];
+    });
+  shown.forEach(([name, rects], place) => {
+    const leaves = ({ top, bottom }) => top < stage.top - 1 || bottom > stage.bottom + 1;
+    if (rects.some(leaves)) wrong.push(`${name} leaves the stage`);
+    for (const [other, others] of shown.slice(place + 1)) {
+      const meets = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+      if (rects.some((a) => others.some((b) => meets(a, b)))) wrong.push(`${name} meets ${other}`);
+    }
+  });
   return wrong;
 }
 """
@@ -61,7 +81,8 @@ async def assert_fits(page: Page, state: str) -> None:
         await page.set_viewport_size({"width": width, "height": height})
         # Until what was resized has been laid out.
         await page.evaluate("() => new Promise(done => requestAnimationFrame(() => done()))")
-        assert await page.evaluate(OUT_OF_SIGHT) == [], (state, width, height)
+        wrong = await page.evaluate(OUT_OF_SIGHT)
+        assert wrong == [], (state, width, height)
 
 
 async def troubles(page: Page) -> list[str]:
@@ -94,6 +115,11 @@ async def clean(server: Serving, mic: Path | None, path: str, **how: Any) -> Asy
         assert said == [] and strangers == []
 
 
+async def as_if_calls_were_recorded(route: Route) -> None:
+    answer = await route.fetch()
+    await route.fulfill(response=answer, json=await answer.json() | {"recorded": True})
+
+
 @pytest.fixture
 def quiet(tmp_path: Path) -> Path:
     return microphone(tmp_path / "mic.wav", [], 90)
@@ -106,6 +132,10 @@ async def test_call_page_fits_and_is_for_everybody(
 ) -> None:
     locale = "en-US" if scheme == "light" else "zh-CN"
     async with clean(server, quiet, "", color_scheme=scheme, locale=locale) as page:
+        if scheme == "light":
+            await page.route("**/api/info", as_if_calls_were_recorded)
+            await page.reload()
+            await expect(page.locator("#recorded")).to_be_visible()
         await expect(page.locator("#engine-more")).to_contain_text("omnicall")
         await assert_fits(page, "idle")
         assert await troubles(page) == []
@@ -133,6 +163,9 @@ async def test_call_page_fits_and_is_for_everybody(
         await assert_fits(page, "push to talk")
         await page.click("#mode-chat")
         await expect(page.locator("main")).to_have_attribute("data-mode", "chat")
+        await assert_fits(page, "chat with a picture")
+        await page.click("#camera-toggle")
+        await expect(page.locator("#stage")).to_have_attribute("data-picture", "none")
         await assert_fits(page, "chat")
         assert await troubles(page) == []
         await page.click("#hangup")

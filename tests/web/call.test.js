@@ -306,6 +306,23 @@ test('that a call is recorded is told once, however often it comes back', async 
   assert.deepEqual(codes(), ['recorded']);
 });
 
+test('a page that comes back into its session is not told again that it is recorded', async () => {
+  Line.isKeeping = true;
+  const codes = () => told.filter(([type]) => type === 'notice').map(([, { code }]) => code);
+  const warn = () => Line.now.tell({ type: 'session.warning', code: 'recorded', message: 'recorded' });
+  await served();
+  warn();
+  assert.deepEqual(codes(), ['recorded']);
+  await served({ resume: call.suspend() });
+  warn();
+  assert.deepEqual([codes(), Line.resumes], [[], ['new', 'token_1']]);
+  const resume = call.suspend();
+  Line.refuse = [410];
+  await served({ resume });
+  warn();
+  assert.deepEqual([codes(), Line.resumes], [['recorded'], ['new', 'token_1', 'new']]);
+});
+
 test('another answer is asked for in place of one', async () => {
   await served();
   call.write('One.');

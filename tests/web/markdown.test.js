@@ -19,7 +19,8 @@ const shown = (text) => treesOf(lexer(text, { gfm: true, breaks: true })).map(ht
 
 test('words, lists, code and tables become elements', () => {
   assert.equal(shown('A **b** *c* `d`'), '<p>A <strong>b</strong> <em>c</em> <code>d</code></p>');
-  assert.equal(shown('# Title'), '<h4>Title</h4>');
+  assert.equal(shown('# Title'), '<h3 data-depth=1>Title</h3>');
+  assert.equal(shown('### Part'), '<h3 data-depth=3>Part</h3>');
   assert.equal(shown('- a\n- b'), '<ul><li>a</li><li>b</li></ul>');
   assert.equal(shown('3. a\n4. b'), '<ol start=3><li>a</li><li>b</li></ol>');
   assert.equal(shown('- [x] a'), '<ul><li>☑ a</li></ul>');

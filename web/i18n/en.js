@@ -22,7 +22,8 @@ export default {
   'meaning.turn_based': 'It hears you only while you hold the button, and answers when you let go.',
   'meaning.chat': 'You write, and it answers. You can switch the microphone on later.',
 
-  'recorded.sign': 'Calls are recorded by who runs this server',
+  'recorded.sign': 'Calls are recorded',
+  'recorded.now': 'Recorded',
   'phase.loading': 'Loading…',
   'phase.starting': 'Not ready yet',
   'phase.idle': 'Ready to call',
@@ -232,7 +233,7 @@ export default {
 
   'note.new_call': 'New call',
   'note.error': 'Error: {message}',
-  'note.recorded': 'This call is recorded: what both sides say and write is kept by who runs this server.',
+  'note.recorded': 'This call is recorded: what both sides say and write is kept by whoever runs this server.',
   'note.context_near_limit': 'The model’s memory of this conversation is almost full.',
   'note.pause_ends_soon': 'The pause is over soon: then your place goes to who waits. You can still go on later.',
   'note.context_restarted': 'With this change the model begins a new conversation: it does not remember what was said before.',

@@ -22,7 +22,8 @@ export default {
   'meaning.turn_based': '只有按住按钮时它才听得到您，松开后开始回答。',
   'meaning.chat': '您打字，它来回答；之后也可以随时打开麦克风。',
 
-  'recorded.sign': '本服务器的运营者会录制通话',
+  'recorded.sign': '通话会被录制',
+  'recorded.now': '正在录制',
   'phase.loading': '加载中…',
   'phase.starting': '尚未就绪',
   'phase.idle': '可以呼叫',

@@ -10,6 +10,7 @@ const NEAR_END_PX = 80;
 
 export class CaptionView {
   /** @type {Map<Caption, MessageView>} */ #shown = new Map();
+  #isAtEnd = true;
 
   /**
    * @param {HTMLElement} list
@@ -27,6 +28,9 @@ export class CaptionView {
       this.#keepEnd(() => this.#shown.get(row)?.grow(appended));
     });
     captions.addEventListener('removed', (event) => this.#remove(/** @type {CustomEvent} */ (event).detail.row));
+    list.addEventListener('scroll', () => { this.#isAtEnd = this.#seesEnd(); });
+    // A phone that is turned, or whose keyboard opens, leaves less room: the last words stay in sight.
+    new ResizeObserver(() => this.#isAtEnd && this.#goToEnd()).observe(list);
     tongue.addEventListener('change', () => {
       for (const view of this.#shown.values()) view.dress();
     });
@@ -56,10 +60,19 @@ export class CaptionView {
 
   /** @param {() => void} change */
   #keepEnd(change) {
-    const { list } = this;
-    const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_END_PX;
+    const isAtEnd = this.#seesEnd();
     change();
-    if (isAtEnd) list.scrollTop = list.scrollHeight;
+    if (isAtEnd) this.#goToEnd();
+  }
+
+  #seesEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = this.list;
+    return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+  }
+
+  #goToEnd() {
+    this.#isAtEnd = true;
+    this.list.scrollTop = this.list.scrollHeight;
   }
 }
 

@@ -56,8 +56,8 @@ function treeOf(token, depth) {
     case 'paragraph':
       return [{ tag: 'p', children: inner() }];
     case 'heading':
-      // The page has headings of its own: an answer's stand below them.
-      return [{ tag: `h${Math.min(6, token.depth + 3)}`, children: inner() }];
+      // Right below the page's own, whatever depth an answer begins with: none is ever skipped.
+      return [{ tag: 'h3', attributes: { 'data-depth': token.depth }, children: inner() }];
     case 'blockquote':
       return [{ tag: 'blockquote', children: inner() }];
     case 'code':

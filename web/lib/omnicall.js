@@ -504,8 +504,8 @@ export class OmnicallCall extends EventTarget {
     const notice = this.#unminded.delete(event.error?.event_id) ? null : noticeOf(event);
     if (!notice) return;
     if (notice.code === 'recorded') {
-      // Each connection is told anew, the call is the same.
-      if (this.#isRecorded) return;
+      // Each connection is told anew; the call is the same, also that of a page which was left and came back.
+      if (this.#isRecorded || (this.#options.resume && this.#link?.isResumed)) return;
       this.#isRecorded = true;
     }
     this.#emit('notice', notice);
