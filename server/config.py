@@ -308,6 +308,9 @@ class RecordingsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     enabled: Annotated[
         bool, Meta(description="Record every call; the law may ask for more than telling callers.")
     ] = False
+    pictures: Annotated[
+        bool, Meta(description="Keep a small picture of the camera every few seconds, too.")
+    ] = False
     max_mb: Annotated[
         int,
         Meta(

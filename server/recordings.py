@@ -11,6 +11,9 @@ FOLDER = "recordings"
 ABOUT = "call.json"
 WORDS = "words.jsonl"
 FEEDBACK = "feedback.jsonl"
+PICTURES = "pictures.mjpeg"
+"""JPEGs, one behind the other; `SEEN` says where each begins."""
+SEEN = "pictures.jsonl"
 SOUNDS = ("user", "assistant")
 """NAME.wav, and NAME-2.wav where another media worker went on with the call."""
 UNREADABLE = (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -28,6 +31,8 @@ class RecordedCall(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     is_cut_short: bool = False
     """More was said than one recording may hold, or the disk did not take it."""
+    sounds_began_at: tuple[float, ...] = ()
+    """Unix seconds: where `user.wav` and `assistant.wav` begin, then `user-2.wav` and so on."""
 
 
 class RecordedLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,10 +40,24 @@ class RecordedLine(msgspec.Struct, frozen=True, kw_only=True):
 
     at: float
     """Unix seconds."""
+    began_at: float
+    """When it began to be said, written or heard: Unix seconds by the count of the sound, from
+    `RecordedCall.sounds_began_at` on."""
     item_id: str
     role: Literal["user", "assistant", "system", "function"]
     text: str
     """Of an answer what was heard; of a call of a function its name and arguments."""
+
+
+class RecordedPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of `pictures.jsonl`: a picture of the camera."""
+
+    at: float
+    """Unix seconds by the count of the sound."""
+    start: int
+    """Where its JPEG begins in `pictures.mjpeg`, in bytes,"""
+    size: int
+    """and how long it is."""
 
 
 def read_about(folder: Path) -> RecordedCall | None:

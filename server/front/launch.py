@@ -344,6 +344,7 @@ class Launch:
             "kind": config.engine.kind,
             "modes": config.calls.modes,
             "recorded": config.recordings.enabled,
+            "recorded_pictures": config.recordings.enabled and config.recordings.pictures,
         }
         servers = ice_servers(config.media)
         voices = VoiceRoutes(

@@ -16,7 +16,16 @@ import msgspec
 from aiohttp import hdrs, web
 
 from server.front.feedback import CallsKnown, KeptFeedback
-from server.recordings import ABOUT, FEEDBACK, SOUNDS, UNREADABLE, WORDS, read_about
+from server.recordings import (
+    ABOUT,
+    FEEDBACK,
+    PICTURES,
+    SEEN,
+    SOUNDS,
+    UNREADABLE,
+    WORDS,
+    read_about,
+)
 from signaling.errors import ProtocolError
 from signaling.http.auth import Authenticator, require
 from signaling.http.resources import add_resource
@@ -26,10 +35,15 @@ SWEEP_S = 60.0
 DAY_S = 86_400.0
 MAX_LISTED = 500
 """Newest ones."""
-TYPES = {".wav": "audio/wav", ".jsonl": "application/jsonl", ".json": "application/json"}
+TYPES = {
+    ".wav": "audio/wav",
+    ".jsonl": "application/jsonl",
+    ".json": "application/json",
+    ".mjpeg": "video/x-motion-jpeg",
+}
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _SOUND = rf"(?:{'|'.join(SOUNDS)})(?:-\d{{1,4}})?\.wav"
-_NAME = re.compile("|".join([_SOUND, *map(re.escape, (ABOUT, WORDS, FEEDBACK))]))
+_NAME = re.compile("|".join([_SOUND, *map(re.escape, (ABOUT, WORDS, FEEDBACK, PICTURES, SEEN))]))
 
 log = logging.getLogger(__name__)
 

@@ -5,68 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import re
-import struct
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
 
 from engine.ipc.protocol import INPUT_HZ, OUTPUT_HZ
-from server.recordings import ABOUT, SOUNDS, WORDS, RecordedCall, RecordedLine, read_about
+from server.recordings import SOUNDS, RecordedCall, RecordedLine
+from server.worker.recording_files import News, Seen, SoundTrack, found, tried_to_write
 from signaling.session import events as ev
 from signaling.session.items import FunctionCallItem, FunctionOutputItem, Item, MessageItem
 
 FLUSH_S = 1.0
 CLOSE_S = 5.0
 """How long a call's end waits for the disk."""
-HEADER_BYTES = 44
 MAX_WAITING_BYTES = 8 * 1024 * 1024
 """Of sound and words that the disk has not taken; beyond it the recording ends."""
 MOST_BYTES = 2**32 - 1024
 """A WAV file cannot say a greater size."""
 SLACK_SAMPLES = OUTPUT_HZ // 5
 """By so much an answer may be heard unevenly before the user's sound waits for it."""
+PICTURE_EVERY_S = 4.0
 DISK = ThreadPoolExecutor(1, thread_name_prefix="recordings")
 """Writes for all calls of the process: a disk that hangs costs no other work a thread."""
-_SOUND = re.compile(rf"(?:{'|'.join(SOUNDS)})(?:-(\d{{1,4}}))?\.wav")
 
 log = logging.getLogger(__name__)
-
-Piece = tuple[int, bytes]
-"""Where it begins, in samples, and int16 samples."""
-
-
-class SoundTrack:
-    """Owns one side's sound that is not yet written; a gap in it is silence."""
-
-    def __init__(self, path: Path, hz: int) -> None:
-        self.path = path
-        self.hz = hz
-        self.end = 0
-        """How far it goes, in samples."""
-        self._waiting: list[Piece] = []
-
-    def add(self, at: int, pcm: bytes) -> int:
-        """Add sound at this sample, or behind what there is; return where it begins."""
-        at = max(at, self.end)
-        self._waiting.append((at, pcm))
-        self.end = at + len(pcm) // 2
-        return at
-
-    def growth(self, at: int, num_bytes: int) -> int:
-        """By how many bytes sound at this sample makes the file longer, with a gap before it."""
-        return 2 * max(0, at - self.end) + num_bytes
-
-    def take(self) -> list[Piece]:
-        """Return what is to be written, in order."""
-        waiting, self._waiting = self._waiting, []
-        return waiting
 
 
 class CallRecording:
@@ -81,8 +49,11 @@ class CallRecording:
         call_id: str,
         max_bytes: int,
         wall_clock: Callable[[], float] = time.time,
+        *,
+        has_pictures: bool = False,
     ) -> None:
         """`folder`: this call's; `max_bytes`: of all of it."""
+        self._has_pictures = has_pictures
         self._folder = folder
         self._max_bytes = min(max_bytes, MOST_BYTES)
         self._wall_clock = wall_clock
@@ -100,20 +71,43 @@ class CallRecording:
         """by how much it is put later, as the count stood still while an answer was heard,"""
         self._user_end = 0
         """and where it ends therefore."""
+        self._sound_began_at: float | None = None
+        """By the wall clock; None: nothing was heard yet."""
         self._lines: list[bytes] = []
+        self._audible: dict[str, float] = {}
+        """When responses began to be heard, while they are."""
+        self._seen: Seen | None = None
+        self._seen_at = -math.inf
+        """When a picture was kept last, by the wall clock."""
         self._unheard: dict[int, tuple[int, bytearray]] = {}
         """Of answers: how many samples were heard, and the sound behind them."""
         self._num_bytes = 0
         self._waiting_bytes = 0
         self._is_placed = False
         self._writing = asyncio.Lock()
-        self._job: tuple[asyncio.Future[Exception | None], int] | None = None
+        self._job: tuple[asyncio.Future[Exception | int], int] | None = None
         """What is being written, and how many waiting bytes it takes."""
 
-    # ------------------------------------------------------------------ sound
+    # ------------------------------------------------------------------ time
+
+    def _now(self) -> float:
+        """As `RecordedLine.began_at`."""
+        if self._sound_began_at is None:
+            return self._wall_clock()
+        return self._sound_began_at + self._user_end / INPUT_HZ
+
+    def _begin_sound(self) -> None:
+        if self._sound_began_at is None:
+            began_at = self._sound_began_at = self._wall_clock()
+            began = (*self._about.sounds_began_at, began_at)
+            self._about = replace(self._about, sounds_began_at=began)
+            self._has_news = True
+
+    # ------------------------------------------------------------------ sound and pictures
 
     def hear(self, pts: int, pcm: bytes) -> None:
         """Take the user's sound: 16 kHz, `pts` counts its samples, from anywhere on."""
+        self._begin_sound()
         if self._origin is None:
             self._origin = pts
         pts -= self._origin
@@ -122,6 +116,14 @@ class CallRecording:
         self._came = pts + len(pcm) // 2
         self._user_end = self._came + self._shift
         self._add(self._user, pts + self._shift, pcm)
+
+    def see(self, width: int, height: int, rgb: bytes) -> None:
+        """Take a picture of the camera, of which some are kept, if any; empty: it went off."""
+        now = self._wall_clock()
+        is_due = now - self._seen_at >= PICTURE_EVERY_S and self._seen is None
+        if rgb and self._has_pictures and is_due and not self._about.is_cut_short:
+            self._seen = Seen(self._now(), width, height, rgb)
+            self._seen_at = now
 
     def said(self, epoch: int, pcm: bytes) -> None:
         """Take sound of an answer, which is kept once it was heard."""
@@ -141,6 +143,7 @@ class CallRecording:
 
     def _add_answer(self, pcm: bytes) -> None:
         """It ends where the user's sound does, which is put later if that cannot be."""
+        self._begin_sound()
         at = self._user_end * OUTPUT_HZ // INPUT_HZ - len(pcm) // 2
         behind = self._assistant.end - at
         if behind > SLACK_SAMPLES:
@@ -175,31 +178,57 @@ class CallRecording:
     def tell(self, event: ev.SessionEvent, asked_as: str | None = None) -> None:
         """As `signaling.session.core.Watcher`: keep the words."""
         match event:
-            case ev.TranscriptCompleted(item_id=item_id, text=text):
-                self._note(item_id, "user", text)
-            case ev.ItemPlaced(item=item) | ev.OutputEnded(item=item):
+            case ev.TranscriptCompleted(item_id=item_id, text=text, start_ms=start_ms):
+                self._note(item_id, "user", text, self._heard_at(start_ms))
+            case ev.ItemPlaced(item=item):
                 self.note(item)
+            case ev.ResponseAudible(response_id=response_id):
+                self._audible[response_id] = self._now()
+            case ev.OutputEnded(response=response, item=item):
+                self.note(item, self._audible.get(response.id))
+            case ev.ResponseEnded(response=response):
+                self._audible.pop(response.id, None)
 
-    def note(self, item: Item | None) -> None:
-        """Keep the words of an item as it stands."""
+    def _heard_at(self, ms: int) -> float:
+        """When the user's sound came to this point of its own count."""
+        if self._sound_began_at is None or self._origin is None:
+            return self._wall_clock()
+        samples = ms * INPUT_HZ // 1000 - self._origin + self._shift
+        return self._sound_began_at + max(0, min(samples, self._user_end)) / INPUT_HZ
+
+    def note(self, item: Item | None, began_at: float | None = None) -> None:
+        """Keep the words of an item as it stands; `began_at`: when they began, now by default."""
+        if began_at is None:
+            began_at = self._now()
         match item:
             case MessageItem(role=role, parts=parts):
                 texts = [part.text for part in parts if part.text]
-                self._note(item.id, role, "\n".join(texts))
+                self._note(item.id, role, "\n".join(texts), began_at)
             case FunctionCallItem(name=name, arguments=arguments):
-                self._note(item.id, "function", f"{name}({arguments})")
+                self._note(item.id, "function", f"{name}({arguments})", began_at)
             case FunctionOutputItem(output=output):
-                self._note(item.id, "function", output)
+                self._note(item.id, "function", output, began_at)
+
+    def note_rest(self, items: Iterable[Item | None]) -> None:
+        """Keep what was heard so far of answers that do not end any more."""
+        began_at = next(reversed(self._audible.values()), None)
+        for item in items:
+            self.note(item, began_at)
 
     def _note(
-        self, item_id: str, role: Literal["user", "assistant", "system", "function"], text: str
+        self,
+        item_id: str,
+        role: Literal["user", "assistant", "system", "function"],
+        text: str,
+        began_at: float,
     ) -> None:
         if not text:
             return
         # Half a surrogate pair is no character.
         text = text.encode(errors="replace").decode()
         at = round(self._wall_clock(), 2)
-        told = RecordedLine(at=at, item_id=item_id, role=role, text=text)
+        began_at = round(began_at, 2)
+        told = RecordedLine(at=at, began_at=began_at, item_id=item_id, role=role, text=text)
         line = msgspec.json.encode(told) + b"\n"
         if self._takes(len(line), len(line)):
             self._lines.append(line)
@@ -233,15 +262,17 @@ class CallRecording:
             await self._settle()
             if not self._is_placed:
                 await self._place()
-            tracks = [(track, track.take()) for track in (self._user, self._assistant)]
-            lines, self._lines = self._lines, []
-            about, self._has_news = self._about if self._has_news else None, False
-            num_bytes = sum(len(pcm) for _, pieces in tracks for _, pcm in pieces)
-            num_bytes += sum(map(len, lines))
-            writing = asyncio.get_running_loop().run_in_executor(
-                DISK, _tried_to_write, self._folder, tracks, lines, about
+            news = News(
+                tracks=[(track, track.take()) for track in (self._user, self._assistant)],
+                lines=self._lines,
+                seen=self._seen,
+                about=self._about if self._has_news else None,
             )
-            self._job = writing, num_bytes
+            self._lines, self._seen, self._has_news = [], None, False
+            writing = asyncio.get_running_loop().run_in_executor(
+                DISK, tried_to_write, self._folder, news
+            )
+            self._job = writing, news.num_bytes
             await self._settle()
 
     async def _settle(self) -> None:
@@ -253,18 +284,19 @@ class CallRecording:
         await asyncio.wait([writing])
         self._job = None
         self._waiting_bytes -= num_bytes
-        if (error := writing.result()) is not None:
-            is_disk = isinstance(error, OSError)
-            reason = error.strerror if isinstance(error, OSError) else "it cannot be written"
-            log.warning(
-                "a call cannot be recorded: %s", reason, exc_info=None if is_disk else error
-            )
-            self._cut_short()
+        outcome = writing.result()
+        if isinstance(outcome, int):
+            self._num_bytes += outcome
+            return
+        is_disk = isinstance(outcome, OSError)
+        reason = outcome.strerror if isinstance(outcome, OSError) else "it cannot be written"
+        log.warning("a call cannot be recorded: %s", reason, exc_info=None if is_disk else outcome)
+        self._cut_short()
 
     async def _place(self) -> None:
         """Go on where another media worker had recorded the call."""
         loop = asyncio.get_running_loop()
-        before = await loop.run_in_executor(DISK, _found, self._folder)
+        before = await loop.run_in_executor(DISK, found, self._folder)
         self._is_placed = True
         self._num_bytes += before.num_bytes
         if before.about is not None:
@@ -272,91 +304,8 @@ class CallRecording:
                 self._about,
                 began_at=before.about.began_at,
                 is_cut_short=self._about.is_cut_short or before.about.is_cut_short,
+                sounds_began_at=before.about.sounds_began_at + self._about.sounds_began_at,
             )
         if before.number:
             for track, name in zip((self._user, self._assistant), SOUNDS, strict=True):
                 track.path = self._folder / f"{name}-{before.number + 1}.wav"
-
-
-def _tried_to_write(
-    folder: Path,
-    tracks: Sequence[tuple[SoundTrack, list[Piece]]],
-    lines: Sequence[bytes],
-    about: RecordedCall | None,
-) -> Exception | None:
-    """Return what kept it from being written, whatever that is: it ends the recording, no call."""
-    try:
-        _write(folder, tracks, lines, about)
-    except Exception as error:  # noqa: BLE001 - the boundary
-        return error
-    return None
-
-
-def _write(
-    folder: Path,
-    tracks: Sequence[tuple[SoundTrack, list[Piece]]],
-    lines: Sequence[bytes],
-    about: RecordedCall | None,
-) -> None:
-    """Write what is new of a call; raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # That the call goes on comes first, so that the rest is not without it; that it is over last.
-    if about is not None and about.ended_at is None:
-        _write_about(folder, about)
-    for track, pieces in tracks:
-        if pieces:
-            _write_sound(track, pieces)
-    if lines:
-        with _opened(folder / WORDS, "ab") as file:
-            file.write(b"".join(lines))
-    if about is not None and about.ended_at is not None:
-        _write_about(folder, about)
-
-
-def _write_about(folder: Path, about: RecordedCall) -> None:
-    """Never half of it: a process may die at any time."""
-    new = folder / f"{ABOUT}.new"
-    with _opened(new, "wb") as file:
-        file.write(msgspec.json.encode(about))
-    new.replace(folder / ABOUT)
-
-
-def _write_sound(track: SoundTrack, pieces: Sequence[Piece]) -> None:
-    with _opened(track.path, "r+b" if track.path.exists() else "w+b") as file:
-        for at, pcm in pieces:
-            file.seek(HEADER_BYTES + 2 * at)
-            file.write(pcm)
-        # Right after each second, so that a process that dies leaves a whole file.
-        file.seek(0)
-        file.write(_header(track.hz, pieces[-1][0] + len(pieces[-1][1]) // 2))
-
-
-def _header(hz: int, samples: int) -> bytes:
-    """That of a WAV file: mono, 16 bits."""
-    size = 2 * samples
-    riff = struct.pack("<4sI4s", b"RIFF", 36 + size, b"WAVE")
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, hz, 2 * hz, 2, 16)
-    return riff + form + struct.pack("<4sI", b"data", size)
-
-
-def _opened(path: Path, mode: str) -> IO[bytes]:
-    """For its owner alone."""
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
-
-
-class Before(msgspec.Struct, frozen=True):
-    """What other media workers have recorded of a call."""
-
-    number: int
-    """The last one's; 0: none has kept any sound."""
-    num_bytes: int
-    about: RecordedCall | None
-
-
-def _found(folder: Path) -> Before:
-    try:
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    except OSError:
-        sizes = {}  # Usually there is none; else writing will tell.
-    numbers = [int(sound[1] or 1) for name in sizes if (sound := _SOUND.fullmatch(name))]
-    return Before(max(numbers, default=0), sum(sizes.values()), read_about(folder))

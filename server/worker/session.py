@@ -60,7 +60,11 @@ LOST = frozenset({"closed", "vanished", "failed", "connect_timeout"})
 """Ends of a connection that its client may not have meant."""
 MIN_SHARES = 4
 """Of `recordings.max_mb` a call has a share: all that are open at once have no more than all."""
-RECORDED = "This call is recorded: what both sides say and write is kept by whoever runs this server."
+RECORDED = (
+    "This call is recorded: what both sides say and write{pictures} is kept by whoever runs this "
+    "server."
+)
+PICTURES = ", and now and then a picture of the camera,"
 ENGINE_LOST = (
     "The model stopped working. It begins anew and is told the words of this conversation; what it "
     "saw and how it sounded is forgotten."
@@ -197,8 +201,7 @@ class CallSession:
         try:
             await self.slot.close()
             if self._recording is not None:
-                for item in self.conversation.responses.spoken_items().values():
-                    self._recording.note(item)
+                self._recording.note_rest(self.conversation.responses.spoken_items().values())
         finally:
             connections: list[Connection] = [*self.joined]
             self.joined.clear()
@@ -236,7 +239,8 @@ class CallSession:
             folder = Path(self._config.data.dir) / FOLDER / self.call_id
             engine = self._config.engine
             share = max(MIN_SHARES, engine.count * engine.slots)
-            recording = CallRecording(folder, self.call_id, wanted.max_mb * 1_000_000 // share)
+            most = wanted.max_mb * 1_000_000 // share
+            recording = CallRecording(folder, self.call_id, most, has_pictures=wanted.pictures)
             self._recording = self.input.recording = recording
             self.conversation.responses.recording = recording
             self.audience.add(recording)
@@ -352,7 +356,8 @@ class CallSession:
 
     def _tell_recorded(self, watcher: Watcher) -> None:
         if self._recording is not None:
-            watcher.tell(ev.Notice(code="recorded", message=RECORDED))
+            told = RECORDED.format(pictures=PICTURES if self._config.recordings.pictures else "")
+            watcher.tell(ev.Notice(code="recorded", message=told))
 
     def notify(self, code: str, message: str) -> None:
         """Tell the client something that the session survives."""

@@ -40,7 +40,7 @@ class UserInput:
         """Where what came last ends, by its own count, and by that of what was taken."""
         self._is_piece_lost = False
         self.recording: CallRecording | None = None
-        """What keeps the user's sound, if anything does."""
+        """What keeps the user's sound and pictures, if anything does."""
         self.goes_on_muted = False
         """Whether a mute never makes the engine rest: the timeline of a Live session goes on."""
 
@@ -80,6 +80,8 @@ class UserInput:
     def see(self, width: int, height: int, rgb: bytes) -> None:
         """Pass a picture of the camera on; without pixels: it went off."""
         if not self.is_resting:
+            if self.recording is not None:
+                self.recording.see(width, height, rgb)
             session_id, pts = self._conversation.session_id, self._conversation.input_pts
             self._way.send(p.ImageIn(session_id, pts, width, height, rgb))
 

@@ -234,6 +234,7 @@ export default {
   'note.new_call': 'New call',
   'note.error': 'Error: {message}',
   'note.recorded': 'This call is recorded: what both sides say and write is kept by whoever runs this server.',
+  'note.recorded_pictures': 'This call is recorded: what both sides say and write, and now and then a picture of the camera, is kept by whoever runs this server.',
   'note.context_near_limit': 'The model’s memory of this conversation is almost full.',
   'note.pause_ends_soon': 'The pause is over soon: then your place goes to who waits. You can still go on later.',
   'note.context_restarted': 'With this change the model begins a new conversation: it does not remember what was said before.',

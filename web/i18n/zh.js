@@ -234,6 +234,7 @@ export default {
   'note.new_call': '新的通话',
   'note.error': '出错：{message}',
   'note.recorded': '本次通话会被录制：双方所说和所写的内容由服务器的运营者保存。',
+  'note.recorded_pictures': '本次通话会被录制：双方所说和所写的内容，以及摄像头的部分画面，由服务器的运营者保存。',
   'note.context_near_limit': '模型对这次对话的记忆快要满了。',
   'note.pause_ends_soon': '暂停时间快到了：到时您的位置会让给排队的人，之后仍可以继续。',
   'note.context_restarted': '这项改动使模型开始了新的对话：它不再记得之前说过的话。',

@@ -361,7 +361,10 @@ export class Conversation extends EventTarget {
     on('sent', (event) => this.log.add(event, { sent: true }));
     on('message', (event) => this.#onServerEvent(event));
     on('audio', ({ stream }) => this.#onStream(stream));
-    on('notice', ({ tone, code, message }) => this.captions.note(noteOf(tone, code, message)));
+    on('notice', ({ tone, code, message }) => {
+      const isSeen = code === 'recorded' && this.info?.recorded_pictures;
+      this.captions.note(noteOf(tone, isSeen ? 'recorded_pictures' : code, message));
+    });
     on('figures', (figures) => {
       this.figures = figures;
       this.model.keep();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 import wave
@@ -11,10 +12,19 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import PIL.Image
 import pytest
 
-from server.recordings import ABOUT, WORDS, RecordedCall, RecordedLine
-from server.worker import recording
+from server.recordings import (
+    ABOUT,
+    PICTURES,
+    SEEN,
+    WORDS,
+    RecordedCall,
+    RecordedLine,
+    RecordedPicture,
+)
+from server.worker import recording, recording_files
 from server.worker.recording import CallRecording
 from signaling.session import events as ev
 from signaling.session.items import FunctionCallItem, MessageItem, ShownPart
@@ -121,7 +131,7 @@ async def test_a_disk_that_takes_nothing_ends_the_recording_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording, "_write", full)
+        patch.setattr(recording_files, "_write", full)
         kept.hear(0, tone(SECOND_IN, 1))
         await kept._flush()
     kept.hear(SECOND_IN, tone(SECOND_IN, 1))
@@ -140,6 +150,76 @@ async def test_another_media_worker_goes_on_in_files_of_its_own(
     assert len(sound(tmp_path, "user.wav")[1]) == SECOND_IN
     assert len(sound(tmp_path, "user-2.wav")[1]) == 160
     assert (about(tmp_path).began_at, about(tmp_path).ended_at) == (5000.0, 9000.0)
+    assert about(tmp_path).sounds_began_at == (5000.0, 9000.0)
+
+
+async def test_words_say_where_in_the_sound_they_begin(tmp_path: Path) -> None:
+    clock = Clock(5000.0)
+    kept = CallRecording(tmp_path / "call_1", "call_1", 1_000_000, clock)
+    kept.note(message("user", "Written before any sound."))
+    clock.now = 5010.0
+    origin = 7 * SECOND_IN  # The session's own count may begin anywhere.
+    kept.hear(origin, tone(3 * SECOND_IN, 1))
+    clock.now = 5099.0
+    start_ms = 1000 * origin // SECOND_IN + 500
+    kept.tell(
+        ev.TranscriptCompleted(item_id="i", text="Hello.", grown="", start_ms=start_ms, end_ms=1)
+    )
+    info = ev.ResponseInfo(id="r", modality="audio", status="in_progress")
+    kept.tell(ev.ResponseAudible(response_id="r"))
+    kept.hear(origin + 3 * SECOND_IN, tone(SECOND_IN, 1))
+    answer = message("assistant", "Good day.")
+    kept.tell(ev.OutputEnded(response=info, index=0, item=answer, after=None))
+    kept.tell(ev.ResponseEnded(response=info))
+    kept.note(message("user", "Written."))
+    kept.tell(ev.ResponseAudible(response_id="r2"))
+    kept.hear(origin + 4 * SECOND_IN, tone(SECOND_IN, 1))
+    kept.note_rest([None, answer])
+    await kept.close("hangup")
+    lines = (tmp_path / "call_1" / WORDS).read_bytes().splitlines()
+    began_at = [msgspec.json.decode(line, type=RecordedLine).began_at for line in lines]
+    assert began_at == [5000.0, 5010.5, 5013.0, 5014.0, 5014.0]
+    assert about(tmp_path).sounds_began_at == (5010.0,)
+
+
+async def test_pictures_are_kept_small_and_seldom_where_they_are_wanted(tmp_path: Path) -> None:
+    clock = Clock(5000.0)
+    rgb = np.full((240, 640, 3), (250, 10, 10), np.uint8).tobytes()
+    folder = tmp_path / "call_1"
+    for has_pictures in (False, True):
+        kept = CallRecording(folder, "call_1", 1_000_000, clock, has_pictures=has_pictures)
+        for _ in range(9):
+            kept.see(640, 240, rgb)
+            await kept._flush()
+            clock.now += 1.0
+        kept.see(1, 1, b"")  # The camera went off.
+        await kept.close("hangup")
+        assert (folder / SEEN).exists() is has_pictures
+    lines = (folder / SEEN).read_bytes().splitlines()
+    seen = [msgspec.json.decode(line, type=RecordedPicture) for line in lines]
+    assert [one.at for one in seen] == [5009.0, 5013.0, 5017.0]
+    kept_bytes = (folder / PICTURES).read_bytes()
+    assert sum(one.size for one in seen) == len(kept_bytes) < 30_000
+    for one in seen:
+        jpeg = io.BytesIO(kept_bytes[one.start : one.start + one.size])
+        with PIL.Image.open(jpeg) as picture:
+            assert picture.size == (320, 120)
+            red, green, blue = np.asarray(picture)[9, 9]
+            assert red > 230 and green < 40 and blue < 40
+
+
+async def test_pictures_count_as_sound_does(tmp_path: Path) -> None:
+    clock = Clock()
+    kept = CallRecording(tmp_path / "call_1", "call_1", 2_000, clock, has_pictures=True)
+    noise = np.random.default_rng(1).integers(0, 255, 320 * 240 * 3, np.uint8).tobytes()
+    kept.see(320, 240, noise)
+    await kept._flush()
+    clock.now += 60.0
+    kept.note(message("user", "a"))
+    kept.see(320, 240, noise)
+    await kept.close("hangup")
+    assert about(tmp_path).is_cut_short
+    assert len((tmp_path / "call_1" / SEEN).read_bytes().splitlines()) == 1
 
 
 async def test_a_disk_that_fails_in_any_way_ends_no_call(
@@ -151,7 +231,7 @@ async def test_a_disk_that_fails_in_any_way_ends_no_call(
         raise ValueError("of no kind that is expected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording, "_write", broken)
+        patch.setattr(recording_files, "_write", broken)
         kept.hear(0, tone(SECOND_IN, 1))
         await kept._flush()
     await kept.close("hangup")
@@ -171,18 +251,19 @@ async def test_the_end_of_a_call_loses_nothing_that_is_being_written(
     kept: CallRecording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does it write beside it: the disk takes one thing after the other."""
-    write, begun, may_go = recording._write, threading.Event(), threading.Event()
+    write, begun, may_go = recording_files._write, threading.Event(), threading.Event()
     at_once: list[int] = []
 
-    def slow(*given: Any) -> None:
+    def slow(*given: Any) -> int:
         begun.set()
         may_go.wait(PATIENCE_S)
         at_once.append(1)
         assert len(at_once) == 1
-        write(*given)
+        written = write(*given)
         at_once.pop()
+        return written
 
-    monkeypatch.setattr(recording, "_write", slow)
+    monkeypatch.setattr(recording_files, "_write", slow)
     kept.hear(0, tone(SECOND_IN, 1))
     running = asyncio.create_task(kept.run())
     try:
@@ -204,14 +285,14 @@ async def test_the_end_of_a_call_loses_nothing_that_is_being_written(
 async def test_a_write_that_fails_while_the_call_ends_is_told(
     kept: CallRecording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, failures = recording._write, [OSError(5, "Input/output error")]
+    write, failures = recording_files._write, [OSError(5, "Input/output error")]
 
-    def fails_once(*given: Any) -> None:
+    def fails_once(*given: Any) -> int:
         if failures:
             raise failures.pop()
-        write(*given)
+        return write(*given)
 
-    monkeypatch.setattr(recording, "_write", fails_once)
+    monkeypatch.setattr(recording_files, "_write", fails_once)
     kept.hear(0, tone(SECOND_IN, 1))
     await kept.close("hangup")
     told = about(tmp_path)
@@ -223,10 +304,11 @@ async def test_a_disk_that_hangs_costs_other_work_no_thread(
 ) -> None:
     names: list[str] = []
 
-    def noted(*_: object) -> None:
+    def noted(*_: object) -> int:
         names.append(threading.current_thread().name)
+        return 0
 
-    monkeypatch.setattr(recording, "_write", noted)
+    monkeypatch.setattr(recording_files, "_write", noted)
     await kept.close("hangup")
     await CallRecording(tmp_path / "call_2", "call_2", 1_000_000, Clock()).close("hangup")
     assert len(set(names)) == 1 and names[0].startswith("recordings")
@@ -299,7 +381,7 @@ async def test_what_is_known_of_a_call_lies_there_before_its_sound(
     def dies(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(recording, "_write_sound", dies)
+    monkeypatch.setattr(recording_files, "_write_sound", dies)
     kept.hear(0, tone(SECOND_IN, 1))
     await kept._flush()
     assert about(tmp_path).began_at == 5000.0
@@ -309,13 +391,13 @@ async def test_what_is_known_of_a_call_lies_there_before_its_sound(
 async def test_who_reads_that_a_call_is_over_finds_all_of_it(
     kept: CallRecording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, ended_at = recording._write_sound, []
+    write, ended_at = recording_files._write_sound, []
 
     def noted(*given: Any) -> None:
         ended_at.append(about(tmp_path).ended_at)
         write(*given)
 
-    monkeypatch.setattr(recording, "_write_sound", noted)
+    monkeypatch.setattr(recording_files, "_write_sound", noted)
     await kept._flush()
     kept.hear(0, tone(SECOND_IN, 1))
     await kept.close("hangup")
