@@ -5,16 +5,12 @@ folder."""
 
 from __future__ import annotations
 
-import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-import uvloop
-
-from engine.ipc.logs import log_to
-from server.config_loader import SettingsError, load, parser, render
-from server.front.launch import Launch, StartError, version
+from server.keeper.keeper import CRASHED, Inheritance, Keeper
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +27,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return call(argv[1:])
     if argv[:1] == ["check-model"]:
         return check_model(argv[1:])
+    found = Keeper().run()
+    return serve(argv, found) if isinstance(found, Inheritance) else found
+
+
+def serve(argv: Sequence[str], found: Inheritance) -> int:
+    """Be the front. The process that keeps this one imports none of what it needs."""
+    import os
+
+    import uvloop
+
+    from engine.ipc.logs import log_to
+    from server.config_loader import SettingsError, load, parser, render
+    from server.front.launch import Launch, StartError, version
+
     args = parser().parse_args(argv)
     if args.version:
         print(f"omnicall {version()}")
@@ -45,10 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     log_to("front", config.log.level, config.log.file, config.log.max_mb)
     try:
-        uvloop.run(Launch(config).run())
+        uvloop.run(Launch(config, found).run())
     except StartError as error:
         print(f"omnicall: {error}", file=sys.stderr)
         return 1
+    except Exception:  # noqa: BLE001 - the boundary: another front takes this one's place
+        traceback.print_exc()
+        return CRASHED
     return 0
 
 

@@ -44,6 +44,9 @@ class PlaceCall(Message, frozen=True):
     """It goes on from here: its media worker died."""
     n: int = 0
     """Which of the front's questions about this call it is; what follows from it repeats it."""
+    callers: tuple[str, ...] = ()
+    owner: str | None = None
+    """Both for `CallStands` only."""
 
 
 class PlaceStream(Message, frozen=True):
@@ -57,6 +60,8 @@ class PlaceStream(Message, frozen=True):
     is_resumable: bool = False
     kept: ConversationKept | None = None
     n: int = 0
+    callers: tuple[str, ...] = ()
+    owner: str | None = None
 
 
 class ResumeCall(Message, frozen=True):
@@ -236,6 +241,36 @@ class CallEnded(Message, frozen=True):
     n: int = 0
 
 
+class CallStands(Message, frozen=True, kw_only=True):
+    """A call that was placed by a front that died, for the one that took its place."""
+
+    call_id: str
+    remote: str
+    callers: tuple[str, ...]
+    owner: str | None
+    since: float
+    """By the monotonic clock, which is the machine's."""
+    n: int
+    """Of the placing."""
+    asked: int
+    """The latest question that was asked about it."""
+    is_stream: bool
+    is_connected: bool
+    was_served: bool
+    engine: EngineAddress | None
+    """That it has a slot of."""
+    wants_slot: bool
+    """It waits for one."""
+    away_s: float | None
+    """Its client is away, and awaited for so long."""
+    kept: ConversationKept | None
+    """None: its client cannot come back."""
+
+
+class CallsTold(Message, frozen=True):
+    """Behind the last `CallStands`."""
+
+
 class CallStats(Struct, frozen=True):
     call_id: str
     state: str
@@ -292,6 +327,8 @@ FromWorker = (
     | IceUpdated
     | IceRefused
     | CallEnded
+    | CallStands
+    | CallsTold
     | WorkerStats
 )
 Inbound = FromChild | FromWorker

@@ -15,14 +15,6 @@ from signaling.socket_for import SocketFor
 MAX_BYTES = 64 * 1024
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
-    """The two ends of a way; messages stay whole."""
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in ends:
-        end.setblocking(False)
-    return ends
-
-
 def send(way: socket.socket, told: SocketFor, descriptor: int) -> bool:
     """Hand a copy of a descriptor over; False if the other side is gone or behind."""
     try:

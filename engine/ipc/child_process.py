@@ -1,8 +1,9 @@
 """The child's end of supervision, for engines and media workers alike.
 
 A child says `Hello` and `Progress`, then once `Ready`; it answers `Ping` and stops at `Shutdown`.
-It never outlives its parent: the kernel kills it when the parent dies (prctl(2), Linux), and
-elsewhere the closed control link stops it.
+It never outlives its parent: the kernel kills it when the parent dies (prctl(2), Linux). The
+supervisor may be another process, which dies and has a successor: the child introduces itself to
+that one again, and ends if none comes.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.ipc.protocol import Message, Ping, Pong
-from engine.ipc.supervision import Fatal, Progress, Shutdown, ToChild, credential
-from engine.ipc.transport import Dialer
+from engine.ipc.supervision import Fatal, Progress, Ready, Shutdown, ToChild, credential
+from engine.ipc.transport import CLOSED, Dialer
 
 log = logging.getLogger(__name__)
 
 LAG_INTERVAL_S = 0.1
+ALONE_S = 30.0
+"""For so long a child goes on without a supervisor."""
 
 
 class Child:
@@ -38,21 +41,38 @@ class Child:
         *,
         inbound: Any = ToChild,
         on_message: Callable[[Any], None] | None = None,
+        on_again: Callable[[], None] = lambda: None,
+        alone_s: float = ALONE_S,
     ) -> None:
+        """`on_again`: says what another supervisor has to know, behind the `Ready`."""
         self.stop = asyncio.Event()
         self.grace_s = 0.0
+        self._control = control
+        self._inbound = inbound
+        self._credential = credential(name, secret)
         self._on_message = on_message
-        self._dialer: Dialer[Any] = Dialer(
-            control,
-            inbound,
-            name=credential(name, secret),
-            on_message=self._receive,
-            on_lost=self._lost,
-        )
+        self._on_again = on_again
+        self._alone_s = alone_s
+        self._alone: asyncio.TimerHandle | None = None
+        """Runs while there is no supervisor."""
+        self._ready: Ready | None = None
+        self._is_closed = False
+        self._dialer = self._dial()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop.set)
 
+    def _dial(self) -> Dialer[Any]:
+        return Dialer(
+            self._control,
+            self._inbound,
+            name=self._credential,
+            on_message=self._receive,
+            on_lost=self._lost,
+        )
+
     def send(self, message: Message) -> bool:
+        if isinstance(message, Ready):
+            self._ready = message
         return self._dialer.send(message)
 
     def progress(self, text: str) -> None:
@@ -66,9 +86,12 @@ class Child:
         self.send(Fatal(reason))
 
     def close(self) -> None:
+        self._has_company()
+        self._is_closed = True
         self._dialer.close()
 
     def _receive(self, message: Any) -> None:
+        self._has_company()
         match message:
             case Ping():
                 self.send(Pong(message.n))
@@ -81,7 +104,35 @@ class Child:
                 log.warning("unexpected %s from the supervisor", type(message).__name__)
 
     def _lost(self, reason: str) -> None:
-        log.error("the supervisor is gone (%s), ending", reason)
+        if reason != CLOSED:
+            log.error("the supervisor is gone (%s), ending", reason)
+            self.stop.set()
+        if self.stop.is_set():
+            return
+        log.warning("the supervisor is gone (%s); waiting for another", reason)
+        loop = asyncio.get_running_loop()
+        if self._alone is None:
+            self._alone = loop.call_later(self._alone_s, self._give_up)
+        # Not from within the link that is closed then.
+        loop.call_soon(self._introduce)
+
+    def _introduce(self) -> None:
+        """Dial again. Whoever answers knows nothing of what was said before."""
+        if self._is_closed:
+            return
+        self._dialer.close()
+        self._dialer = self._dial()
+        if self._ready is not None:
+            self._dialer.send(self._ready)
+            self._on_again()
+
+    def _has_company(self) -> None:
+        if self._alone is not None:
+            self._alone.cancel()
+            self._alone = None
+
+    def _give_up(self) -> None:
+        log.error("no other supervisor came, ending")
         self.stop.set()
 
 

@@ -11,6 +11,7 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+OOM_FRONT = 50
 OOM_WORKER = 200
 OOM_ENGINE = 300
 OOM_FORKSERVER = 100

@@ -37,6 +37,8 @@ MESSAGES_PER_WAKEUP = 200
 GATHER_S = 0.01
 """For so long `Dialer.gather` waits for more."""
 MAX_GATHERED = 64
+CLOSED = "the far end closed the link"
+"""Why a dialer lost its far end, unless that refused it."""
 READABLE = int(zmq.POLLIN)
 """As a number: with the flag itself each question makes a new one."""
 
@@ -298,7 +300,7 @@ class Dialer(Generic[In]):
 
     def _monitored(self, frames: list[bytes]) -> None:
         if parse_monitor_message(frames)["event"] == zmq.EVENT_DISCONNECTED:
-            self._lost("the far end closed the link")
+            self._lost(CLOSED)
 
     def _receive(self, frames: list[bytes]) -> None:
         payload = frames[-1]

@@ -65,7 +65,7 @@ class Broker:
         self._none_since = clock()
         """When the last engine went."""
         self._engines: dict[str, _Engine] = {}
-        self._turns: dict[str, int] = {}
+        self._turns: dict[str, float] = {}
         """Of every call from its offer to its end."""
         self._count = count()
         self._queue: list[str] = []
@@ -73,6 +73,10 @@ class Broker:
         self._recent_s: deque[float] = deque(maxlen=RECENT_CALLS)
         self._away: dict[str, float] = {}
         """Calls whose client is away, and when they let go of their slot."""
+        self._absent: dict[str, set[str]] = {}
+        """By endpoint: the leases, given by the front before, of engines that are not up yet."""
+        self.is_held = False
+        """No slot is given away for now: not all who hold one are known."""
 
     @property
     def slots(self) -> int:
@@ -120,7 +124,7 @@ class Broker:
         address = None if self._queue else self._lease(call_id)
         if address is not None:
             return address
-        if len(self._queue) >= self._max_queue:
+        if len(self._queue) >= self._max_queue and not self.is_held:
             raise self._full()
         insort(self._queue, call_id, key=self._turns.__getitem__)
         return self._waiting(self._queue.index(call_id) + 1)
@@ -136,6 +140,18 @@ class Broker:
             insort(self._queue, call_id, key=self._turns.__getitem__)
         return self._waiting(self._queue.index(call_id) + 1)
 
+    def adopt(self, call_id: str, since: float, engine: EngineAddress | None) -> None:
+        """A call of the front before, which began at `since` and may have a slot: its turn is
+        before all new ones."""
+        self._turns[call_id] = since - self._clock() - 1
+        if engine is None:
+            return
+        there = self._engines.get(engine.name)
+        if there is not None and there.address == engine:
+            there.leases.add(call_id)
+        else:
+            self._absent.setdefault(engine.endpoint, set()).add(call_id)
+
     def away(self, call_id: str, lets_go_in_s: float) -> None:
         """The call's client is away: its slot is free then, if not before."""
         self._away[call_id] = self._clock() + lets_go_in_s
@@ -148,8 +164,11 @@ class Broker:
         return self.engine_of(call_id) is not None
 
     def _give_back(self, call_id: str) -> None:
-        for engine in self._engines.values():
-            engine.leases.discard(call_id)
+        for leases in self._leases():
+            leases.discard(call_id)
+
+    def _leases(self) -> list[set[str]]:
+        return [*(engine.leases for engine in self._engines.values()), *self._absent.values()]
 
     def release(self, call_id: str, lasted_s: float | None = None) -> bool:
         """Give up a lease or a place in the queue; whether the call had either."""
@@ -158,9 +177,9 @@ class Broker:
         if call_id in self._queue:
             self._queue.remove(call_id)
             return True
-        for engine in self._engines.values():
-            if call_id in engine.leases:
-                engine.leases.remove(call_id)
+        for leases in self._leases():
+            if call_id in leases:
+                leases.remove(call_id)
                 if lasted_s is not None:
                     self._recent_s.append(lasted_s)
                 return True
@@ -183,7 +202,7 @@ class Broker:
     def lease_chat(self, chat_id: str) -> EngineAddress | None:
         """A slot of those that calls never get; None while there is none."""
         engine = max(self._engines.values(), key=lambda e: e.free_for_chats, default=None)
-        if engine is None or engine.free_for_chats <= 0:
+        if engine is None or engine.free_for_chats <= 0 or self.is_held:
             return None
         engine.chats.add(chat_id)
         return engine.address
@@ -203,7 +222,8 @@ class Broker:
         chats.
         """
         self._start_s = start_s
-        self._engines[address.name] = _Engine(address, slots, chat_slots)
+        engine = self._engines[address.name] = _Engine(address, slots, chat_slots)
+        engine.leases |= self._absent.pop(address.endpoint, set())
 
     def set_capacity(self, name: str, capacity: int) -> bool:
         """An engine tells how many it can serve now; whether calls that wait can be given slots.
@@ -231,7 +251,7 @@ class Broker:
 
     def _lease(self, call_id: str) -> EngineAddress | None:
         engine = max(self._engines.values(), key=lambda e: e.free, default=None)
-        if engine is None or engine.free <= 0:
+        if engine is None or engine.free <= 0 or self.is_held:
             return None
         engine.leases.add(call_id)
         return engine.address

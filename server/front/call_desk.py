@@ -78,6 +78,7 @@ class CallDesk:
         max_connecting: int,
         max_per_key: int,
         grace_s: float,
+        resume_secret: bytes = b"",
         clock: Callable[[], float],
     ) -> None:
         """`grace_s`: for so long a call whose media worker died waits for its client."""
@@ -87,7 +88,7 @@ class CallDesk:
         self._workers = workers
         self._uploads = ItemDelivery()
         self._ice = IceUpdates()
-        self._comebacks = Comebacks(grace_s, clock, self.over)
+        self._comebacks = Comebacks(grace_s, clock, self.over, resume_secret)
         self._max_per_remote = max_per_remote
         self._max_connecting = max_connecting
         self._max_per_key = max_per_key
@@ -112,7 +113,11 @@ class CallDesk:
         call = await self._begin(remote, callers, owner, session)
         tag = self._ice.begin(call.call_id)
         token = self._comebacks.begin(call) if is_resumable else ""
-        message = PlaceCall(call.call_id, sdp, session, remote, live, is_resumable)
+        message = PlaceCall(
+            *(call.call_id, sdp, session, remote, live, is_resumable),
+            callers=callers,
+            owner=owner,
+        )
         return PlacedCall(call.call_id, await self._placed(call, message), tag, token)
 
     async def place_stream(
@@ -129,7 +134,10 @@ class CallDesk:
         call = await self._begin(remote, callers, owner, session)
         call.is_stream = True
         token = self._comebacks.begin(call) if is_resumable else ""
-        await self._placed(call, PlaceStream(call.call_id, session, remote, door, is_resumable))
+        message = PlaceStream(
+            *(call.call_id, session, remote, door, is_resumable), callers=callers, owner=owner
+        )
+        await self._placed(call, message)
         return PlacedStream(call.call_id, token)
 
     def check_token(self, token: str) -> None:
@@ -153,6 +161,8 @@ class CallDesk:
                     is_resumable=True,
                     kept=kept,
                     n=call.placing,
+                    callers=call.callers,
+                    owner=call.owner,
                 ),
             )
         else:
@@ -170,6 +180,8 @@ class CallDesk:
                 is_resumable=True,
                 kept=kept,
                 n=call.placing,
+                callers=call.callers,
+                owner=call.owner,
             )
             await self._placed(call, stream)
         return PlacedStream(call.call_id, token)
@@ -339,6 +351,13 @@ class CallDesk:
                 self._connected(message)
             case CallEnded():
                 self._told_end(message)
+
+    def adopt(self, call: FrontCall, *, is_resumable: bool) -> None:
+        """Serve what is asked of a call of the front before, which the table has."""
+        if is_resumable:
+            self._comebacks.begin(call)
+        if not call.is_stream:
+            self._ice.adopt(call.call_id)
 
     def worker_down(self, child: Supervised) -> None:
         """Let the calls of a media worker that died wait for their clients, or be over."""

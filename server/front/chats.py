@@ -52,7 +52,11 @@ class ChatDesk:
         welcomes: Welcomes,
         on_free: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        name: str = "front",
     ) -> None:
+        """`name`: what engines know this front by; no two have the same."""
+        self._name = name
         self.queue = ChatQueue(broker, config, on_free, clock)
         self.served_total = 0
         self._broker = broker
@@ -65,7 +69,7 @@ class ChatDesk:
     async def run(self) -> None:
         """Hold the links to engines until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            links = self._links = EngineLinks("front", tasks)
+            links = self._links = EngineLinks(self._name, tasks)
             try:
                 await asyncio.Event().wait()
             finally:

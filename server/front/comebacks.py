@@ -16,9 +16,12 @@ Over = Callable[[str, str], None]
 class Comebacks:
     """Owns the tokens, and for how long a call without a media worker waits for its client."""
 
-    def __init__(self, grace_s: float, clock: Callable[[], float], over: Over) -> None:
-        """`over(call_id, reason)` ends a call for which nobody came."""
-        self._tokens = ResumeTokens()
+    def __init__(
+        self, grace_s: float, clock: Callable[[], float], over: Over, secret: bytes = b""
+    ) -> None:
+        """`over(call_id, reason)` ends a call for which nobody came; `secret` as that of
+        `ResumeTokens`."""
+        self._tokens = ResumeTokens(secret)
         self._grace_s = grace_s
         self._clock = clock
         self._over = over

@@ -11,6 +11,8 @@ from engine.ipc.protocol import Welcome
 from engine.ipc.supervision import EngineStats, Progress, VoiceReport, WorkerGone
 from server.config import ChatConfig
 from server.control import (
+    CallStands,
+    CallsTold,
     ClientAway,
     ClientBack,
     EngineAddress,
@@ -29,6 +31,7 @@ from server.front.child_stats import ChildStats
 from server.front.media_workers import MediaWorkers
 from server.front.starting import Starting
 from server.front.supervisor import Observer, Supervised, Supervisor
+from server.front.takeover import Takeover
 from server.front.voices import VoiceDesk
 
 
@@ -47,6 +50,8 @@ class Front(Observer):
         chat: ChatConfig | None = None,
         call_slots: int = 0,
         voices: VoiceDesk | None = None,
+        resume_secret: bytes = b"",
+        life: int = 1,
         show: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,9 +67,14 @@ class Front(Observer):
             max_connecting=max_connecting,
             max_per_key=max_per_key,
             grace_s=grace_s,
+            resume_secret=resume_secret,
             clock=clock,
         )
-        self.chats = ChatDesk(self.broker, chat, self.welcomes, self._slots.assign, clock)
+        self.chats = ChatDesk(
+            *(self.broker, chat, self.welcomes, self._slots.assign, clock), name=f"front#{life}"
+        )
+        self._before = f"front#{life - 1}"
+        self._takeover = Takeover(self.broker, self.calls)
         self._chat_slots = chat.slots
         self._voices = voices
         self._call_slots = call_slots
@@ -73,6 +83,11 @@ class Front(Observer):
 
     def attach(self, supervisor: Supervisor) -> None:
         self._workers.attach(supervisor)
+        self._takeover.expect([c for c in supervisor.children.values() if c.is_taken_over])
+
+    async def take_over(self) -> None:
+        """Learn what the front before has left; calls may be asked for afterwards."""
+        await self._takeover.run(self._slots.assign)
 
     @property
     def supervisor(self) -> Supervisor:
@@ -114,10 +129,14 @@ class Front(Observer):
     def up(self, child: Supervised) -> None:
         ready = child.ready
         assert ready is not None
-        self._show(f"{child.spec.name}: ready in {self._clock() - child.started_at:.1f} s")
+        start_s = None if child.is_taken_over else self._clock() - child.started_at
+        how = "taken over" if start_s is None else f"ready in {start_s:.1f} s"
+        self._show(f"{child.spec.name}: {how}")
         if child.spec.role == "engine" and ready.welcome is not None:
             address = EngineAddress(child.spec.name, ready.endpoint)
-            start_s = self._clock() - child.started_at
+            if child.is_taken_over:
+                for name in (*self.supervisor.gone, self._before):
+                    self.supervisor.send(child, WorkerGone(name))
             slots = ready.welcome.slots
             # An engine may have room for fewer than it was asked for: calls come first.
             chat_slots = max(0, min(self._chat_slots, slots - self._call_slots))
@@ -126,9 +145,11 @@ class Front(Observer):
             self.chats.queue.pump()
             if self._voices is not None:
                 self._voices.engine_up(child.spec.name, partial(self.supervisor.send, child))
+            self._takeover.told(child.spec.name)
 
     def down(self, child: Supervised, reason: str) -> None:
         self._show(f"{child.spec.name}: {reason}")
+        self._takeover.told(child.spec.name)
         if child.spec.role == "worker":
             # First the engines, so that their slots are free when they are leased again.
             for engine in self.supervisor.of_role("engine"):
@@ -151,10 +172,25 @@ class Front(Observer):
                 self._slots.changed(message)
             case EngineStats() | VoiceReport():
                 self._told_by_engine(child.spec.name, message)
+            case CallStands():
+                self._stands(child, message)
+            case CallsTold():
+                self._takeover.told(child.spec.name)
             case WorkerStats():
                 self.stats.counted(child.spec.name, message)
             case _:
                 self.desk.hear(message)
+
+    def _stands(self, child: Supervised, told: CallStands) -> None:
+        """A call of the front before goes on under this one."""
+        if told.call_id in self.calls:
+            return
+        call = self._takeover.adopt(child, told)
+        self.desk.adopt(call, is_resumable=told.kept is not None)
+        if told.away_s is not None:
+            self._slots.changed(ClientAway(told.call_id, told.away_s))
+        if told.wants_slot:
+            self._slots.request(call)
 
     def _told_by_engine(self, name: str, message: EngineStats | VoiceReport) -> None:
         if isinstance(message, VoiceReport):

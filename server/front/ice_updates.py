@@ -23,8 +23,9 @@ Send = Callable[[p.Message], bool]
 class _IceSession:
     """The ICE state of a call, as far as the front needs it."""
 
-    def __init__(self) -> None:
-        self.tag = _new_tag()
+    def __init__(self, tag: str | None) -> None:
+        self.tag = tag
+        """None: the front before has given it, and any is taken for it."""
         self.order = asyncio.Lock()
         self.waiting = 0
         self.n = 0
@@ -42,8 +43,13 @@ class IceUpdates:
 
     def begin(self, call_id: str) -> str:
         """Note a new call; the entity tag of its first ICE session."""
-        session = self._sessions[call_id] = _IceSession()
-        return session.tag
+        tag = _new_tag()
+        self._sessions[call_id] = _IceSession(tag)
+        return tag
+
+    def adopt(self, call_id: str) -> None:
+        """Note a call of the front before."""
+        self._sessions[call_id] = _IceSession(None)
 
     async def update(
         self, call_id: str, fragment: str, tags: frozenset[str] | None, send: Send
@@ -81,7 +87,7 @@ class IceUpdates:
     ) -> IceAnswer | None:
         if session.over is not None:
             raise session.over
-        if tags is not None and session.tag not in tags:
+        if tags is not None and session.tag is not None and session.tag not in tags:
             raise ProtocolError(
                 "If-Match: ICE was restarted since; its present entity tag is another.",
                 code="precondition_failed",
@@ -98,8 +104,8 @@ class IceUpdates:
             session.answer = None
         if not ours:
             return None
-        session.tag = _new_tag()
-        return IceAnswer(ours, session.tag)
+        tag = session.tag = _new_tag()
+        return IceAnswer(ours, tag)
 
     def answered(self, message: IceUpdated | IceRefused) -> None:
         """Apply the worker's answer; one that comes late is ignored."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import secrets
 import signal
 import socket
 import ssl
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -27,13 +28,16 @@ from server.front import acceptor, certificates
 from server.front import app as application
 from server.front.feedback import FeedbackBox
 from server.front.front import Front
+from server.front.legacy import Legacy
 from server.front.preset_shelf import PresetShelf
+from server.front.processes import KeptProcesses
 from server.front.recording_shelf import RecordingShelf
 from server.front.socket_folder import SocketFolder
 from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
 from server.front.telemetry import Telemetry
 from server.front.voice_routes import VoiceRoutes
 from server.front.voices import VoiceDesk
+from server.keeper.keeper import Inheritance
 from signaling.http.auth import ApiKey, Authenticator, Limits
 from signaling.http.ice_servers import IceServers
 from signaling.http.proxies import TrustedProxies
@@ -47,6 +51,8 @@ CALLS_A_WORKER = 16
 """With cameras they take 0.7 of a core."""
 MOST_WORKERS = 64
 NO_LIMIT_PER_MINUTE = 1_000_000
+
+log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
@@ -199,22 +205,28 @@ def _leaf(error: BaseException) -> BaseException:
 class Launch:
     """One run of the server, from the bound socket to the last child's end."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, found: Inheritance) -> None:
+        """`found`: what the keeper holds for this front."""
         self._config = config
+        self._found = found
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._proxies = TrustedProxies(config.server.trusted_proxies, config.server.proxy_header)
         self._key = config.auth.key
-        if config.needs_key and not self._key:
-            self._key = secrets.token_urlsafe(24)
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM. Raises `StartError`."""
         config = self._config
-        listening = listen(config.server.host, config.server.port)
+        kept = KeptProcesses(self._found)
+        legacy = Legacy(kept)
+        listening = legacy.listening(partial(listen, config.server.host, config.server.port))
+        if config.needs_key and not self._key:
+            self._key = legacy.key()
         self._show(f"omnicall {version()}, engine {config.engine.kind}")
+        if self._found.ended:
+            log.warning("the front before was %s; this one takes its place", self._found.ended)
         tls = tls_context(config, self._show)
-        folder = SocketFolder()
+        folder = legacy.folder()
         desk = VoiceDesk(data_folder(config) / "voices", config.voices.max_count)
         await desk.load()
         front = Front(
@@ -227,24 +239,26 @@ class Launch:
             chat=config.chat,
             call_slots=config.engine.slots,
             voices=desk,
+            resume_secret=legacy.resume_secret(),
+            life=self._found.life,
             show=self._show,
         )
         control = f"ipc://{folder.path}/control"
-        supervisor = Supervisor(specs(config, folder.path), control, Inbound, front)
+        supervisor = Supervisor(specs(config, folder.path), control, Inbound, front, processes=kept)
         front.attach(supervisor)
         self._handle_signals(supervisor, folder)
         lag = LoopLag()
         telemetry = Telemetry(front, version(), config.engine.kind, lag)
         shelf = PresetShelf(Path(config.presets.dir) if config.presets.dir else None)
         await shelf.refresh()
-        kept = self._recordings(front)
-        site = self._application(front, telemetry, shelf, desk, kept)
+        recorded = self._recordings(front)
+        site = self._application(front, telemetry, shelf, desk, recorded)
         runner = acceptor.runner(site, HTTP_GRACE_S)
         try:
             await runner.setup()
             connections = self._acceptor(listening, runner, tls)
             telemetry.connections = connections.counts
-            await self._serve(front, supervisor, lag, folder, connections, kept)
+            await self._serve(front, supervisor, lag, folder, connections, recorded, kept)
         finally:
             front.drain()
             await supervisor.stop(STOP_GRACE_S)
@@ -284,7 +298,8 @@ class Launch:
         lag: LoopLag,
         folder: SocketFolder,
         connections: acceptor.HttpAcceptor,
-        kept: RecordingShelf,
+        recorded: RecordingShelf,
+        kept: KeptProcesses,
     ) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -292,8 +307,12 @@ class Launch:
                     tasks.create_task(supervisor.run(), name="supervisor"),
                     tasks.create_task(lag.run(), name="lag"),
                     tasks.create_task(folder.keep(), name="folder"),
+                ]
+                await front.take_over()
+                kept.serves()
+                running += [
                     tasks.create_task(connections.run(), name="acceptor"),
-                    tasks.create_task(kept.run(), name="recordings"),
+                    tasks.create_task(recorded.run(), name="recordings"),
                     tasks.create_task(
                         self._announce(supervisor, connections.port), name="announce"
                     ),

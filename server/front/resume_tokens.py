@@ -11,11 +11,16 @@ from signaling.errors import ProtocolError
 MAX_CHARS = 128
 
 
+def new_secret() -> bytes:
+    return secrets.token_bytes(32)
+
+
 class ResumeTokens:
     """Makes a token of a call's id, and finds the id of one; keeps nothing for each call."""
 
-    def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
+    def __init__(self, secret: bytes = b"") -> None:
+        """`secret`: of the front before, whose tokens are good then."""
+        self._secret = secret or new_secret()
 
     def of(self, call_id: str) -> str:
         """The token of a call; who has it can take the place of the call's client."""

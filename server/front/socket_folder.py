@@ -29,7 +29,11 @@ class SocketFolder:
     tmpfiles.d(5) leave a locked folder alone; elsewhere it is created again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, left: Path | None = None, lock: int | None = None) -> None:
+        """`left`: that of a front whose place this one takes, and the descriptor that locks it."""
+        if left is not None:
+            self.path, self._lock = left, lock
+            return
         base = Path(tempfile.gettempdir())
         base = base if len(str(base)) <= MAX_TEMP_CHARS else Path("/tmp")
         clear_up(base)
@@ -38,6 +42,11 @@ class SocketFolder:
             self._lock = _lock(self.path)
             if self._lock is not None:
                 break
+
+    @property
+    def lock(self) -> int | None:
+        """The descriptor that locks the folder; None where the file system knows no locks."""
+        return self._lock
 
     async def keep(self) -> None:
         """Create the folder again when it is deleted; until cancelled."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import os
 import secrets
 import socket
 import sys
@@ -20,14 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from engine.ipc.patience import TICK_S, Patience
 from engine.ipc.protocol import Hello, Message, Ping, Pong
 from engine.ipc.supervision import Fatal, Progress, Ready, Shutdown, credential_parts
 from engine.ipc.transport import Listener
-from server import handover
 from server.front.backoff import Backoff
+from server.front.processes import ChildProcess, OwnProcesses, Processes
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,14 @@ class ChildSpec(Struct, frozen=True):
     module: str
     payload: Callable[[int, str], bytes]
     ready_timeout_s: float
+
+
+class ChildLife(Struct, frozen=True):
+    """What a front that comes after this one needs to know a child again."""
+
+    generation: int
+    secret: str
+    started_at: float
 
 
 class ChildFailed(Exception):
@@ -77,7 +85,9 @@ class Supervised:
         self.step_at = 0.0
         """When it began that."""
         self.is_ready = asyncio.Event()
-        self.process: asyncio.subprocess.Process | None = None
+        self.is_taken_over = False
+        """A front that died has started it."""
+        self.process: ChildProcess | None = None
         self.handover: socket.socket | None = None
         """Takes sockets for it (`server.handover`); media workers only."""
 
@@ -110,9 +120,14 @@ class Supervisor:
         inbound: Any,
         observer: Observer,
         *,
+        processes: Processes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`processes`: how they are started; None: as children of this process."""
         self.children = {spec.name: Supervised(spec) for spec in specs}
+        self.gone: tuple[str, ...] = ()
+        """The link names of media workers that died while there was no front."""
+        self._processes = processes or OwnProcesses()
         self._observer = observer
         self._clock = clock
         self._by_peer: dict[bytes, Supervised] = {}
@@ -121,6 +136,8 @@ class Supervisor:
             control, inbound, on_message=self._receive, on_peer=self._hello
         )
         self.control = self._listener.endpoint
+        for child in self.children.values():
+            self._take_over(child)
 
     def of_role(self, role: Role) -> list[Supervised]:
         """The children that are media workers, or engines."""
@@ -158,7 +175,7 @@ class Supervisor:
         return bool(child.peer) and self._listener.send(child.peer, message)
 
     async def _await_exit(self, children: list[Supervised], timeout_s: float) -> None:
-        waits = [asyncio.ensure_future(c.process.wait()) for c in children if c.process]
+        waits = [asyncio.create_task(_ended(c.process)) for c in children if c.process]
         if not waits:
             return
         _, pending = await asyncio.wait(waits, timeout=timeout_s)
@@ -170,7 +187,7 @@ class Supervisor:
             await asyncio.wait(pending, timeout=1.0)
 
     async def _keep(self, child: Supervised) -> None:
-        backoff, ever_ready = Backoff(), False
+        backoff, ever_ready = Backoff(), child.is_taken_over
         while not self._stopping:
             await self._live(child)
             lived_s = self._clock() - child.started_at
@@ -189,32 +206,57 @@ class Supervisor:
             await asyncio.sleep(pause_s)
         child.state = "stopped"
 
-    async def _live(self, child: Supervised) -> None:
-        """One life of a child, from its start to its exit."""
-        child.generation += 1
-        child.state, child.ready, child.reason = "starting", None, ""
-        child.started_at = child.step_at = self._clock()
-        child.progress = None
+    def _take_over(self, child: Supervised) -> None:
+        """Go on with a child of the front before, if there is one."""
+        left = self._processes.left(child.spec.name)
+        if left is None:
+            return
+        life = msgspec.msgpack.decode(left.note, type=ChildLife)
+        child.generation = life.generation
+        if left.process is None:
+            if child.spec.role == "worker":
+                self.gone += (child.link_name,)
+            return
+        child.is_taken_over, child.secret = True, life.secret
+        child.started_at, child.step_at = life.started_at, self._clock()
         child.patience = Patience(child.spec.ready_timeout_s, clock=self._clock)
-        child.secret = secrets.token_hex(16)
-        self._listener.mend()
-        code = (
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-            f"from {child.spec.module} import main; main()"
-        )
-        process = child.process = await _start(child, code)
-        child.pid = process.pid
+        child.process, child.pid, child.handover = left.process, left.process.pid, left.way
+
+    async def _live(self, child: Supervised) -> None:
+        """One life of a child, from its start, or from when it was taken over, to its exit."""
+        process = child.process or await self._start(child)
+        child.process, child.pid = process, process.pid
         watch = asyncio.create_task(self._watch(child), name=f"watch {child.spec.name}")
         try:
-            assert process.stdin is not None
-            process.stdin.write(child.spec.payload(child.generation, child.secret) + b"\n")
-            code_ = await process.wait()
+            code = await process.wait()
         finally:
             watch.cancel()
             if process.returncode is None:
                 process.kill()
         if not child.reason:
-            child.reason = f"exit code {code_}" if code_ >= 0 else f"killed by signal {-code_}"
+            child.reason = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+
+    async def _start(self, child: Supervised) -> ChildProcess:
+        self._listener.mend()
+        child.state, child.ready, child.reason, child.progress = "starting", None, "", None
+        child.patience = Patience(child.spec.ready_timeout_s, clock=self._clock)
+        child.generation += 1
+        child.is_taken_over = False
+        child.started_at = child.step_at = self._clock()
+        child.secret = secrets.token_hex(16)
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+            f"from {child.spec.module} import main; main()"
+        )
+        life = ChildLife(child.generation, child.secret, child.started_at)
+        process, child.handover = await self._processes.start(
+            child.spec.name,
+            (sys.executable, "-P", "-c", code),
+            child.spec.payload(child.generation, child.secret) + b"\n",
+            msgspec.msgpack.encode(life),
+            has_way=child.spec.role == "worker",
+        )
+        return process
 
     async def _watch(self, child: Supervised) -> None:
         """Kill a child that is not ready in time or stops answering."""
@@ -293,22 +335,5 @@ class Supervisor:
                 self._observer.message(child, message)
 
 
-async def _start(child: Supervised, code: str) -> asyncio.subprocess.Process:
-    """Start the process; a media worker gets its end of the way that sockets take."""
-    arguments, passed = [str(os.getpid())], list[int]()
-    theirs: socket.socket | None = None
-    if child.spec.role == "worker":
-        child.handover, theirs = handover.pair()
-        passed.append(theirs.fileno())
-        arguments.append(str(theirs.fileno()))
-    try:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-c", code, *arguments),
-            stdin=asyncio.subprocess.PIPE,
-            # Its own session: Ctrl-C in the terminal reaches only the parent.
-            start_new_session=True,
-            pass_fds=passed,
-        )
-    finally:
-        if theirs is not None:
-            theirs.close()
+async def _ended(process: ChildProcess) -> None:
+    await process.wait()

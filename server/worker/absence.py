@@ -71,6 +71,11 @@ class Absence:
         self._is_hurried = True
         self.look()
 
+    @property
+    def left_s(self) -> float | None:
+        """For how long the client is awaited; None while it is there."""
+        return max(0.0, self._until - self._clock()) if self.is_on else None
+
     def look(self) -> None:
         """Notice what time it is."""
         if not self.is_on:

@@ -77,6 +77,7 @@ class EngineSlot:
         self._line: EngineSessionLink | None = None
         self._wishes: asyncio.Queue[Literal["leave", "take"]] = asyncio.Queue(2)
         """One that is being followed at most, and what is wished behind it."""
+        self._is_obtaining = False
         self._losses: deque[float] = deque(maxlen=MAX_LOST_ENGINES)
         """When engines were lost."""
 
@@ -89,6 +90,17 @@ class EngineSlot:
     def is_assigned(self) -> bool:
         """Whether the session waits in the queue no more."""
         return self._assigned.done()
+
+    @property
+    def engine(self) -> EngineAddress | None:
+        """The engine that the session has a slot of."""
+        is_given = self.is_assigned and not self._assigned.cancelled()
+        return self._assigned.result() if is_given else None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the session waits for a slot."""
+        return self._is_obtaining and not self.is_assigned
 
     @property
     def place(self) -> ev.QueueMoved | None:
@@ -112,6 +124,13 @@ class EngineSlot:
 
         An engine that dies meanwhile costs the caller a wait for another one, as later on.
         """
+        self._is_obtaining = True
+        try:
+            return await self._obtain()
+        finally:
+            self._is_obtaining = False
+
+    async def _obtain(self) -> bool:
         for attempt in itertools.count(1):
             try:
                 await self._open()

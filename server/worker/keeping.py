@@ -15,8 +15,12 @@ class Keeping:
 
     def news(self) -> ConversationKept | None:
         """How the conversation stands, if that has changed; of answers what was heard."""
-        now = ConversationKept(self._conversation.settings, self._conversation.standing())
+        now = self.now()
         if now == self._told:
             return None
         self._told = now
         return now
+
+    def now(self) -> ConversationKept:
+        """How the conversation stands."""
+        return ConversationKept(self._conversation.settings, self._conversation.standing())

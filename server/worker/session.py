@@ -102,7 +102,8 @@ class CallSession:
         )
         if kept is not None:
             self.conversation.restore(kept.items)
-        self._was_served = kept is not None
+        self.was_served = kept is not None
+        """It has had an engine's slot, here or in another media worker."""
         self.slot = EngineSlot(
             *(self.conversation, self._way, links, tell_front),
             on_gone=self._engine_gone,
@@ -130,7 +131,7 @@ class CallSession:
             self.conversation, self.commands, self._way, self.pause, self.absence
         )
         self._config = config
-        self._since = time.monotonic()
+        self.since = time.monotonic()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._transport: Transport | None = None
         self.live: LiveSession | None = None
@@ -177,7 +178,7 @@ class CallSession:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                if self._was_served:
+                if self.was_served:
                     # Its client has lost it, and is still to find it here.
                     self._begin_absence("vanished", None)
                 serving = tasks.create_task(self._serve(), name="serve")
@@ -220,7 +221,7 @@ class CallSession:
             return
         longest_s = self._config.calls.max_duration_s
         self.conversation.expires_at = int(time.time() + longest_s)
-        self._was_served = True
+        self.was_served = True
         self._record()
         self.transport.served()
         for connection in tuple(self.joined):
@@ -273,7 +274,7 @@ class CallSession:
             self.absence.end()
 
     def _begin_absence(self, reason: str, most_s: float | None) -> None:
-        if not self._was_served:
+        if not self.was_served:
             most_s = UNSERVED_S if most_s is None else min(most_s, UNSERVED_S)
         self.absence.begin(reason, most_s)
 
@@ -292,6 +293,10 @@ class CallSession:
         while True:
             await asyncio.sleep(TICK_S)
             self.absence.look()
+
+    def kept_now(self) -> ConversationKept | None:
+        """How the conversation stands, where its client can come back."""
+        return None if self._keeping is None else self._keeping.now()
 
     def slot_needed(self) -> None:
         """Others wait for a slot; one that is still to come is nobody's to give up."""
@@ -394,7 +399,7 @@ class CallSession:
         return CallStats(
             call_id=self.call_id,
             state=self._state(),
-            since_s=round(time.monotonic() - self._since, 1),
+            since_s=round(time.monotonic() - self.since, 1),
             mode=mode_of(self.conversation.settings),
             turns=self.turns,
             stats=rows,

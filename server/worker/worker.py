@@ -32,6 +32,7 @@ from server.control import (
     CallPlaced,
     CallRefused,
     CallStats,
+    CallsTold,
     EngineDown,
     GetStats,
     HangUp,
@@ -57,6 +58,7 @@ from server.worker.live_session import LiveSession
 from server.worker.live_stream import LiveStream
 from server.worker.peer_transport import PeerTransport
 from server.worker.session import CallSession
+from server.worker.standing import Standing
 from server.worker.stream_transport import StreamTransport
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
@@ -100,10 +102,14 @@ class Worker:
         self._way = way
         self._ice = ice_settings(config.media)
         self._child = Child(
-            told.control, told.name, told.secret, inbound=ToWorker, on_message=self._receive
+            *(told.control, told.name, told.secret),
+            inbound=ToWorker,
+            on_message=self._receive,
+            on_again=self._tell_calls,
         )
         self._name = told.name
         self._sessions: dict[str, CallSession] = {}
+        self._standings: dict[str, Standing] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._resuming: dict[str, asyncio.Task[None]] = {}
         self._ticker = Ticker()
@@ -165,6 +171,13 @@ class Worker:
                     # The call may have been placed a moment ago, and its task not have begun.
                     asyncio.get_running_loop().call_soon(self._pass_on, message)
 
+    def _tell_calls(self) -> None:
+        """Another front is told of what this process has."""
+        for call_id, session in self._sessions.items():
+            if session.reason is None:
+                self._child.send(self._standings[call_id].told(session))
+        self._child.send(CallsTold())
+
     def _pass_on(self, message: ToSession) -> None:
         session = self._sessions.get(message.call_id)
         if session is not None:
@@ -173,6 +186,8 @@ class Worker:
     def _begin_resuming(self, message: ResumeCall) -> None:
         """The client has given up what it asked for before: only its latest offer counts."""
         call_id = message.call_id
+        if call_id in self._standings:
+            self._standings[call_id].asked = message.n
         if call_id in self._resuming:
             self._resuming[call_id].cancel()
         work = self._resume(message)
@@ -227,7 +242,10 @@ class Worker:
     ) -> CallPlaced | StreamPlaced:
         """Make the way to the client; raises as `signaling.peer.Peer.answer` does."""
 
+        standing = self._standings[place.call_id]
+
         def connected() -> None:
+            standing.is_connected = True
             self._child.send(CallConnected(place.call_id, place.n))
 
         if isinstance(place, PlaceStream):
@@ -320,6 +338,7 @@ class Worker:
                 kept=place.kept,
             )
             self._sessions[place.call_id] = session
+            self._standings[place.call_id] = Standing(place)
             self._child.send(await self._place(session, place))
             end = session.told_end(await session.run())
         except ProtocolError as error:
@@ -338,7 +357,7 @@ class Worker:
             finally:
                 # It may have been given to this process again meanwhile.
                 if session is not None and self._sessions.get(place.call_id) is session:
-                    del self._sessions[place.call_id]
+                    del self._sessions[place.call_id], self._standings[place.call_id]
                 self._cycles.ended()
                 self._child.send(replace(end, n=place.n))
 

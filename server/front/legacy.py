@@ -1,0 +1,52 @@
+"""What a front leaves to the one that takes its place: by the keeper, which reads none of it."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from server.front.processes import KeptProcesses
+from server.front.resume_tokens import new_secret
+from server.front.socket_folder import SocketFolder
+
+
+class Legacy:
+    """Each of these is what the front before had, or is made and left to the next one."""
+
+    def __init__(self, kept: KeptProcesses) -> None:
+        self._kept = kept
+
+    def listening(self, listen: Callable[[], socket.socket]) -> socket.socket:
+        """The socket that clients connect to; who comes meanwhile waits in its queue."""
+        file = self._kept.file("listening")
+        if file is not None:
+            return socket.socket(fileno=file)
+        made = listen()
+        self._kept.remember("listening", b"", made.fileno())
+        return made
+
+    def folder(self) -> SocketFolder:
+        """Where the sockets between our processes are; locked as long as the keeper lives."""
+        path = self._kept.memory("folder")
+        if path is not None:
+            return SocketFolder(Path(path.decode()), self._kept.file("folder"))
+        made = SocketFolder()
+        self._kept.remember("folder", str(made.path).encode(), made.lock)
+        return made
+
+    def key(self) -> str:
+        """The key that was made because none was configured."""
+        return self._remembered("key", lambda: secrets.token_urlsafe(24).encode()).decode()
+
+    def resume_secret(self) -> bytes:
+        """What resume tokens are made with."""
+        return self._remembered("resume secret", new_secret)
+
+    def _remembered(self, name: str, make: Callable[[], bytes]) -> bytes:
+        found = self._kept.memory(name)
+        if found is None:
+            found = make()
+            self._kept.remember(name, found)
+        return found
