@@ -34,16 +34,26 @@ def descendants(pid: int) -> list[int]:
     if not Path(f"/proc/{pid}").exists():
         return []
     found = [pid]
-    for task in _names(f"/proc/{pid}/task"):
-        for child in _read(f"/proc/{pid}/task/{task}/children").split():
-            found += descendants(int(child))
+    for child in _below(pid):
+        found += descendants(child)
     return found
 
 
+def _below(pid: int) -> list[int]:
+    return [
+        int(child)
+        for task in _names(f"/proc/{pid}/task")
+        for child in _read(f"/proc/{pid}/task/{task}/children").split()
+    ]
+
+
 def role(pid: int) -> str:
-    """Which part of the server it is, by its command line."""
+    """Which part of the server it is, by its command line; the keeper's is the front's."""
     command = _read(f"/proc/{pid}/cmdline")
-    return next((name for part, name in ROLES.items() if part in command), "other")
+    found = next((name for part, name in ROLES.items() if part in command), "other")
+    if found == "front" and any(_read(f"/proc/{one}/cmdline") == command for one in _below(pid)):
+        return "keeper"
+    return found
 
 
 def usage(pid: int) -> Usage | None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from tests import ROOT
+from tests.processes import of_role
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
@@ -49,8 +50,14 @@ class Serving:
 
     @property
     def pid(self) -> int:
+        """Of the first process, with which all others end."""
         assert self._process is not None, "not started"
         return self._process.pid
+
+    @property
+    def front(self) -> int:
+        """The pid of the process that answers HTTP."""
+        return of_role(self.pid, "front")[0]
 
     def __enter__(self) -> Serving:
         with contextlib.ExitStack() as files:

@@ -42,7 +42,6 @@ class Child:
         inbound: Any = ToChild,
         on_message: Callable[[Any], None] | None = None,
         on_again: Callable[[], None] = lambda: None,
-        alone_s: float = ALONE_S,
     ) -> None:
         """`on_again`: says what another supervisor has to know, behind the `Ready`."""
         self.stop = asyncio.Event()
@@ -52,7 +51,6 @@ class Child:
         self._credential = credential(name, secret)
         self._on_message = on_message
         self._on_again = on_again
-        self._alone_s = alone_s
         self._alone: asyncio.TimerHandle | None = None
         """Runs while there is no supervisor."""
         self._ready: Ready | None = None
@@ -112,7 +110,7 @@ class Child:
         log.warning("the supervisor is gone (%s); waiting for another", reason)
         loop = asyncio.get_running_loop()
         if self._alone is None:
-            self._alone = loop.call_later(self._alone_s, self._give_up)
+            self._alone = loop.call_later(ALONE_S, self._give_up)
         # Not from within the link that is closed then.
         loop.call_soon(self._introduce)
 

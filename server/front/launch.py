@@ -252,7 +252,7 @@ class Launch:
         shelf = PresetShelf(Path(config.presets.dir) if config.presets.dir else None)
         await shelf.refresh()
         recorded = self._recordings(front)
-        site = self._application(front, telemetry, shelf, desk, recorded)
+        site = self._application(front, telemetry, shelf, desk, recorded, kept)
         runner = acceptor.runner(site, HTTP_GRACE_S)
         try:
             await runner.setup()
@@ -345,7 +345,8 @@ class Launch:
         telemetry: Telemetry,
         shelf: PresetShelf,
         desk: VoiceDesk,
-        kept: RecordingShelf,
+        recorded: RecordingShelf,
+        kept: KeptProcesses,
     ) -> web.Application:
         config = self._config
         # Whoever is on this machine can load it without our help.
@@ -354,6 +355,7 @@ class Launch:
             (ApiKey("access", self._key, "admin"),) if self._key else (),
             is_keyless=not self._key,
             allowed_origins=config.server.allowed_origins,
+            memory=kept,
             limits=Limits(calls_per_minute=per_minute, calls_burst=max(20.0, per_minute / 10)),
         )
         info = {
@@ -377,7 +379,7 @@ class Launch:
             data_folder(config) / "feedback", front.desk, data_folder(config) / recordings.FOLDER
         )
         return application.build(
-            front, telemetry, auth, info, self._proxies, servers, shelf, [voices, box, kept]
+            front, telemetry, auth, info, self._proxies, servers, shelf, [voices, box, recorded]
         )
 
     def _handle_signals(self, supervisor: Supervisor, folder: SocketFolder) -> None:

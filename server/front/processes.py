@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import tempfile
@@ -23,6 +24,8 @@ from server.keeper.messages import (
     put,
     take,
 )
+
+log = logging.getLogger(__name__)
 
 
 class ChildProcess(Protocol):
@@ -160,11 +163,17 @@ class KeptProcesses:
         put(self._keeper, FrontServes())
 
     def remember(self, name: str, data: bytes, file: int | None = None) -> None:
-        """For a front that comes after this one."""
-        put(self._keeper, Remember(name, data), () if file is None else (file,))
+        """For a front that comes after this one; what cannot be left to it is not."""
+        self._leave(Remember(name, data), () if file is None else (file,))
 
     def forget(self, name: str) -> None:
-        put(self._keeper, Forget(name))
+        self._leave(Forget(name))
+
+    def _leave(self, message: Remember | Forget, files: tuple[int, ...] = ()) -> None:
+        try:
+            put(self._keeper, message, files)
+        except OSError as error:
+            log.warning("%s cannot be left to another front: %s", message.name[:16], error)
 
     def memory(self, name: str) -> bytes | None:
         """What the front before had remembered."""

@@ -42,7 +42,7 @@ PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 GOOD_LIFE_S = 30.0
 FRUITLESS_STARTS = 3
 """Of fronts in a row that died before they served."""
-MAX_MEMORIES = 16_000
+MAX_MEMORY_BYTES = 16 * 1024 * 1024
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -93,6 +93,7 @@ class Keeper:
     def __init__(self) -> None:
         self._children: dict[str, _Child] = {}
         self._memories: dict[str, bytes] = {}
+        self._memory_bytes = 0
         self._files: dict[str, int] = {}
         self._signals: list[int] = []
         """To be passed on."""
@@ -300,19 +301,23 @@ class Keeper:
             case Remember():
                 self._remember(told, files)
             case Forget():
-                self._memories.pop(told.name, None)
+                self._forget(told.name)
             case FrontServes():
                 self._has_served = True
 
     def _remember(self, told: Remember, files: list[int]) -> None:
-        if told.name not in self._memories and len(self._memories) >= MAX_MEMORIES:
-            self._memories.pop(next(iter(self._memories)))
-        self._memories[told.name] = told.data
+        self._forget(told.name)
+        if self._memory_bytes + len(told.data) <= MAX_MEMORY_BYTES:
+            self._memories[told.name] = told.data
+            self._memory_bytes += len(told.data)
         for file in files:
             before = self._files.pop(told.name, None)
             if before is not None:
                 os.close(before)
             self._files[told.name] = file
+
+    def _forget(self, name: str) -> None:
+        self._memory_bytes -= len(self._memories.pop(name, b""))
 
     def _tell(self, message: FromKeeper) -> None:
         self._unsent.append(message)

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -71,6 +71,24 @@ class Limits(msgspec.Struct, frozen=True):
     calls_burst: float = 20.0
 
 
+class IssuedSecret(msgspec.Struct, frozen=True):
+    """What is kept of an ephemeral secret, beside its hash."""
+
+    expires_at: float
+    """By the monotonic clock, which is the machine's."""
+    principal: Principal
+
+
+class Memory(Protocol):
+    """What outlives this process, though not the server."""
+
+    def remember(self, name: str, data: bytes) -> None: ...
+
+    def forget(self, name: str) -> None: ...
+
+    def memories(self, prefix: str) -> dict[str, bytes]: ...
+
+
 class EphemeralSecrets:
     """Secrets of OpenAI's client_secrets: `ek_…`, reusable until they expire. Memory only.
 
@@ -78,16 +96,23 @@ class EphemeralSecrets:
     by the monotonic `clock`: setting the system's time back revives none.
     """
 
+    PREFIX = "secret "
+
     def __init__(
         self,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
         capacity: int = MAX_SECRETS,
+        memory: Memory | None = None,
     ) -> None:
         self._clock = clock
         self._wall_clock = wall_clock
         self._capacity = capacity
-        self._entries: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+        self._memory = memory
+        self._entries: OrderedDict[bytes, IssuedSecret] = OrderedDict()
+        for name, data in ({} if memory is None else memory.memories(self.PREFIX)).items():
+            digest = bytes.fromhex(name.removeprefix(self.PREFIX))
+            self._entries[digest] = msgspec.msgpack.decode(data, type=IssuedSecret)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -97,22 +122,30 @@ class EphemeralSecrets:
     ) -> tuple[str, int]:
         """Return a new secret and when it expires (Unix seconds)."""
         now = self._clock()
-        for digest, (expires_at, _) in list(self._entries.items()):
-            if expires_at <= now:
-                del self._entries[digest]
+        for digest, issued in list(self._entries.items()):
+            if issued.expires_at <= now:
+                self._drop(digest)
         value = "ek_" + secrets.token_urlsafe(32)
         principal = Principal("user", key_id, session, secret_id=secrets.token_hex(8))
-        self._entries[_digest(value)] = (now + lifetime_s, principal)
+        digest = _digest(value)
+        issued = self._entries[digest] = IssuedSecret(now + lifetime_s, principal)
+        if self._memory is not None:
+            self._memory.remember(self.PREFIX + digest.hex(), msgspec.msgpack.encode(issued))
         if len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
+            self._drop(next(iter(self._entries)))
         return value, int(self._wall_clock()) + lifetime_s
 
     def find(self, value: str) -> Principal | None:
         """Return whose secret this is, or None if unknown or expired."""
-        entry = self._entries.get(_digest(value))
-        if entry is None or entry[0] <= self._clock():
+        issued = self._entries.get(_digest(value))
+        if issued is None or issued.expires_at <= self._clock():
             return None
-        return entry[1]
+        return issued.principal
+
+    def _drop(self, digest: bytes) -> None:
+        del self._entries[digest]
+        if self._memory is not None:
+            self._memory.forget(self.PREFIX + digest.hex())
 
 
 class Authenticator:
@@ -131,15 +164,17 @@ class Authenticator:
         allowed_hosts: tuple[str, ...] = (),
         allowed_origins: tuple[str, ...] = (),
         limits: Limits | None = None,
+        memory: Memory | None = None,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
     ) -> None:
+        """`memory`: where another process finds the ephemeral secrets that were issued."""
         if not keys and not is_keyless:
             raise ValueError("at least one API key is needed unless the server is keyless")
         limits = limits or Limits()
         self.is_keyless = is_keyless
         self.allowed_origins = allowed_origins
-        self.secrets = EphemeralSecrets(clock, wall_clock)
+        self.secrets = EphemeralSecrets(clock, wall_clock, memory=memory)
         self._keys = tuple((_digest(key.secret), key) for key in keys)
         self._allowed_hosts = (*LOOPBACK_HOSTS, *allowed_hosts)
         self._clock = clock

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from tests.caller import Caller
+from tests.processes import role
 from tests.serving import Serving
 from tests.streamer import HZ, Streamer, speech
 
@@ -68,11 +69,9 @@ async def clients(door: str, url: str, count: int, seconds: float) -> None:
 def server_cpu(pid: int) -> dict[str, float]:
     """Seconds that each process of the server has used, by what it is."""
     used: dict[str, float] = {"front": 0.0, "worker": 0.0}
-    front = psutil.Process(pid)
-    for process in (front, *front.children(recursive=True)):
-        line = " ".join(process.cmdline())
-        name = "worker" if "worker.worker" in line else "front" if process is front else ""
-        if name:
+    for process in psutil.Process(pid).children(recursive=True):
+        name = role(process.pid)
+        if name in used:
             times = process.cpu_times()
             used[name] += times.user + times.system
     return used

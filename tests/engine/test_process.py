@@ -81,15 +81,19 @@ class Parent:
         self.messages: list[Any] = []
         self.hellos: list[Hello] = []
         self.peer = b""
-        self.listener: Listener[Any] = Listener(
-            f"ipc://{folder}/control", FromChild, on_message=self._hear, on_peer=self._meet
-        )
+        self._control = f"ipc://{folder}/control"
+        self.listen()
         fields: dict[str, Any] = {"kind": "echo", "name": "engine-0#1", "slots": 2} | options
         self.config = EngineConfig(
             **fields, endpoint=f"ipc://{folder}/engine", control=self.listener.endpoint
         )
         self.process: asyncio.subprocess.Process | None = None
         self.stderr = b""
+
+    def listen(self) -> None:
+        self.listener: Listener[Any] = Listener(
+            self._control, FromChild, on_message=self._hear, on_peer=self._meet
+        )
 
     def _hear(self, peer: bytes, message: Any) -> None:
         self.messages.append(message)
@@ -251,12 +255,25 @@ async def test_sigterm_ends_in_order_and_sigint_is_left_to_the_parent(parent: Pa
     assert parent.stderr == b""
 
 
-async def test_closed_control_link_ends_the_engine(parent: Parent) -> None:
+async def test_engine_introduces_itself_to_the_supervisors_successor(parent: Parent) -> None:
     await parent.start()
+    ready = await parent.ready()
+    [hello] = parent.hellos
+    parent.listener.close()
+    parent.messages.clear()
+    parent.listen()
+    assert await parent.ready() == ready and parent.hellos == [hello, hello]
+    parent.tell(Ping(7))
+    await until(lambda: parent.said(Pong))
+    await parent.close()
+
+
+async def test_engine_without_a_supervisor_ends_after_a_while(parent: Parent) -> None:
+    await parent.start(program="import engine.ipc.child_process as c; c.ALONE_S = 0.0; " + START)
     await parent.ready()
     parent.listener.close()
     assert await parent.exit_code() == 0
-    assert b"the supervisor is gone" in parent.stderr
+    assert b"no other supervisor came" in parent.stderr
 
 
 async def test_engine_that_cannot_be_built_says_why_and_exits(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Processes that stand still for seconds, are killed, or lose their sockets, in a running server.
 
 Guarded: whoever stood still 8 s kills nobody when it goes on, and its calls go on; a caller of a
-media worker that died is told by the front; a deleted socket folder costs no restart; children go
-before the front when memory runs out.
+media worker that died is told by the front; calls go on without a front, and the next one has them;
+a deleted socket folder costs no restart; children go before the front when memory runs out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.caller import Caller
+from tests.processes import of_role
 from tests.serving import Serving
 from tests.waiting import until
 
@@ -52,7 +53,7 @@ def is_new(server: Serving, role: str, pid: int) -> bool:
 @pytest.mark.parametrize("role", ["front", "worker", "engine"])
 async def test_standstill_kills_nobody_and_the_call_goes_on(server: Serving, role: str) -> None:
     before = await processes(server)
-    pid = server.pid if role == "front" else server.process(role)["pid"]
+    pid = server.process(role)["pid"]
     async with Caller(server.url) as caller:
         await caller.hears("session.created")
         late = Caller(server.url)
@@ -105,11 +106,46 @@ async def test_caller_of_a_dead_media_worker_is_told_by_the_front(server: Servin
             await again.hears("session.created")
 
 
+async def test_calls_go_on_without_a_front_and_the_next_one_has_them(server: Serving) -> None:
+    before = await processes(server)
+    async with Caller(server.url) as caller, Caller(server.url) as other:
+        await caller.hears("session.created")
+        await other.hears("session.created")
+        os.kill(server.front, signal.SIGKILL)
+        await until(lambda: fronts(server) not in ([], [before["front"]["pid"]]))
+        [successor] = fronts(server)
+        os.kill(successor, signal.SIGSTOP)
+        try:
+            # Nobody is there to be asked, and sound comes all the same.
+            heard = caller.heard_samples
+            await until(lambda: caller.heard_samples > heard + 48_000)
+        finally:
+            os.kill(successor, signal.SIGCONT)
+        # Who asks meanwhile waits until the calls are known again.
+        assert (await asyncio.to_thread(server.get, caller.location))[0] == 200
+        _, stats = await asyncio.to_thread(server.get, "/api/stats")
+        assert (len(stats["calls"]), stats["slots"]["used"]) == (2, 2)
+        await caller.hang_up()
+        await until(lambda: server.get("/api/stats")[1]["slots"]["used"] == 1)
+        assert server.get(caller.location)[0] == 410
+        heard = other.heard_samples
+        await until(lambda: other.heard_samples > heard + 24_000)
+        assert [e for e in other.events if e["type"] in ("error", "session.ended")] == []
+    after = await processes(server)
+    assert {name for name in after if after[name]["pid"] != before[name]["pid"]} == {"front"}
+
+
+def fronts(server: Serving) -> list[int]:
+    """Without one the keeper alone looks like it."""
+    return [pid for pid in of_role(server.pid, "front") if pid != server.pid]
+
+
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux only")
 async def test_children_go_before_the_front_when_memory_runs_out(server: Serving) -> None:
     def score(pid: int) -> int:
         return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
-    front = score(server.pid)
-    children = psutil.Process(server.pid).children()
-    assert len(children) == 2 and all(score(child.pid) > front for child in children)
+    front = server.front
+    children = {child.pid for child in psutil.Process(server.pid).children()} - {front}
+    assert len(children) == 2 and all(score(child) > score(front) for child in children)
+    assert score(front) > score(server.pid)

@@ -34,6 +34,7 @@ class PaperSupervisor(Supervisor):
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.told: list[tuple[str, Message]] = []
+        self.gone = ()
         self.children = {}
         for name in names:
             role: Any = name.partition("-")[0]
@@ -94,17 +95,23 @@ class PaperFront:
         max_per_remote: int = 100,
         max_connecting: int = 400,
         ready: bool = True,
+        is_second: bool = False,
     ) -> None:
+        """`is_second`: the children are those of a front that died."""
         self.clock = Clock()
         self.shown: list[str] = []
         self.front = Front(
             max_queue=max_queue,
             max_per_remote=max_per_remote,
             max_connecting=max_connecting,
+            resume_secret=b"the same in each life",
+            life=2 if is_second else 1,
             show=self.shown.append,
             clock=self.clock,
         )
         self.supervisor = PaperSupervisor(names or ("engine-0", "worker-0"))
+        for child in self.supervisor.children.values():
+            child.is_taken_over = is_second
         self.front.attach(self.supervisor)
         self._slots = slots
         if ready:
@@ -116,7 +123,7 @@ class PaperFront:
 
     def up(self, name: str) -> None:
         child = self[name]
-        child.generation += 1
+        child.generation += not child.is_taken_over
         child.state, child.pid = "ready", 1000 + child.generation
         child.started_at = self.clock.now - 1.5
         is_engine = child.spec.role == "engine"
@@ -128,7 +135,7 @@ class PaperFront:
 
     def down(self, name: str, reason: str = "killed by signal 9") -> None:
         child = self[name]
-        child.state, child.reason = "backoff", reason
+        child.state, child.reason, child.is_taken_over = "backoff", reason, False
         child.restarts += 1
         child.is_ready.clear()
         child.ready = None

@@ -51,6 +51,17 @@ def updating() -> Updating:
     return Updating()
 
 
+async def test_tag_of_the_front_before_is_taken_until_there_is_another(updating: Updating) -> None:
+    await updating.start()
+    updating.paper.front.desk._ice.adopt(updating.call_id)
+    assert await updating.update("more", "", "of the front before") is None
+    restarted = await updating.update("restart", "ours", "of the front before")
+    assert restarted is not None
+    with pytest.raises(ProtocolError, match="If-Match"):
+        await updating.update("more", "", "of the front before")
+    assert await updating.update("more", "", restarted.tag) is None
+
+
 async def test_candidates_keep_the_entity_tag_and_a_restart_changes_it(updating: Updating) -> None:
     tag = await updating.start()
     assert tag.startswith('"') and tag.endswith('"') and len(tag) > 12

@@ -367,6 +367,33 @@ def test_secrets_expire_and_are_bounded() -> None:
     assert len(secrets) == 3
 
 
+class RememberedSecrets(dict[str, bytes]):
+    """A memory that outlives what asks it to remember."""
+
+    def remember(self, name: str, data: bytes) -> None:
+        self[name] = data
+
+    def forget(self, name: str) -> None:
+        self.pop(name, None)
+
+    def memories(self, prefix: str) -> dict[str, bytes]:
+        return {name: data for name, data in self.items() if name.startswith(prefix)}
+
+
+def test_secrets_are_good_in_another_process_that_has_the_memory() -> None:
+    now, memory = [50.0], RememberedSecrets(other=b"")
+    before = EphemeralSecrets(lambda: now[0], capacity=2, memory=memory)
+    values = [before.issue(600, SessionSettings(instructions="Be brief."), "k")[0] for _ in "abc"]
+    assert not any(value in str(memory) for value in values), "only hashes are kept"
+    after = EphemeralSecrets(lambda: now[0], capacity=2, memory=memory)
+    assert [after.find(value) for value in values] == [before.find(value) for value in values]
+    assert after.find(values[0]) is None and after.find(values[2]) is not None
+    now[0] = 650.0
+    assert after.find(values[2]) is None
+    after.issue(600, SessionSettings(), None)
+    assert len(memory) == 2, "what has expired is forgotten"
+
+
 async def test_calls_are_rate_limited_per_remote(start: Start) -> None:
     now = [0.0]
     limits = Limits(calls_per_minute=60, calls_burst=2)

@@ -1,0 +1,130 @@
+"""The keeper with real processes: what it passes on, what outlives a front, and that nothing else
+outlives itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests import ROOT
+from tests.waiting import PATIENCE_S, until_blocking
+
+pytestmark = pytest.mark.loopback
+
+
+class Kept:
+    """The keeper's process, and the fronts that answer on its stdout."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.server.keeper.program"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.front = self.answer()
+
+    def say(self, *command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+
+    def ask(self, *command: str) -> dict[str, Any]:
+        self.say(*command)
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """The next line of a front; a child says on the same stdout what it was told."""
+        assert self.process.stdout is not None
+        while not (line := self.process.stdout.readline()).startswith("{"):
+            assert line, "the keeper has ended"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def start(self, name: str) -> int:
+        return int(self.ask("start", name)["pid"])
+
+    def ended(self) -> int:
+        return self.process.wait(PATIENCE_S)
+
+    def complaints(self) -> list[str]:
+        assert self.process.stderr is not None
+        return self.process.stderr.read().splitlines()
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    made = Kept()
+    yield made
+    made.process.kill()
+    with made.process:
+        pass
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_front_that_dies_has_a_successor_who_finds_all_that_was_kept(kept: Kept) -> None:
+    assert kept.front["life"] == 1 and kept.front["parent"] == kept.process.pid
+    one, two = kept.start("one"), kept.start("two")
+    assert "No such file" in kept.ask("start nothing")["error"]
+    kept.say("remember", "name", "value")
+    kept.ask("serve")
+    os.kill(kept.front["pid"], signal.SIGKILL)
+    again = kept.answer()
+    assert (again["life"], again["ended"]) == (2, "killed by signal 9")
+    assert is_alive(one) and psutil.Process(one).ppid() == kept.process.pid
+    assert kept.ask("take", "one") == {"alive": True, "note": "note one", "way": True}
+    assert kept.ask("recall", "name") == {"memory": "value", "is_stdout": True}
+    assert kept.ask("end", "one") == {"code": -9}, "the one that was started by the first front"
+    kept.ask("serve")
+    # A bug ends this one, and a child while there is none.
+    os.kill(again["pid"], signal.SIGSTOP)
+    os.kill(two, signal.SIGKILL)
+    until_blocking(lambda: not psutil.pid_exists(two))
+    os.kill(again["pid"], signal.SIGKILL)
+    assert kept.answer()["life"] == 3
+    for name in ("one", "two"):
+        assert kept.ask("take", name) == {"alive": False, "note": f"note {name}", "way": False}
+    three = kept.start("one")
+    os.kill(kept.process.pid, signal.SIGTERM)
+    assert kept.answer() == {"stopped": True} and kept.ended() == 0
+    assert not is_alive(three), "what the front has left does not outlive the keeper"
+    assert [line.startswith("omnicall: the front was killed") for line in kept.complaints()] == [
+        True,
+        True,
+    ]
+
+
+def test_front_that_says_why_it_ends_has_no_successor(kept: Kept) -> None:
+    one = kept.start("one")
+    kept.ask("serve")
+    kept.say("exit", "2")
+    assert kept.ended() == 2 and kept.complaints() == []
+    assert not is_alive(one)
+
+
+def test_front_that_dies_before_it_serves_ends_all(kept: Kept) -> None:
+    one = kept.start("one")
+    kept.say("exit", "70")
+    assert kept.ended() == 1 and kept.complaints() == ["omnicall: the front was ended by a bug"]
+    assert not is_alive(one)
+
+
+def test_front_does_not_outlive_a_keeper_that_is_killed(kept: Kept) -> None:
+    kept.process.kill()
+    until_blocking(lambda: not is_alive(kept.front["pid"]))
