@@ -197,13 +197,20 @@ HEAVY = ("torch", "transformers", "onnxruntime", "tensorflow")
 
 @pytest.mark.loopback
 def test_front_loads_no_torch_no_engine_and_no_media() -> None:
-    modules = loaded("run")
+    modules = loaded("server.front.launch", "server.config_loader")
     assert "server.front.front" in modules and "aiohttp" in modules
     assert not modules & {*HEAVY, "engine.process", "engine.host"}
     apart = ("engine.builtin", "media", "server.worker")
     assert not {name for name in modules if name.startswith(apart)}
     # The front touches no media: neither peer connections nor codecs.
     assert not modules & {"aiortc", "av", "numpy", "cv2", "pocketsphinx"}
+
+
+@pytest.mark.loopback
+def test_keeper_loads_next_to_nothing() -> None:
+    modules = loaded("run")
+    assert "server.keeper.keeper" in modules
+    assert not modules & {*HEAVY, "asyncio", "uvloop", "aiohttp", "zmq", "server.config"}
 
 
 @pytest.mark.loopback

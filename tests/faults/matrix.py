@@ -15,7 +15,7 @@ from tests.faults.faults import DISK_FAULTS, FAULTS, Fault, log_disk
 from tests.faults.scene import STATES, Fate, Scene
 from tests.processes import descendants, is_there, of_role, role
 
-PROCESSES = ("front", "worker", "engine", "recogniser")
+PROCESSES = ("keeper", "front", "worker", "engine", "recogniser")
 WATCH_S = 10.0
 """After a fault has ended."""
 NEW_CALL_S = 5.0
@@ -37,7 +37,7 @@ class Row(Struct, frozen=True):
     skipped: str = ""
 
 
-ENDS_CALLS = {("front", "kill"), ("worker", "kill"), ("worker", "stop 20 s")}
+ENDS_CALLS = {("keeper", "kill"), ("worker", "kill"), ("worker", "stop 20 s")}
 """Of clients that do not come back with their token; everything else no call may end for."""
 
 
@@ -75,16 +75,16 @@ async def _disk(fault: Fault, folder: Path) -> AsyncIterator[tuple[str, ...]]:
 
 
 async def _happen(scene: Scene, process: str, fault: Fault, folder: Path) -> Row:
-    front = scene.server.pid
-    before = {pid: role(pid) for pid in descendants(front)}
-    victim = front if process == "all" else of_role(front, process)[0]
+    first = scene.server.pid
+    before = {pid: role(pid) for pid in descendants(first)}
+    victim = first if process == "all" else of_role(first, process)[0]
     for actor in scene.actors:
         await actor.begin()
     window_s = fault.lasts_s + WATCH_S
     watching = asyncio.gather(*(actor.watch(window_s) for actor in scene.actors))
     async with fault.do(victim, folder):
         await asyncio.sleep(fault.lasts_s)
-    is_over = process == "front" and fault.name == "kill"
+    is_over = process == "keeper" and fault.name == "kill"
     # Where nobody's call goes on every slot is free again; else the callers that live have them.
     may_wait = (process, fault.name) not in ENDS_CALLS
     new_call = None if is_over else asyncio.create_task(scene.new_call(may_wait=may_wait))
@@ -107,7 +107,7 @@ async def _happen(scene: Scene, process: str, fault: Fault, folder: Path) -> Row
 
 
 async def _left_behind(scene: Scene) -> list[str]:
-    """What a front that was killed leaves: processes and sockets."""
+    """What a keeper that was killed leaves: processes and sockets."""
     await asyncio.sleep(1.0)
     left = await asyncio.to_thread(lambda: [path.name for path in scene.folder.glob("omnicall-*")])
     return [f"folder {name}" for name in left]

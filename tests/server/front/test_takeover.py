@@ -11,8 +11,8 @@ from engine.ipc.supervision import WorkerGone
 from server.control import (
     AssignEngine,
     CallEnded,
-    CallsTold,
     CallStands,
+    CallsTold,
     ConversationKept,
     EngineAddress,
     HangUp,

@@ -20,7 +20,8 @@ SLEEPS = "import sys, time; print(sys.stdin.readline(), flush=True); time.sleep(
 
 
 def say(**told: Any) -> None:
-    print(json.dumps(told), flush=True)
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
 
 
 class Told:
@@ -64,10 +65,8 @@ class Told:
             case "recall":
                 memory = self.kept.memory(given[0])
                 file = self.kept.file("a file")
-                say(
-                    memory=None if memory is None else memory.decode(),
-                    is_stdout=file is not None and os.path.sameopenfile(file, 1),
-                )
+                is_stdout = file is not None and os.fstat(file) == os.fstat(1)
+                say(memory=None if memory is None else memory.decode(), is_stdout=is_stdout)
             case "serve":
                 self.kept.serves()
                 say(serves=True)
