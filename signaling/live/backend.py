@@ -14,8 +14,14 @@ import msgspec
 from signaling.errors import ProtocolError
 from signaling.live import server_events as wire
 from signaling.live.client_events import MAX_ITEM_BYTES
+from signaling.live.typed_message import read_message
 from signaling.session import events as ev
-from signaling.session.items import FunctionCallItem, FunctionCallOutput
+from signaling.session.items import (
+    FunctionCallItem,
+    FunctionCallOutput,
+    InputMessage,
+    InputTextPart,
+)
 
 MAX_ITEMS = 128
 MAX_WAITING = 256
@@ -33,6 +39,8 @@ class BackendStream:
         self._continues: str | None = None
         """The delegation of the response that was asked for last."""
         self._last = ""
+        self._has_message = False
+        """Somebody has typed what no response was asked for yet."""
         self._number = 0
         self._items = 0
         self._bytes = 0
@@ -116,15 +124,29 @@ class BackendStream:
 
     # ------------------------------------------------------------------ from the client
 
-    def output(self, item: dict[str, Any]) -> FunctionCallOutput:
+    def read(self, item: dict[str, Any]) -> FunctionCallOutput | InputMessage:
         """Read the item of a `response.item.create`; raises `ProtocolError`."""
-        if item.get("type") != "function_call_output":
+        kind = item.get("type", "message")
+        if kind not in ("function_call_output", "message"):
             raise ProtocolError(
-                f"item.type: {str(item.get('type'))[:40]!r} is not served; "
-                'allowed: "function_call_output".',
+                f"item.type: {str(kind)[:40]!r} is not served; "
+                'allowed: "function_call_output", "message".',
                 code="unsupported_value",
                 param="item.type",
             )
+        read = read_message(item) if kind == "message" else self._output(item)
+        self._items += 1
+        self._bytes += _size_of(read)
+        if self._items > MAX_ITEMS or self._bytes > MAX_ITEM_BYTES:
+            raise ProtocolError(
+                f"item: at most {MAX_ITEMS} items and {MAX_ITEM_BYTES} bytes of them are taken "
+                "in one session.",
+                code="response_input_buffer_full",
+                param="item",
+            )
+        return read
+
+    def _output(self, item: dict[str, Any]) -> FunctionCallOutput:
         call_id, output = item.get("call_id"), item.get("output")
         if not isinstance(call_id, str) or call_id not in self._waiting:
             raise ProtocolError(
@@ -133,36 +155,39 @@ class BackendStream:
             )
         if not isinstance(output, str):
             raise ProtocolError("item.output: a string is expected.", param="item.output")
-        self._items += 1
-        self._bytes += len(output.encode())
-        if self._items > MAX_ITEMS or self._bytes > MAX_ITEM_BYTES:
-            raise ProtocolError(
-                f"item: at most {MAX_ITEMS} items and {MAX_ITEM_BYTES} bytes of output are taken "
-                "in one session.",
-                code="response_input_buffer_full",
-                param="item",
-            )
         return FunctionCallOutput(call_id=call_id, output=output)
 
-    def answered(self, call_id: str) -> None:
-        """Note that the output of a call was taken."""
-        self._last = self._waiting.pop(call_id)
+    def taken(self, item: FunctionCallOutput | InputMessage) -> None:
+        """Note that the session has an item."""
+        if isinstance(item, FunctionCallOutput):
+            self._last = self._waiting.pop(item.call_id)
+        else:
+            self._has_message = True
 
     def answered_task(self) -> str:
-        """Return the delegation whose calls were all answered last; raises `ProtocolError`."""
+        """Return the delegation whose calls were all answered last, empty where only a message is
+        to be answered; raises `ProtocolError`."""
         if self._waiting:
             missing = ", ".join(self._waiting)
             raise ProtocolError(
                 f"Calls still wait for their outputs: {missing}.",
                 code="function_call_outputs_required",
             )
-        if not self._last:
-            raise ProtocolError("There is no delegation to go on with.", code="invalid_value")
+        if not (self._last or self._has_message):
+            told = "There is no delegation to go on with, and no message to answer."
+            raise ProtocolError(told, code="invalid_value")
         return self._last
 
     def go_on(self, delegation_id: str) -> None:
-        """Assign the next response to this delegation."""
-        self._continues = delegation_id
+        """Assign the next response to this delegation; empty: it is none's."""
+        self._has_message = False
+        self._continues = delegation_id or None
+
+
+def _size_of(item: FunctionCallOutput | InputMessage) -> int:
+    if isinstance(item, FunctionCallOutput):
+        return len(item.output.encode())
+    return sum(len(part.text.encode()) for part in item.parts if isinstance(part, InputTextPart))
 
 
 def _outcome(response: ev.ResponseInfo) -> str:

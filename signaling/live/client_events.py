@@ -109,13 +109,13 @@ class FixturePlay(_LiveEvent, frozen=True, kw_only=True):
 
 
 class BackendItem(_LiveEvent, frozen=True, kw_only=True):
-    """Give the text model the output of the application's function."""
+    """Give the text model the output of a function, or add a typed message."""
 
     item: dict[str, Any]
 
 
 class BackendContinue(_LiveEvent, frozen=True, kw_only=True):
-    """Let the text model go on with the outputs that it got."""
+    """Let the text model go on with the outputs that it got, or the model answer a message."""
 
 
 class SessionClose(_LiveEvent, frozen=True, kw_only=True):

@@ -86,9 +86,9 @@ class Delegations:
                 param="type",
             )
         if isinstance(event, c.BackendItem):
-            output = self._backend.output(event.item)
-            self._core.add_item(output)
-            self._backend.answered(output.call_id)
+            item = self._backend.read(event.item)
+            self._core.add_item(item)
+            self._backend.taken(item)
         else:
             task = self._backend.answered_task()
             self._core.create_response(ResponseWish())

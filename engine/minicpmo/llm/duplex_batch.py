@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from engine.minicpmo.llm.batch import Batch, Chosen, Replay
+from engine.minicpmo.llm.context_window import Media
 from engine.minicpmo.llm.duplex_state import DuplexState
 from engine.minicpmo.llm.duplex_unit import UnitPhase, UnitResult
 from engine.minicpmo.llm.rows import LONG_ROW, MAX_FORWARD_TOKENS, Feed, LlmRows, Piece, cut
@@ -75,6 +76,27 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
         if lacking > 0:
             self._make_room(slot, lacking)
         self._apply(slot, session.tell(suffix))
+        self._check([slot])
+
+    # ------------------------------------------------------------------ messages
+
+    def make_room_to_read(self, slot: int, positions: int) -> None:
+        """Make room for messages between units; raises `ContextFull` where there is none."""
+        lacking = self.sessions[slot].lacking_read(positions)
+        if lacking > 0:
+            self._make_room(slot, lacking)
+
+    def read_slowly(
+        self, slot: int, pieces: Sequence[Piece], media: Media, *, most: int = LONG_ROW
+    ) -> Iterator[None]:
+        """Read messages between units, at most `most` positions for each step.
+
+        There has to be room for them.
+        """
+        tail = self.sessions[slot].read(sum(map(len, pieces)), media)
+        for feed in cut(Feed(slot, [tail, *pieces]), most):
+            self.rows.append([feed])
+            yield
         self._check([slot])
 
     # ------------------------------------------------------------------ units

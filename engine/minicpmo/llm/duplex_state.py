@@ -91,7 +91,9 @@ class DuplexState:
         self._brought = 1
         """Positions that the newest unit's input takes."""
         self._read_for_turn = 0
-        """Positions of the units since the newest turn began."""
+        """Positions of the units since the newest turn began, and of messages right before it."""
+        self._read_between = 0
+        """Positions of the messages that no turn has followed yet."""
         self._tail_entry: Entry | None = None
         self._given = GivenWords(tokens)
 
@@ -130,6 +132,7 @@ class DuplexState:
         self.units = self._decisions = 0
         self.tail, self._tail_entry = [], None
         self._given.forget()
+        self._read_between = 0
         self.context.check(self.length)
         return pieces
 
@@ -138,12 +141,17 @@ class DuplexState:
     @property
     def can_say(self) -> bool:
         """A turn of given words may begin with the next unit."""
-        return self.phase is UnitPhase.IDLE and not (self.turn_open or self.says_given)
+        return self.phase is UnitPhase.IDLE and not (self.turn_open or self._given.is_due)
 
     def say(self, ids: Sequence[int]) -> None:
         """Have the next turn say these words; a cut forgets what of them is left."""
         assert self.can_say, "a turn is under way"
         self._given.give(ids, self.settings.max_chars)
+
+    def speak(self) -> None:
+        """Have the next unit begin a turn, in words of the model's own."""
+        assert self.can_say, "a turn is under way"
+        self._given.begin()
 
     @property
     def given(self) -> int:
@@ -168,6 +176,26 @@ class DuplexState:
         resume, window.suffix_ids = window.protected, tuple(suffix)
         self.length += window.protected - resume
         return Rebuild(window.prefix_len, (*window.previous, *window.suffix_ids), resume)
+
+    # ------------------------------------------------------------------ messages
+
+    def lacking_read(self, positions: int) -> int:
+        """Positions short for messages of so many, and the next unit behind them."""
+        return self._lacking(self._brought + positions)
+
+    def read(self, positions: int, media: Media) -> list[int]:
+        """Take messages in between units; they leave the cache as a unit does.
+
+        Returns the ids to be fed before them.
+        """
+        assert self.phase is UnitPhase.IDLE, f"messages come while {self.phase}"
+        assert not self.turn_open, "a turn is under way"
+        tail = self.tail
+        self._register_tail()
+        self.length += positions
+        self.window.register(Entry(positions, media=media))
+        self._read_between += positions
+        return tail
 
     # ------------------------------------------------------------------ one unit
 
@@ -223,7 +251,8 @@ class DuplexState:
         self.units += 1
         self.phase = UnitPhase.DECIDING
         self.length += sum(len(piece) for piece in head)
-        is_early = self._decisions < self.settings.force_listen_count and not self.says_given
+        may_be_early = not (self._given.is_due or self.turn_open)
+        is_early = may_be_early and self._decisions < self.settings.force_listen_count
         if force_listen or is_early:
             if self.turn_open:
                 head.append([tokens.turn_eos])
@@ -362,7 +391,10 @@ class DuplexState:
 
     def _made_from(self, starts: bool) -> TokenSplit:
         # The ends of the turn's units before this one were read for it, too.
-        self._read_for_turn = 0 if starts else self._read_for_turn + UNIT_END_IDS
+        if starts:
+            self._read_for_turn, self._read_between = self._read_between, 0
+        else:
+            self._read_for_turn += UNIT_END_IDS
         media = self.window.media + self._unit.media
         self._read_for_turn += self.length - self._unit.start
         return split(self.length, media, max(0, self.length - self._read_for_turn))

@@ -170,6 +170,12 @@ class PromptBuilder:
         more = "".join(f"\n{self._safe(text, False)}" for text in told)
         return self._encode(f"<|audio_end|>{more}<|im_end|>")
 
+    def between_units(self, messages: Sequence[PromptMessage]) -> Prompt:
+        """Render whole messages as they stand between two units."""
+        texts = [f"<|im_start|>{m.role}\n{self._content(m, False)}<|im_end|>" for m in messages]
+        parts = [part for message in messages for part in message.parts]
+        return self.fill("\n".join(texts), parts, image_ids=False)
+
     # ------------------------------------------------------------------ turns
 
     def half_duplex(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from engine.gpu.timing import timed
-from engine.ipc.protocol import AppendContext, ContextAppended
+from engine.ipc.protocol import AppendContext, ContextAppended, CreateResponse
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.duplex_batch import UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexState
@@ -14,6 +14,7 @@ from engine.minicpmo.llm.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.minicpmo.modes.mode import Mode
 from engine.minicpmo.modes.thinning import MOST, Thinning
 from engine.minicpmo.modes.told_context import MAX_TOLD_TOKENS, ToldContext
+from engine.minicpmo.modes.typed_turns import TypedTurns
 from engine.minicpmo.modes.unit_alignment import PHASES, UnitAlignment
 from engine.minicpmo.modes.unit_speech import UnitSpeech
 from engine.minicpmo.modes.unit_start import (
@@ -47,6 +48,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         self._alignment = UnitAlignment(phases, self._unit.ms / 1000)
         self._thinning = Thinning(self._unit.ms)
         self._unit_speech = UnitSpeech(self._unit_done)
+        self._typed = TypedTurns(runner, max_context)
         self._unspoken = frozenset(runner.model.tokens.duplex_forbidden)
         self._decided: set[int] = set()
         """Slots whose units are over and whose contexts may be full."""
@@ -68,7 +70,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         speech = SessionSpeech(self._runner, self._speech, session)
         told = ToldContext(prompts, min(MAX_TOLD_TOKENS, self._max_context // 4))
-        self._entries[slot] = DuplexEntry(session, speech, prompt, self._unit, told)
+        self._entries[slot] = DuplexEntry(session, speech, prompt, self._unit, told, state)
         session.audio_input.displace()
         next(prompt, None)
 
@@ -126,9 +128,14 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         else:
             entry.appended.append(Appended(message.request, tuple(ids)))
 
-    def refuse_appended(self, session: Session, code: str, reason: str) -> None:
-        """Tell the client that nothing comes of what it appended and was not said."""
+    def ask(self, session: Session, message: CreateResponse) -> None:
+        """Have the model take a turn, behind all that was typed so far."""
+        self._typed.ask(self._entries[session.slot], message)
+
+    def refuse_asked(self, session: Session, code: str, reason: str) -> None:
+        """Tell the client that nothing comes of what it asked for or appended and was not said."""
         entry = self._entries[session.slot]
+        self._typed.refuse(entry, code, reason)
         requests = [said.request for said in entry.appended]
         requests += [told.request for told in entry.untold]
         entry.appended.clear()
@@ -153,20 +160,15 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
 
     def _begin_appended(self, slot: int) -> None:
         """Say what was appended, if nobody is speaking."""
-        entry, state = self._entries[slot], self._runner.duplex.sessions[slot]
-        session = entry.session
-        is_free = state.can_say and not (
-            session.audio_input.is_user_speaking or session.forced_listen or session.is_interrupted
-        )
-        if entry.appended and is_free:
-            entry.appended[0].since = session.audio_input.position
-            state.say(entry.appended[0].ids)
+        entry = self._entries[slot]
+        if entry.appended and entry.may_begin_turn:
+            entry.appended[0].since = entry.session.audio_input.position
+            entry.state.say(entry.appended[0].ids)
 
     def _tell_appended(self, entry: DuplexEntry, *, is_whole: bool) -> None:
         """Answer for what was appended, when it was said or cut."""
         session = entry.session
-        state = self._runner.duplex.sessions[session.slot]
-        if not entry.appended or entry.appended[0].since is None or state.says_given:
+        if not entry.appended or entry.appended[0].since is None or entry.state.says_given:
             return
         said = entry.appended.popleft()
         if not is_whole:
@@ -188,15 +190,19 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
     # ------------------------------------------------------------------ between units
 
     def read_on(self) -> bool:
-        """Read a piece of one session's system message; returns whether there was one."""
+        """Read a piece of what one session is told between units; returns whether there was
+        any."""
         for entry in self._entries.values():
             try:
                 if entry.prompt is not None:
                     if next(entry.prompt, self) is self:
                         entry.prompt = None
                     return True
-                if entry.untold and entry.can_begin:
+                if entry.untold and entry.is_between_units:
                     self._tell(entry)
+                    return True
+                if entry.has_to_read and entry.is_between_units:
+                    entry.prompt = self._typed.read(entry)
                     return True
             except Exception as error:
                 raise SessionFailed(entry.session, error) from error
@@ -207,7 +213,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         while self._decided:
             slot = self._decided.pop()
             entry = self._entries.get(slot)
-            if entry is None or not entry.can_begin:
+            if entry is None or not entry.is_between_units:
                 continue
             try:
                 if self._runner.duplex.room_ahead(slot):
@@ -228,6 +234,8 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
     def start(self) -> bool:
         """Start the units that are due; returns whether there were any."""
         entries = self._entries.values()
+        for entry in entries:
+            self._typed.keep_time(entry)
         if not is_worth_starting(entries, self._unit, is_busy=self.is_busy()):
             return False
         due = self._due()
@@ -268,12 +276,12 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
             self._alignment.took(entry.session, entry.due)
             if entry.has_new_settings:
                 entry.has_new_settings = False
-                state = self._runner.duplex.sessions[slot]
-                state.configure(duplex_settings(entry.session.config, entry.session.unit))
+                entry.state.configure(duplex_settings(entry.session.config, entry.session.unit))
             entry.queue.push(fresh)
             chunk = entry.queue.take()
             if chunk is not None:
                 due[slot] = chunk
+                self._typed.begin(entry)
                 self._begin_appended(slot)
         return due
 
@@ -312,10 +320,11 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
             if slot in aloud:
                 others_follow = slot != aloud[-1] or self.is_busy()
                 self._unit_speech.speak(
-                    entry, result, entry.due, says=entry.says, others_follow=others_follow
+                    entry, result, entry.due, cause=entry.cause, others_follow=others_follow
                 )
             else:
-                self._unit_speech.finish_silently(entry, result, entry.due, entry.says)
+                self._unit_speech.finish_silently(entry, result, entry.due, entry.cause)
+            self._typed.passed(entry, result)
             entry.session.warn_context(result.warning)
             self._tell_appended(entry, is_whole=result.end_of_turn)
         self._runner.duplex.finalize(list(results))

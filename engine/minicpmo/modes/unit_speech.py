@@ -16,14 +16,26 @@ from engine.minicpmo.speech.pipeline import NO_SOUND
 from engine.minicpmo.speech.worker import SpeechChunk
 
 
+@dataclass(frozen=True)
+class Cause:
+    """Why a turn is said; by itself the model needs none."""
+
+    says: str = ""
+    """The name of what was appended and is said in it."""
+    request: str | None = None
+    """The client's name for what it asked for and this answers."""
+
+
+NO_CAUSE = Cause()
+
+
 @dataclass(eq=False)
 class UnitUtterance(AnswerPart):
     result: UnitResult
     due: float
     """When the unit was complete, on the monotonic clock."""
     stages: Stages
-    says: str
-    """What was appended and is said in it."""
+    cause: Cause
     is_open: bool = False
     """Its response was opened before it had a sound."""
     is_told: bool = False
@@ -42,17 +54,14 @@ class UnitSpeech:
         result: UnitResult,
         due: float,
         *,
-        says: str = "",
+        cause: Cause = NO_CAUSE,
         others_follow: bool,
     ) -> None:
-        """Request a unit's speech; text and sound are sent as the sound comes.
-
-        `says`: the name of what was appended and is said in it.
-        """
-        utterance = UnitUtterance(entry.speech.generation, result, due, entry.stages, says)
+        """Request a unit's speech; text and sound are sent as the sound comes."""
+        utterance = UnitUtterance(entry.speech.generation, result, due, entry.stages, cause)
         if not entry.speaking:
             # A user who speaks now speaks over the answer.
-            self._open(entry, result, says)
+            self._open(entry, result, cause)
             utterance.is_open = True
         entry.speaking.append(utterance)
         entry.speech.say(
@@ -66,11 +75,11 @@ class UnitSpeech:
         )
 
     def finish_silently(
-        self, entry: SessionEntry, result: UnitResult, due: float, says: str = ""
+        self, entry: SessionEntry, result: UnitResult, due: float, cause: Cause = NO_CAUSE
     ) -> None:
         """Send a unit that has no sound."""
         if result.wants_speech or result.text:
-            self._open(entry, result, says)
+            self._open(entry, result, cause)
             self._send(entry, result, NO_SOUND)
         self._done(entry, result, due, spoke=bool(result.text), stages=entry.stages)
 
@@ -81,7 +90,7 @@ class UnitSpeech:
         result = utterance.result
         if entry.is_current(utterance):
             if not utterance.is_open:
-                self._open(entry, result, utterance.says)
+                self._open(entry, result, utterance.cause)
                 utterance.is_open = True
             self._send(entry, result, chunk.pcm, again=utterance.is_told, more=not chunk.is_last)
             utterance.is_told = True
@@ -90,13 +99,16 @@ class UnitSpeech:
             stages = [*utterance.stages, *chunk.stages]
             self._done(entry, result, utterance.due, spoke=True, stages=stages)
 
-    def _open(self, entry: SessionEntry, result: UnitResult, says: str) -> None:
+    def _open(self, entry: SessionEntry, result: UnitResult, cause: Cause) -> None:
         output = entry.session.output
         if result.is_turn_start and output.is_open:
             output.finish("completed")
         if not output.is_open:
             modality: Modality = "audio" if entry.session.speaks else "text"
-            output.begin("proactive", modality=modality, says=says)
+            if cause.request is None:
+                output.begin("proactive", modality=modality, says=cause.says)
+            else:
+                output.begin("request", modality=modality, request=cause.request)
 
     def _send(
         self,

@@ -11,9 +11,11 @@ from torch import Tensor
 from engine.dsp.logmel import ChunkQueue
 from engine.ipc.protocol import INPUT_HZ, AppendContext
 from engine.minicpmo.encoders.vision import EncodedPicture, PictureInput
+from engine.minicpmo.llm.duplex_state import DuplexState
 from engine.minicpmo.models.unit import UnitSpec
 from engine.minicpmo.modes.mode import SessionEntry
 from engine.minicpmo.modes.told_context import ToldContext
+from engine.minicpmo.modes.unit_speech import Cause
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.worker import SessionSpeech
@@ -38,6 +40,15 @@ class Appended:
     """The sample of the user's sound at which they began."""
 
 
+@dataclass
+class AskedTurn:
+    """A turn that the model takes because a client asked for it."""
+
+    request: str
+    is_told: bool = False
+    """Its response has begun."""
+
+
 class DuplexEntry(SessionEntry):
     """A full-duplex session and the input of its next unit."""
 
@@ -48,16 +59,22 @@ class DuplexEntry(SessionEntry):
         prompt: Iterator[None],
         unit: UnitSpec,
         told: ToldContext,
+        state: DuplexState,
     ) -> None:
         super().__init__(session, speech)
+        self.state = state
         self.told = told
         self.queue = ChunkQueue(unit.samples(INPUT_HZ))
         self.prompt: Iterator[None] | None = prompt
-        """The part of the system message that is not read yet."""
+        """What is not read yet of the system message, or of messages between units."""
         self.appended: deque[Appended] = deque()
         """The first one may be under way."""
         self.untold: deque[AppendContext] = deque()
         """What the system message is to say as well."""
+        self.asked: deque[str] = deque()
+        """The clients' names of the turns that are asked for, and have not begun."""
+        self.answering: AskedTurn | None = None
+        """What the turn under way, or the one that the next unit begins, answers."""
         self.is_running = False
         self.has_new_settings = False
         self.due = 0.0
@@ -68,15 +85,37 @@ class DuplexEntry(SessionEntry):
         """The newest picture, encoded ahead of its unit."""
 
     @property
-    def says(self) -> str:
-        """The name of what was appended and is under way; empty: nothing is."""
-        is_begun = bool(self.appended) and self.appended[0].since is not None
-        return self.appended[0].request if is_begun else ""
+    def cause(self) -> Cause:
+        """Why the turn that has begun is said."""
+        is_given = bool(self.appended) and self.appended[0].since is not None
+        answering = self.answering
+        return Cause(
+            self.appended[0].request if is_given else "",
+            None if answering is None or answering.is_told else answering.request,
+        )
+
+    @property
+    def is_between_units(self) -> bool:
+        """Whether something may be read before the next unit."""
+        return not (self.is_running or self.session.is_over or self.prompt is not None)
+
+    @property
+    def has_to_read(self) -> bool:
+        """Whether something was typed that stands before the next unit; turns stay whole."""
+        return bool(self.session.given.items) and not self.state.turn_open
 
     @property
     def can_begin(self) -> bool:
         """Whether the next unit lacks nothing but sound."""
-        return not (self.is_running or self.session.is_over or self.prompt is not None)
+        return self.is_between_units and not self.has_to_read
+
+    @property
+    def may_begin_turn(self) -> bool:
+        """Whether the unit that starts may be told to speak: nobody is speaking."""
+        session, heard = self.session, self.session.audio_input
+        is_user_speaking = heard.is_user_speaking and not heard.has_stopped
+        only_listens = session.forced_listen or session.is_interrupted
+        return self.state.can_say and not (is_user_speaking or only_listens)
 
 
 def is_worth_starting(entries: Collection[DuplexEntry], unit: UnitSpec, *, is_busy: bool) -> bool:

@@ -124,6 +124,8 @@ class SessionMessages:
         elif not self._modes.turns.insert(session, item):
             if item.after != ROOT:
                 told = f"there is no item {item.after!r}; {item.item!r} goes to the end"
+                if session.config.mode == "full_duplex":
+                    told = f"nothing goes between units that are over; {item.item!r} comes next"
                 session.warn("unknown_place", told)
             session.given.add(item)
 
@@ -185,21 +187,20 @@ class SessionMessages:
             self._ask(session, PendingTurn(utterance=session.audio_input.utterances))
 
     def _respond(self, session: Session, message: CommitAudio | CreateResponse) -> None:
-        if session.config.mode == "full_duplex":
-            session.given.items.clear()
-            session.refuse(
-                message.request,
-                "mode",
-                "in full duplex the model decides itself when to speak; change the mode for typed "
-                "messages and push to talk",
-            )
-            return
+        is_duplex = session.config.mode == "full_duplex"
         if isinstance(message, CommitAudio):
-            session.commit(message.request)
+            if is_duplex:
+                told = "in full duplex the model hears all that is said; change the mode to commit"
+                session.refuse(message.request, "mode", told)
+            else:
+                session.commit(message.request)
             return
         if message.is_out_of_band:
             told = "every response here is part of the conversation"
             session.refuse(message.request, "out_of_band_unsupported", told)
+            return
+        if is_duplex:
+            self._modes.duplex.ask(session, message)
             return
         if session.output.is_speaking and not self._modes.turns.waits_for_outputs(session.slot):
             self._modes.silence(session, by_client=False)

@@ -54,10 +54,7 @@ class Sessions:
                 modes.turns.change_system(session)
             return
         session.output.cancel()
-        if isinstance(before, HalfDuplex):
-            before.refuse_asked(session, "context_restarted", "other settings came first")
-        else:
-            before.refuse_appended(session, "context_restarted", "other settings came first")
+        before.refuse_asked(session, "context_restarted", "other settings came first")
         before.close(session.slot)
         self._runner.clear(session.slot)
         self._speech.clear(session.slot)

@@ -25,6 +25,8 @@ from engine.minicpmo.models.unit import UnitSpec
 MAX_PENDING_UNITS = 2
 """Sound for units that may wait. Beyond it the engine is too slow and the oldest unit is skipped:
 what it hears next is then never more than one unit old."""
+STOPPED_UNITS = 2
+"""After so long without any sound none is expected."""
 MAX_UTTERANCE_S = 30
 WARN_EVERY_S = 10.0
 
@@ -61,6 +63,10 @@ class AudioInput:
         self._position = 0
         self._is_speaking = False
         self._pending = bytearray()
+        self._came: float | None = None
+        """When the newest sound came."""
+        self._filled: float | None = None
+        """When the newest silence was put in its place."""
         self._arrived = 0.0
         self.complete_since = 0.0
         """When the last of the newest unit's sound came, on the monotonic clock."""
@@ -186,6 +192,21 @@ class AudioInput:
         return chunk
 
     @property
+    def has_stopped(self) -> bool:
+        """Whether no sound comes, or none any more."""
+        patience_s = STOPPED_UNITS * self._unit.ms / 1000
+        return self._came is None or self._clock() - self._came >= patience_s
+
+    def fill(self) -> None:
+        """Where no sound comes, make silence of what a unit lacks of it, once in a unit's time."""
+        now, lacking = self._clock(), self._unit_bytes - len(self._pending)
+        is_early = self._filled is not None and now - self._filled < self._unit.ms / 1000
+        if lacking <= 0 or is_early or not self.has_stopped:
+            return
+        self._pending += bytes(lacking)
+        self._arrived = self._filled = now
+
+    @property
     def is_placed(self) -> bool:
         """Whether its units end where they are to end."""
         return self._is_placed
@@ -233,7 +254,7 @@ class AudioInput:
 
     def _keep(self, pcm: bytes, arrived: float) -> None:
         self._pending += pcm
-        self._arrived = arrived
+        self._arrived = self._came = arrived
         excess = len(self._pending) - MAX_PENDING_UNITS * self._unit_bytes
         if excess > 0:
             # Drop whole units: the model then misses one, not parts of several.

@@ -98,14 +98,19 @@ class PendingInput:
         kept = sound if self._committed is None else torch.cat([self._committed, sound])
         self._committed = kept[-MAX_COMMITTED_SAMPLES:]
 
+    def take_items(self) -> list[DecodedItem]:
+        """Return the typed items that were not read yet, once."""
+        items = list(self.items)
+        self.items.clear()
+        return items
+
     def take(self, max_image_slices: int) -> list[Given]:
         """Return all that the user gave since the last response, once: what is seen, what was
         written and what was said."""
         given: list[Given] = []
         if (picture := self.take_picture()) is not None:
             given.append(ShownPicture(picture, max_image_slices))
-        given += self.items
-        self.items.clear()
+        given += self.take_items()
         names, self._committed_names = tuple(self._committed_names), []
         sound, self._committed = self._committed, None
         if sound is not None and len(sound):

@@ -157,6 +157,11 @@ class Session:
     def warn(self, code: str, message: str, used: int = 0, limit: int = 0) -> None:
         self.send(SessionWarning(self.id, code, message, used, limit))
 
+    def warn_once(self, code: str, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            self.warn(code, message)
+
     def refuse(self, request: str, code: str, reason: str) -> None:
         """Say that what was asked for comes to nothing."""
         self.send(RequestRefused(self.id, request, code, reason))
@@ -235,6 +240,4 @@ class Session:
 
     def _warn_unused(self) -> None:
         for code, message in unused(self.config):
-            if message not in self._told:
-                self._told.add(message)
-                self.warn(code, message)
+            self.warn_once(code, message)

@@ -334,6 +334,28 @@ def test_functions_of_a_text_model_are_told_as_its_stream() -> None:
     assert going_on["delegation_id"] == created["delegation"]["id"]
 
 
+def test_a_typed_message_is_an_item_and_answered_when_that_is_asked_for() -> None:
+    rig = DoorRig({"delegation": {"type": "responses", "responses": {"model": "m"}}}).start()
+    rig.take()
+    rig.say("response.create")
+    assert rig.take()[0]["error"]["code"] == "invalid_value"
+    parts = [{"type": "input_text", "text": "What time"}, {"type": "input_text", "text": " is it?"}]
+    rig.say("response.item.create", item={"type": "message", "role": "user", "content": parts})
+    rig.say("response.item.create", item={"role": "developer", "content": "Be brief."})
+    rig.say("response.create")
+    rig.door.tell(ev.ResponseBegan(response=info()))
+    assert rig.take() == [], "it is no task of the text model's"
+    asked, rule, respond = rig.core.asked
+    assert [part.text for part in asked[1].parts] == ["What time", " is it?"]
+    assert (asked[1].role, rule[1].role, respond[0]) == ("user", "system", "respond")
+    rig.say("response.create")
+    assert rig.take()[0]["error"]["code"] == "invalid_value", "it was answered once"
+    picture = [{"type": "input_image", "image_url": "data:,"}]
+    for wrong in (picture, [], " ", "x" * 32_769):
+        rig.say("response.item.create", item={"role": "user", "content": wrong})
+        assert rig.take()[0]["error"]["param"].startswith("item.content")
+
+
 @pytest.mark.parametrize(
     ("status", "call", "told"),
     [

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.ipc.protocol import Retention, sum_of
 from engine.minicpmo.llm.batch import Replay
-from engine.minicpmo.llm.context_window import ContextFull, WindowSettings
+from engine.minicpmo.llm.context_window import ContextFull, Media, WindowSettings
 from engine.minicpmo.llm.duplex_batch import DuplexBatch, UnitInput
 from engine.minicpmo.llm.duplex_state import DuplexSettings, DuplexState
 from engine.minicpmo.llm.duplex_unit import UnitPhase, UnitResult
@@ -435,6 +435,39 @@ def test_a_session_that_must_not_forget_is_told_no_more_than_there_is_room_for()
     with pytest.raises(ContextFull):
         stage.duplex.tell(0, [33] * 80)
     assert stage.rows.length(0) == before == stage.session().length
+
+
+@pytest.mark.parametrize("defer", [False, True])
+def test_messages_stand_between_units_and_leave_the_cache_as_one(defer: bool) -> None:
+    stage = Stage(GREEDY)
+    session = stage.session()
+    stage.unit([LI], defer=defer)
+    fed = len(stage.rows.fed[0])
+    before = session.length + len(session.tail)
+    for _ in stage.duplex.read_slowly(0, [[A, B], rows_of(3, 8)], Media(audio=3), most=2):
+        pass
+    ends = [LI, UNIT_END] if defer else []
+    assert stage.rows.fed[0][fed:] == [*ends, A, B, None, None, None]
+    assert session.length == before + 5 and session.window.media.audio >= 3
+    session.speak()
+    assert not session.can_say
+    made_from = stage.unit([LI, A, TE, CE], defer=defer).made_from
+    assert sum_of(made_from) - (made_from.cached or 0) == 5 + 11 + 3, "what was read, and its unit"
+    assert stage.rows.fed[0].count(SP) == 1 and session.can_say
+    stage.unit([LI])
+    entries = list(session.window.entries)
+    assert [entry.length for entry in entries] == [13, 5, 16, 13]
+    session.window.make_room(entries[0].length + 1)
+    assert session.window.entries == entries[2:]
+
+
+def test_messages_that_there_is_no_room_for_change_nothing() -> None:
+    stage = Stage(replace(GREEDY, context_policy="end"), limit=100)
+    stage.unit([LI])
+    before = stage.session().length
+    with pytest.raises(ContextFull):
+        stage.duplex.make_room_to_read(0, 90)
+    assert stage.session().length == before
 
 
 def test_what_a_unit_is_made_from_is_told_by_kind() -> None:

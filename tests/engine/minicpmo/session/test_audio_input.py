@@ -153,6 +153,25 @@ def test_sound_that_waited_before_it_got_here_counts_from_when_it_came() -> None
     assert ear.audio_input.complete_since == came
 
 
+def test_where_no_sound_comes_silence_fills_a_unit_each_second() -> None:
+    ear = Ear()
+    heard = ear.audio_input
+    heard.fill()
+    assert heard.take_unit() is not None and heard.complete_since == ear.clock.now
+    heard.fill()
+    assert heard.pending_ms == 0, "not sooner than time passes"
+    ear.clock.now += 1.0
+    heard.fill()
+    assert heard.pending_ms == 1000 and heard.take_unit() is not None
+    ear.hear(0.5)
+    ear.clock.now += 1.9
+    heard.fill()
+    assert heard.pending_ms == 500 and not heard.has_stopped, "its next packet may only be late"
+    ear.clock.now += 0.1
+    heard.fill()
+    assert heard.pending_ms == 1000 and heard.has_stopped
+
+
 def test_sound_for_units_does_not_outlive_full_duplex() -> None:
     session = Session(
         "one",

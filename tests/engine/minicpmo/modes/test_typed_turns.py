@@ -1,0 +1,230 @@
+"""What is typed in full duplex: read between two units, and answered from the next one on."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+from PIL import Image
+
+from engine.ipc import protocol as p
+from engine.minicpmo.engine import MiniCpmoEngine
+from engine.minicpmo.llm.duplex_batch import DuplexBatch
+from engine.minicpmo.session.audio_input import AudioInput
+from tests.engine.minicpmo.engine_rig import Talk, config, scheduler_of
+from tests.engine.minicpmo.turn_rig import Rows, begin, respond, write
+from tests.server.worker.talk import SESSION
+from tests.server.worker.talk import Talk as Client
+from tests.waiting import until
+
+LISTENS: dict[str, str | int | float | bool] = {"force_listen_count": 1_000}
+"""By itself the model never speaks."""
+HELLO = "<|im_start|>user\nhello there<|im_end|>"
+
+
+class Words:
+    """What the random model says once it has to speak: these ids, one after another."""
+
+    def __init__(self, engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tokens = scheduler_of(engine).runner.model.tokens
+        self._waiting: deque[int] = deque()
+        given = DuplexBatch._given
+
+        def chosen(batch: DuplexBatch, slots: Sequence[int]) -> Sequence[int]:
+            own = list(given(batch, slots)) or [-1] * len(slots)
+            return [self._next() if token < 0 else token for token in own]
+
+        monkeypatch.setattr(DuplexBatch, "_given", chosen)
+
+    def _next(self) -> int:
+        return self._waiting.popleft() if self._waiting else -1
+
+    def say(self, *units: str) -> None:
+        """Say a turn of so many units; that it begins is asked of the model."""
+        for index, text in enumerate(units):
+            goes_on = [self.tokens.speak] if index else []
+            ends = [self.tokens.turn_eos] if index == len(units) - 1 else []
+            words = self.tokens.encode_literal(text)
+            self._waiting += [*goes_on, *words, *ends, self.tokens.chunk_eos]
+
+    def say_nothing(self) -> None:
+        """Begin a turn, and end it in the next unit."""
+        self._waiting += [self.tokens.chunk_eos, self.tokens.turn_eos, self.tokens.chunk_eos]
+
+
+@pytest.fixture
+def words(engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch) -> Words:
+    return Words(engine, monkeypatch)
+
+
+@pytest.fixture
+def in_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units come by what is heard alone, however long a test takes."""
+    monkeypatch.setattr(AudioInput, "fill", lambda heard: None)
+
+
+@pytest.fixture
+def rows(engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch) -> Rows:
+    return Rows(engine, monkeypatch, rebuilds=True)
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_a_message_stands_between_two_units_and_is_answered(
+    engine: MiniCpmoEngine, words: Words, rows: Rows
+) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    await talk.units(2)
+    words.say("Hi", " you")
+    write(talk, "hello ", "there")
+    respond(talk, request="typed")
+    units = await talk.units(3)
+    assert [unit.decision for unit in units] == ["speak", "speak", "listen"]
+    assert f"<|listen|></unit>{HELLO}<unit>" in rows.text
+    done = await talk.until(p.ResponseDone)
+    [began] = talk.all(p.ResponseStarted)
+    assert (began.trigger, began.request, done.status) == ("request", "typed", "completed")
+    assert "".join(out.text for out in talk.all(p.TextOut)) == "Hi you"
+    assert done.input_split is not None and done.input_split.text is not None
+    assert done.input_split.text >= len(words.tokens.encode(HELLO))
+    assert not talk.all(p.RequestRefused)
+    talk.session.handle(p.CancelResponse(talk.name, 1))
+    await talk.units(1)
+    await talk.session.close()
+
+
+class Caller(Talk):
+    """A client of OpenAI Realtime whose session the engine serves."""
+
+    def __init__(self, engine: MiniCpmoEngine, config: p.SessionConfig) -> None:
+        self.client = Client()
+        super().__init__(engine, SESSION, 0, config)
+
+    def _take(self, message: p.FromEngine) -> None:
+        super()._take(message)
+        self.client.hear(message)
+
+    def ask(self, kind: str, **members: object) -> None:
+        passed = len(self.client.to_engine)
+        self.client.ask({"type": kind, **members})
+        for message in self.client.to_engine[passed:]:
+            self.session.handle(cast(p.SessionMessage, message))
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_typing_works_over_openai_realtime(
+    engine: MiniCpmoEngine, words: Words, rows: Rows
+) -> None:
+    talk = Caller(engine, config(mode="full_duplex", options=LISTENS))
+    text = {"type": "input_text", "text": "hello there"}
+    talk.ask(
+        "conversation.item.create", item={"type": "message", "role": "user", "content": [text]}
+    )
+    talk.ask("response.create", response={"metadata": {"n": "1"}})
+    words.say("Hi")
+    await talk.units(2)
+    assert f"{HELLO}<unit>" in rows.text
+    response = talk.client.one("response.created")["response"]
+    assert (response["status"], response["metadata"]) == ("in_progress", {"n": "1"})
+    talk.client.play(2_000)
+    done = talk.client.one("response.done")["response"]
+    assert (done["id"], done["status"]) == (response["id"], "completed")
+    assert done["output"][0]["content"][0]["transcript"] == "Hi"
+    talk.ask("input_audio_buffer.commit")
+    await talk.until(p.RequestRefused)
+    assert "commit" in talk.client.of("error")[-1]["error"]["message"]
+    await talk.session.close()
+
+
+async def test_a_message_is_answered_though_nothing_is_heard_of_its_writer(
+    engine: MiniCpmoEngine, words: Words, rows: Rows
+) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    words.say("Hi")
+    write(talk, "hello there")
+    respond(talk, request="typed")
+    assert (await talk.until(p.ResponseDone)).status == "completed"
+    assert [began.request for began in talk.all(p.ResponseStarted)] == ["typed"]
+    assert f"{HELLO}<unit>" in rows.text and len(talk.all(p.UnitDone)) <= 1
+    await talk.session.close()
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_a_turn_that_ends_before_its_first_word_is_an_empty_answer(
+    engine: MiniCpmoEngine, words: Words
+) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    words.say_nothing()
+    respond(talk, request="typed", instructions="Say nothing.")
+    units = await talk.units(2)
+    assert (await talk.until(p.ResponseDone)).status == "completed"
+    assert [began.request for began in talk.all(p.ResponseStarted)] == ["typed"]
+    assert [unit.decision for unit in units] == ["listen"] * 2
+    assert not any(out.text for out in talk.all(p.TextOut))
+    await talk.session.close()
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_what_nobody_asks_to_have_answered_is_only_read(
+    engine: MiniCpmoEngine, rows: Rows
+) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(file, "PNG")
+    write(talk, "look", p.ImagePart(file.getvalue()))
+    talk.session.handle(p.ItemIn(talk.name, "rule", "system", (p.TextPart("Be <|im_end|>"),)))
+    await until(lambda: rows.text.endswith("system\nBe <|im_end|><|im_end|>"))
+    assert "<|im_start|>user\nlook<image>*" in rows.text
+    units = await talk.units(2)
+    assert [unit.decision for unit in units] == ["listen"] * 2
+    assert not talk.all(p.ResponseStarted) and not talk.all(p.SessionWarning)
+    await talk.session.close()
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_what_is_typed_while_the_model_speaks_waits_for_its_end(
+    engine: MiniCpmoEngine, words: Words, rows: Rows
+) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    words.say("One", " two")
+    respond(talk, request="first")
+    await talk.units(1)
+    write(talk, "hello there")
+    words.say("Hi")
+    respond(talk, request="second")
+    assert HELLO not in rows.text
+    await talk.units(3)
+    assert [began.request for began in talk.all(p.ResponseStarted)] == ["first", "second"]
+    assert rows.text.split(HELLO)[0].count("</unit>") == 2 and f"{HELLO}<unit>" in rows.text
+    await talk.session.close()
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_what_cannot_be_typed_is_refused_in_words(engine: MiniCpmoEngine) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    await talk.units(1)
+    write(talk, "word " * 3_000)
+    told = await talk.until(p.SessionWarning)
+    assert told.code == "context_length_exceeded" and "shorter" in told.message
+    talk.session.handle(p.ForceListen(talk.name, True))
+    for number in range(6):
+        respond(talk, request=f"r{number}", max_output_tokens=9)
+    talk.session.handle(p.CommitAudio(talk.name, "commit"))
+    respond(talk, request="aside", is_out_of_band=True)
+    talk.session.handle(
+        p.UpdateSession(talk.name, p.SessionConfig(mode="turn_based", options=LISTENS))
+    )
+    await talk.until(p.RequestRefused, 8)
+    codes = {refused.request: refused.code for refused in talk.all(p.RequestRefused)}
+    assert codes == {
+        "r4": "overloaded",
+        "r5": "overloaded",
+        "commit": "mode",
+        "aside": "out_of_band_unsupported",
+        **dict.fromkeys(("r0", "r1", "r2", "r3"), "context_restarted"),
+    }
+    unheeded = [told for told in talk.all(p.SessionWarning) if told.code == "unused_setting"]
+    assert [told.message.split(":")[0] for told in unheeded] == ["response.max_output_tokens"]
+    await talk.session.close()
