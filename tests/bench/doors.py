@@ -1,69 +1,127 @@
 """What sessions cost the server by each door: processor time of its processes, real clients.
 
-    python -m tests.bench.doors --sessions 24 --seconds 15 --json
+    python -m tests.bench.doors --sessions 24 --seconds 20 --rounds 3 --json
 
-Each client speaks again and again and hears the echo engine repeat what it said. Only the front and
-the media worker count: what the engine does is the same. Clients are processes
-of their own.
+Each client speaks again and again and hears the echo engine repeat what it said (over Live it is
+silent). Time counts once all sessions are served, and only that of the front and the media worker:
+what the engine does is the same. Clients are processes of their own. Doors take turns within a
+round; the ratios are to WebRTC.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any
 
 import psutil
 
+from media import g711
 from tests.caller import Caller
+from tests.live_client import LiveStreamer
 from tests.processes import role
 from tests.serving import Serving
 from tests.streamer import HZ, Streamer, speech
 
 CLIENTS_A_PROCESS = 8
-CHUNK_MS = {"websocket": 100, "websocket-20ms": 20}
-HALF_DUPLEX = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
+CHUNK_MS = {"websocket": 100, "websocket-20ms": 20, "websocket-pcmu": 100, "live": 100}
+DOORS = ("peer", *CHUNK_MS)
+HALF_DUPLEX: dict[str, Any] = {
+    "type": "realtime",
+    "audio": {"input": {"turn_detection": {"type": "server_vad"}}},
+}
+PCMU: dict[str, Any] = {"format": {"type": "audio/pcmu"}}
+G711 = {
+    "type": "realtime",
+    "audio": {"input": {**HALF_DUPLEX["audio"]["input"], **PCMU}, "output": PCMU},
+}
 QUESTION = "what_time"
+G711_HZ = 8_000
+LEAD_S = 1.0
+"""After all have begun to speak, before time counts."""
+
+Talk = Callable[[float], Coroutine[Any, Any, dict[str, Any]]]
 
 
-async def by_websocket(url: str, seconds: float, chunk_ms: int) -> dict[str, Any]:
-    pcm = speech(QUESTION).tobytes()
-    size = 2 * HZ * chunk_ms // 1000
-    async with Streamer(url) as client:
-        await client.hears("session.created", timeout_s=60)
-        await client.send("session.update", session=HALF_DUPLEX)
-        loop = asyncio.get_running_loop()
+class Line:
+    """Sound in messages, over a WebSocket. Use in a `with` block."""
+
+    def __init__(self, door: str, url: str) -> None:
+        self._chunk_ms = CHUNK_MS[door]
+        self._is_live = door == "live"
+        self._session = G711 if door == "websocket-pcmu" else HALF_DUPLEX
+        self._client: Streamer = LiveStreamer(url) if self._is_live else Streamer(url)
+        if door == "websocket-pcmu":
+            self._sound = g711.encode(speech(QUESTION, G711_HZ).tobytes(), "mu")
+            self._size = G711_HZ * self._chunk_ms // 1000
+        else:
+            self._sound = speech(QUESTION).tobytes()
+            self._size = 2 * HZ * self._chunk_ms // 1000
+
+    async def __aenter__(self) -> Line:
+        client = await self._client.__aenter__()
+        if isinstance(client, LiveStreamer):
+            await client.start()
+        else:
+            await client.hears("session.created", timeout_s=60)
+            await client.send("session.update", session=self._session)
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._client.__aexit__(*error)
+
+    async def talk(self, seconds: float) -> dict[str, Any]:
+        client, loop = self._client, asyncio.get_running_loop()
+        name = "session.input_audio.append" if self._is_live else "input_audio_buffer.append"
         begun, at, n = loop.time(), 0, 0
         while loop.time() < begun + seconds:
-            await client.say(pcm[at : at + size], size)
-            at = (at + size) % len(pcm)
+            piece = self._sound[at : at + self._size]
+            await client.send(name, audio=base64.b64encode(piece).decode())
+            at = (at + self._size) % len(self._sound)
             n += 1
-            await asyncio.sleep(max(0.0, begun + n * chunk_ms / 1000 - loop.time()))
-        return {"answers": len(client.of("response.done")), "heard_s": len(client.sound) / 2 / HZ}
+            await asyncio.sleep(max(0.0, begun + n * self._chunk_ms / 1000 - loop.time()))
+        answers = len(client.of("response.done"))
+        return {"answers": answers, "said_s": n * self._chunk_ms / 1000}
 
 
-async def by_peer(url: str, seconds: float) -> dict[str, Any]:
-    async with Caller(url, session=HALF_DUPLEX) as caller:
-        await caller.hears("session.created", timeout_s=60)
+class Call(Caller):
+    """A peer."""
+
+    async def talk(self, seconds: float) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun, before = loop.time(), self.heard_samples
         while loop.time() < begun + seconds:
-            caller.voice.say(QUESTION)
+            self.voice.say(QUESTION)
             await asyncio.sleep(2.5)
-        done = [event for event in caller.events if event["type"] == "response.done"]
+        answers = sum(event["type"] == "response.done" for event in self.events)
         # Silence between the answers included: the track never stops.
-        return {"answers": len(done), "heard_s": caller.heard_samples / 48_000}
+        return {"answers": answers, "heard_s": (self.heard_samples - before) / 48_000}
 
 
 async def clients(door: str, url: str, count: int, seconds: float) -> None:
-    if door == "peer":
-        talks = [by_peer(url, seconds) for _ in range(count)]
-    else:
-        talks = [by_websocket(url, seconds, CHUNK_MS[door]) for _ in range(count)]
-    print(json.dumps(await asyncio.gather(*talks)))
+    """Set all up, say so, and talk when told to."""
+    async with AsyncExitStack() as stack:
+        talks: list[Talk] = []
+        for _ in range(count):
+            if door == "peer":
+                call = Call(url, session=HALF_DUPLEX)
+                await stack.enter_async_context(call)
+                await call.hears("session.created", timeout_s=60)
+                talks.append(call.talk)
+            else:
+                talks.append((await stack.enter_async_context(Line(door, url))).talk)
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        told = await asyncio.gather(*(talk(seconds + 2 * LEAD_S) for talk in talks))
+        print(json.dumps(told), flush=True)
 
 
 def server_cpu(pid: int) -> dict[str, float]:
@@ -77,47 +135,68 @@ def server_cpu(pid: int) -> dict[str, float]:
     return used
 
 
+def start_clients(
+    door: str, url: str, sessions: int, seconds: float
+) -> list[subprocess.Popen[str]]:
+    """Processes whose sessions are all served."""
+    started = []
+    for first in range(0, sessions, CLIENTS_A_PROCESS):
+        count = min(CLIENTS_A_PROCESS, sessions - first)
+        arguments = ["--as-clients", door, url, str(count), str(seconds)]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.bench.doors", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for process in started:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise RuntimeError("the clients of a process could not be set up")
+    return started
+
+
 def measure(door: str, sessions: int, seconds: float) -> dict[str, Any]:
-    options = (
-        "--engine",
-        "echo",
-        "--set",
+    options = ["--engine", "echo"]
+    for setting in (
         f"engine.slots={sessions}",
-        "--set",
         f"calls.max_per_remote={sessions}",
-        "--set",
         # All are set up at once, of which a caller has a quarter.
         f"calls.max_connecting={4 * sessions}",
-    )
+        "media.workers=1",
+    ):
+        options += ["--set", setting]
     with Serving(*options) as serving:
-        before = server_cpu(serving.pid)
-        processes = []
-        for first in range(0, sessions, CLIENTS_A_PROCESS):
-            count = min(CLIENTS_A_PROCESS, sessions - first)
-            arguments = ["--as-clients", door, serving.url, str(count), str(seconds)]
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.bench.doors", *arguments],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
+        processes = start_clients(door, serving.url, sessions, seconds)
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        time.sleep(LEAD_S)
+        before, begun = server_cpu(serving.pid), time.monotonic()
+        time.sleep(seconds)
+        after, passed = server_cpu(serving.pid), time.monotonic() - begun
         talks = [talk for p in processes for talk in json.loads(p.communicate()[0] or "[]")]
-        after = server_cpu(serving.pid)
+    if len(talks) != sessions:
+        raise RuntimeError(f"{door}: only {len(talks)} of {sessions} sessions lasted")
+    cores = {name: round((after[name] - before[name]) / passed, 3) for name in after}
     return {
         "sessions": len(talks),
         "answers": sum(talk["answers"] for talk in talks),
-        "heard_s": round(sum(talk["heard_s"] for talk in talks), 1),
-        "cpu_s": {name: round(after[name] - before[name], 2) for name in after},
-        "cores": round(sum(after[n] - before[n] for n in after) / seconds, 3),
+        "said_s": round(statistics.mean(talk.get("said_s", passed) for talk in talks), 1),
+        "cores": round(sum(cores.values()), 3),
+        **cores,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=24)
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--doors", default="peer,websocket,websocket-20ms")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--doors", default=",".join(DOORS))
     parser.add_argument("--json", action="store_true", help="the default, and all there is")
     parser.add_argument("--as-clients", nargs=4, metavar=("DOOR", "URL", "COUNT", "SECONDS"))
     options = parser.parse_args()
@@ -126,7 +205,15 @@ def main() -> None:
         asyncio.run(clients(door, url, int(count), float(seconds)))
         return
     doors = options.doors.split(",")
-    print(json.dumps({d: measure(d, options.sessions, options.seconds) for d in doors}, indent=1))
+    rounds = [
+        {door: measure(door, options.sessions, options.seconds) for door in doors}
+        for _ in range(options.rounds)
+    ]
+    cores = {door: statistics.median(found[door]["cores"] for found in rounds) for door in doors}
+    told: dict[str, Any] = {"cores": cores, "rounds": rounds}
+    if "peer" in cores:
+        told["ratio"] = {door: round(used / cores["peer"], 2) for door, used in cores.items()}
+    print(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":
