@@ -41,7 +41,7 @@ class Ears:
     def recogniser(self, *, commands: bool) -> Recogniser:
         """The ear of a new session. `commands`: those of the rules are what is mostly said."""
         if self._models:
-            return WhisperRecogniser(self.pool)
+            return WhisperRecogniser(self.pool, commands=commands)
         return self.pool.listen_for(commands=commands)
 
     async def start(self, progress: Progress) -> None:

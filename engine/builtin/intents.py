@@ -23,6 +23,12 @@ class Intent(Struct, frozen=True):
 
 
 MAX_SPOKEN_CHARS = 300
+EXAMPLES = (
+    " What time is it? What day is it today? What is the date? What is nine plus four? "
+    "Seven times eight. Count to ten. Tell me a story. Who are you? What can you do? "
+    "What do you see? What does this say?"
+)
+"""What a recogniser may expect that listens for commands."""
 
 _POLITE_BEFORE = re.compile(
     r"(?:please|okay|ok|so|well|um|uh|and|now|then|hey there|hey|"
@@ -67,7 +73,9 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ),
     (
         "story",
-        r"(?:(?:tell|read|give) (?:me|us) )?(?:a|an|another|the|one more|one|his|this|that)?"
+        # Whatever was heard of "another", it was a story that was asked for.
+        r"(?:tell|read) (?:me|us) .{1,20} (?:story|stories|tale)"
+        r"|(?:(?:tell|read|give) (?:me|us) )?(?:a|an|another|the|one more|one|his|this|that)?"
         r"(?: ?(?:short|long|little|nice|good|funny|new|bedtime))* ?(?:story|tale)"
         r"|tell stories",
     ),
@@ -106,6 +114,14 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
 )
 _COMPILED = tuple((name, re.compile(pattern)) for name, pattern in _PATTERNS)
 
+_FIRST_WORDS = frozenset(
+    (
+        "what time,what day,what date,which day,what's the,count,count to,count from,repeat,say,"
+        "who,what,tell me,can you,do you know,do you,what can,what do,i have to go,the,another,"
+        "read,what does this,what does it"
+    ).split(",")
+)
+
 _OPERATORS = {
     "plus": "+", "+": "+", "minus": "-", "less": "-", "-": "-", "times": "*",
     "multiplied by": "*", "x": "*", "*": "*", "×": "*", "divided by": "/", "over": "/", "/": "/",
@@ -113,7 +129,8 @@ _OPERATORS = {
 }  # fmt: skip
 _OPERATION = re.compile(r" (plus|minus|less|times|multiplied by|x|divided by|over|[+\-*/×÷]) ")
 _ASK_RESULT = re.compile(
-    r"^(?:(?:tell me |do you know )?(?:what is|what's|what are|how much is|how much are|calculate"
+    # "what in" is how a recogniser may hear it.
+    r"^(?:(?:tell me |do you know )?(?:what (?:is|in|are)|what's|how much (?:is|are)|calculate"
     r"|compute|what does))\s+"
 )
 _EQUALS = re.compile(r" (?:equals?|equal to|is|make|makes)$")
@@ -138,6 +155,16 @@ def find_intent(text: str) -> Intent | None:
         rest = strip_politeness(words[greeting.end() :].strip())
         return _find_in(rest) or found
     return found
+
+
+def may_go_on(text: str) -> bool:
+    """Whether it is a command only by its first words: "what time" is one, and "what time is it" is
+    what is said. A sum lacks its other number, or what is to be done with it."""
+    words = strip_politeness(normalise(text))
+    if words in _FIRST_WORDS:
+        return True
+    asked = _ASK_RESULT.sub("", words)
+    return asked != words and read_number(asked.split()) is not None
 
 
 def normalise(text: str) -> str:

@@ -8,9 +8,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.base import Send
-from engine.builtin.intents import find_intent
+from engine.builtin.intents import find_intent, may_go_on
 from engine.builtin.interfaces import Recogniser, Utterance
 from engine.hearing.hearing import AnswerCut, Counted, Dismissed, Heard, Hearing
+from engine.hearing.turnend import Phrase
 from engine.hearing.vad import Offset, Onset, Voice
 from engine.ipc.protocol import (
     INPUT_HZ,
@@ -25,6 +26,8 @@ LATE = INPUT_HZ * 3 // 2
 """Samples for which the words of what was dismissed are waited for."""
 PAUSE_MS = 120
 """Of silence, after which what was said may be all."""
+WORDS_PER_S = 8.0
+"""What seems faster was guessed by its beginning: "what can" as "what can you do"."""
 
 
 class SpokenOver(Struct, frozen=True):
@@ -94,6 +97,8 @@ class SpeechInput:
         self._utterance = 0
         self._words: Utterance | None = None
         self._is_paused = False
+        self._sounding = 0
+        """Samples of the utterance to its newest voice, without what lies before its onset."""
         self._numbered = _Numbered(0)
         self._late = _Late()
         self._voiced_ms = 0
@@ -181,8 +186,11 @@ class SpeechInput:
             case Onset(pcm=pcm):
                 if self._words is None:
                     self._begin()
+                padding = self._config.turn_detection.prefix_padding_ms * INPUT_HZ // 1000
+                self._sounding += max(0, len(pcm) // 2 - padding)
                 self._feed(pcm)
             case Voice(pcm=pcm, silent_ms=silent_ms):
+                self._sounding += 0 if silent_ms else len(pcm) // 2
                 self._feed(pcm)
                 self._note_pause(silent_ms)
             case AnswerCut() if not self._is_turn_based:
@@ -218,7 +226,7 @@ class SpeechInput:
         def on_partial(text: str) -> None:
             numbered.partial = text
             if numbered is self._numbered:
-                for event in self._hearing.words(text, is_whole=find_intent(text) is not None):
+                for event in self._hearing.words(text, self._phrase_of(text)):
                     for _ in self._take(event):
                         self._on_spoken_over()
             elif numbered is self._late.numbered:
@@ -226,6 +234,7 @@ class SpeechInput:
             self._tell_partial(numbered)
 
         self._is_paused = False
+        self._sounding = 0
         self._words = self._recogniser.listen(on_partial, self._config.transcribe_language)
 
     def _dismiss(self) -> None:
@@ -253,9 +262,18 @@ class SpeechInput:
         if silent_ms >= PAUSE_MS:
             self._is_paused = True
             self._words.pause()
+            if self._words.is_owed:
+                self._hearing.await_words()
         elif silent_ms == 0:
             self._is_paused = False
             self._words.resume()
+
+    def _phrase_of(self, text: str) -> Phrase:
+        """What the rules know of the words."""
+        is_guessed = len(text.split()) * INPUT_HZ > WORDS_PER_S * self._sounding
+        if text and (is_guessed or may_go_on(text)):
+            return "open"
+        return "" if find_intent(text) is None else "whole"
 
     def _feed(self, pcm: bytes) -> None:
         if self._words is not None:

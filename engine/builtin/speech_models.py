@@ -145,14 +145,15 @@ def ears_in(folder: str, languages: Collection[str]) -> list[EarFolder]:
 
 def languages_of(folder: Path, wanted: Collection[str]) -> tuple[str, ...]:
     """Which of the `wanted` languages a model knows, by its vocabulary."""
-    tokens = _vocabulary(folder)
+    tokens = vocabulary_of(folder)
     if len(tokens) <= ENGLISH_TOKENS:
         return tuple(tag for tag in wanted if tag == "en")
     known = set(tokens)
     return tuple(tag for tag in wanted if f"<|{tag}|>" in known)
 
 
-def _vocabulary(folder: Path) -> list[str]:
+def vocabulary_of(folder: Path) -> list[str]:
+    """The tokens of a Whisper model; raises `EngineError` if there are none."""
     for name in ("vocabulary.txt", "vocabulary.json"):
         path = folder / name
         if path.is_file() and path.stat().st_size <= MAX_VOCABULARY_BYTES:

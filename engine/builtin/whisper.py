@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ LEAST_LOGPROB_SHORT = -1.4
 NO_SPEECH = 0.6
 NO_SPEECH_LOGPROB = -0.6
 """So sure the text must be where the model doubts that there is speech at all."""
+EXPECTED_LOGPROB = -0.7
+"""What is less sure is listened to again without the words that were expected: the model finds
+those in a foreign language and in the murmur of others, too."""
 WORDS_PER_S = 7.0
 """Nobody speaks faster; what seems so was invented,"""
 CLEARLY_LONG_S = 1.0
@@ -38,6 +41,9 @@ CLEARLY_LONG_S = 1.0
 FREE_WORDS = 3
 """from so many words on."""
 
+SPACE = "\u0120"
+"""As the vocabulary writes it."""
+_TOKENS = re.compile(r" ?[A-Za-z']+|[^A-Za-z' ]| ")
 _SPECIAL = re.compile(r"<\|.*?\|>")
 _WORD = re.compile(r"[\w']+")
 _TWICE = re.compile(r"(.*\w.*[.?!])(?: \1)+")
@@ -97,30 +103,50 @@ class WhisperModel:
         return bool(self._model.is_multilingual)
 
     def transcribe(
-        self, pcm: NDArray[np.int16], language: str = "", among: Collection[str] = ()
+        self,
+        pcm: NDArray[np.int16],
+        language: str = "",
+        among: Collection[str] = (),
+        expected: Sequence[str] = (),
     ) -> HeardWords:
         """[N] samples of 16 kHz as text. Without a `language` that of the speech is found, `among`
-        those given."""
-        parts = [self._hear(part, language, among) for part in pieces(pcm)]
+        those given. `expected`: tokens of English that may have been said, as if they had been
+        before."""
+        parts = [self._hear(part, language, among, expected) for part in pieces(pcm)]
         if len(parts) == 1:
             return parts[0]
         text = " ".join(part.text for part in parts if part.is_believable and part.text)
         return HeardWords(text, max(part.logprob for part in parts), 0.0, len(pcm) / INPUT_HZ)
 
-    def _hear(self, pcm: NDArray[np.int16], language: str, among: Collection[str]) -> HeardWords:
+    def _hear(
+        self,
+        pcm: NDArray[np.int16],
+        language: str,
+        among: Collection[str],
+        expected: Sequence[str],
+    ) -> HeardWords:
         length = max(WINDOW, -(-len(pcm) // HOP) * HOP)
         spectra = log_mel(np.pad(pcm, (0, length - len(pcm))), self._model.n_mels)
         encoded = self._model.encode(self._storage.from_array(spectra[None]))
+        prompt = self._prompt(encoded, language, among)
+        seconds = len(pcm) / INPUT_HZ
+        if expected and (not self.is_multilingual or "<|en|>" in prompt):
+            primed = self._generate(encoded, ["<|startofprev|>", *expected, *prompt], seconds)
+            if primed.logprob >= EXPECTED_LOGPROB:
+                return primed
+        return self._generate(encoded, prompt, seconds)
+
+    def _generate(self, encoded: Any, prompt: list[str], seconds: float) -> HeardWords:
         (found,) = self._model.generate(
             encoded,
-            [self._prompt(encoded, language, among)],
+            [prompt],
             beam_size=BEAM,
             max_length=MAX_TOKENS,
             return_scores=True,
             return_no_speech_prob=True,
         )
         text = plain(found.sequences[0])
-        return HeardWords(text, found.scores[0], found.no_speech_prob, len(pcm) / INPUT_HZ)
+        return HeardWords(text, found.scores[0], found.no_speech_prob, seconds)
 
     def _prompt(self, encoded: Any, language: str, among: Collection[str]) -> list[str]:
         prompt = ["<|startoftranscript|>"]
@@ -142,6 +168,19 @@ def pieces(pcm: NDArray[np.int16]) -> list[NDArray[np.int16]]:
         found.append(pcm[:at])
         pcm = pcm[at:]
     return [*found, pcm]
+
+
+def tokens_of(text: str, vocabulary: Collection[str]) -> list[str]:
+    """Words of ASCII as tokens of the vocabulary, the longest first; what it lacks is left out."""
+    known = set(vocabulary)
+    found: list[str] = []
+    for part in _TOKENS.findall(text):
+        rest = part.replace(" ", SPACE)
+        while rest:
+            token = next((rest[:end] for end in range(len(rest), 0, -1) if rest[:end] in known), "")
+            found += [token] if token else []
+            rest = rest[len(token) or 1 :]
+    return found
 
 
 def plain(tokens: list[str]) -> str:

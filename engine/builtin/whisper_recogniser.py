@@ -27,20 +27,23 @@ class WhisperTraits:
     """What a question says of its speaker. Implements `utterance.SpeakerTraits`."""
 
     cepstral_mean = ""
-    commands = False
 
-    def __init__(self, language: str) -> None:
+    def __init__(self, language: str, *, commands: bool = False) -> None:
+        self.commands = commands
         self.language = language.replace("_", "-").partition("-")[0].lower()
 
 
 class WhisperRecogniser:
     """Implements `interfaces.Recogniser`."""
 
-    def __init__(self, pool: RecogniserPool) -> None:
+    def __init__(self, pool: RecogniserPool, *, commands: bool = False) -> None:
+        """`commands`: those of the rules are what is mostly said."""
         self._pool = pool
+        self._commands = commands
 
     def listen(self, on_partial: Callable[[str], None], language: str = "") -> WhisperUtterance:
-        return WhisperUtterance(self._pool, WhisperTraits(language), on_partial)
+        traits = WhisperTraits(language, commands=self._commands)
+        return WhisperUtterance(self._pool, traits, on_partial)
 
 
 class WhisperUtterance:

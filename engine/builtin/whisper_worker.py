@@ -16,10 +16,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from engine.builtin.intents import EXAMPLES
 from engine.builtin.recogniser_link import Begin, Result
 from engine.builtin.recogniser_worker import begin_forkserver, serve_forks
-from engine.builtin.speech_models import EarFolder, ear_for
-from engine.builtin.whisper import WhisperModel
+from engine.builtin.speech_models import EarFolder, ear_for, vocabulary_of
+from engine.builtin.whisper import WhisperModel, tokens_of
 
 
 class WhisperEar:
@@ -31,11 +32,15 @@ class WhisperEar:
         self._models: dict[str, WhisperModel] = {}
         self._pcm = bytearray()
         self._language = ""
+        self._listens_for_commands = False
+        self._examples: dict[str, list[str]] = {}
+        """In the tokens of each model."""
         self._model(ears[0])
 
     def begin(self, utterance: Begin) -> None:
         self._pcm.clear()
         self._language = utterance.language
+        self._listens_for_commands = utterance.commands
 
     def feed(self, pcm: bytes) -> None:
         self._pcm += pcm
@@ -50,7 +55,9 @@ class WhisperEar:
         if not len(sound):
             return Result(utterance, "", "")
         ear = ear_for(self._ears, self._language)
-        heard = self._model(ear).transcribe(sound, self._language, ear.languages)
+        model = self._model(ear)
+        expected = self._examples[ear.path] if self._listens_for_commands else ()
+        heard = model.transcribe(sound, self._language, ear.languages, expected)
         return Result(utterance, heard.text if heard.is_believable else "", "", heard.doubt)
 
     def abandon(self) -> None:
@@ -59,6 +66,8 @@ class WhisperEar:
     def _model(self, ear: EarFolder) -> WhisperModel:
         if ear.path not in self._models:
             self._models[ear.path] = WhisperModel(Path(ear.path))
+            vocabulary = vocabulary_of(Path(ear.path))
+            self._examples[ear.path] = tokens_of(EXAMPLES, vocabulary)
         return self._models[ear.path]
 
 

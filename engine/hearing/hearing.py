@@ -16,7 +16,7 @@ from msgspec import Struct
 from engine.hearing.callerlevel import CallerLevel
 from engine.hearing.echo import EchoTrack
 from engine.hearing.overlap import Overlap, OverlapFrame, Step
-from engine.hearing.turnend import Phrase, ends_open
+from engine.hearing.turnend import Phrase, phrase_of
 from engine.hearing.vad import Event, Frame, Offset, Onset, Segmenter, Voice
 from engine.ipc.protocol import (
     INPUT_HZ,
@@ -120,13 +120,16 @@ class Hearing:
         """Whether there is a word in it that always ends an answer."""
         return bool(self._cutting.search(text.lower()))
 
-    def words(self, text: str, *, is_whole: bool = False) -> list[Heard]:
+    def await_words(self) -> None:
+        """What was said so far is about to be known."""
+        self._segmenter.turn_end.phrase = "awaited"
+
+    def words(self, text: str, phrase: Phrase = "") -> list[Heard]:
         """Take what the recogniser understands so far of the utterance under way.
 
-        `is_whole`: it is something complete.
+        `phrase`: what it is, where more is known than its last word tells.
         """
-        phrase: Phrase = "whole" if is_whole else "open" if ends_open(text) else ""
-        self._segmenter.turn_end.phrase = phrase
+        self._segmenter.turn_end.phrase = phrase or phrase_of(text)
         has_word = self.cuts(text)
         if self._is_pending and has_word:
             return self._apply(self._overlap.word())

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-Phrase = Literal["", "whole", "open"]
-"""What the words so far are: unknown, something complete, or a phrase that is to go on."""
+Phrase = Literal["", "awaited", "closed", "whole", "open"]
+"""What the words so far are: unknown, about to be known, such as may be all, something complete, or
+a phrase that is to go on."""
 
 FALL = 0.9
 """At the end of a statement the pitch is this share of the usual one, or less."""
@@ -17,8 +18,14 @@ MIN_PITCHES = 8
 KEPT = 150
 CLEAR_SHARE = 0.8
 """Of the silence that ends an utterance where its end is clear,"""
+AWAITED_SHARE = 1.25
+"""where it seems clear, but words that may say otherwise are about to be known,"""
 UNKNOWN_SHARE = 1.5
-"""or where the voice has no pitch that could be followed."""
+"""where the voice has no pitch that could be followed,"""
+UNCLEAR_SHARE = 2.5
+"""nor its words were understood so far,"""
+CLOSED_SHARE = 2.0
+"""or where the words may be all and the voice does not fall."""
 OPEN_WORDS = frozenset(
     (
         "a an the and or but of to in on at by for from with about into than as if that which who "
@@ -46,12 +53,12 @@ class TurnEnd:
         """By how much the silence is to be longer than asked for, `most` where more is to come."""
         if self.phrase == "open":
             return most
-        if self.phrase == "" and len(self._pitches) < MIN_PITCHES:
-            return min(UNKNOWN_SHARE, most)
-        falls = self._falls()
-        if self.phrase == "whole":
-            return CLEAR_SHARE if falls else 1.0
-        return CLEAR_SHARE if falls else most
+        if self.phrase in ("", "awaited") and len(self._pitches) < MIN_PITCHES:
+            return min(UNCLEAR_SHARE if self.phrase else UNKNOWN_SHARE, most)
+        if self._falls():
+            return AWAITED_SHARE if self.phrase == "awaited" else CLEAR_SHARE
+        shares = {"whole": 1.0, "closed": min(CLOSED_SHARE, most)}
+        return shares.get(self.phrase, most)
 
     def _falls(self) -> bool:
         if len(self._pitches) < MIN_PITCHES:
@@ -60,7 +67,11 @@ class TurnEnd:
         return bool(np.median(pitches[-LAST:]) < FALL * np.median(pitches))
 
 
-def ends_open(text: str) -> bool:
-    """Whether the last word, in English, asks for another one."""
+def phrase_of(text: str) -> Phrase:
+    """What can be told of words of English by the last of them and the mark behind it."""
     words = text.lower().split()
-    return bool(words) and words[-1].rstrip(".,…-") in OPEN_WORDS
+    if not words:
+        return ""
+    if words[-1].rstrip(".,?!…-") in OPEN_WORDS:
+        return "open"
+    return "closed" if words[-1][-1] in ".?!" and not words[-1].endswith("..") else ""

@@ -12,7 +12,7 @@ import pytest
 
 from engine.builtin import recogniser_worker as grammar
 from engine.builtin.history import History, Item
-from engine.builtin.intents import Intent, find_intent
+from engine.builtin.intents import Intent, find_intent, may_go_on
 from engine.builtin.interfaces import Turn
 from engine.builtin.numerals import read_number, show_number
 from engine.builtin.picture_facts import Camera, encode_jpeg
@@ -263,3 +263,27 @@ def test_what_is_asked_behind_an_interruption_is_found(said: str, name: str) -> 
 @pytest.mark.parametrize("said", ["No.", "Wait for me at the station.", "Stop the music in here."])
 def test_what_only_begins_like_an_interruption_is_no_command(said: str) -> None:
     assert find_intent(said) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "goes_on"),
+    [
+        ("What time?", True),
+        ("What is seven?", True),
+        ("okay, count", True),
+        ("Who", True),
+        ("what time is it", False),
+        ("what is seven times eight", False),
+        ("seven", False),
+        ("count to five", False),
+        ("no", False),
+        ("", False),
+    ],
+)
+def test_the_first_words_of_a_command_are_known(text: str, goes_on: bool) -> None:
+    assert may_go_on(text) == goes_on
+
+
+@pytest.mark.parametrize("text", ["tell me a hundred stories", "What in seven times eight?"])
+def test_what_is_half_heard_is_understood(text: str) -> None:
+    assert find_intent(text) is not None

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from engine.builtin.espeak import shared_espeak
-from engine.builtin.speech_models import TINY_EN
-from engine.builtin.whisper import LONGEST, HeardWords, WhisperModel, pieces, plain
+from engine.builtin.intents import EXAMPLES
+from engine.builtin.speech_models import TINY_EN, vocabulary_of
+from engine.builtin.whisper import LONGEST, HeardWords, WhisperModel, pieces, plain, tokens_of
 from tests.engine.builtin.rig import noise, speech
 from tests.speech import resample
 
@@ -27,6 +28,11 @@ def test_tokens_are_bytes() -> None:
     )
     # 你 in three tokens of a byte each, and a character that is cut off.
     assert plain(["ä", "½", "ł", "ä", "½"]) == "你"
+
+
+def test_words_become_the_longest_tokens_that_there_are() -> None:
+    vocabulary = ["ĠWhat", "Ġis", "Ġi", "s", "Ġnine", "?", "Ġ"]
+    assert tokens_of(" What is nine? é", vocabulary) == ["ĠWhat", "Ġis", "Ġnine", "?", "Ġ"]
 
 
 def test_what_subtitles_tell_beside_words_is_no_text() -> None:
@@ -74,6 +80,13 @@ def model() -> WhisperModel:
     return WhisperModel(path.parent)
 
 
+@pytest.fixture(scope="module")
+def examples() -> list[str]:
+    path = TINY_EN.find()
+    assert path is not None
+    return tokens_of(EXAMPLES, vocabulary_of(path.parent))
+
+
 @needs_model
 @pytest.mark.parametrize(
     ("name", "words"),
@@ -91,15 +104,16 @@ def test_speech_becomes_text(model: WhisperModel, name: str, words: set[str]) ->
 
 
 @needs_model
-def test_chinese_does_not_become_english(model: WhisperModel) -> None:
+def test_chinese_does_not_become_english(model: WhisperModel, examples: list[str]) -> None:
     espeak = shared_espeak()
     spoken = espeak.speak("你好，现在几点了？", "cmn", 165, lambda: False).pcm
     sound = resample(spoken.astype(np.float32), espeak.sample_rate, 16_000)
     assert model.transcribe(sound.astype(np.int16)).doubt == "unclear"
+    assert model.transcribe(sound.astype(np.int16), expected=examples).doubt == "unclear"
 
 
 @needs_model
 @pytest.mark.parametrize("kind", ["white", "pink", "hum"])
-def test_noise_is_no_speech(model: WhisperModel, kind: str) -> None:
+def test_noise_is_no_speech(model: WhisperModel, examples: list[str], kind: str) -> None:
     sound = np.frombuffer(noise(2_000, -30, kind), np.int16)
-    assert model.transcribe(sound).doubt == "no_speech"
+    assert model.transcribe(sound, expected=examples).doubt == "no_speech"

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from engine.hearing.hearing import Hearing
-from engine.hearing.turnend import CLEAR_SHARE, UNKNOWN_SHARE, TurnEnd, ends_open
+from engine.hearing.turnend import (
+    AWAITED_SHARE,
+    CLEAR_SHARE,
+    CLOSED_SHARE,
+    UNCLEAR_SHARE,
+    UNKNOWN_SHARE,
+    TurnEnd,
+    phrase_of,
+)
 from engine.hearing.vad import FRAME, Offset
 from engine.ipc.protocol import TurnDetection
 from tests.bench.behaviour.sounds import RATE, Sound, room, spoken
@@ -32,6 +40,14 @@ def test_a_fall_is_an_end_and_anything_else_may_go_on() -> None:
 def test_words_count_for_more_than_the_melody() -> None:
     assert ended(80.0, "open") == MOST
     assert ended(100.0, "whole") == 1.0 and ended(80.0, "whole") == CLEAR_SHARE
+    assert ended(100.0, "closed") == CLOSED_SHARE and ended(80.0, "closed") == CLEAR_SHARE
+
+
+def test_words_that_are_about_to_be_known_are_waited_for() -> None:
+    assert ended(80.0, "awaited") == AWAITED_SHARE and ended(100.0, "awaited") == MOST
+    end = TurnEnd()
+    end.phrase = "awaited"
+    assert end.patience(MOST) == UNCLEAR_SHARE
 
 
 def test_without_pitch_little_is_known() -> None:
@@ -40,11 +56,18 @@ def test_without_pitch_little_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "is_open"),
-    [("what is seven times", True), ("tell me a", True), ("what time is it", False), ("", False)],
+    ("text", "phrase"),
+    [
+        ("what is seven times", "open"),
+        ("Tell me a.", "open"),
+        ("what time is it", ""),
+        ("It rains today.", "closed"),
+        ("It rains...", ""),
+        ("", ""),
+    ],
 )
-def test_a_last_word_that_asks_for_another(text: str, is_open: bool) -> None:
-    assert ends_open(text) == is_open
+def test_a_last_word_may_ask_for_another(text: str, phrase: str) -> None:
+    assert phrase_of(text) == phrase
 
 
 def waits_ms(sound: Sound, patience: float) -> list[int]:
