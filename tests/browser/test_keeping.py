@@ -3,7 +3,8 @@
 Guards: Markdown; change and send again; another answer; thumbs; files dropped and pasted; the
 model's figures; presets and a prompt in another language; what a preset
 shows; what ends a turn; a voice uploaded and recorded; the history with search, export, reopening
-and deleting; a reload in a call; the sound of what is not written down; a film as source.
+and deleting; a reload in a call; the sound of what is not written down; a film as source; the sign
+of a recording, and a recording that is looked at.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,8 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     (own / "picture.en.toml").write_text(PRESET)
     PIL.Image.new("RGB", (32, 24), "teal").save(own / "boat.png")
     folders = ("--set", f"data.dir={script.parent / 'data'}", "--set", f"presets.dir={own}")
-    with Serving("--engine", "scripted", "--script", str(script), *folders) as serving:
+    kept = ("--set", "recordings.enabled=true")
+    with Serving("--engine", "scripted", "--script", str(script), *folders, *kept) as serving:
         yield serving
 
 
@@ -203,6 +206,7 @@ async def test_conversation_is_kept_found_exported_reopened_and_deleted(scripted
         assert (await event(page, "session.created"))["session"]["id"] == before
         assert len((await event(page, "session.continued"))["items"]) == 2
         assert (await texts(page)) == ["My cat is called Ada", "Noted."]
+        await expect(page.locator(".caption", has_text="is recorded")).to_have_count(1)
         await expect(page.locator("img.thumb")).to_have_count(2)
         await expect(page.locator("[data-tool=up]")).to_have_attribute("aria-pressed", "true")
 
@@ -367,21 +371,48 @@ async def is_on_admin(page: Page, call_id: str, voice: str) -> None:
     await expect(page.locator(f"#voices tr[data-key='{voice}']")).to_have_count(0)
 
 
+async def recording_is_seen_and_heard(page: Page, call_id: str) -> None:
+    """Who spoke when and what was said, and it plays."""
+    row = page.locator(f"#recordings tr[data-key^='{call_id}']")
+    await expect(row).to_contain_text("The call was hung up.")
+    await row.locator(".files button").first.click()
+    for side in ("user", "assistant"):
+        lane = page.locator(f".viewer .lane[data-role={side}] path")
+        await expect(lane).to_have_attribute("d", re.compile("^M"))
+    line = page.locator(".said li")
+    await expect(line.locator("p")).to_have_text(["Heard."])
+    await line.locator("button").click()
+    await expect(line).to_have_attribute("aria-current", "true")
+    place = page.locator(".viewer-place")
+    before = await place.input_value()
+    await page.click("[data-testid=viewer-play]")
+    await expect(place).not_to_have_value(before)
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".viewer")).to_have_count(0)
+
+
 async def test_what_is_not_written_down_can_be_heard(scripted: Serving, tmp_path: Path) -> None:
     mic = microphone(tmp_path / "mic.wav", [(3.0, "what_time")], 40)
     async with browse(scripted.url, mic) as page:
+        sign = page.locator("#recorded")
+        await expect(sign).to_have_text("Calls are recorded")
         await page.click("#mode-half-duplex")
         await call(page)
+        await expect(sign).to_have_text("Recorded")
+        call_id = await page.evaluate("() => window.omnicall.call.id")
         await event(page, "conversation.item.input_audio_transcription.failed")
         sound = page.locator(".caption[data-role=user] .media .sound")
         await expect(sound).to_be_visible()
         seconds = float((await sound.inner_text()).split()[0])
         assert 0.8 < seconds < 3.5, seconds
+        await event(page, "output_audio_buffer.stopped")
         await page.click("#hangup")
         await page.reload()
         await expect(sound).to_be_visible()
         await sound.click()
         await expect(sound).to_have_attribute("aria-label", "Stop playing")
+        await page.goto(f"{scripted.url}admin")
+        await recording_is_seen_and_heard(page, call_id)
 
 
 async def test_film_is_seen_and_heard_instead_of_the_user(server: Serving) -> None:

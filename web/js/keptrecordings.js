@@ -1,4 +1,4 @@
-/** The calls that were recorded, on the admin page: fetching their parts, and deleting them. */
+/** The calls that were recorded, on the admin page: opening them, fetching their parts, and deleting them. */
 
 import { Refusal } from '../lib/server.js';
 import { server } from './access.js';
@@ -50,14 +50,20 @@ export class KeptRecordings {
   }
 
   /** @param {Recording} recording */
-  #files({ call_id, files }) {
+  #files(recording) {
+    const { call_id, files } = recording;
+    const open = make('button', { type: 'button', class: 'primary small', text: t('recording.open_it'), 'aria-label': t('recording.open_call', { call: call_id }) });
+    open.addEventListener('click', () => this.#told(open, async () => {
+      const { openRecording } = await import('./recordingview.js');
+      await openRecording(recording);
+    }));
     const buttons = files.map(({ name }) => {
       const label = t('recording.fetch', { name, call: call_id });
       const button = make('button', { type: 'button', class: 'quiet small', text: name, 'aria-label': label });
       button.addEventListener('click', () => this.#told(button, () => fetchFile(call_id, name)));
       return button;
     });
-    return make('span', { class: 'files' }, ...buttons);
+    return make('span', { class: 'files' }, open, ...buttons);
   }
 
   /** @param {Recording} recording */

@@ -1,0 +1,154 @@
+/** A recorded call that is looked at: its sound read in pieces, both sides on one clock, its words and pictures in time. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { RecordedPlayer } from '../../web/js/recordedplayer.js';
+import { RecordedSide } from '../../web/js/recordedside.js';
+import { beginningsOf, lastBy, linesOf, picturesOf } from '../../web/js/recordedwords.js';
+
+/** @param {number} hz @param {number[]} samples @returns {Blob} as the server writes it */
+function wav(hz, samples) {
+  const view = new DataView(new ArrayBuffer(44 + 2 * samples.length));
+  view.setUint32(24, hz, true);
+  samples.forEach((sample, at) => view.setInt16(44 + 2 * at, sample, true));
+  return new Blob([view.buffer]);
+}
+
+/** @param {number} count @param {number} value */
+const steady = (count, value) => new Array(count).fill(value);
+
+test('sound is read where it is asked for, over all of its files', async () => {
+  const files = [{ blob: wav(100, [...steady(100, 16384), ...steady(100, -16384)]), begin_s: 0 }, { blob: wav(100, steady(50, 8192)), begin_s: 5 }];
+  const side = await RecordedSide.open(files);
+  assert.equal(side.length_s, 5.5);
+  const [piece, ...none] = await side.samples(0.9, 1.1);
+  assert.deepEqual([none, piece.at_s, piece.hz, piece.samples.length], [[], 0.9, 100, 20]);
+  assert.deepEqual([piece.samples[9], piece.samples[10]], [0.5, -0.5]);
+  assert.deepEqual(await side.samples(2, 5), []);
+  const all = await side.samples(1.5, 9);
+  assert.deepEqual(all.map(({ at_s, samples }) => [at_s, samples.length]), [[1.5, 50], [5, 50]]);
+});
+
+test('a file that would begin within the one before follows it, and an empty one is none', async () => {
+  const side = await RecordedSide.open([{ blob: wav(100, steady(300, 1)), begin_s: 0 }, { blob: wav(100, []), begin_s: 1 }, { blob: wav(100, steady(100, 1)), begin_s: 2 }]);
+  assert.equal(side.length_s, 4);
+  assert.equal((await RecordedSide.open([])).length_s, 0);
+});
+
+test('levels tell who spoke when, and are the same however the sound is cut', async () => {
+  const side = await RecordedSide.open([{ blob: wav(1000, [...steady(1000, 0), ...steady(1000, 16384)]), begin_s: 0 }]);
+  assert.deepEqual(await side.levels(4, 4), [0, 0.5, 0, 0]);
+  const [quiet, loud] = await side.levels(2, 2);
+  assert.deepEqual([quiet, loud], [0, 0.5]);
+});
+
+/** A context whose clock the test moves, and what was handed to it. */
+class FakeContext {
+  currentTime = 100;
+  /** @type {{at: number, offset: number, hz: number, length: number, isStopped: boolean}[]} */ started = [];
+  isClosed = false;
+  destination = {};
+
+  async resume() {}
+
+  async close() {
+    this.isClosed = true;
+  }
+
+  /** @param {number} _ @param {number} length @param {number} hz */
+  createBuffer(_, length, hz) {
+    return { length, hz, copyToChannel() {} };
+  }
+
+  createBufferSource() {
+    const context = this;
+    /** @type {any} */ let row = null;
+    return {
+      /** @type {any} */ buffer: null,
+      connect() {},
+      addEventListener() {},
+      /** @param {number} at @param {number} offset */
+      start(at, offset) {
+        row = { at, offset, hz: this.buffer.hz, length: this.buffer.length, isStopped: false };
+        context.started.push(row);
+      },
+      stop() {
+        row.isStopped = true;
+      },
+    };
+  }
+}
+
+/** @param {() => boolean} isThere */
+async function until(isThere) {
+  while (!isThere()) await new Promise((resolve) => { setTimeout(resolve, 5); });
+}
+
+test('both sides are played on one clock, from where it is put, and no further than to the end', async () => {
+  const user = await RecordedSide.open([{ blob: wav(100, steady(2000, 1)), begin_s: 0 }]);
+  const assistant = await RecordedSide.open([{ blob: wav(150, steady(2250, 1)), begin_s: 0 }]);
+  const context = new FakeContext();
+  const player = new RecordedPlayer([user, assistant], /** @type {any} */ (context));
+  assert.equal(player.length_s, 20);
+  player.seek(3);
+  assert.deepEqual([player.position_s, player.isPlaying, context.started], [3, false, []]);
+  const playing = player.play();
+  await until(() => context.started.length === 4);
+  const zero_s = 100.05 - 3;
+  const near = (/** @type {number} */ one, /** @type {number} */ other) => assert.ok(Math.abs(one - other) < 1e-9, `${one} ${other}`);
+  context.started.forEach(({ at, offset, hz }, index) => {
+    near(at, zero_s + (index < 2 ? 3 : 11));
+    assert.deepEqual([offset, hz], [0, index % 2 ? 150 : 100]);
+  });
+  context.currentTime = 110.05;
+  near(player.position_s, 13);
+  await until(() => context.started.length === 5);
+  near(context.started[4].at, zero_s + 19);
+  player.seek(19.5);
+  assert.ok(context.started.every(({ isStopped }) => isStopped));
+  await until(() => context.started.length === 6);
+  assert.equal(context.started[5].length, 50);
+  context.currentTime += 5;
+  assert.equal(player.position_s, 20);
+  await until(() => !player.isPlaying);
+  assert.equal(player.position_s, 20);
+  await playing;
+  player.close();
+  assert.ok(context.isClosed);
+});
+
+test('what was read too late is played from where the other side is by then', async () => {
+  const side = await RecordedSide.open([{ blob: wav(100, steady(300, 1)), begin_s: 0 }]);
+  const context = new FakeContext();
+  const slow = { length_s: side.length_s, samples: async (/** @type {number} */ from_s, /** @type {number} */ to_s) => {
+    context.currentTime += 1.05;
+    return side.samples(from_s, to_s);
+  } };
+  const player = new RecordedPlayer([/** @type {any} */ (slow)], /** @type {any} */ (context));
+  player.play();
+  await until(() => context.started.length === 1);
+  assert.ok(Math.abs(context.started[0].offset - 1) < 1e-9);
+  assert.ok(Math.abs(context.started[0].at - context.currentTime) < 1e-9);
+  player.pause();
+  assert.ok(Math.abs(player.position_s - 1) < 1e-9);
+});
+
+const call = { began_at: 1000, sounds_began_at: [1002, 1050] };
+const rows = (/** @type {any[]} */ ...values) => values.map((value) => JSON.stringify(value)).join('\n');
+
+test('words are told once, as they stood at the end, from when they began, with what was thought of them', () => {
+  const words = rows(
+    { item_id: 'a', role: 'user', text: 'Hel', at: 1009, began_at: 1004.5 },
+    { item_id: 'b', role: 'assistant', text: 'Hi.', at: 1012, began_at: 1003 },
+    { item_id: 'a', role: 'user', text: 'Hello.', at: 1013, began_at: 1013 },
+    { item_id: 'c', role: 'user', text: 'Before.', at: 1001, began_at: 1001 },
+  );
+  const feedback = rows({ item_id: 'b', rating: 'up', comment: '' }, { item_id: 'b', rating: 'down', comment: 'No.' }, { item_id: 'x', rating: 'up' });
+  const lines = linesOf(call, `${words}\n{"item_id": "half`, feedback);
+  assert.deepEqual(lines.map(({ id, at_s, text }) => [id, at_s, text]), [['c', 0, 'Before.'], ['b', 1, 'Hi.'], ['a', 2.5, 'Hello.']]);
+  assert.deepEqual([lines[1].rating, lines[1].comment, lines[0].rating], ['down', 'No.', undefined]);
+  assert.deepEqual([lastBy(lines, 0.5)?.id, lastBy(lines, 2)?.id, lastBy(lines, 60)?.id, lastBy(lines.slice(1), 0)], ['c', 'b', 'a', null]);
+  assert.deepEqual(beginningsOf(call), [0, 48]);
+  assert.deepEqual(picturesOf(call, rows({ at: 1006, start: 0, size: 9 })), [{ at_s: 4, start: 0, size: 9 }]);
+});

@@ -1,0 +1,170 @@
+/** A recorded call in a window of its own: who spoke when, both sides' sound in step, their words and the camera. */
+
+import { server } from './access.js';
+import { clockText, make, setText } from './dom.js';
+import { dateText, t } from './i18n.js';
+import { RecordedPlayer } from './recordedplayer.js';
+import { RecordedSide } from './recordedside.js';
+import { beginningsOf, lastBy, linesOf, picturesOf } from './recordedwords.js';
+
+const SIDES = /** @type {const} */ (['user', 'assistant']);
+const LEVELS = 480;
+const LANE_HEIGHT = 32;
+const FLOOR_DB = -55;
+const SHOW_EVERY_MS = 100;
+const STEP_S = 0.1;
+
+/** @typedef {import('./keptrecordings.js').Recording} Recording */
+/** @typedef {import('./recordedwords.js').SaidLine} SaidLine */
+
+/**
+ * @typedef {Object} Content all of a recording
+ * @property {SaidLine[]} lines
+ * @property {import('./recordedwords.js').Picture[]} pictures
+ * @property {Blob|null} film of the pictures
+ * @property {RecordedSide[]} sides the caller's and the assistant's
+ */
+
+/** @param {Recording} recording @returns {Promise<Content>} */
+async function fetched({ call_id, files }) {
+  const names = files.map(({ name }) => name);
+  const blob = (/** @type {string} */ name) => server.file(`/api/recordings/${encodeURIComponent(call_id)}/${encodeURIComponent(name)}`);
+  const text = async (/** @type {string} */ name) => (names.includes(name) ? (await blob(name)).text() : '');
+  const call = JSON.parse(await text('call.json'));
+  const begin = beginningsOf(call);
+  const sideOf = async (/** @type {string} */ side) => {
+    const parts = [];
+    for (const [index, begin_s] of (begin.length ? begin : [0]).entries()) {
+      const name = index ? `${side}-${index + 1}.wav` : `${side}.wav`;
+      if (names.includes(name)) parts.push({ blob: await blob(name), begin_s });
+    }
+    return RecordedSide.open(parts);
+  };
+  return {
+    lines: linesOf(call, await text('words.jsonl'), await text('feedback.jsonl')),
+    pictures: picturesOf(call, await text('pictures.jsonl')),
+    film: names.includes('pictures.mjpeg') ? await blob('pictures.mjpeg') : null,
+    sides: await Promise.all(SIDES.map(sideOf)),
+  };
+}
+
+/** @param {Recording} recording @returns {Promise<void>} when it is open; raises `Refusal` */
+export async function openRecording(recording) {
+  const content = await fetched(recording);
+  const view = new RecordingView(recording, content);
+  await view.open();
+}
+
+class RecordingView {
+  #content;
+  #player;
+  #timer = 0;
+  /** @type {Map<SaidLine, HTMLElement>} */ #rows = new Map();
+  /** @type {SaidLine|null} */ #current = null;
+  /** @type {import('./recordedwords.js').Picture|null} */ #shown = null;
+
+  /** @param {Recording} recording @param {Content} content */
+  constructor({ call_id, began_at }, content) {
+    this.#content = content;
+    this.#player = new RecordedPlayer(content.sides, new AudioContext());
+    const { length_s } = this.#player;
+    const close = make('button', { type: 'button', class: 'tool', 'aria-label': t('panel.close'), text: '×' });
+    this.play = make('button', { type: 'button', class: 'primary', 'data-testid': 'viewer-play' });
+    this.clock = make('span', { class: 'viewer-clock' });
+    this.place = make('input', { type: 'range', class: 'viewer-place', min: 0, max: length_s, step: STEP_S, value: 0, 'aria-label': t('viewer.place') });
+    this.sign = make('i', { class: 'viewer-sign' });
+    this.lanes = make('div', { class: 'lanes' }, this.sign, this.place);
+    this.picture = make('img', { class: 'viewer-picture', alt: t('viewer.picture'), hidden: true });
+    this.list = make('ol', { class: 'said', tabindex: 0, 'aria-label': t('talk.title') });
+    const sound = make('div', { class: 'viewer-sound', hidden: !length_s }, this.lanes, make('div', { class: 'row' }, this.play, this.clock));
+    this.dialog = make('dialog', { class: 'viewer', 'aria-labelledby': 'viewer-title', 'data-testid': 'viewer' },
+      make('header', {}, make('h2', { id: 'viewer-title', text: t('viewer.title', { call: call_id }) }), make('p', { class: 'faint', text: dateText(1000 * began_at) }), close),
+      sound, make('div', { class: 'viewer-body' }, this.picture, this.list));
+    close.addEventListener('click', () => this.dialog.close());
+    this.dialog.addEventListener('close', () => this.#close());
+    this.play.addEventListener('click', () => (this.#player.isPlaying ? this.#player.pause() : this.#player.play()));
+    this.place.addEventListener('input', () => this.#player.seek(this.place.valueAsNumber));
+    this.#player.addEventListener('change', () => this.#show());
+    this.list.append(...content.lines.map((line) => this.#row(line)));
+    if (!content.lines.length) this.list.append(make('li', { class: 'none', text: t('viewer.wordless') }));
+  }
+
+  async open() {
+    document.body.append(this.dialog);
+    this.dialog.showModal();
+    this.#show();
+    this.#timer = window.setInterval(() => this.#player.isPlaying && this.#show(), SHOW_EVERY_MS);
+    for (const [index, side] of this.#content.sides.entries()) this.sign.before(await this.#lane(SIDES[index], side));
+  }
+
+  #close() {
+    clearInterval(this.#timer);
+    this.#player.close();
+    URL.revokeObjectURL(this.picture.src);
+    this.dialog.remove();
+  }
+
+  /** @param {'user'|'assistant'} name @param {RecordedSide} side when it was heard, as a band */
+  async #lane(name, side) {
+    const levels = this.#player.length_s ? await side.levels(LEVELS, this.#player.length_s) : [];
+    const heights = levels.map((level) => Math.max(0, 1 - (20 * Math.log10(level + 1e-9)) / FLOOR_DB));
+    const bars = heights.flatMap((height, at) => {
+      const half = (height * LANE_HEIGHT) / 2;
+      return half > 0.5 ? [`M${at + 0.5} ${(LANE_HEIGHT / 2 - half).toFixed(1)}v${(2 * half).toFixed(1)}`] : [];
+    });
+    const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+    svg.setAttribute('viewBox', `0 0 ${LEVELS} ${LANE_HEIGHT}`);
+    svg.setAttribute('preserveAspectRatio', 'none');
+    svg.setAttribute('aria-hidden', 'true');
+    const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+    path.setAttribute('d', bars.join(''));
+    svg.append(path);
+    return make('div', { class: 'lane', 'data-role': name }, make('span', { text: t(`viewer.${name}`) }), svg);
+  }
+
+  /** @param {SaidLine} line */
+  #row(line) {
+    const { role, text, at_s, rating, comment } = line;
+    const time = clockText(at_s);
+    const go = make('button', { type: 'button', class: 'quiet small', text: time, 'aria-label': t('viewer.go', { time }) });
+    go.addEventListener('click', () => this.#player.seek(at_s));
+    const words = make('p', { text });
+    const row = make('li', { 'data-role': role }, go, make('span', { class: 'who', text: t(`viewer.${role}`) }), words);
+    if (rating) row.append(make('p', { class: 'faint', text: [t(`message.${rating}`), comment].filter(Boolean).join(t('list.comma')) }));
+    this.#rows.set(line, row);
+    return row;
+  }
+
+  #show() {
+    const { position_s, length_s, isPlaying } = this.#player;
+    setText(this.play, t(isPlaying ? 'viewer.pause' : 'viewer.play'));
+    setText(this.clock, `${clockText(position_s)} / ${clockText(length_s)}`);
+    this.place.value = String(position_s);
+    this.place.setAttribute('aria-valuetext', clockText(position_s));
+    this.sign.style.setProperty('--place', length_s ? (position_s / length_s).toFixed(4) : '0');
+    this.#showLine(lastBy(this.#content.lines, position_s));
+    this.#showPicture(lastBy(this.#content.pictures, position_s));
+  }
+
+  /** @param {SaidLine|null} line that began last */
+  #showLine(line) {
+    if (line === this.#current) return;
+    if (this.#current) this.#rows.get(this.#current)?.removeAttribute('aria-current');
+    this.#current = line;
+    const row = line && this.#rows.get(line);
+    if (!row) return;
+    row.setAttribute('aria-current', 'true');
+    // Within the list alone: the window stays where it is.
+    this.list.scrollTop = row.offsetTop - this.list.clientHeight / 3;
+  }
+
+  /** @param {import('./recordedwords.js').Picture|null} picture */
+  #showPicture(picture) {
+    const { film } = this.#content;
+    if (picture === this.#shown || !film) return;
+    this.#shown = picture;
+    URL.revokeObjectURL(this.picture.src);
+    this.picture.hidden = !picture;
+    if (picture) this.picture.src = URL.createObjectURL(film.slice(picture.start, picture.start + picture.size, 'image/jpeg'));
+  }
+}
