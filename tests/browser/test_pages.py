@@ -8,6 +8,7 @@ the picture takes the stage; a microphone that gives nothing is noticed.
 
 from __future__ import annotations
 
+import os
 import re
 import wave
 from collections.abc import AsyncIterator
@@ -25,6 +26,8 @@ from tests.speech import microphone
 
 AXE = ROOT / "tests" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 SIZES = ((1280, 800), (1920, 1080), (390, 844), (844, 390), (568, 320), (320, 568))
+SHOTS = os.environ.get("OMNICALL_SHOTS", "")
+"""A folder that gets a picture of the page in each state and size, to be looked at."""
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 OUT_OF_SIGHT = """
@@ -83,6 +86,8 @@ async def assert_fits(page: Page, state: str) -> None:
         await page.evaluate("() => new Promise(done => requestAnimationFrame(() => done()))")
         wrong = await page.evaluate(OUT_OF_SIGHT)
         assert wrong == [], (state, width, height)
+        if SHOTS:
+            await page.screenshot(path=Path(SHOTS) / f"{state}-{width}x{height}.png")
 
 
 async def troubles(page: Page) -> list[str]:
@@ -198,7 +203,7 @@ async def test_language_is_the_browsers_the_addresss_and_the_switchs(
 ) -> None:
     async with browse(server.url, quiet, locale="zh-CN") as page:
         state, language = page.locator("#state"), page.locator("html")
-        await expect(state).to_have_text("可以呼叫")
+        await expect(state).to_have_text("可以开始通话")
         await expect(language).to_have_attribute("lang", "zh-CN")
         await page.goto(server.url + "?lang=en")
         await expect(state).to_have_text("Ready to call")

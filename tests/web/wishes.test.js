@@ -51,6 +51,13 @@ test('a change in a call is told alone, and what is wished for no longer goes ba
   assert.deepEqual(changesOf({}, ['temperature'], () => false), {});
 });
 
+test('a call ends where the memory is full only if that is wished for', () => {
+  assert.deepEqual(sessionOf({ context_policy: true }, all), { truncation: 'disabled' });
+  assert.deepEqual(sessionOf({ context_policy: true }, () => false), {});
+  assert.deepEqual(changesOf({}, ['context_policy'], all), { truncation: 'auto' });
+  assert.deepEqual(wishOf({ truncation: 'disabled' }), { instructions: undefined, context_policy: true });
+});
+
 test('how turns are found is told where turns are taken', () => {
   const wish = { vad_threshold: 0.8, vad_silence_ms: 900, voice: 'v1' };
   const turn_detection = { threshold: 0.8, silence_duration_ms: 900 };
@@ -117,7 +124,8 @@ test('the language of a prompt is told by its letters', () => {
 
 test('a call in two languages is noticed', () => {
   assert.equal(clashOf({ prompt: 'en', voice: 'en-US', page: 'en' }), null);
-  assert.equal(clashOf({ prompt: '', voice: 'zh', page: 'en' }), null);
+  assert.deepEqual(clashOf({ prompt: '', voice: 'zh', page: 'en' }), { what: 'voice_page', prompt: '', other: 'zh' });
+  assert.equal(clashOf({ prompt: '', voice: '', page: 'en' }), null);
   assert.deepEqual(clashOf({ prompt: 'zh', voice: 'en', page: 'zh' }), { what: 'prompt_voice', prompt: 'zh', other: 'en' });
   assert.deepEqual(clashOf({ prompt: 'zh', voice: '', page: 'en' }), { what: 'prompt_page', prompt: 'zh', other: 'en' });
 });

@@ -31,11 +31,12 @@ export function baseOf(tag) {
  * @param {string} of.prompt
  * @param {string} of.voice
  * @param {string} of.page
- * @returns {{what: 'prompt_voice'|'prompt_page', prompt: string, other: string}|null} the first two that differ
+ * @returns {{what: 'prompt_voice'|'prompt_page'|'voice_page', prompt: string, other: string}|null} the first two that differ
  */
 export function clashOf({ prompt, voice, page }) {
   const [said, spoken, read] = [prompt, voice, page].map(baseOf);
   if (said && spoken && said !== spoken) return { what: 'prompt_voice', prompt: said, other: spoken };
   if (said && read && said !== read) return { what: 'prompt_page', prompt: said, other: read };
+  if (spoken && read && spoken !== read) return { what: 'voice_page', prompt: said, other: spoken };
   return null;
 }

@@ -29,6 +29,7 @@ export const LENGTHS = { short: 96, balanced: null, long: 1024 };
  * @property {number} [seed]
  * @property {boolean} [greedy]
  * @property {boolean} [thinking]
+ * @property {boolean} [context_policy] the call ends where the model's memory is full, which forgets nothing
  * @property {number} [vad_threshold] what is taken for a voice where turns are taken: 0 everything, 1 only what is loud
  * @property {number} [vad_silence_ms] that ends the user's turn there
  * @property {import('./presets.js').PresetMedia[]} [media] that a conversation begins with
@@ -58,7 +59,7 @@ export const TURN_NUMBERS = [
   { name: 'vad_silence_ms', min: 100, max: 3000, step: 50 },
 ];
 /** @type {(keyof Wish)[]} */
-export const SWITCHES = ['thinking', 'greedy'];
+export const SWITCHES = ['thinking', 'greedy', 'context_policy'];
 
 /** @type {(keyof Wish)[]} members of `session.engine` */
 const ENGINE = [
@@ -78,6 +79,7 @@ export function sessionOf(wish, isHonoured, mode = '') {
   if (wish.written !== undefined) session.output_modalities = [wish.written ? 'text' : 'audio'];
   if (wish.hd !== undefined && isHonoured('max_image_slices')) session.video = { detail: wish.hd ? 'high' : 'auto' };
   if (wish.max_output_tokens !== undefined && isHonoured('max_output_tokens')) session.max_output_tokens = wish.max_output_tokens;
+  if (wish.context_policy !== undefined && isHonoured('context_policy')) session.truncation = wish.context_policy ? 'disabled' : 'auto';
   /** @type {Record<string, any>} */ const output = {};
   if (wish.voice) output.voice = wish.voice;
   if (wish.speed !== undefined && isHonoured('speed')) output.speed = wish.speed;
@@ -124,11 +126,12 @@ export function changesOf(wish, names, isHonoured, mode = '') {
 
 /** @param {Record<string, any>} session a partial session object, as a preset holds it @returns {Wish} */
 export function wishOf(session) {
-  const { instructions, output_modalities, video, max_output_tokens, audio, engine = {} } = session;
+  const { instructions, output_modalities, video, max_output_tokens, truncation, audio, engine = {} } = session;
   /** @type {Record<string, any>} */ const wish = { instructions };
   if (output_modalities) wish.written = output_modalities[0] === 'text';
   if (video?.detail) wish.hd = video.detail === 'high';
   if (typeof max_output_tokens === 'number') wish.max_output_tokens = max_output_tokens;
+  if (truncation === 'disabled') wish.context_policy = true;
   if (audio?.output?.voice && audio.output.voice !== 'default') wish.voice = audio.output.voice;
   if (audio?.output?.speed !== undefined) wish.speed = audio.output.speed;
   for (const name of ENGINE) if (engine[name] !== undefined) wish[name] = engine[name];
