@@ -26,12 +26,12 @@ def tiny_vocoder(*, causal: bool = False) -> VocoderConfig:
 
 
 def shallow_vocoder(*, causal: bool = False) -> VocoderConfig:
-    """A tiny one with a third of the layers, for tests of what lies around it.
+    """A tiny one with one layer in the place of nine, for tests of what lies around it.
 
     No file can say so of the original generation.
     """
-    alike = ((3,),) * 3
-    return replace(tiny_vocoder(causal=causal), dilations=alike, source_dilations=alike)
+    tiny = tiny_vocoder(causal=causal)
+    return replace(tiny, kernels=(7,), dilations=((3,),), source_dilations=((3,),) * 3)
 
 
 def flow_yaml(config: FlowConfig) -> str:

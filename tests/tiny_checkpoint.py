@@ -62,7 +62,7 @@ def tiny_config(ids: dict[str, int]) -> dict[str, Any]:
         },
         vision={"hidden_size": 48, "intermediate_size": 96, "layers": 2, "heads": 3, "side": 448},
         audio={"d_model": 64, "layers": 2, "heads": 4, "ffn": 256},
-        tts={"hidden_size": 16, "intermediate_size": 48, "layers": 2, "heads": 2, "text": size},
+        tts={"hidden_size": 16, "intermediate_size": 48, "layers": 1, "heads": 2, "text": size},
         scale_resolution=112,
     )
 

@@ -140,7 +140,8 @@ async def endpoint() -> AsyncIterator[tuple[Endpoint, str]]:
     served = Endpoint()
     app = web.Application()
     app.router.add_post("/v1/audio/transcriptions", served.serve)
-    runner = web.AppRunner(app)
+    # Whoever asked and is gone is waited for no longer.
+    runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -22,11 +22,14 @@ from engine.minicpmo.engine import MiniCpmoEngine
 from tests.engine.minicpmo.engine_rig import Talk, config, scheduler_of
 from tests.waiting import until
 
+ROOM = 240
+"""Places in the context of a small engine: some units."""
+
 
 @pytest.fixture
 async def small_engine(tiny_checkpoint: Path) -> AsyncIterator[MiniCpmoEngine]:
     """An engine of its own, with room for some seconds."""
-    small = MiniCpmoConfig(device="cpu", max_context=400, flow_steps=1)
+    small = MiniCpmoConfig(device="cpu", max_context=ROOM, flow_steps=1)
     made = MiniCpmoEngine(str(tiny_checkpoint), 2, small)
     await made.start(lambda text: None)
     yield made
@@ -46,8 +49,8 @@ async def test_context_limit_is_announced_and_kept(
             break
         lengths = [0, *(unit.kv_tokens for unit in talk.all(p.UnitDone))]
     warnings = [w for w in talk.all(p.SessionWarning) if w.code == "context_near_limit"]
-    assert warnings and warnings[0].limit == 400
-    assert max(unit.kv_tokens for unit in talk.all(p.UnitDone)) <= 400
+    assert warnings and warnings[0].limit == ROOM
+    assert max(unit.kv_tokens for unit in talk.all(p.UnitDone)) <= ROOM
     if policy == "end":
         ended = talk.all(p.SessionEnded)[0]
         assert ended.reason == "context_limit"

@@ -53,4 +53,5 @@ async def test_a_place_is_kept_for_who_begins(door: str, sends: str, reason: str
                 clock.now += TICK_S
                 await stream.tend()
             assert session.reason == reason
-            await stream.close()
+        # Nobody is there whose goodbye would be awaited.
+        await stream.close()

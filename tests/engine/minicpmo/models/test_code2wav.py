@@ -22,7 +22,7 @@ GOLDEN = os.environ.get("OMNICALL_GOLDEN", "")
 @pytest.fixture(scope="module", params=[True, False], ids=["causal", "original"])
 def model(request: pytest.FixtureRequest) -> Code2WavModel:
     torch.set_num_threads(1)
-    return random_token2wav(TINY_FLOW, shallow_vocoder(causal=request.param), steps=2)
+    return random_token2wav(TINY_FLOW, shallow_vocoder(causal=request.param), steps=1)
 
 
 def streams(model: Code2WavModel, slots: int, room: int = 160) -> Code2Wav:

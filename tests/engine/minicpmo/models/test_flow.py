@@ -73,11 +73,11 @@ def window(slot: int, turn: int) -> Window:
 
 
 def test_rows_of_a_ragged_batch_equal_the_same_rows_alone(flow: Flow) -> None:
-    seconds = [1.2 + 0.2 * (slot % 4) for slot in range(8)]
-    together = prepared(flow, 8, seconds)
-    alone = prepared(flow, 8, seconds, room=300)
+    seconds = [1.2 + 0.2 * (slot % 4) for slot in range(5)]
+    together = prepared(flow, 5, seconds)
+    alone = prepared(flow, 5, seconds, room=300)
     for turn in range(5):
-        rows = [slot for slot in (6, 1, 0, 3, 7, 5, 2, 4) if (slot + turn) % 4]
+        rows = [slot for slot in (1, 0, 3, 2, 4) if (slot + turn) % 4]
         chunks = flow([window(s, turn) for s in rows], together)
         for slot, chunk in zip(rows, chunks, strict=True):
             single: FlowChunk = flow([window(slot, turn)], alone)[0]

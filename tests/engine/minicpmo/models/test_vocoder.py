@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,12 +22,12 @@ from engine.minicpmo.models.vocoder.layers import Spectrum
 from engine.minicpmo.models.vocoder.ragged import Count
 from engine.minicpmo.models.vocoder.vocoder import Push, Vocoder, load_vocoder, make_noise
 from tests.speech_assets import random_hift, released_state
-from tests.speech_configs import tiny_vocoder
+from tests.speech_configs import shallow_vocoder, tiny_vocoder
 
 
-def make(causal: bool) -> Vocoder:
+def make(causal: bool, sizes: Callable[..., VocoderConfig] = tiny_vocoder) -> Vocoder:
     torch.set_num_threads(1)
-    config = tiny_vocoder(causal=causal)
+    config = sizes(causal=causal)
     return Vocoder(random_hift(config), make_noise(config))
 
 
@@ -88,7 +90,7 @@ def test_rows_of_a_batch_equal_the_same_rows_alone(
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_graphs_shapes_change_no_row_and_touch_no_other_slot(causal: bool) -> None:
-    vocoder, graphs = make(causal), GraphPool("cpu")
+    vocoder, graphs = make(causal, shallow_vocoder), GraphPool("cpu")
     plain, padded = vocoder.new_state(4), vocoder.new_state(4)
     turns = [[(50, False), (50, False), (6, True)], [(18, False)]]
     vocoder.warm_up(padded, 4, graphs, turns, most_frames=54)
@@ -106,7 +108,7 @@ def test_graphs_shapes_change_no_row_and_touch_no_other_slot(causal: bool) -> No
 @pytest.mark.parametrize("causal", [True, False])
 def test_unlike_rows_share_a_shape_and_sound_as_alone(causal: bool) -> None:
     """Beginnings, middles and ends of many lengths, in one shape with room for all."""
-    vocoder, graphs = make(causal), GraphPool("cpu")
+    vocoder, graphs = make(causal, shallow_vocoder), GraphPool("cpu")
     plain, shared = vocoder.new_state(5), vocoder.new_state(5)
     vocoder.warm_up(shared, 5, graphs, [], most_frames=54)
     turns = {

@@ -84,7 +84,7 @@ async def test_no_response_is_empty(engine: MiniCpmoEngine) -> None:
     talk = Talk(engine, "one", 0, config())
     first = await speaking(talk)
     assert first.epoch == 1 == len(talk.all(p.ResponseStarted))
-    await talk.units(6)
+    await talk.units(4)
     spoken = {m.epoch for m in talk.all(p.AudioOut)}
     done = {m.epoch for m in talk.all(p.ResponseDone) if m.status == "completed"}
     assert done <= spoken
@@ -122,16 +122,17 @@ async def test_forced_listening_is_obeyed_until_released(engine: MiniCpmoEngine)
 async def test_neighbours_change_nothing(engine: MiniCpmoEngine) -> None:
     async def alone(slot: int) -> list[tuple[str, Any]]:
         talk = Talk(engine, f"s{slot}", slot, config())
-        await talk.units(4)
+        await talk.units(3)
         await talk.session.close()
         return _content(talk)
 
     expected = await alone(0)
+    assert {kind for kind, _ in expected} == {"text", "sound"}
     talks = [
         Talk(engine, f"n{slot}", slot, config(sampling=p.Sampling(seed=7 if slot == 2 else slot)))
         for slot in range(3)
     ]
-    await asyncio.gather(*(talk.units(4) for talk in talks))
+    await asyncio.gather(*(talk.units(3) for talk in talks))
     for talk in talks:
         await talk.session.close()
     assert _content(talks[2]) == expected
@@ -197,7 +198,7 @@ async def test_of_units_that_are_decided_together_all_but_the_last_say_that_othe
     monkeypatch.setattr(scheduler._speech, "submit", note)
     monkeypatch.setattr(scheduler._modes.duplex, "_finish", note_group)
     talks = [Talk(engine, f"t{slot}", slot, config()) for slot in range(3)]
-    for _ in range(5):
+    for _ in range(3):
         await asyncio.gather(*(talk.units(1) for talk in talks))
     spoken = [group for group in groups if group]
     assert max(map(len, spoken)) > 1

@@ -49,7 +49,7 @@ async def test_what_is_too_long_is_refused_before_it_is_encoded(
 
 async def test_counts_told_ahead_are_those_of_the_encoders(engine: MiniCpmoEngine) -> None:
     runner = scheduler_of(engine).runner
-    for count in (1, 159, 160, 801, 3_200, 16_000, 16_560, 23_999, 480_000, 480_001, 500_000):
+    for count in (1, 159, 160, 801, 3_200, 16_000, 16_560, 480_001):
         for in_blocks in (False, True):
             [heard] = runner.hear_whole([torch.zeros(count)], in_blocks=in_blocks)
             assert runner.count_sound(count) == len(heard), f"{count} samples"

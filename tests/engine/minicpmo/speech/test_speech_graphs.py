@@ -18,12 +18,12 @@ from tests.speech_configs import TINY_FLOW, shallow_vocoder
 
 def test_codes_by_graphs_are_the_codes_without() -> None:
     decoder, pool = make_decoder(), ReplayingPool()
-    graphed, plain = Talker(decoder, 5, graphs=pool), Talker(decoder, 5)
-    graphed.warm_up(5, lambda line: None)
-    for unit in range(4):
-        rows = [(3, None), (0, 7), (4, None), (1, None)][: 2 + unit % 3]
+    graphed, plain = Talker(decoder, 4, graphs=pool), Talker(decoder, 4)
+    graphed.warm_up(4, lambda line: None)
+    for unit in range(3):
+        rows = [(3, None), (0, 7), (2, None), (1, None)][: 2 + unit]
         batch = [
-            speak(slot, 10 * unit + slot, words=(slot + unit) % 6, end_at=end, ends=unit == 3)
+            speak(slot, 10 * unit + slot, words=(slot + unit) % 6, end_at=end, ends=unit == 2)
             for slot, end in rows
         ]
         again = [dataclasses.replace(s, draws=Draws(s.draws.seed)) for s in batch]
@@ -32,7 +32,7 @@ def test_codes_by_graphs_are_the_codes_without() -> None:
         for ours, wanted in zip(graphed.kv.keys, plain.kv.keys, strict=True):
             for slot, length in enumerate(plain.kv.lengths):
                 assert torch.allclose(ours[slot, :length], wanted[slot, :length], atol=1e-5)
-    assert pool.misses == 0 and pool.replays > 100
+    assert pool.misses == 0 and pool.replays > 70
 
 
 def test_groups_by_graphs_are_the_groups_without() -> None:
