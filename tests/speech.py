@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.hearing.windows import windows
+
 Samples = NDArray[np.float32]
 
 DATA = Path(__file__).parent / "engine" / "data"
@@ -114,7 +116,7 @@ def band_energies(samples: Samples, rate: int) -> Samples:
     hop, size = rate * FRAME_MS // 1000, rate * 2 * FRAME_MS // 1000
     if len(samples) < size:
         return np.zeros((0, NUM_BANDS), np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop] * np.hanning(size)
+    frames = windows(samples, size, hop) * np.hanning(size)
     power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
     edges = np.geomspace(100, 7000, NUM_BANDS + 1) * size / rate
     starts = np.maximum(1, edges[:-1].astype(int))

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.hearing.windows import windows
 from engine.ipc.protocol import INPUT_HZ
 
 FFT = 400
@@ -23,7 +24,7 @@ LOG_STEP = np.log(6.4) / 27
 def log_mel(pcm: NDArray[np.int16], bands: int) -> NDArray[np.float32]:
     """[bands, N // 160] for [N] samples."""
     sound = np.pad(pcm.astype(np.float32) / 32_768, FFT // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(sound, FFT)[::HOP][: len(pcm) // HOP]
+    frames = windows(sound, FFT, HOP)[: len(pcm) // HOP]
     window = np.hanning(FFT + 1)[:-1].astype(np.float32)
     power = np.abs(np.fft.rfft(frames * window)) ** 2
     mel = np.log10(np.maximum(_filters(bands) @ power.T, LEAST))

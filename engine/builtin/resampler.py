@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.hearing.windows import windows
+
 ZERO_CROSSINGS = 24
 KAISER_BETA = 9.0
 MIN_BLOCK = 120
@@ -69,10 +71,10 @@ class Resampler:
         while (rows := (len(self._carry) - 2 * self._half) // self._in_block) > 0:
             rows = min(rows, MAX_ROWS)
             span = rows * self._in_block + 2 * self._half
-            windows = np.lib.stride_tricks.sliding_window_view(
-                self._carry[:span], self._in_block + 2 * self._half
-            )[:: self._in_block]
-            out = np.rint(windows @ self._kernel).reshape(-1)
+            rows_of_input = windows(
+                self._carry[:span], self._in_block + 2 * self._half, self._in_block
+            )
+            out = np.rint(rows_of_input @ self._kernel).reshape(-1)
             pieces.append(np.clip(out, -32768, 32767).astype(np.int16))
             self._carry = self._carry[rows * self._in_block :]
         merged = np.concatenate(pieces) if pieces else np.zeros(0, np.int16)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from engine.hearing.noisefloor import BANDS_HZ, QUIETEST_DB, Levels, played_levels
+from engine.hearing.windows import windows
 from engine.ipc.protocol import OUTPUT_HZ
 
 PLAYED_BYTES = 2 * OUTPUT_HZ // 50
@@ -163,7 +163,7 @@ class EchoTrack:
         self._read()
         heard = self._heard[self._end - length : self._end]
         since = self._end - length - LONGEST
-        played = sliding_window_view(self._played[since : self._end], length, axis=0)
+        played = windows(self._played[since : self._end], length)
         one, others = _varying(heard.T), _varying(played)
         energies = np.sqrt((others**2).sum(axis=(1, 2)) * (one**2).sum()) + 1e-9
         likeness = (others * one).sum(axis=(1, 2)) / energies

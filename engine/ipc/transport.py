@@ -160,8 +160,8 @@ class Listener(Generic[In]):
 
         Peers that are connected notice nothing. Raises `zmq.ZMQError` when it cannot be bound.
         """
-        path = Path(self.endpoint.removeprefix("ipc://"))
-        if not self.endpoint.startswith("ipc:///") or path.exists() or not _is_ours(path.parent):
+        path = self.endpoint.removeprefix("ipc://")
+        if not path.startswith("/") or os.path.exists(path) or not _is_ours(Path(path).parent):
             return False
         self._socket.bind(self.endpoint)
         log.warning("the socket %s was deleted; it was created again", path)
