@@ -58,6 +58,8 @@ class ItemCreate(msgspec.Struct, frozen=True):
     item: InputItem
     previous_item_id: str | None = None
     event_id: str | None = None
+    unused: tuple[str, ...] = ()
+    """The members that change nothing, in dotted names."""
 
 
 class RawPart(msgspec.Struct):
@@ -142,6 +144,7 @@ def parse_input_item(raw: dict[str, Any], where: str) -> InputItem:
 
 def _item_create(raw: RawItemCreate) -> ItemCreate:
     item: InputItem
+    unused: tuple[str, ...] = ()
     if isinstance(raw.item, RawMessage):
         message = raw.item
         parts = tuple(
@@ -149,12 +152,22 @@ def _item_create(raw: RawItemCreate) -> ItemCreate:
             for index, part in enumerate(message.content)
         )
         item = InputMessage(role=message.role, parts=parts, id=message.id)
+        unused = tuple(
+            f"item.content.{index}.{name}"
+            for index, part in enumerate(message.content)
+            for name in _unused(part)
+        )
     elif isinstance(raw.item, RawCall):
         call = raw.item
         item = FunctionCall(call.call_id, call.name, call.arguments, call.id)
     else:
         item = FunctionCallOutput(raw.item.call_id, raw.item.output, raw.item.id)
-    return ItemCreate(item=item, previous_item_id=raw.previous_item_id, event_id=raw.event_id)
+    return ItemCreate(
+        item=item,
+        previous_item_id=raw.previous_item_id,
+        event_id=raw.event_id,
+        unused=unused,
+    )
 
 
 _PART_TYPES = {
@@ -162,6 +175,21 @@ _PART_TYPES = {
     "system": ("input_text",),
     "assistant": ("output_text", "output_audio", "text"),
 }
+
+
+_USED = {
+    "input_image": ("image_url", "detail"),
+    "input_video": ("video_url",),
+    "input_audio": ("audio", "transcript"),
+    "output_audio": ("transcript",),
+}
+"""The members that a part of a type is made of; of other types `text`."""
+
+
+def _unused(part: RawPart) -> list[str]:
+    used = ("type", *_USED.get(part.type, ("text",)))
+    members = msgspec.structs.asdict(part)
+    return [name for name, value in members.items() if value is not None and name not in used]
 
 
 def _part(part: RawPart, role: str, where: str) -> InputPart:

@@ -41,6 +41,8 @@ class RealtimeDoor:
         self._port = port
         self._has_track = has_track
         self._tells_extensions = tells_extensions
+        self._told_unused: set[str] = set()
+        """Members of items, by their names."""
 
     # ------------------------------------------------------------------ from the client
 
@@ -128,12 +130,22 @@ class RealtimeDoor:
         match event:
             case ItemCreate():
                 self._core.add_item(event.item, event.previous_item_id)
+                self._tell_unused(event.unused)
             case c.ItemDelete():
                 self._core.delete_item(event.item_id)
             case c.ItemRetrieve():
                 self._retrieve(event)
             case c.ItemTruncate():
                 self._truncate(event)
+
+    def _tell_unused(self, names: tuple[str, ...]) -> None:
+        """Tell of members that change nothing, of each but once."""
+        for name in names:
+            member = name.rpartition(".")[2]
+            if member not in self._told_unused:
+                self._told_unused.add(member)
+                told = f"{name}: this member of a part of that type changes nothing."
+                self.tell(ev.Notice(code="unused_member", message=told))
 
     def _retrieve(self, event: c.ItemRetrieve) -> None:
         try:

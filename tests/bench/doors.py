@@ -138,23 +138,21 @@ def server_cpu(pid: int) -> dict[str, float]:
 def start_clients(
     door: str, url: str, sessions: int, seconds: float
 ) -> list[subprocess.Popen[str]]:
-    """Processes whose sessions are all served."""
+    """Processes whose sessions are all served, set up one after another."""
     started = []
     for first in range(0, sessions, CLIENTS_A_PROCESS):
         count = min(CLIENTS_A_PROCESS, sessions - first)
         arguments = ["--as-clients", door, url, str(count), str(seconds)]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.bench.doors", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.doors", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-    for process in started:
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
             raise RuntimeError("the clients of a process could not be set up")
+        started.append(process)
     return started
 
 
