@@ -15,6 +15,7 @@ from openai.types.realtime import (
     RealtimeClientEvent,
     RealtimeResponseCreateParams,
     RealtimeSessionCreateRequest,
+    RealtimeTranscriptionSessionCreateRequest,
 )
 from pydantic import BaseModel
 
@@ -131,9 +132,17 @@ def is_named(text: str, path: str) -> bool:
 @pytest.mark.parametrize("engine", ABILITIES)
 @pytest.mark.parametrize("path", list(members(RealtimeSessionCreateRequest)))
 def test_each_setting_is_in_force_or_told_of_or_refused(path: str, engine: str) -> None:
-    talk = Talk()
+    check_setting(Talk(), path, engine)
+
+
+@pytest.mark.parametrize("path", list(members(RealtimeTranscriptionSessionCreateRequest)))
+def test_so_is_each_of_a_session_that_transcribes(path: str) -> None:
+    check_setting(Talk(type="transcription"), path, "rules")
+
+
+def check_setting(talk: Talk, path: str, engine: str) -> None:
     talk.conversation.abilities = ABILITIES[engine]
-    value = SAMPLES[path]
+    value = talk.conversation.settings.type if path == "type" else SAMPLES[path]
     talk.ask({"type": "session.update", "session": nested(path, value)})
     errors = [event["error"]["param"] for event in talk.of("error")]
     told = [event["message"] for event in talk.of("session.warning")]
