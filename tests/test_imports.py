@@ -21,6 +21,11 @@ from tests import ROOT
 PACKAGES = ("server", "signaling", "media", "engine", "web")
 OPEN_TO_SERVER = ("engine.ipc", "engine.config")
 
+DOORS = ("realtime", "live", "openbmb")
+DOOR_LINES = 700
+CARRIERS = {"doors.py", "peer_transport.py", "live_session.py", "live_stream.py"}
+"""What connects sessions and doors, of `server/worker`."""
+
 FLOORS = (
     ("engine.ipc", "engine.config"),
     ("engine.hearing", "engine.audio_output"),
@@ -113,6 +118,20 @@ def test_the_walk_finds_what_it_looks_for() -> None:
 )
 def test_package_does_not_import(package: str, forbidden: tuple[str, ...]) -> None:
     assert offences(package, forbidden) == []
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_is_small_and_knows_no_other(door: str) -> None:
+    others = tuple(f"signaling.{other}" for other in (*DOORS, "chat", "audio") if other != door)
+    assert offences(f"signaling/{door}", others) == []
+    assert len((ROOT / "signaling" / door / "door.py").read_text().splitlines()) < DOOR_LINES
+
+
+def test_the_core_of_a_session_knows_no_wire_format() -> None:
+    doors = tuple(f"signaling.{door}" for door in DOORS)
+    assert offences("signaling/session", (*doors, "signaling.chat", "signaling.audio")) == []
+    found = {name.split(":")[0].rpartition("/")[2] for name in offences("server/worker", doors)}
+    assert found == CARRIERS
 
 
 def dotted(path: Path) -> str:
