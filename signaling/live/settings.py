@@ -14,7 +14,7 @@ from signaling.live.session_config import (
     ResponsesDelegation,
 )
 from signaling.live.tasks import TOOL
-from signaling.session.core import Abilities
+from signaling.session.core import Abilities, ContextKind
 from signaling.session.items import InputMessage, InputTextPart, Role
 from signaling.settings import SessionSettings
 
@@ -23,6 +23,7 @@ OPENAI_VOICES = frozenset(
 )
 """Clients always name one; here they mean the default voice."""
 CALLING = Abilities(tool_modes=("full_duplex",))
+APPENDS: tuple[ContextKind, ...] = ("instructions", "thinking", "commentary")
 UNUSED_BACKEND = (
     "max_output_tokens",
     "parallel_tool_calls",
@@ -96,6 +97,9 @@ def notices(config: LiveConfig, abilities: Abilities | None) -> Iterator[tuple[s
         yield "voice_unknown", f"There is no voice {config.voice[:80]!r}; the default one speaks."
     if abilities is not None and not abilities.transcribes:
         yield "no_input_transcript", "What the user says is not written down by this model."
+    if abilities is not None and (lacking := set(APPENDS) - set(abilities.appends)):
+        names = ", ".join(f"session.{kind}.append" for kind in APPENDS if kind in lacking)
+        yield "append_unsupported", f"This model takes no {names}."
     delegation = config.delegation
     if not isinstance(delegation, ResponsesDelegation):
         return

@@ -19,7 +19,7 @@ from signaling.session.items import (
 )
 from signaling.settings import SessionSettings
 from tests.openai_types import stream_events
-from tests.signaling.live.rig import DoorRig
+from tests.signaling.live.rig import ABLE, DoorRig
 
 CALLER = Abilities(tool_modes=("full_duplex",), transcribes=True)
 TOOL = {"type": "function", "name": "look_up"}
@@ -133,7 +133,9 @@ def test_appends_reach_the_session_and_are_acknowledged_to_who_asked() -> None:
 
 def test_what_the_engine_cannot_take_is_refused() -> None:
     rig = DoorRig(abilities=Abilities(appends=("thinking",))).start()
-    rig.take()
+    [told] = [event for event in rig.take() if event.get("code") == "append_unsupported"]
+    names = "session.instructions.append, session.commentary.append"
+    assert told["message"] == f"This model takes no {names}.", "before anything is appended"
     rig.say("session.commentary.append", content="x", delegation_id=None, event_id="e")
     [refused] = rig.take()
     assert refused["error"]["code"] == "append_unsupported" and rig.core.asked == []
@@ -467,7 +469,7 @@ def test_what_the_user_said_is_told_once_it_stands() -> None:
 
 
 def test_a_model_that_writes_nothing_down_says_so_once() -> None:
-    rig = DoorRig(abilities=Abilities()).start()
+    rig = DoorRig(abilities=Abilities(appends=ABLE.appends)).start()
     failed = ev.TranscriptFailed(item_id="i", code="not_transcribed", message="no")
     rig.door.tell(failed)
     rig.door.tell(failed)
