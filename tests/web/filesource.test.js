@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { nextStage, sizeOf } from '../../web/js/filesource.js';
+import { isAnswerAwaited } from '../../web/js/standins.js';
 
 test('the file is played between two silences, and then it is over', () => {
   const silence = { lead_s: 1, padding_s: 5 };
@@ -15,6 +16,14 @@ test('the file is played between two silences, and then it is over', () => {
   assert.equal(nextStage('padding', 4.9, silence, true), 'padding');
   assert.equal(nextStage('padding', 5, silence, true), 'over');
   assert.equal(nextStage('over', 100, silence, true), 'over');
+});
+
+test('the end waits for an answer, and for a server that has yet to make out what it heard', () => {
+  const heard = { role: 'user', status: 'done' };
+  assert.ok(isAnswerAwaited('speaking', []) && isAnswerAwaited('thinking', []));
+  assert.ok(!isAnswerAwaited('listening', [/** @type {any} */ (heard)]));
+  assert.ok(isAnswerAwaited('listening', [/** @type {any} */ (heard), { role: 'user', status: 'growing' }]));
+  assert.ok(!isAnswerAwaited('listening', [{ role: 'assistant', status: 'growing' }]));
 });
 
 test('pictures keep their shape, have even sides and are no larger than needed', () => {

@@ -5,6 +5,15 @@ import { wakeAudio } from './meters.js';
 /** Somebody speaks, or is about to. */
 const AWAITED = ['hearing', 'thinking', 'speaking'];
 
+/**
+ * @param {import('./phase.js').Phase} phase
+ * @param {readonly Pick<import('../lib/captions.js').Caption, 'role'|'status'>[]} rows
+ * @returns {boolean} whether something is said, or will be: also where a slow server has yet to make out what it heard
+ */
+export function isAnswerAwaited(phase, rows) {
+  return AWAITED.includes(phase) || rows.some(({ role, status }) => role === 'user' && status === 'growing');
+}
+
 export class StandIns {
   /** @type {import('./filesource.js').FileSource|null} */ file = null;
   /** @type {MediaStreamTrack|null} */ screen = null;
@@ -40,7 +49,7 @@ export class StandIns {
     this.stop();
     wakeAudio();
     const { FileSource } = await import('./filesource.js');
-    const source = await FileSource.open(file, { ...how, isAwaited: () => AWAITED.includes(conversation.phase) });
+    const source = await FileSource.open(file, { ...how, isAwaited: () => isAnswerAwaited(conversation.phase, conversation.captions.list()) });
     this.file = source;
     const isOwnCall = !conversation.isInCall;
     source.addEventListener('change', () => {
