@@ -13,6 +13,7 @@ from engine.builtin.rules import Clock, RuleResponder, system_clock
 from engine.builtin.session import CascadeSession
 from engine.builtin.speech_models import find_models
 from engine.builtin.speech_parts import SpeechParts
+from engine.builtin.text_reader import find_reader
 from engine.config import BuiltinConfig, ChatEndpoint
 from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import VERSION, ContextKind, Mode, SessionConfig, Welcome
@@ -85,6 +86,7 @@ class BuiltinEngine:
         self._speech = SpeechParts(config, find_models(config))
         self._chat = chat_responder(config.chat) if config.chat.url else None
         self._decoder = FileDecoder()
+        self._reader = find_reader(config)
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="eyes")
 
     @property
@@ -145,6 +147,7 @@ class BuiltinEngine:
             has_voice=self._speech.synthesiser.has_voice,
             has_model=self._chat is not None,
             honours=frozenset(self._honours),
+            reader=self._reader,
         )
         return CascadeSession(session, config, send, parts)
 

@@ -89,6 +89,15 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
         r"|(?:read|scan) (?:the|this) (?:code|q r code|qr code)|how do i look",
     ),
     (
+        "read",
+        r"read (?:this|that|it|the (?:text|sign|label|page|paper|screen|letter)|what (?:is|it|this)"
+        r"(?: says| written)?)(?: text| sign| aloud| out(?: loud)?)*"
+        r"|what (?:does|do) (?:this|that|it|these|the \w+|this \w+) (?:say|says|read)(?: here)?"
+        r"|what (?:is written|does it say) (?:here|there|on (?:it|this|the \w+))"
+        r"|what is on (?:the|this) (?:paper|sign|page|label|screen|card|note)"
+        r"|what text (?:do|can) you see|can you read(?: this| that| it)?",
+    ),
+    (
         "who",
         r"(?:who|what) are you|what is your name|what's your name|who am i (?:talking|speaking) to"
         r"|(?:tell me )?who you are|introduce yourself|are you (?:a )?(?:human|robot|real)",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.builtin.call_deltas import CallPart
 from engine.builtin.history import History
-from engine.builtin.picture_facts import Camera
+from engine.builtin.picture_facts import Camera, Reads
 from engine.builtin.recogniser_link import Doubt
 from engine.files.decoder import FileDecoder
 from engine.ipc.protocol import (
@@ -174,3 +174,5 @@ class Parts(Struct, frozen=True):
     """A language model answers: it calls functions, takes instructions, and answers asides."""
     honours: frozenset[str] = SETTINGS
     """The settings that have an effect."""
+    reader: Reads | None = None
+    """Of text in pictures; used by the thread that looks at them."""

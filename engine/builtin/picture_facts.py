@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import cv2.data
@@ -36,6 +36,8 @@ MAX_WIDTH = 2048
 JPEG_QUALITY = 85
 MIN_COLOUR_SHARE = 0.18
 MAX_QR_CHARS = 200
+READ_S = 6.0
+"""How long text in a picture is waited for."""
 
 _HUES = (
     (9, "red"),
@@ -64,11 +66,19 @@ class Facts(Struct, frozen=True):
     moving: bool = False
 
 
+class Reads(Protocol):
+    """What reads text in pictures."""
+
+    def read(self, rgb: Pixels) -> str:
+        """The lines in a picture [height, width, 3]; empty: none could be read. Takes long."""
+
+
 class Camera:
     """Owns a session's newest picture and a light trace of motion."""
 
-    def __init__(self, eyes: Executor) -> None:
+    def __init__(self, eyes: Executor, reader: Reads | None = None) -> None:
         self._eyes = eyes
+        self._reader = reader
         self._image: ImageIn | None = None
         self._thumbnail: NDArray[np.int16] | None = None
         self._motion: deque[tuple[int, float]] = deque(maxlen=16)
@@ -101,6 +111,26 @@ class Camera:
             self._eyes, measure, _as_array(image)
         )
         return Facts(**{**_fields(facts), "moving": moving})
+
+    @property
+    def can_read(self) -> bool:
+        return self._reader is not None
+
+    async def read(self, jpeg: bytes | None = None) -> str | None:
+        """Text in a picture that `encode_jpeg` has made, else in the newest one; None while the
+        camera is off. Raises `TimeoutError` where others have been looking for long."""
+        image, reader = self._image, self._reader
+        if reader is None or (jpeg is None and image is None):
+            return None
+
+        def look() -> str:
+            if jpeg is not None:
+                return reader.read(_decode_jpeg(jpeg))
+            assert image is not None
+            return reader.read(_as_array(image))
+
+        async with asyncio.timeout(READ_S):
+            return await asyncio.get_running_loop().run_in_executor(self._eyes, look)
 
     async def jpeg(self) -> bytes | None:
         """The newest picture as a JPEG file at most 1024 wide; None while the camera is off."""

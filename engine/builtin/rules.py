@@ -9,10 +9,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from engine.builtin.intents import Intent, find_intent
 from engine.builtin.interfaces import Turn
 from engine.builtin.numerals import show_number
-from engine.builtin.picture_facts import describe
+from engine.builtin.picture_facts import Camera, describe
 
 MAX_COUNT = 100
 MAX_QUOTED_CHARS = 120
+MAX_READ_CHARS = 400
 
 HELLO = "Hello. I am the built-in demo engine. Ask me what I can do."
 HELP = (
@@ -34,6 +35,9 @@ LANGUAGE_NAMES = {
     "de": "German", "en": "English", "es": "Spanish", "fr": "French", "it": "Italian",
     "ja": "Japanese", "ko": "Korean", "pt": "Portuguese", "ru": "Russian", "zh": "Chinese",
 }  # fmt: skip
+CANNOT_READ = "I cannot read here: what reads text in pictures is not installed."
+NO_TEXT = "I find no text in the picture that I can read. Hold it closer, still and level."
+READING_FAILED = "Sorry, that took me too long. Please ask me again."
 NO_PICTURE = "I see nothing, because the camera is off."
 MISHEARD = "Sorry, my speech recogniser failed. Please say that again."
 CROWDED = "Sorry, too many people are talking to me just now. Please say that again in a moment."
@@ -65,6 +69,7 @@ class RuleResponder:
         self._next_story = 0
         self._answers: dict[str, Callable[[Intent, Turn], Awaitable[str]]] = {
             "look": self._look,
+            "read": self._read,
             "time": self._time,
             "date": self._date,
             "again": self._again,
@@ -79,15 +84,19 @@ class RuleResponder:
         if not asked:
             yield HELLO if turn.conversation.last("user") is None else await self._repeat_turn(turn)
             return
-        if asked[-1].images:
-            yield describe(await turn.camera.look_at(asked[-1].images[-1]))
-            return
         said = asked[-1].text.strip()
         # A pause in mid-sentence splits a command in two; together they may be one.
         whole = " ".join(item.text.strip() for item in asked)
         intent = find_intent(said) or find_intent(whole)
+        if asked[-1].images:
+            picture = asked[-1].images[-1]
+            if intent is not None and intent.name == "read":
+                yield await read_text(turn.camera, picture)
+            else:
+                yield describe(await turn.camera.look_at(picture))
+            return
         unread = next((item.unread for item in reversed(asked) if item.unread), "")
-        if unread and (intent is None or intent.name == "look"):
+        if unread and (intent is None or intent.name in ("look", "read")):
             yield f"Sorry, I cannot take in {unread}. I can only tell a little of single pictures."
             return
         yield await self._answer(intent, whole, turn)
@@ -107,6 +116,9 @@ class RuleResponder:
     async def _look(self, _: Intent, turn: Turn) -> str:
         facts = await turn.camera.look()
         return NO_PICTURE if facts is None else describe(facts)
+
+    async def _read(self, _: Intent, turn: Turn) -> str:
+        return await read_text(turn.camera)
 
     def _now(self, turn: Turn) -> datetime:
         zone = read_timezone(turn.config.options.get("timezone"))
@@ -136,6 +148,23 @@ class RuleResponder:
         story = STORIES[self._next_story % len(STORIES)]
         self._next_story += 1
         return story
+
+
+async def read_text(camera: Camera, jpeg: bytes | None = None) -> str:
+    """What is written in a picture, the camera's newest one if none is given."""
+    if not camera.can_read:
+        return CANNOT_READ
+    try:
+        text = await camera.read(jpeg)
+    except TimeoutError:
+        return READING_FAILED
+    if text is None:
+        return NO_PICTURE
+    if not text:
+        return NO_TEXT
+    if len(text) > MAX_READ_CHARS:
+        text = text[:MAX_READ_CHARS].rsplit(maxsplit=1)[0] + " …"
+    return f"It says: {text}"
 
 
 def unclear(languages: Sequence[str]) -> str:
@@ -230,7 +259,8 @@ STORIES: tuple[str, ...] = (
 )
 
 REPEATED: tuple[str, ...] = (
-    *(HELLO, HELP, WHO, NEURAL_WHO, NOTHING_HEARD, MISHEARD, CROWDED, NO_PICTURE, *STORIES),
+    *(HELLO, HELP, WHO, NEURAL_WHO, NOTHING_HEARD, MISHEARD, CROWDED, NO_PICTURE, NO_TEXT),
+    *STORIES,
     unknown("so"),
 )
 """What is said over and over, some of it by its first or last clauses alone."""

@@ -108,8 +108,13 @@ def find_ears(config: BuiltinConfig) -> tuple[EarFolder, ...]:
     return tuple(ears)
 
 
+def has_package(name: str) -> bool:
+    """Whether it is installed; nothing is imported."""
+    return importlib.util.find_spec(name) is not None
+
+
 def _has_library(name: str, setting: str, folder: str) -> bool:
-    if importlib.util.find_spec(name) is not None:
+    if has_package(name):
         return True
     if folder:
         raise EngineError(f"{setting} needs {name}: pip install 'omnicall[voice]'")

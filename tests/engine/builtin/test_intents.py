@@ -16,7 +16,18 @@ from engine.builtin.intents import Intent, find_intent, may_go_on
 from engine.builtin.interfaces import Turn
 from engine.builtin.numerals import read_number, show_number
 from engine.builtin.picture_facts import Camera, encode_jpeg
-from engine.builtin.rules import HELLO, HELP, STORIES, WHO, RuleResponder
+from engine.builtin.rules import (
+    CANNOT_READ,
+    HELLO,
+    HELP,
+    MAX_READ_CHARS,
+    NO_PICTURE,
+    NO_TEXT,
+    READING_FAILED,
+    STORIES,
+    WHO,
+    RuleResponder,
+)
 from engine.ipc.protocol import ImageIn, SessionConfig
 
 NOW = datetime(2026, 11, 23, 15, 5, tzinfo=UTC)
@@ -287,3 +298,53 @@ def test_the_first_words_of_a_command_are_known(text: str, goes_on: bool) -> Non
 @pytest.mark.parametrize("text", ["tell me a hundred stories", "What in seven times eight?"])
 def test_what_is_half_heard_is_understood(text: str) -> None:
     assert find_intent(text) is not None
+
+
+class Reader:
+    """Finds what it is told in any picture."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def read(self, rgb: Any) -> str:
+        if not self.text:
+            raise TimeoutError
+        return self.text.strip()
+
+
+PICTURE = ImageIn("s", 0, 8, 8, bytes(8 * 8 * 3))
+
+
+@pytest.mark.parametrize("said", ["what does this say", "Can you read this?", "read the sign"])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Mind the gap", "It says: Mind the gap"),
+        (" ", NO_TEXT),
+        ("", READING_FAILED),
+        ("word " * 200, "It says: " + ("word " * (MAX_READ_CHARS // 5))[:-6] + " …"),
+    ],
+)
+async def test_text_before_the_camera_is_read(
+    eyes: ThreadPoolExecutor, said: str, text: str, answer: str
+) -> None:
+    talk = Talk(eyes)
+    talk.camera = Camera(eyes, Reader(text))
+    talk.camera.show(PICTURE)
+    assert await talk.ask(said) == answer
+
+
+async def test_a_picture_in_a_message_is_read_where_that_is_asked(eyes: ThreadPoolExecutor) -> None:
+    talk = Talk(eyes)
+    talk.camera = Camera(eyes, Reader("Mind the gap"))
+    picture = encode_jpeg(np.zeros((48, 64, 3), np.uint8))
+    assert await talk.ask("what does it say?", images=(picture,)) == "It says: Mind the gap"
+    assert "almost black" in await talk.ask("look", images=(picture,))
+
+
+async def test_without_a_picture_or_a_reader_nothing_is_read(
+    talk: Talk, eyes: ThreadPoolExecutor
+) -> None:
+    assert await talk.ask("read this") == CANNOT_READ
+    talk.camera = Camera(eyes, Reader("unseen"))
+    assert await talk.ask("read this") == NO_PICTURE
