@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -154,6 +155,15 @@ class Watch:
             "workers_ms_per_call_second": round(workers * 1000 / max(1, calls), 1),
             "capacity": {"lowest": lowest, "last": inside[-1][1]["slots"]["capacity"]},
         }
+
+
+def of_start(lines: list[str]) -> dict[str, float]:
+    """When the engine began each step of its start, s; steps that differ in numbers only are one."""
+    steps: dict[str, float] = {}
+    for line in lines:
+        if found := re.match(r" *([\d.]+) s  engine-\d+: (.{1,80})", line):
+            steps.setdefault(re.sub(r"\d[\d.,]*", "N", found[2]), float(found[1]))
+    return steps
 
 
 def read_log(path: Path, begin: float, end: float) -> tuple[list[Any], list[Any]]:
@@ -382,6 +392,7 @@ def main() -> int:
             show(f"ready after {ready_s} s")
             _, stats = server.get("/api/stats")
             result = {"ready_s": ready_s, "slots": stats["slots"]["total"]}
+            result["start_s"] = of_start(server.lines)
             result |= asyncio.run(measure(server, log, options))
     print(json.dumps(result) if options.json else json.dumps(result, indent=2))
     return 0
