@@ -11,6 +11,8 @@ from media.formats import SAMPLE_BYTES, UPLINK_PACKET_BYTES, UPLINK_PACKET_SAMPL
 
 WINDOW_PACKETS = 150
 """The quietest packet of so many, and of as many before them, is the background."""
+EVERY = 4
+"""One of so many is looked at: what is quiet for 80 ms is found, for a quarter of the work."""
 BLOCKS = 25
 """Halves of packets that are made at once: a quarter of a second."""
 _HOP = UPLINK_PACKET_SAMPLES // 2
@@ -38,6 +40,8 @@ class BackgroundNoise:
         if self._packets == WINDOW_PACKETS:
             self._previous, self._current, self._packets = self._current, None, 0
         self._packets += 1
+        if self._packets % EVERY != 1:
+            return
         samples = np.frombuffer(pcm, np.int16).astype(np.float32)
         power = float(samples @ samples)
         if self._current is None or power < self._current[0]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import av
 from av.codec.context import Flags
+from av.video.reformatter import VideoReformatter
 
 from media.frames import EncodedFrame
 
@@ -48,6 +49,8 @@ class PictureDecoder:
         self._codec = ""
         self._context: Any = None
         self._image: Any = None
+        # A frame's own would be set up anew for each picture, with a thread for each processor.
+        self._reformatter = VideoReformatter()
         self._is_blind = False
         """No picture has come since the newest keyframe."""
 
@@ -92,5 +95,7 @@ class PictureDecoder:
         scale = min(1.0, self._max_side / max(image.width, image.height))
         width = max(1, round(image.width * scale))
         height = max(1, round(image.height * scale))
-        rgb = image.reformat(width=width, height=height, format="rgb24")
+        rgb = self._reformatter.reformat(
+            image, width=width, height=height, format="rgb24", threads=1
+        )
         return CameraPicture(pts_ms, width, height, rgb.to_ndarray().tobytes())

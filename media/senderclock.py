@@ -31,10 +31,11 @@ class SenderClock:
         self._ssrc: int | None = None
         self._sequence = 0
         self._timestamp = 0
-        self._position = Fraction(0)
+        # Whole numbers as long as the clock is right, which costs a tenth of fractions.
+        self._position: Fraction | int = 0
         self._ticks = 0
-        self._rate = Fraction(1)
-        self._candidate = Fraction(1)
+        self._rate: Fraction | int = 1
+        self._candidate: Fraction | int = 1
         self._agreeing = 0
         self._since_s = 0.0
         self._sum_ticks = 0
@@ -69,15 +70,16 @@ class SenderClock:
 
     def _begin(self, ssrc: int, timestamp: int) -> None:
         if ssrc != self._ssrc:
-            self._rate = Fraction(1)
+            self._rate = 1
         self._ssrc = ssrc
-        self._timestamp = timestamp
-        self._position = Fraction(timestamp)
+        self._timestamp = self._position = timestamp
         self._ticks = 0
         self._agreeing = 0
 
     def _learn(self, step: int, payload_bytes: int, now: float) -> None:
-        rate = Fraction(self._ticks, step) if step > 0 else Fraction(0)
+        rate: Fraction | int = 1
+        if step != self._ticks:
+            rate = Fraction(self._ticks, step) if step > 0 else 0
         is_sound = payload_bytes >= _MIN_SOUND_BYTES
         if not is_sound or rate != self._candidate or rate * MAX_FAST < 1:
             self._candidate, self._agreeing = rate, 0

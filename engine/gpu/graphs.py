@@ -62,7 +62,7 @@ class GraphPool:
     """The graphs of one thread. Their memory is shared: one of them runs at a time.
 
     Within `capturing()` a key that is new is captured, outside it runs without a graph. Capturing
-    calls the function more than once, so it is done with rows that belong to no session.
+    calls the function twice, so it is done with rows that belong to no session.
     """
 
     def __init__(
@@ -119,7 +119,8 @@ class GraphPool:
             if not self._is_capturing:
                 self.misses += 1
                 return function(*(self.upload(tensor) for tensor in inputs))
-            captured = self._captured[key] = self._capture(function, inputs)
+            self._captured[key], made = self._capture(function, inputs)
+            return made
         for own, given in zip(captured.inputs, inputs, strict=True):
             assert own.shape == given.shape and own.dtype == given.dtype, (
                 f"{key}: {given.dtype} {tuple(given.shape)}, captured {tuple(own.shape)}"
@@ -144,14 +145,15 @@ class GraphPool:
             return given
         return self._staging.take(given.shape, given.dtype).copy_(given)
 
-    def _capture(self, function: Callable[..., T], inputs: Sequence[Tensor]) -> _Captured:
+    def _capture(self, function: Callable[..., T], inputs: Sequence[Tensor]) -> tuple[_Captured, T]:
+        """The graph, and what the run before it gave: a replay would only take time."""
         own = tuple(t.to(self.device, copy=True) for t in inputs)
         assert self._stream is not None
         with _capture_lock:
             current = torch.cuda.current_stream(self.device)
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
-                function(*own)
+                made = function(*own)
             current.wait_stream(self._stream)
             torch.cuda.synchronize(self.device)
             if left(self.device) < LITTLE_BYTES:
@@ -162,4 +164,4 @@ class GraphPool:
                 graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local"
             ):
                 result = function(*own)
-        return _Captured(graph, own, result)
+        return _Captured(graph, own, result), made
