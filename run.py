@@ -1,7 +1,7 @@
 """Start omnicall: `python run.py`, or `omnicall` once installed. `--help` tells the options.
 
 `omnicall call URL` is a caller in the terminal, `omnicall check-model DIR` looks through a model's
-folder."""
+folder, `omnicall models get NAME` fetches voices and recognisers of the built-in engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal; the exit code is 0, 1 (cannot start) or 2 (bad configuration).
 
     `call URL` places a call instead, see `omnicall.client.command`; `check-model DIR` looks through
-    the native engine's model, see `engine.minicpmo.check.command`.
+    the native engine's model, see `engine.minicpmo.check.command`; `models get NAME` fetches models
+    of the built-in engine, see `engine.builtin.models_command`.
     """
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["call"]:
@@ -27,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return call(argv[1:])
     if argv[:1] == ["check-model"]:
         return check_model(argv[1:])
+    if argv[:1] == ["models"]:
+        # By name, as there: nothing else that starts here may load an engine.
+        code: int = import_module("engine.builtin.models_command").main(argv[1:])
+        return code
     found = Keeper().run()
     return serve(argv, found) if isinstance(found, Inheritance) else found
 
