@@ -6,7 +6,6 @@ from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
-from msgspec.structs import fields
 
 MAX_TEXT_CHARS = 65_536
 MAX_TOOLS = 128
@@ -129,9 +128,9 @@ class SessionConfig(Struct, frozen=True):
 
 def _values(struct: type[Struct], config: Any) -> dict[str, bool]:
     """The settings of a struct: whether each differs from its default."""
+    usual = struct()
     return {
-        field.name: getattr(config, field.name) != getattr(struct(), field.name)
-        for field in fields(struct)
+        name: getattr(config, name) != getattr(usual, name) for name in struct.__struct_fields__
     }
 
 
