@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.bench.behaviour.page import page
+from tests.bench.behaviour.transport import WRAP, ahead_ms
 
 
 def figures(wer: float) -> dict[str, Any]:
@@ -15,6 +16,8 @@ def figures(wer: float) -> dict[str, Any]:
         "turns": {},
         "sentences": {"clean": {"cases": 2, "words": 20, "wer": wer}},
         "false_turns": {"fan": 0},
+        "clock": {"after 600 s": -1.5},
+        "loss": {"5 %": {"plcmos": 4.1, "fall": 0.12}, "10 %": {}},
     }
 
 
@@ -24,4 +27,18 @@ def test_both_columns_stand_side_by_side() -> None:
     assert (
         lines[lines.index("| clean | base | 2 | 0.800 |") + 1] == "| clean | [voice] | 2 | 0.100 |"
     )
+    assert "| 5 % | base | 4.1 | 0.12 |" in lines and "| 10 % | base |  |  |" in lines
+    assert "| after 600 s | base | -1.5 |" in lines
     assert "| fan | [voice] | 0 |" in lines and not [line for line in lines if "a command" in line]
+
+
+def test_a_stream_that_falls_behind_is_told_however_its_packets_are_delayed() -> None:
+    """20 ms in 30 s, over a wrap of the timestamps, each other packet late by 100 ms."""
+    slow = 1 + 0.02 / 30
+    stamps = [
+        (100 + n * 0.02 * slow + n % 2 * 0.1, (WRAP - 5_000 + n * 960) % WRAP) for n in range(1_501)
+    ]
+    ahead = ahead_ms(stamps)
+    assert ahead is not None and -20 <= ahead <= -12
+    assert ahead_ms([(100 + n * 0.02, n * 960) for n in range(1_501)]) == 0
+    assert ahead_ms([]) is None

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.bench.behaviour import overlaps, sentences, sounds, turns
+from tests.bench.behaviour import overlaps, sentences, sounds, transport, turns
 from tests.bench.behaviour.caller import Caller
 from tests.bench.behaviour.page import page
 from tests.serving import Serving
@@ -95,6 +95,10 @@ class Callers:
     async def minute(self, make: Callable[[float, int], sounds.Sound], seconds: float) -> int:
         async with self._room, Caller(self.url, SESSION) as caller:
             return await turns.minute(caller, make, seconds)
+
+    async def drift(self, seconds: float) -> float | None:
+        async with self._room, Caller(self.url, SESSION) as caller:
+            return await transport.drift(caller, seconds)
 
 
 def _overlap_call(kind: overlaps.OverlapKind) -> Call:
@@ -182,7 +186,14 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
         count = result["false_turns"][name] = await callers.minute(make, options.quiet_s)
         progress(f"false turns in {options.quiet_s:g} s of {name}: {count}")
 
+    async def drift() -> None:
+        ahead = await callers.drift(options.drift_s)
+        result["clock"] = {f"after {options.drift_s:g} s": ahead}
+        progress(f"the stream to the caller is ahead of real time by {ahead} ms")
+
     async with asyncio.TaskGroup() as group:
+        if options.drift_s:
+            group.create_task(drift())
         if options.quiet_s:
             result["false_turns"] = dict.fromkeys((name for name, _ in turns.QUIET_KINDS), 0)
             for name, make in turns.QUIET_KINDS:
@@ -205,6 +216,9 @@ def measured(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         environment = {"OMNICALL_BUILTIN_SPEECH": speech}
         with Serving("--engine", options.engine, environment=environment) as serving:
             found[title] = asyncio.run(measure(serving.url, options))
+    if options.loss:
+        # Ours alone, whatever speaks and listens.
+        next(iter(found.values()))["loss"] = asyncio.run(transport.loss_ladder())
     return found
 
 
@@ -215,6 +229,10 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=25, help="of each kind")
     parser.add_argument("--kinds", nargs="*", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--quiet-s", type=float, default=60.0, help="of each kind without speech")
+    parser.add_argument(
+        "--drift-s", type=float, default=600.0, help="of a call whose clock is watched; 0: none"
+    )
+    parser.add_argument("--loss", action="store_true", help="PLCMOS of lost packets (speechmos)")
     parser.add_argument("--quality", action="store_true", help="of the voice, with speechmos")
     parser.add_argument(
         "--speech",

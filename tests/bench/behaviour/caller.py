@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import deque
 from typing import Any
 
 import aiohttp
@@ -89,9 +90,12 @@ class Ear:
         self._decoder = OpusDecoder(RATE)
         self.packets: list[tuple[float, float, Sound]] = []
         """When it came, its level in dBFS, and its sound."""
+        self.stamps: deque[tuple[float, int]] = deque(maxlen=100_000)
+        """When packets came, and their RTP timestamps."""
 
     def take(self, packet: RtpPacket, codec: str) -> None:
         del codec
+        self.stamps.append((time.monotonic(), packet.timestamp))
         pcm = np.frombuffer(self._decoder.decode(packet.payload), np.int16) / 32768
         level = 10 * np.log10(float(np.mean(pcm**2)) + 1e-9)
         self.packets.append((time.monotonic(), level, pcm.astype(np.float32)))

@@ -72,5 +72,10 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]] = {
         ("open sentences", _WITH, "cases", "words wrong"),
         lambda row: (row["cases"], f"{row['wer']:.3f}"),
     ),
+    "loss": (
+        ("lost packets", _WITH, "PLCMOS", "fall"),
+        lambda row: (row.get("plcmos", ""), row.get("fall", "")),
+    ),
+    "clock": (("stream to the caller", _WITH, "ahead of real time, ms"), lambda ms: (ms,)),
     "false_turns": (("nobody speaks", _WITH, "answers"), lambda count: (count,)),
 }
