@@ -375,7 +375,7 @@ async def recording_is_seen_and_heard(page: Page, call_id: str) -> None:
     """Who spoke when and what was said, and it plays."""
     row = page.locator(f"#recordings tr[data-key^='{call_id}']")
     await expect(row).to_contain_text("The call was hung up.")
-    await row.locator(".files button").first.click()
+    await row.locator(".parts > button").click()
     for side in ("user", "assistant"):
         lane = page.locator(f".viewer .lane[data-role={side}] path")
         await expect(lane).to_have_attribute("d", re.compile("^M"))

@@ -460,6 +460,7 @@ export default {
   'viewer.wordless': 'No words were kept.',
   'recording.open_it': 'Open',
   'recording.open_call': 'Open the recording of call {call}',
+  'recording.files': '{count} files',
   'recording.fetch': 'Fetch {name} of call {call}',
   'recording.delete': 'Delete the recording of call {call}',
   'recording.sure': 'Delete the recording of call {call}?',

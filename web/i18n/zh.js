@@ -460,6 +460,7 @@ export default {
   'viewer.wordless': '没有留下文字。',
   'recording.open_it': '打开',
   'recording.open_call': '打开通话 {call} 的录音',
+  'recording.files': '{count} 个文件',
   'recording.fetch': '下载通话 {call} 的 {name}',
   'recording.delete': '删除通话 {call} 的录音',
   'recording.sure': '要删除通话 {call} 的录音吗？',

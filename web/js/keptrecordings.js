@@ -63,7 +63,8 @@ export class KeptRecordings {
       button.addEventListener('click', () => this.#told(button, () => fetchFile(call_id, name)));
       return button;
     });
-    return make('span', { class: 'files' }, open, ...buttons);
+    const parts = make('details', {}, make('summary', { text: t('recording.files', { count: files.length }) }), make('span', { class: 'files' }, ...buttons));
+    return make('span', { class: 'parts' }, open, parts);
   }
 
   /** @param {Recording} recording */
