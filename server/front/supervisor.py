@@ -219,7 +219,7 @@ class Supervisor:
             return
         child.is_taken_over, child.secret = True, life.secret
         child.started_at, child.step_at = life.started_at, self._clock()
-        child.patience = Patience(child.spec.ready_timeout_s, clock=self._clock)
+        child.patience = Patience(SILENCE_LIMIT_S, clock=self._clock)
         child.process, child.pid, child.handover = left.process, left.process.pid, left.way
 
     async def _live(self, child: Supervised) -> None:
@@ -302,6 +302,9 @@ class Supervisor:
                     break
                 child.peer = peer
                 self._by_peer[peer] = child
+                if child.is_taken_over:
+                    # It lives; it may still be starting.
+                    child.patience = Patience(child.spec.ready_timeout_s, clock=self._clock)
                 return
         log.warning("a stranger called %s dialled the control link", name)
         self._listener.forget(peer)
