@@ -63,6 +63,9 @@ class Scene:
     async def through_relay(self, route: Route) -> None:
         """Answer a request of the page, with the relay's address in place of the server's."""
         await self.relay.passes.wait()
+        if route.request.failure is not None:
+            # The page has given it up meanwhile: the network has lost it.
+            return
         answer = await route.fetch()
         body = await answer.text()
         found = CANDIDATE.search(body)

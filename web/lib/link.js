@@ -22,9 +22,9 @@ const ASK_INTERVAL_MS = 3_000;
  * What has come is looked at this often: after one look without news the server is asked whether it still has the call,
  * after so many another way to it is looked for.
  */
-const LOOK_MS = 500;
+const LOOK_MS = 300;
 const LOOK_DISTURBED_MS = 250;
-const QUIET_LOOKS = 3;
+const QUIET_LOOKS = 5;
 const AT_ONCE_MS = 1_000;
 /** The server's last event may still be in flight when the channel closes. */
 const LAST_WORDS_MS = 300;

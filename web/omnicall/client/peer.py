@@ -27,8 +27,8 @@ TAIL_S = 0.2
 CONNECT_TIMEOUT_S = 15.0
 CHECK_EVERY_S = 3.0
 """When the process that carries the call dies, nothing more comes: only asking the server tells."""
-LOOK_S = 0.25
-ASK_S = 0.75
+LOOK_S = 0.1
+ASK_S = 0.4
 """After so much silence it is asked at once."""
 QUIET_S = 1.5
 """After so much it may be there while the way to it is not."""
