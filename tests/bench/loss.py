@@ -36,16 +36,18 @@ WARM_UP_TICKS = 500
 LOSSES = ((0.0, 1), (0.01, 1), (0.03, 1), (0.05, 1), (0.1, 1), (0.2, 1), (0.1, 3), (0.1, 5))
 """Share and length of bursts."""
 PIECE_S = 5
+SENTENCE = "You can take the second street on the left, and walk until you see the old town hall."
 
 
 def speech(seconds: float) -> bytes:
     """Int16 at 24 kHz: a neural voice where there is one, else the tests' utterances."""
-    pcm = _neural() or _recorded()
+    pcm = neural() or _recorded()
     wanted = int(seconds * DOWNLINK_HZ) * 2
     return (pcm * (wanted // len(pcm) + 1))[:wanted]
 
 
-def _neural() -> bytes:
+def neural(text: str = SENTENCE) -> bytes:
+    """A voice of `omnicall[voice]`, 24 kHz; empty where there is none."""
     from engine.builtin.espeak import shared_espeak
     from engine.builtin.piper import PiperVoice
     from engine.builtin.resampler import Resampler
@@ -55,7 +57,6 @@ def _neural() -> bytes:
     if not (voices := find_models(BuiltinConfig()).voices):
         return b""
     voice = PiperVoice(voices[0])
-    text = "You can take the second street on the left, and walk until you see the old town hall."
     sound = voice.speak(shared_espeak().phonemes(text, voice.phonemiser), 1.0, voice.cancellable())
     resampler = Resampler(voice.sample_rate, DOWNLINK_HZ)
     loud = (sound / np.abs(sound).max() * 16_000).astype(np.int16)
@@ -102,8 +103,17 @@ class Judge:
         return float(np.mean([self._model.get_mos(piece) for piece in pieces]))
 
 
-async def run(pcm: bytes, loss: float, burst: int, judge: Judge, seed: int = 3) -> dict[str, Any]:
-    """One way, from speech to speech."""
+async def run(pcm: bytes, loss: float, burst: int, judge: Judge) -> dict[str, Any]:
+    """One way, judged."""
+    heard, row = await through(pcm, loss, burst)
+    mos = judge.of(heard)
+    return row if mos is None else row | {"plcmos": round(mos, 2)}
+
+
+async def through(
+    pcm: bytes, loss: float, burst: int, seed: int = 3
+) -> tuple[NDArray[np.int16], dict[str, Any]]:
+    """One way, from speech to speech: what is heard, 16 kHz, and what was measured."""
     encoder, clock, heard = OpusEncoder(fec=False), VirtualClock(), bytearray()
     rate, losses = SendRate(encoder.bitrate), lost(loss, burst, seed)
     sizes, gone = [], [False] * REPORT_TICKS
@@ -141,7 +151,6 @@ async def run(pcm: bytes, loss: float, burst: int, judge: Judge, seed: int = 3) 
     def share(name: str) -> float:
         return round((after[name] - before[name]) / samples, 4)
 
-    mos = judge.of(np.frombuffer(bytes(heard[at_start:]), np.int16))
     row = {
         "loss": loss,
         "burst": burst,
@@ -150,7 +159,7 @@ async def run(pcm: bytes, loss: float, burst: int, judge: Judge, seed: int = 3) 
         "repaired": share("fecSamplesRecovered"),
         "concealed": share("concealedSamples"),
     }
-    return row if mos is None else row | {"plcmos": round(mos, 2)}
+    return np.frombuffer(bytes(heard[at_start:]), np.int16), row
 
 
 async def main(seconds: float) -> None:
