@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -110,6 +111,7 @@ class Keeper:
         """Keep a front until it ends; the exit code. Returns in each front, too, as fork(2) does:
         with what that finds."""
         self._catch_signals()
+        _raise_file_limit()
         fruitless, shorts, ended = 0, 0, ""
         while True:
             begun = time.monotonic()
@@ -334,6 +336,12 @@ class Keeper:
                 self._unsent.clear()
                 return
             self._unsent.pop(0)
+
+
+def _raise_file_limit() -> None:
+    """Let all that is started from here open as many files as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _say(text: str) -> None:

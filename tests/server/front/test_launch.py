@@ -216,6 +216,9 @@ def test_processes_are_those_that_the_statistics_tell(served: Started) -> None:
     assert told == {process.pid for process in others} and len(told) == 3
     # It serves nobody: it is there to be the parent of all others, and is small.
     assert keeper.memory_info().rss < psutil.Process(served.front).memory_info().rss / 2
+    for process in others:
+        soft, hard = process.rlimit(psutil.RLIMIT_NOFILE)
+        assert soft == hard, "each call takes several descriptors"
 
 
 @pytest.mark.loopback
