@@ -123,6 +123,7 @@ class Hearing:
     def await_words(self) -> None:
         """What was said so far is about to be known."""
         self._segmenter.turn_end.phrase = "awaited"
+        self._overlap.awaits_words = True
 
     def words(self, text: str, phrase: Phrase = "") -> list[Heard]:
         """Take what the recogniser understands so far of the utterance under way.
@@ -130,6 +131,7 @@ class Hearing:
         `phrase`: what it is, where more is known than its last word tells.
         """
         self._segmenter.turn_end.phrase = phrase or phrase_of(text)
+        self._overlap.awaits_words = False
         has_word = self.cuts(text)
         if self._is_pending and has_word:
             return self._apply(self._overlap.word())

@@ -31,6 +31,8 @@ GAP_MS = 200
 """Silence that ends a burst: the one within "uh-huh" is shorter."""
 HELD_GAP_MS = 340
 """The same where the answer waits: the one behind "wait," is longer."""
+AWAITED_GAP_MS = 640
+"""The same while the words of the burst are being found: a short command is known by them alone."""
 LOUD_DB = 12.0
 """A frame so much weaker than the caller usually is belongs to no burst,"""
 NEAR_DB = 9.0
@@ -84,6 +86,8 @@ class Overlap:
 
     def __init__(self) -> None:
         self.can_hold = True
+        self.awaits_words = False
+        """Those of the burst under way are about to be known."""
         self._recent: deque[OverlapFrame] = deque(maxlen=WINDOW)
         self._since_ms = AGAIN_MS
         """Since the last burst that was taken for an acknowledgement."""
@@ -100,7 +104,7 @@ class Overlap:
         if not self.is_open:
             return self._wait(sounding)
         self._add(sounding)
-        if self._gap_ms >= (HELD_GAP_MS if self._is_held else GAP_MS):
+        if self._gap_ms >= self._longest_gap_ms:
             return self.dismiss("acknowledgement" if self._is_speech else "noise")
         if self._is_again and self._ms >= AGAIN_CUT_MS and self._is_speech:
             if self._mean_db >= -AGAIN_NEAR_DB:
@@ -144,6 +148,12 @@ class Overlap:
         self._since_ms = AGAIN_MS
 
     @property
+    def _longest_gap_ms(self) -> int:
+        if not self._is_held:
+            return GAP_MS
+        return AWAITED_GAP_MS if self.awaits_words else HELD_GAP_MS
+
+    @property
     def _is_speech(self) -> bool:
         is_voice = self._pitched >= max(MIN_PITCHED, PITCHED_SHARE * self._loud)
         return is_voice and self._mean_db >= -NEAR_DB
@@ -175,7 +185,7 @@ class Overlap:
         self.is_open = True
         self._ms = self._loud = self._pitched = self._hums = self._gap_ms = 0
         self._power = 0.0
-        self._is_held = self._is_again = False
+        self._is_held = self._is_again = self.awaits_words = False
 
     def _add(self, frame: OverlapFrame) -> None:
         self._ms += FRAME_MS

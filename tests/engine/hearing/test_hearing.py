@@ -169,3 +169,25 @@ def test_a_caller_not_heard_before_can_interrupt() -> None:
     listener.pts = 0
     listener.over_answer(spoken("what is the date today", VOICE, level_db=-36.0))
     assert listener.cut_ms is not None
+
+
+@pytest.mark.parametrize("text", ["who are you", "yeah"])
+def test_words_that_are_about_to_be_known_decide_of_a_short_burst(text: str) -> None:
+    listener = Listener()
+    listener.over_answer(spoken("who are you", VOICE, 185), after_s=0.2)
+    assert listener.hearing.is_undecided and listener.told[-1].loudness == "held"
+    listener.hearing.await_words()
+    listener.hear(pcm16(room(0.3)))
+    assert listener.hearing.is_undecided
+    found = [*listener.hearing.words(text), *listener.hear(pcm16(room(0.1)))]
+    is_sentence = len(text.split()) == 3
+    assert any(isinstance(event, AnswerCut) for event in found) == is_sentence
+    assert any(isinstance(event, Dismissed) for event in found) != is_sentence
+
+
+def test_words_that_do_not_come_hold_no_answer_for_long() -> None:
+    listener = Listener()
+    listener.over_answer(spoken("who are you", VOICE, 185), after_s=0.2)
+    listener.hearing.await_words()
+    assert any(isinstance(event, Dismissed) for event in listener.hear(pcm16(room(0.7))))
+    assert listener.told[-1].loudness == "full"
