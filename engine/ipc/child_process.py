@@ -23,8 +23,8 @@ from engine.ipc.transport import CLOSED, Dialer
 log = logging.getLogger(__name__)
 
 LAG_INTERVAL_S = 0.1
-ALONE_S = 30.0
-"""For so long a child goes on without a supervisor."""
+ALONE_S = 120.0
+"""For so long a child goes on without a supervisor, whose successor may start on a busy machine."""
 
 
 class Child:

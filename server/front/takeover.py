@@ -12,7 +12,7 @@ from server.front.front_call import FrontCall
 from server.front.supervisor import Supervised
 from signaling.settings import SessionSettings
 
-LONGEST_S = 5.0
+LONGEST_S = 10.0
 """For so long the children of a front that died are awaited before anything is asked of calls."""
 
 
