@@ -10,6 +10,7 @@ import asyncio
 import fractions
 import random
 import time
+import wave
 from typing import Any
 
 import aiohttp
@@ -23,14 +24,15 @@ from media import hooks
 from media.clock import Ticker
 from media.formats import (
     DOWNLINK_HZ,
-    DOWNLINK_PACKET_BYTES,
+    PTIME_MS,
     RTP_OPUS_HZ,
     RTP_OPUS_PACKET_TICKS,
     RTP_VIDEO_HZ,
+    SAMPLE_BYTES,
 )
 from media.opus import SILENT_PACKET, OpusEncoder
+from tests import ROOT
 from tests.bench.media_wire import Handler, serve
-from tests.media.peers import speech
 
 CAMERA = (640, 480)
 CAMERA_FPS = 2
@@ -42,15 +44,22 @@ LATE_S = 0.06
 """A packet that comes so long after the one before is late: a caller's buffer has run dry."""
 SPEAK_OVER_S = (6.0, 12.0)
 """Pauses of those who speak over answers."""
-OVER_PACKETS = 40
+SPOKEN = ROOT / "tests" / "engine" / "data" / "tell_story.wav"
+"""What they say then. A made voice with an even rhythm would be taken for the echo of an answer."""
 GIVE_UP_S = 3.0
 
 
-def opus_packets(pcm: bytes) -> list[bytes]:
+def opus_packets(pcm: bytes, hz: int = DOWNLINK_HZ) -> list[bytes]:
     """20 ms each."""
-    encoder = OpusEncoder()
-    ends = range(0, len(pcm) - DOWNLINK_PACKET_BYTES + 1, DOWNLINK_PACKET_BYTES)
-    return [encoder.encode(pcm[i : i + DOWNLINK_PACKET_BYTES]) for i in ends]
+    encoder = OpusEncoder(hz)
+    size = SAMPLE_BYTES * hz * PTIME_MS // 1000
+    return [encoder.encode(pcm[i : i + size]) for i in range(0, len(pcm) - size + 1, size)]
+
+
+def spoken() -> list[bytes]:
+    """A sentence."""
+    with wave.open(str(SPOKEN)) as file:
+        return opus_packets(file.readframes(file.getnframes()), file.getframerate())
 
 
 def murmur() -> list[bytes]:
@@ -102,7 +111,7 @@ class Camera(MediaStreamTrack):
 
 
 class Voice(MediaStreamTrack):
-    """Sends prepared sound at each tick; `speak_over` puts speech in."""
+    """Sends prepared sound at each tick; `speak_over` puts a sentence in."""
 
     kind = "audio"
 
@@ -115,14 +124,16 @@ class Voice(MediaStreamTrack):
         self._unsubscribe = ticker.subscribe(self._tick.set)
 
     def speak_over(self) -> None:
-        self._over = OVER_PACKETS
+        self._over = len(self._loud)
 
     async def recv(self) -> av.Packet[Any]:
         await self._tick.wait()
         self._tick.clear()
-        source = self._loud if self._over else self._quiet
+        payload = (
+            self._loud[-self._over] if self._over else self._quiet[self._index % len(self._quiet)]
+        )
         self._over = max(0, self._over - 1)
-        packet: av.Packet[Any] = av.Packet(source[self._index % len(source)])
+        packet: av.Packet[Any] = av.Packet(payload)
         packet.pts = self._index * RTP_OPUS_PACKET_TICKS
         packet.time_base = fractions.Fraction(1, RTP_OPUS_HZ)
         self._index += 1
@@ -140,7 +151,7 @@ class Caller:
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.call_id = ""
         self.failed = ""
-        self.packets = self.gaps = self.silent = 0
+        self.packets = self.gaps = self.silent = self.unhushed = 0
         self.worst_s = 0.0
         self.late: list[float] = []
         self.onsets: list[float] = []
@@ -190,12 +201,13 @@ class Caller:
             "late": self.late,
             "worst_ms": round(self.worst_s * 1000, 1),
             "onsets": self.onsets,
+            "unhushed": self.unhushed,
             "hushed_ms": [round(s * 1000, 1) for s in self.hushed_s],
         }
 
     def mark(self) -> None:
         """Count from here on."""
-        self.packets = self.gaps = self.silent = 0
+        self.packets = self.gaps = self.silent = self.unhushed = 0
         self.worst_s = 0.0
         self.late, self.onsets, self.hushed_s = [], [], []
 
@@ -247,8 +259,9 @@ class Caller:
                 async with asyncio.timeout(GIVE_UP_S):
                     await self._until(is_loud=False)
             except TimeoutError:
-                pass
-            self.hushed_s.append(time.monotonic() - begun)
+                self.unhushed += 1
+            else:
+                self.hushed_s.append(time.monotonic() - begun)
 
 
 class Client:
@@ -257,7 +270,7 @@ class Client:
     def __init__(self) -> None:
         self._callers: list[Caller] = []
         self._ticker = Ticker(phases=4)
-        self._quiet, self._loud = murmur(), opus_packets(speech(SOUND_S, DOWNLINK_HZ))
+        self._quiet, self._loud = murmur(), spoken()
         self._pictures = keyframes()
 
     async def handle(self, request: dict[str, Any]) -> dict[str, Any]:
