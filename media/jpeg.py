@@ -21,5 +21,6 @@ def small_jpeg(width: int, height: int, rgb: bytes, most: int) -> bytes:
     encoder.width, encoder.height = size
     encoder.pix_fmt = "yuvj420p"
     encoder.qmin = encoder.qmax = COARSENESS
-    small = picture.reformat(width=size[0], height=size[1], format="yuvj420p")
+    # Else it starts a thread for each processor.
+    small = picture.reformat(width=size[0], height=size[1], format="yuvj420p", threads=1)
     return b"".join(bytes(packet) for packet in [*encoder.encode(small), *encoder.encode(None)])
