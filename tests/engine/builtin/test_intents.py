@@ -295,7 +295,9 @@ def test_the_first_words_of_a_command_are_known(text: str, goes_on: bool) -> Non
     assert may_go_on(text) == goes_on
 
 
-@pytest.mark.parametrize("text", ["tell me a hundred stories", "What in seven times eight?"])
+@pytest.mark.parametrize(
+    "text", ["tell me a hundred stories", "What in seven times eight?", "What did two plus two?"]
+)
 def test_what_is_half_heard_is_understood(text: str) -> None:
     assert find_intent(text) is not None
 
