@@ -11,6 +11,7 @@ const NEAR_END_PX = 80;
 export class CaptionView {
   /** @type {Map<Caption, MessageView>} */ #shown = new Map();
   #isAtEnd = true;
+  #height = 0;
 
   /**
    * @param {HTMLElement} list
@@ -28,9 +29,15 @@ export class CaptionView {
       this.#keepEnd(() => this.#shown.get(row)?.grow(appended));
     });
     captions.addEventListener('removed', (event) => this.#remove(/** @type {CustomEvent} */ (event).detail.row));
-    list.addEventListener('scroll', () => { this.#isAtEnd = this.#seesEnd(); });
+    list.addEventListener('scroll', () => {
+      // Not where it was moved by another size, of which the observer has yet to hear.
+      if (list.clientHeight === this.#height) this.#isAtEnd = this.#seesEnd();
+    });
     // A phone that is turned, or whose keyboard opens, leaves less room: the last words stay in sight.
-    new ResizeObserver(() => this.#isAtEnd && this.#goToEnd()).observe(list);
+    new ResizeObserver(() => {
+      this.#height = list.clientHeight;
+      if (this.#isAtEnd) this.#goToEnd();
+    }).observe(list);
     tongue.addEventListener('change', () => {
       for (const view of this.#shown.values()) view.dress();
     });
