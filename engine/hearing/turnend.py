@@ -35,6 +35,10 @@ OPEN_WORDS = frozenset(
     ).split()
 )
 """Whoever stops behind one of these has more to say."""
+NEVER_LAST = frozenset(
+    "a an the and or but as if than my your our their plus minus times divided multiplied".split()
+)
+"""Those of them that end no question either, as `for` does in "What is it for?"."""
 
 
 class TurnEnd:
@@ -72,6 +76,7 @@ def phrase_of(text: str) -> Phrase:
     words = text.lower().split()
     if not words:
         return ""
-    if words[-1].rstrip(".,?!…-") in OPEN_WORDS:
+    last = words[-1].rstrip(".,?!…-")
+    if last in (NEVER_LAST if words[-1].endswith(("?", "!")) else OPEN_WORDS):
         return "open"
     return "closed" if words[-1][-1] in ".?!" and not words[-1].endswith("..") else ""

@@ -44,8 +44,6 @@ class SessionCommands:
         self.quality = CallQuality()
         self.is_hushed = False
         """The user wants no answers for now."""
-        self._has_outputs = False
-        """Functions gave back what no response was asked for yet."""
         self._pause = pause
         self._conversation = conversation
         self._audience = conversation.audience
@@ -77,7 +75,6 @@ class SessionCommands:
         named = self._conversation.items.engine_name(place)
         carrier = for_engine(self.session_id, item_id, item, named)
         self._add(shown(item_id, item), place, carrier)
-        self._has_outputs = self._has_outputs or isinstance(item, FunctionCallOutput)
         return item_id
 
     def place_item(self, item: Item, after: str | None, carrier: p.Message) -> None:
@@ -191,19 +188,18 @@ class SessionCommands:
                 self._input(wish),
             )
         )
-        if not wish.is_out_of_band:
-            self._has_outputs = False
 
     def _may_follow(self, active: ActiveResponse) -> bool:
         """Whether a response may be asked for that comes behind this one.
 
         Such a one goes on with what functions gave back. In full duplex a model that hears in units
-        may by then have begun to speak by itself, which no client can know beforehand.
+        begins to speak by itself, which no client can know beforehand: what is asked for meanwhile
+        comes behind that.
         """
         if active.has_calls and active.outcome is not None:
             return True
         hears_in_units = self.abilities is not None and self.abilities.hears_in_units
-        return self._has_outputs and hears_in_units and mode_of(self.settings) == "full_duplex"
+        return hears_in_units and mode_of(self.settings) == "full_duplex"
 
     def _check_tools(self, wish: ResponseWish, tools: tuple[dict[str, Any], ...]) -> None:
         check_tools(wish.tools or (), "response.tools")

@@ -63,6 +63,13 @@ def test_without_pitch_little_is_known() -> None:
         ("what time is it", ""),
         ("It rains today.", "closed"),
         ("It rains...", ""),
+        ("Where are you from?", "closed"),
+        ("What is that?", "closed"),
+        ("What is it for?", "closed"),
+        ("Can you do that?", "closed"),
+        ("Give it to me!", "closed"),
+        ("Is it the?", "open"),
+        ("What is seven times?", "open"),
         ("", ""),
     ],
 )
