@@ -309,7 +309,11 @@ class RecordingsConfig(Struct, frozen=True, forbid_unknown_fields=True):
         bool, Meta(description="Record every call; the law may ask for more than telling callers.")
     ] = False
     pictures: Annotated[
-        bool, Meta(description="Keep a small picture of the camera every few seconds, too.")
+        bool,
+        Meta(
+            description="Keep a small picture of the camera, or of what is shared in its place, "
+            "every few seconds, too."
+        ),
     ] = False
     max_mb: Annotated[
         int,

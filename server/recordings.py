@@ -50,7 +50,7 @@ class RecordedLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordedPicture(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of `pictures.jsonl`: a picture of the camera."""
+    """A line of `pictures.jsonl`: a picture of the camera or of what is shared."""
 
     at: float
     """Unix seconds by the count of the sound."""

@@ -118,7 +118,7 @@ class CallRecording:
         self._add(self._user, pts + self._shift, pcm)
 
     def see(self, width: int, height: int, rgb: bytes) -> None:
-        """Take a picture of the camera, of which some are kept, if any; empty: it went off."""
+        """Take a picture of what is seen, of which some are kept, if any; empty: it went off."""
         now = self._wall_clock()
         is_due = now - self._seen_at >= PICTURE_EVERY_S and self._seen is None
         if rgb and self._has_pictures and is_due and not self._about.is_cut_short:

@@ -33,7 +33,7 @@ Piece = tuple[int, bytes]
 
 
 class Seen(NamedTuple):
-    """A picture of the camera that is not yet written."""
+    """A picture of the camera or of what is shared that is not yet written."""
 
     at: float
     """As `RecordedPicture.at`."""

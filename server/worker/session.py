@@ -64,7 +64,7 @@ RECORDED = (
     "This call is recorded: what both sides say and write{pictures} is kept by whoever runs this "
     "server."
 )
-PICTURES = ", and now and then a picture of the camera,"
+PICTURES = ", and now and then a picture of the camera or of what you share,"
 ENGINE_LOST = (
     "The model stopped working. It begins anew and is told the words of this conversation; what it "
     "saw and how it sounded is forgotten."
@@ -361,8 +361,11 @@ class CallSession:
 
     def _tell_recorded(self, watcher: Watcher) -> None:
         if self._recording is not None:
-            told = RECORDED.format(pictures=PICTURES if self._config.recordings.pictures else "")
-            watcher.tell(ev.Notice(code="recorded", message=told))
+            if self._config.recordings.pictures:
+                code, pictures = "recorded_pictures", PICTURES
+            else:
+                code, pictures = "recorded", ""
+            watcher.tell(ev.Notice(code=code, message=RECORDED.format(pictures=pictures)))
 
     def notify(self, code: str, message: str) -> None:
         """Tell the client something that the session survives."""

@@ -78,7 +78,7 @@ class UserInput:
         self._way.send(p.AudioIn(self._conversation.session_id, pts, pcm, played))
 
     def see(self, width: int, height: int, rgb: bytes) -> None:
-        """Pass a picture of the camera on; without pixels: it went off."""
+        """Pass on a picture of the camera or of what is shared; without pixels: it went off."""
         if not self.is_resting:
             if self.recording is not None:
                 self.recording.see(width, height, rgb)

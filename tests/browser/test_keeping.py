@@ -398,7 +398,7 @@ async def test_what_is_not_written_down_can_be_heard(scripted: Serving, tmp_path
         await expect(sign).to_have_text("Calls are recorded")
         await page.click("#mode-half-duplex")
         await call(page)
-        await expect(sign).to_have_text("Recorded")
+        await expect(sign).to_have_text("Being recorded")
         call_id = await page.evaluate("() => window.omnicall.call.id")
         await event(page, "conversation.item.input_audio_transcription.failed")
         sound = page.locator(".caption[data-role=user] .media .sound")

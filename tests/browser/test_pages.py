@@ -122,7 +122,8 @@ async def clean(server: Serving, mic: Path | None, path: str, **how: Any) -> Asy
 
 async def as_if_calls_were_recorded(route: Route) -> None:
     answer = await route.fetch()
-    await route.fulfill(response=answer, json=await answer.json() | {"recorded": True})
+    recorded = {"recorded": True, "recorded_pictures": True}
+    await route.fulfill(response=answer, json=await answer.json() | recorded)
 
 
 @pytest.fixture

@@ -304,6 +304,9 @@ test('that a call is recorded is told once, however often it comes back', async 
   await served();
   warn('recorded');
   assert.deepEqual(codes(), ['recorded']);
+  warn('recorded_pictures');
+  warn('recorded_pictures');
+  assert.deepEqual([codes(), call.recorded], [['recorded', 'recorded_pictures'], 'recorded_pictures']);
 });
 
 test('a page that comes back into its session is not told again that it is recorded', async () => {
@@ -315,7 +318,7 @@ test('a page that comes back into its session is not told again that it is recor
   assert.deepEqual(codes(), ['recorded']);
   await served({ resume: call.suspend() });
   warn();
-  assert.deepEqual([codes(), Line.resumes], [[], ['new', 'token_1']]);
+  assert.deepEqual([codes(), Line.resumes, call.recorded], [[], ['new', 'token_1'], 'recorded']);
   const resume = call.suspend();
   Line.refuse = [410];
   await served({ resume });

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { Countdown } from '../../web/js/talk.js';
-import { hintOf, isInCall, phaseOf, wordsOf } from '../../web/js/phase.js';
+import { hintOf, isInCall, phaseOf, recordedSign, wordsOf } from '../../web/js/phase.js';
 
 /** @param {Partial<{turn: string, queue: {position: number, eta_s: number|null}}>} [talk] @returns {any} */
 const talking = (talk = {}) => ({ turn: 'listening', queue: { position: 0, eta_s: null }, ...talk });
@@ -43,4 +43,13 @@ test('a wait counts down and stays at one second until it is over', () => {
 
 test('only idle and ended are outside a call', () => {
   assert.deepEqual(['idle', 'ended', 'queued', 'reconnecting'].map((phase) => isInCall(/** @type {any} */ (phase))), [false, false, true, true]);
+});
+
+test('a call shows what it was told is kept of it, whatever the server said when the page was opened', () => {
+  assert.equal(recordedSign('', null), '');
+  assert.equal(recordedSign('', { recorded: false }), '');
+  assert.equal(recordedSign('', { recorded: true }), 'Calls are recorded');
+  assert.equal(recordedSign('', { recorded: true, recorded_pictures: true }), 'Calls are recorded, with pictures');
+  assert.equal(recordedSign('recorded_pictures', { recorded: false }), 'Being recorded, with pictures');
+  assert.equal(recordedSign('recorded', { recorded: true, recorded_pictures: true }), 'Being recorded');
 });

@@ -361,9 +361,11 @@ export class Conversation extends EventTarget {
     on('sent', (event) => this.log.add(event, { sent: true }));
     on('message', (event) => this.#onServerEvent(event));
     on('audio', ({ stream }) => this.#onStream(stream));
-    on('notice', ({ tone, code, message }) => {
-      const isSeen = code === 'recorded' && this.info?.recorded_pictures;
-      this.captions.note(noteOf(tone, isSeen ? 'recorded_pictures' : code, message));
+    on('notice', ({ tone, code, message }) => this.captions.note(noteOf(tone, code, message)));
+    on('recorded', ({ code }) => {
+      // The server may be another one by now than that which was asked.
+      if (this.info) this.info = { ...this.info, recorded: true, recorded_pictures: code === 'recorded_pictures' };
+      this.changed();
     });
     on('figures', (figures) => {
       this.figures = figures;

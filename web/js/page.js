@@ -66,7 +66,6 @@ function render() {
 /** @param {import('../lib/server.js').Info} info */
 function onServer(info) {
   conversation.info = info;
-  byId('recorded').hidden = !info.recorded;
   if (['away', 'lost_away'].includes(notice.shown?.kind ?? '')) notice.hide();
   conversation.mode.support(info.engine?.modes);
   tuning?.offer();

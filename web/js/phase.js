@@ -96,3 +96,14 @@ export function isInCall(phase) {
 export function isTalking(phase) {
   return ['listening', 'hearing', 'thinking', 'speaking', 'interrupted'].includes(phase);
 }
+
+/**
+ * @param {import('../lib/omnicall.js').OmnicallCall['recorded']} told of the call that is open
+ * @param {Pick<import('../lib/server.js').Info, 'recorded'|'recorded_pictures'>|null} info of the server, which may be old
+ * @returns {string} what of calls is kept; '' for nothing
+ */
+export function recordedSign(told, info) {
+  if (told) return t(told === 'recorded_pictures' ? 'recorded.now_pictures' : 'recorded.now');
+  if (!info?.recorded) return '';
+  return t(info.recorded_pictures ? 'recorded.sign_pictures' : 'recorded.sign');
+}

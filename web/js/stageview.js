@@ -3,7 +3,7 @@
 import { qualityOf } from '../lib/stats.js';
 import { byId, clockText, setText } from './dom.js';
 import { t } from './i18n.js';
-import { hintOf, isInCall, isTalking, wordsOf } from './phase.js';
+import { hintOf, isTalking, recordedSign, wordsOf } from './phase.js';
 
 /** @typedef {import('./conversation.js').Conversation} Conversation */
 
@@ -49,7 +49,9 @@ export class StageView {
     const { wait_s, kept_s } = this.conversation;
     const hint = hintOf(phase, { talk, mode: mode.now, isMuted, isHushed, pushing, hasPicture, starting, wait_s, kept_s, isMicrophoneSilent: silence.isSilent });
     setText(byId('hint'), phase === 'ended' && this.#length_s ? t('hint.ended', { time: clockText(this.#length_s) }) : hint);
-    setText(byId('recorded'), t(isInCall(phase) ? 'recorded.now' : 'recorded.sign'));
+    const sign = recordedSign(this.conversation.call?.recorded ?? '', info);
+    setText(byId('recorded'), sign);
+    byId('recorded').hidden = !sign;
     // Nice to know: a small picture is not covered with it.
     byId('hint').toggleAttribute('data-aside', hint === t('hint.seen'));
     this.#showClock();

@@ -84,8 +84,8 @@ export class OmnicallCall extends EventTarget {
   /** What was written and is not known to have arrived, by its item. @type {Map<string, Record<string, any>>} */ #unechoed = new Map();
   /** Ids of events whose refusal is no news to people. @type {Set<string>} */ #unminded = new Set();
   #wasServed = false;
-  /** It was told that the server keeps what is said. */
-  #isRecorded = false;
+  /** What of the call the server keeps, as it has told: '' nothing. @type {''|'recorded'|'recorded_pictures'} */
+  recorded = '';
   /** The connection is a new one, whose server has not told of the session yet. */
   #isComingBack = false;
   /** What resumes the session over another connection, '' while nothing does. */
@@ -503,10 +503,12 @@ export class OmnicallCall extends EventTarget {
     if (event.type === 'response.created' && (isStopped || this.pushToTalk.isOpen)) this.interrupt();
     const notice = this.#unminded.delete(event.error?.event_id) ? null : noticeOf(event);
     if (!notice) return;
-    if (notice.code === 'recorded') {
+    if (notice.code === 'recorded' || notice.code === 'recorded_pictures') {
       // Each connection is told anew; the call is the same, also that of a page which was left and came back.
-      if (this.#isRecorded || (this.#options.resume && this.#link?.isResumed)) return;
-      this.#isRecorded = true;
+      const isKnown = this.recorded ? this.recorded === notice.code : this.#options.resume && this.#link?.isResumed;
+      this.recorded = notice.code;
+      this.#emit('recorded', { code: notice.code });
+      if (isKnown) return;
     }
     this.#emit('notice', notice);
   }

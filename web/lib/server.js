@@ -26,7 +26,7 @@ const TOO_LATE = 'The server did not answer in time.';
  * @property {boolean} auth_required
  * @property {RTCIceServer[]} ice_servers
  * @property {boolean} [recorded] whether the server keeps what is said in calls
- * @property {boolean} [recorded_pictures] and now and then a picture of the camera
+ * @property {boolean} [recorded_pictures] and now and then a picture of the camera or of what is shared
  * @property {boolean} [ready] whether a call would be served
  * @property {Starting|null} [starting] null when an engine is ready
  * @property {{kind: string, label: string, description: string, languages: string[], modes?: string[], voices?: string[], honours?: string[], speech?: ''|'basic'|'neural', video: boolean}} engine

@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from server.front import recording_shelf
 from server.front.feedback import FeedbackBox
 from server.front.recording_shelf import RecordingEntry, RecordingShelf
-from server.recordings import ABOUT, FEEDBACK, RecordedCall
+from server.recordings import ABOUT, FEEDBACK, PICTURES, SEEN, RecordedCall
 from signaling.http.auth import ApiKey, Authenticator, install
 from tests.server.front.test_feedback import Calls
 from tests.waiting import Clock, until
@@ -33,6 +33,7 @@ class Shelf:
         self.folder = folder
         self.shelf = shelf
         self.http = http
+        self.types: list[str] = []
 
     def keep(self, call_id: str, began_at: float, num_bytes: int = 4096) -> None:
         place = self.folder / call_id
@@ -45,6 +46,7 @@ class Shelf:
         headers = {"Authorization": f"Bearer {key}"}
         answer = await self.http.request(method, f"/api/recordings{path}", headers=headers)
         body = await answer.read()
+        self.types.append(answer.content_type)
         return answer.status, await answer.json() if "/json" in answer.content_type else body
 
 
@@ -71,14 +73,23 @@ async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
 async def test_recordings_are_listed_fetched_and_deleted(shelf: Shelf) -> None:
     assert await shelf.ask() == (200, {"enabled": True, "recordings": []})
     shelf.keep("older", 9 * DAY)
+    (shelf.folder / "older" / PICTURES).write_bytes(b"jpeg")
+    (shelf.folder / "older" / SEEN).write_bytes(b"{}")
     shelf.keep("open", 9.5 * DAY)
     _, told = await shelf.ask()
     assert [(one["call_id"], one["is_open"]) for one in told["recordings"]] == [
         ("open", True),
         ("older", False),
     ]
-    assert told["recordings"][1]["files"][1] == {"name": "user.wav", "bytes": 4096}
-    assert await shelf.ask("/older/user.wav") == (200, b"s" * 4096)
+    files = {file["name"]: file["bytes"] for file in told["recordings"][1]["files"]}
+    assert files == {ABOUT: files[ABOUT], "user.wav": 4096, PICTURES: 4, SEEN: 2}
+    for name, type_, body in (
+        ("user.wav", "audio/wav", b"s" * 4096),
+        (PICTURES, "video/x-motion-jpeg", b"jpeg"),
+        (SEEN, "application/jsonl", {}),
+    ):
+        assert await shelf.ask(f"/older/{name}") == (200, body)
+        assert shelf.types[-1] == type_
     status, told = await shelf.ask("/open", "DELETE")
     assert (status, told["error"]["code"]) == (409, "call_open")
     assert (await shelf.ask("/older", "DELETE"))[0] == 204

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
+import numpy as np
+import PIL.Image
 import pytest
 from msgspec.structs import replace
 
@@ -16,12 +21,15 @@ from media.clock import Ticker
 from media.formats import DOWNLINK_PACKET_SAMPLES
 from server.config import Config, DataConfig, RecordingsConfig
 from server.control import AddItem
+from server.recordings import PICTURES, SEEN
 from server.worker import recording
 from server.worker.peer_transport import PeerTransport
 from server.worker.session import CallSession
 from server.worker.transport import Connection
 from signaling.errors import ProtocolError
 from signaling.ice import IceSettings
+from signaling.session import events as ev
+from signaling.session.core import Watcher
 from signaling.session.items import MessageItem
 from signaling.settings import SessionSettings
 from tests.media.test_clock import FakeTimers
@@ -136,6 +144,52 @@ async def test_a_call_has_its_share_of_all_recordings_and_is_left_before_the_dis
     session.joined.add(cast("Connection", others))
     await session.close()
     assert others.found == [False] and others.folder.exists()
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+async def test_pictures_are_kept_and_told_of_where_they_are_wanted_but_for_rests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, pictures: bool
+) -> None:
+    monkeypatch.setattr(recording, "CLOSE_S", PATIENCE_S)
+    monkeypatch.setattr(recording, "PICTURE_EVERY_S", 0.0)
+    recordings = RecordingsConfig(True, pictures=pictures)
+    config = Config(data=DataConfig(str(tmp_path)), recordings=recordings)
+    session = Call(CHROMIUM_OFFER, config).session
+    told: list[ev.SessionEvent] = []
+    session._tell_recorded(cast("Watcher", SimpleNamespace(tell=told.append)))
+    session._record()
+    session._tell_recorded(cast("Watcher", SimpleNamespace(tell=told.append)))
+    (notice,) = told
+    assert isinstance(notice, ev.Notice)
+    assert notice.code == ("recorded_pictures" if pictures else "recorded")
+    assert ("picture of the camera or of what you share" in notice.message) is pictures
+    kept = session.input.recording
+    assert kept is not None
+    seen = (bytes([level]) * 12 for level in (0, 80, 160, 240))
+    session.input.see(2, 2, next(seen))
+    await kept._flush()
+    session.pause.begin()
+    session.input.see(2, 2, next(seen))
+    await kept._flush()
+    session.pause.end()
+    session.absence.begin("vanished", None)
+    session.input.see(2, 2, next(seen))
+    await kept._flush()
+    session.absence.end()
+    session.input.see(2, 2, next(seen))
+    await session.close()
+    lines = tmp_path / "recordings" / "rtc_test" / SEEN
+    assert lines.exists() is pictures
+    if pictures:
+        rows = [msgspec.json.decode(line) for line in lines.read_bytes().splitlines()]
+        kept_bytes = (lines.parent / PICTURES).read_bytes()
+        levels = [level_of(kept_bytes[row["start"] :][: row["size"]]) for row in rows]
+        assert levels == pytest.approx([0, 240], abs=8)
+
+
+def level_of(jpeg: bytes) -> int:
+    with PIL.Image.open(io.BytesIO(jpeg)) as picture:
+        return int(np.asarray(picture).mean())
 
 
 class Joined:
