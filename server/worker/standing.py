@@ -17,18 +17,19 @@ class Standing:
         if isinstance(self._place, PlaceCall):
             self._place = replace(self._place, sdp="")
         self.is_connected = False
+        self.call_id, self.n = place.call_id, place.n
         self.asked = place.n
 
     def told(self, session: CallSession) -> CallStands:
         """How the call stands now."""
         place, slot = self._place, session.slot
         return CallStands(
-            call_id=place.call_id,
+            call_id=self.call_id,
             remote=place.remote,
             callers=place.callers,
             owner=place.owner,
             since=session.since,
-            n=place.n,
+            n=self.n,
             asked=self.asked,
             is_stream=isinstance(place, PlaceStream),
             is_connected=self.is_connected,

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -183,6 +184,12 @@ class Worker:
         if session is not None:
             _tell(session, message)
 
+    def _connected(self, standing: Standing) -> None:
+        """The client is there, by whichever of its offers: the front can have it served."""
+        if not standing.is_connected:
+            standing.is_connected = True
+            self._child.send(CallConnected(standing.call_id, standing.n))
+
     def _begin_resuming(self, message: ResumeCall) -> None:
         """The client has given up what it asked for before: only its latest offer counts."""
         call_id = message.call_id
@@ -241,13 +248,7 @@ class Worker:
         self, session: CallSession, place: PlaceCall | PlaceStream
     ) -> CallPlaced | StreamPlaced:
         """Make the way to the client; raises as `signaling.peer.Peer.answer` does."""
-
-        standing = self._standings[place.call_id]
-
-        def connected() -> None:
-            standing.is_connected = True
-            self._child.send(CallConnected(place.call_id, place.n))
-
+        connected = partial(self._connected, self._standings[place.call_id])
         if isinstance(place, PlaceStream):
             if place.door == "live":
                 LiveStream(session, self._config, self._ticker, connected)
@@ -280,7 +281,7 @@ class Worker:
                 raise ProtocolError("There is no such call.", code="call_not_found", status=404)
             peer = PeerTransport(
                 *(session, self._config, self._ice, self._ticker, self._threads),
-                on_connected=lambda: None,
+                on_connected=partial(self._connected, self._standings[call_id]),
                 before=before,
             )
             try:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from engine.host import Host
 from engine.ipc.protocol import Hello, Ping, Pong, Refused
@@ -211,6 +211,27 @@ async def test_messages_on_the_heels_of_each_other_are_about_what_they_name(desk
     desk.tell(HangUp("rtc_a", "hangup"))
     await until(lambda: len(desk.said(CallEnded)) == 2)
     assert [end.n for end in desk.said(CallEnded)] == [1, 2]
+
+
+async def test_client_that_comes_back_before_its_first_offer_led_to_a_connection_is_told_of(
+    desk: Desk,
+) -> None:
+    settings = SessionSettings()
+    desk.tell(PlaceCall("rtc_a", await offer(), settings, "127.0.0.1", is_resumable=True, n=1))
+    await until(lambda: desk.said(CallPlaced))
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    try:
+        pc.addTransceiver("audio")
+        pc.createDataChannel("oai-events")
+        await pc.setLocalDescription(await pc.createOffer())
+        desk.tell(ResumeCall("rtc_a", pc.localDescription.sdp, 2))
+        await until(lambda: desk.said(CallPlaced)[-1].n == 2)
+        answer = RTCSessionDescription(desk.said(CallPlaced)[-1].sdp, "answer")
+        await pc.setRemoteDescription(answer)
+        await until(lambda: desk.said(CallConnected))
+    finally:
+        await pc.close()
+    assert desk.said(CallConnected) == [CallConnected("rtc_a", 1)]
 
 
 @pytest.mark.parametrize(
