@@ -153,6 +153,7 @@ async def test_call_page_fits_and_is_for_everybody(
             await expect(page.locator(f"#{panel}")).to_be_hidden()
 
         await call(page)
+        await page.evaluate("() => { window.omnicall.call.recorded = 'recorded_pictures' }")
         await assert_fits(page, "call")
         await page.click("#camera-toggle")
         await expect(page.locator("#stage")).to_have_attribute("data-picture", "large")

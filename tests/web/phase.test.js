@@ -49,7 +49,7 @@ test('a call shows what it was told is kept of it, whatever the server said when
   assert.equal(recordedSign('', null), '');
   assert.equal(recordedSign('', { recorded: false }), '');
   assert.equal(recordedSign('', { recorded: true }), 'Calls are recorded');
-  assert.equal(recordedSign('', { recorded: true, recorded_pictures: true }), 'Calls are recorded, with pictures');
-  assert.equal(recordedSign('recorded_pictures', { recorded: false }), 'Being recorded, with pictures');
+  assert.equal(recordedSign('', { recorded: true, recorded_pictures: true }), 'Calls are recorded with pictures');
+  assert.equal(recordedSign('recorded_pictures', { recorded: false }), 'Being recorded with pictures');
   assert.equal(recordedSign('recorded', { recorded: true, recorded_pictures: true }), 'Being recorded');
 });

@@ -63,7 +63,7 @@ export class KeptRecordings {
       button.addEventListener('click', () => this.#told(button, () => fetchFile(call_id, name)));
       return button;
     });
-    const parts = make('details', {}, make('summary', { text: t('recording.files', { count: files.length }) }), make('span', { class: 'files' }, ...buttons));
+    const parts = make('details', {}, make('summary', { text: files.length === 1 ? t('recording.file') : t('recording.files', { count: files.length }) }), make('span', { class: 'files' }, ...buttons));
     return make('span', { class: 'parts' }, open, parts);
   }
 

@@ -1,7 +1,7 @@
 /**
  * Plays both sides of a recorded call on one clock, so that they stay in step however long it is. No document here.
  *
- * Events: `change` (it plays, or does not; it was put elsewhere).
+ * Events: `change` (it plays, or does not; it was put elsewhere), `error` (its sound could not be read, and it stands still).
  */
 
 const CHUNK_S = 8;
@@ -15,27 +15,28 @@ export class RecordedPlayer extends EventTarget {
   #context;
   /** Where it stands while nothing plays. */
   #from_s = 0;
-  /** When on the context's clock the recording began, or would have. */
-  #zero_s = 0;
+  /** When on the context's clock the recording began, or would have; NaN while that clock still stands. */
+  #zero_s = NaN;
   /** Grows with each start and stop: what is read late is not played. */
   #run = 0;
   /** @type {Set<AudioBufferSourceNode>} */ #sources = new Set();
+  /** It plays, or is about to. */
   isPlaying = false;
 
-  /** @param {import('./recordedside.js').RecordedSide[]} sides @param {AudioContext} context owned by this from now on */
-  constructor(sides, context) {
+  /**
+   * @param {Pick<import('./recordedside.js').RecordedSide, 'samples'>[]} sides @param {number} length_s of the recording, silence included
+   * @param {AudioContext} context owned by this from now on
+   */
+  constructor(sides, length_s, context) {
     super();
     this.#sides = sides;
+    this.length_s = length_s;
     this.#context = context;
   }
 
-  get length_s() {
-    return Math.max(0, ...this.#sides.map(({ length_s }) => length_s));
-  }
-
   get position_s() {
-    if (!this.isPlaying) return this.#from_s;
-    return Math.min(this.length_s, Math.max(0, this.#context.currentTime - this.#zero_s));
+    if (!this.isPlaying || Number.isNaN(this.#zero_s)) return this.#from_s;
+    return Math.min(this.length_s, Math.max(this.#from_s, this.#context.currentTime - this.#zero_s));
   }
 
   async play() {
@@ -43,12 +44,19 @@ export class RecordedPlayer extends EventTarget {
     if (this.#from_s >= this.length_s) this.#from_s = 0;
     this.#run += 1;
     const run = this.#run;
-    await this.#context.resume();
-    if (run !== this.#run) return;
-    this.#zero_s = this.#context.currentTime + LEAD_S - this.#from_s;
     this.isPlaying = true;
+    this.#zero_s = NaN;
     this.#changed();
-    await this.#feed(run, this.#from_s);
+    try {
+      await this.#context.resume();
+      if (run !== this.#run) return;
+      this.#zero_s = this.#context.currentTime + LEAD_S - this.#from_s;
+      await this.#feed(run, this.#from_s);
+    } catch {
+      if (run !== this.#run) return;
+      this.pause();
+      this.dispatchEvent(new Event('error'));
+    }
   }
 
   pause() {

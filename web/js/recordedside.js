@@ -9,9 +9,16 @@ const RATE_AT = 24;
 const BLOCK_SAMPLES = 1 << 19;
 const LOUDEST = 32768;
 
-/** @typedef {{blob: Blob, begin_s: number}} SoundFile in the recording's time */
-/** @typedef {{blob: Blob, begin_s: number, hz: number, count: number}} Part */
+/** @typedef {{blob: Blob, hz: number, count: number}} Sound a file, and how many samples it has */
+/** @typedef {Sound & {begin_s: number}} Part in the recording's time */
 /** @typedef {{at_s: number, hz: number, samples: Float32Array<ArrayBuffer>}} Piece */
+
+/** @param {Blob} blob @returns {Promise<Sound|null>} null where there is none in it */
+export async function soundIn(blob) {
+  if (blob.size <= HEADER_BYTES) return null;
+  const header = new DataView(await blob.slice(0, HEADER_BYTES).arrayBuffer());
+  return { blob, hz: header.getUint32(RATE_AT, true), count: Math.floor((blob.size - HEADER_BYTES) / 2) };
+}
 
 export class RecordedSide {
   /** @type {Part[]} */ #parts;
@@ -19,21 +26,6 @@ export class RecordedSide {
   /** @param {Part[]} parts in order */
   constructor(parts) {
     this.#parts = parts;
-  }
-
-  /** @param {SoundFile[]} files in order; one that would begin within the one before follows it */
-  static async open(files) {
-    /** @type {Part[]} */ const parts = [];
-    let end_s = 0;
-    for (const { blob, begin_s } of files) {
-      if (blob.size <= HEADER_BYTES) continue;
-      const header = new DataView(await blob.slice(0, HEADER_BYTES).arrayBuffer());
-      const hz = header.getUint32(RATE_AT, true);
-      const part = { blob, begin_s: Math.max(begin_s, end_s), hz, count: Math.floor((blob.size - HEADER_BYTES) / 2) };
-      end_s = part.begin_s + part.count / hz;
-      parts.push(part);
-    }
-    return new RecordedSide(parts);
   }
 
   get length_s() {
@@ -53,13 +45,14 @@ export class RecordedSide {
   }
 
   /**
-   * @param {number} count @param {number} length_s that they share
-   * @returns {Promise<number[]>} how loud each of so many stretches is, 0 to 1: its root mean square
+   * @param {number} count @param {number} length_s that they share @param {AbortSignal} [signal] nobody wants to know any more
+   * @returns {Promise<number[]>} how loud each of so many stretches is, 0 to 1: its root mean square; raises what `signal` says
    */
-  async levels(count, length_s) {
+  async levels(count, length_s, signal) {
     const sums = new Float64Array(count);
     for (const part of this.#parts) {
       for (let first = 0; first < part.count; first += BLOCK_SAMPLES) {
+        signal?.throwIfAborted();
         const samples = await read(part, first, Math.min(part.count, first + BLOCK_SAMPLES));
         const scale = count / (length_s * part.hz);
         const shift = (part.begin_s * count) / length_s + first * scale;

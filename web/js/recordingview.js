@@ -4,8 +4,8 @@ import { server } from './access.js';
 import { clockText, make, setText } from './dom.js';
 import { dateText, t } from './i18n.js';
 import { RecordedPlayer } from './recordedplayer.js';
-import { RecordedSide } from './recordedside.js';
-import { beginningsOf, lastBy, linesOf, picturesOf } from './recordedwords.js';
+import { soundIn } from './recordedside.js';
+import { beginningsOf, lastBy, timed } from './recordedwords.js';
 
 const SIDES = /** @type {const} */ (['user', 'assistant']);
 const LEVELS = 480;
@@ -13,17 +13,16 @@ const LANE_HEIGHT = 32;
 const FLOOR_DB = -55;
 const SHOW_EVERY_MS = 100;
 const STEP_S = 0.1;
+/** As far an arrow key goes. */
+const KEY_STEP_S = 5;
+/** @type {Record<string, number>} */
+const KEYS = { ArrowLeft: -KEY_STEP_S, ArrowDown: -KEY_STEP_S, ArrowRight: KEY_STEP_S, ArrowUp: KEY_STEP_S };
 
 /** @typedef {import('./keptrecordings.js').Recording} Recording */
+/** @typedef {import('./recordedside.js').RecordedSide} RecordedSide */
 /** @typedef {import('./recordedwords.js').SaidLine} SaidLine */
 
-/**
- * @typedef {Object} Content all of a recording
- * @property {SaidLine[]} lines
- * @property {import('./recordedwords.js').Picture[]} pictures
- * @property {Blob|null} film of the pictures
- * @property {RecordedSide[]} sides the caller's and the assistant's
- */
+/** @typedef {import('./recordedwords.js').Timed & {film: Blob|null}} Content the caller's side and the assistant's; `film`: of the pictures */
 
 /** @param {Recording} recording @returns {Promise<Content>} */
 async function fetched({ call_id, files }) {
@@ -31,21 +30,14 @@ async function fetched({ call_id, files }) {
   const blob = (/** @type {string} */ name) => server.file(`/api/recordings/${encodeURIComponent(call_id)}/${encodeURIComponent(name)}`);
   const text = async (/** @type {string} */ name) => (names.includes(name) ? (await blob(name)).text() : '');
   const call = JSON.parse(await text('call.json'));
-  const begin = beginningsOf(call);
-  const sideOf = async (/** @type {string} */ side) => {
-    const parts = [];
-    for (const [index, begin_s] of (begin.length ? begin : [0]).entries()) {
-      const name = index ? `${side}-${index + 1}.wav` : `${side}.wav`;
-      if (names.includes(name)) parts.push({ blob: await blob(name), begin_s });
-    }
-    return RecordedSide.open(parts);
+  const began_at = beginningsOf(call);
+  const soundOf = async (/** @type {string} */ side, /** @type {number} */ index) => {
+    const name = index ? `${side}-${index + 1}.wav` : `${side}.wav`;
+    return names.includes(name) ? soundIn(await blob(name)) : null;
   };
-  return {
-    lines: linesOf(call, await text('words.jsonl'), await text('feedback.jsonl')),
-    pictures: picturesOf(call, await text('pictures.jsonl')),
-    film: names.includes('pictures.mjpeg') ? await blob('pictures.mjpeg') : null,
-    sides: await Promise.all(SIDES.map(sideOf)),
-  };
+  const sounds = await Promise.all(SIDES.map((side) => Promise.all(began_at.map((_, index) => soundOf(side, index)))));
+  const kept = { began_at, sounds, words: await text('words.jsonl'), feedback: await text('feedback.jsonl'), seen: await text('pictures.jsonl') };
+  return { ...timed(kept), film: names.includes('pictures.mjpeg') ? await blob('pictures.mjpeg') : null };
 }
 
 /** @param {Recording} recording @returns {Promise<void>} when it is open; raises `Refusal` */
@@ -59,6 +51,7 @@ class RecordingView {
   #content;
   #player;
   #timer = 0;
+  #closed = new AbortController();
   /** @type {Map<SaidLine, HTMLElement>} */ #rows = new Map();
   /** @type {SaidLine|null} */ #current = null;
   /** @type {import('./recordedwords.js').Picture|null} */ #shown = null;
@@ -66,8 +59,8 @@ class RecordingView {
   /** @param {Recording} recording @param {Content} content */
   constructor({ call_id, began_at }, content) {
     this.#content = content;
-    this.#player = new RecordedPlayer(content.sides, new AudioContext());
-    const { length_s } = this.#player;
+    const { sides, length_s } = content;
+    this.#player = new RecordedPlayer(sides, length_s, new AudioContext());
     const close = make('button', { type: 'button', class: 'tool', 'aria-label': t('panel.close'), text: '×' });
     this.play = make('button', { type: 'button', class: 'primary', 'data-testid': 'viewer-play' });
     this.clock = make('span', { class: 'viewer-clock' });
@@ -75,8 +68,9 @@ class RecordingView {
     this.sign = make('i', { class: 'viewer-sign' });
     this.lanes = make('div', { class: 'lanes' }, this.sign, this.place);
     this.picture = make('img', { class: 'viewer-picture', alt: t('viewer.picture'), hidden: true });
+    this.trouble = make('p', { class: 'viewer-trouble', role: 'alert' });
     this.list = make('ol', { class: 'said', tabindex: 0, 'aria-label': t('talk.title') });
-    const sound = make('div', { class: 'viewer-sound', hidden: !length_s }, this.lanes, make('div', { class: 'row' }, this.play, this.clock));
+    const sound = make('div', { class: 'viewer-sound', hidden: !length_s }, this.lanes, make('div', { class: 'row' }, this.play, this.clock, this.trouble));
     this.dialog = make('dialog', { class: 'viewer', 'aria-labelledby': 'viewer-title', 'data-testid': 'viewer' },
       make('header', {}, make('h2', { id: 'viewer-title', text: t('viewer.title', { call: call_id }) }), make('p', { class: 'faint', text: dateText(1000 * began_at) }), close),
       sound, make('div', { class: 'viewer-body' }, this.picture, this.list));
@@ -84,7 +78,9 @@ class RecordingView {
     this.dialog.addEventListener('close', () => this.#close());
     this.play.addEventListener('click', () => (this.#player.isPlaying ? this.#player.pause() : this.#player.play()));
     this.place.addEventListener('input', () => this.#player.seek(this.place.valueAsNumber));
+    this.place.addEventListener('keydown', (/** @type {KeyboardEvent} */ event) => this.#onKey(event));
     this.#player.addEventListener('change', () => this.#show());
+    this.#player.addEventListener('error', () => this.#tellUnreadable());
     this.list.append(...content.lines.map((line) => this.#row(line)));
     if (!content.lines.length) this.list.append(make('li', { class: 'none', text: t('viewer.wordless') }));
   }
@@ -94,11 +90,28 @@ class RecordingView {
     this.dialog.showModal();
     this.#show();
     this.#timer = window.setInterval(() => this.#player.isPlaying && this.#show(), SHOW_EVERY_MS);
-    for (const [index, side] of this.#content.sides.entries()) this.sign.before(await this.#lane(SIDES[index], side));
+    try {
+      for (const [index, side] of this.#content.sides.entries()) this.sign.before(await this.#lane(SIDES[index], side));
+    } catch {
+      if (!this.#closed.signal.aborted) this.#tellUnreadable();
+    }
+  }
+
+  #tellUnreadable() {
+    setText(this.trouble, t('viewer.unreadable'));
+  }
+
+  /** @param {KeyboardEvent} event */
+  #onKey(event) {
+    const by_s = KEYS[event.key];
+    if (!by_s || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    this.#player.seek(this.#player.position_s + by_s);
   }
 
   #close() {
     clearInterval(this.#timer);
+    this.#closed.abort();
     this.#player.close();
     URL.revokeObjectURL(this.picture.src);
     this.dialog.remove();
@@ -106,7 +119,7 @@ class RecordingView {
 
   /** @param {'user'|'assistant'} name @param {RecordedSide} side when it was heard, as a band */
   async #lane(name, side) {
-    const levels = this.#player.length_s ? await side.levels(LEVELS, this.#player.length_s) : [];
+    const levels = this.#player.length_s ? await side.levels(LEVELS, this.#player.length_s, this.#closed.signal) : [];
     const heights = levels.map((level) => Math.max(0, 1 - (20 * Math.log10(level + 1e-9)) / FLOOR_DB));
     const bars = heights.flatMap((height, at) => {
       const half = (height * LANE_HEIGHT) / 2;
@@ -127,7 +140,10 @@ class RecordingView {
     const { role, text, at_s, rating, comment } = line;
     const time = clockText(at_s);
     const go = make('button', { type: 'button', class: 'quiet small', text: time, 'aria-label': t('viewer.go', { time }) });
-    go.addEventListener('click', () => this.#player.seek(at_s));
+    go.addEventListener('click', () => {
+      this.#player.seek(at_s);
+      this.#showLine(line);
+    });
     const words = make('p', { text });
     const row = make('li', { 'data-role': role }, go, make('span', { class: 'who', text: t(`viewer.${role}`) }), words);
     if (rating) row.append(make('p', { class: 'faint', text: [t(`message.${rating}`), comment].filter(Boolean).join(t('list.comma')) }));
@@ -138,9 +154,11 @@ class RecordingView {
   #show() {
     const { position_s, length_s, isPlaying } = this.#player;
     setText(this.play, t(isPlaying ? 'viewer.pause' : 'viewer.play'));
-    setText(this.clock, `${clockText(position_s)} / ${clockText(length_s)}`);
+    if (isPlaying) setText(this.trouble, '');
+    const time = clockText(position_s);
+    setText(this.clock, `${time} / ${clockText(length_s)}`);
     this.place.value = String(position_s);
-    this.place.setAttribute('aria-valuetext', clockText(position_s));
+    if (this.place.getAttribute('aria-valuetext') !== time) this.place.setAttribute('aria-valuetext', time);
     this.sign.style.setProperty('--place', length_s ? (position_s / length_s).toFixed(4) : '0');
     this.#showLine(lastBy(this.#content.lines, position_s));
     this.#showPicture(lastBy(this.#content.pictures, position_s));
