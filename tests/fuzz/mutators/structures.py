@@ -77,11 +77,8 @@ def mutate_json(rng: Random, data: bytes, other: bytes) -> bytes:
         deep = rng.choice((100, 5_000))
         return rng.choice((b"[" * deep + b"]" * deep, b'{"item":' * deep + b"1" + b"}" * deep))
     try:
-        value, more = json.loads(data), json.loads(other)
-    except (ValueError, RecursionError):
-        return mutate_bytes(rng, data, other)
-    changed = mutate_value(rng, value, more)
-    try:
+        # Python 3.13 reads what is nested deeper than it can copy.
+        changed = mutate_value(rng, json.loads(data), json.loads(other))
         return json.dumps(changed).encode()
     except (ValueError, RecursionError):
         return mutate_bytes(rng, data, other)
