@@ -45,19 +45,22 @@ def serve(argv: Sequence[str], found: Inheritance) -> int:
     from engine.ipc.logs import log_to
     from server.config_loader import SettingsError, load, parser, render
     from server.front.launch import Launch, StartError, version
+    from server.front.legacy import config_of
 
-    args = parser().parse_args(argv)
-    if args.version:
-        print(f"omnicall {version()}")
-        return 0
-    try:
-        config = load(args, os.environ)
-    except SettingsError as error:
-        print(f"omnicall: {error}", file=sys.stderr)
-        return 2
-    if args.print_config:
-        print(render(config), end="")
-        return 0
+    config = config_of(found)
+    if config is None:
+        args = parser().parse_args(argv)
+        if args.version:
+            print(f"omnicall {version()}")
+            return 0
+        try:
+            config = load(args, os.environ)
+        except SettingsError as error:
+            print(f"omnicall: {error}", file=sys.stderr)
+            return 2
+        if args.print_config:
+            print(render(config), end="")
+            return 0
     log_to("front", config.log.level, config.log.file, config.log.max_mb)
     try:
         uvloop.run(Launch(config, found).run())

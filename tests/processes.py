@@ -13,7 +13,8 @@ ROLES = {
     "server.worker": "worker",
     "recogniser_worker": "recogniser",
     "run.py": "front",
-    "tests.server.frail": "front",
+    "tests.server.front.frail": "front",
+    "tests.server.front.buggy": "front",
 }
 
 

@@ -34,6 +34,8 @@ from server.front.supervisor import Observer, Supervised, Supervisor
 from server.front.takeover import Takeover
 from server.front.voices import VoiceDesk
 
+FRONTS_BEFORE = 10
+
 
 class Front(Observer):
     """Puts the table of calls, the broker and the desks together."""
@@ -73,7 +75,8 @@ class Front(Observer):
         self.chats = ChatDesk(
             *(self.broker, chat, self.welcomes, self._slots.assign, clock), name=f"front#{life}"
         )
-        self._before = f"front#{life - 1}"
+        self.life = life
+        """1 for the first front."""
         self._takeover = Takeover(self.broker, self.calls)
         self._chat_slots = chat.slots
         self._voices = voices
@@ -83,7 +86,7 @@ class Front(Observer):
 
     def attach(self, supervisor: Supervisor) -> None:
         self._workers.attach(supervisor)
-        self._takeover.expect([c for c in supervisor.children.values() if c.is_taken_over])
+        self._takeover.expect([c for c in supervisor.children.values() if c.may_have_calls])
 
     async def take_over(self) -> None:
         """Learn what the front before has left; calls may be asked for afterwards."""
@@ -135,7 +138,9 @@ class Front(Observer):
         if child.spec.role == "engine" and ready.welcome is not None:
             address = EngineAddress(child.spec.name, ready.endpoint)
             if child.is_taken_over:
-                for name in (*self.supervisor.gone, self._before):
+                # Of fronts, too: one that died soon may not have told of the one before it.
+                before = range(max(1, self.life - FRONTS_BEFORE), self.life)
+                for name in (*self.supervisor.gone, *(f"front#{life}" for life in before)):
                     self.supervisor.send(child, WorkerGone(name))
             slots = ready.welcome.slots
             # An engine may have room for fewer than it was asked for: calls come first.

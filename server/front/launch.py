@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-import signal
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +37,7 @@ from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
 from server.front.telemetry import Telemetry
 from server.front.voice_routes import VoiceRoutes
 from server.front.voices import VoiceDesk
-from server.keeper.keeper import Inheritance
+from server.keeper.keeper import AT_ONCE, STOPS, Inheritance
 from signaling.http.auth import ApiKey, Authenticator, Limits
 from signaling.http.ice_servers import IceServers
 from signaling.http.proxies import TrustedProxies
@@ -202,12 +202,39 @@ def _leaf(error: BaseException) -> BaseException:
     return error
 
 
+@contextlib.asynccontextmanager
+async def _in_order(
+    front: Front, supervisor: Supervisor, folder: SocketFolder, runner: web.AppRunner
+) -> AsyncIterator[None]:
+    """End everything after a stop, or a start that fails.
+
+    After a bug nothing but this process ends: another front takes over its children and calls.
+    """
+    is_over = False
+    try:
+        yield
+        is_over = True
+    except StartError:
+        is_over = True
+        raise
+    finally:
+        front.drain()
+        if is_over:
+            await supervisor.stop(STOP_GRACE_S)
+        await runner.cleanup()
+        supervisor.close()
+        if is_over:
+            folder.remove()
+
+
 class Launch:
     """One run of the server, from the bound socket to the last child's end."""
 
     def __init__(self, config: Config, found: Inheritance) -> None:
         """`found`: what the keeper holds for this front."""
-        self._config = config
+        # The next front has as many media workers, on however many cores it finds itself.
+        workers = replace(config.media, workers=num_workers(config))
+        config = self._config = replace(config, media=workers)
         self._found = found
         self._started = time.monotonic()
         self._stop = asyncio.Event()
@@ -219,6 +246,7 @@ class Launch:
         config = self._config
         kept = KeptProcesses(self._found)
         legacy = Legacy(kept)
+        legacy.leave(config)
         listening = legacy.listening(partial(listen, config.server.host, config.server.port))
         if config.needs_key and not self._key:
             self._key = legacy.key()
@@ -254,17 +282,11 @@ class Launch:
         recorded = self._recordings(front)
         site = self._application(front, telemetry, shelf, desk, recorded, kept)
         runner = acceptor.runner(site, HTTP_GRACE_S)
-        try:
+        async with _in_order(front, supervisor, folder, runner):
             await runner.setup()
             connections = self._acceptor(listening, runner, tls)
             telemetry.connections = connections.counts
             await self._serve(front, supervisor, lag, folder, connections, recorded, kept)
-        finally:
-            front.drain()
-            await supervisor.stop(STOP_GRACE_S)
-            await runner.cleanup()
-            supervisor.close()
-            folder.remove()
 
     def _recordings(self, front: Front) -> RecordingShelf:
         wanted = self._config.recordings
@@ -308,20 +330,25 @@ class Launch:
                     tasks.create_task(lag.run(), name="lag"),
                     tasks.create_task(folder.keep(), name="folder"),
                 ]
-                await front.take_over()
-                kept.serves()
-                running += [
-                    tasks.create_task(connections.run(), name="acceptor"),
-                    tasks.create_task(recorded.run(), name="recordings"),
-                    tasks.create_task(
-                        self._announce(supervisor, connections.port), name="announce"
-                    ),
-                ]
-                chats = tasks.create_task(front.chats.run(), name="chats")
-                await self._stop.wait()
+                stopping = tasks.create_task(self._stop.wait(), name="stop")
+                taking = tasks.create_task(front.take_over(), name="takeover")
+                await asyncio.wait([stopping, taking], return_when=asyncio.FIRST_COMPLETED)
+                running.append(taking)
+                chats = None
+                if not self._stop.is_set():
+                    kept.serves()
+                    serving = (
+                        ("acceptor", connections.run()),
+                        ("recordings", recorded.run()),
+                        ("announce", self._announce(supervisor, connections.port)),
+                    )
+                    running += [tasks.create_task(work, name=name) for name, work in serving]
+                    chats = tasks.create_task(front.chats.run(), name="chats")
+                await stopping
                 self._show(f"stopping; telling {len(front.calls)} open calls")
                 front.drain()
-                chats.cancel()
+                if chats is not None:
+                    chats.cancel()
                 await supervisor.stop(STOP_GRACE_S)
                 for task in running:
                     task.cancel()
@@ -383,16 +410,16 @@ class Launch:
         )
 
     def _handle_signals(self, supervisor: Supervisor, folder: SocketFolder) -> None:
-        def first_or_second() -> None:
-            if not self._stop.is_set():
-                self._stop.set()
-                return
+        def at_once() -> None:
             supervisor.kill()
             folder.remove()
             os._exit(1)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, first_or_second)
+        loop = asyncio.get_running_loop()
+        for number in STOPS:
+            # However often: a service manager signals every process, and the keeper passes it on.
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(AT_ONCE, at_once)
 
     def _show(self, text: str) -> None:
         try:

@@ -7,9 +7,13 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
+from server.config import Config
 from server.front.processes import KeptProcesses
 from server.front.resume_tokens import new_secret
 from server.front.socket_folder import SocketFolder
+from server.keeper.keeper import Inheritance
 
 
 class Legacy:
@@ -29,16 +33,20 @@ class Legacy:
 
     def folder(self) -> SocketFolder:
         """Where the sockets between our processes are; locked as long as the keeper lives."""
-        path = self._kept.memory("folder")
-        if path is not None:
-            return SocketFolder(Path(path.decode()), self._kept.file("folder"))
-        made = SocketFolder()
-        self._kept.remember("folder", str(made.path).encode(), made.lock)
-        return made
+        left = self._kept.memory("folder")
+        return SocketFolder(
+            None if left is None else Path(left.decode()),
+            self._kept.file("folder"),
+            on_lock=lambda path, lock: self._kept.remember("folder", str(path).encode(), lock),
+        )
 
     def key(self) -> str:
         """The key that was made because none was configured."""
         return self._remembered("key", lambda: secrets.token_urlsafe(24).encode()).decode()
+
+    def leave(self, config: Config) -> None:
+        """For `config_of`, with the number of media workers that was come to."""
+        self._kept.remember("config", msgspec.msgpack.encode(config))
 
     def resume_secret(self) -> bytes:
         """What resume tokens are made with."""
@@ -50,3 +58,13 @@ class Legacy:
             found = make()
             self._kept.remember(name, found)
         return found
+
+
+def config_of(found: Inheritance) -> Config | None:
+    """What the first front was configured with; None in that one.
+
+    The next ones ask neither file nor environment: someone may be editing the one, and children
+    run that were started as the other said.
+    """
+    left = found.memories.get("config")
+    return None if left is None else msgspec.msgpack.decode(left, type=Config)

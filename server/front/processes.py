@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import tempfile
+from collections import deque
 from typing import Protocol
 
 from msgspec import Struct
@@ -18,6 +19,7 @@ from server.keeper.messages import (
     FromKeeper,
     FrontServes,
     KillChild,
+    NoteChild,
     Remember,
     StartChild,
     packet_pair,
@@ -26,6 +28,11 @@ from server.keeper.messages import (
 )
 
 log = logging.getLogger(__name__)
+
+MAX_WAITING = 1000
+"""Messages for a keeper that is busy."""
+NAMES_AT_ONCE = 500
+"""In one message to the keeper; a name has up to 100 characters."""
 
 
 class ChildProcess(Protocol):
@@ -62,6 +69,9 @@ class Processes(Protocol):
         for a front that comes after this one. Raises OSError.
         """
 
+    def note(self, name: str, note: bytes) -> None:
+        """Replace what a front that comes after this one is told about a child."""
+
     def left(self, name: str) -> LeftChild | None:
         """The child of that name of the front before; asked for once."""
 
@@ -89,18 +99,55 @@ class OwnProcesses:
         process.stdin.write(line)
         return process, ours
 
+    def note(self, name: str, note: bytes) -> None: ...
+
     def left(self, name: str) -> LeftChild | None:
         return None
+
+
+class KeeperLine:
+    """The front's end of the line to the keeper. What that cannot take yet waits, in order."""
+
+    def __init__(self, keeper: socket.socket) -> None:
+        self.socket = keeper
+        self._waiting: deque[tuple[Struct, tuple[int, ...]]] = deque()
+        """Each with copies of its descriptors."""
+
+    def put(self, message: Struct, files: tuple[int, ...] = ()) -> None:
+        """Raises OSError where the keeper is gone, or takes nothing any more."""
+        if not self._waiting:
+            try:
+                put(self.socket, message, files)
+                return
+            except BlockingIOError:
+                asyncio.get_running_loop().add_writer(self.socket.fileno(), self._flush)
+        if len(self._waiting) == MAX_WAITING:
+            raise OSError("too much waits for the keeper")
+        self._waiting.append((message, tuple(map(os.dup, files))))
+
+    def _flush(self) -> None:
+        while self._waiting:
+            message, files = self._waiting[0]
+            try:
+                put(self.socket, message, files)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("the keeper cannot be told: %s", error)
+            self._waiting.popleft()
+            for file in files:
+                os.close(file)
+        asyncio.get_running_loop().remove_writer(self.socket.fileno())
 
 
 class KeptProcess:
     """A child of the keeper."""
 
-    def __init__(self, name: str, pid: int, keeper: socket.socket) -> None:
+    def __init__(self, name: str, pid: int, line: KeeperLine) -> None:
         self.name = name
         self.pid = pid
         self.returncode: int | None = None
-        self._keeper = keeper
+        self._line = line
         self._over = asyncio.Event()
 
     async def wait(self) -> int:
@@ -109,7 +156,7 @@ class KeptProcess:
         return self.returncode
 
     def kill(self) -> None:
-        put(self._keeper, KillChild(self.name, self.pid))
+        self._line.put(KillChild(self.name, self.pid))
 
     def ended(self, code: int) -> None:
         self.returncode = code
@@ -117,16 +164,16 @@ class KeptProcess:
 
 
 class KeptProcesses:
-    """The front's end of the line to the keeper. Made on the running loop."""
+    """Children of the keeper, and what it remembers. Made on the running loop."""
 
     def __init__(self, found: Inheritance) -> None:
-        self._keeper = found.keeper
+        self._line = KeeperLine(found.keeper)
         self._memories = dict(found.memories)
         self._files = dict(found.files)
         self._starting: dict[str, asyncio.Future[KeptProcess]] = {}
         self._processes: dict[int, KeptProcess] = {}
         self._left = {child.name: self._survivor(child) for child in found.children}
-        asyncio.get_running_loop().add_reader(self._keeper.fileno(), self._hear)
+        asyncio.get_running_loop().add_reader(found.keeper.fileno(), self._hear)
 
     async def start(
         self, name: str, command: tuple[str, ...], line: bytes, note: bytes, *, has_way: bool
@@ -144,8 +191,8 @@ class KeptProcesses:
                 stdin.flush()
                 stdin.seek(0)
                 ends = (theirs, ours) if theirs is not None and ours is not None else ()
-                put(self._keeper, told, (stdin.fileno(), *(end.fileno() for end in ends)))
-            return await self._starting[name], ours
+                self._line.put(told, (stdin.fileno(), *(end.fileno() for end in ends)))
+                return await self._starting[name], ours
         except BaseException:
             if ours is not None:
                 ours.close()
@@ -160,20 +207,24 @@ class KeptProcesses:
 
     def serves(self) -> None:
         """The start has succeeded."""
-        put(self._keeper, FrontServes())
+        self._line.put(FrontServes())
 
     def remember(self, name: str, data: bytes, file: int | None = None) -> None:
         """For a front that comes after this one; what cannot be left to it is not."""
         self._leave(Remember(name, data), () if file is None else (file,))
 
-    def forget(self, name: str) -> None:
-        self._leave(Forget(name))
+    def forget(self, *names: str) -> None:
+        for at in range(0, len(names), NAMES_AT_ONCE):
+            self._leave(Forget(names[at : at + NAMES_AT_ONCE]))
 
-    def _leave(self, message: Remember | Forget, files: tuple[int, ...] = ()) -> None:
+    def note(self, name: str, note: bytes) -> None:
+        self._leave(NoteChild(name, note))
+
+    def _leave(self, message: Remember | Forget | NoteChild, files: tuple[int, ...] = ()) -> None:
         try:
-            put(self._keeper, message, files)
+            self._line.put(message, files)
         except OSError as error:
-            log.warning("%s cannot be left to another front: %s", message.name[:16], error)
+            log.warning("what another front needs cannot be left to it: %s", error)
 
     def memory(self, name: str) -> bytes | None:
         """What the front before had remembered."""
@@ -193,16 +244,16 @@ class KeptProcesses:
             if way is not None:
                 way.close()
             return LeftChild(None, child.note, None)
-        process = self._processes[child.pid] = KeptProcess(child.name, child.pid, self._keeper)
+        process = self._processes[child.pid] = KeptProcess(child.name, child.pid, self._line)
         return LeftChild(process, child.note, way)
 
     def _hear(self) -> None:
         try:
-            while (heard := take(self._keeper, FromKeeper)) is not None:
+            while (heard := take(self._line.socket, FromKeeper)) is not None:
                 self._told(heard[0])
         except EOFError:
             # This process ends with the keeper: any moment now.
-            asyncio.get_running_loop().remove_reader(self._keeper.fileno())
+            asyncio.get_running_loop().remove_reader(self._line.socket.fileno())
 
     def _told(self, message: FromKeeper) -> None:
         if isinstance(message, ChildExited):
@@ -212,7 +263,7 @@ class KeptProcesses:
             return
         starting = self._starting.get(message.name)
         if message.pid:
-            process = KeptProcess(message.name, message.pid, self._keeper)
+            process = KeptProcess(message.name, message.pid, self._line)
             self._processes[message.pid] = process
             if starting is not None and not starting.done():
                 starting.set_result(process)

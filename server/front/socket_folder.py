@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,23 @@ class SocketFolder:
     tmpfiles.d(5) leave a locked folder alone; elsewhere it is created again.
     """
 
-    def __init__(self, left: Path | None = None, lock: int | None = None) -> None:
-        """`left`: that of a front whose place this one takes, and the descriptor that locks it."""
+    def __init__(
+        self,
+        left: Path | None = None,
+        lock: int | None = None,
+        *,
+        on_lock: Callable[[Path, int | None], None] = lambda path, lock: None,
+    ) -> None:
+        """`left`: that of a front whose place this one takes, and the descriptor that locks it.
+
+        `on_lock` hears of each new folder, and the descriptor that locks it; None where the file
+        system knows no locks.
+        """
+        self._on_lock = on_lock
+        self._lock = lock
         if left is not None:
-            self.path, self._lock = left, lock
+            self.path = left
+            self._hold()
             return
         base = Path(tempfile.gettempdir())
         base = base if len(str(base)) <= MAX_TEMP_CHARS else Path("/tmp")
@@ -42,26 +56,29 @@ class SocketFolder:
             self._lock = _lock(self.path)
             if self._lock is not None:
                 break
-
-    @property
-    def lock(self) -> int | None:
-        """The descriptor that locks the folder; None where the file system knows no locks."""
-        return self._lock
+        on_lock(self.path, self._lock)
 
     async def keep(self) -> None:
         """Create the folder again when it is deleted; until cancelled."""
         while True:
             await asyncio.sleep(KEEP_INTERVAL_S)
-            if self.path.exists():
-                continue
             try:
-                self.path.mkdir(mode=0o700)
+                self._hold()
             except OSError as error:
                 log.error("the folder %s is gone and cannot be created again: %s", self.path, error)
-                continue
+
+    def _hold(self) -> None:
+        """Create the folder unless it is there, and lock it unless it is locked. Raises OSError."""
+        try:
+            self.path.mkdir(mode=0o700)
+        except FileExistsError:
+            if self._lock is None or os.fstat(self._lock).st_ino == self.path.stat().st_ino:
+                return
+        else:
             log.warning("the folder %s was deleted; it was created again", self.path)
-            _unlock(self._lock)
-            self._lock = _lock(self.path)
+        _unlock(self._lock)
+        self._lock = _lock(self.path)
+        self._on_lock(self.path, self._lock)
 
     def remove(self) -> None:
         """Idempotent."""

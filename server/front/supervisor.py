@@ -57,6 +57,11 @@ class ChildLife(Struct, frozen=True):
     generation: int
     secret: str
     started_at: float
+    restarts: int
+    is_ready: bool
+    """This life has been."""
+    was_ready: bool
+    """One of its lives has been."""
 
 
 class ChildFailed(Exception):
@@ -85,8 +90,12 @@ class Supervised:
         self.step_at = 0.0
         """When it began that."""
         self.is_ready = asyncio.Event()
+        self.was_ready = False
+        """In one of its lives: a start that fails is not the end of the server."""
         self.is_taken_over = False
         """A front that died has started it."""
+        self.may_have_calls = False
+        """It was ready for that front."""
         self.process: ChildProcess | None = None
         self.handover: socket.socket | None = None
         """Takes sockets for it (`server.handover`); media workers only."""
@@ -95,6 +104,17 @@ class Supervised:
     def link_name(self) -> str:
         """Differs between lives, so that an earlier one's messages are not taken for this one's."""
         return f"{self.spec.name}#{self.generation}"
+
+    def note(self) -> bytes:
+        """For a front that comes after this one."""
+        is_ready = self.ready is not None
+        return msgspec.msgpack.encode(
+            ChildLife(
+                *(self.generation, self.secret, self.started_at, self.restarts),
+                is_ready=is_ready,
+                was_ready=self.was_ready,
+            )
+        )
 
 
 class Observer:
@@ -126,7 +146,7 @@ class Supervisor:
         """`processes`: how they are started; None: as children of this process."""
         self.children = {spec.name: Supervised(spec) for spec in specs}
         self.gone: tuple[str, ...] = ()
-        """The link names of media workers that died while there was no front."""
+        """The link names of media workers of the front before that have died."""
         self._processes = processes or OwnProcesses()
         self._observer = observer
         self._clock = clock
@@ -144,7 +164,10 @@ class Supervisor:
         return [child for child in self.children.values() if child.spec.role == role]
 
     async def run(self) -> None:
-        """Keep every child alive until `stop`; raises `ChildFailed` if one can never start."""
+        """Keep every child alive until `stop`; raises `ChildFailed` if one can never start.
+
+        Who is cancelled leaves them alive: another front may take them over.
+        """
         async with asyncio.TaskGroup() as tasks:
             for child in self.children.values():
                 tasks.create_task(self._keep(child), name=child.spec.name)
@@ -152,12 +175,16 @@ class Supervisor:
     async def stop(self, grace_s: float) -> None:
         """End every child: media workers first, so that callers are told while engines live."""
         self._stopping = True
+        begun = self._clock()
         shares: tuple[tuple[Role, float], ...] = (("worker", 0.6), ("engine", 0.4))
         for role, share in shares:
             children = [child for child in self.of_role(role) if child.process]
             for child in children:
                 self.send(child, Shutdown(grace_s * share * 0.8))
-            await self._await_exit(children, grace_s * share)
+            # Engines have what media workers left of the time.
+            left_s = grace_s - (self._clock() - begun)
+            is_last = role == "engine"
+            await self._await_exit(children, max(left_s, 0.0) if is_last else grace_s * share)
         self.kill()
 
     def kill(self) -> None:
@@ -187,7 +214,7 @@ class Supervisor:
             await asyncio.wait(pending, timeout=1.0)
 
     async def _keep(self, child: Supervised) -> None:
-        backoff, ever_ready = Backoff(), child.is_taken_over
+        backoff = Backoff()
         while not self._stopping:
             await self._live(child)
             lived_s = self._clock() - child.started_at
@@ -195,10 +222,9 @@ class Supervisor:
             self._buried(child)
             if self._stopping:
                 break
-            ever_ready = ever_ready or was_ready
             backoff.ended(lived_s, was_ready)
             is_hopeless = child.state == "failed" or backoff.failures >= FIRST_START_TRIES
-            if not ever_ready and is_hopeless:
+            if not child.was_ready and is_hopeless:
                 raise ChildFailed(f"{child.spec.name}: {child.reason}")
             pause_s = backoff.pause_s
             child.state, child.restarts = "backoff", child.restarts + 1
@@ -212,27 +238,32 @@ class Supervisor:
         if left is None:
             return
         life = msgspec.msgpack.decode(left.note, type=ChildLife)
-        child.generation = life.generation
+        child.generation, child.restarts = life.generation, life.restarts
+        child.was_ready = life.was_ready
         if left.process is None:
+            child.restarts += 1
             if child.spec.role == "worker":
                 self.gone += (child.link_name,)
             return
-        child.is_taken_over, child.secret = True, life.secret
+        child.is_taken_over, child.may_have_calls = True, life.is_ready
+        child.secret = life.secret
         child.started_at, child.step_at = life.started_at, self._clock()
         child.patience = Patience(SILENCE_LIMIT_S, clock=self._clock)
         child.process, child.pid, child.handover = left.process, left.process.pid, left.way
 
     async def _live(self, child: Supervised) -> None:
         """One life of a child, from its start, or from when it was taken over, to its exit."""
-        process = child.process or await self._start(child)
+        try:
+            process = child.process or await self._start(child)
+        except OSError as error:
+            child.reason = f"it cannot be started: {error}"
+            return
         child.process, child.pid = process, process.pid
         watch = asyncio.create_task(self._watch(child), name=f"watch {child.spec.name}")
         try:
             code = await process.wait()
         finally:
             watch.cancel()
-            if process.returncode is None:
-                process.kill()
         if not child.reason:
             child.reason = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
 
@@ -241,19 +272,18 @@ class Supervisor:
         child.state, child.ready, child.reason, child.progress = "starting", None, "", None
         child.patience = Patience(child.spec.ready_timeout_s, clock=self._clock)
         child.generation += 1
-        child.is_taken_over = False
+        child.is_taken_over = child.may_have_calls = False
         child.started_at = child.step_at = self._clock()
         child.secret = secrets.token_hex(16)
         code = (
             f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
             f"from {child.spec.module} import main; main()"
         )
-        life = ChildLife(child.generation, child.secret, child.started_at)
         process, child.handover = await self._processes.start(
             child.spec.name,
             (sys.executable, "-P", "-c", code),
             child.spec.payload(child.generation, child.secret) + b"\n",
-            msgspec.msgpack.encode(life),
+            child.note(),
             has_way=child.spec.role == "worker",
         )
         return process
@@ -289,10 +319,15 @@ class Supervisor:
         self._down(child)
 
     def _down(self, child: Supervised) -> None:
-        """Report once that a child that was ready serves no more."""
-        if child.is_ready.is_set():
-            child.is_ready.clear()
-            self._observer.down(child, child.reason)
+        """Report once that a child that was ready serves no more, or will not tell what it has."""
+        if not child.is_ready.is_set() and not child.is_taken_over:
+            return
+        if child.is_taken_over and child.spec.role == "worker":
+            # Engines that have not come yet are told when they do.
+            self.gone += (child.link_name,)
+        child.is_taken_over = False
+        child.is_ready.clear()
+        self._observer.down(child, child.reason)
 
     def _hello(self, peer: bytes, hello: Hello) -> None:
         name, secret = credential_parts(hello.name)
@@ -326,7 +361,9 @@ class Supervisor:
                 child.ready, child.state, child.progress = message, "ready", None
                 child.patience = Patience(SILENCE_LIMIT_S, clock=self._clock)
                 child.endpoint = message.endpoint
+                child.was_ready = True
                 child.is_ready.set()
+                self._processes.note(child.spec.name, child.note())
                 self._observer.up(child)
             case Fatal():
                 child.state, child.reason = "failed", message.reason

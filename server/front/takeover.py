@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from engine.ipc.patience import patiently
 from server.control import CallStands
 from server.front.broker import Broker
 from server.front.call_table import CallTable
@@ -42,12 +43,14 @@ class Takeover:
 
     async def run(self, assign: Callable[[], None]) -> None:
         """Return when calls may be asked for; `assign` hands out what is free then."""
+        whole = asyncio.ensure_future(self._is_whole.wait())
         try:
-            async with asyncio.timeout(LONGEST_S):
-                await self._is_whole.wait()
+            await patiently(whole, LONGEST_S)
         except TimeoutError:
-            # One that hangs, or that was still starting.
+            # One that hangs.
             self._awaited.clear()
+        finally:
+            whole.cancel()
         self._broker.is_held = False
         assign()
 

@@ -81,7 +81,7 @@ class Telemetry(Collector):
             "name": "front",
             "pid": os.getpid(),
             "state": "ready",
-            "restarts": 0,
+            "restarts": self._front.life - 1,
             "uptime_s": round(time.monotonic() - self._started, 1),
             "cpu_s": round(cpu_s, 2),
             "rss_bytes": rss_bytes,

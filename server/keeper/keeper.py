@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -29,6 +29,7 @@ from server.keeper.messages import (
     FromKeeper,
     FrontServes,
     KillChild,
+    NoteChild,
     Remember,
     StartChild,
     ToKeeper,
@@ -41,10 +42,15 @@ CRASHED = 70
 """The exit code of a front that a bug has ended (EX_SOFTWARE)."""
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 GOOD_LIFE_S = 30.0
-FRUITLESS_STARTS = 3
-"""Of fronts in a row that died before they served."""
+FRUITLESS_STARTS = 10
+"""Of fronts in a row that ended before they served, when one has served before. The first has one
+try."""
 MAX_MEMORY_BYTES = 16 * 1024 * 1024
 STOPS = (signal.SIGINT, signal.SIGTERM)
+AT_ONCE = signal.SIGUSR1
+"""What the front gets when it is to stop a second time. It may get the first signal twice: service
+managers signal every process, and we pass on what we get."""
+END_GRACE_S = 2.0
 
 
 class KeptChild(NamedTuple):
@@ -78,6 +84,8 @@ class _Child:
     def __init__(self, told: StartChild, process: subprocess.Popen[bytes], files: tuple[int, ...]):
         self.name = told.name
         self.note = told.note
+        self.ends_first = bool(told.passed)
+        """It is handed clients' connections (a media worker): it tells them while engines live."""
         self.process = process
         self.files = files
         self.code: int | None = None
@@ -96,10 +104,15 @@ class Keeper:
         self._memories: dict[str, bytes] = {}
         self._memory_bytes = 0
         self._files: dict[str, int] = {}
-        self._signals: list[int] = []
-        """To be passed on."""
-        self._is_stopping = False
+        self._stops = 0
+        """How often this was told to stop."""
+        self._passed_on = 0
+        """How many of these the front was told."""
         self._has_served = False
+        """This front."""
+        self._is_trusted = False
+        """One of them has served."""
+        self._is_full = False
         self._life = 0
         self._front = 0
         self._link: socket.socket | None = None
@@ -115,18 +128,25 @@ class Keeper:
         fruitless, shorts, ended = 0, 0, ""
         while True:
             begun = time.monotonic()
-            found = self._fork(ended)
-            if found is not None:
-                return found
-            code = self._attend()
-            if self._is_stopping and code < 0:
-                # It was stopped before it could know how to.
-                return self._end(0)
-            if self._is_stopping or (code >= 0 and code != CRASHED):
+            try:
+                found = self._fork(ended)
+            except OSError as error:
+                _say(f"no front can be started: {error}")
+                code = CRASHED
+            else:
+                if found is not None:
+                    return found
+                code = self._attend()
+            if self._stops:
+                # Below 0 it was stopped before it could know how to.
+                return self._end(max(code, 0))
+            self._is_trusted = self._is_trusted or self._has_served
+            is_fruitless = self._is_trusted and not self._has_served
+            if code == 0 or (0 < code != CRASHED and not is_fruitless):
                 return self._end(code)
-            ended = f"killed by signal {-code}" if code < 0 else "ended by a bug"
+            ended = _how(code)
             fruitless = 0 if self._has_served else fruitless + 1
-            if self._life == fruitless or fruitless == FRUITLESS_STARTS:
+            if not self._is_trusted or fruitless == FRUITLESS_STARTS:
                 _say(f"the front was {ended}")
                 return self._end(1)
             is_short = time.monotonic() - begun < GOOD_LIFE_S
@@ -139,25 +159,34 @@ class Keeper:
     # ------------------------------------------------------------------ a front's life
 
     def _fork(self, ended: str) -> Inheritance | None:
-        """Begin a front; in it, what it finds."""
-        self._life += 1
-        self._has_served = False
+        """Begin a front; in it, what it finds. Raises OSError where the system has no room."""
+        self._has_served, self._passed_on, keeper = False, 0, os.getpid()
         self._unsent.clear()
         ours, theirs = packet_pair()
-        keeper = os.getpid()
-        self._front = os.fork()
-        if self._front:
+        # What came before the front has its own handlers would be heard by ours in there.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            self._front = os.fork()
+        except OSError:
+            ours.close()
             theirs.close()
-            self._link = ours
-            self._selector.register(ours, selectors.EVENT_READ)
-            return None
-        ours.close()
-        return self._in_front(keeper, theirs, ended)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+            raise
+        self._life += 1
+        if self._front == 0:
+            ours.close()
+            return self._in_front(keeper, theirs, ended)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        theirs.close()
+        self._link = ours
+        self._selector.register(ours, selectors.EVENT_READ)
+        return None
 
     def _in_front(self, keeper: int, link: socket.socket, ended: str) -> Inheritance:
         signal.set_wakeup_fd(-1)
         for number in (*STOPS, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         self._selector.close()
         self._awake.close()
         self._wake.close()
@@ -201,20 +230,38 @@ class Keeper:
 
     def _pause(self, pause_s: float) -> bool:
         """Wait; return whether the server is to stop."""
-        until = time.monotonic() + pause_s
-        while not self._is_stopping and (left_s := until - time.monotonic()) > 0:
+        self._wait(pause_s, lambda: self._stops > 0)
+        return self._stops > 0
+
+    def _wait(self, longest_s: float, is_over: Callable[[], bool]) -> None:
+        until = time.monotonic() + longest_s
+        while not is_over() and (left_s := until - time.monotonic()) > 0:
             self._select(left_s)
             self._reap()
-        return self._is_stopping
 
     def _end(self, code: int) -> int:
-        """End what is left."""
-        for child in self._children.values():
-            if child.process.poll() is None:
-                child.process.kill()
+        """End what is left: in order, unless that was asked for twice."""
+        for is_first in (True, False):
+            self._ask_to_end([one for one in self._living() if one.ends_first == is_first])
+        for child in self._living():
+            child.process.kill()
         for child in self._children.values():
             child.process.wait()
         return code
+
+    def _ask_to_end(self, some: list[_Child]) -> None:
+        if self._stops > 1:
+            return
+        for child in some:
+            child.process.terminate()
+        self._wait(
+            END_GRACE_S / 2,
+            lambda: self._stops > 1 or all(child.code is not None for child in some),
+        )
+
+    def _living(self) -> list[_Child]:
+        self._reap()
+        return [child for child in self._children.values() if child.code is None]
 
     # ------------------------------------------------------------------ signals
 
@@ -225,16 +272,16 @@ class Keeper:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         for number in STOPS:
-            signal.signal(number, lambda number, frame: self._stop(number))
+            signal.signal(number, lambda number, frame: self._stop())
 
-    def _stop(self, number: int) -> None:
-        self._is_stopping = True
-        self._signals.append(number)
+    def _stop(self) -> None:
+        self._stops += 1
 
     def _pass_signals_on(self) -> None:
-        while self._signals:
+        while self._passed_on < self._stops:
             # It is not reaped yet: the pid is still its own.
-            os.kill(self._front, self._signals.pop(0))
+            os.kill(self._front, AT_ONCE if self._passed_on else signal.SIGTERM)
+            self._passed_on += 1
 
     # ------------------------------------------------------------------ the children
 
@@ -243,8 +290,27 @@ class Keeper:
             if child.code is None and (code := child.process.poll()) is not None:
                 child.code = code
                 self._tell(ChildExited(child.name, child.process.pid, code))
+        if os.getpid() == 1:
+            self._bury_orphans()
+
+    def _bury_orphans(self) -> None:
+        """As the first process of a container this one inherits whoever loses its parent."""
+        ours = {self._front, *(child.process.pid for child in self._children.values())}
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitid(os.P_ALL, 0, flags)) is not None:
+                if found.si_pid in ours:
+                    # Looked after elsewhere; whoever is behind it is seen when it is gone.
+                    return
+                os.waitpid(found.si_pid, 0)
 
     def _start(self, told: StartChild, files: list[int]) -> None:
+        if len(files) <= told.passed:
+            # This process has no room for more descriptors.
+            for file in files:
+                os.close(file)
+            self._tell(ChildStarted(told.name, 0, "too many open files"))
+            return
         stdin, passed, kept = files[0], files[1 : 1 + told.passed], files[1 + told.passed :]
         before = self._children.get(told.name)
         try:
@@ -289,6 +355,9 @@ class Keeper:
         except EOFError:
             # How it ended is seen soon.
             self._unregister(link)
+        except OSError:
+            # The system is short of something: tried again.
+            return
 
     def _unregister(self, link: socket.socket) -> None:
         with contextlib.suppress(KeyError):
@@ -302,8 +371,11 @@ class Keeper:
                 self._kill(told)
             case Remember():
                 self._remember(told, files)
+            case NoteChild():
+                self._note(told)
             case Forget():
-                self._forget(told.name)
+                for name in told.names:
+                    self._forget(name)
             case FrontServes():
                 self._has_served = True
 
@@ -312,11 +384,19 @@ class Keeper:
         if self._memory_bytes + len(told.data) <= MAX_MEMORY_BYTES:
             self._memories[told.name] = told.data
             self._memory_bytes += len(told.data)
+        elif not self._is_full:
+            self._is_full = True
+            _say("too much is to be kept for another front; what comes now is not")
         for file in files:
             before = self._files.pop(told.name, None)
             if before is not None:
                 os.close(before)
             self._files[told.name] = file
+
+    def _note(self, told: NoteChild) -> None:
+        child = self._children.get(told.name)
+        if child is not None:
+            child.note = told.note
 
     def _forget(self, name: str) -> None:
         self._memory_bytes -= len(self._memories.pop(name, b""))
@@ -336,6 +416,13 @@ class Keeper:
                 self._unsent.clear()
                 return
             self._unsent.pop(0)
+
+
+def _how(code: int) -> str:
+    """In words, how a front ended that has a successor."""
+    if code < 0:
+        return f"killed by signal {-code}"
+    return "ended by a bug" if code == CRASHED else f"ended with exit code {code}"
 
 
 def _raise_file_limit() -> None:

@@ -29,6 +29,13 @@ class KillChild(Struct, tag=True, frozen=True):
     pid: int
 
 
+class NoteChild(Struct, tag=True, frozen=True):
+    """Replaces the note about a child."""
+
+    name: str
+    note: bytes
+
+
 class Remember(Struct, tag=True, frozen=True):
     """For the next front; with it may come a descriptor."""
 
@@ -37,7 +44,7 @@ class Remember(Struct, tag=True, frozen=True):
 
 
 class Forget(Struct, tag=True, frozen=True):
-    name: str
+    names: tuple[str, ...]
 
 
 class FrontServes(Struct, tag=True, frozen=True):
@@ -58,7 +65,7 @@ class ChildExited(Struct, tag=True, frozen=True):
     """As that of `subprocess.Popen`."""
 
 
-ToKeeper = StartChild | KillChild | Remember | Forget | FrontServes
+ToKeeper = StartChild | KillChild | NoteChild | Remember | Forget | FrontServes
 FromKeeper = ChildStarted | ChildExited
 
 

@@ -133,6 +133,7 @@ class Worker:
                         self._way.fileno(), self._sockets_come, self._way
                     )
                 self._child.send(Ready(os.getpid()))
+                self._tell_calls()
                 await self._child.stop.wait()
                 for session in self._sessions.values():
                     session.end("server_shutdown")

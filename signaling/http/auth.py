@@ -84,7 +84,7 @@ class Memory(Protocol):
 
     def remember(self, name: str, data: bytes) -> None: ...
 
-    def forget(self, name: str) -> None: ...
+    def forget(self, *names: str) -> None: ...
 
     def memories(self, prefix: str) -> dict[str, bytes]: ...
 
@@ -122,9 +122,8 @@ class EphemeralSecrets:
     ) -> tuple[str, int]:
         """Return a new secret and when it expires (Unix seconds)."""
         now = self._clock()
-        for digest, issued in list(self._entries.items()):
-            if issued.expires_at <= now:
-                self._drop(digest)
+        expired = [key for key, issued in self._entries.items() if issued.expires_at <= now]
+        self._drop(*expired)
         value = "ek_" + secrets.token_urlsafe(32)
         principal = Principal("user", key_id, session, secret_id=secrets.token_hex(8))
         digest = _digest(value)
@@ -142,10 +141,11 @@ class EphemeralSecrets:
             return None
         return issued.principal
 
-    def _drop(self, digest: bytes) -> None:
-        del self._entries[digest]
+    def _drop(self, *digests: bytes) -> None:
+        for digest in digests:
+            del self._entries[digest]
         if self._memory is not None:
-            self._memory.forget(self.PREFIX + digest.hex())
+            self._memory.forget(*(self.PREFIX + digest.hex() for digest in digests))
 
 
 class Authenticator:

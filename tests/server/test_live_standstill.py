@@ -12,6 +12,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from tests.caller import Caller
 from tests.processes import of_role
+from tests.server.front import buggy
 from tests.serving import Serving
 from tests.waiting import PATIENCE_S, until
 
@@ -34,7 +36,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     # Short, or the sockets would be elsewhere.
     folder = Path("/tmp") / tmp_path_factory.mktemp("sockets").name
     folder.mkdir(exist_ok=True)
-    with Serving("--engine", "echo", environment={"TMPDIR": str(folder)}) as serving:
+    command = (sys.executable, "-m", buggy.__name__)
+    environment = {"TMPDIR": str(folder)}
+    with Serving("--engine", "echo", command=command, environment=environment) as serving:
         vars(serving)["folder"] = folder
         yield serving
     shutil.rmtree(folder)
@@ -112,8 +116,13 @@ async def test_calls_go_on_without_a_front_and_the_next_one_has_them(server: Ser
     async with Caller(server.url) as caller, Caller(server.url) as other:
         await caller.hears("session.created")
         await other.hears("session.created")
-        os.kill(server.front, signal.SIGKILL)
-        await until(lambda: fronts(server) not in ([], [before["front"]["pid"]]))
+        buggy_front = server.front
+        os.kill(buggy_front, buggy.WAKES)
+        await until(lambda: fronts(server) not in ([], [buggy_front]))
+        await is_known(server, caller.location)
+        second = server.front
+        os.kill(second, signal.SIGKILL)
+        await until(lambda: fronts(server) not in ([], [second]))
         [successor] = fronts(server)
         os.kill(successor, signal.SIGSTOP)
         try:
@@ -132,6 +141,7 @@ async def test_calls_go_on_without_a_front_and_the_next_one_has_them(server: Ser
         assert [e for e in other.events if e["type"] in ("error", "session.ended")] == []
     after = await processes(server)
     assert {name for name in after if after[name]["pid"] != before[name]["pid"]} == {"front"}
+    assert after["front"]["restarts"] == 2
 
 
 async def is_known(server: Serving, location: str) -> None:

@@ -111,7 +111,7 @@ class PaperFront:
         )
         self.supervisor = PaperSupervisor(names or ("engine-0", "worker-0"))
         for child in self.supervisor.children.values():
-            child.is_taken_over = is_second
+            child.is_taken_over = child.may_have_calls = is_second
         self.front.attach(self.supervisor)
         self._slots = slots
         if ready:

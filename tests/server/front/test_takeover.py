@@ -137,7 +137,7 @@ async def test_engines_are_told_who_died_while_there_was_no_front() -> None:
 
 
 async def test_child_that_hangs_is_not_awaited_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.front.takeover.LONGEST_S", 0.0)
+    monkeypatch.setattr("server.front.takeover.LONGEST_S", 0.01)
     paper = second("engine-0", "worker-0", "worker-1")
     await (await taken(paper, stands("rtc_a")))
     assert paper.front.broker.used == 1 and await paper.call()

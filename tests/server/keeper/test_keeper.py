@@ -100,13 +100,18 @@ def test_front_that_dies_has_a_successor_who_finds_all_that_was_kept(kept: Kept)
     assert kept.answer()["life"] == 3
     for name in ("one", "two"):
         assert kept.ask("take", name) == {"alive": False, "note": f"note {name}", "way": False}
+    # What it could not say before, it may say the next time: a file is being edited, say.
+    kept.say("exit", "1")
+    fourth = kept.answer()
+    assert (fourth["life"], fourth["ended"]) == (4, "ended with exit code 1")
     three = kept.start("one")
     os.kill(kept.process.pid, signal.SIGTERM)
     assert kept.answer() == {"stopped": True} and kept.ended() == 0
     assert not is_alive(three), "what the front has left does not outlive the keeper"
-    assert [line.startswith("omnicall: the front was killed") for line in kept.complaints()] == [
-        True,
-        True,
+    assert [line.partition(";")[0] for line in kept.complaints()] == [
+        "omnicall: the front was killed by signal 9",
+        "omnicall: the front was killed by signal 9",
+        "omnicall: the front was ended with exit code 1",
     ]
 
 

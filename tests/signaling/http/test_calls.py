@@ -373,8 +373,9 @@ class RememberedSecrets(dict[str, bytes]):
     def remember(self, name: str, data: bytes) -> None:
         self[name] = data
 
-    def forget(self, name: str) -> None:
-        self.pop(name, None)
+    def forget(self, *names: str) -> None:
+        for name in names:
+            self.pop(name, None)
 
     def memories(self, prefix: str) -> dict[str, bytes]:
         return {name: data for name, data in self.items() if name.startswith(prefix)}
