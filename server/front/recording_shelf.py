@@ -33,6 +33,9 @@ from signaling.http.resources import add_resource
 PATH = "/api/recordings"
 SWEEP_S = 60.0
 DAY_S = 86_400.0
+LATELY_S = 120.0
+"""A recording that has no end goes on for as long after it was written to, though its call is not
+known: a media worker that outlives the front may still be about to tell of it."""
 MAX_LISTED = 500
 """Newest ones."""
 TYPES = {
@@ -128,11 +131,11 @@ class RecordingShelf:
     async def sweep(self) -> None:
         """Delete what is too old, and the oldest of what is too much."""
         found = await self._in_thread(_sizes, self._folder)
-        ended = [one for one in found if not self._calls.is_open(one[1])]
         total = sum(size for _, _, size in found)
-        for began_at, call_id, size in ended:
+        for began_at, call_id, size in found:
             is_old = self._wall_clock() - began_at > self._max_days * DAY_S
-            if (is_old or total > self._max_bytes) and await self._removed(call_id):
+            is_due = is_old or total > self._max_bytes
+            if is_due and not await self._goes_on(call_id) and await self._removed(call_id):
                 total -= size
 
     # ------------------------------------------------------------------ routes
@@ -176,7 +179,7 @@ class RecordingShelf:
         """Delete all of a recording, once its call is over; for keys of the role admin."""
         require(request, "admin")
         place = self._place(request)
-        if self._calls.is_open(place.name):
+        if await self._goes_on(place.name):
             told = "This call goes on: its recording can be deleted when it is over."
             raise ProtocolError(told, code="call_open", status=409)
         if not await self._in_thread(place.is_dir):
@@ -184,6 +187,12 @@ class RecordingShelf:
         if not await self._removed(place.name):
             raise _failed("This recording cannot be deleted at the moment.")
         return web.Response(status=204)
+
+    async def _goes_on(self, call_id: str) -> bool:
+        if self._calls.is_open(call_id):
+            return True
+        written_at = await self._in_thread(_written_at, self._folder / call_id)
+        return written_at is not None and self._wall_clock() - written_at < LATELY_S
 
     async def _removed(self, call_id: str) -> bool:
         return await self._in_thread(_remove, self._folder / call_id)
@@ -224,6 +233,17 @@ def _sizes(folder: Path) -> list[tuple[float, str, int]]:
             )
         )
     return sorted(found)
+
+
+def _written_at(place: Path) -> float | None:
+    """When a recording was last written to that has no end; None: it has one, or is none."""
+    about = read_about(place)
+    if about is None or about.ended_at is not None:
+        return None
+    try:
+        return max(path.stat().st_mtime for path in place.iterdir())
+    except (OSError, ValueError):
+        return None  # It has just been deleted, or cannot be read.
 
 
 def _entries(folder: Path) -> list[RecordingEntry]:

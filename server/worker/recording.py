@@ -94,6 +94,7 @@ class CallRecording:
         """As `RecordedLine.began_at`."""
         if self._sound_began_at is None:
             return self._wall_clock()
+        self._go_on()
         return self._sound_began_at + self._user_end / INPUT_HZ
 
     def _begin_sound(self) -> None:
@@ -102,6 +103,13 @@ class CallRecording:
             began = (*self._about.sounds_began_at, began_at)
             self._about = replace(self._about, sounds_began_at=began)
             self._has_news = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Until a microphone is heard nothing but the clock counts the time."""
+        if self._origin is None and self._sound_began_at is not None:
+            passed = round((self._wall_clock() - self._sound_began_at) * INPUT_HZ)
+            self._shift = self._user_end = max(self._shift, passed)
 
     # ------------------------------------------------------------------ sound and pictures
 
@@ -266,7 +274,8 @@ class CallRecording:
                 tracks=[(track, track.take()) for track in (self._user, self._assistant)],
                 lines=self._lines,
                 seen=self._seen,
-                about=self._about if self._has_news else None,
+                about=self._about,
+                is_about_new=self._has_news,
             )
             self._lines, self._seen, self._has_news = [], None, False
             writing = asyncio.get_running_loop().run_in_executor(

@@ -48,7 +48,8 @@ class News(NamedTuple):
     tracks: Sequence[tuple[SoundTrack, list[Piece]]]
     lines: Sequence[bytes]
     seen: Seen | None
-    about: RecordedCall | None
+    about: RecordedCall
+    is_about_new: bool
 
     @property
     def num_bytes(self) -> int:
@@ -97,7 +98,9 @@ def _write(folder: Path, news: News) -> int:
     about, uncounted = news.about, 0
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # That the call goes on comes first, so that the rest is not without it; that it is over last.
-    if about is not None and about.ended_at is None:
+    # Somebody may have deleted it.
+    is_about_due = news.is_about_new or not (folder / ABOUT).exists()
+    if is_about_due and about.ended_at is None:
         _write_about(folder, about)
     for track, pieces in news.tracks:
         if pieces:
@@ -107,7 +110,7 @@ def _write(folder: Path, news: News) -> int:
             file.write(b"".join(news.lines))
     if news.seen is not None:
         uncounted = _write_picture(folder, news.seen)
-    if about is not None and about.ended_at is not None:
+    if is_about_due and about.ended_at is not None:
         _write_about(folder, about)
     return uncounted
 

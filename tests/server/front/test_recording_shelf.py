@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -122,6 +123,24 @@ async def test_what_is_too_old_or_too_much_goes_but_no_open_call(shelf: Shelf) -
         shelf.keep(f"new_{number}", 9 * DAY + number, 40_960)
     await shelf.shelf.sweep()
     assert sorted(path.name for path in shelf.folder.iterdir()) == ["new_1", "new_2", "open"]
+
+
+async def test_what_is_still_written_to_stays_though_its_call_is_not_known(shelf: Shelf) -> None:
+    """A front that takes over may not have heard of it yet."""
+    for call_id, ended_at, ago_s in (
+        ("going", None, 60.0),
+        ("broken", None, 600.0),
+        ("ended", 7 * DAY, 60.0),
+    ):
+        shelf.keep(call_id, 7 * DAY)
+        told = RecordedCall(call_id=call_id, began_at=7 * DAY, ended_at=ended_at)
+        (shelf.folder / call_id / ABOUT).write_bytes(msgspec.json.encode(told))
+        for path in (shelf.folder / call_id).iterdir():
+            os.utime(path, (0.0, 10 * DAY - ago_s))
+    status, told_why = await shelf.ask("/going", "DELETE")
+    assert (status, told_why["error"]["code"]) == (409, "call_open")
+    await shelf.shelf.sweep()
+    assert [path.name for path in shelf.folder.iterdir()] == ["going"]
 
 
 async def test_ratings_are_kept_beside(shelf: Shelf) -> None:

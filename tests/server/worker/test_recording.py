@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
 import threading
 import wave
 from pathlib import Path
@@ -180,6 +181,50 @@ async def test_words_say_where_in_the_sound_they_begin(tmp_path: Path) -> None:
     began_at = [msgspec.json.decode(line, type=RecordedLine).began_at for line in lines]
     assert began_at == [5000.0, 5010.5, 5013.0, 5014.0, 5014.0]
     assert about(tmp_path).sounds_began_at == (5010.0,)
+
+
+async def test_without_a_microphone_the_clock_counts_the_time(tmp_path: Path) -> None:
+    clock = Clock(5000.0)
+    kept = CallRecording(tmp_path / "call_1", "call_1", 10_000_000, clock, has_pictures=True)
+    rgb = bytes(12)
+    kept.said(1, tone(2 * SECOND_OUT, 3))
+    for number in range(1, 11):
+        kept.heard(1, number * SECOND_OUT // 10)
+        clock.now = 5000.0 + number / 10
+    clock.now = 5010.0
+    kept.note(message("user", "Look."))
+    kept.see(2, 2, rgb)
+    await kept._flush()
+    clock.now = 5020.0
+    kept.see(2, 2, rgb)
+    kept.heard(1, 2 * SECOND_OUT, is_over=True)
+    clock.now = 5030.0
+    kept.hear(7 * SECOND_IN, tone(SECOND_IN, 1))
+    clock.now = 5099.0
+    kept.note(message("user", "Heard."))
+    await kept.close("hangup")
+    user, assistant = (sound(tmp_path, name)[1] for name in ("user.wav", "assistant.wav"))
+    assert np.flatnonzero(user).tolist() == list(range(30 * SECOND_IN, 31 * SECOND_IN))
+    heard = np.flatnonzero(assistant)
+    assert len(heard) == 2 * SECOND_OUT and (heard[:SECOND_OUT] == np.arange(SECOND_OUT)).all()
+    assert heard[SECOND_OUT] == 19 * SECOND_OUT and heard[-1] == 20 * SECOND_OUT - 1
+    lines, seen = (
+        [json.loads(line) for line in (tmp_path / "call_1" / name).read_bytes().splitlines()]
+        for name in (WORDS, SEEN)
+    )
+    assert [line["began_at"] for line in lines] == [5010.0, 5031.0]
+    assert [one["at"] for one in seen] == [5010.0, 5020.0]
+
+
+async def test_a_recording_that_was_deleted_meanwhile_is_told_of_again(
+    kept: CallRecording, tmp_path: Path
+) -> None:
+    kept.hear(0, tone(SECOND_IN, 1))
+    await kept._flush()
+    shutil.rmtree(tmp_path / "call_1")
+    kept.hear(SECOND_IN, tone(SECOND_IN, 1))
+    await kept._flush()
+    assert about(tmp_path).sounds_began_at == (5000.0,) and about(tmp_path).ended_at is None
 
 
 async def test_pictures_are_kept_small_and_seldom_where_they_are_wanted(tmp_path: Path) -> None:
