@@ -34,6 +34,12 @@ def shallow_vocoder(*, causal: bool = False) -> VocoderConfig:
     return replace(tiny, kernels=(7,), dilations=((3,),), source_dilations=((3,),) * 3)
 
 
+def branching_vocoder(*, causal: bool = False) -> VocoderConfig:
+    """A shallow one with two branches of unlike reach, whose mean is what a layer says."""
+    shallow = shallow_vocoder(causal=causal)
+    return replace(shallow, kernels=(3, 11), dilations=((1,), (5,)))
+
+
 def flow_yaml(config: FlowConfig) -> str:
     """The text of a `flow.yaml` that `FlowConfig.from_yaml` reads back to the same value."""
     enc, dit = config.encoder, config.dit

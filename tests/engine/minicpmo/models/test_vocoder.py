@@ -22,7 +22,7 @@ from engine.minicpmo.models.vocoder.layers import Spectrum
 from engine.minicpmo.models.vocoder.ragged import Count
 from engine.minicpmo.models.vocoder.vocoder import Push, Vocoder, load_vocoder, make_noise
 from tests.speech_assets import random_hift, released_state
-from tests.speech_configs import shallow_vocoder, tiny_vocoder
+from tests.speech_configs import branching_vocoder, shallow_vocoder, tiny_vocoder
 
 
 def make(causal: bool, sizes: Callable[..., VocoderConfig] = tiny_vocoder) -> Vocoder:
@@ -108,7 +108,7 @@ def test_graphs_shapes_change_no_row_and_touch_no_other_slot(causal: bool) -> No
 @pytest.mark.parametrize("causal", [True, False])
 def test_unlike_rows_share_a_shape_and_sound_as_alone(causal: bool) -> None:
     """Beginnings, middles and ends of many lengths, in one shape with room for all."""
-    vocoder, graphs = make(causal, shallow_vocoder), GraphPool("cpu")
+    vocoder, graphs = make(causal, branching_vocoder), GraphPool("cpu")
     plain, shared = vocoder.new_state(5), vocoder.new_state(5)
     vocoder.warm_up(shared, 5, graphs, [], most_frames=54)
     turns = {
