@@ -61,13 +61,10 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
         *,
         most: int = LONG_ROW,
     ) -> Iterator[None]:
-        """Start a conversation anew, piece by piece: at most `most` positions for each step."""
+        """Start a conversation anew, with a yield between pieces of at most `most` positions."""
         pieces = self.sessions[slot].prepare(prefix, voice, suffix)
         self.rows.reset(slot)
-        for feed in cut(Feed(slot, pieces), most):
-            self.rows.append([feed])
-            yield
-        self._check([slot])
+        yield from self._append_slowly(Feed(slot, pieces), most)
 
     def tell(self, slot: int, suffix: Sequence[int]) -> None:
         """End a session's system message in other words; raises `ContextFull` without room."""
@@ -89,15 +86,19 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
     def read_slowly(
         self, slot: int, pieces: Sequence[Piece], media: Media, *, most: int = LONG_ROW
     ) -> Iterator[None]:
-        """Read messages between units, at most `most` positions for each step.
+        """Read messages between units, with a yield between pieces of at most `most` positions.
 
         There has to be room for them.
         """
         tail = self.sessions[slot].read(sum(map(len, pieces)), media)
-        for feed in cut(Feed(slot, [tail, *pieces]), most):
-            self.rows.append([feed])
-            yield
-        self._check([slot])
+        yield from self._append_slowly(Feed(slot, [tail, *pieces]), most)
+
+    def _append_slowly(self, feed: Feed, most: int) -> Iterator[None]:
+        for index, piece in enumerate(cut(feed, most)):
+            if index:
+                yield
+            self.rows.append([piece])
+        self._check([feed.slot])
 
     # ------------------------------------------------------------------ units
 

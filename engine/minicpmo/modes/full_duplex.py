@@ -12,6 +12,7 @@ from engine.minicpmo.llm.duplex_state import DuplexState
 from engine.minicpmo.llm.duplex_unit import UnitResult
 from engine.minicpmo.llm.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.minicpmo.modes.mode import Mode
+from engine.minicpmo.modes.reading_order import ReadingOrder
 from engine.minicpmo.modes.thinning import MOST, Thinning
 from engine.minicpmo.modes.told_context import MAX_TOLD_TOKENS, ToldContext
 from engine.minicpmo.modes.typed_turns import TypedTurns
@@ -23,6 +24,7 @@ from engine.minicpmo.modes.unit_start import (
     encode_ahead,
     encode_pictures,
     is_worth_starting,
+    stepped,
 )
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session, SessionFailed
@@ -49,6 +51,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         self._thinning = Thinning(self._unit.ms)
         self._unit_speech = UnitSpeech(self._unit_done)
         self._typed = TypedTurns(runner, max_context)
+        self._reading_order = ReadingOrder()
         self._unspoken = frozenset(runner.model.tokens.duplex_forbidden)
         self._decided: set[int] = set()
         """Slots whose units are over and whose contexts may be full."""
@@ -70,9 +73,10 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         speech = SessionSpeech(self._runner, self._speech, session)
         told = ToldContext(prompts, min(MAX_TOLD_TOKENS, self._max_context // 4))
-        self._entries[slot] = DuplexEntry(session, speech, prompt, self._unit, told, state)
+        entry = DuplexEntry(session, speech, prompt, self._unit, told, state)
+        self._entries[slot] = entry
         session.audio_input.displace()
-        next(prompt, None)
+        entry.prompt = stepped(prompt)
 
     def configure(self, session: Session) -> None:
         """Take new settings from the next unit on; raises `ValueError` for bad ones."""
@@ -192,28 +196,30 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
     def read_on(self) -> bool:
         """Read a piece of what one session is told between units; returns whether there was
         any."""
-        for entry in self._entries.values():
-            try:
-                if entry.prompt is not None:
-                    if next(entry.prompt, self) is self:
-                        entry.prompt = None
-                    return True
-                if entry.untold and entry.is_between_units:
-                    self._tell(entry)
-                    return True
-                if entry.has_to_read and entry.is_between_units:
-                    entry.prompt = self._typed.read(entry)
-                    return True
-            except Exception as error:
-                raise SessionFailed(entry.session, error) from error
-        return False
+        reading = [slot for slot, entry in self._entries.items() if entry.can_read]
+        if not reading:
+            return False
+        entry = self._entries[self._reading_order.next(reading)]
+        try:
+            self._read_piece(entry)
+        except Exception as error:
+            raise SessionFailed(entry.session, error) from error
+        return True
+
+    def _read_piece(self, entry: DuplexEntry) -> None:
+        if entry.prompt is not None:
+            entry.prompt = stepped(entry.prompt)
+        elif entry.untold and not entry.is_amid_message:
+            self._tell(entry)
+        else:
+            entry.typed = stepped(entry.typed or self._typed.read(entry))
 
     def make_room(self) -> bool:
         """Let one full context forget before its next unit comes; returns whether one was full."""
         while self._decided:
             slot = self._decided.pop()
             entry = self._entries.get(slot)
-            if entry is None or not entry.is_between_units:
+            if entry is None or not entry.can_begin:
                 continue
             try:
                 if self._runner.duplex.room_ahead(slot):

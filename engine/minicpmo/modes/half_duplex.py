@@ -13,6 +13,7 @@ from engine.minicpmo.llm.functions import offer
 from engine.minicpmo.llm.prompts import PromptError, PromptTooLong
 from engine.minicpmo.llm.reply import ReplyChunk, ReplySettings
 from engine.minicpmo.modes.mode import Mode
+from engine.minicpmo.modes.reading_order import ReadingOrder
 from engine.minicpmo.modes.reply_speech import ReplyEntry
 from engine.minicpmo.modes.turn_encoding import PendingTurn, encode_turn, plan_turn
 from engine.minicpmo.modes.turn_reading import TurnReader
@@ -23,8 +24,6 @@ from engine.minicpmo.session.settings import reply_settings
 from engine.minicpmo.speech.worker import SessionSpeech, SpeechWorker
 
 MAX_WAITING_TURNS = 4
-PIECES_IN_A_ROW = 16
-"""Of one message, before another one that waits has its turn: a long text has eight."""
 READ = "Please read the text below.\n"
 """What stands before a text that is said, as in the published code."""
 
@@ -60,8 +59,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         self._runner = runner
         self._speech = speech
         self._reader = TurnReader(runner, max_context)
-        self._last_read = -1
-        self._pieces_in_a_row = 0
+        self._reading_order = ReadingOrder()
 
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
@@ -158,7 +156,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         reading = [slot for slot, entry in self._entries.items() if self._has_to_read(entry)]
         if not reading:
             return False
-        slot = self._next_reader(reading)
+        slot = self._reading_order.next(reading)
         entry = self._entries[slot]
         if entry.taking is None and entry.asked:
             entry.reading = entry.asked.popleft()
@@ -167,14 +165,6 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             entry.taking = self._reader.read_anew(entry.context)
         self._go_on(entry, entry.taking)
         return True
-
-    def _next_reader(self, reading: list[int]) -> int:
-        """Return the slot that read last, for some pieces: two halves of messages are no answer."""
-        self._pieces_in_a_row += 1
-        if self._last_read not in reading or self._pieces_in_a_row > PIECES_IN_A_ROW:
-            self._last_read = min(reading, key=lambda slot: (slot <= self._last_read, slot))
-            self._pieces_in_a_row = 1
-        return self._last_read
 
     def under_way(self) -> list[int]:
         sessions = self._runner.turns.sessions

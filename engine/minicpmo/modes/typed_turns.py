@@ -6,9 +6,11 @@ from collections.abc import Generator, Iterator, Sequence
 
 from engine.ipc.protocol import CreateResponse, Modality
 from engine.minicpmo.llm.context_window import ContextFull
+from engine.minicpmo.llm.duplex_state import UNIT_END_IDS
 from engine.minicpmo.llm.duplex_unit import UnitResult
-from engine.minicpmo.llm.prompts import PromptTooLong
-from engine.minicpmo.modes.turn_encoding import encode_turn, plan_turn
+from engine.minicpmo.llm.prompts import Prompt
+from engine.minicpmo.llm.rows import LONG_ROW
+from engine.minicpmo.modes.turn_encoding import PlannedMessages, encode_turn, plan_turn
 from engine.minicpmo.modes.unit_start import AskedTurn, DuplexEntry
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.item_decoding import DecodedItem
@@ -16,6 +18,8 @@ from engine.minicpmo.session.session import Session
 from engine.minicpmo.speech.pipeline import NO_SOUND
 
 MAX_ASKED = 4
+PORTION = LONG_ROW - UNIT_END_IDS
+"""Positions of messages that are read at once, in one piece; units pass between two of these."""
 
 
 class TypedTurns:
@@ -38,55 +42,118 @@ class TypedTurns:
             told = f"{name}: in full duplex that of the session holds for every response"
             session.warn_once("unused_setting", told)
         if message.instructions:
-            name = f"instructions-{message.request}"
+            name = _instructions_of(message.request)
             session.given.add(DecodedItem(session.id, name, "system", (message.instructions,)))
-        entry.asked.append(message.request)
+        unread = (item.item for item in session.given.items)
+        entry.asked.append(AskedTurn(message.request, frozenset((*entry.typed_names, *unread))))
 
     def read(self, entry: DuplexEntry) -> Iterator[None]:
-        """Read what was typed, piece by piece, between two units."""
+        """Read some of what was typed, with a yield between two pieces.
+
+        Begins where no turn is under way, and goes on there; between two units if the entry is amid
+        a message.
+        """
+        items = self._portion(entry)
+        entry.typed_names = tuple(item.item for item in items)
         try:
-            yield from self._read(entry, entry.session.given.take_items())
+            yield from self._read(entry, items)
         except ContextFull:
-            self._unread(entry, "context_full", "the model cannot remember more")
-        except PromptTooLong as error:
-            self._unread(entry, "context_length_exceeded", str(error))
+            waiting = [*items, *entry.session.given.take_items()]
+            self._unread(entry, waiting, "context_full", "the model cannot remember more")
         except ValueError as error:
-            self._unread(entry, "bad_message", str(error))
+            self._unread(entry, items, "bad_message", str(error))
+        finally:
+            entry.is_amid_message, entry.typed_names = False, ()
 
     def _read(
         self, entry: DuplexEntry, items: Sequence[DecodedItem]
     ) -> Generator[None, None, None]:
         runner, slot = self._runner, entry.session.slot
-        planned = plan_turn(runner, items)
-        if not planned.messages:
+        planned, prompt = self._plan(items)
+        if prompt is None:
             return
-        prompt = runner.model.prompts.between_units(planned.messages)
-        if len(prompt) > self._most:
-            told = f"the messages take {len(prompt)} positions of the model's, and may take"
-            raise PromptTooLong(f"{told} {self._most} in full duplex: send shorter ones")
-        runner.duplex.make_room_to_read(slot, len(prompt))
         images, sounds = yield from encode_turn(runner, planned, in_blocks=True)
-        yield from runner.duplex.read_slowly(slot, prompt.weave(images, sounds), prompt.media)
+        pieces = prompt.weave(images, sounds)
+        runner.duplex.make_room_to_read(slot, len(prompt))
+        entry.is_amid_message = True
+        yield from runner.duplex.read_slowly(slot, pieces, prompt.media)
 
-    def _unread(self, entry: DuplexEntry, code: str, reason: str) -> None:
-        """Tell why nothing comes of what was typed."""
-        requests = list(entry.asked)
-        entry.asked.clear()
-        for request in requests:
-            entry.session.refuse(request, code, reason)
-        if not requests:
+    def _plan(self, items: Sequence[DecodedItem]) -> tuple[PlannedMessages, Prompt | None]:
+        planned = plan_turn(self._runner, items)
+        if not planned.messages:
+            return planned, None
+        return planned, self._runner.model.prompts.between_units(planned.messages)
+
+    def _portion(self, entry: DuplexEntry) -> list[DecodedItem]:
+        """Take the oldest messages, as many as are read at once, of the newest ones that fit."""
+        given, most = entry.session.given, self._room(entry)
+        sizes = self._sizes(entry, most)
+        left_out = 0
+        while sum(sizes) > most:
+            sizes.pop(0)
+            left_out += 1
+        if left_out:
+            given.take_items(left_out)
+            told = f"only the newest of the messages are read: {left_out} are left out"
+            entry.session.warn("context_shortened", told)
+        count, total = 0, 0
+        while count < len(sizes) and (count == 0 or total + sizes[count] <= PORTION):
+            total += sizes[count]
+            count += 1
+        return given.take_items(count)
+
+    def _sizes(self, entry: DuplexEntry, most: int) -> list[int]:
+        """Positions of each message that waits; those that cannot be read are refused."""
+        given, sizes = entry.session.given, []
+        for item in list(given.items):
+            if item not in given.items:
+                # The instructions of a response that was just refused.
+                continue
+            code, told, size = "", "", 0
+            try:
+                prompt = self._plan([item])[1]
+                size = 0 if prompt is None else len(prompt)
+            except ValueError as error:
+                code, told = "bad_message", str(error)
+            if size > most:
+                code = "context_length_exceeded"
+                told = f"the message takes {size} positions of the model's, and may take {most} "
+                told += "in full duplex: send shorter ones"
+            if code:
+                given.forget(item.item)
+                self._unread(entry, [item], code, told)
+            else:
+                sizes.append(size)
+        return sizes
+
+    def _room(self, entry: DuplexEntry) -> int:
+        """Most positions of messages, so that the next unit does not make the model forget them."""
+        marks, protected = entry.state.window.marks, entry.state.window.protected
+        return self._most if marks is None else max(0, min(self._most, marks.low - protected))
+
+    def _unread(
+        self, entry: DuplexEntry, items: Sequence[DecodedItem], code: str, reason: str
+    ) -> None:
+        """Tell why nothing comes of what was typed, and of what was asked for behind it."""
+        names = {item.item for item in items}
+        behind = [asked for asked in entry.asked if asked.behind & names]
+        for asked in behind:
+            entry.asked.remove(asked)
+            _refuse(entry.session, asked, code, reason)
+        if not behind:
             entry.session.warn(code, reason)
 
     def keep_time(self, entry: DuplexEntry) -> None:
         """Let units pass in silence for an answer to somebody of whom nothing is heard."""
-        is_due = bool(entry.asked) and not entry.session.forced_listen
+        is_due = bool(entry.asked) and not (entry.has_to_read or entry.session.forced_listen)
         if is_due or entry.answering is not None:
             entry.session.audio_input.fill()
 
     def begin(self, entry: DuplexEntry) -> None:
         """Have the unit that starts begin the oldest turn that is asked for, where one may."""
-        if entry.asked and entry.may_begin_turn and not entry.speaking:
-            entry.answering = AskedTurn(entry.asked.popleft())
+        is_free = entry.may_begin_turn and not (entry.speaking or entry.has_to_read)
+        if entry.asked and is_free:
+            entry.answering = entry.asked.popleft()
             entry.state.speak()
 
     def passed(self, entry: DuplexEntry, result: UnitResult) -> None:
@@ -109,13 +176,23 @@ class TypedTurns:
 
     def refuse(self, entry: DuplexEntry, code: str, reason: str) -> None:
         """Tell the client that nothing comes of the responses that have not begun."""
-        requests = list(entry.asked)
+        turns = list(entry.asked)
         if entry.answering is not None and not entry.answering.is_told:
-            requests.insert(0, entry.answering.request)
+            turns.insert(0, entry.answering)
         entry.asked.clear()
         entry.answering = None
-        for request in requests:
-            entry.session.refuse(request, code, reason)
+        for asked in turns:
+            _refuse(entry.session, asked, code, reason)
+
+
+def _refuse(session: Session, asked: AskedTurn, code: str, reason: str) -> None:
+    """Tell that nothing comes of a response; what it alone was to be told is not kept."""
+    session.given.forget(_instructions_of(asked.request))
+    session.refuse(asked.request, code, reason)
+
+
+def _instructions_of(request: str) -> str:
+    return f"instructions-{request}"
 
 
 def _say_nothing(session: Session, request: str) -> None:

@@ -45,6 +45,8 @@ class AskedTurn:
     """A turn that the model takes because a client asked for it."""
 
     request: str
+    behind: frozenset[str] = frozenset()
+    """The items that were not read yet when it was asked for."""
     is_told: bool = False
     """Its response has begun."""
 
@@ -66,13 +68,19 @@ class DuplexEntry(SessionEntry):
         self.told = told
         self.queue = ChunkQueue(unit.samples(INPUT_HZ))
         self.prompt: Iterator[None] | None = prompt
-        """What is not read yet of the system message, or of messages between units."""
+        """What is not read yet of the system message."""
+        self.typed: Iterator[None] | None = None
+        """Reads what was typed, encoding its pictures and sounds first."""
+        self.typed_names: tuple[str, ...] = ()
+        """The items that are read by it."""
+        self.is_amid_message = False
+        """A part of a message is in the cache: no unit may follow it."""
         self.appended: deque[Appended] = deque()
         """The first one may be under way."""
         self.untold: deque[AppendContext] = deque()
         """What the system message is to say as well."""
-        self.asked: deque[str] = deque()
-        """The clients' names of the turns that are asked for, and have not begun."""
+        self.asked: deque[AskedTurn] = deque()
+        """The turns that are asked for, and have not begun."""
         self.answering: AskedTurn | None = None
         """What the turn under way, or the one that the next unit begins, answers."""
         self.is_running = False
@@ -95,19 +103,22 @@ class DuplexEntry(SessionEntry):
         )
 
     @property
-    def is_between_units(self) -> bool:
-        """Whether something may be read before the next unit."""
-        return not (self.is_running or self.session.is_over or self.prompt is not None)
+    def can_begin(self) -> bool:
+        """Whether the next unit lacks nothing but sound, and something may be done before it."""
+        is_reading = self.prompt is not None or self.is_amid_message
+        return not (self.is_running or self.session.is_over or is_reading)
 
     @property
     def has_to_read(self) -> bool:
-        """Whether something was typed that stands before the next unit; turns stay whole."""
-        return bool(self.session.given.items) and not self.state.turn_open
+        """Whether something was typed that is not read to its end; turns stay whole."""
+        is_waiting = self.typed is not None or bool(self.session.given.items)
+        return is_waiting and not self.state.turn_open
 
     @property
-    def can_begin(self) -> bool:
-        """Whether the next unit lacks nothing but sound."""
-        return self.is_between_units and not self.has_to_read
+    def can_read(self) -> bool:
+        """Whether there is a piece to read now."""
+        is_idle = not (self.is_running or self.session.is_over)
+        return self.prompt is not None or (is_idle and (bool(self.untold) or self.has_to_read))
 
     @property
     def may_begin_turn(self) -> bool:
@@ -116,6 +127,11 @@ class DuplexEntry(SessionEntry):
         is_user_speaking = heard.is_user_speaking and not heard.has_stopped
         only_listens = session.forced_listen or session.is_interrupted
         return self.state.can_say and not (is_user_speaking or only_listens)
+
+
+def stepped(reading: Iterator[None]) -> Iterator[None] | None:
+    """Read a piece; None if that was the last one."""
+    return None if next(reading, reading) is reading else reading
 
 
 def is_worth_starting(entries: Collection[DuplexEntry], unit: UnitSpec, *, is_busy: bool) -> bool:

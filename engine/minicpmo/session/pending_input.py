@@ -98,11 +98,9 @@ class PendingInput:
         kept = sound if self._committed is None else torch.cat([self._committed, sound])
         self._committed = kept[-MAX_COMMITTED_SAMPLES:]
 
-    def take_items(self) -> list[DecodedItem]:
-        """Return the typed items that were not read yet, once."""
-        items = list(self.items)
-        self.items.clear()
-        return items
+    def take_items(self, most: int = MAX_ITEMS) -> list[DecodedItem]:
+        """Return the oldest typed items that were not read yet, once."""
+        return [self.items.popleft() for _ in range(min(most, len(self.items)))]
 
     def take(self, max_image_slices: int) -> list[Given]:
         """Return all that the user gave since the last response, once: what is seen, what was

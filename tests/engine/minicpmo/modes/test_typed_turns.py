@@ -13,6 +13,7 @@ from PIL import Image
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.duplex_batch import DuplexBatch
+from engine.minicpmo.modes.full_duplex import FullDuplex
 from engine.minicpmo.session.audio_input import AudioInput
 from tests.engine.minicpmo.engine_rig import Talk, config, scheduler_of
 from tests.engine.minicpmo.turn_rig import Rows, begin, respond, write
@@ -80,6 +81,7 @@ async def test_a_message_stands_between_two_units_and_is_answered(
     words.say("Hi", " you")
     write(talk, "hello ", "there")
     respond(talk, request="typed")
+    await until(lambda: HELLO in rows.text)
     units = await talk.units(3)
     assert [unit.decision for unit in units] == ["speak", "speak", "listen"]
     assert f"<|listen|></unit>{HELLO}<unit>" in rows.text
@@ -124,6 +126,7 @@ async def test_typing_works_over_openai_realtime(
     )
     talk.ask("response.create", response={"metadata": {"n": "1"}})
     words.say("Hi")
+    await until(lambda: HELLO in rows.text)
     await talk.units(2)
     assert f"{HELLO}<unit>" in rows.text
     response = talk.client.one("response.created")["response"]
@@ -153,11 +156,12 @@ async def test_a_message_is_answered_though_nothing_is_heard_of_its_writer(
 
 @pytest.mark.usefixtures("in_sound")
 async def test_a_turn_that_ends_before_its_first_word_is_an_empty_answer(
-    engine: MiniCpmoEngine, words: Words
+    engine: MiniCpmoEngine, words: Words, rows: Rows
 ) -> None:
     talk = begin(engine, mode="full_duplex", options=LISTENS)
     words.say_nothing()
     respond(talk, request="typed", instructions="Say nothing.")
+    await until(lambda: "Say nothing." in rows.text)
     units = await talk.units(2)
     assert (await talk.until(p.ResponseDone)).status == "completed"
     assert [began.request for began in talk.all(p.ResponseStarted)] == ["typed"]
@@ -195,9 +199,103 @@ async def test_what_is_typed_while_the_model_speaks_waits_for_its_end(
     words.say("Hi")
     respond(talk, request="second")
     assert HELLO not in rows.text
-    await talk.units(3)
+    await talk.units(1)
+    await until(lambda: HELLO in rows.text)
+    await talk.units(2)
     assert [began.request for began in talk.all(p.ResponseStarted)] == ["first", "second"]
     assert rows.text.split(HELLO)[0].count("</unit>") == 2 and f"{HELLO}<unit>" in rows.text
+    await talk.session.close()
+
+
+class Held:
+    """Lets so many pieces be read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pieces = 0
+        read_on = FullDuplex.read_on
+
+        def read(duplex: FullDuplex) -> bool:
+            found = self.pieces > 0 and read_on(duplex)
+            self.pieces -= found
+            return found
+
+        monkeypatch.setattr(FullDuplex, "read_on", read)
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_a_message_holds_up_no_unit_and_is_read_in_one_piece(
+    engine: MiniCpmoEngine, words: Words, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    await talk.units(1)
+    held = Held(monkeypatch)
+    write(talk, "hello there")
+    respond(talk, request="typed")
+    assert [unit.decision for unit in await talk.units(2)] == ["listen"] * 2
+    assert HELLO not in rows.text and not talk.all(p.ResponseStarted)
+    words.say("Hi")
+    held.pieces = 1
+    await until(lambda: HELLO in rows.text)
+    await talk.units(1)
+    assert [began.request for began in talk.all(p.ResponseStarted)] == ["typed"]
+    await talk.session.close()
+
+
+def tell(talk: Talk, name: str, text: str) -> None:
+    talk.session.handle(p.ItemIn(talk.name, name, "user", (p.TextPart(text),)))
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_of_a_long_retelling_the_newest_is_read_and_answered(
+    engine: MiniCpmoEngine, words: Words, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    await talk.units(1)
+    each = len(words.tokens.encode("<|im_start|>user\nsaid 00" + " word" * 40 + "<|im_end|>"))
+    fitting = 850 // each
+    assert 4 < fitting < 40
+    words.say("Hi")
+    held = Held(monkeypatch)
+    for number in range(40):
+        tell(talk, f"item_{number}", f"said {number:02}" + " word" * 40)
+    respond(talk, request="typed")
+    await talk.units(1)
+    held.pieces = 9
+    await until(lambda: "said 39" in rows.text)
+    await talk.units(1)
+    assert [began.request for began in talk.all(p.ResponseStarted)] == ["typed"]
+    assert 2 * rows.text.count("said ") > fitting and "said 00" not in rows.text
+    assert [told.code for told in talk.all(p.SessionWarning)] == ["context_shortened"]
+    await talk.session.close()
+
+
+@pytest.mark.parametrize("retention", [None, p.Retention(ratio=0.5, max_tokens=200)])
+@pytest.mark.usefixtures("in_sound")
+async def test_a_message_that_is_too_long_takes_with_it_what_was_asked_behind_it(
+    engine: MiniCpmoEngine,
+    words: Words,
+    rows: Rows,
+    retention: p.Retention | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS, retention=retention)
+    await talk.units(1)
+    held = Held(monkeypatch)
+    tell(talk, "short", "hello there")
+    respond(talk, request="first")
+    tell(talk, "long", "word " * (100 if retention else 3_000))
+    tell(talk, "later", "goodbye now")
+    respond(talk, request="second", instructions="Be brief.")
+    await talk.units(1)
+    words.say("Hi")
+    held.pieces = 9
+    refused = await talk.until(p.RequestRefused)
+    assert (refused.request, refused.code) == ("second", "context_length_exceeded")
+    await until(lambda: "goodbye now" in rows.text)
+    assert "Be brief." not in rows.text
+    await talk.units(1)
+    assert [began.request for began in talk.all(p.ResponseStarted)] == ["first"]
+    assert len(talk.all(p.RequestRefused)) == 1
     await talk.session.close()
 
 
