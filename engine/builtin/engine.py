@@ -77,7 +77,7 @@ def chat_responder(config: ChatEndpoint) -> ChatResponder:
 
 
 class BuiltinEngine:
-    """Owns the recogniser processes, the synthesiser and the thread that looks at pictures."""
+    """Owns the recogniser processes, the synthesiser and the threads that look at pictures."""
 
     def __init__(self, config: BuiltinConfig, slots: int, clock: Clock = system_clock) -> None:
         self.slots = slots
@@ -88,6 +88,7 @@ class BuiltinEngine:
         self._decoder = FileDecoder()
         self._reader = find_reader(config)
         self._eyes = ThreadPoolExecutor(1, thread_name_prefix="eyes")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="reading")
 
     @property
     def recognisers(self) -> RecogniserPool:
@@ -148,6 +149,7 @@ class BuiltinEngine:
             has_model=self._chat is not None,
             honours=frozenset(self._honours),
             reader=self._reader,
+            reading=self._reading,
         )
         return CascadeSession(session, config, send, parts)
 
@@ -160,7 +162,8 @@ class BuiltinEngine:
         if self._chat is not None:
             await self._chat.close()
         self._decoder.close()
-        self._eyes.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._eyes, self._reading):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def _voices(self) -> tuple[str, ...]:
         synthesiser = self._speech.synthesiser

@@ -175,4 +175,6 @@ class Parts(Struct, frozen=True):
     honours: frozenset[str] = SETTINGS
     """The settings that have an effect."""
     reader: Reads | None = None
-    """Of text in pictures; used by the thread that looks at them."""
+    """Of text in pictures."""
+    reading: Executor | None = None
+    """Where it reads: one thread. None: that of the eyes."""

@@ -7,9 +7,12 @@ with another hash is refused.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -60,7 +63,7 @@ class ModelFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._pins = _read_pins(folder / PINS)
+        self._pins: dict[str, Pin] = {}
 
     def home(self, model: PublishedModel) -> Path:
         """The folder of the configuration for its kind."""
@@ -73,15 +76,29 @@ class ModelFolder:
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=STILL_S, sock_read=STILL_S)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as http:
-                return [
-                    await self._fetch(http, model, file, source, progress) for file in model.files
-                ]
+            with self._alone():
+                async with aiohttp.ClientSession(timeout=timeout) as http:
+                    return [
+                        await self._fetch(http, model, file, source, progress)
+                        for file in model.files
+                    ]
         except (aiohttp.ClientError, TimeoutError) as error:
             told = str(error) or type(error).__name__
             raise FetchError(f"{model.name} cannot be fetched from {source}: {told}") from error
         except OSError as error:
             raise FetchError(f"{model.name} cannot be kept: {error}") from error
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes away from the folder, and know its pins."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._folder, os.O_RDONLY)
+        try:
+            _lock(lock, self._folder)
+            self._pins = _read_pins(self._folder / PINS)
+            yield
+        finally:
+            os.close(lock)
 
     async def _fetch(
         self,
@@ -130,6 +147,14 @@ class ModelFolder:
         part = self._folder / f"{PINS}.part"
         part.write_bytes(data)
         part.replace(self._folder / PINS)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        told = f"something else is being fetched into {folder}; try again when it is done"
+        raise FetchError(told) from error
 
 
 def _read_pins(path: Path) -> dict[str, Pin]:

@@ -17,7 +17,7 @@ SETTINGS = {"voice": "builtin.voice_dir", "recogniser": "builtin.recogniser_dir"
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0, 1 (could not be fetched) or 2 (there is no such name)."""
+    """The exit code: 0, 1 (could not be fetched), 2 (there is no such name) or 130 (stopped)."""
     options = _parser().parse_args(argv)
     wanted: list[PublishedModel] = []
     for name in options.names:
@@ -33,9 +33,8 @@ def main(argv: Sequence[str]) -> int:
     except FetchError as error:
         _say(f"omnicall models: {error}")
         return 1
-    for kind in dict.fromkeys(model.kind for model in wanted):
-        home = next(folder.home(model) for model in wanted if model.kind == kind)
-        _say(f"to use it: omnicall --set {SETTINGS[kind]}={home}")
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -46,6 +45,7 @@ def _get(folder: ModelFolder, model: PublishedModel, source: str) -> None:
         _say(f"{file.path}: {state} (SHA-256 {file.pin.sha256})")
     if any(file.is_new for file in fetched):
         _say(f"its hashes are kept in {PINS}; from now on anything else under its name is refused")
+    _say(f"to use it: omnicall --set {SETTINGS[model.kind]}={folder.home(model)}")
 
 
 class _Bar:

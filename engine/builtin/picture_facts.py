@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -20,6 +21,8 @@ Pixels = NDArray[Any]
 """uint8; OpenCV's own annotations leave the type open."""
 
 cv2.setNumThreads(1)
+
+logger = logging.getLogger(__name__)
 
 DIM = 75.0
 BRIGHT = 205.0
@@ -66,19 +69,34 @@ class Facts(Struct, frozen=True):
     moving: bool = False
 
 
+class CannotRead(RuntimeError):
+    """What reads text in pictures does not work on this machine."""
+
+
+class ReadingFailed(RuntimeError):
+    """One picture could not be read."""
+
+
 class Reads(Protocol):
     """What reads text in pictures."""
 
     def read(self, rgb: Pixels) -> str:
-        """The lines in a picture [height, width, 3]; empty: none could be read. Takes long."""
+        """The lines in a picture [height, width, 3]; empty: none could be read. Takes long.
+
+        Raises `TimeoutError`, `CannotRead`, and what its networks raise.
+        """
 
 
 class Camera:
     """Owns a session's newest picture and a light trace of motion."""
 
-    def __init__(self, eyes: Executor, reader: Reads | None = None) -> None:
+    def __init__(
+        self, eyes: Executor, reader: Reads | None = None, reading: Executor | None = None
+    ) -> None:
+        """`reading`: where text is read, which takes long; None: where pictures are looked at."""
         self._eyes = eyes
         self._reader = reader
+        self._reading = reading or eyes
         self._image: ImageIn | None = None
         self._thumbnail: NDArray[np.int16] | None = None
         self._motion: deque[tuple[int, float]] = deque(maxlen=16)
@@ -118,7 +136,8 @@ class Camera:
 
     async def read(self, jpeg: bytes | None = None) -> str | None:
         """Text in a picture that `encode_jpeg` has made, else in the newest one; None while the
-        camera is off. Raises `TimeoutError` where others have been looking for long."""
+        camera is off. Raises `TimeoutError` where others have been reading for long,
+        `ReadingFailed` and `CannotRead`."""
         image, reader = self._image, self._reader
         if reader is None or (jpeg is None and image is None):
             return None
@@ -129,8 +148,15 @@ class Camera:
             assert image is not None
             return reader.read(_as_array(image))
 
-        async with asyncio.timeout(READ_S):
-            return await asyncio.get_running_loop().run_in_executor(self._eyes, look)
+        try:
+            async with asyncio.timeout(READ_S):
+                return await asyncio.get_running_loop().run_in_executor(self._reading, look)
+        except (TimeoutError, CannotRead):
+            raise
+        except Exception as error:
+            # What networks raise has no class in common, and ends no call.
+            logger.exception("text in a picture could not be read")
+            raise ReadingFailed from error
 
     async def jpeg(self) -> bytes | None:
         """The newest picture as a JPEG file at most 1024 wide; None while the camera is off."""

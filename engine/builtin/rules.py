@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from engine.builtin.intents import Intent, find_intent
 from engine.builtin.interfaces import Turn
 from engine.builtin.numerals import show_number
-from engine.builtin.picture_facts import Camera, describe
+from engine.builtin.picture_facts import Camera, CannotRead, ReadingFailed, describe
 
 MAX_COUNT = 100
 MAX_QUOTED_CHARS = 120
@@ -35,9 +35,9 @@ LANGUAGE_NAMES = {
     "de": "German", "en": "English", "es": "Spanish", "fr": "French", "it": "Italian",
     "ja": "Japanese", "ko": "Korean", "pt": "Portuguese", "ru": "Russian", "zh": "Chinese",
 }  # fmt: skip
-CANNOT_READ = "I cannot read here: what reads text in pictures is not installed."
+CANNOT_READ = "I cannot read here: what reads text in pictures is missing or does not work."
 NO_TEXT = "I find no text in the picture that I can read. Hold it closer, still and level."
-READING_FAILED = "Sorry, that took me too long. Please ask me again."
+READING_FAILED = "Sorry, I did not manage to read that. Please ask me again."
 NO_PICTURE = "I see nothing, because the camera is off."
 MISHEARD = "Sorry, my speech recogniser failed. Please say that again."
 CROWDED = "Sorry, too many people are talking to me just now. Please say that again in a moment."
@@ -156,7 +156,9 @@ async def read_text(camera: Camera, jpeg: bytes | None = None) -> str:
         return CANNOT_READ
     try:
         text = await camera.read(jpeg)
-    except TimeoutError:
+    except CannotRead:
+        return CANNOT_READ
+    except (TimeoutError, ReadingFailed):
         return READING_FAILED
     if text is None:
         return NO_PICTURE

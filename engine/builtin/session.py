@@ -52,7 +52,7 @@ class CascadeSession:
         self._send_raw = send
         self._settings = Settings(session, self._send, parts.has_voice, parts.honours)
         self._config = self._settings.accept(config)
-        self._camera = Camera(parts.eyes, parts.reader)
+        self._camera = Camera(parts.eyes, parts.reader, parts.reading)
         self._history = History(self._config.retention)
         self._album = Album(self._history, parts, self._send)
         self._items = ClientItems(

@@ -133,7 +133,8 @@ def voices_in(folder: str) -> list[VoiceFile]:
 
 
 def ears_in(folder: str, languages: Collection[str]) -> list[EarFolder]:
-    """The model in the folder, or those in its folders; raises `EngineError` if there is none."""
+    """The model in the folder, or those in its folders, the largest first; raises `EngineError` if
+    there is none."""
     if not folder:
         return []
     inner = sorted(path for path in Path(folder).glob("*") if path.is_dir())
@@ -145,7 +146,7 @@ def ears_in(folder: str, languages: Collection[str]) -> list[EarFolder]:
     if not found:
         told = f"no Whisper model in CTranslate2's form for {', '.join(languages)} in {folder}"
         raise EngineError(f"builtin.recogniser_dir: {told}")
-    return found
+    return sorted(found, key=lambda ear: -(Path(ear.path) / "model.bin").stat().st_size)
 
 
 def languages_of(folder: Path, wanted: Collection[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ classification). Each belongs to the one thread that looks at pictures.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,12 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from engine.builtin.picture_facts import CannotRead, Pixels
 from engine.builtin.speech_models import PackagedWeights, has_package
 from engine.config import BuiltinConfig
 
+MOST_SIDE = 8192
+"""Of a picture that is read; OpenCV cuts nothing out of one of 32,767."""
 LONGEST_SIDE = 960
 """Of the picture in which text is looked for; lines are read from the picture itself."""
 STEP = 32
@@ -40,7 +44,8 @@ BUDGET_S = 3.0
 THREADS = 2
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
-Pixels = NDArray[Any]
+
+logger = logging.getLogger(__name__)
 
 
 class ReadingModels(Struct, frozen=True):
@@ -89,14 +94,15 @@ class TextReader:
         self._detector: Any = None
         self._recogniser: Any = None
         self._characters: list[str] = []
+        self._is_broken = False
 
     def read(self, rgb: Pixels) -> str:
         """The lines of text in a picture [height, width, 3], from top to bottom; empty if there is
         none that could be read. Takes 0.2 s and 20 to 40 ms for a line; `BUDGET_S` at most, and
-        raises `TimeoutError` where nothing was read by then."""
+        raises `TimeoutError` where nothing was read by then, and `CannotRead`."""
         self._load()
         until = self._clock() + BUDGET_S
-        bgr = np.ascontiguousarray(rgb[:, :, ::-1])
+        bgr = bounded(np.ascontiguousarray(rgb[:, :, ::-1]))
         found: list[tuple[Pixels, str]] = []
         for box in in_reading_order(self._find(bgr)):
             if self._clock() > until:
@@ -109,12 +115,21 @@ class TextReader:
         return joined(found)
 
     def _load(self) -> None:
-        if self._detector is None:
+        if self._detector is not None:
+            return
+        if self._is_broken:
+            raise CannotRead
+        try:
             characters = self._models.characters.read_text(encoding="utf-8").split("\n")
-            # The first stands for none; behind the last there is a line's end.
-            self._characters = ["", *characters[1:]]
             self._recogniser = _session(self._models.recogniser)
             self._detector = _session(self._models.detector)
+        except Exception as error:
+            # The errors of ONNX Runtime have no class in common. It is not tried again.
+            self._is_broken = True
+            logger.warning("text in pictures is not read: %s", error)
+            raise CannotRead from error
+        # The first stands for none; behind the last there is a line's end.
+        self._characters = ["", *characters[1:]]
 
     def _find(self, bgr: Pixels) -> list[Pixels]:
         """Corners [4, 2] of the lines, the largest ones."""
@@ -133,6 +148,16 @@ class TextReader:
         inputs = {"x": np.ascontiguousarray(image.transpose(2, 0, 1)[None])}
         (found,) = self._recogniser.run(None, inputs)
         return decoded(np.asarray(found[0]), self._characters)
+
+
+def bounded(picture: Pixels) -> Pixels:
+    """The picture, no side of it longer than `MOST_SIDE`."""
+    height, width = picture.shape[:2]
+    scale = MOST_SIDE / max(height, width)
+    if scale >= 1:
+        return picture
+    size = [max(1, round(side * scale)) for side in (width, height)]
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
 
 
 def lines_in(marked: NDArray[np.float32]) -> list[Pixels]:
@@ -178,16 +203,21 @@ def is_beside(one: Pixels, other: Pixels) -> bool:
 
 def cut_out(bgr: Pixels, box: Pixels) -> Pixels:
     """A box of the picture, laid level; what is much higher than wide lies on its side."""
-    by_sum, by_difference = box.sum(axis=1), np.diff(box, axis=1)[:, 0]
-    corners = box[
-        [by_sum.argmin(), by_difference.argmin(), by_sum.argmax(), by_difference.argmax()]
-    ]
+    corners = clockwise(box)
     width = max(1, round(float(np.linalg.norm(corners[1] - corners[0]))))
     height = max(1, round(float(np.linalg.norm(corners[3] - corners[0]))))
     level = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     matrix = cv2.getPerspectiveTransform(corners.astype(np.float32), level)
     line = cv2.warpPerspective(bgr, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
     return np.rot90(line) if height > 1.5 * width else np.asarray(line)
+
+
+def clockwise(box: Pixels) -> Pixels:
+    """The corners in order, the one that is most at the top left first."""
+    x, y = (box - box.mean(axis=0)).T
+    corners = box[np.arctan2(y, x).argsort()]
+    first = np.lexsort((corners[:, 0], corners.sum(axis=1)))[0]
+    return np.roll(corners, -int(first), axis=0)
 
 
 def decoded(probabilities: NDArray[np.float32], characters: list[str]) -> str:

@@ -87,6 +87,8 @@ class WhisperUtterance:
     def resume(self) -> None:
         self._is_paused = False
         self._drop()
+        # It was not the end: nobody is to wait for what was asked about it.
+        self._on_partial("")
 
     async def finish(self) -> Transcript:
         """What was found in the pause that is the end, else what is found now."""
@@ -119,7 +121,7 @@ class WhisperUtterance:
         return asked
 
     def _answered(self, asked: SpokenUtterance, transcript: Transcript) -> None:
-        if asked is self._asked and transcript.text:
+        if asked is self._asked:
             self._on_partial(transcript.text)
 
     def _drop(self) -> None:

@@ -37,6 +37,7 @@ class Machine:
 
     def __init__(self, cores: int) -> None:
         self.share = 1.0
+        self.words = "understood"
         self.forks = 0
         self.kills: list[int] = []
         self.begun: list[Begin] = []
@@ -136,7 +137,7 @@ class Machine:
             case Finish(utterance=utterance) if utterance in fed:
                 await self._work(pid, 0.01)
                 fed.clear()
-                return Result(utterance, "understood", "")
+                return Result(utterance, self.words, "")
         return None
 
     async def _work(self, pid: int, cpu_s: float) -> None:

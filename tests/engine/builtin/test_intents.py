@@ -15,7 +15,7 @@ from engine.builtin.history import History, Item
 from engine.builtin.intents import Intent, find_intent, may_go_on
 from engine.builtin.interfaces import Turn
 from engine.builtin.numerals import read_number, show_number
-from engine.builtin.picture_facts import Camera, encode_jpeg
+from engine.builtin.picture_facts import Camera, CannotRead, encode_jpeg
 from engine.builtin.rules import (
     CANNOT_READ,
     HELLO,
@@ -334,6 +334,33 @@ async def test_text_before_the_camera_is_read(
     talk.camera = Camera(eyes, Reader(text))
     talk.camera.show(PICTURE)
     assert await talk.ask(said) == answer
+
+
+class Broken:
+    """Fails in its own way."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def read(self, rgb: Any) -> str:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (CannotRead(), CANNOT_READ),
+        (RuntimeError("a network failed"), READING_FAILED),
+        (MemoryError(), READING_FAILED),
+    ],
+)
+async def test_a_reader_that_fails_ends_no_call(
+    eyes: ThreadPoolExecutor, error: Exception, answer: str
+) -> None:
+    talk = Talk(eyes)
+    talk.camera = Camera(eyes, Broken(error))
+    talk.camera.show(PICTURE)
+    assert await talk.ask("read this") == answer
 
 
 async def test_a_picture_in_a_message_is_read_where_that_is_asked(eyes: ThreadPoolExecutor) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import run
-from engine.builtin.model_fetch import PINS
-from engine.builtin.published_models import EXAMPLES, find_published
+from engine.builtin.model_fetch import PINS, Fetched, ModelFolder
+from engine.builtin.published_models import EXAMPLES, PublishedModel, find_published
 from engine.builtin.speech_models import ears_in, voices_in
 
 COMMIT = "c0ffee" + "0" * 34
@@ -153,6 +157,45 @@ def test_pins_that_cannot_be_read_are_told(
     (tmp_path / PINS).write_text("not JSON")
     assert get(hub, tmp_path, VOICE) == 1
     assert PINS in capsys.readouterr().err and hub.asked == []
+
+
+def test_of_two_that_fetch_at_once_one_is_refused(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    assert get(hub, tmp_path, VOICE) == 1
+    assert "is being fetched into" in capsys.readouterr().err and hub.asked == []
+    os.close(other)
+    assert get(hub, tmp_path, VOICE) == 0
+
+
+def test_pins_that_came_meanwhile_are_kept(hub: Hub, tmp_path: Path) -> None:
+    folder = ModelFolder(tmp_path)
+    assert get(hub, tmp_path, VOICE) == 0
+    model = find_published("whisper-base")
+    assert model is not None
+    asyncio.run(folder.fetch(model, hub.url, lambda name, done, total: None))
+    assert len(json.loads((tmp_path / PINS).read_text())) == 5
+
+
+def test_who_stops_it_is_told_how_to_use_what_is_there(
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fetch = ModelFolder.fetch
+
+    async def stopped(folder: ModelFolder, model: PublishedModel, *more: Any) -> list[Fetched]:
+        if model.kind == "recogniser":
+            raise KeyboardInterrupt
+        return await fetch(folder, model, *more)
+
+    monkeypatch.setattr(ModelFolder, "fetch", stopped)
+    assert get(hub, tmp_path, VOICE, "whisper-base") == 130
+    told = capsys.readouterr().err
+    assert f"builtin.voice_dir={tmp_path / 'voices'}" in told and "recogniser_dir" not in told
 
 
 def test_the_names_that_are_told_are_names() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -103,6 +105,30 @@ async def test_a_camera_switched_off_shows_nothing(camera: Camera) -> None:
     camera.show(ImageIn("s", 0, 1, 1, b""))
     assert await camera.look() is None
     assert await camera.jpeg() is None
+
+
+class SlowReader:
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def read(self, rgb: Any) -> str:
+        self.go.wait()
+        return "read"
+
+
+async def test_who_looks_does_not_wait_for_who_reads() -> None:
+    reader = SlowReader()
+    with ThreadPoolExecutor(1) as eyes, ThreadPoolExecutor(1) as reading:
+        camera = Camera(eyes, reader, reading)
+        shown(camera, np.full((33, 17, 3), 250))
+        read = asyncio.create_task(camera.read())
+        try:
+            # The task has handed its picture over before anything else is looked at.
+            await asyncio.sleep(0)
+            assert await camera.look() is not None and not read.done()
+        finally:
+            reader.go.set()
+        assert await read == "read"
 
 
 def test_a_picture_of_the_wrong_size_is_refused(camera: Camera) -> None:

@@ -96,6 +96,14 @@ def test_a_folder_of_models_has_several(tmp_path: Path, libraries: None) -> None
     assert ear_for(found.ears, "en").path == ear_for(found.ears, "").path == str(english)
 
 
+def test_of_several_models_the_largest_listens(tmp_path: Path, libraries: None) -> None:
+    base, small = ear(tmp_path / "whisper-base", MANY), ear(tmp_path / "whisper-small", MANY)
+    (base / "model.bin").write_bytes(b"1")
+    (small / "model.bin").write_bytes(b"22")
+    found = find_models(BuiltinConfig(recogniser_dir=str(tmp_path)))
+    assert ear_for(found.ears, "en").path == str(small)
+
+
 @pytest.mark.parametrize(
     ("tokens", "languages", "told"),
     [

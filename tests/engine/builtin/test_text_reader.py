@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from engine.builtin.picture_facts import CannotRead
 from engine.builtin.text_reader import (
     BUDGET_S,
     MOST_LINES,
+    MOST_SIDE,
+    ReadingModels,
     TextReader,
+    bounded,
     cut_out,
     decoded,
     find_reader,
@@ -74,6 +79,47 @@ def test_what_stands_upright_is_laid_level() -> None:
     assert width > height
 
 
+@pytest.mark.parametrize(
+    ("corners", "right_way_up"),
+    [
+        ([[0, 10], [10, 0], [30, 20], [20, 30]], [[10, 0], [30, 20]]),
+        ([[0, 20], [20, 0], [30, 10], [10, 30]], [[0, 20], [20, 0]]),
+    ],
+)
+def test_what_runs_aslant_is_cut_out_whole(corners: Any, right_way_up: Any) -> None:
+    """Two corners are equally far to the top left."""
+    picture = np.zeros((40, 40, 3), np.uint8)
+    start, end = np.array(right_way_up, np.float32)
+    across = np.array([start[1] - end[1], end[0] - start[0]]) / 28 * 3
+    place = [tuple(int(value) for value in point + across) for point in (start, end)]
+    cv2.line(picture, place[0], place[1], (255, 255, 255), 2)
+    for turn in range(4):
+        line = cut_out(picture, np.roll(np.array(corners, np.float32), turn, axis=0))
+        height, width = line.shape[:2]
+        assert (height, width) == (14, 28)
+        assert line[: height // 2].mean() > 2 * line[height // 2 :].mean()
+
+
+def test_of_a_very_wide_picture_lines_can_be_cut_out() -> None:
+    picture = bounded(np.zeros((64, 33_000, 3), np.uint8))
+    assert picture.shape == (16, MOST_SIDE, 3)
+    assert cut_out(picture, box(8_000, 2, 100, 10)).shape == (10, 100, 3)
+    small = np.zeros((64, 100, 3), np.uint8)
+    assert bounded(small) is small
+
+
+def test_networks_that_cannot_be_loaded_are_tried_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("no network")
+    broken = TextReader(ReadingModels(path, path, path), lambda: 0.0)
+    for _ in range(2):
+        with pytest.raises(CannotRead):
+            broken.read(np.zeros((40, 40, 3), np.uint8))
+    assert caplog.text.count("text in pictures is not read") == 1
+
+
 class Clock:
     """Stands still unless it is told otherwise."""
 
@@ -84,17 +130,23 @@ class Clock:
         return next(self.times)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture(scope="module")
-def reader(clock: Clock) -> TextReader:
-    found = find_reader(BuiltinConfig(), clock)
+def loaded() -> TextReader:
+    found = find_reader(BuiltinConfig())
     if found is None:
         pytest.skip("needs omnicall[voice]")
     return found
+
+
+@pytest.fixture
+def reader(loaded: TextReader, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> TextReader:
+    monkeypatch.setattr(loaded, "_clock", clock)
+    return loaded
 
 
 def test_the_base_install_reads_nothing() -> None:

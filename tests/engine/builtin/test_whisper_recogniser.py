@@ -65,9 +65,27 @@ def test_who_goes_on_behind_a_pause_is_heard_whole(monkeypatch: pytest.MonkeyPat
         words.resume()
         words.feed(bytes(SECOND // 2))
         words.pause()
-        assert at.partials == ["", "understood", ""]
+        assert at.partials == ["", "understood", "", ""]
         assert (await words.finish()).text == "understood"
         assert len(at.begun) == 2
+        await at.pool.close()
+
+    play(monkeypatch, main)
+
+
+def test_where_no_words_are_found_nobody_waits_for_them_any_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(machine: Machine) -> None:
+        machine.words = ""
+        at = await scene(machine)
+        words = at.listen()
+        words.feed(bytes(SECOND))
+        words.pause()
+        assert at.partials == [""] and words.is_owed
+        await asyncio.sleep(CPU_PER_S + 0.1)
+        assert at.partials == ["", ""] and not words.is_owed
+        words.abandon()
         await at.pool.close()
 
     play(monkeypatch, main)
