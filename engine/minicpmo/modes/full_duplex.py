@@ -12,7 +12,7 @@ from engine.minicpmo.llm.duplex_state import DuplexState
 from engine.minicpmo.llm.duplex_unit import UnitResult
 from engine.minicpmo.llm.prompts import DUPLEX_SYSTEM, check_instructions
 from engine.minicpmo.modes.mode import Mode
-from engine.minicpmo.modes.reading_order import ReadingOrder
+from engine.minicpmo.modes.reading_rota import ReadingRota
 from engine.minicpmo.modes.thinning import MOST, Thinning
 from engine.minicpmo.modes.told_context import MAX_TOLD_TOKENS, ToldContext
 from engine.minicpmo.modes.typed_turns import TypedTurns
@@ -51,7 +51,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         self._thinning = Thinning(self._unit.ms)
         self._unit_speech = UnitSpeech(self._unit_done)
         self._typed = TypedTurns(runner, max_context)
-        self._reading_order = ReadingOrder()
+        self._rota = ReadingRota()
         self._unspoken = frozenset(runner.model.tokens.duplex_forbidden)
         self._decided: set[int] = set()
         """Slots whose units are over and whose contexts may be full."""
@@ -199,7 +199,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         reading = [slot for slot, entry in self._entries.items() if entry.can_read]
         if not reading:
             return False
-        entry = self._entries[self._reading_order.next(reading)]
+        entry = self._entries[self._rota.next(reading)]
         try:
             self._read_piece(entry)
         except Exception as error:

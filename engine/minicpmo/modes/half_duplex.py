@@ -13,7 +13,7 @@ from engine.minicpmo.llm.functions import offer
 from engine.minicpmo.llm.prompts import PromptError, PromptTooLong
 from engine.minicpmo.llm.reply import ReplyChunk, ReplySettings
 from engine.minicpmo.modes.mode import Mode
-from engine.minicpmo.modes.reading_order import ReadingOrder
+from engine.minicpmo.modes.reading_rota import ReadingRota
 from engine.minicpmo.modes.reply_speech import ReplyEntry
 from engine.minicpmo.modes.turn_encoding import PendingTurn, encode_turn, plan_turn
 from engine.minicpmo.modes.turn_reading import TurnReader
@@ -59,7 +59,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         self._runner = runner
         self._speech = speech
         self._reader = TurnReader(runner, max_context)
-        self._reading_order = ReadingOrder()
+        self._rota = ReadingRota()
 
     def open(self, session: Session) -> None:
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
@@ -156,7 +156,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         reading = [slot for slot, entry in self._entries.items() if self._has_to_read(entry)]
         if not reading:
             return False
-        slot = self._reading_order.next(reading)
+        slot = self._rota.next(reading)
         entry = self._entries[slot]
         if entry.taking is None and entry.asked:
             entry.reading = entry.asked.popleft()

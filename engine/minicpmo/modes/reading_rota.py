@@ -8,7 +8,7 @@ PIECES_IN_A_ROW = 16
 """Of one message, before another one that waits has its turn: a long text has eight."""
 
 
-class ReadingOrder:
+class ReadingRota:
     """Owned by a mode: the slots of its sessions take turns."""
 
     def __init__(self) -> None:
