@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import av
+import msgspec
 import numpy as np
 import PIL.Image
 import pytest
 from playwright.async_api import FilePayload, Page, Route, expect
 
+from server.recordings import FOLDER, PICTURES, SEEN, RecordedPicture, read_about
 from tests.browser.chrome import browse, call, event, open_settings
 from tests.browser.test_pages import AXE, troubles
 from tests.recordings import packed, talk
 from tests.serving import Serving
 from tests.speech import microphone
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 SCRIPT = '''
 title = "Keeping"
@@ -86,15 +88,20 @@ FILES = """
 
 
 @pytest.fixture(scope="module")
-def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def scripted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     script = tmp_path_factory.mktemp("script") / "keeping.toml"
     script.write_text(SCRIPT)
     own = script.parent / "presets"
     own.mkdir()
     (own / "picture.en.toml").write_text(PRESET)
     PIL.Image.new("RGB", (32, 24), "teal").save(own / "boat.png")
-    folders = ("--set", f"data.dir={script.parent / 'data'}", "--set", f"presets.dir={own}")
-    kept = ("--set", "recordings.enabled=true")
+    folders = ("--set", f"data.dir={data}", "--set", f"presets.dir={own}")
+    kept = ("--set", "recordings.enabled=true", "--set", "recordings.pictures=true")
     with Serving("--engine", "scripted", "--script", str(script), *folders, *kept) as serving:
         yield serving
 
@@ -373,7 +380,7 @@ async def is_on_admin(page: Page, call_id: str, voice: str) -> None:
 
 
 async def recording_is_seen_and_heard(page: Page, call_id: str) -> None:
-    """Who spoke when and what was said, and it plays."""
+    """Who spoke when, what was said and seen, and it plays."""
     row = page.locator(f"#recordings tr[data-key^='{call_id}']")
     await expect(row).to_contain_text("The call was hung up.")
     await row.locator(".parts > button").click()
@@ -384,6 +391,7 @@ async def recording_is_seen_and_heard(page: Page, call_id: str) -> None:
     await expect(line.locator("p")).to_have_text(["Heard."])
     await line.locator("button").click()
     await expect(line).to_have_attribute("aria-current", "true")
+    await expect(page.locator(".viewer-picture")).to_have_js_property("naturalWidth", 32)
     place = page.locator(".viewer-place")
     before = float(await place.input_value())
     await place.press("ArrowLeft")
@@ -397,15 +405,28 @@ async def recording_is_seen_and_heard(page: Page, call_id: str) -> None:
     await expect(page.locator(".viewer")).to_have_count(0)
 
 
-async def test_what_is_not_written_down_can_be_heard(scripted: Serving, tmp_path: Path) -> None:
+async def put_picture(recording: Path) -> None:
+    """Into the recording of a call that is over, once it is."""
+    await until(lambda: (about := read_about(recording)) is not None and about.ended_at)
+    about = read_about(recording)
+    assert about is not None
+    PIL.Image.new("RGB", (32, 24), "teal").save(recording / PICTURES, "jpeg")
+    size = (recording / PICTURES).stat().st_size
+    seen = RecordedPicture(at=about.sounds_began_at[0], start=0, size=size)
+    (recording / SEEN).write_bytes(msgspec.json.encode(seen))
+
+
+async def test_what_is_not_written_down_can_be_heard(
+    scripted: Serving, data: Path, tmp_path: Path
+) -> None:
     mic = microphone(tmp_path / "mic.wav", [(3.0, "what_time")], 40)
     # axe-core is put into the page itself.
     async with browse(scripted.url, mic, bypass_csp=True) as page:
         sign = page.locator("#recorded")
-        await expect(sign).to_have_text("Calls are recorded")
+        await expect(sign).to_have_text("Calls are recorded with pictures")
         await page.click("#mode-half-duplex")
         await call(page)
-        await expect(sign).to_have_text("Being recorded")
+        await expect(sign).to_have_text("Being recorded with pictures")
         call_id = await page.evaluate("() => window.omnicall.call.id")
         await event(page, "conversation.item.input_audio_transcription.failed")
         sound = page.locator(".caption[data-role=user] .media .sound")
@@ -418,6 +439,7 @@ async def test_what_is_not_written_down_can_be_heard(scripted: Serving, tmp_path
         await expect(sound).to_be_visible()
         await sound.click()
         await expect(sound).to_have_attribute("aria-label", "Stop playing")
+        await put_picture(data / FOLDER / call_id)
         await page.goto(f"{scripted.url}admin")
         await recording_is_seen_and_heard(page, call_id)
 
