@@ -23,6 +23,7 @@ from engine.ipc.cycles import CycleCollector
 from engine.ipc.lifeline import OOM_ENGINE, die_with_parent, go_before_parent
 from engine.ipc.logs import log_to
 from engine.ipc.supervision import (
+    EXIT_FATAL,
     OWN_VOICES_ONLY,
     DefaultVoice,
     DropVoice,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STATS_INTERVAL_S = 1.0
-EXIT_FATAL = 3
 
 
 def build(config: EngineConfig, fetching: Fetching = unheard) -> Engine:

@@ -79,6 +79,10 @@ class EngineStats(Message, frozen=True):
     """Tasks of the event loop; one that only grows is a leak."""
 
 
+EXIT_FATAL = 3
+"""The exit code of a child that has said `Fatal`."""
+
+
 class Fatal(Message, frozen=True):
     """Precedes an exit that no restart is likely to mend by itself; the reason is for people."""
 

@@ -88,7 +88,9 @@ class CallDesk:
         self._workers = workers
         self._uploads = ItemDelivery()
         self._ice = IceUpdates()
-        self._comebacks = Comebacks(grace_s, clock, self.over, resume_secret)
+        self._comebacks = Comebacks(
+            *(grace_s, clock, self.over, resume_secret), can_come=lambda: workers.is_any_ready
+        )
         self._max_per_remote = max_per_remote
         self._max_connecting = max_connecting
         self._max_per_key = max_per_key

@@ -17,14 +17,20 @@ class Comebacks:
     """Owns the tokens, and for how long a call without a media worker waits for its client."""
 
     def __init__(
-        self, grace_s: float, clock: Callable[[], float], over: Over, secret: bytes = b""
+        self,
+        grace_s: float,
+        clock: Callable[[], float],
+        over: Over,
+        secret: bytes = b"",
+        can_come: Callable[[], bool] = lambda: True,
     ) -> None:
         """`over(call_id, reason)` ends a call for which nobody came; `secret` as that of
-        `ResumeTokens`."""
+        `ResumeTokens`; `can_come`: there is a media worker that could answer a client."""
         self._tokens = ResumeTokens(secret)
         self._grace_s = grace_s
         self._clock = clock
         self._over = over
+        self._can_come = can_come
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def begin(self, call: FrontCall) -> str:
@@ -68,11 +74,19 @@ class Comebacks:
             told = "The connection was lost while it was being set up; try again."
             call.placed.set_exception(ProtocolError(told, code="worker_gone", status=503))
         self.drop(call.call_id)
-        loop = asyncio.get_running_loop()
-        self._timers[call.call_id] = loop.call_later(
-            self._grace_s, self._over, call.call_id, "worker_gone"
-        )
+        self._wait(call.call_id)
         return True
+
+    def _wait(self, call_id: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[call_id] = loop.call_later(self._grace_s, self._waited, call_id)
+
+    def _waited(self, call_id: str) -> None:
+        if self._can_come():
+            self._over(call_id, "worker_gone")
+        else:
+            # Who could not be answered is not late. A media worker may take long to start.
+            self._wait(call_id)
 
     def drop(self, call_id: str) -> None:
         """Wait no more: the call is resumed, or over."""

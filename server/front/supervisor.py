@@ -22,9 +22,9 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from engine.ipc.patience import TICK_S, Patience
+from engine.ipc.patience import TICK_S, Patience, patiently
 from engine.ipc.protocol import Hello, Message, Ping, Pong
-from engine.ipc.supervision import Fatal, Progress, Ready, Shutdown, credential_parts
+from engine.ipc.supervision import EXIT_FATAL, Fatal, Progress, Ready, Shutdown, credential_parts
 from engine.ipc.transport import Listener
 from server.front.backoff import Backoff
 from server.front.processes import ChildProcess, OwnProcesses, Processes
@@ -37,6 +37,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SILENCE_LIMIT_S = 12.0
 """A machine may pause for some seconds and its calls go on; one that hangs must end some time."""
 FIRST_START_TRIES = 3
+LAST_WORDS_S = 2.0
+"""For so long the reason of a child that has ended is awaited: its death is known at once, what it
+said last may be on its way."""
 
 State = Literal["starting", "ready", "backoff", "failed", "stopped"]
 
@@ -90,6 +93,8 @@ class Supervised:
         self.step_at = 0.0
         """When it began that."""
         self.is_ready = asyncio.Event()
+        self.has_failed = asyncio.Event()
+        """It has said why it cannot go on."""
         self.was_ready = False
         """In one of its lives: a start that fails is not the end of the server."""
         self.is_taken_over = False
@@ -264,8 +269,19 @@ class Supervisor:
             code = await process.wait()
         finally:
             watch.cancel()
+        if code == EXIT_FATAL and child.peer:
+            await self._last_words(child)
         if not child.reason:
             child.reason = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+
+    async def _last_words(self, child: Supervised) -> None:
+        said = asyncio.ensure_future(child.has_failed.wait())
+        try:
+            await patiently(said, LAST_WORDS_S)
+        except TimeoutError:
+            log.warning("%s did not say why it has ended", child.spec.name)
+        finally:
+            said.cancel()
 
     async def _start(self, child: Supervised) -> ChildProcess:
         self._listener.mend()
@@ -273,6 +289,7 @@ class Supervisor:
         child.patience = Patience(child.spec.ready_timeout_s, clock=self._clock)
         child.generation += 1
         child.is_taken_over = child.may_have_calls = False
+        child.has_failed.clear()
         child.started_at = child.step_at = self._clock()
         child.secret = secrets.token_hex(16)
         code = (
@@ -367,6 +384,7 @@ class Supervisor:
                 self._observer.up(child)
             case Fatal():
                 child.state, child.reason = "failed", message.reason
+                child.has_failed.set()
                 # It may take a while to end; no call may be sent to it meanwhile.
                 self._down(child)
             case Pong():

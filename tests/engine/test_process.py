@@ -37,9 +37,16 @@ from engine.ipc.protocol import (
     TextOut,
     TextPart,
 )
-from engine.ipc.supervision import EngineStats, Fatal, FromChild, Progress, Ready, Shutdown
+from engine.ipc.supervision import (
+    EXIT_FATAL,
+    EngineStats,
+    Fatal,
+    FromChild,
+    Progress,
+    Ready,
+    Shutdown,
+)
 from engine.ipc.transport import Listener
-from engine.process import EXIT_FATAL
 from tests import ROOT
 from tests.waiting import PATIENCE_S, until
 

@@ -96,6 +96,7 @@ class PaperFront:
         max_connecting: int = 400,
         ready: bool = True,
         is_second: bool = False,
+        grace_s: float = 30.0,
     ) -> None:
         """`is_second`: the children are those of a front that died."""
         self.clock = Clock()
@@ -104,6 +105,7 @@ class PaperFront:
             max_queue=max_queue,
             max_per_remote=max_per_remote,
             max_connecting=max_connecting,
+            grace_s=grace_s,
             resume_secret=b"the same in each life",
             life=2 if is_second else 1,
             show=self.shown.append,

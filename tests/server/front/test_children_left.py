@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.ipc.supervision import Fatal, Ready
+from engine.ipc.supervision import EXIT_FATAL, Fatal, Ready
 from server.front import backoff
 from server.front.processes import LeftChild
 from server.front.supervisor import (
@@ -44,8 +44,8 @@ class PaperProcess:
         self.kills += 1
         self.end()
 
-    def end(self) -> None:
-        self.returncode = -9
+    def end(self, code: int = -9) -> None:
+        self.returncode = code
         self._over.set()
 
 
@@ -153,6 +153,21 @@ async def test_child_that_dies_before_it_tells_what_it_has_is_reported_once(tmp_
     process.end()
     await until(lambda: taking.child.restarts > 4)
     assert taking.downs.names == ["child#3"] and taking.supervisor.gone == ("child#3",)
+    await taking.close()
+
+
+async def test_reason_of_a_child_is_heard_behind_its_death(tmp_path: Path) -> None:
+    keeper = PaperKeeper(None, None)
+    keeper.has_room = True
+    taking = Taking(tmp_path, keeper)
+    await until(lambda: keeper.started)
+    taking.child.peer = b"peer"
+    keeper.started[0].end(EXIT_FATAL)
+    await asyncio.sleep(0)
+    taking.says(Fatal("the model folder is empty"))
+    with pytest.RaisesGroup(pytest.RaisesExc(ChildFailed, match="the model folder is empty")):
+        await taking.task
+    assert len(keeper.started) == 1
     await taking.close()
 
 

@@ -250,6 +250,18 @@ async def test_call_of_a_dead_worker_can_be_hung_up() -> None:
     assert paper.front.calls == {} and paper.front.calls.ended == {"hangup": 1}
 
 
+async def test_call_of_a_dead_worker_waits_as_long_as_there_is_no_other() -> None:
+    paper = PaperFront(grace_s=0.0)
+    placed = await resumable(paper)
+    paper.down("worker-0")
+    # Each wait is over at once.
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert paper.front.desk.is_lost(placed.call_id)
+    paper.up("worker-0")
+    await until(lambda: not paper.front.desk.is_open(placed.call_id))
+
+
 async def test_call_of_a_dead_worker_ends_when_nobody_comes() -> None:
     over: list[tuple[str, str]] = []
     comebacks = Comebacks(0.0, Clock(), lambda call_id, reason: over.append((call_id, reason)))

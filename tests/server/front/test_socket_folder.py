@@ -106,16 +106,33 @@ def test_only_what_can_be_ours_is_cleared_up(tmp_path: Path) -> None:
     ]
 
 
+def test_folder_that_was_left_is_made_anew_and_its_lock_left_to_the_next(tmp_path: Path) -> None:
+    locks: list[int | None] = []
+    first = SocketFolder(on_lock=lambda path, lock: locks.append(lock))
+    [held] = locks
+    assert held is not None
+    left = [os.dup(held), os.dup(held)]
+    SocketFolder(first.path, left[0], on_lock=lambda path, lock: locks.append(lock))
+    assert len(locks) == 1, "it is there and locked"
+    first.path.rmdir()
+    third = SocketFolder(first.path, left[1], on_lock=lambda path, lock: locks.append(lock))
+    assert len(locks) == 2 and stat.S_IMODE(third.path.stat().st_mode) == 0o700
+    clear_up(tmp_path)
+    assert third.path.exists(), "the new one is held"
+    third.remove()
+
+
 async def test_deleted_folder_is_made_anew_and_held_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_folder, "KEEP_INTERVAL_S", 0.005)
-    folder = SocketFolder()
+    locks: list[int | None] = []
+    folder = SocketFolder(on_lock=lambda path, lock: locks.append(lock))
     keeping = asyncio.create_task(folder.keep())
     shutil.rmtree(folder.path)
     await until(folder.path.exists)
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
-    await asyncio.sleep(0.02)
+    await until(lambda: len(locks) == 2)
     clear_up(tmp_path)
     assert folder.path.exists(), "the new one is held, too"
     keeping.cancel()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,6 +19,36 @@ from tests import ROOT
 from tests.waiting import PATIENCE_S, until_blocking
 
 pytestmark = pytest.mark.loopback
+
+
+ENDS = """
+import os, pathlib, signal, sys, time
+from server.keeper import keeper as module
+from server.keeper.messages import StartChild
+folder, number = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+module.END_GRACE_S = 600.0
+keeper = module.Keeper()
+keeper._catch_signals()
+shell = 'trap "echo $0; exit" TERM; touch "$1/$0"; while :; do sleep 0.02; done'
+for name, passed in (("engine", 0), ("worker", 1)):
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1 + passed)]
+    told = StartChild(name, ("sh", "-c", shell, name, str(folder)), b"", passed)
+    keeper._start(told, files)
+orphan = os.spawnlp(os.P_NOWAIT, "true", "true")
+while len(list(folder.iterdir())) < 2:
+    time.sleep(0.01)
+os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)
+keeper._bury_orphans()
+try:
+    os.waitpid(orphan, os.WNOHANG)
+except ChildProcessError:
+    print("buried", flush=True)
+for _ in range(number):
+    os.kill(os.getpid(), signal.SIGTERM)
+    keeper._select(0.0)
+sys.exit(keeper._end(4))
+"""
+"""A keeper without a front, told so often to stop."""
 
 
 class Kept:
@@ -133,3 +164,17 @@ def test_front_that_dies_before_it_serves_ends_all(kept: Kept) -> None:
 def test_front_does_not_outlive_a_keeper_that_is_killed(kept: Kept) -> None:
     kept.process.kill()
     until_blocking(lambda: not is_alive(kept.front["pid"]))
+
+
+@pytest.mark.parametrize(("stops", "said"), [(1, "buried worker engine"), (2, "buried")])
+def test_what_is_left_without_a_front_ends_in_order_unless_it_must_at_once(
+    tmp_path: Path, stops: int, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS, str(tmp_path), str(stops)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert (done.returncode, done.stdout.split()) == (4, said.split()), done.stderr
