@@ -78,7 +78,7 @@ class CallRecording:
         """When responses began to be heard, while they are."""
         self._seen: Seen | None = None
         self._seen_at = -math.inf
-        """When a picture was kept last, by the wall clock."""
+        """When one was kept last: while the count of the sound stands still, one is enough."""
         self._unheard: dict[int, tuple[int, bytearray]] = {}
         """Of answers: how many samples were heard, and the sound behind them."""
         self._num_bytes = 0
@@ -127,10 +127,10 @@ class CallRecording:
 
     def see(self, width: int, height: int, rgb: bytes) -> None:
         """Take a picture of what is seen, of which some are kept, if any; empty: it went off."""
-        now = self._wall_clock()
+        now = self._now()
         is_due = now - self._seen_at >= PICTURE_EVERY_S and self._seen is None
         if rgb and self._has_pictures and is_due and not self._about.is_cut_short:
-            self._seen = Seen(self._now(), width, height, rgb)
+            self._seen = Seen(now, width, height, rgb)
             self._seen_at = now
 
     def said(self, epoch: int, pcm: bytes) -> None:

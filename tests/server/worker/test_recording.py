@@ -253,6 +253,23 @@ async def test_pictures_are_kept_small_and_seldom_where_they_are_wanted(tmp_path
             assert red > 230 and green < 40 and blue < 40
 
 
+async def test_one_picture_is_kept_where_the_sound_stands_still(tmp_path: Path) -> None:
+    """As while a mute lets the engine rest: no other would have a time of its own."""
+    clock = Clock(5000.0)
+    kept = CallRecording(tmp_path / "call_1", "call_1", 1_000_000, clock, has_pictures=True)
+    kept.hear(0, tone(SECOND_IN, 1))
+    for _ in range(3):
+        kept.see(2, 2, bytes(12))
+        await kept._flush()
+        clock.now += 60.0
+    for second in range(1, 5):
+        kept.hear(second * SECOND_IN, tone(SECOND_IN, 1))
+    kept.see(2, 2, bytes(12))
+    await kept.close("hangup")
+    rows = (tmp_path / "call_1" / SEEN).read_bytes().splitlines()
+    assert [json.loads(row)["at"] for row in rows] == [5001.0, 5005.0]
+
+
 async def test_pictures_count_as_sound_does(tmp_path: Path) -> None:
     clock = Clock()
     kept = CallRecording(tmp_path / "call_1", "call_1", 2_000, clock, has_pictures=True)
