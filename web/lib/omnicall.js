@@ -66,9 +66,10 @@ const OVER = [404, 410];
  * One conversation, over as many connections as it takes.
  *
  * Events, each with `detail`: `state` {state}; `message`, an event of the server; `notice` {tone, code, message}, what
- * people should read of a warning or an error; `recorded` {code}, at each connection; `queue` {position, eta_s}; `audio` {stream}, to be played; `figures`
- * of the connection, each second; `lost` {kind} of a device; `sent`, an event to the server; `mark` {name} of the
- * connection's progress; and, last and once, `ended`, the Ending. What both sides said is in `captions`.
+ * people should read of a warning or an error; `recorded` {code}, what the server keeps, for each connection; `queue`
+ * {position, eta_s}; `audio` {stream}, to be played; `figures` of the connection, each second; `lost` {kind} of a
+ * device; `sent`, an event to the server; `mark` {name} of the connection's progress; and, last and once, `ended`, the
+ * Ending. What both sides said is in `captions`.
  */
 export class OmnicallCall extends EventTarget {
   #server;
