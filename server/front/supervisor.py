@@ -186,10 +186,9 @@ class Supervisor:
             children = [child for child in self.of_role(role) if child.process]
             for child in children:
                 self.send(child, Shutdown(grace_s * share * 0.8))
-            # Engines have what media workers left of the time.
-            left_s = grace_s - (self._clock() - begun)
-            is_last = role == "engine"
-            await self._await_exit(children, max(left_s, 0.0) if is_last else grace_s * share)
+            # Engines have as well what media workers left of their time.
+            left_s = 0.0 if role == "worker" else grace_s - (self._clock() - begun)
+            await self._await_exit(children, max(left_s, grace_s * share))
         self.kill()
 
     def kill(self) -> None:
