@@ -89,7 +89,7 @@ class CallDesk:
         self._uploads = ItemDelivery()
         self._ice = IceUpdates()
         self._comebacks = Comebacks(
-            *(grace_s, clock, self.over, resume_secret), can_come=lambda: workers.is_any_ready
+            *(grace_s, clock, self.over, resume_secret), can_come=lambda: workers.num_ready > 0
         )
         self._max_per_remote = max_per_remote
         self._max_connecting = max_connecting
@@ -360,6 +360,11 @@ class CallDesk:
             self._comebacks.begin(call)
         if not call.is_stream:
             self._ice.adopt(call.call_id)
+
+    def worker_up(self) -> None:
+        """A media worker is ready."""
+        if self._workers.num_ready == 1:
+            self._comebacks.begin_anew()
 
     def worker_down(self, child: Supervised) -> None:
         """Let the calls of a media worker that died wait for their clients, or be over."""

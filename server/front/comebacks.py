@@ -82,10 +82,14 @@ class Comebacks:
         self._timers[call_id] = loop.call_later(self._grace_s, self._waited, call_id)
 
     def _waited(self, call_id: str) -> None:
+        # Who could not be answered is not late. A media worker may take long to start.
         if self._can_come():
             self._over(call_id, "worker_gone")
-        else:
-            # Who could not be answered is not late. A media worker may take long to start.
+
+    def begin_anew(self) -> None:
+        """There is a media worker after a time without one: all who wait have their whole time."""
+        for call_id, timer in list(self._timers.items()):
+            timer.cancel()
             self._wait(call_id)
 
     def drop(self, call_id: str) -> None:

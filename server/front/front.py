@@ -135,6 +135,8 @@ class Front(Observer):
         start_s = None if child.is_taken_over else self._clock() - child.started_at
         how = "taken over" if start_s is None else f"ready in {start_s:.1f} s"
         self._show(f"{child.spec.name}: {how}")
+        if child.spec.role == "worker":
+            self.desk.worker_up()
         if child.spec.role == "engine" and ready.welcome is not None:
             address = EngineAddress(child.spec.name, ready.endpoint)
             if child.is_taken_over:

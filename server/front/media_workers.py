@@ -32,8 +32,8 @@ class MediaWorkers:
         return self._supervisor
 
     @property
-    def is_any_ready(self) -> bool:
-        return any(child.is_ready.is_set() for child in self.supervisor.of_role("worker"))
+    def num_ready(self) -> int:
+        return sum(child.is_ready.is_set() for child in self.supervisor.of_role("worker"))
 
     async def pick(self, calls: Collection[FrontCall]) -> Supervised:
         """The media worker for a new call beside `calls`; raises `NoFreeSlot`."""

@@ -40,6 +40,7 @@ from signaling.session.items import (
     ShownPart,
 )
 from signaling.settings import SessionSettings
+from tests import virtual_time
 from tests.server.front.rig import ANSWER, PaperFront
 from tests.waiting import Clock, until
 
@@ -250,16 +251,20 @@ async def test_call_of_a_dead_worker_can_be_hung_up() -> None:
     assert paper.front.calls == {} and paper.front.calls.ended == {"hangup": 1}
 
 
-async def test_call_of_a_dead_worker_waits_as_long_as_there_is_no_other() -> None:
-    paper = PaperFront(grace_s=0.0)
-    placed = await resumable(paper)
-    paper.down("worker-0")
-    # Each wait is over at once.
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert paper.front.desk.is_lost(placed.call_id)
-    paper.up("worker-0")
-    await until(lambda: not paper.front.desk.is_open(placed.call_id))
+def test_call_of_a_dead_worker_waits_as_long_as_there_is_no_other() -> None:
+    async def wait() -> None:
+        paper = PaperFront(grace_s=30.0)
+        placed = await resumable(paper)
+        paper.down("worker-0")
+        await asyncio.sleep(100.0)
+        assert paper.front.desk.is_lost(placed.call_id), "nobody could have answered it"
+        paper.up("worker-0")
+        await asyncio.sleep(29.0)
+        assert paper.front.desk.is_lost(placed.call_id), "it has its whole time from now on"
+        await asyncio.sleep(2.0)
+        assert not paper.front.desk.is_open(placed.call_id)
+
+    virtual_time.run(wait)
 
 
 async def test_call_of_a_dead_worker_ends_when_nobody_comes() -> None:
