@@ -95,7 +95,7 @@ def fate(item: dict[str, Any]) -> tuple[list[str], str]:
     return told, f"{shown} {passed}"
 
 
-@pytest.mark.parametrize(("item", "kind", "member"), cases())
+@pytest.mark.parametrize(("item", "kind", "member"), list(cases()))
 def test_each_member_of_an_item_counts_or_is_told_of(
     item: dict[str, Any], kind: str, member: str
 ) -> None:
