@@ -59,7 +59,8 @@ class CascadeSession:
             self._history, self._album, self._settings, has_model=parts.has_model
         )
         self._speech_input = SpeechInput(
-            session, self._config, self._send, parts.recogniser, self._spoken_over
+            *(session, self._config, self._send, parts.recogniser, self._spoken_over),
+            has_model=parts.has_model,
         )
         self._answers = Answers(
             session,

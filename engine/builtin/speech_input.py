@@ -11,7 +11,7 @@ from engine.base import Send
 from engine.builtin.intents import find_intent, may_go_on
 from engine.builtin.interfaces import Recogniser, Utterance
 from engine.hearing.hearing import AnswerCut, Counted, Dismissed, Heard, Hearing
-from engine.hearing.turnend import Phrase
+from engine.hearing.turnend import Phrase, phrase_of
 from engine.hearing.vad import Offset, Onset, Voice
 from engine.ipc.protocol import (
     INPUT_HZ,
@@ -86,13 +86,18 @@ class SpeechInput:
         send: Send,
         recogniser: Recogniser,
         on_spoken_over: Callable[[], None],
+        *,
+        has_model: bool = False,
     ) -> None:
-        """`on_spoken_over` is called where words alone tell that an answer ends."""
+        """`on_spoken_over` is called where words alone tell that an answer ends. `has_model`: more
+        than the rules' commands is answered.
+        """
         self._session = session
         self._config = config
         self._send = send
         self._recogniser = recogniser
         self._on_spoken_over = on_spoken_over
+        self._has_model = has_model
         self._hearing = Hearing(session, config.turn_detection, send)
         self._utterance = 0
         self._words: Utterance | None = None
@@ -273,7 +278,10 @@ class SpeechInput:
         is_guessed = len(text.split()) * INPUT_HZ > WORDS_PER_S * self._sounding
         if text and (is_guessed or may_go_on(text)):
             return "open"
-        return "" if find_intent(text) is None else "whole"
+        if find_intent(text) is not None:
+            return "whole"
+        # "What is the" is written as "What is that?": where that is no command it is half of one.
+        return "" if self._has_model else phrase_of(text.rstrip("?!"))
 
     def _feed(self, pcm: bytes) -> None:
         if self._words is not None:

@@ -25,6 +25,8 @@ COMMANDS = (
 )
 """What is said, what the answer holds, and the word before which a speaker may pause."""
 WAIT_S = 4.0
+ANSWER_S = 3.0
+"""By then an answer has said what was asked for, at the latest."""
 LEAD_S = 3.0
 """So long a noise is there before anybody speaks in it."""
 TAIL_S = 2.5
@@ -93,8 +95,12 @@ async def turn_case(caller: Caller, kind: TurnKind, case: int, voice: str) -> di
             if first >= ended or time.monotonic() > ended + 1.5:
                 break
         await asyncio.sleep(0.02)
-    await asyncio.sleep(1.0)
-    said = "".join(e["delta"] for e in caller.told("response.output_audio_transcript.delta", begun))
+    words = "response.output_audio_transcript.delta"
+    heard_until = time.monotonic() + ANSWER_S
+    said = ""
+    while not re.search(wanted, said) and time.monotonic() < heard_until:
+        await asyncio.sleep(0.05)
+        said = "".join(e["delta"] for e in caller.told(words, begun))
     done = "conversation.item.input_audio_transcription.completed"
     heard = " | ".join(e.get("transcript", "") for e in caller.told(done, begun))
     row = {

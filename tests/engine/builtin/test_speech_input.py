@@ -44,11 +44,13 @@ class Knowing:
         return Transcript(self._text)
 
 
-def endpoint_ms(sound: bytes, text: str) -> float:
+def endpoint_ms(sound: bytes, text: str, *, has_model: bool = False) -> float:
     """How long after speech its end is known, where this is understood."""
     detection = TurnDetection(silence_duration_ms=SILENCE_MS, patience=PATIENCE)
     config = SessionConfig(mode="half_duplex", turn_detection=detection)
-    hears = SpeechInput("s", config, lambda _: None, Knowing(text), lambda: None)
+    hears = SpeechInput(
+        "s", config, lambda _: None, Knowing(text), lambda: None, has_model=has_model
+    )
     pcm = hiss(400) + sound + hiss(1_500)
     for at in range(0, len(pcm) - 2 * FRAME + 1, 2 * FRAME):
         for news in hears.push(at // 2, pcm[at : at + 2 * FRAME], over=False):
@@ -64,6 +66,12 @@ def test_a_command_ends_the_turn() -> None:
 @pytest.mark.parametrize("text", ["What time?", "What is seven?"])
 def test_its_first_words_do_not(text: str) -> None:
     assert endpoint_ms(speech("what_time"), text) == SILENCE_MS * PATIENCE
+
+
+def test_a_question_that_is_no_command_may_be_half_of_one() -> None:
+    sound = speech("what_time")
+    assert endpoint_ms(sound, "What is that?") == SILENCE_MS * PATIENCE
+    assert endpoint_ms(sound, "What is that?", has_model=True) <= SILENCE_MS * CLOSED_SHARE
 
 
 def test_more_words_than_were_spoken_are_a_guess() -> None:
