@@ -2,7 +2,7 @@
 
 One network marks where there is text (a differentiable binarisation,
 https://arxiv.org/abs/1911.08947), another one reads a line at a time (connectionist temporal
-classification). Each belongs to the one thread that looks at pictures.
+classification). Both belong to the one thread that reads.
 """
 
 from __future__ import annotations

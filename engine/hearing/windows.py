@@ -16,7 +16,7 @@ def windows(values: NDArray[Value], length: int, step: int = 1) -> NDArray[Value
     None where `values` is shorter than one. They share its memory: read them, do not write.
     """
     # Not by `numpy.lib.stride_tricks`: it describes the array by a dictionary, whose keys the
-    # interpreter interns anew each time. Its table of such names grew by a megabyte an hour.
+    # interpreter interns anew each time, so that its table of such names fills and doubles.
     count = max(0, 1 + (len(values) - length) // step)
     shape = (count, *values.shape[1:], length)
     first, *others = values.strides

@@ -26,8 +26,7 @@ async def call_id(page: Page, count: int) -> str:
 
 async def test_call_goes_on_when_its_engine_or_its_media_worker_dies(tmp_path: Path) -> None:
     mic = microphone(tmp_path / "mic.wav", [], 60)
-    # On a busy machine a media worker may take longer to be back than callers are awaited.
-    with Serving("--engine", "echo", "--set", "calls.grace_s=600") as serving:
+    with Serving("--engine", "echo") as serving:
         async with browse(serving.url, mic) as page:
             await call(page)
             before = await call_id(page, 1)
