@@ -12,15 +12,17 @@ from torch import nn
 
 from engine.config import WeightsType
 from engine.dsp.logmel import LogMel
+from engine.gpu.kernels.fp8_weights import multiplies
 from engine.gpu.weights import Checkpoint, CheckpointError, empty
 from engine.minicpmo.llm.prompts import PromptBuilder
 from engine.minicpmo.llm.tokenizer import OmniTokenizer
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
 from engine.minicpmo.models.code2wav import Code2WavModel, load_code2wav
 from engine.minicpmo.models.config import OmniConfig
+from engine.minicpmo.models.config_reader import ConfigError
 from engine.minicpmo.models.llm.loading import load_llm
 from engine.minicpmo.models.llm.qwen3 import Qwen3
-from engine.minicpmo.models.stored_format import read_format
+from engine.minicpmo.models.stored_format import AwqFormat, read_format
 from engine.minicpmo.models.talker.tts import SpeechDecoder, load_speech_decoder
 from engine.minicpmo.models.vision.resampler import VisionResampler
 from engine.minicpmo.models.vision.siglip import VisionTower
@@ -144,6 +146,8 @@ def load(
     """
     where, dtype = best_device(device)
     stored = read_format(folder)
+    if weights == "fp8":
+        _check_fp8(where, stored)
     config, tokens = OmniConfig.load(folder), OmniTokenizer(folder)
     for line in remarks(config, tokens, steps):
         show(line)
@@ -154,7 +158,7 @@ def load(
             config.llm,
             device=where,
             dtype=dtype,
-            quantise=weights == "int4",
+            quantise=None if weights == "auto" else weights,
             stored=stored,
         )
         show("loading the encoders")
@@ -184,6 +188,19 @@ def load(
         device=where,
         dtype=dtype,
     )
+
+
+def _check_fp8(device: torch.device, stored: AwqFormat | None) -> None:
+    if stored is not None:
+        raise ConfigError(
+            'minicpmo.weights_dtype = "fp8" makes 8 bits of 16; this folder has 4 bits already'
+        )
+    if device.type == "cuda" and not multiplies(device):
+        major, minor = torch.cuda.get_device_capability(device)
+        raise ConfigError(
+            'minicpmo.weights_dtype = "fp8" needs a GPU of compute capability 8.9 or more, this '
+            f"one has {major}.{minor}; int4 runs there"
+        )
 
 
 def remarks(config: OmniConfig, tokens: OmniTokenizer, steps: int) -> list[str]:

@@ -8,7 +8,9 @@ live in processes on cores of their own and send prepared packets. Prints one JS
 callers the timeline of the sound, the first sound of turns after the end of their unit and the
 silence after an interruption; at the server the units before and after the contexts are full, what
 was late or skipped, the capacity, processor time and memory of each process, the GPU's busy share.
-`--profile` samples who holds the interpreter of the engine, by py-spy where it is installed.
+`--profile` samples who holds the interpreter of the engine, by py-spy where it is installed;
+`--standstills` tells what media workers did while their loop stood still, and what two processes
+that do nothing else saw, on the cores of the server and of the callers.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Any
 import psutil
 
 from engine.admission import quantiles
+from tests.bench import standstills
 from tests.bench.calls_profile import interpreter_shares
 from tests.bench.calls_server import LOG, SPEAKING
 from tests.serving import Serving
@@ -274,8 +277,19 @@ async def place(clients: list[Process], options: argparse.Namespace, url: str, c
         await asyncio.sleep(START_S)
 
 
+async def start_canaries(options: argparse.Namespace) -> list[asyncio.subprocess.Process]:
+    found = []
+    for name, cores in zip(("server", "callers"), cores_of(options), strict=True):
+        command = ["-m", standstills.__name__, f"nobody-on-cores-of-{name}"]
+        process = await asyncio.create_subprocess_exec(sys.executable, *command)
+        os.sched_setaffinity(process.pid, cores)
+        found.append(process)
+    return found
+
+
 async def measure(server: Serving, log: Path, options: argparse.Namespace) -> dict[str, Any]:
     _, caller_cores = cores_of(options)
+    canaries = await start_canaries(options) if options.standstills else []
     count = max(1, -(-options.calls // CALLERS_A_PROCESS))
     clients = [await Process.start(caller_cores) for _ in range(count)]
     watch = Watch(server, has_gpu=options.gpu)
@@ -301,8 +315,13 @@ async def measure(server: Serving, log: Path, options: argparse.Namespace) -> di
             profile = {"interpreter": await interpreter_shares(engine, options.profile)}
     finally:
         watching.cancel()
+        for process in canaries:
+            process.terminate()
         for client in clients:
             await client.stop()
+    if options.standstills:
+        folder = Path(os.environ[standstills.FOLDER])
+        profile |= {"standstills": standstills.told(folder, begin, end)}
     units, turns = read_log(log, begin, end)
     return {
         "calls": options.calls,
@@ -367,6 +386,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", default="auto", help="media worker processes")
     parser.add_argument("--caller-cores", type=int, default=0, help="0: a third of them")
     parser.add_argument("--profile", type=float, default=0.0, help="seconds of sampling at the end")
+    parser.add_argument("--standstills", action="store_true", help="watch loops of media workers")
     parser.add_argument("--extra", type=int, default=0, help="calls more than these, afterwards")
     parser.add_argument("--extra-seconds", type=float, default=60.0)
     parser.add_argument("--set", action="append", default=[], help="more settings of the server")
@@ -387,6 +407,9 @@ def main() -> int:
             model = write_checkpoint(folder / "tiny", seed=1)
         log = folder / "units"
         environment = {LOG: str(log), SPEAKING: str(options.speaking)}
+        if options.standstills:
+            os.environ[standstills.FOLDER] = str(folder / "standstills")
+            (folder / "standstills").mkdir()
         started = time.monotonic()
         with Serving(*settings(options, model), command=SERVER, environment=environment) as server:
             ready_s = round(time.monotonic() - started, 1)

@@ -19,6 +19,7 @@ import msgspec
 from server.config import Config
 from server.front import launch
 from server.front.supervisor import ChildSpec
+from tests.bench.standstills import FOLDER
 
 LOG = "OMNI_BENCH_LOG"
 SPEAKING = "OMNI_BENCH_SPEAKING"
@@ -62,8 +63,11 @@ def main() -> None:
 
 def specs(config: Config, folder: Path) -> list[ChildSpec]:
     """The usual children, with engines that follow the script."""
+    modules = {"engine": __spec__.name}
+    if FOLDER in os.environ:
+        modules["worker"] = "tests.bench.calls_worker"
     return [
-        msgspec.structs.replace(spec, module=__spec__.name) if spec.role == "engine" else spec
+        msgspec.structs.replace(spec, module=modules.get(spec.role, spec.module))
         for spec in usual_specs(config, folder)
     ]
 

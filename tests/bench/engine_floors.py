@@ -9,7 +9,7 @@ from torch import nn
 from engine.config import KvCacheType
 from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.llm.rows import CACHES
-from tests.bench.gpu import arithmetic, bandwidth, int4_bytes
+from tests.bench.gpu import arithmetic, bandwidth, narrow_bytes
 
 UNIT_TOKENS = 81
 WORDS = 5
@@ -21,7 +21,7 @@ PATCHES = 1036
 
 
 def _bytes(module: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters()) + int4_bytes(module)
+    return sum(p.numel() * p.element_size() for p in module.parameters()) + narrow_bytes(module)
 
 
 class Floors:

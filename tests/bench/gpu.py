@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from engine.gpu.blocks.decoder import DecoderLayer
-from engine.gpu.kernels.int4 import Int4Weight
+from engine.gpu.blocks.linear import FewBits
 from engine.gpu.memory import left
 
 COPY_BYTES = 2**31
@@ -56,14 +56,14 @@ def arithmetic(device: torch.device) -> float:
     return 2 * size**3 / ms * 1000
 
 
-def int4_bytes(model: nn.Module) -> int:
-    """Of the weights that are in 4 bits and no parameters."""
+def narrow_bytes(model: nn.Module) -> int:
+    """Of the weights that are in 4 or 8 bits and no parameters."""
     found = 0
     for part in model.modules():
         if isinstance(part, DecoderLayer):
             attention, mlp = part.self_attn, part.mlp
             weights = (attention.packed, attention.out, mlp.packed, mlp.down)
-            found += sum(weight.nbytes for weight in weights if isinstance(weight, Int4Weight))
+            found += sum(weight.nbytes for weight in weights if isinstance(weight, FewBits))
     return found
 
 

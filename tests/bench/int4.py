@@ -41,7 +41,7 @@ def graph_ms(given: Sequence[Weight], rows: int) -> float:
 
     def run() -> None:
         for weight in given:
-            size = weight.inputs if isinstance(weight, Int4Weight) else weight.shape[1]
+            size = weight.shape[1] if isinstance(weight, Tensor) else weight.inputs
             product(inputs[size], weight)
 
     run()

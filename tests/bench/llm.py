@@ -31,8 +31,8 @@ from engine.minicpmo.models.llm.qwen3 import Qwen3
 from tests.bench.gpu import (
     arithmetic,
     bandwidth,
-    int4_bytes,
     memory_gib,
+    narrow_bytes,
     synchronize,
     timed_ms,
 )
@@ -57,9 +57,8 @@ def build(
 ) -> Qwen3:
     # It has all that `load_llm` asks of a checkpoint.
     drawn = cast(Checkpoint, RandomCheckpoint())
-    return load_llm(
-        drawn, config, device=torch.device(device), dtype=dtype, quantise=weights == "int4"
-    )
+    form = None if weights == "auto" else weights
+    return load_llm(drawn, config, device=torch.device(device), dtype=dtype, quantise=form)
 
 
 def relative(ours: Tensor, other: Tensor) -> float:
@@ -115,7 +114,7 @@ class Bench:
         self.bytes_per_s = bandwidth(model.device)
         self.operations_per_s = arithmetic(model.device)
         table = model.model.embed_tokens.weight
-        read = sum(p.numel() * p.element_size() for p in model.parameters()) + int4_bytes(model)
+        read = sum(p.numel() * p.element_size() for p in model.parameters()) + narrow_bytes(model)
         self.weight_bytes = read - table.numel() * table.element_size()
 
     def at(self, context: int) -> None:

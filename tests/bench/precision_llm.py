@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from unittest import mock
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.config import KvCacheType
 from engine.gpu.blocks.decoder import DecoderLayer
+from engine.gpu.blocks.linear import Format
 from engine.gpu.graphs import GraphPool
 from engine.gpu.kernels.loader import Kernel
 from engine.gpu.layers import varlen_attention as varlen
@@ -196,21 +197,21 @@ class Caches:
 
 
 @contextmanager
-def in_four_bits(model: Qwen3) -> Iterator[None]:
-    """The layers' weights in 4 bits, as `load_llm` makes them; afterwards as they were."""
+def in_few_bits(model: Qwen3, form: Format) -> Iterator[None]:
+    """The layers' weights as `load_llm` quantises them; afterwards as they were."""
     layers = list(model.model.layers)
     try:
-        model.model.layers = nn.ModuleList(_in_four_bits(layer) for layer in layers)
+        model.model.layers = nn.ModuleList(_in_few_bits(layer, form) for layer in layers)
         yield
     finally:
         model.model.layers = nn.ModuleList(layers)
 
 
-def _in_four_bits(layer: nn.Module) -> DecoderLayer:
+def _in_few_bits(layer: nn.Module, form: Format) -> DecoderLayer:
     made = _sharing(layer)
     assert isinstance(made, DecoderLayer)
     made.self_attn, made.mlp = _sharing(made.self_attn), _sharing(made.mlp)
-    made.quantise()
+    made.quantise(form)
     return made
 
 
@@ -244,15 +245,21 @@ def measure(model: Qwen3, tokens: OmniTokenizer) -> tuple[dict[str, Any], Trace,
         told[f"engine against {name}"] = differences(engine, others[name])
     alone = follow(model, prompts[:1], GraphPool(device), [ids[:1] for ids in fed])
     told[f"a row alone against a batch of {ROWS}"] = differences(alone, engine.row(0))
-    with in_four_bits(model):
-        narrow = follow(model, prompts, GraphPool(device), fed)
-    told["weights"] = {"engine with int4 against auto": differences(narrow, engine)}
+    narrow: dict[Format, Trace] = {}
+    for form in get_args(Format):
+        with in_few_bits(model, form):
+            narrow[form] = follow(model, prompts, GraphPool(device), fed)
+    told["weights"] = {
+        f"engine with {form} against auto": differences(trace, engine)
+        for form, trace in narrow.items()
+    }
     caches = Caches(model, tokens)
     widen(model)
     with exact():
         reference = follow(model, prompts, GraphPool(device, enabled=False), fed)
         told["caches"] = caches.against_float32(model)
-    told["weights"]["engine with int4 against float32"] = differences(narrow, reference)
+    for form, trace in narrow.items():
+        told["weights"][f"engine with {form} against float32"] = differences(trace, reference)
     told["engine against float32"] = differences(engine, reference)
     told["plain both against float32"] = differences(others["plain both"], reference)
-    return told, engine, narrow
+    return told, engine, narrow["int4"]

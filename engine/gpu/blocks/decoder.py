@@ -7,9 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engine.gpu.blocks.linear import Weight, int4, pack, product
-from engine.gpu.kernels.decoder_layer import PackedHeads, add_norm, silu_mul
-from engine.gpu.kernels.int4 import Int4Weight
+from engine.gpu.blocks.linear import (
+    FewBits,
+    Format,
+    Weight,
+    pack,
+    product,
+    quantised,
+    takes_narrow,
+)
+from engine.gpu.kernels.decoder_layer import PackedHeads, Rows, add_norm, silu_mul
 from engine.gpu.kv.base import SlotCache, TokenPlan
 from engine.gpu.layers.norms import RMSNorm
 
@@ -43,8 +50,8 @@ class CachedAttention(nn.Module):
         self.v_proj = nn.Linear(shape.hidden_size, kv_inner, bias=False)
         self.o_proj = nn.Linear(inner, shape.hidden_size, bias=False)
         self.packed: Weight | None = None
-        self.out: Int4Weight | None = None
-        """In the place of `o_proj`, where the weights are in 4 bits."""
+        self.out: FewBits | None = None
+        """In the place of `o_proj`, where the weights are in 4 or 8 bits."""
         if shape.qk_norm_eps is not None:
             self.q_norm = RMSNorm(shape.head_dim, shape.qk_norm_eps)
             self.k_norm = RMSNorm(shape.head_dim, shape.qk_norm_eps)
@@ -54,15 +61,13 @@ class CachedAttention(nn.Module):
         if self.out is None:
             self.packed = pack(self.q_proj, self.k_proj, self.v_proj)
 
-    def replace_products(self, packed: Int4Weight, out: Int4Weight) -> None:
+    def replace_products(self, packed: FewBits, out: FewBits) -> None:
         """Take these in the place of the linear layers, which go."""
         if self.out is None:
             del self.q_proj, self.k_proj, self.v_proj, self.o_proj
         self.packed, self.out = packed, out
 
-    def forward(
-        self, x: Tensor, rates: Tensor, kv: SlotCache, layer: int, plan: TokenPlan
-    ) -> Tensor:
+    def forward(self, x: Rows, rates: Tensor, kv: SlotCache, layer: int, plan: TokenPlan) -> Tensor:
         """[N, C] -> [N, C]; appends to `kv`. `rates`: of the rotation, [D / 2]."""
         shape = self.shape
         weight = self.packed
@@ -85,25 +90,26 @@ class GatedMlp(nn.Module):
         self.up_proj = nn.Linear(size, inner, bias=False)
         self.down_proj = nn.Linear(inner, size, bias=False)
         self.packed: Weight | None = None
-        self.down: Int4Weight | None = None
-        """In the place of `down_proj`, where the weights are in 4 bits."""
+        self.down: FewBits | None = None
+        """In the place of `down_proj`, where the weights are in 4 or 8 bits."""
 
     def finish_loading(self) -> None:
         """Lay the two input weights together; they become views of the whole."""
         if self.down is None:
             self.packed = pack(self.gate_proj, self.up_proj)
 
-    def replace_products(self, gates: Int4Weight, down: Int4Weight) -> None:
+    def replace_products(self, gates: FewBits, down: FewBits) -> None:
         """Take these in the place of the linear layers, which go."""
         if self.down is None:
             del self.gate_proj, self.up_proj, self.down_proj
         self.packed, self.down = gates, down
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Rows) -> Tensor:
         weight = self.packed
         if weight is None:
             weight = torch.cat([self.gate_proj.weight, self.up_proj.weight])
-        return product(silu_mul(product(x, weight)), self.down or self.down_proj.weight)
+        inner = silu_mul(product(x, weight), narrow=takes_narrow(self.down))
+        return product(inner, self.down or self.down_proj.weight)
 
 
 class DecoderLayer(nn.Module):
@@ -116,15 +122,15 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, eps)
         self.mlp = GatedMlp(shape.hidden_size, inner)
 
-    def quantise(self) -> None:
-        """Put the weights of its products, once they are loaded, into 4 bits."""
-        self.replace_products(*map(int4, self._products()))
+    def quantise(self, form: Format) -> None:
+        """Put the weights of its products, once they are loaded, into 4 or 8 bits."""
+        self.replace_products(*(quantised(weight, form) for weight in self._products()))
 
     def move_products(self, device: torch.device) -> None:
-        """Put weights that are in 4 bits onto another device."""
+        """Put weights that are in 4 or 8 bits onto another device."""
         moved = []
         for weight in self._products():
-            assert isinstance(weight, Int4Weight), "not in 4 bits"
+            assert isinstance(weight, FewBits), "not in 4 or 8 bits"
             moved.append(weight.to(device))
         self.replace_products(*moved)
 
@@ -139,7 +145,7 @@ class DecoderLayer(nn.Module):
         )
 
     def replace_products(
-        self, packed: Int4Weight, out: Int4Weight, gates: Int4Weight, down: Int4Weight
+        self, packed: FewBits, out: FewBits, gates: FewBits, down: FewBits
     ) -> None:
         """Take these in the place of the linear layers, which go."""
         self.self_attn.replace_products(packed, out)
@@ -155,11 +161,13 @@ class DecoderLayer(nn.Module):
         plan: TokenPlan,
     ) -> tuple[Tensor, Tensor]:
         """The stream x [N, C] and what the layer before adds to it -> the same behind this one."""
-        x, normed = add_norm(x, delta, self.input_layernorm)
-        x, normed = add_norm(
-            x, self.self_attn(normed, rates, kv, layer, plan), self.post_attention_layernorm
-        )
-        return x, self.mlp(normed)
+        attention, mlp = self.self_attn, self.mlp
+        narrow = takes_narrow(attention.packed)
+        x, normed = add_norm(x, delta, self.input_layernorm, narrow=narrow)
+        mixed = attention(normed, rates, kv, layer, plan)
+        narrow = takes_narrow(mlp.packed)
+        x, normed = add_norm(x, mixed, self.post_attention_layernorm, narrow=narrow)
+        return x, mlp(normed)
 
 
 class DecoderStack(nn.Module):

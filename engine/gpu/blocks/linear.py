@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.gpu.kernels.decoder_layer import Rows
+from engine.gpu.kernels.fp8_weights import Fp8Weight
 from engine.gpu.kernels.int4 import Int4Values, Int4Weight
 
-Weight = Tensor | Int4Weight
+Format = Literal["fp8", "int4"]
+FewBits = Fp8Weight | Int4Weight
+Weight = Tensor | FewBits
 """Of a linear layer without a bias [N, K]."""
 
 
-def product(x: Tensor, weight: Weight) -> Tensor:
-    """x [M, K] -> [M, N]."""
-    if isinstance(weight, Int4Weight):
+def product(x: Rows, weight: Weight) -> Tensor:
+    """x [M, K] -> [M, N]; only weights in 8 bits take rows in 8 bits."""
+    if isinstance(weight, Fp8Weight):
         return weight.product(x)
-    return F.linear(x, weight)
+    assert isinstance(x, Tensor), "rows in 8 bits"
+    return weight.product(x) if isinstance(weight, Int4Weight) else F.linear(x, weight)
 
 
-def int4(weight: Weight) -> Int4Weight:
-    """The same in 4 bits; raises `ValueError` where its sizes do not allow that."""
-    return weight if isinstance(weight, Int4Weight) else Int4Weight.of(Int4Values.of(weight))
+def takes_narrow(weight: Weight | None) -> bool:
+    """Whether its rows may come in 8 bits."""
+    return isinstance(weight, Fp8Weight)
+
+
+def quantised(weight: Weight, form: Format) -> FewBits:
+    """The same in 4 or 8 bits, as it is if it has few already; raises `ValueError` where its sizes
+    do not allow that."""
+    if not isinstance(weight, Tensor):
+        return weight
+    return Fp8Weight.of(weight) if form == "fp8" else Int4Weight.of(Int4Values.of(weight))
 
 
 def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:

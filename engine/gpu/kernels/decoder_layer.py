@@ -7,12 +7,13 @@ those are used on other devices, for other types, and where NVRTC is not to be h
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.gpu.kernels.fp8_weights import Fp8Rows, narrow_rows, narrowed
 from engine.gpu.kernels.loader import Argument, Kernel, Launch, null
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import rotate
@@ -22,27 +23,49 @@ _MOST_THREADS = 1024
 _HEADS_PER_BLOCK = 4
 _MUL_THREADS = 256
 
-_ADD_NORM = Kernel("add_norm", torch.bfloat16)
+_ADD_NORM = Kernel("add_norm", torch.bfloat16, NARROW=0)
+_ADD_NORM_NARROW = Kernel("add_norm", torch.bfloat16, NARROW=1)
 _ROPE_STORE = Kernel("rope_store", torch.bfloat16)
 _ROTATE_KEYS = Kernel("rotate_keys", torch.bfloat16)
 _SILU_MUL = Kernel("silu_mul", torch.bfloat16)
 
+Rows = Tensor | Fp8Rows
+"""What a product takes: [M, K], or the same in 8 bits."""
 
-def add_norm(x: Tensor, delta: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
-    """`x + delta` (or x) and its norm, both [N, C]."""
+
+@overload
+def add_norm(
+    x: Tensor, delta: Tensor | None, norm: RMSNorm, *, narrow: Literal[False] = False
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def add_norm(
+    x: Tensor, delta: Tensor | None, norm: RMSNorm, *, narrow: bool
+) -> tuple[Tensor, Rows]: ...
+
+
+def add_norm(
+    x: Tensor, delta: Tensor | None, norm: RMSNorm, *, narrow: bool = False
+) -> tuple[Tensor, Rows]:
+    """`x + delta` (or x) and its norm, both [N, C]; `narrow`: the norm in 8 bits."""
     size = x.shape[1]
     threads = min(_MOST_THREADS, -(-size // (8 * _WARP)) * _WARP)
     # A thread takes eight values at a time, at most twice.
-    kernel = _ADD_NORM.on(x, size % 8 == 0 and size <= 16 * threads)
+    fits = size % 8 == 0 and size <= 16 * threads
+    kernel = (_ADD_NORM_NARROW if narrow else _ADD_NORM).on(x, fits)
     if kernel is None:
         total = x if delta is None else x + delta
-        return total, norm(total)
+        return total, narrowed(norm(total)) if narrow else norm(total)
     assert x.is_contiguous() and (delta is None or delta.is_contiguous())
-    out = torch.empty_like(x)
+    out = torch.empty_like(x, dtype=torch.uint8 if narrow else x.dtype)
+    scales = x.new_empty(x.shape[0], 1, dtype=torch.float32) if narrow else null(x.device)
     total = x if delta is None else torch.empty_like(x)
     more = null(x.device) if delta is None else delta
-    arguments: list[Argument] = [x, more, norm.weight, total, out, size, float(norm.eps)]
+    arguments: list[Argument] = [x, more, norm.weight, total, out, scales, size, float(norm.eps)]
     kernel((x.shape[0], 1, 1), (threads, 1, 1), arguments)
+    if narrow:
+        return total, Fp8Rows(out.view(torch.float8_e4m3fn), scales, x.dtype)
     return total, out
 
 
@@ -128,8 +151,22 @@ def rotate_keys(keys: Tensor, shift: int, rates: Tensor) -> Tensor:
     return out
 
 
-def silu_mul(both: Tensor) -> Tensor:
-    """silu(first half) * second half: [N, 2 I] -> [N, I]."""
+@overload
+def silu_mul(both: Tensor, *, narrow: Literal[False] = False) -> Tensor: ...
+
+
+@overload
+def silu_mul(both: Tensor, *, narrow: bool) -> Rows: ...
+
+
+def silu_mul(both: Tensor, *, narrow: bool = False) -> Rows:
+    """silu(first half) * second half: [N, 2 I] -> [N, I]; `narrow`: in 8 bits."""
+    if narrow:
+        return narrow_rows(both, gated=True) or narrowed(_silu_mul(both))
+    return _silu_mul(both)
+
+
+def _silu_mul(both: Tensor) -> Tensor:
     count, inner = both.shape[0], both.shape[1] // 2
     kernel = _SILU_MUL.on(both, inner % 8 == 0)
     if kernel is None:

@@ -13,14 +13,10 @@ import torch
 from torch import Tensor
 
 from engine.gpu.kernels.decoder_layer import PackedHeads
+from engine.gpu.kernels.e4m3 import dequantise, quantise
 from engine.gpu.kernels.loader import Kernel
 from engine.gpu.layers.rope import rotate
 from engine.gpu.layers.varlen_attention import VarlenLayout
-
-LARGEST = 448.0
-"""Of e4m3 (arXiv 2209.05433)."""
-LEAST = 1e-20
-"""A largest number below it counts as this: its scale and one over it stay normal numbers."""
 
 _READ_POSITIONS = 16
 """Positions that a block of `read8` takes at a time."""
@@ -40,19 +36,6 @@ class Fp8Cells:
     key_scales: Tensor
     """[S, L, Hkv] float32"""
     value_scales: Tensor
-
-
-def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [..., D] as e4m3 [..., D] and scales [...], float32. What is not finite stays so."""
-    wide = x.float()
-    # A product, as devices divide by a constant: a division on the host would round differently.
-    scales = wide.abs().amax(-1).clamp_min(LEAST) * (1 / LARGEST)
-    return (wide / scales[..., None]).to(torch.float8_e4m3fn), scales
-
-
-def dequantise(x: Tensor, scales: Tensor) -> Tensor:
-    """e4m3 [..., D] and scales [...] -> float32."""
-    return x.float() * scales[..., None]
 
 
 # ------------------------------------------------------------------ in

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -35,7 +35,8 @@ CONTEXT_GIB = 0.6
 CONTEXTS = (4096, 8192)
 HALF = 2
 SCALE_BYTES = 4
-"""Of a group of weights in 4 bits: scale and zero."""
+"""Of a group of weights in 4 bits, scale and zero; of an output of weights in 8 bits, its scale."""
+_Format = Literal["bf16", "fp8", "int4"]
 
 
 class _Model(NamedTuple):
@@ -46,8 +47,9 @@ class _Model(NamedTuple):
     speech: SpeechDecoder
     code2wav: Code2WavModel | None
 
-    def weights(self, *, is_int4: bool, group: int = 0) -> int:
-        """Bytes of all weights on a GPU; `group`: inputs to a scale, 0: as they are made here."""
+    def weights(self, form: _Format, group: int = 0) -> int:
+        """Bytes of all weights on a GPU; `group`: inputs to a scale in 4 bits, 0: as they are made
+        here."""
         rest = sum(_values(part) for part in (self.llm, self.senses, self.speech))
         products = [
             module.weight
@@ -56,7 +58,9 @@ class _Model(NamedTuple):
         ]
         count = sum(weight.numel() for weight in products)
         size = HALF * count
-        if is_int4:
+        if form == "fp8":
+            size = count + SCALE_BYTES * sum(len(weight) for weight in products)
+        elif form == "int4":
             groups = sum(
                 weight.numel() // (group or group_of(weight.shape[1])) for weight in products
             )
@@ -108,9 +112,9 @@ def check_fit(
     except (CheckpointError, ConfigError) as error:
         section.fault(str(error))
         return section
-    formats = ["int4"] if stored is not None else ["bf16", "int4"]
+    formats: list[_Format] = ["int4"] if stored is not None else ["bf16", "fp8", "int4"]
     group = stored.group if stored is not None else 0
-    sizes = {name: model.weights(is_int4=name == "int4", group=group) for name in formats}
+    sizes = {name: model.weights(name, group) for name in formats}
     section.facts["weights_gib"] = {name: round(of / GIB, 2) for name, of in sizes.items()}
     told = ", ".join(f"{of / GIB:.2f} GiB in {name}" for name, of in sizes.items())
     section.ok(f"weights on a GPU: {told}")
@@ -127,7 +131,7 @@ def check_fit(
         f"{context} {kv}": round(slot.total / GIB, 3) for (context, kv), slot in slots.items()
     }
     cards = _cards(memory_gib)
-    header = "".join(f"{f'{name}, {context}':>18}" for name in formats for context in contexts)
+    header = "".join(f"{f'{name}, {context}':>13}" for name in formats for context in contexts)
     rows = [f"{'':24}{header}"]
     table: dict[str, dict[str, list[int]]] = {}
     for label, free in cards:
@@ -139,7 +143,7 @@ def check_fit(
             for context in contexts
         }
         table[label] = cells
-        rows.append(f"{label:<24}" + "".join(f"{_cell(found):>18}" for found in cells.values()))
+        rows.append(f"{label:<24}" + "".join(f"{_cell(found):>13}" for found in cells.values()))
     section.facts["sessions"] = table
     section.note("sessions by format and positions (with the cache in 8 bits):")
     section.table(rows)

@@ -17,7 +17,8 @@ from engine.gpu.kernels import decode_attention as decoding
 from engine.gpu.kernels import fp8_kv as fp8
 from engine.gpu.kernels.decode_attention import decode8
 from engine.gpu.kernels.decoder_layer import PackedHeads
-from engine.gpu.kernels.fp8_kv import Fp8Cells, quantise, read8, store8
+from engine.gpu.kernels.e4m3 import quantise
+from engine.gpu.kernels.fp8_kv import Fp8Cells, read8, store8
 from engine.gpu.kv.fp8 import Fp8KV
 from engine.gpu.layers import varlen_attention as varlen
 from engine.gpu.layers.norms import RMSNorm

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from engine.gpu.kernels.decoder_layer import PackedHeads
-from engine.gpu.kernels.fp8_kv import LARGEST, LEAST, Fp8Cells, dequantise, quantise, read8, store8
+from engine.gpu.kernels.e4m3 import LARGEST, LEAST, dequantise, quantise
+from engine.gpu.kernels.fp8_kv import Fp8Cells, read8, store8
 from engine.gpu.layers.norms import RMSNorm
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.varlen_attention import VarlenLayout

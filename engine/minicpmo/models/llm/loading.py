@@ -1,4 +1,4 @@
-"""The language model's weights as they are stored, or with its layers in 4 bits."""
+"""The language model's weights as they are stored, or with its layers in 4 or 8 bits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.gpu.blocks.decoder import DecoderLayer
+from engine.gpu.blocks.linear import Format
 from engine.gpu.kernels.int4 import Int4Values, Int4Weight
 from engine.gpu.weights import Checkpoint, CheckpointError, empty
 from engine.minicpmo.models.config import LlmConfig
@@ -22,16 +23,16 @@ def load_llm(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    quantise: bool = False,
+    quantise: Format | None = None,
     stored: AwqFormat | None = None,
 ) -> Qwen3:
-    """`quantise`: put the layers' weights into 4 bits, one layer at a time; `stored`: how the
+    """`quantise`: put the layers' weights into so few bits, one layer at a time; `stored`: how the
     folder has them in 4 bits already.
 
     Embeddings, norms and the head stay in `dtype`. Raises `CheckpointError`.
     """
     llm = empty(lambda: Qwen3(config))
-    if not quantise and stored is None:
+    if quantise is None and stored is None:
         checkpoint.load(llm, PREFIX, device=device, dtype=dtype)
         return llm
     layers = llm.model.layers
@@ -43,7 +44,8 @@ def load_llm(
         prefix = f"{PREFIX}{LAYERS}{index}."
         if stored is None:
             checkpoint.load(layer, prefix, device=device, dtype=dtype)
-            layer.quantise()
+            assert quantise is not None
+            layer.quantise(quantise)
             layer.move_products(aside)
             continue
         read = _Reading(checkpoint, prefix, layer, stored, device)

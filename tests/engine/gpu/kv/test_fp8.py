@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.kernels.decoder_layer import PackedHeads
-from engine.gpu.kernels.fp8_kv import dequantise
+from engine.gpu.kernels.e4m3 import dequantise
 from engine.gpu.kv.base import CacheSpec, KvPlan
 from engine.gpu.kv.fp8 import Fp8KV
 from engine.gpu.layers.rope import Rope

@@ -163,8 +163,9 @@ def test_sizes_of_the_released_model_are_counted_to_the_byte(tmp_path: Path) -> 
     config = write_small_files(tmp_path, full_size_config)
     model = _model(tmp_path, config, 5)
     unread = 2 * (32_000 * 768 + 4096 * 768 + 768 + 768 * 768 + 768)
-    assert model.weights(is_int4=False) == TOTAL_SIZE - unread
-    assert 7.8 < model.weights(is_int4=True) / GIB < 8.0
+    assert model.weights("bf16") == TOTAL_SIZE - unread
+    assert 7.8 < model.weights("int4") / GIB < 8.0
+    assert 10.8 < model.weights("fp8") / GIB < 11.1
     assert sum(TENSORS.values()) == 1414
 
 

@@ -1,8 +1,9 @@
-"""The tiny checkpoint in each format of its weights: bfloat16, 4 bits made at the start, AWQ's."""
+"""The tiny checkpoint in each format of its weights: bfloat16, 8 or 4 bits made of it, AWQ's."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from engine.config import MiniCpmoConfig, WeightsType
 from engine.gpu.blocks.decoder import DecoderLayer
+from engine.gpu.blocks.linear import FewBits, Format
+from engine.gpu.kernels.fp8_weights import Fp8Weight
 from engine.gpu.kernels.int4 import Int4Weight
 from engine.gpu.weights import SINGLE_FILE, CheckpointError
 from engine.ipc import protocol as p
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.rows import Feed, LlmRows
+from engine.minicpmo.models.config_reader import ConfigError
 from engine.minicpmo.speech import talker
 from tests.awq_checkpoint import write_awq
 from tests.engine.minicpmo.conftest import GROUP_CODES
@@ -24,10 +28,10 @@ from tests.engine.minicpmo.engine_rig import Talk, config
 
 PROMPT = list(range(3, 40))
 STEPS = 24
-LOGITS_ERROR = 0.35
-"""Relative, of the tiny random model in 4 bits: two layers, each product off by a tenth."""
-EQUAL_CHOICES = 0.5
-"""Of its greedy choices; a random model's best is hardly ahead of the next."""
+ERRORS = {"int4": (0.35, 0.5), "fp8": (0.15, 0.7)}
+"""Relative, of the tiny random model's logits in each format: two layers, whose products are off by
+a tenth and a thirtieth. And the least share of equal greedy choices: a random model's best
+is hardly ahead of the next."""
 
 
 def opened(folder: Path, weights: WeightsType = "auto", assets: Path | None = None) -> OmniModel:
@@ -51,31 +55,39 @@ def logits(model: OmniModel, tokens: list[int]) -> Tensor:
     return torch.stack(found)
 
 
-def layer_weights(model: OmniModel) -> list[Int4Weight]:
-    found: list[Int4Weight] = []
+def weights_of_layers(model: OmniModel) -> list[FewBits]:
+    found: list[FewBits] = []
     for layer in model.llm.model.layers:
         assert isinstance(layer, DecoderLayer)
         for weight in (
             *(layer.self_attn.packed, layer.self_attn.out),
             *(layer.mlp.packed, layer.mlp.down),
         ):
-            assert isinstance(weight, Int4Weight)
+            assert isinstance(weight, FewBits)
             found.append(weight)
     return found
 
 
-def test_four_bits_choose_nearly_as_sixteen_do(tiny_checkpoint: Path) -> None:
+def layer_weights(model: OmniModel) -> list[Int4Weight]:
+    return [weight for weight in weights_of_layers(model) if isinstance(weight, Int4Weight)]
+
+
+@pytest.mark.parametrize("form", get_args(Format))
+def test_few_bits_choose_nearly_as_sixteen_do(tiny_checkpoint: Path, form: Format) -> None:
     tokens = torch.randint(300, (STEPS,), generator=torch.Generator().manual_seed(1)).tolist()
     wide = logits(opened(tiny_checkpoint), tokens)
-    narrow = logits(opened(tiny_checkpoint, "int4"), tokens)
+    narrow = logits(opened(tiny_checkpoint, form), tokens)
     error = float((narrow - wide).norm() / wide.norm())
     equal = float((narrow.argmax(-1) == wide.argmax(-1)).float().mean())
-    assert 0.01 < error < LOGITS_ERROR and equal > EQUAL_CHOICES, (error, equal)
+    most, least_equal = ERRORS[form]
+    assert 0.01 < error < most and equal > least_equal, (error, equal)
 
 
-def test_layers_keep_nothing_in_sixteen_bits_but_norms(tiny_checkpoint: Path) -> None:
-    model = opened(tiny_checkpoint, "int4")
-    assert len(layer_weights(model)) == 8
+@pytest.mark.parametrize("form", get_args(Format))
+def test_layers_keep_nothing_in_sixteen_bits_but_norms(tiny_checkpoint: Path, form: Format) -> None:
+    model = opened(tiny_checkpoint, form)
+    kind = {"int4": Int4Weight, "fp8": Fp8Weight}[form]
+    assert [type(weight) for weight in weights_of_layers(model)] == 8 * [kind]
     left = [name for name, _ in model.llm.named_parameters() if "layers" in name]
     assert left and all(name.endswith("norm.weight") for name in left)
     assert model.llm.lm_head.weight.dtype is torch.float32, "the CPU's format, as it was"
@@ -130,6 +142,20 @@ def test_a_damaged_folder_of_awq_is_named(awq: Path, tmp_path: Path, leaf: str, 
         opened(tmp_path)
 
 
+def test_a_folder_in_four_bits_is_not_made_eight(awq: Path) -> None:
+    with pytest.raises(ConfigError, match="has 4 bits already"):
+        opened(awq, "fp8")
+
+
+def test_eight_bits_need_a_gpu_that_multiplies_them(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    with pytest.raises(ConfigError, match=r"of compute capability 8.9 or more, this one has 8.6"):
+        load(tiny_checkpoint, device="cuda", weights="fp8", show=lambda line: None)
+
+
 def test_a_layer_too_many_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for path in tiny_checkpoint.iterdir():
         if path.is_file():
@@ -142,16 +168,19 @@ def test_a_layer_too_many_is_named(tiny_checkpoint: Path, tmp_path: Path) -> Non
         opened(tmp_path, "int4")
 
 
-@pytest.mark.parametrize("kind", ["int4", "awq"])
-async def test_an_engine_in_four_bits_answers_aloud(
-    tiny_checkpoint: Path, awq: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+@pytest.mark.parametrize("kind", ["int4", "fp8", "awq"])
+async def test_an_engine_in_few_bits_answers_aloud(
+    tiny_checkpoint: Path,
+    awq: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Literal["int4", "fp8", "awq"],
 ) -> None:
     monkeypatch.setattr(talker, "MAX_GROUP_CODES", GROUP_CODES)
     settings = MiniCpmoConfig(
         device="cpu",
         max_context=400,
         flow_steps=1,
-        weights_dtype="int4" if kind == "int4" else "auto",
+        weights_dtype="auto" if kind == "awq" else kind,
         assets=str(tiny_checkpoint) if kind == "awq" else "",
     )
     engine = MiniCpmoEngine(str(awq if kind == "awq" else tiny_checkpoint), 1, settings)
