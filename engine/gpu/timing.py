@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from typing import Self
 
 import torch
 
@@ -27,7 +27,8 @@ def passed(device: torch.device) -> torch.cuda.Event | None:
 
 
 class Timer:
-    """One stretch of work; on CUDA between two marks in the stream, read when both are passed."""
+    """Times a block's work in the current stream: on CUDA between two marks in it, read when both
+    are passed."""
 
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
@@ -39,7 +40,10 @@ class Timer:
             self._begin, self._end = _mark(), _mark()
             self._begin.record()
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._ms = (time.perf_counter() - self._started) * 1000
         if self._end is not None:
             self._end.record()
@@ -50,16 +54,6 @@ class Timer:
         if self._begin is None or self._end is None or not _is_passed(self._end):
             return self._ms
         return float(self._begin.elapsed_time(self._end))
-
-
-@contextmanager
-def timed(device: torch.device) -> Iterator[Timer]:
-    """Time the block's work in the current stream."""
-    timer = Timer(device)
-    try:
-        yield timer
-    finally:
-        timer.stop()
 
 
 Stages = list[tuple[str, Timer]]

@@ -9,8 +9,7 @@ import torch
 
 from engine.base import EngineError
 from engine.config import KvCacheType
-from engine.gpu.kv.base import CacheSpec
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import CacheSpec, NativeKV
 from engine.gpu.memory import GIB, left, unused
 from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.llm.rows import CACHES

@@ -15,7 +15,7 @@ from engine.config import KvCacheType
 from engine.dsp.logmel import PIECE_SAMPLES, SAMPLE_HZ, mel_frames, pieces
 from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import NativeKV
 from engine.gpu.timing import passed
 from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.encoders.audio import AudioEncoder

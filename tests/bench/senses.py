@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import NativeKV
 from engine.minicpmo.encoders.slicing import cut, normalise, plan_slices
 from engine.minicpmo.encoders.vision import IMAGES_AT_ONCE, VisionEncoder
 from engine.minicpmo.models.config import OmniConfig

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import NativeKV
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.code2wav import Code2WavModel, VoiceBase
 from engine.minicpmo.models.config import TtsConfig

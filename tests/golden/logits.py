@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
-from engine.gpu.kv.base import KvPlan
+from engine.gpu.kv.cache import KvPlan
 from engine.gpu.weights import empty
 from engine.minicpmo.llm.rows import Feed, LlmRows
 from engine.minicpmo.models.llm.qwen3 import Qwen3

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.gpu.kv.base import DeviceTokenPlan
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import DeviceTokenPlan, NativeKV
 from engine.gpu.layers.varlen_attention import VarlenLayout
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.talker.sampling import SpeechSampling

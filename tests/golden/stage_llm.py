@@ -87,7 +87,7 @@ class RecordedSession(DuplexState):
 
     chosen: list[int]
 
-    def decide(self, token: int) -> int | None:
+    def decide(self, token: int) -> UnitResult | None:
         self.chosen.append(token)
         return super().decide(token)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.dsp.logmel import ChunkQueue, LogMel, first_fill, pieces
 from engine.dsp.streaming_logmel import StreamingLogMel, chunk_features
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import NativeKV
 from engine.gpu.weights import empty
 from engine.minicpmo.encoders.audio import AudioEncoder as Hearing
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder, conv_frames

@@ -126,7 +126,7 @@ class Replay:
     def _start(self, moment: int) -> None:
         """Begin whatever is next in the slots that are not replying."""
         for slot, player in enumerate(self.players):
-            replying = self.turns.sessions[slot].is_replying
+            replying = self.turns.sessions[slot].needs_decision
             while moment >= player.delay and not player.is_over and not replying:
                 if player.action.reply:
                     self._open(slot, player)

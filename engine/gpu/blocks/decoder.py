@@ -17,7 +17,7 @@ from engine.gpu.blocks.linear import (
     takes_narrow,
 )
 from engine.gpu.kernels.decoder_layer import PackedHeads, Rows, add_norm, silu_mul
-from engine.gpu.kv.base import SlotCache, TokenPlan
+from engine.gpu.kv.cache import SlotCache, TokenPlan
 from engine.gpu.layers.norms import RMSNorm
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.gpu.kernels.decode_attention import decode8
 from engine.gpu.kernels.decoder_layer import PackedHeads
 from engine.gpu.kernels.fp8_kv import Fp8Cells, read8, store8
-from engine.gpu.kv.base import CacheSpec, SlotCache
+from engine.gpu.kv.cache import CacheSpec, SlotCache
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.varlen_attention import VarlenLayout
 

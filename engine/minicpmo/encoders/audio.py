@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool, padded_size, sizes_up_to
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import NativeKV
 from engine.gpu.staging import Staging
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder
 

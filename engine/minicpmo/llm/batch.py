@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,14 +15,41 @@ from engine.minicpmo.llm.rows import Fed, LlmRows
 from engine.minicpmo.llm.sampler import BatchSampler, Row, SamplingOrder
 from engine.minicpmo.llm.sampling_ops import MAX_RECENT
 
+Result = TypeVar("Result")
+Made = TypeVar("Made", covariant=True)
 
-class _State(Protocol):
+
+class BatchedState(Protocol[Made]):
+    """A session's automaton, as a batch drives it."""
+
     length: int
     """Positions in the cache."""
 
+    @property
+    def needs_decision(self) -> bool:
+        """The slot's newest logits wait for a token."""
+        ...
 
-State = TypeVar("State", bound=_State)
-Result = TypeVar("Result")
+    @property
+    def given(self) -> int:
+        """The id that has to be chosen next; -1: any."""
+        ...
+
+    def decide(self, token: int) -> Made | None:
+        """Take the chosen id; a result that is complete with it is returned."""
+        ...
+
+    @property
+    def waiting(self) -> int | None:
+        """The id to feed next."""
+        ...
+
+    def fed(self, hidden: Tensor) -> Made | None:
+        """The waiting id is in the cache; a result that is complete with it is returned."""
+        ...
+
+
+State = TypeVar("State", bound=BatchedState[Any])
 
 
 @dataclass
@@ -94,15 +121,26 @@ class Batch(ABC, Generic[State, Row, Result]):
     def choose(self, slots: Iterable[int] | None = None) -> Chosen[Result]:
         """Decide one token for every session under way (of `slots`)."""
         eligible = self.sessions if slots is None else set(slots)
-        chosen: Chosen[Result] = Chosen([s for s in sorted(eligible) if self._is_deciding(s)])
-        if chosen.slots:
-            for slot, token in zip(chosen.slots, self._decide(chosen.slots), strict=True):
-                self._accept(slot, token, chosen)
+        sessions = self.sessions
+        deciding = [slot for slot in sorted(eligible) if sessions[slot].needs_decision]
+        chosen: Chosen[Result] = Chosen(deciding)
+        if not deciding:
+            return chosen
+        for slot, token in zip(deciding, self._decide(deciding), strict=True):
+            result = sessions[slot].decide(token)
+            if result is not None:
+                chosen.results[slot] = result
+            if (waiting := sessions[slot].waiting) is not None:
+                chosen.feeding[slot] = waiting
         return chosen
 
     def fed(self, chosen: Chosen[Result], states: Mapping[int, Tensor]) -> dict[int, Result]:
         """Take the `states` [C] by slot after feeding; returns the results that are complete."""
-        results = self._feed(chosen, states)
+        results = dict(chosen.results)
+        for slot in chosen.feeding:
+            result = self.sessions[slot].fed(states[slot])
+            if result is not None:
+                results[slot] = result
         self._check(chosen.slots)
         return results
 
@@ -119,11 +157,12 @@ class Batch(ABC, Generic[State, Row, Result]):
             logits = replay.observe(slots, logits)
         return self._order.sample(logits, rows, forced=forced)
 
-    # ------------------------------------------------------------------ for subclasses
-
     def _given(self, slots: Sequence[int]) -> Sequence[int]:
         """The ids that must be chosen, -1 for any; empty: any for all."""
-        return ()
+        given = [self.sessions[slot].given for slot in slots]
+        return given if any(token >= 0 for token in given) else ()
+
+    # ------------------------------------------------------------------ for subclasses
 
     def _apply(self, slot: int, slide: Slide | None) -> None:
         """Take out of a slot's cache what its window drops."""
@@ -134,18 +173,6 @@ class Batch(ABC, Generic[State, Row, Result]):
         for slot in slots:
             ours, cached = self.sessions[slot].length, self.rows.length(slot)
             assert ours == cached, f"slot {slot}: session counts {ours}, cache holds {cached}"
-
-    @abstractmethod
-    def _is_deciding(self, slot: int) -> bool:
-        """Return whether the slot's newest logits wait for a token."""
-
-    @abstractmethod
-    def _accept(self, slot: int, token: int, chosen: Chosen[Result]) -> None:
-        """Enter a slot's token into its session and into `chosen`."""
-
-    @abstractmethod
-    def _feed(self, chosen: Chosen[Result], states: Mapping[int, Tensor]) -> dict[int, Result]:
-        """Enter what was fed into the sessions; returns the results that are complete."""
 
     @abstractmethod
     def _row(self, slot: int) -> Row:

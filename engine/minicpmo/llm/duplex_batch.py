@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.minicpmo.llm.batch import Batch, Chosen, Replay
+from engine.minicpmo.llm.batch import Batch, Replay
 from engine.minicpmo.llm.context_window import Media
 from engine.minicpmo.llm.duplex_state import DuplexState
 from engine.minicpmo.llm.duplex_unit import UnitPhase, UnitResult
@@ -37,10 +37,6 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
         forbidden = forbidden_mask(tokens.duplex_forbidden, vocab, device)
         ids = DuplexIds(tokens.chunk_eos, tokens.turn_eos, tokens.listen, tokens.im_end)
         super().__init__(rows, duplex_order(ids, forbidden), replay)
-
-    def _given(self, slots: Sequence[int]) -> Sequence[int]:
-        given = [self.sessions[slot].given for slot in slots]
-        return given if any(token >= 0 for token in given) else ()
 
     # ------------------------------------------------------------------ a session's start
 
@@ -172,23 +168,6 @@ class DuplexBatch(Batch[DuplexState, DuplexRow, UnitResult]):
     def _take(self, slots: Iterable[int]) -> dict[int, UnitResult]:
         done = [slot for slot in slots if self.sessions[slot].phase is UnitPhase.DONE]
         return {slot: self.sessions[slot].take_result() for slot in done}
-
-    # ------------------------------------------------------------------ a token for all
-
-    def _is_deciding(self, slot: int) -> bool:
-        return self.sessions[slot].needs_decision
-
-    def _accept(self, slot: int, token: int, chosen: Chosen[UnitResult]) -> None:
-        to_feed = self.sessions[slot].decide(token)
-        if to_feed is not None:
-            chosen.feeding[slot] = to_feed
-
-    def _feed(
-        self, chosen: Chosen[UnitResult], states: Mapping[int, Tensor]
-    ) -> dict[int, UnitResult]:
-        for slot in chosen.feeding:
-            self.sessions[slot].fed(states[slot])
-        return self._take(chosen.slots)
 
     def _row(self, slot: int) -> DuplexRow:
         return self.sessions[slot].row

@@ -66,7 +66,7 @@ class DuplexSettings:
 
 class DuplexState:
     """State of one conversation. The order of calls for a unit: `begin`, then `decide` and `fed`
-    until `phase` is DONE, `take_result`, `close_unit`."""
+    until one returns the result (`take_result` where it was told to listen), `close_unit`."""
 
     def __init__(
         self, tokens: OmniTokenizer, settings: DuplexSettings, seed: int, max_context: int
@@ -267,24 +267,30 @@ class DuplexState:
         """The newest logits are to be sampled from, with `row`."""
         return self.phase is UnitPhase.DECIDING and self._unit.chosen is None
 
-    def decide(self, token: int) -> int | None:
-        """Take the sampled id; returns the id to feed, None when the unit is over."""
+    def decide(self, token: int) -> UnitResult | None:
+        """Take the sampled id: it waits to be fed, or ends the unit, which is returned."""
         assert self.needs_decision, f"a decision while {self.phase}"
         tokens, unit = self._tokens, self._unit
         if token == tokens.listen and self.turn_open:
             token = tokens.tts_bos
         if token in (tokens.listen, tokens.chunk_eos, tokens.chunk_tts_eos):
             self._end(token)
-            return None
+            return self.take_result()
         self.turn_open = True
         if unit.step > 0 and len(self._text(token)) >= self.settings.max_chars:
             self._end(tokens.chunk_eos)
-            return None
+            return self.take_result()
         unit.chosen = token
-        return token
+        return None
 
-    def fed(self, hidden: Tensor | None) -> None:
-        """The chosen id is in the cache; `hidden` [C] is the state after it."""
+    @property
+    def waiting(self) -> int | None:
+        """The id to feed next."""
+        return self._unit.chosen
+
+    def fed(self, hidden: Tensor | None) -> UnitResult | None:
+        """The waiting id is in the cache, with the state `hidden` [C] after it; returns the unit
+        if its last step was that."""
         unit = self._unit
         assert unit.chosen is not None, "nothing was chosen"
         self.length += 1
@@ -296,8 +302,10 @@ class DuplexState:
         self._given.fed(unit.chosen, unit.step)
         unit.chosen = None
         unit.step += 1
-        if unit.step == self.settings.max_tokens - 1:
-            self._end(self._tokens.chunk_eos)
+        if unit.step < self.settings.max_tokens - 1:
+            return None
+        self._end(self._tokens.chunk_eos)
+        return self.take_result()
 
     def interrupt(self) -> list[int]:
         """Break the unit under way off: it becomes a listen; returns ids to feed before its tail.

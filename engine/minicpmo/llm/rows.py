@@ -12,9 +12,8 @@ from torch import Tensor
 
 from engine.config import KvCacheType
 from engine.gpu.graphs import GraphPool, padded_size, sizes_up_to
-from engine.gpu.kv.base import KvPlan
+from engine.gpu.kv.cache import KvPlan, NativeKV
 from engine.gpu.kv.fp8 import Fp8KV
-from engine.gpu.kv.native import NativeKV
 from engine.minicpmo.llm.context_window import Cut, Slide
 from engine.minicpmo.models.llm.qwen3 import Qwen3
 

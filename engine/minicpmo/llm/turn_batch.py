@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 from engine.ipc.protocol import Retention
-from engine.minicpmo.llm.batch import Batch, Chosen, Replay
+from engine.minicpmo.llm.batch import Batch, Replay
 from engine.minicpmo.llm.context_window import NO_MEDIA, ContextPolicy, Media
 from engine.minicpmo.llm.reply import CHUNK_TOKENS, ReplyChunk, ReplySettings
 from engine.minicpmo.llm.rows import LONG_ROW, Feed, LlmRows, Piece, cut
@@ -23,10 +23,6 @@ class TurnBatch(Batch[TurnState, TurnRow, ReplyChunk]):
         vocab, device = rows.model.config.vocab_size, rows.model.device
         self._forbidden = forbidden_mask(tokens.half_duplex_forbidden, vocab, device)
         super().__init__(rows, turn_order(tokens.half_duplex_terminators, self._forbidden), replay)
-
-    def _given(self, slots: Sequence[int]) -> Sequence[int]:
-        given = [self.sessions[slot].given for slot in slots]
-        return given if any(token >= 0 for token in given) else ()
 
     def set_policy(self, slot: int, policy: ContextPolicy, retention: Retention | None) -> None:
         """Say what happens once the slot's context is full."""
@@ -99,29 +95,6 @@ class TurnBatch(Batch[TurnState, TurnRow, ReplyChunk]):
         """Break a reply off, or shorten one that ended, to the `keep` tokens that were heard."""
         self.rows.truncate(slot, self.sessions[slot].cancel(keep))
         self._check([slot])
-
-    # ------------------------------------------------------------------ a token for all
-
-    def _is_deciding(self, slot: int) -> bool:
-        return self.sessions[slot].is_replying
-
-    def _accept(self, slot: int, token: int, chosen: Chosen[ReplyChunk]) -> None:
-        session = self.sessions[slot]
-        chunk = session.decide(token)
-        if chunk is not None:
-            chosen.results[slot] = chunk
-        if session.waiting is not None:
-            chosen.feeding[slot] = session.waiting
-
-    def _feed(
-        self, chosen: Chosen[ReplyChunk], states: Mapping[int, Tensor]
-    ) -> dict[int, ReplyChunk]:
-        chunks = dict(chosen.results)
-        for slot in chosen.feeding:
-            chunk = self.sessions[slot].fed(states[slot])
-            if chunk is not None:
-                chunks[slot] = chunk
-        return chunks
 
     def _row(self, slot: int) -> TurnRow:
         return self.sessions[slot].sampling_row(self._forbidden)

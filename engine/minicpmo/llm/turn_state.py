@@ -70,7 +70,7 @@ class TurnState:
         return self._closing[self.has_called]
 
     @property
-    def is_replying(self) -> bool:
+    def needs_decision(self) -> bool:
         return self._reply is not None and not self._reply.over
 
     @property
@@ -96,7 +96,7 @@ class TurnState:
 
         `protect`: a system message, which no window drops. `media`: what of it is embeddings.
         """
-        assert not self.is_replying, "a message during a reply"
+        assert not self.needs_decision, "a message during a reply"
         if protect:
             assert not self.window.entries and not self.turn_open, "a system message comes first"
             self.window.protected += count
@@ -123,7 +123,7 @@ class TurnState:
 
     def forget_aside(self) -> Slide | None:
         """Return the cut of what held for the reply before only; call it ahead of a message."""
-        assert not self.is_replying, "the reply still needs it"
+        assert not self.needs_decision, "the reply still needs it"
         reply = self._reply
         if reply is None or not reply.aside:
             return None
@@ -165,7 +165,7 @@ class TurnState:
 
     def open_reply(self, settings: ReplySettings) -> list[int]:
         """Return the ids that close the user's message and open the answer."""
-        assert not self.is_replying, "a reply during a reply"
+        assert not self.needs_decision, "a reply during a reply"
         tokens = self._tokens
         ids = [tokens.im_end, *tokens.encode("\n<|im_start|>assistant\n")]
         if not settings.thinking:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from engine.gpu.timing import timed
+from engine.gpu.timing import Timer
 from engine.ipc.protocol import AppendContext, ContextAppended, CreateResponse
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.duplex_batch import UnitInput
@@ -247,7 +247,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         due = self._due()
         if not due:
             return False
-        with timed(self._runner.model.device) as encode:
+        with Timer(self._runner.model.device) as encode:
             heard = self._runner.hear(due)
             seen = encode_pictures(self._runner, [self._entries[slot] for slot in due])
         inputs = self._with_room(
@@ -264,7 +264,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         if inputs:
             for unit in inputs:
                 self._entries[unit.slot].is_running = True
-            with timed(self._runner.model.device) as prefill:
+            with Timer(self._runner.model.device) as prefill:
                 forced = self._runner.duplex.prefill(inputs)
             for unit in inputs:
                 self._entries[unit.slot].stages = [("encode", encode), ("prefill", prefill)]

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 
-from engine.gpu.timing import timed
+from engine.gpu.timing import Timer
 from engine.ipc.protocol import AppendContext, ContextAppended
 from engine.minicpmo.llm.context_window import ContextFull
 from engine.minicpmo.llm.functions import offer
@@ -171,7 +171,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         return [
             slot
             for slot, entry in self._entries.items()
-            if sessions[slot].is_replying and not entry.session.output.is_full
+            if sessions[slot].needs_decision and not entry.session.output.is_full
         ]
 
     def _has_to_read(self, entry: TurnEntry) -> bool:
@@ -182,7 +182,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         if self.waits_for_outputs(entry.session.slot) and entry.session.output.is_speaking:
             # What was said before the calls is played first.
             return False
-        is_replying = self._runner.turns.sessions[entry.session.slot].is_replying
+        is_replying = self._runner.turns.sessions[entry.session.slot].needs_decision
         if is_replying or entry.speaking:
             return False
         if entry.asked and entry.asked[0].says and entry.session.output.is_speaking:
@@ -244,9 +244,9 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
         settings = self._settings(entry, asked, len(aside))
         self._reader.check_room(state, len(prompt), settings)
         entry.context.images += len(planned.pictures)
-        with timed(runner.model.device) as encode:
+        with Timer(runner.model.device) as encode:
             images, sounds = yield from encode_turn(runner, planned, in_blocks=is_chat)
-        with timed(runner.model.device) as prefill:
+        with Timer(runner.model.device) as prefill:
             pieces = prompt.weave(images, sounds)
             pieces = [*pieces, aside] if aside else pieces
             yield from runner.turns.add_slowly(session.slot, pieces, media=prompt.media)

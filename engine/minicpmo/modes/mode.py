@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from engine.gpu.timing import Stages, Timer, timed
+from engine.gpu.timing import Stages, Timer
 from engine.minicpmo.llm.batch import Batch, Chosen
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session
@@ -86,7 +86,7 @@ def step(runner: Runner, modes: Sequence[Mode[Any, Any]]) -> bool:
     """
     chosen = [mode.batch.choose(mode.under_way()) for mode in modes]
     feeding = {slot: token for one in chosen for slot, token in one.feeding.items()}
-    with timed(runner.model.device) as timer:
+    with Timer(runner.model.device) as timer:
         states = dict(zip(feeding, runner.llm.step(feeding), strict=True))
     for mode, one in zip(modes, chosen, strict=True):
         if one.slots:

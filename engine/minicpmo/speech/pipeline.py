@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from engine.gpu.graphs import GraphPool
-from engine.gpu.timing import Stages, timed
+from engine.gpu.timing import Stages, Timer
 from engine.minicpmo.checkpoint import OmniModel
 from engine.minicpmo.models.code2wav import VoiceBase
 from engine.minicpmo.speech.code2wav import Code2Wav, Codes, Pcm, to_pcm
@@ -92,7 +92,7 @@ class SpeechPipeline:
             return
         first = self.code2wav.first_codes
         starts = [i for i, s in enumerate(batch) if self.talker.is_turn_start(s.slot)]
-        with timed(self.device) as timer:
+        with Timer(self.device) as timer:
             unit = self.talker.begin_unit(batch)
             codes: list[list[int]] = [[] for _ in batch]
             if first and starts:
@@ -101,16 +101,16 @@ class SpeechPipeline:
         # With an end code this early there is no first part to send ahead.
         early = {i: codes[i] for i in starts if 0 < first == len(codes[i])}
         if early:
-            with timed(self.device) as timer:
+            with Timer(self.device) as timer:
                 given = [Codes(batch[i].slot, own) for i, own in early.items()]
                 sounds = to_pcm(self.code2wav.first_part(given))
             stages.append(("vocoder", timer))
             for place, pcm in zip(early, sounds, strict=True):
                 emit(place, pcm, False)
-        with timed(self.device) as timer:
+        with Timer(self.device) as timer:
             rest = unit.more()
         stages.append(("tts", timer))
-        with timed(self.device) as timer:
+        with Timer(self.device) as timer:
             left = [
                 Codes(speak.slot, more if i in early else [*codes[i], *more], speak.ends)
                 for i, (speak, more) in enumerate(zip(batch, rest, strict=True))
@@ -125,10 +125,10 @@ class SpeechPipeline:
         """A group of tokens of turn-based replies as speech, as far as it goes."""
         sounds = [NO_SOUND for _ in batch]
         if self.code2wav is not None:
-            with timed(self.device) as timer:
+            with Timer(self.device) as timer:
                 codes = self.talker.group(batch)
             stages.append(("tts", timer))
-            with timed(self.device) as timer:
+            with Timer(self.device) as timer:
                 given = [Codes(s.slot, c, s.ends) for s, c in zip(batch, codes, strict=True)]
                 sounds = to_pcm(self.code2wav.group(given))
             stages.append(("vocoder", timer))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.gpu.graphs import GraphPool
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import NativeKV
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.talker.sampling import DUPLEX, TURN_BASED, SpeechSampling
 from engine.minicpmo.models.talker.tts import SpeechDecoder

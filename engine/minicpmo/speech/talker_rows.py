@@ -21,8 +21,7 @@ from engine.gpu.kernels.talker_sampling import (
     CodeState,
     draw_codes,
 )
-from engine.gpu.kv.base import DeviceTokenPlan
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import DeviceTokenPlan, NativeKV
 from engine.gpu.layers.varlen_attention import VarlenLayout
 from engine.gpu.staging import fetched
 from engine.minicpmo.models.talker.sampling import RowSampling, SpeechSampling, choose, scores

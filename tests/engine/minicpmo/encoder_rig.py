@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.dsp.logmel import CHUNK, LogMel, first_chunk
 from engine.dsp.streaming_logmel import StreamingLogMel
 from engine.gpu.graphs import GraphPool
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import NativeKV
 from engine.gpu.weights import empty
 from engine.minicpmo.encoders.audio import AudioEncoder
 from engine.minicpmo.encoders.vision import VisionEncoder

@@ -19,7 +19,7 @@ from engine.gpu.layers.varlen_attention import varlen_attention
 
 T = TypeVar("T")
 
-USERS = ("engine.gpu.kv.base", "engine.minicpmo.models.flow.dit")
+USERS = ("engine.gpu.kv.cache", "engine.minicpmo.models.flow.dit")
 """Modules whose attention is one kernel on a GPU, and a loop over values here."""
 
 

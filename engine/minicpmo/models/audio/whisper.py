@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from engine.dsp.logmel import SAMPLE_HZ
 from engine.dsp.streaming_logmel import MARGIN, chunk_features
 from engine.gpu.blocks.linear import pack_biased
-from engine.gpu.kv.base import CacheSpec
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import CacheSpec, NativeKV
 from engine.gpu.layers.varlen_attention import VarlenLayout, varlen_attention
 from engine.gpu.staging import uploaded
 from engine.minicpmo.models.config import AudioConfig

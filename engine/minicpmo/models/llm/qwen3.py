@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.gpu.blocks.decoder import AttentionShape, DecoderStack
-from engine.gpu.kv.base import CacheSpec, KvPlan, SlotCache
+from engine.gpu.kv.cache import CacheSpec, KvPlan, SlotCache
 from engine.gpu.layers.rope import Rope
 from engine.minicpmo.models.config import LlmConfig
 

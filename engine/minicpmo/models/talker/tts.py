@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.gpu.blocks.decoder import AttentionShape, DecoderStack
-from engine.gpu.kv.base import CacheSpec, TokenPlan
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import CacheSpec, NativeKV, TokenPlan
 from engine.gpu.layers.rope import Rope
 from engine.gpu.layers.weight_norm import NEW, OLD, fold
 from engine.gpu.staging import uploaded

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.gpu.kernels.decoder_layer import PackedHeads
 from engine.gpu.kernels.e4m3 import dequantise
-from engine.gpu.kv.base import CacheSpec, KvPlan
+from engine.gpu.kv.cache import CacheSpec, KvPlan
 from engine.gpu.kv.fp8 import Fp8KV
 from engine.gpu.layers.rope import Rope
 from engine.minicpmo.llm.context_window import Cut, Rebuild

@@ -70,7 +70,7 @@ class Stage:
         self.scripts[0] = list(script)
         self.turns.open_replies({0: settings})
         chunks: list[ReplyChunk] = []
-        while self.session.is_replying:
+        while self.session.needs_decision:
             chunks += self.turns.step().values()
         return chunks
 
@@ -225,7 +225,7 @@ def test_a_cancelled_reply_keeps_what_was_heard() -> None:
     for _ in range(8):
         stage.turns.step()
     stage.turns.cancel(0, keep=3)
-    assert not stage.session.is_replying
+    assert not stage.session.needs_decision
     assert stage.rows.length(0) == 5 + opening() + 3
     assert stage.turns.step() == {}
     stage.user(9, seed=3)
@@ -294,7 +294,7 @@ def converse(slots: list[int], together: bool) -> dict[int, list[ReplyChunk]]:
                     for slot in group
                 }
             )
-            while any(turns.sessions[slot].is_replying for slot in group):
+            while any(turns.sessions[slot].needs_decision for slot in group):
                 for slot, chunk in turns.step(group).items():
                     found[slot].append(chunk)
     return found

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.gpu.kernels.talker_sampling import RECENT
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import NativeKV
 from engine.gpu.layers.weight_norm import OLD, fold, fold_all
 from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.models.config import TtsConfig

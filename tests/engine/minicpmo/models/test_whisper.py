@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import NativeKV
 from engine.gpu.weights import empty
 from engine.minicpmo.models.audio.whisper import AudioProjector, WhisperEncoder, conv_frames
 from engine.minicpmo.models.config import AudioConfig

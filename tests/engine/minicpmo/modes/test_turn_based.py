@@ -79,7 +79,7 @@ async def test_what_was_not_heard_of_a_finished_reply_is_forgotten(engine: MiniC
     talk.session.handle(p.ItemIn("one", "i1", "user", (p.TextPart("tell me"),)))
     talk.session.handle(p.CreateResponse("one"))
     await talk.until(p.AudioOut)
-    await until(lambda: not turns.sessions[0].is_replying)
+    await until(lambda: not turns.sessions[0].needs_decision)
     whole = turns.sessions[0].length
     talk.session.handle(p.CancelResponse("one", 1))
     await until(lambda: turns.sessions[0].length < whole)

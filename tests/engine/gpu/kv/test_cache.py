@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.gpu.kv.base import CacheSpec
-from engine.gpu.kv.native import NativeKV
+from engine.gpu.kv.cache import CacheSpec, NativeKV
 from engine.gpu.layers.rope import Rope, rotate
 
 
