@@ -3,28 +3,24 @@
 Its timestamps keep real time: where ticks were missed they jump, and no sample is lost.
 
 The only taker of the playout, whether anybody listens or not. Encodes at the tick, so that a cut of
-the playout is heard within 20 ms. Owned by the session; its coroutine is driven by aiortc's sender,
-in the media worker's event loop.
+the playout is heard within 20 ms. Owned by the session, in the media worker's event loop.
 """
 
-import asyncio
-import fractions
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import NoReturn
 
-import av
 from aiortc import MediaStreamTrack, RTCRtpSender
 from aiortc.mediastreams import MediaStreamError
 
 from media import hooks
 from media.clock import Ticker
-from media.formats import DOWNLINK_PACKET_BYTES, PTIME_MS, RTP_OPUS_HZ, RTP_OPUS_PACKET_TICKS
+from media.formats import DOWNLINK_PACKET_BYTES, PTIME_MS, RTP_OPUS_PACKET_TICKS
 from media.opus import SILENT_PACKET, OpusEncoder
+from media.packetsender import PacketSender
 from media.playout import Playout
 from media.sendrate import SendRate
 
-TIME_BASE = fractions.Fraction(1, RTP_OPUS_HZ)
 SILENT_PCM = bytes(DOWNLINK_PACKET_BYTES)
 REPORT_CHECK_TICKS = 200 // PTIME_MS
 """Clients report each half second at most: none is passed over, which would falsify the next."""
@@ -37,7 +33,7 @@ PAUSE_AFTER_TICKS = 6
 
 
 class AudioDownlink(MediaStreamTrack):
-    """A track whose `recv` returns exactly one Opus packet of 20 ms per tick.
+    """A track that sends exactly one Opus packet of 20 ms per tick by the sender it is bound to.
 
     Missed ticks show as a gap in pts, so that the receiver never plays later and later.
 
@@ -63,13 +59,12 @@ class AudioDownlink(MediaStreamTrack):
         """Packets given to the sender."""
         self.silent_packets_sent = 0
         """Of these, the constant silence."""
-        self.missed_ticks = 0
-        """Ticks at which the sender had not yet come back for a packet, more than one in a row."""
         self._playout = playout
         self._on_error = on_error
         # FEC costs a fifth of the encoding: it begins with the first report of a loss.
         self._encoder = encoder or OpusEncoder(fec=False)
         self._sender: RTCRtpSender | None = None
+        self._packets: PacketSender | None = None
         self._clock = clock
         self._rate = SendRate(self._encoder.bitrate)
         self._report: object = None
@@ -81,8 +76,6 @@ class AudioDownlink(MediaStreamTrack):
         self._has_pauses = False
         self._taken_ticks = 0
         self._silent_ticks = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._has_tick = False
         self._unsubscribe = ticker.subscribe(self._on_tick)
 
     def bind(
@@ -94,10 +87,13 @@ class AudioDownlink(MediaStreamTrack):
     ) -> None:
         """Name the sender once the offer is answered, None if the client takes no sound.
 
+        What waits is sent once that is connected.
+
         Bit rate (of `max_bitrate` at most) and FEC follow what is reported to the sender
         (`media.sendrate`), `stats` include it. With `has_pauses` little is sent in silence.
         """
         self._sender = sender
+        self._packets = None if sender is None else PacketSender(sender)
         self._is_unheard = sender is None
         self._has_pauses = has_pauses
         if max_bitrate is not None:
@@ -105,38 +101,20 @@ class AudioDownlink(MediaStreamTrack):
             self._encoder.use_bitrate(bitrate)
             self._rate = SendRate(bitrate, most=max_bitrate)
 
-    async def recv(self) -> "av.Packet[Any]":
-        """Return the packet of the next tick. Raises MediaStreamError once the track has ended."""
-        payload = b""
-        while not payload:
-            await self._next_tick()
-            try:
-                payload = self._next_payload()
-            except Exception as exc:
-                self.stop()
-                self._on_error(exc)
-                raise MediaStreamError from exc
-            pts = self._pts + self._gap_ticks() * RTP_OPUS_PACKET_TICKS
-            self._pts = pts + RTP_OPUS_PACKET_TICKS
-        packet: av.Packet[Any] = av.Packet(payload)
-        packet.pts = pts
-        packet.time_base = TIME_BASE
-        self.packets_sent += 1
-        return packet
+    async def recv(self) -> NoReturn:
+        """Raise MediaStreamError: packets are sent at the tick, and not fetched."""
+        raise MediaStreamError
 
     def stop(self) -> None:
-        """End the track; a waiting `recv` raises MediaStreamError."""
+        """End the track: nothing more is taken or sent."""
         super().stop()
         self._unsubscribe()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(MediaStreamError())
 
     def stats(self) -> dict[str, float | int]:
         """Return counters by their webrtc-stats names and units."""
         stats: dict[str, float | int] = {
             "packetsSent": self.packets_sent,
             "silentPacketsSent": self.silent_packets_sent,
-            "missedTicks": self.missed_ticks,
             "fecPercent": self._rate.encoding.fec_percent,
             "targetBitrate": self._rate.encoding.bitrate,
         }
@@ -152,40 +130,29 @@ class AudioDownlink(MediaStreamTrack):
         return stats
 
     def _on_tick(self) -> None:
-        if self._is_unheard:
-            self._take_unheard()
-        elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-        elif self.packets_sent:
-            self.missed_ticks += self._has_tick
-            self._has_tick = True
-
-    def _take_unheard(self) -> None:
         try:
-            self._playout.take()
+            if self._is_unheard:
+                self._playout.take()
+            elif self._packets is not None and self._packets.is_open:
+                self._send_next(self._packets)
         except Exception as exc:  # noqa: BLE001  handed to the session, which ends the call
             self.stop()
             self._on_error(exc)
 
+    def _send_next(self, packets: PacketSender) -> None:
+        payload = self._next_payload()
+        pts = self._pts + self._gap_ticks() * RTP_OPUS_PACKET_TICKS
+        self._pts = pts + RTP_OPUS_PACKET_TICKS
+        if payload:
+            packets.send(payload, pts)
+            self.packets_sent += 1
+
     def _gap_ticks(self) -> int:
         """Return how many ticks passed without a packet since the packet before."""
-        passed = self._ticker.skipped_ticks + self.missed_ticks
-        gap = passed - self._skipped_ticks
-        self._skipped_ticks = passed
+        gap = self._ticker.skipped_ticks - self._skipped_ticks
+        self._skipped_ticks = self._ticker.skipped_ticks
         # Before the first packet there is nothing to keep up with.
         return gap if self.packets_sent else 0
-
-    async def _next_tick(self) -> None:
-        if self.readyState != "live" or self._is_unheard:
-            raise MediaStreamError
-        if self._has_tick:
-            self._has_tick = False
-            return
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _next_payload(self) -> bytes:
         """Return what is sent at this tick; nothing within a pause."""

@@ -1,12 +1,12 @@
 """All access to aiortc's private parts, written against one version of it.
 
-Nothing else in this package may touch an underscored name of aiortc. A test fails for each hook
-that no longer fires.
+Nothing else in this package but `media.packetsender` may touch an underscored name of aiortc. A
+test fails for each hook that no longer fires.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,10 +94,21 @@ def _set(receiver: RTCRtpReceiver, name: str, value: object) -> None:
     setattr(receiver, attribute, value)
 
 
-def _set_method(receiver: RTCRtpReceiver, name: str, method: Callable[..., Any]) -> None:
-    if not hasattr(receiver, name):
+def set_method(owner: RTCRtpReceiver | RTCRtpSender, name: str, method: Callable[..., Any]) -> None:
+    """Replace a method on one instance. Raises RuntimeError where aiortc has none of that name."""
+    if not hasattr(owner, name):
         raise RuntimeError(f"aiortc has no {name} any more")
-    setattr(receiver, name, method)
+    setattr(owner, name, method)
+
+
+def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Run what is a coroutine by its form only. Raises RuntimeError if it waits for anything."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    work.close()
+    raise RuntimeError(f"{work} waits")
 
 
 def _stop_decoder(receiver: RTCRtpReceiver) -> None:
@@ -118,19 +129,24 @@ def take_audio(receiver: RTCRtpReceiver, on_packet: OnPacket) -> None:
     _stop_decoder(receiver)
     codecs: dict[int, Any] = _get(receiver, "codecs")
     streams: dict[int, StreamStatistics] = _get(receiver, "remote_streams")
+    names: dict[int, str] = {}
 
     async def handle(packet: RtpPacket, arrival_time_ms: int) -> None:
         del arrival_time_ms
-        codec = codecs.get(packet.payload_type)
-        if codec is None:
-            return
+        name = names.get(packet.payload_type)
+        if name is None:
+            codec = codecs.get(packet.payload_type)
+            if codec is None:
+                return
+            name = names[packet.payload_type] = codec.name.lower()
         statistics = streams.get(packet.ssrc)
         if statistics is None:
-            statistics = _add_source(streams, packet.ssrc, codec.clockRate)
+            hz = codecs[packet.payload_type].clockRate
+            statistics = _add_source(streams, packet.ssrc, hz)
         statistics.add(packet)
-        on_packet(packet, codec.name.lower())
+        on_packet(packet, name)
 
-    _set_method(receiver, "_handle_rtp_packet", handle)
+    set_method(receiver, "_handle_rtp_packet", handle)
 
 
 def take_video(
@@ -176,7 +192,7 @@ def take_video(
         if on_packet(packet, codec.name.lower()):
             await receiver._send_rtcp_pli(packet.ssrc)
 
-    _set_method(receiver, "_handle_rtp_packet", handle)
+    set_method(receiver, "_handle_rtp_packet", handle)
     _take_reports(receiver, on_report, on_bye)
 
 
@@ -195,7 +211,7 @@ def _take_reports(
             on_bye(packet.sources)
         await original(receiver, packet)
 
-    _set_method(receiver, "_handle_rtcp_packet", handle)
+    set_method(receiver, "_handle_rtcp_packet", handle)
 
 
 async def request_keyframe(receiver: RTCRtpReceiver, ssrc: int) -> None:
@@ -255,7 +271,7 @@ def discard(receiver: RTCRtpReceiver) -> None:
     async def handle(packet: RtpPacket, arrival_time_ms: int) -> None:
         del packet, arrival_time_ms
 
-    _set_method(receiver, "_handle_rtp_packet", handle)
+    set_method(receiver, "_handle_rtp_packet", handle)
 
 
 def reception(receiver: RTCRtpReceiver) -> Reception:

@@ -9,7 +9,7 @@ Positions count RTP ticks (48 kHz) and, like sequence numbers, are extended beyo
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from media.formats import (
     PTIME_S,
@@ -20,7 +20,7 @@ from media.formats import (
 from media.opus import has_fec, packet_ticks
 from media.pieces import Action, JitterCounters, Piece
 from media.senderclock import SenderClock
-from media.transit import TransitTracker
+from media.transit import MIN_GAP_DEADLINE_S, TransitTracker
 
 MAX_HELD_PACKETS = 128
 MAX_JUMP_TICKS = RTP_OPUS_HZ
@@ -43,8 +43,7 @@ _MAX_DTX_BYTES = 2
 _STALLED_POLL_S = 3 * PTIME_S
 
 
-@dataclass(frozen=True, slots=True)
-class _Packet:
+class _Packet(NamedTuple):
     sequence: int
     position: int
     ticks: int
@@ -52,8 +51,7 @@ class _Packet:
     arrival_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Stray:
+class _Stray(NamedTuple):
     """A packet far from the stream, kept until a second one says whether a new stream began."""
 
     ssrc: int
@@ -121,6 +119,9 @@ class JitterBuffer:
         if self._ssrc is None:
             self._begin_s = self._last_poll_s = now
             self._start(ssrc, sequence, timestamp, now)
+        elif ticks and self._is_next(ssrc, sequence, timestamp, ticks, now):
+            self._pass_on(_Packet(self._highest + 1, self._next, ticks, payload, now), pieces)
+            return pieces
         elif self._is_far(ssrc, sequence, timestamp):
             first, self._stray = self._stray, _Stray(ssrc, sequence, timestamp, payload, now)
             if first is None or not _follows(self._stray, first):
@@ -145,6 +146,9 @@ class JitterBuffer:
         self._has_deferred_poll = is_stalled and not self._has_deferred_poll
         if self._ssrc is None or self._has_deferred_poll:
             return pieces
+        behind_s = now - self._expected_s()
+        if not self._held and behind_s < MIN_GAP_DEADLINE_S:
+            return pieces
         self._drain(now, pieces)
         if now - self._expected_s() > MAX_BEHIND_S:
             self._transit.reset(now, self._next / RTP_OPUS_HZ)
@@ -153,6 +157,28 @@ class JitterBuffer:
         while not self._held and now >= self._silent_from_s() and not self._is_ahead(now, 0):
             self._conceal(RTP_OPUS_PACKET_TICKS, pieces)
         return pieces
+
+    def _is_next(self, ssrc: int, sequence: int, timestamp: int, ticks: int, now: float) -> bool:
+        """Tell whether a packet is the very next one of a stream of which nothing is missing."""
+        return (
+            not self._held
+            and self._stray is None
+            and ssrc == self._ssrc
+            and sequence == (self._highest + 1) & 0xFFFF
+            and timestamp == self._next & 0xFFFFFFFF
+            and self._highest_position <= self._next
+            and not self._is_ahead(now, ticks)
+        )
+
+    def _pass_on(self, packet: _Packet, pieces: list[Piece]) -> None:
+        """Deliver the very next packet: what `_accept` does with it, in a third of the time."""
+        counters = self.counters
+        counters.packets_expected += 1
+        counters.packets_received += 1
+        self._seen = ((self._seen << 1) | 1) & _HISTORY
+        self._highest, self._highest_position = packet.sequence, packet.position
+        self._transit.add(packet.arrival_s, packet.position / RTP_OPUS_HZ)
+        self._release(packet, 0, packet.arrival_s, pieces)
 
     def _is_far(self, ssrc: int, sequence: int, timestamp: int) -> bool:
         if ssrc != self._ssrc:

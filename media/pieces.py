@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class Action(enum.Enum):
@@ -17,8 +18,7 @@ class Action(enum.Enum):
     """The background alone: nothing came for so long that nothing is left to extrapolate."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """The next samples of the timeline."""
 
     action: Action

@@ -53,6 +53,17 @@ class SenderClock:
 
         `ticks` is its duration in 48 kHz ticks, None where it is not Opus.
         """
+        if (
+            ssrc == self._ssrc
+            and self._ticks
+            and self._rate == self._candidate == 1
+            and sequence == (self._sequence + 1) & 0xFFFF
+            and timestamp == (self._timestamp + self._ticks) & 0xFFFFFFFF
+        ):
+            # The next packet of a right clock, as nearly all are: nothing is to be learned.
+            self._position += self._ticks
+            self._sequence, self._timestamp, self._ticks = sequence, timestamp, ticks or 0
+            return round(self._position) & 0xFFFFFFFF
         step = _signed(timestamp - self._timestamp)
         ahead = ((sequence - self._sequence + 0x8000) & 0xFFFF) - 0x8000
         if ssrc != self._ssrc or abs(step) > 2 * RTP_OPUS_HZ or abs(ahead) > 100:

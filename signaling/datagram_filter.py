@@ -55,6 +55,8 @@ class DatagramFilter:
         """Times that the selected address was reported as closed by its host (ICMP)."""
         self.turned_away: Counter[str] = Counter()
         """Datagrams by the reason why they went no further."""
+        self.take_media: Callable[[bytes], bool] = lambda data: False
+        """Handles an SRTP packet at once, or says that it is to wait with all else."""
         self._connection = connection
         self._restarts = restarts
         self._is_encrypted = is_encrypted
@@ -98,7 +100,7 @@ class DatagramFilter:
         if 20 <= kind < 64:
             return self._take_dtls(data)
         if 128 <= kind < 192 and len(data) >= MIN_RTP_BYTES:
-            return self._queue(data)
+            return None if self.take_media(data) else self._queue(data)
         return "unknown_kind"
 
     def _take_stun(self, protocol: Any, data: bytes, address: Address) -> str | None:

@@ -1,5 +1,6 @@
 """How hooks are set on instances of aiortc and aioice: only where the name still exists."""
 
+from collections.abc import Coroutine
 from typing import Any
 
 
@@ -10,3 +11,13 @@ def replace(owner: Any, name: str, method: Any) -> Any:
         raise RuntimeError(f"{type(owner).__name__} has no {name} any more")
     setattr(owner, name, method)
     return original
+
+
+def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Run what is a coroutine by its form only. Raises RuntimeError if it waits for anything."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    work.close()
+    raise RuntimeError(f"{work} waits")

@@ -33,7 +33,8 @@ class Wire:
         for dtls in dict.fromkeys(self._mids.values()):
             sctp = pc.sctp if pc.sctp is not None and pc.sctp.transport is dtls else None
             self._hooks[dtls] = ConnectionHooks(dtls, settings, clock)
-            self._inbounds[dtls] = Inbound(dtls, sctp, exceeded, clock)
+            inbound = self._inbounds[dtls] = Inbound(dtls, sctp, exceeded, clock)
+            self._hooks[dtls].door.take_media = inbound.take_media
 
     @property
     def heard(self) -> int:

@@ -1,4 +1,4 @@
-"""The server process of the media benchmark: our media classes, or aiortc as it comes."""
+"""The server process of the media benchmark: our peer and media classes, or aiortc as it comes."""
 
 import asyncio
 import fractions
@@ -10,7 +10,13 @@ from typing import Any
 
 import av
 import numpy as np
-from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCSessionDescription,
+)
 from aiortc.mediastreams import MediaStreamError
 
 from media.clock import Ticker
@@ -18,8 +24,11 @@ from media.downlink import AudioDownlink
 from media.formats import DOWNLINK_HZ, SAMPLE_BYTES, UPLINK_HZ
 from media.playout import Playout
 from media.uplink import AudioUplink
+from signaling.ice import IceSettings
+from signaling.peer import Peer
 from tests.bench.media_wire import Handler, serve
 from tests.media.peers import speech
+from tests.signaling.rtc import Recorder
 
 REFILL_BELOW_MS = 2000
 STOCK_HZ = 48_000
@@ -32,26 +41,34 @@ def fail(exc: Exception) -> None:
 
 
 class OurCall:
-    """One call on our media classes, speaking without end."""
+    """One call as a media worker has it, without a session: it speaks without end."""
 
-    def __init__(self, pc: RTCPeerConnection, ticker: Ticker, pcm: bytes) -> None:
+    def __init__(self, ticker: Ticker, pcm: bytes) -> None:
         self.samples = 0
         self.times: list[tuple[int, float]] = []
         self._pcm = pcm
         self._playout = Playout(listener=self)
         self._downlink = AudioDownlink(self._playout, ticker, on_error=fail)
         self._playout.push(0, pcm)
-        self._pc = pc
+        self._peer = Peer("bench", IceSettings(loopback="only"), Recorder())
         self._ticker = ticker
         self._uplink: AudioUplink | None = None
 
-    def attach(self, track: MediaStreamTrack) -> None:
-        """Take over the caller's track."""
-        del track
-        receiver = self._pc.getReceivers()[0]
-        self._uplink = AudioUplink(receiver, self._hear, on_error=fail)
+    async def answer(self, offer: str) -> str:
+        """Answer the caller."""
+        answer = await self._peer.answer(offer, downlink=self._downlink, on_receivers=self._attach)
+        self._downlink.bind(self._peer.audio_sender)
+        return answer
+
+    async def close(self) -> None:
+        """End the call."""
+        await self._peer.close()
+
+    def _attach(self, audio: RTCRtpReceiver | None, video: RTCRtpReceiver | None) -> None:
+        del video
+        assert audio is not None
+        self._uplink = AudioUplink(audio, self._hear, on_error=fail)
         self._ticker.subscribe(self._uplink.poll)
-        self._downlink.bind(self._pc.addTrack(self._downlink))
 
     def report(self) -> dict[str, Any]:
         """Return what was heard, by packets of 20 ms since the first."""
@@ -113,17 +130,27 @@ class SpeechTrack(MediaStreamTrack):
 class StockCall:
     """One call as aiortc's examples do it: decoded, resampled, encoded by aiortc and PyAV."""
 
-    def __init__(self, pc: RTCPeerConnection, pcm: bytes) -> None:
+    def __init__(self, pcm: bytes) -> None:
         self.samples = 0
         self.times: list[tuple[int, float]] = []
-        self._pc = pc
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._missed_ticks = 0
         self._next_pts: int | None = None
         self._pcm = pcm
         self._task: asyncio.Task[None] | None = None
 
-    def attach(self, track: MediaStreamTrack) -> None:
-        """Consume the caller's track and speak."""
+    async def answer(self, offer: str) -> str:
+        """Answer the caller."""
+        self._pc.on("track", self._attach)
+        await self._pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+        await self._pc.setLocalDescription(await self._pc.createAnswer())
+        return self._pc.localDescription.sdp
+
+    async def close(self) -> None:
+        """End the call."""
+        await self._pc.close()
+
+    def _attach(self, track: MediaStreamTrack) -> None:
         self._task = asyncio.get_running_loop().create_task(self._listen(track))
         self._pc.addTrack(SpeechTrack(self._pcm))
 
@@ -157,7 +184,6 @@ class StockCall:
 def make_handler(kind: str) -> Handler:
     """Return the command handler of a server of one kind; needs a running loop."""
     calls: list[OurCall | StockCall] = []
-    pcs: list[RTCPeerConnection] = []
     ticker = Ticker()
     pcm = speech(4.0, DOWNLINK_HZ if kind == "ours" else STOCK_HZ, seed=2)
     assert len(pcm) % SAMPLE_BYTES == 0
@@ -165,14 +191,9 @@ def make_handler(kind: str) -> Handler:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
 
     async def answer(sdp: str) -> dict[str, Any]:
-        pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        call = OurCall(pc, ticker, pcm) if kind == "ours" else StockCall(pc, pcm)
-        pc.on("track", call.attach)
-        await pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
-        await pc.setLocalDescription(await pc.createAnswer())
-        pcs.append(pc)
+        call = OurCall(ticker, pcm) if kind == "ours" else StockCall(pcm)
         calls.append(call)
-        return {"sdp": pc.localDescription.sdp}
+        return {"sdp": await call.answer(sdp)}
 
     async def handle(request: dict[str, Any]) -> dict[str, Any]:
         match request["command"]:
@@ -190,8 +211,8 @@ def make_handler(kind: str) -> Handler:
                 }
             case "heard":
                 return {"calls": [call.report() for call in calls]}
-        for pc in pcs:
-            await pc.close()
+        for call in calls:
+            await call.close()
         ticker.close()
         return {}
 

@@ -161,6 +161,7 @@ async def test_downlink_is_heard_whole_by_a_stock_receiver_and_ends_in_silence()
     decoder = OpusDecoder()
     assert {len(decoder.decode(p.payload)) for p in heard} == {640}
     assert stats["packetsSent"] >= len(heard)
+    assert {packet.extensions.mid for packet in heard} == {"0"}
     assert errors == []
     assert playout.heard(1) == 24_000
 
