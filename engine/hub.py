@@ -35,19 +35,28 @@ def locate(model: str | Path, fetching: Fetching = unheard, *, revision: str | N
     if folder.is_absolute() or text.startswith(("./", "../", "~")) or text.count("/") != 1:
         raise HubError(f"{folder} is not a folder.\n{_how_to_fetch('openbmb/MiniCPM-o-4_5')}")
     try:
+        return snapshot(text, fetching, revision=revision)
+    except HubError as error:
+        told = f"{text} is not a folder and cannot be fetched: {error}\n{_how_to_fetch(text)}"
+        raise HubError(told) from error
+
+
+def snapshot(repository: str, fetching: Fetching, **wanted: Any) -> Path:
+    """The folder of a repository, fetched; blocks meanwhile. `wanted`: which revision, what of it,
+    from where and into which cache, as `huggingface_hub.snapshot_download` takes them.
+
+    Raises `HubError` with the reason alone.
+    """
+    try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
-        raise HubError(
-            f"{text} is not a folder, and huggingface_hub is not installed.\n{_how_to_fetch(text)}"
-        ) from None
-    fetching(text, 0, 0)
+        raise HubError("huggingface-hub is not installed (pip install huggingface-hub)") from None
+    fetching(repository, 0, 0)
     try:
-        found = snapshot_download(text, revision=revision, tqdm_class=_bars(text, fetching))
+        found = snapshot_download(repository, tqdm_class=_bars(repository, fetching), **wanted)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise HubError(
-            f"{text} is not a folder and cannot be fetched: {error}\n{_how_to_fetch(text)}"
-        ) from error
+        raise HubError(str(error)) from error
     return Path(found)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _get(folder: ModelFolder, model: PublishedModel, source: str) -> None:
-    fetched = asyncio.run(folder.fetch(model, source, _Bar().show))
+    fetched = folder.fetch(model, source, _Bar().show)
     for file in fetched:
         state = "fetched for the first time, not checked" if file.is_new else "as it was before"
         _say(f"{file.path}: {state} (SHA-256 {file.pin.sha256})")
