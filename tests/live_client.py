@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,22 +15,15 @@ from aiortc import RTCSessionDescription
 from websockets.exceptions import ConnectionClosed
 
 from tests.caller import Caller
+from tests.openai_events import checked_live_event
 from tests.openai_types import live_events
 from tests.streamer import Streamer
 from tests.waiting import PATIENCE_S
 
-EVENTS = live_events()
+live_events()
 """Built before a call: it would stand still meanwhile."""
 PATH = "/v1/live/sessions"
 PIECE_S = 0.1
-
-
-def checked(text: str) -> dict[str, Any]:
-    """An event, if it is one."""
-    event: dict[str, Any] = json.loads(text)
-    parsed = EVENTS.validate_python(event)
-    assert parsed.type == event["type"] and not (parsed.model_extra or {}), event
-    return event
 
 
 class LiveStreamer(Streamer):
@@ -47,7 +39,7 @@ class LiveStreamer(Streamer):
         return self
 
     def _take(self, text: str) -> None:
-        event = checked(text)
+        event = checked_live_event(text)
         if event["type"] == "session.output_audio.delta":
             self.pieces.append((time.monotonic(), base64.b64decode(event["delta"])))
         elif event["type"] == "session.input_audio.append":
@@ -126,7 +118,7 @@ class LiveCaller(Caller):
         return self
 
     def _read(self, text: str) -> dict[str, Any]:
-        return checked(text)
+        return checked_live_event(text)
 
 
 def loudness(pcm: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Events of a Realtime session, held against OpenAI's own types for them."""
+"""Events of a session, held against OpenAI's own types for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import BaseModel
+
+from tests.openai_types import live_events
 
 TYPES: dict[str, type[BaseModel]] = {
     get_args(model.model_fields["type"].annotation)[0]: model
@@ -33,6 +35,14 @@ def checked_event(text: str, extensions: frozenset[str] = EXTENSIONS) -> dict[st
     assert event["type"] in TYPES, f"no event of OpenAI's: {text}"
     parsed = TYPES[event["type"]].model_validate_json(_without_our_parts(text), strict=True)
     assert not (parsed.model_extra or {}), event
+    return event
+
+
+def checked_live_event(text: str) -> dict[str, Any]:
+    """The same of OpenAI Live, where nothing is ours."""
+    event: dict[str, Any] = json.loads(text)
+    parsed = live_events().validate_python(event)
+    assert parsed.type == event["type"] and not (parsed.model_extra or {}), event
     return event
 
 
