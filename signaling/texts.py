@@ -5,6 +5,8 @@ encoder takes.
 """
 
 import re
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -12,6 +14,8 @@ import msgspec
 REPLACEMENT = "\ufffd"
 MAX_DEPTH = 64
 """Of nested arrays and objects: what we make of them nests a little deeper, within the stack."""
+MAX_NAMES = 32
+MAX_NAME_CHARS = 64
 
 # Walks from escape to escape, so that an escaped backslash before a "u" begins none. The first
 # group is a whole pair, the second half of one.
@@ -47,6 +51,13 @@ def decode_json(data: bytes | str) -> Any:
     if _is_deep(value):
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
     return value
+
+
+def plain_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The first `MAX_NAMES` names from outside, fit for a header and a message, each once."""
+    cut = (name[:MAX_NAME_CHARS] for name in islice(names, MAX_NAMES))
+    plain = ("".join(c for c in n if c.isascii() and (c.isalnum() or c in "_.-[]")) for n in cut)
+    return tuple(dict.fromkeys(name for name in plain if name))
 
 
 def _mended(data: bytes | str) -> str:

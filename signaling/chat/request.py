@@ -15,15 +15,12 @@ from signaling.chat.messages import OrderedItem, Reader, instructions_of
 from signaling.chat.tools import ToolWish, read_tools
 from signaling.errors import ProtocolError
 from signaling.fields import convert
-from signaling.texts import decode_json
+from signaling.texts import decode_json, plain_names
 
 MAX_COMMAS = 100_000
 """Bounds what a body may unpack to: 40 MB of `{},` would be gigabytes of objects."""
 MAX_TOKENS = 32_768
 MAX_STOPS = 4
-MAX_TOLD = 32
-"""Names of ignored members."""
-MAX_NAME_CHARS = 64
 
 SpokenFormat = Literal["wav", "pcm16", "mp3", "opus", "flac", "aac"]
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -256,7 +253,6 @@ def _ignored(
 
 
 def unserved_names(raw: dict[str, Any], served: tuple[str, ...]) -> tuple[str, ...]:
-    """The members that were given and change nothing, fit for a header; `MAX_TOLD` at most."""
-    names = [name for name, value in raw.items() if name not in served and value is not None]
-    plain = {"".join(c for c in n if c.isascii() and (c.isalnum() or c in "_.-[]")) for n in names}
-    return tuple(sorted(name[:MAX_NAME_CHARS] for name in plain if name)[:MAX_TOLD])
+    """The members that were given and change nothing, fit for a header."""
+    names = (name for name, value in raw.items() if name not in served and value is not None)
+    return plain_names(sorted(names))

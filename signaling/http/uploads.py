@@ -12,6 +12,7 @@ from aiohttp import web
 
 from signaling.errors import ProtocolError
 from signaling.http.bodies import read_body
+from signaling.http.event_stream import ignored_header
 from signaling.http.proxies import neighbourhood
 from signaling.http.upload_line import UploadLine
 from signaling.realtime.client_items import ItemCreate, parse_upload
@@ -39,7 +40,10 @@ class UploadEndpoint:
         self._line = UploadLine()
 
     async def add(self, request: web.Request) -> web.Response:
-        """Put an item with files into a call's conversation; without a key, by the call's id."""
+        """Put an item with files into a call's conversation; without a key, by the call's id.
+
+        Members that change nothing are named in the header `Omnicall-Ignored`.
+        """
         call_id = request.match_info["call_id"]
         if not self._service.is_open(call_id):
             raise self._service.why_closed(call_id)
@@ -50,5 +54,7 @@ class UploadEndpoint:
             del body
             item = await self._service.add_item(call_id, create)
         return web.Response(
-            body=msgspec.json.encode(rendered_item(item)), content_type="application/json"
+            body=msgspec.json.encode(rendered_item(item)),
+            content_type="application/json",
+            headers=ignored_header(create.unused),
         )

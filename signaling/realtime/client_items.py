@@ -7,6 +7,7 @@ The parts are those of OpenAI Realtime GA, and `input_video`, an extension in th
 import base64
 import binascii
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -25,7 +26,7 @@ from signaling.session.items import (
     InputTextPart,
     InputVideoPart,
 )
-from signaling.texts import decode_json
+from signaling.texts import decode_json, plain_names
 
 MAX_TEXT_CHARS = 32 * 1024
 MAX_IMAGE_CHARS = 8 * 1024 * 1024
@@ -128,7 +129,8 @@ def parse_upload(body: bytes) -> ItemCreate:
 
 def parse_item_create(raw: dict[str, Any]) -> ItemCreate:
     """Parse the members of a conversation.item.create; raises ProtocolError."""
-    return _item_create(convert(raw, RawItemCreate))
+    create = _item_create(convert(raw, RawItemCreate))
+    return msgspec.structs.replace(create, unused=unused_members(raw["item"]))
 
 
 def parse_input_item(raw: dict[str, Any], where: str) -> InputItem:
@@ -144,7 +146,6 @@ def parse_input_item(raw: dict[str, Any], where: str) -> InputItem:
 
 def _item_create(raw: RawItemCreate) -> ItemCreate:
     item: InputItem
-    unused: tuple[str, ...] = ()
     if isinstance(raw.item, RawMessage):
         message = raw.item
         parts = tuple(
@@ -152,22 +153,12 @@ def _item_create(raw: RawItemCreate) -> ItemCreate:
             for index, part in enumerate(message.content)
         )
         item = InputMessage(role=message.role, parts=parts, id=message.id)
-        unused = tuple(
-            f"item.content.{index}.{name}"
-            for index, part in enumerate(message.content)
-            for name in _unused(part)
-        )
     elif isinstance(raw.item, RawCall):
         call = raw.item
         item = FunctionCall(call.call_id, call.name, call.arguments, call.id)
     else:
         item = FunctionCallOutput(raw.item.call_id, raw.item.output, raw.item.id)
-    return ItemCreate(
-        item=item,
-        previous_item_id=raw.previous_item_id,
-        event_id=raw.event_id,
-        unused=unused,
-    )
+    return ItemCreate(item, raw.previous_item_id, raw.event_id)
 
 
 _PART_TYPES = {
@@ -186,10 +177,28 @@ _USED = {
 """The members that a part of a type is made of; of other types `text`."""
 
 
-def _unused(part: RawPart) -> list[str]:
-    used = ("type", *_USED.get(part.type, ("text",)))
-    members = msgspec.structs.asdict(part)
-    return [name for name, value in members.items() if value is not None and name not in used]
+_FIELDS = {
+    "message": RawMessage.__struct_fields__,
+    "function_call": RawCall.__struct_fields__,
+    "function_call_output": RawOutput.__struct_fields__,
+}
+_STANDING = ("type", "object", "status")
+"""What items are told with and clients give back: says what an item is, and how it stands."""
+
+
+def unused_members(item: dict[str, Any], where: str = "item") -> tuple[str, ...]:
+    """The members of an item that was parsed that change nothing, in dotted names."""
+    return plain_names(_unused(item, where))
+
+
+def _unused(item: dict[str, Any], where: str) -> Iterator[str]:
+    for name, value in item.items():
+        if value is not None and name not in (*_STANDING, *_FIELDS.get(item["type"], ("id",))):
+            yield f"{where}.{name}"
+    for index, part in enumerate(item.get("content") or ()):
+        for name, value in part.items():
+            if value is not None and name not in ("type", *_USED.get(part["type"], ("text",))):
+                yield f"{where}.content.{index}.{name}"
 
 
 def _part(part: RawPart, role: str, where: str) -> InputPart:

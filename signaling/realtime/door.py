@@ -10,12 +10,13 @@ from signaling.realtime import client_events as c
 from signaling.realtime import rendering
 from signaling.realtime import server_events as wire
 from signaling.realtime.client_events import parse_client_event
-from signaling.realtime.client_items import ItemCreate, decoded
+from signaling.realtime.client_items import ItemCreate, decoded, unused_members
 from signaling.realtime.extension_events import EXTENSIONS
 from signaling.realtime.fitting import fitted
 from signaling.realtime.response_options import wish_of
 from signaling.session import events as ev
 from signaling.session.core import Asker, SessionCore, SoundPort
+from signaling.texts import MAX_NAMES
 
 
 class RealtimeDoor:
@@ -76,6 +77,8 @@ class RealtimeDoor:
             case c.ResponseCreate():
                 options = event.response or c.ResponseOptions()
                 core.create_response(wish_of(options, core.settings, core.abilities), by)
+                for index, item in enumerate(options.input or ()):
+                    self._tell_unused(unused_members(item, f"response.input.{index}"))
             case c.ResponseCancel():
                 core.cancel_response(event.response_id)
             case c.InputBufferAppend() | c.InputBufferCommit() | c.InputBufferClear():
@@ -142,9 +145,9 @@ class RealtimeDoor:
         """Tell of members that change nothing, of each but once."""
         for name in names:
             member = name.rpartition(".")[2]
-            if member not in self._told_unused:
+            if member not in self._told_unused and len(self._told_unused) < MAX_NAMES:
                 self._told_unused.add(member)
-                told = f"{name}: this member of a part of that type changes nothing."
+                told = f"{name}: this member changes nothing here."
                 self.tell(ev.Notice(code="unused_member", message=told))
 
     def _retrieve(self, event: c.ItemRetrieve) -> None:

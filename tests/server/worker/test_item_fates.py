@@ -14,6 +14,8 @@ import openai.types.realtime as openai_types
 import pytest
 from msgspec.structs import replace
 
+from engine.ipc import protocol as p
+from signaling.session.core import Abilities
 from tests.server.worker.talk import Talk
 
 CALL = {"type": "function_call", "call_id": "called", "name": "weather", "arguments": "{}"}
@@ -113,6 +115,26 @@ def test_a_member_without_effect_is_told_of_once() -> None:
         talk.ask({"type": "conversation.item.create", "item": item})
     assert talk.one("session.warning")["code"] == "unused_member"
     assert len(talk.of("conversation.item.added")) == 2
+
+
+def test_so_is_one_that_nobody_knows() -> None:
+    talk = Talk()
+    part = {"type": "input_text", "text": "hi", "txet": "ho"}
+    item = {"type": "message", "role": "user", "content": [part], "colour": 1, "object": "x"}
+    talk.ask({"type": "conversation.item.create", "item": {**item, "phase": None}})
+    told = [event["message"].partition(":")[0] for event in talk.of("session.warning")]
+    assert told == ["item.colour", "item.content.0.txet"]
+
+
+def test_so_is_one_of_what_a_response_is_made_from() -> None:
+    talk = Talk()
+    talk.conversation.abilities = Abilities(answers_out_of_band=True)
+    item = {"type": "message", "role": "system", "colour": 1}
+    item |= {"content": [{"type": "input_text", "text": "hi"}]}
+    asked = {"conversation": "none", "output_modalities": ["text"], "input": [item]}
+    talk.ask({"type": "response.create", "response": asked})
+    assert len(talk.sent(p.CreateResponse)) == 1
+    assert talk.one("session.warning")["message"].startswith("response.input.0.colour:")
 
 
 @pytest.mark.parametrize(

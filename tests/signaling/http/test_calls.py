@@ -489,6 +489,15 @@ async def test_item_is_added_without_a_key_and_its_id_is_told(start: Start, desk
     assert [call_id for call_id, _ in desk.added] == ["rtc_abc"]
 
 
+async def test_members_of_an_item_that_change_nothing_are_named(start: Start) -> None:
+    client = await start()
+    part = {"type": "input_text", "text": "hello", "détail\r\nX": "high"}
+    response = await client.post(ITEMS, json=HELLO | {"content": [part], "status": "completed"})
+    assert response.status == 200
+    assert response.headers["Omnicall-Ignored"] == "item.content.0.dtailX"
+    assert "Omnicall-Ignored" not in (await client.post(ITEMS, json=HELLO)).headers
+
+
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/items")])
 async def test_call_that_ended_lately_is_410_with_its_reason(
     start: Start, method: str, path: str
