@@ -13,13 +13,15 @@ from engine.minicpmo.llm.rows import LONG_ROW
 from engine.minicpmo.modes.turn_encoding import PlannedMessages, encode_turn, plan_turn
 from engine.minicpmo.modes.unit_start import AskedTurn, DuplexEntry
 from engine.minicpmo.runner import Runner
+from engine.minicpmo.session.item_cutting import cut_item
 from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.session import Session
 from engine.minicpmo.speech.pipeline import NO_SOUND
 
 MAX_ASKED = 4
 PORTION = LONG_ROW - UNIT_END_IDS
-"""Positions of messages that are read at once, in one piece; units pass between two of these."""
+"""Positions of messages that are read at once, in one piece; units pass between two of these. A
+longer message is read as several."""
 
 
 class TypedTurns:
@@ -100,7 +102,15 @@ class TypedTurns:
         while count < len(sizes) and (count == 0 or total + sizes[count] <= PORTION):
             total += sizes[count]
             count += 1
-        return given.take_items(count)
+        items = given.take_items(count)
+        if total > PORTION and (cut := cut_item(items[0], self._fits)) is not None:
+            items = [cut[0]]
+            given.put_back(cut[1])
+        return items
+
+    def _fits(self, item: DecodedItem) -> bool:
+        prompt = self._plan([item])[1]
+        return prompt is None or len(prompt) <= PORTION
 
     def _sizes(self, entry: DuplexEntry, most: int) -> list[int]:
         """Positions of each message that waits; those that cannot be read are refused."""

@@ -85,6 +85,11 @@ class PendingInput:
         self._in_memory.add(item)
         return True
 
+    def put_back(self, item: DecodedItem) -> None:
+        """Let this be the oldest item again, of which a part was taken."""
+        self.items.appendleft(item)
+        self._in_memory.add(item)
+
     def forget(self, item_id: str) -> bool:
         """Drop a typed item that no turn has taken yet; return whether there was one."""
         kept = [item for item in self.items if item.item != item_id]

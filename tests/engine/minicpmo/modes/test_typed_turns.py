@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import cast
@@ -13,6 +14,7 @@ from PIL import Image
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.duplex_batch import DuplexBatch
+from engine.minicpmo.modes import typed_turns
 from engine.minicpmo.modes.full_duplex import FullDuplex
 from engine.minicpmo.session.audio_input import AudioInput
 from tests.engine.minicpmo.engine_rig import Talk, config, scheduler_of
@@ -247,6 +249,8 @@ async def test_a_message_holds_up_no_unit_and_is_read_in_one_piece(
 async def test_units_pass_while_pictures_are_encoded_and_not_amid_a_message(
     engine: MiniCpmoEngine, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As sound that is too long for one portion.
+    monkeypatch.setattr(typed_turns, "cut_item", lambda item, fits: None)
     talk = begin(engine, mode="full_duplex", options=LISTENS)
     await talk.units(1)
     entry = scheduler_of(engine)._modes.duplex._entries[0]
@@ -268,6 +272,31 @@ async def test_units_pass_while_pictures_are_encoded_and_not_amid_a_message(
     held.pieces = 9
     await until(lambda: "end<|im_end|>" in rows.text)
     await talk.units(1)
+    assert not talk.all(p.SessionWarning)
+    await talk.session.close()
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_units_pass_amid_a_long_text_which_is_answered_when_it_is_read(
+    engine: MiniCpmoEngine, words: Words, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    await talk.units(1)
+    text = " ".join(f"The number is {n}." for n in range(60))
+    assert typed_turns.PORTION < len(words.tokens.encode(text)) < 850
+    held = Held(monkeypatch)
+    write(talk, text)
+    respond(talk, request="typed")
+    held.pieces = 1
+    await until(lambda: held.pieces == 0)
+    assert [unit.decision for unit in await talk.units(2)] == ["listen"] * 2
+    words.say("Hi")
+    held.pieces = 9
+    await until(lambda: "is 59.<|im_end|>" in rows.text)
+    await talk.units(1)
+    assert [began.request for began in talk.all(p.ResponseStarted)] == ["typed"]
+    read = re.findall(r"<\|im_start\|>user\n(The .*?)<\|im_end\|>", rows.text)
+    assert len(read) > 1 and "".join(read) == text
     assert not talk.all(p.SessionWarning)
     await talk.session.close()
 
