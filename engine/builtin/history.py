@@ -43,6 +43,8 @@ class Item:
         self.call_id = call_id
         self.name = name
         """Of the function that is called."""
+        self.mark = 0
+        """Of the history when the user gave it; 0: it is an answer's."""
 
 
 class History:
@@ -51,6 +53,8 @@ class History:
     def __init__(self, retention: Retention | None = None) -> None:
         self.retention = retention
         self._items: list[Item] = []
+        self.mark = 0
+        """How much the user has given so far."""
 
     @property
     def items(self) -> Sequence[Item]:
@@ -63,11 +67,23 @@ class History:
         """
         if item.role == "output":
             item.text = _cut(item.text, self._room_for_output())
+        if item.role not in ("assistant", "call"):
+            self.mark += 1
+            item.mark = self.mark
         place = self._place(after)
-        self._items.insert(len(self._items) if place is None else place, item)
+        self._insert(item, len(self._items) if place is None else place)
+        return place is not None
+
+    def add_said(self, item: Item, mark: int) -> None:
+        """Add what was said when the history's mark was this: before what was given since."""
+        item.mark = mark
+        later = (place for place, kept in enumerate(self._items) if kept.mark > mark)
+        self._insert(item, next(later, len(self._items)))
+
+    def _insert(self, item: Item, place: int) -> None:
+        self._items.insert(place, item)
         self._forget()
         self._bound_images()
-        return place is not None
 
     def _room_for_output(self) -> int:
         taken = 0

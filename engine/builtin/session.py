@@ -73,7 +73,8 @@ class CascadeSession:
             on_goodbye=self._leave,
         )
         self._asides = Asides(session, parts.answerer, self._send, self._start_task)
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue(MAX_JOBS)
+        self._jobs: asyncio.Queue[tuple[Job, int]] = asyncio.Queue(MAX_JOBS)
+        """Each with the history's mark at the time."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._units = 0
         self._only_listens = False
@@ -178,8 +179,8 @@ class CascadeSession:
 
     def _put(self, job: Job) -> None:
         if self._jobs.full():
-            self._drop(self._jobs.get_nowait())
-        self._jobs.put_nowait(job)
+            self._drop(self._jobs.get_nowait()[0])
+        self._jobs.put_nowait((job, self._history.mark))
 
     def _drop(self, job: Job) -> None:
         """Give up the turn that has waited longest."""
@@ -211,13 +212,14 @@ class CascadeSession:
 
     async def _listen(self) -> None:
         while True:
-            match await self._jobs.get():
-                case p.CreateResponse() as asked:
-                    await self._on_request(asked)
-                case p.AppendContext() as commentary:
-                    await self._on_commentary(commentary)
-                case said:
-                    await self._on_said(said)
+            job, mark = await self._jobs.get()
+            match job:
+                case p.CreateResponse():
+                    await self._on_request(job)
+                case p.AppendContext():
+                    await self._on_commentary(job)
+                case Said():
+                    await self._on_said(job, mark)
 
     async def _on_request(self, asked: p.CreateResponse) -> None:
         if self._only_listens:
@@ -240,12 +242,14 @@ class CascadeSession:
         self._items.append(message)
         self._answer("proactive")
 
-    async def _on_said(self, said: Said) -> None:
+    async def _on_said(self, said: Said, mark: int) -> None:
         begun = time.monotonic()
         transcript = await self._transcribe(said)
         stages_ms = {"endpoint": said.endpoint_ms, "asr": (time.monotonic() - begun) * 1000}
         if transcript.text:
-            self._history.add(Item(p.utterance_item(said.utterance), "user", transcript.text))
+            item = Item(p.utterance_item(said.utterance), "user", transcript.text)
+            # Its words may come later than what was typed behind it.
+            self._history.add_said(item, mark)
         self._tell_transcript(said, transcript)
         knew_overload = self._knows_overload
         if transcript.is_overload:
@@ -374,7 +378,7 @@ class CascadeSession:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         while not self._jobs.empty():
-            job = self._jobs.get_nowait()
+            job, _ = self._jobs.get_nowait()
             if isinstance(job, Said) and job.words is not None:
                 job.words.abandon()
 

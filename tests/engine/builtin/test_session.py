@@ -475,6 +475,28 @@ async def test_typed_text_is_answered_on_request_in_text_only_if_asked() -> None
         assert it.all(Interrupt) == []
 
 
+async def test_what_is_typed_behind_speech_stays_there_when_its_words_come_late() -> None:
+    async with scene(script=[Transcript("one"), Transcript("three")]) as it:
+        it.recogniser.gate.clear()
+        await it.hear(say("who"))
+        it.session.handle(typed("two"))
+        await it.hear(say("who"))
+        it.session.handle(typed("four"))
+        it.session.handle(CreateResponse(SESSION, request="asked"))
+        await settle()
+        assert it.answerer.turns == []
+        it.recogniser.gate.set()
+        await it.wait(ResponseStarted, where=lambda started: started.request == "asked")
+        await settle()
+        kept = it.answerer.turns[-1].conversation.items
+        assert [item.text for item in kept if item.role == "user"] == [
+            "one",
+            "two",
+            "three",
+            "four",
+        ]
+
+
 async def test_a_request_supersedes_the_answer_under_way() -> None:
     async with scene(stretches_ms=(5_000,)) as it:
         it.session.handle(CreateResponse(SESSION))

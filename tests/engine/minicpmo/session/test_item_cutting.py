@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from engine.minicpmo.session.item_cutting import cut_item
 from engine.minicpmo.session.item_decoding import DecodedItem, DecodedPart, DecodedPicture
 
-PICTURE = DecodedPicture(torch.zeros(1, 1, 3, dtype=torch.uint8))
-LARGE = DecodedPicture(torch.zeros(9, 9, 3, dtype=torch.uint8))
+PICTURE = DecodedPicture(torch.zeros(1, 1, 1, dtype=torch.uint8))
+LARGE = DecodedPicture(torch.zeros(3, 3, 1, dtype=torch.uint8))
 FITTING = 8
 
 
 def size(item: DecodedItem) -> int:
-    """A position for each character and row of pixels."""
-    return sum(len(p) if isinstance(p, str) else p.rgb.shape[0] for p in item.parts)
+    """A position for each character and byte of a picture."""
+    return item.num_bytes + sum(len(part) for part in item.parts if isinstance(part, str))
 
 
 def cut(*parts: DecodedPart) -> list[tuple[DecodedPart, ...]]:
