@@ -7,149 +7,34 @@ sound begins and ends shows without. Some of them speak over the answers.
 from __future__ import annotations
 
 import asyncio
-import fractions
 import random
 import time
-import wave
+from functools import partial
 from typing import Any
 
-import aiohttp
-import av
-import numpy as np
-from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from aiortc.mediastreams import MediaStreamError
+from aiortc import MediaStreamTrack
 from aiortc.rtp import RtpPacket
 
-from media import hooks
+import omnicall.client
 from media.clock import Ticker
-from media.formats import (
-    DOWNLINK_HZ,
-    PTIME_MS,
-    RTP_OPUS_HZ,
-    RTP_OPUS_PACKET_TICKS,
-    RTP_VIDEO_HZ,
-    SAMPLE_BYTES,
-)
-from media.opus import SILENT_PACKET, OpusEncoder
-from tests import ROOT
+from media.formats import RTP_OPUS_PACKET_TICKS
+from media.opus import SILENT_PACKET
 from tests.bench.media_wire import Handler, serve
+from tests.bench.packets import CAMERA_FPS, Camera, PacketCarrier, Voice, keyframes, murmur, spoken
 
-CAMERA = (640, 480)
-CAMERA_FPS = 2
-PICTURES = 6
-SOUND_S = 4.0
 TURN_PAUSE_S = 0.1
 """Sound after at least so much silence is the beginning of a turn."""
 LATE_S = 0.06
 """A packet that comes so long after the one before is late: a caller's buffer has run dry."""
 SPEAK_OVER_S = (6.0, 12.0)
 """Pauses of those who speak over answers."""
-SPOKEN = ROOT / "tests" / "engine" / "data" / "tell_story.wav"
-"""What they say then. A made voice with an even rhythm would be taken for the echo of an answer."""
 GIVE_UP_S = 3.0
-
-
-def opus_packets(pcm: bytes, hz: int = DOWNLINK_HZ) -> list[bytes]:
-    """20 ms each."""
-    encoder = OpusEncoder(hz)
-    size = SAMPLE_BYTES * hz * PTIME_MS // 1000
-    return [encoder.encode(pcm[i : i + size]) for i in range(0, len(pcm) - size + 1, size)]
-
-
-def spoken() -> list[bytes]:
-    """A sentence."""
-    with wave.open(str(SPOKEN)) as file:
-        return opus_packets(file.readframes(file.getnframes()), file.getframerate())
-
-
-def murmur() -> list[bytes]:
-    """A quiet room."""
-    rng = np.random.default_rng(1)
-    samples = rng.integers(-20, 20, int(SOUND_S * DOWNLINK_HZ), dtype=np.int16)
-    return opus_packets(samples.tobytes())
-
-
-def keyframes() -> list[bytes]:
-    """VP8 pictures of noise in patches, each one a keyframe."""
-    rng = np.random.default_rng(1)
-    codec: Any = av.CodecContext.create("libvpx", "w")
-    codec.width, codec.height, codec.pix_fmt = *CAMERA, "yuv420p"
-    codec.time_base = fractions.Fraction(1, CAMERA_FPS)
-    codec.bit_rate = 500_000
-    codec.options = {"g": "1", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}
-    found: list[bytes] = []
-    for index in range(PICTURES):
-        patches = rng.integers(0, 255, (CAMERA[1] // 20, CAMERA[0] // 20, 3), dtype=np.uint8)
-        image = patches.repeat(20, axis=0).repeat(20, axis=1)
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        frame.pts, frame.time_base = index, codec.time_base
-        found += [bytes(packet) for packet in codec.encode(frame)]
-    return found
-
-
-class Camera(MediaStreamTrack):
-    """Sends prepared keyframes."""
-
-    kind = "video"
-
-    def __init__(self, pictures: list[bytes], phase_s: float) -> None:
-        super().__init__()
-        self._pictures = pictures
-        self._begin = time.monotonic() + phase_s
-        self._index = 0
-
-    async def recv(self) -> av.Packet[Any]:
-        due = self._begin + self._index / CAMERA_FPS
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
-        if self.readyState != "live":
-            raise MediaStreamError
-        packet: av.Packet[Any] = av.Packet(self._pictures[self._index % len(self._pictures)])
-        packet.pts = self._index * RTP_VIDEO_HZ // CAMERA_FPS
-        packet.time_base = fractions.Fraction(1, RTP_VIDEO_HZ)
-        self._index += 1
-        return packet
-
-
-class Voice(MediaStreamTrack):
-    """Sends prepared sound at each tick; `speak_over` puts a sentence in."""
-
-    kind = "audio"
-
-    def __init__(self, quiet: list[bytes], loud: list[bytes], ticker: Ticker) -> None:
-        super().__init__()
-        self._quiet, self._loud = quiet, loud
-        self._tick = asyncio.Event()
-        self._index = 0
-        self._over = 0
-        self._unsubscribe = ticker.subscribe(self._tick.set)
-
-    def speak_over(self) -> None:
-        self._over = len(self._loud)
-
-    async def recv(self) -> av.Packet[Any]:
-        await self._tick.wait()
-        self._tick.clear()
-        payload = (
-            self._loud[-self._over] if self._over else self._quiet[self._index % len(self._quiet)]
-        )
-        self._over = max(0, self._over - 1)
-        packet: av.Packet[Any] = av.Packet(payload)
-        packet.pts = self._index * RTP_OPUS_PACKET_TICKS
-        packet.time_base = fractions.Fraction(1, RTP_OPUS_HZ)
-        self._index += 1
-        return packet
-
-    def stop(self) -> None:
-        super().stop()
-        self._unsubscribe()
 
 
 class Caller:
     """One call and what came of it; times are of the monotonic clock, which all processes share."""
 
     def __init__(self, voice: Voice, camera: Camera | None, *, speaks_over: bool) -> None:
-        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self.call_id = ""
         self.failed = ""
         self.packets = self.gaps = self.silent = self.unhushed = 0
         self.worst_s = 0.0
@@ -159,42 +44,37 @@ class Caller:
         self.hushed_s: list[float] = []
         """From the first word over an answer until it was silent."""
         self._voice, self._speaks_over = voice, speaks_over
+        self._tracks: list[MediaStreamTrack] = [voice] if camera is None else [voice, camera]
         self._last: tuple[int, int, float] | None = None
         self._quiet_since = 0.0
         self._is_loud = False
         self._changed = asyncio.Event()
+        self._call: omnicall.client.Call | None = None
         self._task: asyncio.Task[None] | None = None
-        self.pc.addTrack(voice)
-        if camera is not None:
-            self.pc.addTrack(camera)
-        self.pc.on("track", self._on_track)
 
-    async def call(self, url: str) -> None:
-        await self.pc.setLocalDescription(await self.pc.createOffer())
-        headers = {"Content-Type": "application/sdp"}
-        async with aiohttp.ClientSession() as http:
-            address = f"{url.rstrip('/')}/v1/realtime/calls"
-            body = self.pc.localDescription.sdp
-            async with http.post(address, data=body, headers=headers) as answer:
-                text = await answer.text()
-                if answer.status != 201:
-                    self.failed = f"{answer.status} {text[:200]}"
-                    return
-                self.call_id = answer.headers["Location"].rpartition("/")[2]
-        await self.pc.setRemoteDescription(RTCSessionDescription(text, "answer"))
-        if self._speaks_over:
-            self._task = asyncio.create_task(self._speak_over())
+    def call(self, url: str) -> None:
+        """Begin the call; it goes on until `close`."""
+        self._task = asyncio.create_task(self._run(url))
+
+    async def _run(self, url: str) -> None:
+        carry = partial(PacketCarrier, tracks=self._tracks, heard=self._heard)
+        try:
+            async with omnicall.client.call(url, transport=carry, reconnect=False) as self._call:
+                await (self._speak_over() if self._speaks_over else asyncio.Event().wait())
+        except omnicall.client.ClientError as error:
+            self.failed = f"{type(error).__name__}: {error}"[:200]
 
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        await self.pc.close()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def result(self) -> dict[str, Any]:
-        state = self.pc.connectionState
+        call = self._call
+        ending = "not served" if call is None else str(call.ending or "")
         return {
-            "call_id": self.call_id,
-            "failed": self.failed or ("" if state == "connected" else f"the connection is {state}"),
+            "call_id": "" if call is None else call.id,
+            "failed": self.failed or ending,
             "packets": self.packets,
             "silent": self.silent,
             "gaps": self.gaps,
@@ -211,14 +91,7 @@ class Caller:
         self.worst_s = 0.0
         self.late, self.onsets, self.hushed_s = [], [], []
 
-    def _on_track(self, track: MediaStreamTrack) -> None:
-        if track.kind != "audio":
-            return
-        receiver = next(r for r in self.pc.getReceivers() if r.track is track)
-        hooks.take_audio(receiver, self._heard)
-
-    def _heard(self, packet: RtpPacket, codec: str) -> None:
-        del codec
+    def _heard(self, packet: RtpPacket) -> None:
         now = time.monotonic()
         self.packets += 1
         if self._last is not None:
@@ -282,8 +155,7 @@ class Client:
                 voice = Voice(self._quiet, self._loud, self._ticker)
                 caller = Caller(voice, camera, speaks_over=request["speaks_over"])
                 self._callers.append(caller)
-                await caller.call(request["url"])
-                return {"failed": caller.failed}
+                caller.call(request["url"])
             case "mark":
                 for caller in self._callers:
                     caller.mark()

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from tests.caller import Caller
+import omnicall.client
+from omnicall.client.peer import PeerCarrier
 from tests.fuzz.oracles import Log
 from tests.processes import table
 from tests.serving import Serving
+from tests.speech import DATA, read_wav
 
 SAMPLE_S = 10.0
 TELL_S = 60.0
@@ -31,6 +33,13 @@ PAUSE_S = (3.0, 9.0)
 """From one thing that a caller says or types to the next."""
 SAYINGS = ("hello", "what_time", "seven_times_eight", "who", "date", "thanks", "tell_story")
 TYPED = ("What is 3 plus 4?", "Tell me a story", "What time is it?", "Count to ten")
+VANISH = 0.2
+"""Share of the calls that end without a word over HTTP."""
+COUNTED = {
+    "conversation.item.input_audio_transcription.completed": "transcripts",
+    "conversation.item.input_audio_transcription.failed": "transcripts failed",
+    "response.done": "answers",
+}
 MAX_RSS_MB_PER_H = 1.0
 MAX_OTHERS_PER_H = 2.0
 """Threads, file descriptors and tasks; they go up and down with the calls."""
@@ -40,6 +49,13 @@ class Sample(Struct, frozen=True):
     at_s: float
     process: str
     values: dict[str, float]
+
+
+class LeavingCarrier(PeerCarrier):
+    """Closes its connection, and does not hang up."""
+
+    async def close(self) -> None:
+        await self.drop()
 
 
 class Soak:
@@ -60,38 +76,36 @@ class Soak:
         while time.monotonic() < until:
             try:
                 await self._call(until)
-            except (OSError, AssertionError, TimeoutError):
+            except (omnicall.client.Declined, omnicall.client.NoConnection):
                 self.counts["refused"] += 1
                 await asyncio.sleep(2.0)
+            except omnicall.client.CallOver:
+                self.counts["cut off"] += 1
 
     async def _call(self, until: float) -> None:
         ends = min(time.monotonic() + self._random.uniform(*CALL_S), until)
-        async with Caller(self._server.url) as caller:
-            await caller.hears("session.created")
+        transport: Any = "webrtc" if self._random.random() > VANISH else LeavingCarrier
+        async with omnicall.client.call(
+            self._server.url, transport=transport, reconnect=False
+        ) as call:
             self.counts["calls"] += 1
-            while time.monotonic() < ends and caller.pc.connectionState == "connected":
+            counting = asyncio.create_task(self._count(call))
+            while time.monotonic() < ends:
                 if self._random.random() < 0.7:
-                    caller.voice.say(self._random.choice(SAYINGS))
+                    rate, samples = read_wav(DATA / f"{self._random.choice(SAYINGS)}.wav")
+                    await call.say(samples, rate)
                 else:
-                    with contextlib.suppress(Exception):
-                        caller.type(self._random.choice(TYPED))
+                    await call.write(self._random.choice(TYPED))
                 await asyncio.sleep(self._pace * self._random.uniform(*PAUSE_S))
-            self._count(caller)
-            # One in five vanishes: its peer connection is closed without a word over HTTP.
-            if self._random.random() > 0.2:
-                await caller.hang_up()
+            if call.ending is not None:
+                raise call.ending
+        await counting
 
-    def _count(self, caller: Caller) -> None:
-        if caller.pc.connectionState != "connected":
-            self.counts["cut off"] += 1
-        names = {
-            "conversation.item.input_audio_transcription.completed": "transcripts",
-            "conversation.item.input_audio_transcription.failed": "transcripts failed",
-            "response.done": "answers",
-        }
-        for event in caller.events:
-            if event["type"] in names:
-                self.counts[names[event["type"]]] += 1
+    async def _count(self, call: omnicall.client.Call) -> None:
+        with contextlib.suppress(omnicall.client.CallOver):
+            async for event in call.events:
+                if event["type"] in COUNTED:
+                    self.counts[COUNTED[event["type"]]] += 1
 
     async def watch(self, started: float, until: float) -> None:
         """Take a sample every few seconds."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from omnicall.client.call import TURN_DETECTION, Call, Mode, Transport
 from omnicall.client.captions import Caption
+from omnicall.client.carrier import MakeCarrier
 from omnicall.client.errors import (
     CallOver,
     ClientError,
@@ -46,7 +47,7 @@ def call(
     mode: Mode | None = None,
     tools: Sequence[Callable[..., Any]] = (),
     session: dict[str, Any] | None = None,
-    transport: Transport = "webrtc",
+    transport: Transport | MakeCarrier = "webrtc",
     model: str = "omnicall",
     wait_s: float | None = 60.0,
     tls: ssl.SSLContext | None = None,
@@ -55,7 +56,8 @@ def call(
     """A call, to be entered with `async with`, which returns when the session is served.
 
     `session` are settings as of `session.update`; of `tools` each is a function with annotations
-    and a docstring; `wait_s` bounds the wait for a free engine, None waits on; `tls`
+    and a docstring; `transport` is one of these names, or makes carriers of your own
+    (`omnicall.client.carrier`); `wait_s` bounds the wait for a free engine, None waits on; `tls`
     trusts certificates that the system does not; with `reconnect` a conversation goes on over
     another connection when its own is lost, and what is sent meanwhile waits. Entering raises
     `Declined`, `RequestFailed` (of settings), `NoConnection`, `CallOver`.

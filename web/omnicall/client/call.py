@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from omnicall.client.address import Address
 from omnicall.client.backlog import Backlog
 from omnicall.client.captions import Caption, Captioner
-from omnicall.client.carrier import Callbacks, Carrier, Event, finds_turns, opening
+from omnicall.client.carrier import Callbacks, Carrier, Event, MakeCarrier, finds_turns, opening
 from omnicall.client.comeback import waits
 from omnicall.client.errors import CallOver, Declined, NoConnection
 from omnicall.client.pictures import file_part
@@ -58,7 +58,7 @@ class Call:
         url: str,
         *,
         key: str | None,
-        transport: Transport,
+        transport: Transport | MakeCarrier,
         model: str,
         session: dict[str, Any],
         tools: Sequence[Callable[..., Any]],
@@ -291,6 +291,8 @@ class Call:
 
     def _make_carrier(self, address: Address) -> Carrier:
         listener = Callbacks(self._on_event, self.sound.put)
+        if callable(self._transport):
+            return self._transport(address, self._voice, listener)
         if self._transport == "websocket":
             return WebSocketCarrier(address, self._model, self._voice, listener)
         # Who calls over a WebSocket waits for no aiortc.

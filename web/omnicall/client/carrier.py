@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from omnicall.client.sound import Pcm
+from omnicall.client.address import Address
+from omnicall.client.sound import Pcm, Unsaid
 
 Event = dict[str, Any]
 
@@ -65,6 +66,12 @@ class Carrier(Protocol):
 
     async def drop(self) -> None:
         """Free a connection that is lost; the session may go on over another one."""
+
+
+class MakeCarrier(Protocol):
+    """Makes the carrier of each of a call's connections; it says what the voice holds."""
+
+    def __call__(self, address: Address, voice: Unsaid, listener: Callbacks) -> Carrier: ...
 
 
 def opening(settings: Event, carrier: Carrier, tools: list[Event]) -> Event:

@@ -38,22 +38,23 @@ MAX_EVENT_BYTES = 200 * 1024
 
 
 class PeerCarrier:
-    """One peer connection."""
+    """One peer connection. Load tests send other `tracks`, and `hear` without decoding."""
 
     def __init__(self, address: Address, voice: Unsaid, listener: Callbacks) -> None:
+        self.tracks: list[MediaStreamTrack] = [Microphone(voice)]
+        """What is sent."""
+        self.heard_at = 0.0
+        """By the loop's clock."""
         self._address = address
-        self._voice = voice
         self._listener = listener
         self._end: asyncio.Future[CallOver] = asyncio.get_running_loop().create_future()
         self._open = asyncio.Event()
         self._track: MediaStreamTrack | None = None
         self._tracked = asyncio.Event()
-        self._microphone = Microphone(voice)
         self.pc: RTCPeerConnection | None = None
         self.channel: Any = None
         self.call_id = ""
         self.token = ""
-        self._heard_at = 0.0
         self.audio_settings: dict[str, Any] = {}
         self.tail_s = TAIL_S
 
@@ -67,7 +68,8 @@ class PeerCarrier:
         self.channel.on("open", self._open.set)
         self.channel.on("message", self._on_message)
         self.channel.on("close", self._on_close)
-        self.pc.addTrack(self._microphone)
+        for track in self.tracks:
+            self.pc.addTrack(track)
         await self.pc.setLocalDescription(await self.pc.createOffer())
         answer = await self._address.offer(self.pc.localDescription.sdp, session, token)
         sdp, self.call_id, self.token = answer
@@ -111,7 +113,8 @@ class PeerCarrier:
         await self.drop()
 
     async def drop(self) -> None:
-        self._microphone.stop()
+        for track in self.tracks:
+            track.stop()
         if self.pc is not None:
             await self.pc.close()
 
@@ -140,23 +143,27 @@ class PeerCarrier:
     async def _hear(self) -> None:
         await self._tracked.wait()
         assert self._track is not None
+        await self.hear(self._track)
+
+    async def hear(self, track: MediaStreamTrack) -> None:
+        """Pass on what is heard, until that ends; keeps `heard_at`."""
         resampler = Resampling(RATE)
         while True:
             try:
-                frame = await self._track.recv()
+                frame = await track.recv()
             except MediaStreamError:
                 return
-            self._heard_at = asyncio.get_running_loop().time()
+            self.heard_at = asyncio.get_running_loop().time()
             if isinstance(frame, AudioFrame) and len(pcm := resampler.feed(frame)):
                 self._listener.sound(pcm)
 
     async def _check(self) -> None:
         loop = asyncio.get_running_loop()
-        checked_at = self._heard_at = loop.time()
+        checked_at = self.heard_at = loop.time()
         while True:
             await asyncio.sleep(LOOK_S)
             # Sound comes each 20 ms, be it silence.
-            is_quiet = self._tracked.is_set() and loop.time() - self._heard_at > ASK_S
+            is_quiet = self._tracked.is_set() and loop.time() - self.heard_at > ASK_S
             if loop.time() - checked_at < (ASK_S if is_quiet else CHECK_EVERY_S):
                 continue
             checked_at = loop.time()
@@ -165,7 +172,7 @@ class PeerCarrier:
             except CallOver as end:
                 self._finish(end.reason, str(end))
                 return
-            if is_there and loop.time() - self._heard_at > QUIET_S and is_quiet:
+            if is_there and loop.time() - self.heard_at > QUIET_S and is_quiet:
                 self._finish("lost", "The connection was lost.")
                 return
 
