@@ -54,7 +54,8 @@ def random_token2wav(
     """The whole of token2wav with random weights, e.g. of `FlowConfig()` for benchmarks."""
     network = random_flow(flow, seed, device).to(dtype).prepare(steps)
     noise = make_noise(vocoder).to(device)
-    return Code2WavModel(network, Vocoder(random_hift(vocoder, seed, device), noise))
+    body = dtype if dtype is torch.float16 else torch.float32
+    return Code2WavModel(network, Vocoder(random_hift(vocoder, seed, device), noise, body))
 
 
 def random_voice(seconds: float = 3.0, seed: int = 0) -> VoiceFeatures:

@@ -1,4 +1,5 @@
-"""Steps between the vocoder's convolutions, each as one kernel on CUDA: float32, channels last.
+"""Steps between the vocoder's convolutions, each as one kernel on CUDA: channels last, float32 or
+float16, with weights in float32.
 
 There the values of a tensor [B, C, T] lie as those of a contiguous [B, T, C]. The kernels add the
 bias of the convolution before them, which cuDNN would do in a pass of its own, and put the zeros in
@@ -22,8 +23,15 @@ _QUAD = 4
 _THREADS = 256
 _MEANT = 3
 
-_JOIN = Kernel("join", torch.float32)
-_LEAKY_MEAN = Kernel("leaky_mean", torch.float32)
+_JOIN = {
+    dtype: Kernel("join", dtype, HALF=int(dtype is torch.float16))
+    for dtype in (torch.float32, torch.float16)
+}
+_LEAKY_MEAN = {
+    (torch.float32, torch.float32): Kernel("leaky_mean", torch.float32, HALF=0, WIDE=0),
+    (torch.float16, torch.float16): Kernel("leaky_mean", torch.float16, HALF=1, WIDE=0),
+    (torch.float16, torch.float32): Kernel("leaky_mean", torch.float16, HALF=1, WIDE=1),
+}
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -79,17 +87,23 @@ def add(
     return _joined(x, y, bias, None, own, mirrored=mirrored, keeps_sum=True)[0]
 
 
-def leaky_mean(parts: Sequence[Tensor], slope: float, lead: int = 0) -> Tensor:
-    """Leaky ReLU of the mean of [B, C, T] each, behind `lead` zeros: [B, C, lead + T]."""
+def leaky_mean(
+    parts: Sequence[Tensor], slope: float, lead: int = 0, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Leaky ReLU of the mean of [B, C, T] each, behind `lead` zeros: [B, C, lead + T].
+
+    `dtype`: of the result, if it is not that of the parts.
+    """
     first = parts[0]
+    dtype = dtype or first.dtype
     kernel = None
     if len(parts) == _MEANT and first.is_cuda:
         parts = [channels_last(part) for part in parts]
-        kernel = _LEAKY_MEAN.on(parts[0], _fit(*parts))
+        kernel = _LEAKY_MEAN[first.dtype, dtype].on(parts[0], _fit(*parts))
     if kernel is None:
-        return led(F.leaky_relu(sum(parts[1:], first) / len(parts), slope), lead)
+        return led(F.leaky_relu(sum(parts[1:], first) / len(parts), slope), lead).to(dtype)
     batch, channels, length = first.shape
-    out = _empty(first, lead + length)
+    out = _empty(first, lead + length, dtype)
     quads = channels // _QUAD
     arguments: list[Argument] = [*parts, out, length * quads, lead * quads, float(slope)]
     kernel(_grid(batch, quads * (lead + length)), (_THREADS, 1, 1), arguments)
@@ -114,7 +128,7 @@ def _joined(
     kernel = None
     if x.is_cuda:
         x, y = channels_last(x), None if y is None else channels_last(y)
-        kernel = _JOIN.on(x, _fit(x, y, bias, alpha))
+        kernel = _JOIN[x.dtype].on(x, _fit(x, y, bias, alpha))
     if kernel is None:
         return _plain(x, y, bias, alpha, own, lead, mirrored)
     batch, channels, length = x.shape
@@ -140,6 +154,7 @@ def _plain(
     mirrored: bool,
 ) -> tuple[Tensor, Tensor]:
     """`_joined` in torch operations."""
+    dtype = x.dtype
     more = None if bias is None else bias[:, None]
     if y is not None:
         if mirrored:
@@ -151,10 +166,10 @@ def _plain(
         behind = torch.arange(total.shape[2], device=x.device) >= own[:, None, None]
         total = total.masked_fill(behind, 0)
     if alpha is None:
-        return total, total
+        return total.to(dtype), total.to(dtype)
     factor = alpha[:, None]
     out = total + (total * factor).sin().square() / (factor + SNAKE_EPS)
-    return total, led(out, lead)
+    return total.to(dtype), led(out.to(dtype), lead)
 
 
 def _fit(x: Tensor, *others: Tensor | None) -> bool:
@@ -162,12 +177,12 @@ def _fit(x: Tensor, *others: Tensor | None) -> bool:
     if x.shape[1] % _QUAD or not x.numel():
         return False
     given = [part for part in (x, *others) if part is not None]
-    return not any(part.data_ptr() % (4 * _QUAD) for part in given)
+    return not any(part.data_ptr() % (_QUAD * part.element_size()) for part in given)
 
 
-def _empty(like: Tensor, length: int) -> Tensor:
+def _empty(like: Tensor, length: int, dtype: torch.dtype | None = None) -> Tensor:
     """[B, C, length] for rows and channels of another, channels last."""
-    return like.new_empty(like.shape[0], length, like.shape[1]).transpose(1, 2)
+    return like.new_empty(like.shape[0], length, like.shape[1], dtype=dtype).transpose(1, 2)
 
 
 def _grid(batch: int, count: int) -> tuple[int, int, int]:

@@ -68,10 +68,10 @@ def load_code2wav(
 ) -> Code2WavModel:
     """Load `flow.yaml`, `flow.pt` and a vocoder of either generation from an asset folder.
 
-    `dtype` is the flow's, if not given float16 on CUDA and float32 elsewhere; the vocoder is
-    float32, and its F0 float64, always. The noise tables [mels, T] and
-    [N, harmonics] are drawn with fixed seeds unless given. Raises `ConfigError` or
-    `CheckpointError` that names what is missing or does not fit.
+    `dtype` is the flow's and that of the vocoder's convolutions, if not given float16 on CUDA and
+    float32 elsewhere; the rest of the vocoder is float32, and its F0 float64, always. The noise
+    tables [mels, T] and [N, harmonics] are drawn with fixed seeds unless given. Raises
+    `ConfigError` or `CheckpointError` that names what is missing or does not fit.
     """
     absent = [n for n in ("flow.yaml", "flow.pt", vocoder) if not (folder / n).is_file()]
     if absent:
@@ -93,6 +93,7 @@ def load_code2wav(
         device=device,
         noise=vocoder_noise,
         where=str(folder / vocoder),
+        body=torch.float16 if dtype is torch.float16 else torch.float32,
     )
     if net.config.num_mels != config.num_mels:
         raise ConfigError(f"{folder}: flow {config.num_mels} bands, {net.config.num_mels} vocoder")

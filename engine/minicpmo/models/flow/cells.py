@@ -14,6 +14,9 @@ ALIGNMENT = 16
 """Cells of a row are a multiple of this: attention kernels want their masks so."""
 
 
+_PIECE = torch.complex128
+
+
 def aligned(cells: int) -> int:
     """Cells of a row for `cells` and the one that takes what is not kept."""
     return -(-(cells + 1) // ALIGNMENT) * ALIGNMENT
@@ -48,14 +51,14 @@ class CellRows:
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Put keys and values [B * width, H, D] of the new frames behind the cells in use."""
-        self.store.keys[layer].flatten(0, 1).index_copy_(0, self.fresh, keys)
-        self.store.values[layer].flatten(0, 1).index_copy_(0, self.fresh, values)
+        for stored, new in ((self.store.keys, keys), (self.store.values, values)):
+            copied_to(stored[layer].flatten(0, 1), 0, self.fresh, new)
 
     def gather(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, cells, H, D] of the rows."""
         return (
-            self.store.keys[layer].index_select(0, self.rows),
-            self.store.values[layer].index_select(0, self.rows),
+            selected(self.store.keys[layer], 0, self.rows),
+            selected(self.store.values[layer], 0, self.rows),
         )
 
     def keep(self, targets: Tensor) -> None:
@@ -63,7 +66,7 @@ class CellRows:
         to = (self.starts[:, None] + targets).flatten()
         for tensor in self.store.tensors:
             flat = tensor.flatten(1, 2)
-            flat.index_copy_(1, to, flat.index_select(1, self.fresh))
+            copied_to(flat, 1, to, selected(flat, 1, self.fresh))
 
 
 class TailRows:
@@ -72,7 +75,7 @@ class TailRows:
     def __init__(self, store: Tensor, rows: Tensor, new: Tensor, width: int) -> None:
         """`store` [layers, slots, W, C]; `new` [B] valid inputs of each row among `width`."""
         self._store, self._rows = store, rows
-        self._old = store.index_select(1, rows)
+        self._old = selected(store, 1, rows)
         self._new: list[Tensor] = []
         size = store.shape[2]
         steps = torch.arange(size, device=rows.device)
@@ -97,7 +100,34 @@ class TailRows:
 
     def keep(self) -> None:
         """Store the last valid inputs of all layers for the next chunk."""
-        self._store.index_copy_(1, self._rows, torch.stack(self._new).to(self._store.dtype))
+        copied_to(self._store, 1, self._rows, torch.stack(self._new).to(self._store.dtype))
+
+
+def selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """`x.index_select(dim, index)`, of any dimension but the last."""
+    wide = _in_pieces(x)
+    if wide is None:
+        return x.index_select(dim, index)
+    return wide.index_select(dim, index).view(x.dtype)
+
+
+def copied_to(x: Tensor, dim: int, index: Tensor, source: Tensor) -> None:
+    """`x.index_copy_(dim, index, source)`, of any dimension but the last."""
+    wide, given = _in_pieces(x), _in_pieces(source)
+    if wide is None or given is None:
+        x.index_copy_(dim, index, source)
+    else:
+        wide.index_copy_(dim, index, given)
+
+
+def _in_pieces(x: Tensor) -> Tensor | None:
+    """The same bytes as numbers of 16: torch copies by index one number at a time, of whatever
+    size. None where they do not lie so."""
+    size = x.element_size()
+    places = (x.storage_offset(), x.shape[-1], *x.stride()[:-1])
+    if x.stride(-1) != 1 or any(place * size % _PIECE.itemsize for place in places):
+        return None
+    return x.view(_PIECE)
 
 
 def packed_kernel(weight: Tensor) -> Tensor:

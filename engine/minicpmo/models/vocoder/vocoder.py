@@ -84,12 +84,14 @@ class Vocoder:
     hift: Hift
     noise: Tensor
     """[N, harmonics + 1], indexed by the sample of the turn modulo its length."""
+    body: torch.dtype = torch.float32
+    """See `Hift.prepare`."""
     generation: Generation = field(init=False)
 
     def __post_init__(self) -> None:
         harmonics = self.hift.config.num_harmonics + 1
         assert self.noise.shape[1] == harmonics, f"noise {self.noise.shape}, {harmonics} harmonics"
-        self.hift.prepare()
+        self.hift.prepare(self.body)
         causal = self.hift.config.causal
         self.generation = (
             Causal(self.hift, self.noise) if causal else Original(self.hift, self.noise)
@@ -252,9 +254,10 @@ def load_vocoder(
     device: torch.device | str = "cpu",
     noise: Tensor | None = None,
     where: str = "hift.pt",
+    body: torch.dtype = torch.float32,
 ) -> Vocoder:
-    """Build the vocoder that the weights are of, in float32 but for F0; both weight-norm namings
-    are read.
+    """Build the vocoder that the weights are of, in float32 but for F0 and `body`, see
+    `Hift.prepare`; both weight-norm namings are read.
 
     Raises `ConfigError` or `CheckpointError` naming what does not fit.
     """
@@ -266,4 +269,4 @@ def load_vocoder(
     f0 = {n.removeprefix(part): t for n, t in folded.items() if n.startswith(part)}
     load_state(hift.f0_predictor, f0, where=where, device=device, dtype=torch.float64)
     table = make_noise(config) if noise is None else noise
-    return Vocoder(hift, table.to(device=device, dtype=torch.float32))
+    return Vocoder(hift, table.to(device=device, dtype=torch.float32), body)

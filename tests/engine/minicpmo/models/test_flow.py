@@ -10,6 +10,7 @@ import torch
 
 from engine.gpu.graphs import GraphPool
 from engine.minicpmo.models.flow.cache_order import DROPPED, CacheOrder, Orders, keep_ends
+from engine.minicpmo.models.flow.cells import copied_to, selected
 from engine.minicpmo.models.flow.config import FlowConfig
 from engine.minicpmo.models.flow.flow import Flow, FlowChunk
 from engine.minicpmo.models.flow.state import FlowState, Window
@@ -175,3 +176,16 @@ def test_the_full_size_has_the_released_number_of_weights() -> None:
         full = Flow(FlowConfig())
     assert len(full.state_dict()) == 605
     assert round(sum(p.numel() for p in full.parameters()) / 1e6, 2) == 155.80
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("size", [3, 16])
+def test_rows_are_copied_by_index_whatever_their_size(dtype: torch.dtype, size: int) -> None:
+    x, index = torch.randn(2, 7, 4, size).to(dtype), torch.tensor([6, 0, 3])
+    assert torch.equal(selected(x, 1, index), x.index_select(1, index))
+    # Parts of a tensor: their rows are whole pieces or not.
+    assert torch.equal(selected(x[1, :, 1], 0, index), x[1, :, 1].index_select(0, index))
+    source = torch.randn(2, 3, 4, size).to(dtype)
+    wanted = x.index_copy(1, index, source)
+    copied_to(x, 1, index, source)
+    assert torch.equal(x, wanted)

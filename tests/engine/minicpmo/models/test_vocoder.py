@@ -25,10 +25,17 @@ from tests.speech_assets import random_hift, released_state
 from tests.speech_configs import branching_vocoder, shallow_vocoder, tiny_vocoder
 
 
-def make(causal: bool, sizes: Callable[..., VocoderConfig] = tiny_vocoder) -> Vocoder:
+def make(
+    causal: bool,
+    sizes: Callable[..., VocoderConfig] = tiny_vocoder,
+    body: torch.dtype = torch.float32,
+) -> Vocoder:
     torch.set_num_threads(1)
     config = sizes(causal=causal)
-    return Vocoder(random_hift(config), make_noise(config))
+    return Vocoder(random_hift(config), make_noise(config), body)
+
+
+F16, F32 = torch.float16, torch.float32
 
 
 def mel(frames: int, seed: int = 0) -> Tensor:
@@ -53,6 +60,15 @@ def test_the_causal_stream_is_the_same_however_it_is_cut() -> None:
         streamed = play(vocoder, frames, cuts)
         assert torch.allclose(streamed[3840:], whole, atol=1e-5), cuts
         assert not streamed[:3840].any()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_convolutions_in_float16_sound_like_those_in_float32(causal: bool) -> None:
+    frames = mel(60)
+    wide, narrow = (play(make(causal, body=b), frames, [30, 30]) for b in (F32, F16))
+    assert narrow.dtype is F32 and len(narrow) == len(wide)
+    error = float((narrow - wide).norm() / wide.norm())
+    assert 0 < error < 0.01, error
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -82,6 +82,7 @@ def steps(x: Tensor, y: Tensor, own: Tensor | None, lead: int) -> list[Tensor]:
         *add_snake(x, None, bias, alpha, own, lead),
         add(x, y, bias, own),
         leaky_mean([x, y, x + y], 0.1, lead),
+        leaky_mean([x, y, x + y], 0.1, lead, torch.float32),
     ]
     if length > 2:
         found.append(add(x, y[..., : length - 1], bias, own, mirrored=True))
@@ -93,18 +94,25 @@ def steps(x: Tensor, y: Tensor, own: Tensor | None, lead: int) -> list[Tensor]:
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("length", [1, 2, 3, 401, 6001])
 @pytest.mark.parametrize("channels", [2, 4, 20, 64, 256])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float16, 2e-3)])
 def test_kernels_between_convolutions(
-    monkeypatch: pytest.MonkeyPatch, channels: int, length: int, ragged: bool, lead: int
+    monkeypatch: pytest.MonkeyPatch,
+    channels: int,
+    length: int,
+    ragged: bool,
+    lead: int,
+    dtype: torch.dtype,
+    error: float,
 ) -> None:
     """Two channels are left to torch."""
     generator = torch.Generator().manual_seed(length)
     both = 3 * torch.randn(2, 3, channels, length, generator=generator)
-    x, y = (channels_last(part.cuda()) for part in both)
+    x, y = (channels_last(part.cuda().to(dtype)) for part in both)
     own = torch.tensor([length, length // 2, 0]).cuda() if ragged else None
     ours = steps(x, y, own, lead)
     without_kernels(monkeypatch)
     for one, plain in zip(ours, steps(x, y, own, lead), strict=True):
-        torch.testing.assert_close(one, plain, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one, plain, rtol=error, atol=error)
         assert channels % 4 or channels_last(one) is one
 
 
