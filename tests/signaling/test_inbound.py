@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import logging
 import struct
 import time
@@ -28,7 +29,7 @@ from signaling.inbound import MAX_SOURCES, RETRANSMISSIONS_BURST, RETRANSMISSION
 from signaling.peer import Peer
 from tests.signaling.rtc import Client, Recorder
 from tests.signaling.test_sctp import chunk, packet, parameter
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.loopback
 
@@ -213,10 +214,12 @@ async def streams(made: Call) -> None:
 async def fragments(made: Call) -> None:
     tsn = made.sctp._local_tsn
     # Some may be lost, and nobody repairs what the client does not know of.
-    for number in [*range(1100)] * 3:
+    for number in itertools.cycle(range(1100)):
         await send_data(made, tsn + number, 0, b"x", 2 if number == 0 else 0, 51)
         if number % 20 == 0:
             await asyncio.sleep(0.02)
+            if made.listener.reasons:
+                return
 
 
 async def sources(made: Call) -> None:
@@ -232,7 +235,8 @@ async def test_who_takes_too_much_loses_its_own_call_and_is_told(
     hostile: Callable[[Call], Awaitable[None]],
 ) -> None:
     async with call() as made:
-        await hostile(made)
+        async with asyncio.timeout(PATIENCE_S):
+            await hostile(made)
         await until(lambda: bool(made.listener.reasons))
         assert made.listener.reasons == ["flooded"]
         assert made.peer.is_reachable and made.peer.send("why")
