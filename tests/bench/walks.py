@@ -1,10 +1,10 @@
-"""How far a reader goes: our functions that one piece of work runs through, and their files.
+"""How far a reader goes: the functions on the main route of a piece of work, and their files.
 
-    python -m tests.bench.walks [--list NAME] [--json]
+    python -m tests.bench.walks [--list WALK] [--json]
 
-A tiny random model on the CPU is called with a camera, then asked for a turn. Of each walk the run
-that met most functions counts; comprehensions are left out. `--list` names them in
-the order in which they are first met.
+A server with a tiny random model on the CPU is called twice: one caller speaks, another one types
+and asks for answers. On the main route are functions that call another one of ours, in at least
+half of the runs; what calls none is read by its name. A walk ends where another one begins.
 """
 
 from __future__ import annotations
@@ -12,157 +12,174 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import numpy as np
-
-from engine.config import MiniCpmoConfig
-from engine.ipc import protocol as p
-from engine.minicpmo.engine import MiniCpmoEngine, MiniCpmoSession
-from engine.minicpmo.modes import modes
-from engine.minicpmo.modes.full_duplex import FullDuplex
-from engine.minicpmo.serving.scheduler import Scheduler
-from engine.minicpmo.speech.worker import SpeechWorker
 from tests import ROOT
-from tests.engine.minicpmo.engine_rig import Talk, config, speaking
-from tests.tiny_checkpoint import write_checkpoint
+from tests.bench import call_trace
+from tests.bench.call_trace import Edges
+from tests.caller import Caller
+from tests.serving import Serving
 
-Met = dict[tuple[str, str], None]
-"""Files and functions, in the order in which they were first met."""
-
-LEFT_OUT = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
-OURS = tuple(f"{ROOT}{os.sep}{folder}{os.sep}" for folder in ("engine", "server", "media"))
-
-UNIT = "a unit's sound and pictures, until they are read"
-TOKEN = "one token, with the request for the chunk that it ends"
-SOUND = "what was asked for, until it is sound"
-MESSAGE = "a message of a session and the reply's end"
-PLACES: tuple[tuple[str, Any, str], ...] = (
-    (UNIT, FullDuplex, "start"),
-    (TOKEN, modes, "step"),
-    (SOUND, SpeechWorker, "step"),
-    (MESSAGE, MiniCpmoSession, "handle"),
-    (MESSAGE, Scheduler, "_drain"),
-)
-JOINED = (MESSAGE,)
-"""Walks of more than one run: what all of them met counts."""
+SHARE = 0.5
+"""Of the runs."""
+LONGEST_S = 180.0
+SPEAKING_S = 20.0
+ANSWERS = 2
 
 
-class Walks:
-    """What each run of each walk met."""
+@dataclass(frozen=True)
+class Leg:
+    """A part of a walk, in one process and thread."""
 
-    def __init__(self) -> None:
-        self._runs: list[tuple[str, Met]] = []
-
-    def met(self, walk: str) -> Met:
-        runs = [met for name, met in self._runs if name == walk]
-        if walk in JOINED:
-            return {met: None for run in runs for met in run}
-        return max(runs, key=len)
-
-    def of(self, walk: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, which notes what it runs through in its own thread."""
-
-        def traced(*given: Any, **named: Any) -> Any:
-            met: Met = {}
-
-            def note(frame: FrameType, event: str, argument: object) -> None:
-                code = frame.f_code
-                ours = code.co_filename.startswith(OURS) and code.co_name not in LEFT_OUT
-                if event == "call" and ours:
-                    met[code.co_filename, f"{code.co_name}:{code.co_firstlineno}"] = None
-
-            before = sys.getprofile()
-            sys.setprofile(note)
-            try:
-                return function(*given, **named)
-            finally:
-                sys.setprofile(before)
-                self._runs.append((walk, met))
-
-        return traced
+    entry: str
+    through: str = ""
+    """Only runs that meet this function count."""
+    until: tuple[str, ...] = ()
+    """Functions whose insides belong to another walk."""
 
 
-@contextmanager
-def traced() -> Iterator[Walks]:
-    walks = Walks()
-    kept = [(owner, name, getattr(owner, name)) for _, owner, name in PLACES]
-    for walk, owner, name in PLACES:
-        setattr(owner, name, walks.of(walk, getattr(owner, name)))
-    try:
-        yield walks
-    finally:
-        for owner, name, function in kept:
-            setattr(owner, name, function)
+PACKET = "a1  a packet, until the engine has heard in it"
+UNIT = "a2  a unit's sound, until the model reads it"
+TOKEN = "b1  one token"
+SPEECH = "b2  what was decided, until its sound is sent"
+PLAYED = "a3  sound from the engine, until it is a packet"
+REQUEST = "c   response.create, until its first events are back"
+
+SCHEDULER = "engine/minicpmo/serving/scheduler.py:Scheduler"
+LISTENER = "engine/ipc/transport.py:Listener._receive"
+DIALER = "engine/ipc/transport.py:Dialer._receive"
+TAKE = "engine/minicpmo/serving/session_messages.py:SessionMessages.take"
+DRAIN = Leg(f"{SCHEDULER}._drain", "SessionMessages.take", (TAKE,))
+SEND = Leg("engine/host.py:Host._send")
+READ = "engine/minicpmo/llm/rows.py:LlmRows.append"
+HEARD = "engine/minicpmo/encoders/audio.py:AudioEncoder.hear"
+DOWNLINK = "media/downlink.py:AudioDownlink.recv"
+WALKS: dict[str, tuple[Leg, ...]] = {
+    PACKET: (
+        Leg("media/hooks.py:take_audio.<locals>.handle", "EngineClient.send"),
+        Leg(LISTENER, "Scheduler.post"),
+        DRAIN,
+        Leg(TAKE, "AudioInput.push"),
+    ),
+    UNIT: (
+        Leg(
+            "engine/minicpmo/modes/full_duplex.py:FullDuplex.start",
+            "DuplexBatch.prefill",
+            (READ, HEARD),
+        ),
+    ),
+    TOKEN: (Leg("engine/minicpmo/modes/mode.py:step", "DuplexState.decide"),),
+    SPEECH: (
+        Leg("engine/minicpmo/speech/worker.py:SpeechWorker.step", "SpeechPipeline.unit"),
+        Leg(f"{SCHEDULER}._spoken", "UnitSpeech._spoken"),
+        SEND,
+    ),
+    PLAYED: (Leg(DIALER, "Playout.push"), Leg(DOWNLINK, "OpusEncoder.encode")),
+    REQUEST: (
+        Leg("signaling/channel.py:EventChannel._on_message", "create_response"),
+        Leg(LISTENER, "Scheduler.post"),
+        DRAIN,
+        Leg(TAKE, "HalfDuplex.ask"),
+        Leg(
+            "engine/minicpmo/modes/half_duplex.py:HalfDuplex.read_on",
+            "AudioOutput.begin",
+            (READ,),
+        ),
+        SEND,
+        Leg(DIALER, "SessionResponses.begin"),
+    ),
+}
 
 
-async def call(engine: MiniCpmoEngine) -> dict[str, Met]:
-    """Units with a picture until the model has spoken; then a turn that is answered aloud."""
-    talk = Talk(engine, "full", 0, config())
-    picture = np.full((120, 160, 3), 90, np.uint8).tobytes()
-    # What happens at first alone is not on the way.
-    await talk.units(1)
-    with traced() as walks:
-        talk.session.handle(p.ImageIn("full", 0, 160, 120, picture))
-        await speaking(talk)
-        await talk.units(2)
-    await talk.session.close()
-    short = p.Sampling(seed=7, max_output_tokens=10)
-    turns = Talk(engine, "turns", 1, config(mode="turn_based", sampling=short))
-    await answered(turns, 1)
-    with traced() as written:
-        await answered(turns, 2)
-    await turns.session.close()
-    return {walk: walks.met(walk) for walk in (UNIT, TOKEN, SOUND)} | {
-        MESSAGE: written.met(MESSAGE)
+def walked(edges: Edges, until: tuple[str, ...]) -> list[str]:
+    """The functions that call another one, or that end the walk, in the order of their calls."""
+    met: dict[str, None] = {}
+    for caller, name in edges:
+        if not caller or (caller in met and caller not in until):
+            met[name] = None
+    calling = {caller for caller, name in edges if caller in met and name in met}
+    return [name for name in met if name in calling or name in until]
+
+
+def route(runs: Sequence[Edges], leg: Leg) -> list[str]:
+    """What is on the main route of a part of a walk."""
+    counted = [
+        walked(edges, leg.until)
+        for edges in runs
+        if not leg.through or any(name.endswith(leg.through) for _, name in edges)
+    ]
+    if not counted:
+        raise ValueError(f"{leg.entry} was never run through {leg.through or 'anything'}")
+    often = Counter(name for names in counted for name in names)
+    order = dict.fromkeys(name for names in sorted(counted, key=len)[::-1] for name in names)
+    return [name for name in order if often[name] >= SHARE * len(counted)]
+
+
+def routes(out: Path, walks: dict[str, tuple[Leg, ...]]) -> dict[str, list[str]]:
+    """The main routes of walks whose runs were noted in a folder."""
+    runs = call_trace.runs(out)
+    return {
+        walk: [*dict.fromkeys(f for leg in legs for f in route(runs.get(leg.entry, []), leg))]
+        for walk, legs in walks.items()
     }
 
 
-async def answered(talk: Talk, count: int) -> None:
-    typed = (p.TextPart("hello"),)
-    talk.session.handle(p.ItemIn(talk.name, f"item{count}", "user", typed))
-    talk.session.handle(p.CreateResponse(talk.name))
-    await talk.until(p.ResponseDone, count)
+async def talk(url: str) -> None:
+    """Speak until there is an answer and it has gone on for a while; then type, and ask."""
+    async with Caller(url) as one:
+        await one.hears("session.created", timeout_s=LONGEST_S)
+        one.voice.say("tell_story")
+        await one.hears("output_audio_buffer.started", timeout_s=LONGEST_S)
+        await asyncio.sleep(SPEAKING_S)
+    turns = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+    async with Caller(url, session=turns) as two:
+        await two.hears("session.created", timeout_s=LONGEST_S)
+        for count in range(1, ANSWERS + 1):
+            two.type("hello")
+            await two.hears("response.created", count=count, timeout_s=LONGEST_S)
+            two.send("response.cancel")
+            await two.hears("response.done", count=count, timeout_s=LONGEST_S)
 
 
-async def measure() -> dict[str, Met]:
+def measure() -> dict[str, list[str]]:
+    from tests.tiny_checkpoint import write_checkpoint
+
+    entries = {leg.entry for legs in WALKS.values() for leg in legs}
     with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(folder, seed=3)
-        settings = MiniCpmoConfig(device="cpu", max_context=1700, flow_steps=1)
-        engine = MiniCpmoEngine(folder, 2, settings)
-        await engine.start(lambda text: None)
-        try:
-            return await call(engine)
-        finally:
-            await engine.close()
+        model, out = Path(folder, "model"), Path(folder, "runs")
+        out.mkdir()
+        write_checkpoint(model, seed=3)
+        settings = ("minicpmo.device=cpu", "minicpmo.max_context=1700", "minicpmo.flow_steps=1")
+        given = [word for setting in settings for word in ("--set", setting)]
+        traced = call_trace.environment(ROOT, out, entries) | {"OMP_NUM_THREADS": "1"}
+        options = ("--engine", "minicpmo", "--model", str(model), *given)
+        with Serving(*options, environment=traced) as server:
+            asyncio.run(talk(server.url))
+        return routes(out, WALKS)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--list", default="", metavar="NAME", help="functions of walks so called")
+    parser.add_argument("--list", default="", metavar="WALK", help="functions of walks so called")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    walks = asyncio.run(measure())
+    walks = measure()
     counts = {
-        walk: {"functions": len(met), "files": len({file for file, _ in met})}
+        walk: {"functions": len(met), "files": len({name.split(":")[0] for name in met})}
         for walk, met in walks.items()
     }
     if options.json:
         print(json.dumps(counts, indent=1))
-    else:
-        for walk, count in counts.items():
-            print(f"{count['functions']:4d} / {count['files']:2d}  {walk}")
-    for walk, met in walks.items():
+        return 0
+    for walk, count in counts.items():
+        print(f"{count['functions']:4d} / {count['files']:2d}  {walk}")
         if options.list and options.list in walk:
-            for file, function in met:
-                print(f"  {Path(file).relative_to(ROOT)}:{function}")
+            print("".join(f"             {name}\n" for name in walks[walk]), end="")
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -146,7 +146,9 @@ class Batch(ABC, Generic[State, Row, Result]):
 
     def _decide(self, slots: list[int]) -> list[int]:
         rows, replay = [self._row(slot) for slot in slots], self.replay
-        forced = replay.force(slots) if replay.force is not None else self._given(slots)
+        forced = [self.sessions[slot].given for slot in slots]
+        if replay.force is not None:
+            forced = replay.force(slots)
         if replay.observe is None and all(BatchSampler.takes(row.settings) for row in rows):
             vocab = self.rows.model.config.vocab_size
             chosen = self._sampler(slots, self._order.tensors(rows, vocab, MAX_RECENT, forced))
@@ -156,11 +158,6 @@ class Batch(ABC, Generic[State, Row, Result]):
         if replay.observe is not None:
             logits = replay.observe(slots, logits)
         return self._order.sample(logits, rows, forced=forced)
-
-    def _given(self, slots: Sequence[int]) -> Sequence[int]:
-        """The ids that must be chosen, -1 for any; empty: any for all."""
-        given = [self.sessions[slot].given for slot in slots]
-        return given if any(token >= 0 for token in given) else ()
 
     # ------------------------------------------------------------------ for subclasses
 

@@ -107,7 +107,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         """Stop speaking: the unit under way or the next one becomes a listen."""
         entry = self._entries[session.slot]
         if entry.is_running:
-            self._finish(self._runner.duplex.interrupt([session.slot]))
+            self.finish(self._runner.duplex.interrupt([session.slot]))
         else:
             session.interrupt()
         entry.speech.cancel()
@@ -268,7 +268,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
                 forced = self._runner.duplex.prefill(inputs)
             for unit in inputs:
                 self._entries[unit.slot].stages = [("encode", encode), ("prefill", prefill)]
-            self._finish(forced)
+            self.finish(forced)
         return True
 
     def _due(self) -> dict[int, Tensor]:
@@ -308,7 +308,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
     def under_way(self) -> list[int]:
         return [slot for slot, entry in self._entries.items() if entry.is_running]
 
-    def _finish(self, results: dict[int, UnitResult]) -> None:
+    def finish(self, results: dict[int, UnitResult]) -> None:
         """Request speech for the decided units, and close them."""
         if not results:
             return

@@ -280,7 +280,7 @@ class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
             says=asked.says,
         )
 
-    def _finish(self, results: dict[int, ReplyChunk]) -> None:
+    def finish(self, results: dict[int, ReplyChunk]) -> None:
         for slot, chunk in results.items():
             self._entries[slot].pass_on(chunk, self._runner.turns.sessions[slot].length)
 

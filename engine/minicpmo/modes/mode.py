@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor
-
 from engine.gpu.timing import Stages, Timer
-from engine.minicpmo.llm.batch import Batch, Chosen
+from engine.minicpmo.llm.batch import Batch
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session
 from engine.minicpmo.speech.worker import SessionSpeech
@@ -64,18 +62,17 @@ class Mode(ABC, Generic[Entry, Result]):
         if entry is not None:
             entry.close()
 
-    def fed(self, chosen: Chosen[Result], states: Mapping[int, Tensor], timer: Timer) -> None:
-        """Take the `states` [C] by slot after feeding what was chosen."""
-        for slot in chosen.slots:
-            self._entries[slot].stages.append(("decode", timer))
-        self._finish(self.batch.fed(chosen, states))
+    def note(self, slots: Iterable[int], stage: str, timer: Timer) -> None:
+        """Count a stage of the units or replies of some slots."""
+        for slot in slots:
+            self._entries[slot].stages.append((stage, timer))
 
     @abstractmethod
     def under_way(self) -> list[int]:
         """Return the slots that are to choose their next token."""
 
     @abstractmethod
-    def _finish(self, results: dict[int, Result]) -> None:
+    def finish(self, results: dict[int, Result]) -> None:
         """Pass on the results that are complete."""
 
 
@@ -90,5 +87,6 @@ def step(runner: Runner, modes: Sequence[Mode[Any, Any]]) -> bool:
         states = dict(zip(feeding, runner.llm.step(feeding), strict=True))
     for mode, one in zip(modes, chosen, strict=True):
         if one.slots:
-            mode.fed(one, states, timer)
+            mode.note(one.slots, "decode", timer)
+            mode.finish(mode.batch.fed(one, states))
     return any(one.slots for one in chosen)

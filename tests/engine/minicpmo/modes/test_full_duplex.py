@@ -181,7 +181,7 @@ async def test_of_units_that_are_decided_together_all_but_the_last_say_that_othe
 
     said: list[bool] = []
     groups: list[list[bool]] = []
-    say, apply = scheduler._speech.submit, scheduler._modes.duplex._finish
+    say, apply = scheduler._speech.submit, scheduler._modes.duplex.finish
 
     def note(order: Any) -> None:
         # Voices and ends of sessions go the same way.
@@ -196,7 +196,7 @@ async def test_of_units_that_are_decided_together_all_but_the_last_say_that_othe
 
     monkeypatch.setattr(scheduler.runner.duplex.replay, "force", choose)
     monkeypatch.setattr(scheduler._speech, "submit", note)
-    monkeypatch.setattr(scheduler._modes.duplex, "_finish", note_group)
+    monkeypatch.setattr(scheduler._modes.duplex, "finish", note_group)
     talks = [Talk(engine, f"t{slot}", slot, config()) for slot in range(3)]
     for _ in range(3):
         await asyncio.gather(*(talk.units(1) for talk in talks))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections import deque
-from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -13,7 +12,7 @@ from PIL import Image
 
 from engine.ipc import protocol as p
 from engine.minicpmo.engine import MiniCpmoEngine
-from engine.minicpmo.llm.duplex_batch import DuplexBatch
+from engine.minicpmo.llm.duplex_state import DuplexState
 from engine.minicpmo.modes import typed_turns
 from engine.minicpmo.modes.full_duplex import FullDuplex
 from engine.minicpmo.session.audio_input import AudioInput
@@ -34,13 +33,13 @@ class Words:
     def __init__(self, engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tokens = scheduler_of(engine).runner.model.tokens
         self._waiting: deque[int] = deque()
-        given = DuplexBatch._given
+        own = DuplexState.given.__get__
 
-        def chosen(batch: DuplexBatch, slots: Sequence[int]) -> Sequence[int]:
-            own = list(given(batch, slots)) or [-1] * len(slots)
-            return [self._next() if token < 0 else token for token in own]
+        def given(state: DuplexState) -> int:
+            token: int = own(state)
+            return self._next() if token < 0 else token
 
-        monkeypatch.setattr(DuplexBatch, "_given", chosen)
+        monkeypatch.setattr(DuplexState, "given", property(given))
 
     def _next(self) -> int:
         return self._waiting.popleft() if self._waiting else -1
