@@ -5,17 +5,21 @@ encoder takes.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import msgspec
+
+from signaling.errors import ProtocolError
 
 REPLACEMENT = "\ufffd"
 MAX_DEPTH = 64
 """Of nested arrays and objects: what we make of them nests a little deeper, within the stack."""
 MAX_NAMES = 32
 MAX_NAME_CHARS = 64
+MAX_EVENT_ID_CHARS = 512
 
 # Walks from escape to escape, so that an escaped backslash before a "u" begins none. The first
 # group is a whole pair, the second half of one.
@@ -58,6 +62,29 @@ def plain_names(names: Iterable[str]) -> tuple[str, ...]:
     cut = (name[:MAX_NAME_CHARS] for name in islice(names, MAX_NAMES))
     plain = ("".join(c for c in n if c.isascii() and (c.isalnum() or c in "_.-[]")) for n in cut)
     return tuple(dict.fromkeys(name for name in plain if name))
+
+
+def read_object(text: str, noun: str = "event") -> dict[str, Any]:
+    """Return the object that a message is; raise `ProtocolError`, which calls it by `noun`."""
+    try:
+        raw = decode_json(text)
+    except ValueError as error:
+        raise ProtocolError(f"The {noun} is not JSON: {error}.", code="invalid_json") from None
+    if not isinstance(raw, dict):
+        raise ProtocolError(f"Each {noun} is a JSON object.", code="invalid_event")
+    return raw
+
+
+@contextmanager
+def naming_event(raw: dict[str, Any]) -> Iterator[None]:
+    """Give a `ProtocolError` that is raised within the event_id that the client gave, if any."""
+    try:
+        yield
+    except ProtocolError as error:
+        given = raw.get("event_id")
+        is_usable = isinstance(given, str) and len(given) <= MAX_EVENT_ID_CHARS
+        error.event_id = given if is_usable else None
+        raise
 
 
 def _mended(data: bytes | str) -> str:

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from signaling.errors import ProtocolError
-from signaling.eventtext import naming_event, read_object
 from signaling.fields import convert
 from signaling.live.tokens import estimate_tokens
+from signaling.texts import naming_event, read_object
 
 MAX_EVENT_BYTES = 2 * 1024 * 1024
 """30 s of a fixture, in base64."""

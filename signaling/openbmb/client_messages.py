@@ -10,9 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from signaling.errors import ProtocolError
-from signaling.eventtext import read_object
 from signaling.fields import convert
 from signaling.settings import MAX_INSTRUCTIONS_CHARS
+from signaling.texts import read_object
 
 MAX_VOICE_CHARS = 4 * 1024 * 1024
 MAX_FRAMES = 16

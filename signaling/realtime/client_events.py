@@ -10,7 +10,6 @@ import msgspec
 from msgspec import Meta
 
 from signaling.errors import ProtocolError
-from signaling.eventtext import naming_event, read_object
 from signaling.fields import convert
 from signaling.realtime.client_items import (
     EventId,
@@ -28,6 +27,7 @@ from signaling.settings import (
     Name,
     SessionSettings,
 )
+from signaling.texts import naming_event, read_object
 
 MAX_INPUT_ITEMS = 128
 MAX_APPEND_CHARS = 20 * 1024 * 1024

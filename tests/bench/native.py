@@ -26,7 +26,7 @@ from engine.ipc import protocol as p
 from engine.minicpmo.checkpoint import OmniModel, load
 from engine.minicpmo.models.unit import RELEASED_UNIT
 from engine.minicpmo.modes.full_duplex import FullDuplex
-from engine.minicpmo.modes.mode import step
+from engine.minicpmo.modes.modes import step
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session
 from engine.minicpmo.speech.pipeline import SpeechPipeline

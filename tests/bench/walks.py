@@ -73,7 +73,7 @@ WALKS: dict[str, tuple[Leg, ...]] = {
             (READ, HEARD),
         ),
     ),
-    TOKEN: (Leg("engine/minicpmo/modes/mode.py:step", "DuplexState.decide"),),
+    TOKEN: (Leg("engine/minicpmo/modes/modes.py:step", "DuplexState.decide"),),
     SPEECH: (
         Leg("engine/minicpmo/speech/worker.py:SpeechWorker.step", "SpeechPipeline.unit"),
         Leg(f"{SCHEDULER}._spoken", "UnitSpeech._spoken"),

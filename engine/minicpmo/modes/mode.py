@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from engine.gpu.timing import Stages, Timer
 from engine.minicpmo.llm.batch import Batch
-from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session
 from engine.minicpmo.speech.worker import SessionSpeech
 
@@ -74,19 +73,3 @@ class Mode(ABC, Generic[Entry, Result]):
     @abstractmethod
     def finish(self, results: dict[int, Result]) -> None:
         """Pass on the results that are complete."""
-
-
-def step(runner: Runner, modes: Sequence[Mode[Any, Any]]) -> bool:
-    """Choose a token for every session of these modes and feed all of them in one forward.
-
-    Returns whether there was any.
-    """
-    chosen = [mode.batch.choose(mode.under_way()) for mode in modes]
-    feeding = {slot: token for one in chosen for slot, token in one.feeding.items()}
-    with Timer(runner.model.device) as timer:
-        states = dict(zip(feeding, runner.llm.step(feeding), strict=True))
-    for mode, one in zip(modes, chosen, strict=True):
-        if one.slots:
-            mode.note(one.slots, "decode", timer)
-            mode.finish(mode.batch.fed(one, states))
-    return any(one.slots for one in chosen)

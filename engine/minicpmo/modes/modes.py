@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from engine.gpu.timing import Timer
 from engine.minicpmo.modes.background import Background
 from engine.minicpmo.modes.full_duplex import FullDuplex
 from engine.minicpmo.modes.half_duplex import HalfDuplex
-from engine.minicpmo.modes.mode import step
+from engine.minicpmo.modes.mode import Mode
 from engine.minicpmo.modes.unit_alignment import PHASES
 from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.session import Session
@@ -60,3 +64,19 @@ class Modes:
             self.silence(session, by_client=False)
         if self.turns.is_asked(session.slot):
             self.turns.withdraw(session)
+
+
+def step(runner: Runner, modes: Sequence[Mode[Any, Any]]) -> bool:
+    """Choose a token for every session of these modes and feed all of them in one forward.
+
+    Returns whether there was any.
+    """
+    chosen = [mode.batch.choose(mode.under_way()) for mode in modes]
+    feeding = {slot: token for one in chosen for slot, token in one.feeding.items()}
+    with Timer(runner.model.device) as timer:
+        states = dict(zip(feeding, runner.llm.step(feeding), strict=True))
+    for mode, one in zip(modes, chosen, strict=True):
+        if one.slots:
+            mode.note(one.slots, "decode", timer)
+            mode.finish(mode.batch.fed(one, states))
+    return any(one.slots for one in chosen)
