@@ -114,7 +114,8 @@ class Voice(MediaStreamTrack):
         super().__init__()
         self._quiet, self._loud = quiet, loud
         self._tick = asyncio.Event()
-        self._index = 0
+        self.sent = 0
+        """Packets."""
         self._over = 0
         self._unsubscribe = ticker.subscribe(self._tick.set)
 
@@ -125,13 +126,13 @@ class Voice(MediaStreamTrack):
         await self._tick.wait()
         self._tick.clear()
         payload = (
-            self._loud[-self._over] if self._over else self._quiet[self._index % len(self._quiet)]
+            self._loud[-self._over] if self._over else self._quiet[self.sent % len(self._quiet)]
         )
         self._over = max(0, self._over - 1)
         packet: av.Packet[Any] = av.Packet(payload)
-        packet.pts = self._index * RTP_OPUS_PACKET_TICKS
+        packet.pts = self.sent * RTP_OPUS_PACKET_TICKS
         packet.time_base = fractions.Fraction(1, RTP_OPUS_HZ)
-        self._index += 1
+        self.sent += 1
         return packet
 
     def stop(self) -> None:
