@@ -48,7 +48,8 @@ _FILLER = re.compile(r"[^a-z0-9.+\-*/×÷' ]+")
 _PATTERNS: tuple[tuple[str, str], ...] = (
     (
         "goodbye",
-        r"(?:okay |well )?(?:good ?bye|bye|bye bye|see you|farewell|good night|hang up"
+        r"(?:okay |well )?(?:(?:thank you|thanks)(?: very much| so much| a lot)? (?:and )?)?"
+        r"(?:good ?bye|bye|bye bye|see you|farewell|good night|hang up"
         r"|end the call)"
         r"(?: now| later| tomorrow| soon| then| bye| see you(?: later| tomorrow| soon)?)*"
         r"|i have to go(?: now)?(?: bye| good ?bye)?",

@@ -104,6 +104,7 @@ async def talk(eyes: ThreadPoolExecutor) -> AsyncIterator[Talk]:
         ("thank you very much", "You are welcome."),
         ("goodbye see you tomorrow", "Goodbye. It was nice talking to you."),
         ("bye bye", "Goodbye. It was nice talking to you."),
+        ("Thank you very much. Goodbye.", "Goodbye. It was nice talking to you."),
         ("how are you", "I am fine, thank you. All my processes are running."),
         ("repeat that", "I have not said anything yet."),
     ],
