@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.builtin.telephone import widened
 from engine.hearing.windows import windows
 from engine.ipc.protocol import INPUT_HZ
 
@@ -28,6 +29,7 @@ def log_mel(pcm: NDArray[np.int16], bands: int) -> NDArray[np.float32]:
     window = np.hanning(FFT + 1)[:-1].astype(np.float32)
     power = np.abs(np.fft.rfft(frames * window)) ** 2
     mel = np.log10(np.maximum(_filters(bands) @ power.T, LEAST))
+    mel = widened(mel, _centres(bands))
     mel = np.maximum(mel, mel.max() - RANGE)
     return np.ascontiguousarray((mel + 4) / 4, np.float32)
 
@@ -41,6 +43,12 @@ def _filters(bands: int) -> NDArray[np.float64]:
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     triangles = np.maximum(0, np.minimum(rising, falling))
     return np.asarray(triangles * (2 / (edges[2:] - edges[:-2]))[:, None])
+
+
+@cache
+def _centres(bands: int) -> NDArray[np.float64]:
+    """Where each band lies, Hz."""
+    return _hz(np.linspace(0.0, _mel(INPUT_HZ / 2), bands + 2))[1:-1]
 
 
 def _mel(hz: float) -> float:

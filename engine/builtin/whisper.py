@@ -22,7 +22,7 @@ LONGEST = 30 * INPUT_HZ
 CUT_WITHIN = 5 * INPUT_HZ
 QUIET = INPUT_HZ // 5
 MAX_TOKENS = 200
-BEAM = 3
+BEAM = 5
 """A third fewer words are wrong than with one, at nearly the same cost."""
 LEAST_LOGPROB = -1.0
 """Mean of the tokens'. Below it, as its authors found, the text is not what was said;"""

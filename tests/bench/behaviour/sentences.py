@@ -40,6 +40,11 @@ BEHIND_S = 1.2
 """So long after a transcript another part of the sentence may follow."""
 LEAD_S = 2.0
 TAIL_S = 2.0
+SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 DONE = "conversation.item.input_audio_transcription.completed"
 
 
@@ -78,7 +83,7 @@ async def sentence_case(
         if len(caller.told(DONE, begun)) > count:
             count, newest = len(caller.told(DONE, begun)), time.monotonic()
     heard = " ".join(event.get("transcript", "") for event in caller.told(DONE, begun))
-    wrong, words = errors(text, heard), len(text.split())
+    wrong, words = errors(text, heard), len(plain_words(text))
     return {"case": case, "voice": voice, "text": text, "heard": heard, "wrong": wrong, "of": words}
 
 
@@ -96,9 +101,18 @@ def errors(said: str, heard: str) -> int:
 
 
 def plain_words(text: str) -> list[str]:
-    """Lower case, without marks; small numbers in letters."""
-    digits = {"2": "two", "1": "one", "3": "three"}
-    return [digits.get(word, word) for word in re.findall(r"[a-z0-9']+", text.lower())]
+    """Lower case, without marks; "56" and "fifty-six", "9:30" and "half past nine" are the same."""
+    text = re.sub(r"(\d+):30", r"half past \1", text.lower())
+    text = re.sub(r"\d+", lambda match: f" {_spelled(int(match[0]))} ", text)
+    return re.findall(r"[a-z0-9']+", text)
+
+
+def _spelled(number: int) -> str:
+    """Below a hundred in letters."""
+    if number < len(SMALL):
+        return SMALL[number]
+    tens, units = divmod(number, 10)
+    return f"{TENS[tens - 2]} {SMALL[units] if units else ''}" if number < 100 else str(number)
 
 
 async def voice_quality(caller: Caller) -> dict[str, float] | str:
