@@ -226,7 +226,7 @@ class MiniCpmoEngine:
             speech_context=wanted.speech_context,
             first_codes=wanted.first_chunk_codes,
         )
-        self._scheduler = Scheduler(runner, pipeline, voices, max_context)
+        self._scheduler = Scheduler(runner, pipeline, voices)
         # The networks' objects live as long as the process: scanning them for garbage would
         # hold up a step by a tenth of a second, and each graph's capture as well.
         gc.collect()

@@ -44,9 +44,10 @@ class Runner:
         max_context: int,
         kv_cache: KvCacheType = "auto",
     ) -> None:
-        """`max_context`: positions of the language model that a slot holds."""
         self.model = model
         self.graphs = GraphPool(model.device)
+        self.max_context = max_context
+        """Positions of the language model that a slot holds."""
         self.llm = LlmRows(model.llm, num_slots, max_context, self.graphs, kv_cache=kv_cache)
         self.duplex = DuplexBatch(self.llm, model.tokens)
         self.turns = TurnBatch(self.llm, model.tokens)

@@ -91,7 +91,7 @@ class Load:
             first_codes=options.first_codes,
         )
         voices.place(model)
-        self.scheduler = Scheduler(runner, pipeline, voices, options.context, phases=options.phases)
+        self.scheduler = Scheduler(runner, pipeline, voices, phases=options.phases)
         self.caches_gib = device_gib(model.device)
         started = time.perf_counter()
         self.scheduler.warm_up(lambda text: None)

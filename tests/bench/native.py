@@ -96,7 +96,7 @@ class Bench:
         self.runner.warm_up(lambda text: None)
         self.speech.warm_up(lambda text: None)
         self.warm_up_s = time.perf_counter() - started
-        self.duplex = FullDuplex(self.runner, self.speech, max_context)
+        self.duplex = FullDuplex(self.runner, self.speech)
         self.script = Script(model)
         self.runner.duplex.replay.force = self.script.choose
         self.stages: dict[str, list[float]] = {}

@@ -39,18 +39,15 @@ MAX_UNTOLD = 16
 class FullDuplex(Mode[DuplexEntry, UnitResult]):
     """Drives the full-duplex sessions of a runner."""
 
-    def __init__(
-        self, runner: Runner, speech: SpeechWorker, max_context: int, *, phases: int = PHASES
-    ) -> None:
+    def __init__(self, runner: Runner, speech: SpeechWorker, *, phases: int = PHASES) -> None:
         super().__init__(runner.duplex)
         self._runner = runner
         self._speech = speech
-        self._max_context = max_context
         self._unit = runner.model.config.unit
         self._alignment = UnitAlignment(phases, self._unit.ms / 1000)
         self._thinning = Thinning(self._unit.ms)
         self._unit_speech = UnitSpeech(self._unit_done)
-        self._typed = TypedTurns(runner, max_context)
+        self._typed = TypedTurns(runner)
         self._rota = ReadingRota()
         self._unspoken = frozenset(runner.model.tokens.duplex_forbidden)
         self._decided: set[int] = set()
@@ -62,17 +59,16 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
         """Begin a conversation in the session's slot; raises `ValueError` for bad settings."""
         settings = duplex_settings(session.config, session.unit)
         slot, prompts = session.slot, self._runner.model.prompts
-        state = DuplexState(self._runner.model.tokens, settings, session.seed, self._max_context)
+        max_context = self._runner.max_context
+        state = DuplexState(self._runner.model.tokens, settings, session.seed, max_context)
         self._runner.duplex.open(slot, state)
         text = session.config.system_text(DUPLEX_SYSTEM)
         message = prompts.duplex_prefix(text), session.voice.embeddings, prompts.duplex_suffix()
-        check_instructions(
-            sum(len(part) for part in message if part is not None), self._max_context
-        )
+        check_instructions(sum(len(part) for part in message if part is not None), max_context)
         # Prefill the first piece now, so that what does not fit is refused at once.
         prompt = self._runner.duplex.prepare_slowly(slot, *message)
         speech = SessionSpeech(self._runner, self._speech, session)
-        told = ToldContext(prompts, min(MAX_TOLD_TOKENS, self._max_context // 4))
+        told = ToldContext(prompts, min(MAX_TOLD_TOKENS, max_context // 4))
         entry = DuplexEntry(session, speech, prompt, self._unit, told, state)
         self._entries[slot] = entry
         session.audio_input.displace()

@@ -54,11 +54,11 @@ class TurnEntry(ReplyEntry):
 class HalfDuplex(Mode[TurnEntry, ReplyChunk]):
     """Drives the sessions of a runner that take turns."""
 
-    def __init__(self, runner: Runner, speech: SpeechWorker, max_context: int) -> None:
+    def __init__(self, runner: Runner, speech: SpeechWorker) -> None:
         super().__init__(runner.turns)
         self._runner = runner
         self._speech = speech
-        self._reader = TurnReader(runner, max_context)
+        self._reader = TurnReader(runner)
         self._rota = ReadingRota()
 
     def open(self, session: Session) -> None:

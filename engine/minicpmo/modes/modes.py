@@ -19,12 +19,10 @@ from engine.minicpmo.speech.worker import SpeechWorker
 class Modes:
     """Owned by the model's thread."""
 
-    def __init__(
-        self, runner: Runner, speech: SpeechWorker, max_context: int, *, phases: int = PHASES
-    ) -> None:
+    def __init__(self, runner: Runner, speech: SpeechWorker, *, phases: int = PHASES) -> None:
         """`phases`: groups whose units end together, see `UnitGroups`."""
-        self.duplex = FullDuplex(runner, speech, max_context, phases=phases)
-        self.turns = HalfDuplex(runner, speech, max_context)
+        self.duplex = FullDuplex(runner, speech, phases=phases)
+        self.turns = HalfDuplex(runner, speech)
         self._runner = runner
         self._background = Background(runner.model.device, self.duplex, self.turns)
 

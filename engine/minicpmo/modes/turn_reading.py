@@ -48,15 +48,14 @@ class TurnContext:
 class TurnReader:
     """Owned by the turns of a runner; its generators yield between pieces of work."""
 
-    def __init__(self, runner: Runner, max_context: int) -> None:
+    def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._max_context = max_context
 
     def state(self, session: Session) -> TurnState:
         return TurnState(
             self._runner.model.tokens,
             session.seed,
-            self._max_context,
+            self._runner.max_context,
             context_policy=session.config.context_policy,
             retention=session.config.retention,
         )
@@ -73,7 +72,7 @@ class TurnReader:
         if self._runner.model.tokens.calls_functions:
             parts += offer(session.config.tools)
         prompt = self._runner.model.prompts.half_duplex(PromptMessage("system", tuple(parts)))
-        check_instructions(len(prompt), self._max_context)
+        check_instructions(len(prompt), self._runner.max_context)
         yield from self._runner.turns.add_slowly(
             session.slot, prompt.weave([], sounds), protect=True, media=prompt.media
         )
@@ -101,7 +100,7 @@ class TurnReader:
             context.history.is_stale = context.is_unreadable = True
             raise
         context.is_unreadable = False
-        room = min(state.window.marks.low, self._max_context * 3 // 4) - state.length
+        room = min(state.window.marks.low, self._runner.max_context * 3 // 4) - state.length
         fitting: list[tuple[PlannedMessages, ToldAnswer]] = []
         *turns, _ = history.turns()
         for turn in reversed(turns):
@@ -144,7 +143,7 @@ class TurnReader:
     def check_room(self, state: TurnState, message: int, settings: ReplySettings) -> None:
         """Raise `PromptTooLong` if the message would not fit even into an empty conversation."""
         taken = state.window.protected + settings.max_new_tokens + ROOM_FOR_REPLY
-        room = max(0, self._max_context - taken)
+        room = max(0, self._runner.max_context - taken)
         if settings.aside and settings.aside > room - message:
             raise PromptTooLong(
                 f"the message takes {message} of the model's positions and the instructions of "

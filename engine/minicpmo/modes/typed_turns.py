@@ -27,9 +27,9 @@ longer message is read as several."""
 class TypedTurns:
     """Used by the model's thread; keeps nothing of a session."""
 
-    def __init__(self, runner: Runner, max_context: int) -> None:
+    def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._most = max_context // 2
+        self._most = runner.max_context // 2
 
     def ask(self, entry: DuplexEntry, message: CreateResponse) -> None:
         """Have the model take a turn once neither it nor the user is speaking.

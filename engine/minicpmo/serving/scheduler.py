@@ -53,7 +53,6 @@ class Scheduler:
         runner: Runner,
         pipeline: SpeechPipeline,
         voices: VoiceLibrary,
-        max_context: int,
         *,
         phases: int = PHASES,
     ) -> None:
@@ -61,7 +60,7 @@ class Scheduler:
         self.runner = runner
         self.pipeline = pipeline
         self._speech = SpeechWorker(pipeline, self.post)
-        self._modes = Modes(runner, self._speech, max_context, phases=phases)
+        self._modes = Modes(runner, self._speech, phases=phases)
         self._voices = SessionVoices(voices, self._speech, self._modes.turns.is_asked)
         self.sessions = Sessions(runner, self._modes, self._speech, self._voices)
         self._messages = SessionMessages(

@@ -271,7 +271,7 @@ async def test_full_inbox_refuses_sound_and_pictures_only(
     engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = scheduler_of(engine)
-    scheduler = Scheduler(served.runner, served.pipeline, served._voices._library, max_context=400)
+    scheduler = Scheduler(served.runner, served.pipeline, served._voices._library)
     monkeypatch.setattr(module, "MAX_INBOX", 1)
     sound, picture = p.AudioIn("s", 0, b""), p.ImageIn("s", 0, 1, 1, b"")
     scheduler.post((0, sound))
