@@ -6,7 +6,9 @@ The only taker of the playout, whether anybody listens or not. Encodes at the ti
 the playout is heard within 20 ms. Owned by the session, in the media worker's event loop.
 """
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -19,17 +21,22 @@ from media.formats import DOWNLINK_PACKET_BYTES, PTIME_MS, RTP_OPUS_PACKET_TICKS
 from media.opus import SILENT_PACKET, OpusEncoder
 from media.packetsender import PacketSender
 from media.playout import Playout
+from media.red import Copy, pack
 from media.sendrate import SendRate
 
 SILENT_PCM = bytes(DOWNLINK_PACKET_BYTES)
 REPORT_CHECK_TICKS = 200 // PTIME_MS
 """Clients report each half second at most: none is passed over, which would falsify the next."""
-PAUSE_TICKS = 400 // PTIME_MS
+PAUSE_TICKS = 200 // PTIME_MS
 """In a pause one packet is sent in so many."""
+OPENING_TICKS = 10_000 // PTIME_MS
+"""So long there are pauses for a client that opens its loudspeaker late."""
 PAUSE_PACKET = b"\xf8"
 """Discontinuous transmission (RFC 6716 section 2.1.9): a frame without a byte."""
 PAUSE_AFTER_TICKS = 6
 """Of silence, by which a decoder has nothing left to extrapolate."""
+COPY_DISTANCE = 2
+"""Copied is the packet so many before: FEC tells of the last one, and none waits for long."""
 
 
 class AudioDownlink(MediaStreamTrack):
@@ -59,6 +66,8 @@ class AudioDownlink(MediaStreamTrack):
         """Packets given to the sender."""
         self.silent_packets_sent = 0
         """Of these, the constant silence."""
+        self.copies_sent = 0
+        """Packets that carried a copy of an earlier one."""
         self._playout = playout
         self._on_error = on_error
         # FEC costs a fifth of the encoding: it begins with the first report of a loss.
@@ -73,7 +82,11 @@ class AudioDownlink(MediaStreamTrack):
         self._ticker = ticker
         self._pts = 0
         self._skipped_ticks = ticker.skipped_ticks
-        self._has_pauses = False
+        self._pauses_until: float = 0
+        """Ticks."""
+        self._red_payload_type: int | None = None
+        self._sent: deque[tuple[int, bytes]] = deque(maxlen=COPY_DISTANCE)
+        """The latest packets, pts and payload."""
         self._taken_ticks = 0
         self._silent_ticks = 0
         self._unsubscribe = ticker.subscribe(self._on_tick)
@@ -83,19 +96,25 @@ class AudioDownlink(MediaStreamTrack):
         sender: RTCRtpSender | None,
         *,
         has_pauses: bool = False,
+        opens_late: bool = False,
         max_bitrate: int | None = None,
+        red_payload_type: int | None = None,
     ) -> None:
         """Name the sender once the offer is answered, None if the client takes no sound.
 
         What waits is sent once that is connected.
 
-        Bit rate (of `max_bitrate` at most) and FEC follow what is reported to the sender
-        (`media.sendrate`), `stats` include it. With `has_pauses` little is sent in silence.
+        Bit rate (of `max_bitrate` at most), FEC, and copies of earlier packets (where it is told of
+        which `red_payload_type` they are) follow what is reported to the sender
+        (`media.sendrate`), `stats` include it. With `has_pauses` little is sent in silence, with
+        `opens_late` at the beginning: what comes before the client has opened its loudspeaker waits
+        in its jitter buffer, and what follows is late by as much until there is a pause.
         """
         self._sender = sender
         self._packets = None if sender is None else PacketSender(sender)
         self._is_unheard = sender is None
-        self._has_pauses = has_pauses
+        self._pauses_until = math.inf if has_pauses else OPENING_TICKS if opens_late else 0
+        self._red_payload_type = red_payload_type
         if max_bitrate is not None:
             bitrate = min(max_bitrate, self._encoder.bitrate)
             self._encoder.use_bitrate(bitrate)
@@ -117,6 +136,7 @@ class AudioDownlink(MediaStreamTrack):
             "silentPacketsSent": self.silent_packets_sent,
             "fecPercent": self._rate.encoding.fec_percent,
             "targetBitrate": self._rate.encoding.bitrate,
+            "copiesSent": self.copies_sent,
         }
         if self._sender is not None:
             sent = hooks.transmission(self._sender)
@@ -143,9 +163,23 @@ class AudioDownlink(MediaStreamTrack):
         payload = self._next_payload()
         pts = self._pts + self._gap_ticks() * RTP_OPUS_PACKET_TICKS
         self._pts = pts + RTP_OPUS_PACKET_TICKS
-        if payload:
-            packets.send(payload, pts)
-            self.packets_sent += 1
+        if not payload:
+            return
+        copies = self._copies(pts)
+        self._sent.append((pts, payload))
+        if copies:
+            payload = pack(packets.payload_type, payload, copies)
+            self.copies_sent += 1
+        packets.send(payload, pts, self._red_payload_type if copies else None)
+        self.packets_sent += 1
+
+    def _copies(self, pts: int) -> list[Copy]:
+        """Return what of earlier packets goes with the one at `pts`."""
+        is_wanted = self._rate.encoding.has_copies and self._red_payload_type is not None
+        if not is_wanted or len(self._sent) < COPY_DISTANCE:
+            return []
+        earlier, payload = self._sent[0]
+        return [Copy(pts - earlier, payload)]
 
     def _gap_ticks(self) -> int:
         """Return how many ticks passed without a packet since the packet before."""
@@ -174,7 +208,7 @@ class AudioDownlink(MediaStreamTrack):
 
     def _silence(self) -> bytes:
         paused_ticks = self._silent_ticks - PAUSE_AFTER_TICKS
-        if not self._has_pauses or paused_ticks < 0:
+        if self._taken_ticks > self._pauses_until or paused_ticks < 0:
             self.silent_packets_sent += 1
             return SILENT_PACKET
         if paused_ticks % PAUSE_TICKS:

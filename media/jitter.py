@@ -8,7 +8,7 @@ Positions count RTP ticks (48 kHz) and, like sequence numbers, are extended beyo
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from media.formats import (
@@ -19,8 +19,14 @@ from media.formats import (
 )
 from media.opus import has_fec, packet_ticks
 from media.pieces import Action, JitterCounters, Piece
+from media.red import Copy
 from media.senderclock import SenderClock
-from media.transit import MIN_GAP_DEADLINE_S, TransitTracker
+from media.transit import (
+    GAP_MARGIN_S,
+    MAX_GAP_DEADLINE_S,
+    MIN_GAP_DEADLINE_S,
+    TransitTracker,
+)
 
 MAX_HELD_PACKETS = 128
 MAX_JUMP_TICKS = RTP_OPUS_HZ
@@ -49,6 +55,8 @@ class _Packet(NamedTuple):
     ticks: int
     payload: bytes
     arrival_s: float
+    is_copy: bool = False
+    """It came within a later packet (RFC 2198)."""
 
 
 class _Stray(NamedTuple):
@@ -87,6 +95,7 @@ class JitterBuffer:
         self._released_sequence = 0
         self._released_ticks = 0
         self._step = RTP_OPUS_PACKET_TICKS
+        self._reach_s = 0.0  # how long after a packet its last copy is sent
         self._is_dtx = False
         self._concealing_ticks = 0
         self._begin_s = 0.0
@@ -101,15 +110,28 @@ class JitterBuffer:
     @property
     def gap_deadline_s(self) -> float:
         """Return how long after its expected arrival a missing packet is given up."""
-        return self._transit.gap_deadline_s
+        deadline_s = self._transit.gap_deadline_s
+        if self._reach_s:
+            deadline_s = max(deadline_s, min(MAX_GAP_DEADLINE_S, self._reach_s + GAP_MARGIN_S))
+        return deadline_s
 
     @property
     def spread_s(self) -> float:
         """Return how much later than the quickest the packets of the last seconds came."""
         return self._transit.spread_s
 
-    def push(self, ssrc: int, sequence: int, timestamp: int, payload: bytes) -> list[Piece]:
-        """Take a packet as it came; `sequence` has 16 bits, `timestamp` 32."""
+    def push(
+        self,
+        ssrc: int,
+        sequence: int,
+        timestamp: int,
+        payload: bytes,
+        copies: Sequence[Copy] = (),
+    ) -> list[Piece]:
+        """Take a packet as it came; `sequence` has 16 bits, `timestamp` 32.
+
+        `copies` of earlier packets, which came with it, take the places of those that did not come.
+        """
         now = self._clock()
         pieces: list[Piece] = []
         ticks = packet_ticks(payload)
@@ -133,7 +155,7 @@ class JitterBuffer:
         elif self._stray is not None:
             self.counters.packets_stray += 1
             self._stray = None
-        self._accept(sequence, timestamp, payload, now, pieces)
+        self._accept(sequence, timestamp, payload, now, pieces, copies)
         return pieces
 
     def poll(self) -> list[Piece]:
@@ -212,7 +234,13 @@ class JitterBuffer:
         self._start(first.ssrc, first.sequence, first.timestamp, first.arrival_s)
 
     def _accept(
-        self, sequence: int, timestamp: int, payload: bytes, arrival_s: float, pieces: list[Piece]
+        self,
+        sequence: int,
+        timestamp: int,
+        payload: bytes,
+        arrival_s: float,
+        pieces: list[Piece],
+        copies: Sequence[Copy] = (),
     ) -> None:
         position = self._next + _signed(timestamp - self._next, 32)
         extended = self._highest + _signed(sequence - self._highest, 16)
@@ -233,11 +261,28 @@ class JitterBuffer:
             self._transit.rebase(arrival_s, position / RTP_OPUS_HZ)
         else:
             self._transit.add(arrival_s, position / RTP_OPUS_HZ)
-        if position + ticks <= self._next or position in self._held:
+        held = self._held.get(position)
+        if position + ticks <= self._next or (held is not None and not held.is_copy):
             self.counters.packets_late += 1
             return
-        self._held[position] = _Packet(extended, position, ticks, payload, arrival_s)
+        packet = self._held[position] = _Packet(extended, position, ticks, payload, arrival_s)
+        if copies:
+            self._fill_in(packet, copies)
         self._drain(self._clock(), pieces)
+
+    def _fill_in(self, packet: _Packet, copies: Sequence[Copy]) -> None:
+        """Put copies in the places of earlier packets that are missing."""
+        self._reach_s = max(copy.offset for copy in copies) / RTP_OPUS_HZ
+        for offset, payload in copies:
+            position, ticks = packet.position - offset, packet_ticks(payload)
+            is_missing = self._next <= position and position not in self._held
+            if ticks is None or offset < ticks or not is_missing:
+                continue
+            # What number it had is not told: as many packets ago as fit in between.
+            sequence = packet.sequence - offset // ticks
+            self._held[position] = _Packet(
+                sequence, position, ticks, payload, packet.arrival_s, is_copy=True
+            )
 
     def _is_ahead(self, now: float, ticks: int) -> bool:
         """Tell whether `ticks` more would put the timeline too far ahead of the clock."""
@@ -266,7 +311,7 @@ class JitterBuffer:
             if (
                 packet.position > self._next
                 and len(self._held) <= MAX_HELD_PACKETS
-                and now < self._expected_s() + self._transit.gap_deadline_s
+                and now < self._expected_s() + self.gap_deadline_s
                 and not self._has_all_before(packet)
             ):
                 return
@@ -300,6 +345,9 @@ class JitterBuffer:
         samples = self._advance(packet.ticks - skip)
         pieces.append(Piece(Action.DECODE, samples, packet.payload, skipped))
         counters = self.counters
+        if packet.is_copy:
+            counters.fec_samples += samples
+            counters.fec_packets += 1
         counters.delay_s = max(0.0, now - packet.arrival_s)
         counters.total_delay_s += counters.delay_s * samples
         counters.emitted_samples += samples

@@ -45,6 +45,12 @@ class PacketSender:
         """Whether the connection is made, and not over."""
         return self._payload_type is not None
 
+    @property
+    def payload_type(self) -> int:
+        """Of the first codec. Only while it is open."""
+        assert self._payload_type is not None
+        return self._payload_type
+
     def send(self, payload: bytes, pts: int, payload_type: int | None = None) -> None:
         """Send one packet, of the first codec by default; `pts` in ticks of its RTP clock.
 

@@ -54,7 +54,7 @@ class JitterCounters:
     """Of the concealed samples, background noise."""
     concealment_events: int = 0
     fec_samples: int = 0
-    """Lost and recovered from FEC; not in `concealed_samples`."""
+    """Lost and recovered from FEC or a copy; not in `concealed_samples`."""
     fec_packets: int = 0
     comfort_samples: int = 0
     """Filled while the sender was silent on purpose."""

@@ -30,6 +30,8 @@ HOLD_S = 5.0
 """After a decrease the bit rate stays for so long."""
 BASE_WINDOW_S = 20.0
 """The shortest round trip is that of this window and the one before."""
+COPY_FEC_PERCENT = 6
+"""From here on, packets carry copies of earlier ones where the client takes them (RFC 2198)."""
 STEP = 0.05
 """Smaller changes of the bit rate are not worth making."""
 
@@ -40,12 +42,15 @@ class Encoding(NamedTuple):
     bitrate: int
     fec_percent: int
     """The loss that redundancy is dimensioned for; 0: none."""
+    has_copies: bool = False
+    """Whether each packet is to carry a copy of an earlier one, which doubles what is sent."""
 
 
 class SendRate:
     """Follow the reports about one stream.
 
-    `bitrate`, bit/s, is that of a clean way; with redundancy it is never more than `most`.
+    `bitrate`, bit/s, is that of a clean way; with redundancy it is never more than `most`, copies
+    included.
     """
 
     def __init__(self, bitrate: int, *, most: float = math.inf) -> None:
@@ -79,14 +84,16 @@ class SendRate:
     def _rounded(self, is_free: bool) -> Encoding:
         fec_percent = round(self._fec)
         wanted = self._wanted
+        has_copies = False
         if is_free and wanted == self._full:
             wanted *= 1 + fec_percent / 100
+            has_copies = fec_percent >= COPY_FEC_PERCENT and 2 * wanted <= self._most
         bitrate = round(min(self._most, wanted))
         current = self.encoding.bitrate
         is_end = bitrate in (self._full, self._least)
         if abs(bitrate - current) < STEP * current and not is_end:
             bitrate = current
-        return Encoding(bitrate, fec_percent)
+        return Encoding(bitrate, fec_percent, has_copies)
 
 
 class _Shortest:

@@ -16,6 +16,7 @@ from media.jitter import JitterBuffer
 from media.mixdown import Mixdown
 from media.opus import OpusDecoder, OpusError, is_stereo
 from media.pieces import Action, Piece
+from media.red import Copy, Redundant, unpack
 
 
 class UnsupportedCodec(Exception):
@@ -102,11 +103,15 @@ class AudioUplink:
             return
         payload = packet.payload
         self._bytes_received += len(payload)
+        copies: tuple[Copy, ...] = ()
         try:
-            if codec != "opus":
+            if codec == "red":
+                # A malformed one counts as a packet that is no Opus.
+                payload, copies = unpack(payload) or Redundant(b"", ())
+            elif codec != "opus":
                 raise UnsupportedCodec(codec)
             pieces = self._jitter.push(
-                packet.ssrc, packet.sequence_number, packet.timestamp, payload
+                packet.ssrc, packet.sequence_number, packet.timestamp, payload, copies
             )
             self._deliver(pieces)
         except Exception as exc:  # noqa: BLE001  handed to the session, which ends the call

@@ -146,6 +146,8 @@ def _answered_parameters(codec: Codec, opus_bitrate_bps: int) -> str:
             if given.get("level-asymmetry-allowed") != "1":
                 given.pop("level-asymmetry-allowed", None)
             return ";".join(f"{name}={value}" for name, value in given.items())
+        case "red":
+            return next(iter(codec.parameters))
         case "rtx":
             return f"apt={codec.parameters['apt']}"
     return ""

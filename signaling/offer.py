@@ -38,7 +38,7 @@ class Codec(msgspec.Struct, frozen=True):
 
     payload_type: str
     name: str
-    """"opus", "vp8", "h264" or "rtx"."""
+    """"opus", "red", "vp8", "h264" or "rtx"."""
     parameters: dict[str, str]
 
 
@@ -247,10 +247,10 @@ def codecs(section: Section) -> list[Codec]:
         Codec(payload_type, codec.partition("/")[0], section.parameters(payload_type))
         for payload_type, codec in section.codecs().items()
         if is_payload_type(payload_type)
-        and codec in (("opus/48000",) if section.media == "audio" else _VIDEO_CODECS)
+        and codec in (_AUDIO_CODECS if section.media == "audio" else _VIDEO_CODECS)
     ]
     if section.media == "audio":
-        return known
+        return [c for c in known if c.name == "opus" or opus_in(section, c)]
     known = [c for c in known if int(c.payload_type) not in RTCP_LOOKALIKES]
     main = {c.payload_type for c in known if c.name == "vp8" or (c.name == "h264" and _decodes(c))}
     return [
@@ -260,6 +260,17 @@ def codecs(section: Section) -> list[Codec]:
     ]
 
 
+def opus_in(section: Section, red: Codec) -> str | None:
+    """Return the payload type of the Opus that a redundant format repeats (RFC 2198 section 5).
+
+    None where it repeats something else, or does not say what.
+    """
+    found = {payload_type for kinds in red.parameters for payload_type in kinds.split("/")}
+    opus = {pt for pt, codec in section.codecs().items() if codec == "opus/48000"}
+    return found.pop() if len(found) == 1 and found <= opus else None
+
+
+_AUDIO_CODECS = ("opus/48000", "red/48000")
 _VIDEO_CODECS = ("vp8/90000", "h264/90000", "rtx/90000")
 
 
@@ -278,16 +289,29 @@ class OpusWishes(msgspec.Struct, frozen=True):
     """It prefers that nothing is sent in silence (usedtx)."""
     max_bitrate: int | None = None
     """bit/s (maxaveragebitrate)."""
+    opens_late: bool = False
+    """It is a browser that begins to play seconds after it begins to receive."""
+    red_payload_type: int | None = None
+    """Of packets that carry copies of earlier ones (RFC 2198); None if it takes none."""
 
 
-def opus_wishes(section: Section) -> OpusWishes:
-    """Return what an audio section asks for; what is no sensible number is no wish."""
-    for codec in codecs(section):
+def opus_wishes(section: Section, origin: str = "") -> OpusWishes:
+    """Return what an audio section asks for; what is no sensible number is no wish.
+
+    `origin` is that of the description, in which Firefox gives its name.
+    """
+    taken = codecs(section)
+    red = next((codec for codec in taken if codec.name == "red"), None)
+    for codec in taken:
+        if codec.name != "opus" or (red and opus_in(section, red) != codec.payload_type):
+            continue
         most = codec.parameters.get("maxaveragebitrate", "")
         is_number = most.isascii() and most.isdigit() and len(most) <= 6
         return OpusWishes(
             has_pauses=codec.parameters.get("usedtx") == "1",
+            opens_late=origin.startswith("mozilla"),
             max_bitrate=max(MIN_OPUS_BITRATE, int(most)) if is_number else None,
+            red_payload_type=int(red.payload_type) if red else None,
         )
     return OpusWishes()
 

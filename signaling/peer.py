@@ -1,7 +1,8 @@
 """Peer: the life of one RTCPeerConnection. Says what happens, carries no sound. Media worker.
 
-Of aiortc (pinned to 1.16.0) one private name is used, RTCRtpReceiver._handle_rtp_packet, hooked on
-the instance, and two of its constants are replaced; tests/signaling/ fails when that stops working.
+Of aiortc (pinned to 1.16.0) two private names are used, RTCRtpReceiver._handle_rtp_packet, hooked
+on the instance, and RTCRtpTransceiver._codecs, to which RED is added; two of its constants are
+replaced. tests/signaling/ fails when that stops working.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc import rtp as aiortc_rtp
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import RtpPacket
 
 from signaling.answer import finish_answer
@@ -31,11 +33,11 @@ from signaling.fragment import parse_fragment, write_fragment
 from signaling.ice import IceSettings, configuration
 from signaling.inbound import prepare_certificate
 from signaling.liveness import CONNECT_DEADLINE_S, SILENCE_S, TICK_S, Liveness
-from signaling.offer import OpusWishes, opus_wishes, parameter_sets
+from signaling.offer import OpusWishes, codecs, opus_wishes, parameter_sets
 from signaling.peerstats import Report, collect
 from signaling.prepared import PreparedOffer, max_message_bytes, prepare_offer
 from signaling.ratelimit import TokenBucket
-from signaling.sdp import invalid
+from signaling.sdp import Section, invalid
 from signaling.wire import Wire
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,20 @@ def _refusing() -> Iterator[None]:
         logger.warning("an offer could not be negotiated: %s", type(error).__name__)
         logger.debug("how it failed", exc_info=True)
         raise invalid("The offer cannot be answered: its m-lines contradict each other.") from error
+
+
+def _redundant(section: Section) -> list[RTCRtpCodecParameters]:
+    """Packets that repeat earlier Opus (RFC 2198), as aiortc would list them."""
+    return [
+        RTCRtpCodecParameters(
+            "audio/red",
+            clockRate=48_000,
+            channels=2,
+            payloadType=int(codec.payload_type),
+        )
+        for codec in codecs(section)
+        if codec.name == "red"
+    ]
 
 
 class PeerListener(Protocol):
@@ -217,7 +233,9 @@ class Peer:
         if offer.plan.sees is not None:
             self.parameter_sets = parameter_sets(offer.original.sections[offer.plan.sees])
         if offer.plan.speaks is not None:
-            self.opus_wishes = opus_wishes(offer.original.sections[offer.plan.speaks])
+            description = offer.original
+            speaks = description.sections[offer.plan.speaks]
+            self.opus_wishes = opus_wishes(speaks, description.origin)
         self._hand_out_receivers(on_receivers)
         self._liveness = Liveness(
             self._awake(),
@@ -240,6 +258,7 @@ class Peer:
             if transceiver is None:
                 continue
             transceiver.direction = plan.direction(index)
+            transceiver._codecs += _redundant(offer.original.sections[index])
             if index == plan.speaks:
                 self._sender = transceiver.sender
                 self._sender.replaceTrack(downlink)

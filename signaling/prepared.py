@@ -24,7 +24,13 @@ DEFAULT_MESSAGE_BYTES = 65536
 """What a client takes that does not say (RFC 8841 section 6.1)."""
 MAX_MESSAGE_BYTES = 1 << 30
 
-RTPMAPS = {"opus": "opus/48000/2", "vp8": "VP8/90000", "h264": "H264/90000", "rtx": "rtx/90000"}
+RTPMAPS = {
+    "opus": "opus/48000/2",
+    "red": "red/48000/2",
+    "vp8": "VP8/90000",
+    "h264": "H264/90000",
+    "rtx": "rtx/90000",
+}
 
 _RTP_PROFILE = "UDP/TLS/RTP/SAVPF"
 _EXTENSIONS = (
@@ -97,13 +103,18 @@ def _mids(original: Description, chosen: AnswerPlan) -> dict[int, str]:
 def _canonical(section: Section, attributes: tuple[Attribute, ...]) -> Section:
     if section.media == "application":
         return Section("application", 9, "UDP/DTLS/SCTP", ("webrtc-datachannel",), attributes)
-    payload_types = tuple(codec.payload_type for codec in codecs(section))
+    payload_types = tuple(codec.payload_type for codec in _known(section))
     return Section(section.media, 9, _RTP_PROFILE, payload_types, attributes)
+
+
+def _known(section: Section) -> list[Codec]:
+    """What aiortc has a name for; the peer adds RED to it, which is never the first."""
+    return [codec for codec in codecs(section) if codec.name != "red"]
 
 
 def _rtp_attributes(original: Description, section: Section) -> list[Attribute]:
     attributes: list[Attribute] = [("rtcp-mux", None), *_extensions(original, section)]
-    for codec in codecs(section):
+    for codec in _known(section):
         attributes.append(("rtpmap", f"{codec.payload_type} {RTPMAPS[codec.name]}"))
         attributes += _feedback(section, codec)
         if codec.name == "h264":

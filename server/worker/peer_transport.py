@@ -137,7 +137,11 @@ class PeerTransport:
             self._session.away(self)
         wishes = self._peer.opus_wishes
         self._downlink.bind(
-            self._peer.audio_sender, has_pauses=wishes.has_pauses, max_bitrate=wishes.max_bitrate
+            self._peer.audio_sender,
+            has_pauses=wishes.has_pauses,
+            opens_late=wishes.opens_late,
+            max_bitrate=wishes.max_bitrate,
+            red_payload_type=wishes.red_payload_type,
         )
         return answer
 

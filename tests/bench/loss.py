@@ -1,11 +1,12 @@
 """What lost packets cost the sound of a call, by our encoder, what it is told, and our receiver.
 
-    python -m tests.bench.loss [--seconds 30]
+    python -m tests.bench.loss [--seconds 30] [--red]
 
 In virtual time, so that a busy machine changes nothing: speech is encoded as `media.sendrate` asks
 by the reports of the receiver, packets are lost alone or in bursts, and `media.uplink` makes the
-best of what comes. Prints a line of JSON for each loss: the share that was concealed or repaired,
-the bit rate, and PLCMOS with its fall where the package `speechmos` is installed.
+best of what comes; with `--red` for a client that takes copies (RFC 2198). Prints a line of JSON
+for each loss: the share that was concealed or repaired, the bit rate, and PLCMOS with its fall
+where the package `speechmos` is installed.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ import argparse
 import asyncio
 import json
 import random
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from media.downlink import COPY_DISTANCE
 from media.formats import DOWNLINK_HZ, DOWNLINK_PACKET_BYTES, RTP_OPUS_PACKET_TICKS
 from media.opus import OpusEncoder
+from media.red import Copy, pack
 from media.sendrate import SendRate
 from media.uplink import AudioUplink
 from tests.media.network import VirtualClock
-from tests.media.rig import OPUS, rig
+from tests.media.rig import OPUS, RED, rig
 from tests.speech import DATA, read_wav
 
 TICK_S = 0.02
@@ -103,20 +107,23 @@ class Judge:
         return float(np.mean([self._model.get_mos(piece) for piece in pieces]))
 
 
-async def run(pcm: bytes, loss: float, burst: int, judge: Judge) -> dict[str, Any]:
+async def run(
+    pcm: bytes, loss: float, burst: int, judge: Judge, has_red: bool = False
+) -> dict[str, Any]:
     """One way, judged."""
-    heard, row = await through(pcm, loss, burst)
+    heard, row = await through(pcm, loss, burst, has_red=has_red)
     mos = judge.of(heard)
     return row if mos is None else row | {"plcmos": round(mos, 2)}
 
 
 async def through(
-    pcm: bytes, loss: float, burst: int, seed: int = 3
+    pcm: bytes, loss: float, burst: int, seed: int = 3, has_red: bool = False
 ) -> tuple[NDArray[np.int16], dict[str, Any]]:
     """One way, from speech to speech: what is heard, 16 kHz, and what was measured."""
     encoder, clock, heard = OpusEncoder(fec=False), VirtualClock(), bytearray()
     rate, losses = SendRate(encoder.bitrate), lost(loss, burst, seed)
     sizes, gone = [], [False] * REPORT_TICKS
+    sent: deque[bytes] = deque(maxlen=COPY_DISTANCE)
     async with rig("audio") as made:
         errors: list[Exception] = []
         uplink = AudioUplink(
@@ -134,6 +141,11 @@ async def through(
                 encoder.use_bitrate(told.bitrate)
             at = (n - WARM_UP_TICKS) % count * DOWNLINK_PACKET_BYTES
             payload = encoder.encode(pcm[at : at + DOWNLINK_PACKET_BYTES])
+            payload_type, plain = OPUS, payload
+            if has_red and rate.encoding.has_copies and len(sent) == COPY_DISTANCE:
+                copy = Copy(COPY_DISTANCE * RTP_OPUS_PACKET_TICKS, sent[0])
+                payload_type, payload = RED, pack(OPUS, payload, [copy])
+            sent.append(plain)
             is_lost = next(losses) and n > 0
             gone = [*gone[1:], is_lost]
             if n == WARM_UP_TICKS:
@@ -141,7 +153,7 @@ async def through(
             sizes.append(len(payload))
             if not is_lost:
                 ticks = n * RTP_OPUS_PACKET_TICKS
-                await made.feed(n, ticks, payload, payload_type=OPUS)
+                await made.feed(n, ticks, payload, payload_type=payload_type)
             clock.now += TICK_S
             uplink.poll()
         after = uplink.stats()
@@ -162,10 +174,10 @@ async def through(
     return np.frombuffer(bytes(heard[at_start:]), np.int16), row
 
 
-async def main(seconds: float) -> None:
+async def main(seconds: float, has_red: bool) -> None:
     judge, pcm, clean = Judge(), speech(seconds), None
     for loss, burst in LOSSES:
-        row = await run(pcm, loss, burst, judge)
+        row = await run(pcm, loss, burst, judge, has_red)
         if "plcmos" in row:
             clean = clean or row["plcmos"]
             row["fall"] = round(clean - row["plcmos"], 2)
@@ -177,4 +189,6 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=30.0)
-    asyncio.run(main(parser.parse_args().seconds))
+    parser.add_argument("--red", action="store_true")
+    given = parser.parse_args()
+    asyncio.run(main(given.seconds, given.red))

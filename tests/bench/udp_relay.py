@@ -1,11 +1,15 @@
-"""A network between two ends of UDP: it drops all packets, or shows one end at another address."""
+"""A network between two ends of UDP: it drops packets, or shows one end at another address."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 Address = tuple[str, int]
+HEADERS_BYTES = 28
+"""Of IPv4 and UDP."""
 
 
 class _End(asyncio.DatagramProtocol):
@@ -19,11 +23,35 @@ class _End(asyncio.DatagramProtocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
+    def send(self, data: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.sendto(data)
+
     def datagram_received(self, data: bytes, address: Any) -> None:
         self._relay.back(self, self._client, data)
 
     def error_received(self, error: Exception) -> None:
         return
+
+
+class Narrows:
+    """A way of so many bit/s with a queue before it, which drops what finds it full."""
+
+    def __init__(self, bitrate: float, queue_s: float = 0.3) -> None:
+        self.bitrate = bitrate
+        self.dropped = 0
+        self._queue_s = queue_s
+        self._free_s = 0.0
+
+    def wait_s(self, size: int) -> float | None:
+        """How long a packet that comes now is on its way; None if it is lost."""
+        now = asyncio.get_running_loop().time()
+        queued_s = max(0.0, self._free_s - now)
+        if queued_s > self._queue_s:
+            self.dropped += 1
+            return None
+        self._free_s = now + queued_s + (size + HEADERS_BYTES) * 8 / self.bitrate
+        return self._free_s - now
 
 
 class Relay(asyncio.DatagramProtocol):
@@ -32,6 +60,12 @@ class Relay(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.passes = asyncio.Event()
         self.passes.set()
+        self.lost_up: Iterator[bool] = repeat(False)
+        """Of each packet to the server, whether it is lost;"""
+        self.lost_down: Iterator[bool] = repeat(False)
+        """and of each packet to a client."""
+        self.narrows: Narrows | None = None
+        """On the way to the server."""
         self.dropped = 0
         self.port = 0
         self._transport: asyncio.DatagramTransport | None = None
@@ -68,7 +102,7 @@ class Relay(asyncio.DatagramProtocol):
         self.port = transport.get_extra_info("sockname")[1]
 
     def datagram_received(self, data: bytes, address: Any) -> None:
-        if not self.passes.is_set() or self._server is None:
+        if not self.passes.is_set() or self._server is None or next(self.lost_up):
             self.dropped += 1
             return
         end = self._ends.get(address)
@@ -80,11 +114,14 @@ class Relay(asyncio.DatagramProtocol):
             )
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
-        elif end.transport is not None:
-            end.transport.sendto(data)
+        elif self.narrows is None:
+            end.send(data)
+        elif (wait_s := self.narrows.wait_s(len(data))) is not None:
+            asyncio.get_running_loop().call_later(wait_s, end.send, data)
 
     def back(self, end: _End, client: Address, data: bytes) -> None:
-        if not self.passes.is_set() or self._ends.get(client) is not end:
+        is_old = self._ends.get(client) is not end
+        if not self.passes.is_set() or is_old or next(self.lost_down):
             self.dropped += 1
         elif self._transport is not None:
             self._transport.sendto(data, client)

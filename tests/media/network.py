@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from media.jitter import JitterBuffer
 from media.pieces import Action, Piece
+from media.red import Copy
 
 
 class VirtualClock:
@@ -27,6 +28,7 @@ class Sent:
     timestamp: int
     payload: bytes
     ssrc: int = 1
+    copies: tuple[Copy, ...] = ()
 
 
 def stream(
@@ -51,6 +53,18 @@ def stream(
         )
         for i in range(count)
     ]
+
+
+def copied(packets: list[Sent], *distances: int) -> list[Sent]:
+    """Let each packet carry those sent so many before it."""
+    found = []
+    for i, packet in enumerate(packets):
+        earlier = [packets[i - d] for d in sorted(distances, reverse=True) if i >= d]
+        copies = tuple(
+            Copy((packet.timestamp - e.timestamp) & 0xFFFFFFFF, e.payload) for e in earlier
+        )
+        found.append(replace(packet, copies=copies))
+    return found
 
 
 def lossy(packets: Iterable[Sent], loss: float, seed: int = 7) -> list[Sent]:
@@ -92,9 +106,8 @@ class Simulation:
         for packet in sorted(packets, key=lambda p: p.at):
             self._poll_until(packet.at)
             self.clock.now = self.begin + packet.at
-            self._take(
-                self.buffer.push(packet.ssrc, packet.sequence, packet.timestamp, packet.payload)
-            )
+            p = packet
+            self._take(self.buffer.push(p.ssrc, p.sequence, p.timestamp, p.payload, p.copies))
             self.max_held = max(self.max_held, self.buffer.held_packets)
         if until is not None:
             self._poll_until(until)

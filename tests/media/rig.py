@@ -16,12 +16,13 @@ from aiortc.rtcrtpparameters import (
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtp import RtcpPacket, RtpPacket
 
-OPUS, PCMU, VP8, VP8_RTX, H264 = 96, 0, 97, 98, 99
+OPUS, PCMU, VP8, VP8_RTX, H264, RED = 96, 0, 97, 98, 99, 63
 """Payload types."""
 
 AUDIO_CODECS = [
     RTCRtpCodecParameters("audio/opus", 48_000, 2, OPUS),
     RTCRtpCodecParameters("audio/PCMU", 8000, 1, PCMU),
+    RTCRtpCodecParameters("audio/red", 48_000, 2, RED),
 ]
 VIDEO_CODECS = [
     RTCRtpCodecParameters("video/VP8", 90_000, None, VP8),

@@ -13,6 +13,7 @@ from media.downlink import PAUSE_PACKET, AudioDownlink
 from media.hooks import Transmission
 from media.opus import SILENT_PACKET, OpusDecoder, has_fec
 from media.playout import Playout
+from media.red import unpack
 from tests.media.peers import speech
 from tests.media.test_clock import FakeTimers
 
@@ -28,6 +29,7 @@ class Quiet:
 class Sent(NamedTuple):
     payload: bytes
     pts: int
+    payload_type: int | None = None
 
     def __bytes__(self) -> bytes:
         return self.payload
@@ -37,14 +39,15 @@ class Out:
     """Stands for a connected sender: keeps what it is to send."""
 
     is_open = True
+    payload_type = 111
 
     def __init__(self, timers: FakeTimers) -> None:
         self.sent: list[Sent] = []
         self.times: list[float] = []
         self._timers = timers
 
-    def send(self, payload: bytes, pts: int) -> None:
-        self.sent.append(Sent(payload, pts))
+    def send(self, payload: bytes, pts: int, payload_type: int | None = None) -> None:
+        self.sent.append(Sent(payload, pts, payload_type))
         self.times.append(self._timers.now)
 
 
@@ -157,6 +160,37 @@ async def test_fec_and_bitrate_follow_what_is_reported(monkeypatch: pytest.Monke
     assert sum(len(bytes(p)) for p in slow) < 0.7 * sum(len(bytes(p)) for p in clean)
 
 
+async def test_packets_carry_copies_where_the_client_takes_them_and_loses_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = Line()
+    reported = Reported(monkeypatch, line, red_payload_type=63)
+    line.playout.push(1, speech(4.0, 24_000))
+    clean = line.packets(50)
+    assert {p.payload_type for p in clean} == {None}
+    reported.says(0.05)
+    lossy = line.packets(50)[10:]
+    assert {p.payload_type for p in lossy} == {63}
+    found = {p.pts: unpack(p.payload) for p in lossy}
+    for pts, packet in list(found.items())[2:]:
+        assert packet is not None
+        ((offset, payload),) = packet.copies
+        earlier = found[pts - offset]
+        assert earlier is not None and payload == earlier.payload
+        assert offset == 2 * 960
+    assert line.track.stats()["copiesSent"] >= 40
+    reported.says(0.0, 0.4)
+    assert {p.payload_type for p in line.packets(50)[20:]} == {None}
+
+
+async def test_who_takes_no_copies_is_sent_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line()
+    reported = Reported(monkeypatch, line)
+    line.playout.push(1, speech(1.0, 24_000))
+    reported.says(0.2)
+    assert {p.payload_type for p in line.packets(40)} == {None}
+
+
 async def test_a_client_gets_no_more_bits_than_it_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -178,13 +212,25 @@ async def test_who_prefers_pauses_is_sent_little_in_silence(
     packets = line.packets(46)
     line.playout.push(1, speech(0.1, 24_000))
     packets += line.packets(14)
-    # Ticks 5, 25 and 45 are told to be silent; then the answer, its end, and silence again.
+    # Each tenth tick is told to be silent; then the answer, its end, and silence again.
     pauses = [p.pts for p in packets if bytes(p) == PAUSE_PACKET]
-    assert pauses[:3] == [960 * n for n in (5, 25, 45)]
+    assert pauses[:5] == [960 * n for n in (5, 15, 25, 35, 45)]
     spoken = [p.pts for p in packets if bytes(p) not in (PAUSE_PACKET, SILENT_PACKET)]
     assert spoken[:6] == [960 * n for n in range(51, 57)]
     decoder = OpusDecoder()
     assert {len(decoder.decode(bytes(p))) for p in packets} == {640}
+
+
+async def test_a_loudspeaker_that_opens_late_is_sent_pauses_at_the_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = Line()
+    Reported(monkeypatch, line, opens_late=True)
+    early = line.packets(500)
+    assert len(early) < 60
+    assert [bytes(p) for p in line.packets(50)] == [SILENT_PACKET] * 50
+    line.playout.push(1, speech(0.1, 24_000))
+    assert [p.pts for p in line.packets(5)] == [960 * n for n in range(550, 555)]
 
 
 async def test_unheard_speech_is_taken_in_real_time_by_the_tick_alone() -> None:

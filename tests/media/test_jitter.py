@@ -13,8 +13,9 @@ import pytest
 
 from media.jitter import MAX_HELD_PACKETS, JitterBuffer
 from media.pieces import Action
+from media.red import Copy
 from media.transit import MIN_GAP_DEADLINE_S
-from tests.media.network import Sent, Simulation, VirtualClock, jittery, lossy, stream
+from tests.media.network import Sent, Simulation, VirtualClock, copied, jittery, lossy, stream
 
 PLAIN = b"\x78" + bytes(40)  # hybrid 20 ms: the first bit behind the activity bit is clear
 WITH_FEC = b"\x78\x40" + bytes(40)
@@ -78,6 +79,49 @@ def test_only_the_last_packet_of_a_burst_loss_is_recovered() -> None:
     assert run.count(Action.FEC) == 320
     assert run.count(Action.CONCEAL) == 640
     assert run.buffer.counters.concealment_events == 1
+
+
+@pytest.mark.parametrize("distances", [(1,), (1, 2), (5,)])
+def test_copies_take_the_places_of_lost_packets(distances: tuple[int, ...]) -> None:
+    packets = [replace(p, payload=PLAIN + bytes([n])) for n, p in enumerate(stream(60))]
+    sent = copied(packets, *distances)
+    burst = max(distances)
+    run = Simulation().run(sent[:20] + sent[20 + burst :])
+    counters = run.buffer.counters
+    assert [d.piece.payload for d in run.deliveries] == [p.payload for p in packets]
+    assert counters.concealed_samples == 0
+    assert counters.fec_samples == burst * 320
+    assert counters.packets_lost == burst
+    # What waited for the copies waits no longer than they took, and nothing does afterwards.
+    assert max(run.delays(0.0, 2.0)) <= burst * 0.020 + 1e-6
+    assert max(run.delays(1.0, 2.0)) < 1e-6
+
+
+def test_copies_of_what_came_cost_nothing() -> None:
+    run = Simulation().run(copied(stream(100), 1, 2))
+    assert {d.piece.action for d in run.deliveries} == {Action.DECODE}
+    assert max(run.delays(0, 10)) < 1e-6
+    counters = run.buffer.counters
+    assert (counters.fec_samples, counters.packets_late, counters.packets_duplicate) == (0, 0, 0)
+
+
+def test_a_packet_that_comes_after_its_copy_takes_its_place_or_is_late() -> None:
+    sent = copied(stream(30), 1)
+    sent[10] = replace(sent[10], at=sent[10].at + 0.090)
+    run = Simulation().run(sent[:9] + sent[10:])
+    counters = run.buffer.counters
+    assert counters.concealed_samples == 320  # Packet 9, whose copy is in packet 10.
+    assert counters.packets_late == 1
+    assert run.samples == 30 * 320
+
+
+def test_copies_that_are_no_opus_or_from_another_time_are_passed_over() -> None:
+    sent = stream(30)
+    wrong = (Copy(16_000, b"\x78"), Copy(960, b""), Copy(7, b"\x78"))
+    sent[12] = replace(sent[12], copies=wrong)
+    run = Simulation().run(sent[:11] + sent[12:])
+    assert run.samples == 30 * 320
+    assert run.buffer.counters.concealed_samples == 320
 
 
 def test_a_packet_too_late_is_dropped_and_counted() -> None:

@@ -37,7 +37,19 @@ def test_loss_of_a_radio_brings_redundancy_and_the_bits_for_it(loss: float, fec:
     assert way.rate.encoding.fec_percent == fec
     assert way.rate.encoding.bitrate == pytest.approx(FULL * (1 + fec / 100), rel=0.05)
     way.reports(fec + 1)
-    assert way.rate.encoding == (FULL, 0)
+    assert way.rate.encoding == (FULL, 0, False)
+
+
+def test_copies_are_sent_while_a_radio_loses_and_never_into_a_queue() -> None:
+    way = Way()
+    way.reports(3, 0.02)
+    assert not way.rate.encoding.has_copies
+    way.reports(1, 0.04)
+    assert way.rate.encoding.has_copies
+    way.reports(1, 0.04, 0.3)
+    assert not way.rate.encoding.has_copies
+    narrow = SendRate(FULL, most=1.9 * FULL)
+    assert not narrow.report(500.0, 0.1, 0.05).has_copies
 
 
 def test_redundancy_outlasts_a_spell_of_loss() -> None:

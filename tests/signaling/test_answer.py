@@ -54,7 +54,8 @@ def test_opus_parameters_are_told() -> None:
     text = finish_answer(answer_to(CHROMIUM_OFFER), offer, opus_bitrate_bps=24_000)
     audio = parse(text).sections[0]
     assert audio.values("fmtp") == [
-        "111 minptime=10;useinbandfec=1;stereo=0;sprop-stereo=0;maxaveragebitrate=24000"
+        "111 minptime=10;useinbandfec=1;stereo=0;sprop-stereo=0;maxaveragebitrate=24000",
+        "63 111/111",
     ]
     assert audio.values("ptime") == ["20"]
     assert audio.values("msid")

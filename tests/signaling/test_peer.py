@@ -110,6 +110,21 @@ async def test_offer_is_answered(offer: str, audio: bool, video: bool) -> None:
     assert listener.reasons == ["hangup"]
 
 
+@pytest.mark.parametrize("formats", ["111 63", "63 111"])
+async def test_redundant_packets_are_taken_and_opus_by_itself_is_sent(formats: str) -> None:
+    peer, _ = make()
+    answer = await peer.answer(
+        CHROMIUM_OFFER.replace("SAVPF 111 63", f"SAVPF {formats}"), downlink=SilentTrack()
+    )
+    assert f" UDP/TLS/RTP/SAVPF {formats}\r\n" in answer
+    assert peer.opus_wishes.red_payload_type == 63
+    assert peer._pc is not None
+    # What aiortc receives, and of which it sends the first.
+    codecs = peer._pc.getTransceivers()[0]._codecs
+    assert [(c.payloadType, c.name) for c in codecs] == [(111, "opus"), (63, "red")]
+    await peer.close()
+
+
 @pytest.mark.parametrize(
     ("offer", "status"),
     [
