@@ -26,10 +26,11 @@ from playwright.async_api import Page
 from engine.builtin.speech_models import find_models
 from engine.builtin.whisper import WhisperModel
 from engine.config import BuiltinConfig
+from tests.bench.behaviour.sentences import errors, plain_words
 from tests.bench.loss import Judge, lost
 from tests.bench.outages import PEERS, Scene
 from tests.bench.udp_relay import Relay
-from tests.bench.words import SENTENCES, words, wrong
+from tests.bench.words import SENTENCES
 from tests.browser.chrome import browse, call, event
 from tests.serving import Serving
 from tests.speech import microphone
@@ -86,13 +87,13 @@ async def hear(page: Page, relay: Relay, loss: float, burst: int, count: int) ->
     await page.evaluate(RECORD)
     await said(page, "Reports come in while this is said.", 1)
     before = await page.evaluate(STATS)
-    wrong_words, total, played = 0, 0, []
+    wrong, total, played = 0, 0, []
     for number, sentence in enumerate(SENTENCES[:count]):
         pcm = await said(page, sentence, number + 2)
         played.append(pcm)
         heard = await asyncio.to_thread(model.transcribe, pcm)
-        total += len(words(sentence))
-        wrong_words += wrong(words(heard.text), words(sentence))
+        total += len(plain_words(sentence))
+        wrong += errors(sentence, heard.text)
     after = await page.evaluate(STATS)
 
     def more(name: str) -> float:
@@ -108,7 +109,7 @@ async def hear(page: Page, relay: Relay, loss: float, burst: int, count: int) ->
         "copies_received": int(more("fecPacketsReceived")),
         "copies_unused": int(more("fecPacketsDiscarded")),
         "delay_ms": round(more("jitterBufferDelay") / more("jitterBufferEmittedCount") * 1000),
-        "words_wrong": round(wrong_words / total, 3),
+        "words_wrong": round(wrong / total, 3),
     }
     mos = Judge().of(np.concatenate(played))
     return row if mos is None else row | {"plcmos": round(mos, 2)}
