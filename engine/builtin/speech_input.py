@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.base import Send
-from engine.builtin.intents import find_intent, may_go_on
+from engine.builtin.intents import Intent, find_intent, may_go_on
 from engine.builtin.interfaces import Recogniser, Utterance
 from engine.hearing.hearing import AnswerCut, Counted, Dismissed, Heard, Hearing
 from engine.hearing.turnend import Phrase, phrase_of
@@ -28,6 +28,10 @@ PAUSE_MS = 120
 """Of silence, after which what was said may be all."""
 WORDS_PER_S = 8.0
 """What seems faster was guessed by its beginning: "what can" as "what can you do"."""
+POLITE = frozenset(("thanks", "greeting"))
+"""Commands that ask for nothing."""
+MAX_HALF_WORDS = 3
+"""What is no command, where only commands are answered, may be half of one if it is so short."""
 
 
 class SpokenOver(Struct, frozen=True):
@@ -231,7 +235,10 @@ class SpeechInput:
         def on_partial(text: str) -> None:
             numbered.partial = text
             if numbered is self._numbered:
-                for event in self._hearing.words(text, self._phrase_of(text)):
+                found = find_intent(text)
+                is_command = found is not None and found.name not in POLITE
+                phrase = self._phrase_of(text, found)
+                for event in self._hearing.words(text, phrase, is_command=is_command):
                     for _ in self._take(event):
                         self._on_spoken_over()
             elif numbered is self._late.numbered:
@@ -273,15 +280,18 @@ class SpeechInput:
             self._is_paused = False
             self._words.resume()
 
-    def _phrase_of(self, text: str) -> Phrase:
+    def _phrase_of(self, text: str, found: Intent | None) -> Phrase:
         """What the rules know of the words."""
         is_guessed = len(text.split()) * INPUT_HZ > WORDS_PER_S * self._sounding
         if text and (is_guessed or may_go_on(text)):
             return "open"
-        if find_intent(text) is not None:
+        if found is not None:
             return "whole"
+        if self._has_model:
+            return ""
         # "What is the" is written as "What is that?": where that is no command it is half of one.
-        return "" if self._has_model else phrase_of(text.rstrip("?!"))
+        is_short = 0 < len(text.split()) <= MAX_HALF_WORDS
+        return "open" if is_short else phrase_of(text.rstrip("?!"))
 
     def _feed(self, pcm: bytes) -> None:
         if self._words is not None:

@@ -125,17 +125,18 @@ class Hearing:
         self._segmenter.turn_end.phrase = "awaited"
         self._overlap.awaits_words = True
 
-    def words(self, text: str, phrase: Phrase = "") -> list[Heard]:
+    def words(self, text: str, phrase: Phrase = "", *, is_command: bool = False) -> list[Heard]:
         """Take what the recogniser understands so far of the utterance under way.
 
-        `phrase`: what it is, where more is known than its last word tells.
+        `phrase`: what it is, where more is known than its last word tells. `is_command`: it asks
+        for something.
         """
         self._segmenter.turn_end.phrase = phrase or phrase_of(text)
         self._overlap.awaits_words = False
         has_word = self.cuts(text)
         if self._is_pending and has_word:
             return self._apply(self._overlap.word())
-        if self._is_pending and len(text.split()) >= SENTENCE_WORDS:
+        if self._is_pending and (is_command or len(text.split()) >= SENTENCE_WORDS):
             return self._apply(self._overlap.stop())
         if not has_word:
             return []
@@ -184,7 +185,8 @@ class Hearing:
             return SILENT
         is_hum = facts.pitched and _is_hum(self._last_frame + frame)
         above_db = facts.level_db - self._level.usual_db
-        return OverlapFrame(above_db, facts.vocal, facts.pitched, is_hum)
+        is_hiss = facts.vocal and not facts.pitched
+        return OverlapFrame(above_db, facts.vocal, facts.pitched, is_hum, is_hiss)
 
     def _apply(self, step: Step, *, over: bool = True) -> list[Heard]:
         decision, loudness = step.decision, step.loudness

@@ -4,7 +4,7 @@ A burst is a stretch of sound that is as loud as the caller. As soon as there is
 turned down. A burst that is still speech after `HOLD_MS` makes the answer wait, silent; one that
 ends soon was an acknowledgement, and the answer goes on where it was; one that goes on, or comes
 again within a second, is an interruption. Where an answer cannot wait, because the client has its
-sound already, it is cut at that time instead.
+sound already, it is cut after `UNHELD_CUT_MS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from engine.ipc.protocol import Loudness, OverlapDecision
 WINDOW = 5
 BEGIN_LOUD = 3
 """Loud frames within `WINDOW` that are a burst."""
-HOLD_MS = 240
+HOLD_MS = 160
+HOLD_NEAR_MS = 120
+"""The same for a burst about as loud as the caller: nobody else is."""
+UNHELD_CUT_MS = 240
 CUT_MS = 600
 """A word of acknowledgement is shorter, said slowly, too."""
 HUM_MS = 960
@@ -29,7 +32,7 @@ AGAIN_MS = 1_000
 AGAIN_CUT_MS = 160
 GAP_MS = 200
 """Silence that ends a burst: the one within "uh-huh" is shorter."""
-HELD_GAP_MS = 340
+HELD_GAP_MS = 400
 """The same where the answer waits: the one behind "wait," is longer."""
 AWAITED_GAP_MS = 640
 """The same while the words of the burst are being found: a short command is known by them alone."""
@@ -39,7 +42,7 @@ NEAR_DB = 9.0
 """nor is a burst the caller's that is so much weaker in all,"""
 BEGIN_NEAR_DB = 11.0
 """or in its first frames."""
-AGAIN_NEAR_DB = 6.0
+NEARER_DB = 6.0
 """What comes again must be this near: of somebody else's speech only the peaks are noticed."""
 SOUNDING_GAP_MS = 60
 """After a longer one a burst does not go on, for the time being."""
@@ -60,6 +63,8 @@ class OverlapFrame(Struct, frozen=True):
     is_vocal: bool = False
     is_pitched: bool = False
     is_hum: bool = False
+    is_hiss: bool = False
+    """As an "s" is: part of a voice, and without a pitch."""
 
     @property
     def is_loud(self) -> bool:
@@ -92,7 +97,7 @@ class Overlap:
         self._since_ms = AGAIN_MS
         """Since the last burst that was taken for an acknowledgement."""
         self._is_deaf = False
-        self._ms = self._loud = self._pitched = self._hums = self._gap_ms = 0
+        self._ms = self._loud = self._pitched = self._hums = self._hisses = self._gap_ms = 0
         self._power = 0.0
         self._is_held = self._is_again = False
         self.is_open = False
@@ -107,7 +112,7 @@ class Overlap:
         if self._gap_ms >= self._longest_gap_ms:
             return self.dismiss("acknowledgement" if self._is_speech else "noise")
         if self._is_again and self._ms >= AGAIN_CUT_MS and self._is_speech:
-            if self._mean_db >= -AGAIN_NEAR_DB:
+            if self._mean_db >= -NEARER_DB:
                 return self._decide("interruption")
         longest_ms = HUM_MS if self._hums > HUM_SHARE * self._loud else CUT_MS
         goes_on = (
@@ -115,9 +120,10 @@ class Overlap:
             and self._gap_ms <= SOUNDING_GAP_MS
             and self._loud >= LOUD_SHARE * self._ms / FRAME_MS
         )
-        if goes_on and self._ms >= (longest_ms if self.can_hold else HOLD_MS):
+        if goes_on and self._ms >= (longest_ms if self.can_hold else UNHELD_CUT_MS):
             return self._decide("interruption")
-        if goes_on and self._ms >= HOLD_MS and not self._is_held:
+        hold_ms = HOLD_NEAR_MS if self._mean_db >= -NEARER_DB else HOLD_MS
+        if goes_on and self._ms >= hold_ms and self.can_hold and not self._is_held:
             self._is_held = True
             return Step(loudness="held")
         if self._ms >= NOISE_MS and not self._is_speech:
@@ -155,7 +161,8 @@ class Overlap:
 
     @property
     def _is_speech(self) -> bool:
-        is_voice = self._pitched >= max(MIN_PITCHED, PITCHED_SHARE * self._loud)
+        open_frames = self._loud - self._hisses
+        is_voice = self._pitched >= max(MIN_PITCHED, PITCHED_SHARE * open_frames)
         return is_voice and self._mean_db >= -NEAR_DB
 
     @property
@@ -183,7 +190,7 @@ class Overlap:
 
     def _begin(self) -> None:
         self.is_open = True
-        self._ms = self._loud = self._pitched = self._hums = self._gap_ms = 0
+        self._ms = self._loud = self._pitched = self._hums = self._hisses = self._gap_ms = 0
         self._power = 0.0
         self._is_held = self._is_again = self.awaits_words = False
 
@@ -194,6 +201,7 @@ class Overlap:
             self._power += 10 ** (frame.above_db / 10)
             self._pitched += frame.is_pitched
             self._hums += frame.is_hum
+            self._hisses += frame.is_hiss
         self._gap_ms = 0 if frame.is_loud else self._gap_ms + FRAME_MS
 
     def _decide(self, decision: OverlapDecision) -> Step:

@@ -18,12 +18,8 @@ MIN_PITCHES = 8
 KEPT = 150
 CLEAR_SHARE = 0.8
 """Of the silence that ends an utterance where its end is clear,"""
-AWAITED_SHARE = 1.25
-"""where it seems clear, but words that may say otherwise are about to be known,"""
 UNKNOWN_SHARE = 1.5
 """where the voice has no pitch that could be followed,"""
-UNCLEAR_SHARE = 2.5
-"""nor its words were understood so far,"""
 CLOSED_SHARE = 2.0
 """or where the words may be all and the voice does not fall."""
 OPEN_WORDS = frozenset(
@@ -55,12 +51,13 @@ class TurnEnd:
 
     def patience(self, most: float) -> float:
         """By how much the silence is to be longer than asked for, `most` where more is to come."""
-        if self.phrase == "open":
+        # Nothing is answered before its words are known: to wait for them costs no time.
+        if self.phrase in ("open", "awaited"):
             return most
-        if self.phrase in ("", "awaited") and len(self._pitches) < MIN_PITCHES:
-            return min(UNCLEAR_SHARE if self.phrase else UNKNOWN_SHARE, most)
+        if not self.phrase and len(self._pitches) < MIN_PITCHES:
+            return min(UNKNOWN_SHARE, most)
         if self._falls():
-            return AWAITED_SHARE if self.phrase == "awaited" else CLEAR_SHARE
+            return CLEAR_SHARE
         shares = {"whole": 1.0, "closed": min(CLOSED_SHARE, most)}
         return shares.get(self.phrase, most)
 
