@@ -37,6 +37,7 @@ class Listener:
         self.begun = 0
         self.over = False
         self.cut_ms: int | None = None
+        self.held_ms: int | None = None
         self.hear(question())
         self.over = True
         self.hear(pcm16(room(0.4)))
@@ -44,6 +45,8 @@ class Listener:
     def _keep(self, message: FromEngine) -> None:
         assert isinstance(message, OverlapTold)
         self.told.append(message)
+        if message.loudness == "held" and self.held_ms is None:
+            self.held_ms = (self.pts + FRAME - self.begun) // 16
 
     def hear(self, pcm: bytes) -> list[Heard]:
         found: list[Heard] = []
@@ -92,6 +95,7 @@ def test_a_sentence_over_an_answer_ends_it(text: str, level_db: float) -> None:
     found = listener.over_answer(spoken(text, VOICE, level_db=level_db), after_s=0.6)
     assert [told.loudness for told in listener.told] == ["ducked", "held", ""]
     assert listener.told[-1].decision == "interruption"
+    assert listener.held_ms is not None and listener.held_ms <= 220
     assert listener.cut_ms is not None and listener.cut_ms <= 800
     counted = next(event for event in found if isinstance(event, Counted))
     assert abs(counted.pts - listener.begun) <= 16 * 120
@@ -99,6 +103,13 @@ def test_a_sentence_over_an_answer_ends_it(text: str, level_db: float) -> None:
         Counted,
         Offset,
     ]
+
+
+def test_a_word_that_is_mostly_hiss_makes_the_answer_wait() -> None:
+    listener = Listener()
+    listener.over_answer(spoken("stop", "en-us+m3", 175), after_s=0.1)
+    assert listener.held_ms is not None and listener.held_ms <= 300
+    assert listener.hearing.is_undecided
 
 
 def test_a_second_word_within_a_second_ends_the_answer() -> None:
@@ -171,18 +182,23 @@ def test_a_caller_not_heard_before_can_interrupt() -> None:
     assert listener.cut_ms is not None
 
 
-@pytest.mark.parametrize("text", ["who are you", "yeah"])
-def test_words_that_are_about_to_be_known_decide_of_a_short_burst(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "is_command", "cuts"),
+    [("who are you", False, True), ("that's enough", True, True), ("yeah", False, False)],
+)
+def test_words_that_are_about_to_be_known_decide_of_a_short_burst(
+    text: str, is_command: bool, cuts: bool
+) -> None:
     listener = Listener()
     listener.over_answer(spoken("who are you", VOICE, 185), after_s=0.2)
     assert listener.hearing.is_undecided and listener.told[-1].loudness == "held"
     listener.hearing.await_words()
     listener.hear(pcm16(room(0.3)))
     assert listener.hearing.is_undecided
-    found = [*listener.hearing.words(text), *listener.hear(pcm16(room(0.1)))]
-    is_sentence = len(text.split()) == 3
-    assert any(isinstance(event, AnswerCut) for event in found) == is_sentence
-    assert any(isinstance(event, Dismissed) for event in found) != is_sentence
+    found = listener.hearing.words(text, is_command=is_command)
+    found += listener.hear(pcm16(room(0.1)))
+    assert any(isinstance(event, AnswerCut) for event in found) == cuts
+    assert any(isinstance(event, Dismissed) for event in found) != cuts
 
 
 def test_words_that_do_not_come_hold_no_answer_for_long() -> None:
