@@ -154,7 +154,8 @@ def overlap_kind(
     count: int,
 ) -> tuple[str, list[dict[str, Any]]]:
     """A line for one kind and set of voices, and its rows."""
-    answer = np.frombuffer(loss.speech(ANSWER_LENGTH_S), np.int16).astype(np.float32) / 32_768
+    pcm = np.frombuffer(loss.speech(ANSWER_LENGTH_S), np.int16)
+    answer: Sound = (pcm / 32_768).astype(np.float32)
     rows = [overlap_row(ear, case, answer, echo_db) for case in make(which, count)]
     silent = [row["silent_ms"] for row in rows if row["stopped"]]
     ducked = [row["ducked_ms"] for row in rows if row["ducked_ms"] is not None]
