@@ -58,7 +58,7 @@ DRAIN = Leg(f"{SCHEDULER}._drain", "SessionMessages.take", (TAKE,))
 SEND = Leg("engine/host.py:Host._send")
 READ = "engine/minicpmo/llm/rows.py:LlmRows.append"
 HEARD = "engine/minicpmo/encoders/audio.py:AudioEncoder.hear"
-DOWNLINK = "media/downlink.py:AudioDownlink.recv"
+DOWNLINK = "media/downlink.py:AudioDownlink._on_tick"
 WALKS: dict[str, tuple[Leg, ...]] = {
     PACKET: (
         Leg("media/hooks.py:take_audio.<locals>.handle", "EngineClient.send"),
