@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from engine.ipc import protocol as p
-from server.worker.muted_rest import REST_S, MutedRest
 from server.worker.pause import WARNED_S, Pause
 from server.worker.recall import MAX_CHARS, OPENING, recalled
+from server.worker.user_input import REST_S, MutedRest
 from signaling.session.core import Abilities
 from signaling.session.items import (
     FunctionCallItem,
