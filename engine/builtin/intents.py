@@ -139,9 +139,9 @@ _OPERATORS = {
 }  # fmt: skip
 _OPERATION = re.compile(r" (plus|minus|less|times|multiplied by|x|divided by|over|[+\-*/×÷]) ")
 _ASK_RESULT = re.compile(
-    # "what in" and "what did" are how a recogniser may hear it.
-    r"^(?:(?:tell me |do you know )?(?:what (?:is|in|did|are)|what's|how much (?:is|are)|calculate"
-    r"|compute|what does))\s+"
+    # "what in", "what did" and "what a" are how a recogniser may hear it.
+    r"^(?:(?:tell me |do you know )?(?:what (?:is|in|did|are|a)|what's|how much (?:is|are)"
+    r"|calculate|compute|what does))\s+"
 )
 _EQUALS = re.compile(r" (?:equals?|equal to|is|make|makes)$")
 _REPEAT = re.compile(r"^(?:repeat|say|speak) (?:this )?after me[ ,:.]*(.*)$", re.S)

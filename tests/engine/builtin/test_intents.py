@@ -80,6 +80,7 @@ async def talk(eyes: ThreadPoolExecutor) -> AsyncIterator[Talk]:
         ("what day is it", "It is Monday, November 23, 2026."),
         ("what day is today", "It is Monday, November 23, 2026."),
         ("what is seven times eight", "7 times 8 is 56."),
+        ("What a seven times eight.", "7 times 8 is 56."),
         ("seven plus five", "7 plus 5 is 12."),
         ("how much is one hundred minus twenty one", "100 minus 21 is 79."),
         ("ten divided by four", "10 divided by 4 is 2.5."),
