@@ -211,6 +211,18 @@ test('a disturbed connection gets a new ICE session, and is replaced only if tha
   assert.deepEqual([call.state, Line.peers.length], ['connected', 1]);
 });
 
+test('sound is sent with copies once the server misses some of it', async () => {
+  await served();
+  Line.now.remoteDescription = { sdp: 'm=audio 9 UDP/TLS/RTP/SAVPF 111 63\r\na=rtpmap:63 red/48000/2\r\n' };
+  Line.now.missed = 0.02;
+  await new Promise((resolve) => setTimeout(resolve, 700));
+  assert.equal(Line.now.remote.length, 1);
+  Line.now.missed = 0.04;
+  await until(() => Line.now.remote.length === 2);
+  assert.match(Line.now.remote[1], /SAVPF 63 111\r/);
+  assert.equal(call.state, 'connected');
+});
+
 test('what is written while there is no connection is told once', async () => {
   await served();
   Line.now.become('failed');

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { Backoff, retelling } from '../../web/lib/comeback.js';
+import { Backoff, retelling, withCopies } from '../../web/lib/comeback.js';
 import { ending, mayComeBack } from '../../web/lib/endings.js';
 import { Refusal } from '../../web/lib/server.js';
 
@@ -68,4 +68,13 @@ test('every end has words, the server’s own where there are some', () => {
   assert.equal(ending('refused', { refusal: new Refusal('busy', 'Two wait.') }).message, 'Two wait.');
   assert.equal(ending('server', { reason: 'goodbye', message: 'Goodbye.' }).message, 'Goodbye.');
   assert.match(ending('lost').message, /lost/);
+});
+
+test('an answer prefers copies of earlier sound, or does not, where they were agreed on', () => {
+  const answer = (/** @type {string} */ formats, /** @type {string} */ map) =>
+    `v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF ${formats}\r\na=rtpmap:111 opus/48000/2\r\n${map}m=video 9 UDP/TLS/RTP/SAVPF 96\r\n`;
+  const red = 'a=rtpmap:63 red/48000/2\r\n';
+  assert.equal(withCopies(answer('111 63', red), true), answer('63 111', red));
+  assert.equal(withCopies(answer('63 111', red), false), answer('111 63', red));
+  for (const isWanted of [true, false]) assert.equal(withCopies(answer('111', ''), isWanted), answer('111', ''));
 });

@@ -73,6 +73,7 @@ export class FakePeer extends EventTarget {
   signalingState = 'stable';
   /** @type {any[]} */ remote = [];
   received = 0;
+  /** The share of our sound that the server reports as lost. */ missed = 0;
   localDescription = { sdp: 'offer' };
   channel = new FakeChannel();
   /** @type {any[]} */ replaced = [];
@@ -101,7 +102,8 @@ export class FakePeer extends EventTarget {
   }
 
   async getStats() {
-    return new Map([['t', { type: 'transport', bytesReceived: this.received }]]);
+    const told = { type: 'remote-inbound-rtp', kind: 'audio', fractionLost: this.missed };
+    return new Map([['t', { type: 'transport', bytesReceived: this.received }], ['r', told]]);
   }
 
   close() {}

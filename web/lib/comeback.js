@@ -114,7 +114,7 @@ export function retelling(captions) {
   return events;
 }
 
-// ---- a new ICE session of the same connection, as both sides write it (RFC 8840)
+// ---- descriptions of the same connection: a new ICE session as both sides write it (RFC 8840), another order of formats
 
 const CREDENTIAL = /^a=ice-(ufrag|pwd):(.*)$/;
 const CANDIDATE = /^a=(candidate:|end-of-candidates)/;
@@ -160,4 +160,17 @@ export function withFragment(sdp, fragment) {
     if (line.startsWith('a=mid:')) lines.push(...candidates.splice(0));
   }
   return lines.map((line) => `${line}\r\n`).join('');
+}
+
+/**
+ * @param {string} sdp an answer @param {boolean} isWanted whether sound is to be sent with copies of what was sent before
+ * @returns {string} the answer that prefers it so; the same where such a format (RED, RFC 2198) was not agreed on
+ */
+export function withCopies(sdp, isWanted) {
+  const [, red] = /^a=rtpmap:(\d+) red\/48000/im.exec(sdp) ?? [];
+  return sdp.replace(/^(m=audio \d+ \S+ )([\d ]+)/m, (_, head, formats) => {
+    const others = formats.trim().split(' ').filter((/** @type {string} */ format) => format !== red);
+    const ours = red ? [red] : [];
+    return head + (isWanted ? [...ours, ...others] : [...others, ...ours]).join(' ');
+  });
 }

@@ -5,7 +5,7 @@
  * and, last and once, `ended` {Ending}.
  */
 
-import { fragmentOf, withFragment } from './comeback.js';
+import { fragmentOf, withCopies, withFragment } from './comeback.js';
 import { ending } from './endings.js';
 import { Refusal } from './server.js';
 
@@ -28,6 +28,9 @@ const QUIET_LOOKS = 5;
 const AT_ONCE_MS = 1_000;
 /** The server's last event may still be in flight when the channel closes. */
 const LAST_WORDS_MS = 300;
+/** From this share of our packets on that the server misses, they are sent with copies of earlier ones; so long after it, too. */
+const MISSED_FOR_COPIES = 0.03;
+const COPIES_MS = 20_000;
 const GOODBYE_MS = 500;
 
 /** @typedef {import('./endings.js').Ending} Ending */
@@ -44,7 +47,10 @@ export class Link extends EventTarget {
   /** Bytes that had come at the last look. @type {number|null} */ #received = null;
   /** Looks without news. */
   #quiet = 0;
-  #isRestarting = false;
+  /** A description is being changed. */
+  #isNegotiating = false;
+  #hasCopies = false;
+  #copiesUntil_ms = 0;
   /** The server's id of this call, '' until it answered. */
   id = '';
   /** What resumes the session over another connection, '' if nothing does. */
@@ -209,13 +215,42 @@ export class Link extends EventTarget {
     const report = await this.report().catch(() => null);
     report?.forEach((row) => {
       if (row.type === 'transport') this.#received = row.bytesReceived ?? null;
+      if (row.type === 'remote-inbound-rtp' && row.kind === 'audio') this.#followLoss(row.fractionLost ?? 0);
     });
+  }
+
+  /** @param {number} missed the share of our sound that the server last reported as lost, 0 to 1 */
+  #followLoss(missed) {
+    const now_ms = performance.now();
+    if (missed >= MISSED_FOR_COPIES) this.#copiesUntil_ms = now_ms + COPIES_MS;
+    const isWanted = now_ms < this.#copiesUntil_ms;
+    if (isWanted !== this.#hasCopies) this.#sendCopies(isWanted);
+  }
+
+  /** Browsers send the first format of the answer, and take another order of what the server has agreed to without asking it. */
+  async #sendCopies(/** @type {boolean} */ isWanted) {
+    const pc = this.#pc;
+    const answer = pc?.remoteDescription?.sdp;
+    if (!pc || !answer || this.#isEnded() || this.#isNegotiating || pc.signalingState !== 'stable') return;
+    this.#hasCopies = isWanted;
+    const sdp = withCopies(answer, isWanted);
+    if (sdp === answer) return;
+    this.#isNegotiating = true;
+    try {
+      await pc.setLocalDescription(await pc.createOffer());
+      await pc.setRemoteDescription({ type: 'answer', sdp });
+    } catch {
+      // It goes on as it was.
+      await pc.setLocalDescription({ type: 'rollback' }).catch(() => undefined);
+    } finally {
+      this.#isNegotiating = false;
+    }
   }
 
   /** Nothing comes, or the network has changed: as soon as the server answers, another way to it is looked for. */
   async mend() {
-    if (this.#isEnded() || !this.id || this.#isRestarting) return;
-    this.#isRestarting = true;
+    if (this.#isEnded() || !this.id || this.#isNegotiating) return;
+    this.#isNegotiating = true;
     try {
       const gone = await this.server.endingOf(this.id, AT_ONCE_MS);
       this.#judge(gone);
@@ -225,7 +260,7 @@ export class Link extends EventTarget {
       const hasFailed = this.#pc?.connectionState === 'failed';
       if (gone === null && (hasFailed || (await this.#isStillQuiet()))) await this.#restartIce();
     } finally {
-      this.#isRestarting = false;
+      this.#isNegotiating = false;
     }
   }
 
