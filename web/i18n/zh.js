@@ -103,7 +103,7 @@ export default {
   'engine.chat': '内置引擎加语言模型',
   'engine.chat.text': '由语言模型回答：语音经简单的英语识别器听写，再用机器声音读出。打字效果最好。',
   'engine.chat.voice': '由语言模型回答，由 CPU 上的小型神经模型听写和朗读。',
-  'engine.extra': '在服务器上运行 pip install \'omnicall[voice]\'（约 225 MB）后，能听懂自由说的话，声音也像真人，还能读出文字。',
+  'engine.extra': '在服务器上运行 pip install \'omnicall[voice]\'（约 230 MB）后，能听懂自由说的话，声音也像真人，还能读出文字。',
   'engine.echo': '回声引擎',
   'engine.echo.text': '把您说的话原样放回来，用来试麦克风和连接。',
 
