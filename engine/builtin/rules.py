@@ -88,15 +88,18 @@ class RuleResponder:
         # A pause in mid-sentence splits a command in two; together they may be one.
         whole = " ".join(item.text.strip() for item in asked)
         intent = find_intent(said) or find_intent(whole)
-        if asked[-1].images:
-            picture = asked[-1].images[-1]
+        wants_sight = intent is None or intent.name in ("look", "read")
+        # One that came as a message of its own is for the question behind it.
+        shown = [image for item in asked for image in item.images]
+        if shown and (wants_sight or asked[-1].images):
+            picture = shown[-1]
             if intent is not None and intent.name == "read":
                 yield await read_text(turn.camera, picture)
             else:
                 yield describe(await turn.camera.look_at(picture))
             return
         unread = next((item.unread for item in reversed(asked) if item.unread), "")
-        if unread and (intent is None or intent.name in ("look", "read")):
+        if unread and wants_sight:
             yield f"Sorry, I cannot take in {unread}. I can only tell a little of single pictures."
             return
         yield await self._answer(intent, whole, turn)

@@ -183,6 +183,15 @@ async def test_a_typed_picture_is_looked_at(talk: Talk) -> None:
     assert "red" in await talk.ask("", images=(red,))
 
 
+async def test_a_picture_sent_before_the_question_is_looked_at(talk: Talk) -> None:
+    red = encode_jpeg(np.full((48, 64, 3), (200, 20, 20), np.uint8))
+    for question in ("what do you see", "and that one?"):
+        talk.conversation.add(Item("picture", "user", "", (red,)))
+        assert "red" in await talk.ask(question)
+    talk.conversation.add(Item("picture", "user", "", (red,)))
+    assert "4" in await talk.ask("what is two plus two")
+
+
 async def test_words_beside_a_file_that_cannot_be_taken_in_are_answered(talk: Talk) -> None:
     for words, answer in (("what is two plus two", "2 plus 2 is 4."), ("look at this", "Sorry")):
         talk.conversation.add(Item("u", "user", words, unread="that picture"))
