@@ -37,7 +37,15 @@ from engine.minicpmo.models.vocoder.hift import Hift
 from engine.minicpmo.models.voice.preparation import VoiceFeatures
 from engine.minicpmo.models.voice.s3tokenizer import S3Config, S3Tokenizer
 from tests.random_weights import RandomCheckpoint, draw
-from tests.speech_configs import TINY_FLOW, TINY_S3, flow_yaml, s3_json, tiny_vocoder, vocoder_yaml
+from tests.speech_configs import (
+    TINY_FLOW,
+    TINY_S3,
+    flow_yaml,
+    s3_json,
+    shallow_vocoder,
+    tiny_vocoder,
+    vocoder_yaml,
+)
 from tests.tiny_tokenizer import write_tokenizer
 
 WEIGHT_NORMED = ("conv_pre", "conv_post", "ups", "convs1", "convs2", "condnet")
@@ -176,7 +184,9 @@ def write_checkpoint(
     folder = Path(folder)
     config = write_small_files(folder, tiny_config)
     _write_weights(folder, _main_weights(config, seed), shards)
-    _write_speech(folder, TINY_FLOW, tiny_vocoder(causal=causal), TINY_S3, seed)
+    # Most of the time that a test of the whole engine takes would go to its layers.
+    vocoder = shallow_vocoder(causal=True) if causal else tiny_vocoder()
+    _write_speech(folder, TINY_FLOW, vocoder, TINY_S3, seed)
     return folder
 
 

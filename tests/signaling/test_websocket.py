@@ -140,7 +140,11 @@ async def test_close_says_why_and_is_waited_for() -> None:
         assert rig.gone == ["full"] and not rig.link.send("late")
 
 
-async def test_whoever_runs_answers_a_probe_and_who_is_frozen_grows_silent() -> None:
+async def test_whoever_runs_answers_a_probe_and_who_is_frozen_grows_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Who is frozen does not say goodbye.
+    monkeypatch.setattr(module, "CLOSE_S", 0.01)
     clock = Clock()
     for runs in (True, False):
         async with linked(reads=runs, clock=clock) as (rig, _):

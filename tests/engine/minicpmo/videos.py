@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import av
@@ -16,6 +17,7 @@ def grey(second: int) -> int:
     return 20 + 3 * second
 
 
+@cache
 def film(
     seconds: float,
     *,

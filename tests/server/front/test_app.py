@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.ipc.child_process import LoopLag
 from server.control import CallPlaced, GetStats
-from server.front import call_desk, child_stats
+from server.front import call_desk, child_stats, media_workers
 from server.front.app import PAGES, SECURITY_HEADERS, TEXTS, build, load_assets
 from server.front.telemetry import Telemetry
 from signaling.http.auth import ApiKey, Authenticator
@@ -371,7 +371,10 @@ async def test_bad_post_is_an_error_in_openais_shape(
     assert paper.supervisor.told == [] and paper.front.calls == {}
 
 
-async def test_starting_server_is_503_with_retry_after(paper: PaperFront, start: Start) -> None:
+async def test_starting_server_is_503_with_retry_after(
+    paper: PaperFront, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_workers, "RESTART_WAIT_S", 0.01)
     paper.down("worker-0")
     client = await start()
     response = await client.post(CALLS, data=CHROMIUM_OFFER, headers=SDP)

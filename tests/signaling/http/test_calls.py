@@ -594,6 +594,7 @@ async def test_body_that_stands_still_is_408(
     start: Start, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bodies, "STEP_S", 0.05)
+    monkeypatch.setattr(bodies, "LOOK_S", 0.02)
     client = await start()
 
     async def slow() -> AsyncIterator[bytes]:

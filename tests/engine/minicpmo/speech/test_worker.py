@@ -176,6 +176,7 @@ def test_its_thread_waits_a_moment_for_units_that_are_being_decided(
     made.submit(say(2))
     assert said.wait(WAIT_S)
     # Nobody comes: it is said all the same.
+    monkeypatch.setattr("engine.minicpmo.speech.worker.GATHER_S", 0.01)
     said.clear()
     made.submit(say(3, others_follow=True))
     assert said.wait(WAIT_S)
