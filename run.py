@@ -44,7 +44,8 @@ def serve(argv: Sequence[str], found: Inheritance) -> int:
 
     from engine.ipc.logs import log_to
     from server.config_loader import SettingsError, load, parser, render
-    from server.front.launch import Launch, StartError, version
+    from server.front.entrance import StartError
+    from server.front.launch import Launch, version
     from server.front.legacy import config_of
 
     config = config_of(found)

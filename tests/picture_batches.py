@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engine.minicpmo.encoders.slicing import grid_of, normalise, pixel_statistics
+from engine.minicpmo.encoders.slicing import normalise, pixel_statistics
 from engine.minicpmo.models.config import PictureConfig
 from engine.minicpmo.models.vision.resampler import VisionResampler
 from engine.minicpmo.models.vision.siglip import Grid, VisionTower, patch_index
@@ -41,6 +41,13 @@ def pad_patches(pictures: Sequence[Tensor], grids: Sequence[Grid]) -> PatchBatch
         assert patches.shape[0] == grid[0] * grid[1], f"{patches.shape[0]} patches, grid {grid}"
     padded = nn.utils.rnn.pad_sequence(list(pictures), batch_first=True)
     return PatchBatch(padded, tuple(grids))
+
+
+def grid_of(image: Tensor, patch: int) -> Grid:
+    """Rows and columns of patches of a scaled image."""
+    height, width = image.shape[:2]
+    assert height % patch == width % patch == 0, f"{width} x {height} in patches of {patch}"
+    return height // patch, width // patch
 
 
 def patch_batch(

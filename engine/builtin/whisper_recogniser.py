@@ -20,7 +20,6 @@ LEAST_BYTES = 2 * INPUT_HZ * 3 // 10
 AGAIN_BYTES = 2 * INPUT_HZ * 2
 """While somebody goes on speaking, the words so far are asked for whenever so much was added."""
 TOO_LONG = Transcript("", error="the utterance is too long")
-ABANDONED = Transcript("", error="abandoned")
 
 
 class WhisperTraits:

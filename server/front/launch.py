@@ -10,7 +10,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -24,8 +24,9 @@ from engine.ipc.child_process import LoopLag
 from server import recordings
 from server.config import Config, DataConfig, MediaConfig
 from server.control import Inbound, WorkerConfig, encode_worker
-from server.front import acceptor, certificates
+from server.front import acceptor
 from server.front import app as application
+from server.front.entrance import StartError, data_folder, listen, tls_context, url
 from server.front.feedback import FeedbackBox
 from server.front.front import Front
 from server.front.legacy import Legacy
@@ -33,7 +34,7 @@ from server.front.preset_shelf import PresetShelf
 from server.front.processes import KeptProcesses
 from server.front.recording_shelf import RecordingShelf
 from server.front.socket_folder import SocketFolder
-from server.front.supervisor import ROOT, ChildFailed, ChildSpec, Supervisor
+from server.front.supervisor import ChildFailed, ChildSpec, Supervisor
 from server.front.telemetry import Telemetry
 from server.front.voice_routes import VoiceRoutes
 from server.front.voices import VoiceDesk
@@ -46,7 +47,6 @@ from signaling.ice_servers import TurnLogin
 WORKER_READY_TIMEOUT_S = 60.0
 STOP_GRACE_S = 2.2
 HTTP_GRACE_S = 0.3
-BACKLOG = 1024
 CALLS_A_WORKER = 16
 """With cameras they take 0.7 of a core."""
 MOST_WORKERS = 64
@@ -55,65 +55,11 @@ NO_LIMIT_PER_MINUTE = 1_000_000
 log = logging.getLogger(__name__)
 
 
-class StartError(Exception):
-    """The server cannot start; the text is one line for people."""
-
-
 def version() -> str:
     try:
         return metadata.version("omnicall")
     except metadata.PackageNotFoundError:
         return "0.0.0+uninstalled"
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A bound, listening socket; `StartError` if the address is taken or not ours."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        # Python adds the address to some of these texts.
-        reason = str(error.strerror or error).partition(" (")[0]
-        raise StartError(
-            f"cannot listen on {host} port {port}: {reason} (choose another with --port)"
-        ) from None
-
-
-def data_folder(config: Config) -> Path:
-    """`data.dir`, else the user's own; nothing is made before something is kept."""
-    if config.data.dir:
-        return Path(config.data.dir)
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "omnicall"
-
-
-def certificate_folder(config: Config) -> Path:
-    """`tls.dir`, else certs/ of a checkout, else the user's data folder."""
-    if config.tls.dir:
-        return Path(config.tls.dir)
-    if (ROOT / "certs" / "README.md").is_file() and os.access(ROOT / "certs", os.W_OK):
-        return ROOT / "certs"
-    return data_folder(config) / "certs"
-
-
-def tls_context(config: Config, show: Callable[[str], None]) -> ssl.SSLContext | None:
-    """None when the configuration asks for plain HTTP."""
-    if not config.uses_tls:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        if config.tls.cert:
-            context.load_cert_chain(config.tls.cert, config.tls.key)
-            return context
-        made = certificates.ensure(certificate_folder(config), config.server.host)
-        context.load_cert_chain(made.cert, made.key)
-    except (OSError, ssl.SSLError) as error:
-        raise StartError(f"cannot use the TLS certificate: {error}") from None
-    show(f"{'made' if made.is_new else 'using'} the self-signed certificate {made.cert}")
-    show(f"its SHA-256 fingerprint is {certificates.fingerprint(made.cert)}")
-    return context
 
 
 def num_workers(config: Config, cores: int | None = None) -> int:
@@ -178,21 +124,6 @@ def ice_servers(media: MediaConfig) -> IceServers:
     elif media.turn_share_password:
         login = TurnLogin(media.turn_user, media.turn_password)
     return IceServers(media.stun, media.turn, login)
-
-
-def url(config: Config, port: int, key: str) -> str:
-    """Return the address to open in a browser."""
-    scheme = "https" if config.uses_tls else "http"
-    host = config.server.host
-    if host in ("127.0.0.1", "::1"):
-        host = "localhost"
-    elif host in ("0.0.0.0", "::", ""):
-        _, addresses = certificates.host_names("")
-        outward = sorted(a for a in addresses if ":" not in a and not a.startswith("127."))
-        host = outward[0] if outward else "localhost"
-    elif ":" in host:
-        host = f"[{host}]"
-    return f"{scheme}://{host}:{port}/" + (f"?key={key}" if key else "")
 
 
 def _leaf(error: BaseException) -> BaseException:

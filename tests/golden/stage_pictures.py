@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from engine.gpu.weights import empty
-from engine.minicpmo.encoders.slicing import cut, grid_of
+from engine.minicpmo.encoders.slicing import cut
 from engine.minicpmo.encoders.vision import VisionEncoder
 from engine.minicpmo.models.vision.resampler import VisionResampler
 from engine.minicpmo.models.vision.siglip import VisionTower
@@ -19,6 +19,7 @@ from tests.golden.stage_prompts import chat_slices, input_name
 from tests.picture_batches import (
     PatchBatch,
     encode_batch,
+    grid_of,
     pad_patches,
     patch_batch,
     resample_batch,

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from engine.dsp.bicubic import Size, scale
 from engine.minicpmo.models.config import PictureConfig
-from engine.minicpmo.models.vision.siglip import Grid
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,6 @@ def pixel_statistics(config: PictureConfig, device: torch.device | str) -> tuple
     mean = torch.tensor(config.mean, device=device).repeat_interleave(area)
     std = torch.tensor(config.std, device=device).repeat_interleave(area)
     return mean, std
-
-
-def grid_of(image: Tensor, patch: int) -> Grid:
-    """Rows and columns of patches of a scaled image."""
-    height, width = image.shape[:2]
-    assert height % patch == width % patch == 0, f"{width} x {height} in patches of {patch}"
-    return height // patch, width // patch
 
 
 def resize(picture: Tensor, size: Size) -> Tensor:

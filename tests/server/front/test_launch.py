@@ -25,15 +25,9 @@ import pytest
 
 from server.config import Config
 from server.config_loader import load, parser
-from server.front import launch
-from server.front.launch import (
-    StartError,
-    certificate_folder,
-    listen,
-    num_workers,
-    specs,
-    url,
-)
+from server.front import entrance, launch
+from server.front.entrance import StartError, certificate_folder, listen, url
+from server.front.launch import num_workers, specs
 from tests import ROOT
 from tests.serving import Serving
 from tests.waiting import PATIENCE_S, until_blocking
@@ -487,7 +481,7 @@ def test_certificates_go_to_the_configured_folder_or_the_users_own(
 ) -> None:
     assert certificate_folder(config_of("--set", f"tls.dir={tmp_path}")) == tmp_path
     assert certificate_folder(config_of()) == ROOT / "certs"
-    monkeypatch.setattr(launch, "ROOT", tmp_path)
+    monkeypatch.setattr(entrance, "ROOT", tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     assert certificate_folder(config_of()) == Path("/data/omnicall/certs")
     monkeypatch.delenv("XDG_DATA_HOME")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.minicpmo.encoders.slicing import cut, grid_of, plan_slices, resize
+from engine.minicpmo.encoders.slicing import cut, plan_slices, resize
 from engine.minicpmo.models.config import PictureConfig
 from engine.minicpmo.models.vision.siglip import num_patches
-from tests.picture_batches import patch_batch, strip
+from tests.picture_batches import grid_of, patch_batch, strip
 
 CONFIG = PictureConfig(14, 448, 9, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
