@@ -51,6 +51,7 @@ AT_ONCE = signal.SIGUSR1
 """What the front gets when it is to stop a second time. It may get the first signal twice: service
 managers signal every process, and we pass on what we get."""
 END_GRACE_S = 2.0
+SHORTAGE_PAUSE_S = 0.05
 
 
 class KeptChild(NamedTuple):
@@ -356,8 +357,8 @@ class Keeper:
             # How it ended is seen soon.
             self._unregister(link)
         except OSError:
-            # The system is short of something: tried again.
-            return
+            # The system is short of something: tried again, as what was said still waits.
+            time.sleep(SHORTAGE_PAUSE_S)
 
     def _unregister(self, link: socket.socket) -> None:
         with contextlib.suppress(KeyError):
