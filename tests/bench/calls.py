@@ -8,7 +8,8 @@ live in processes on cores of their own and send prepared packets. Prints one JS
 callers the timeline of the sound, the first sound of turns after the end of their unit and the
 silence after an interruption; at the server the units before and after the contexts are full, what
 was late or skipped, the capacity, processor time and memory of each process, the GPU's busy share.
-`--profile` samples who holds the interpreter of the engine, by py-spy where it is installed;
+`--gpu-busy` asks `nvidia-smi` for that share; `--profile` samples who holds the interpreter of the
+engine, by py-spy where it is installed;
 `--standstills` tells what media workers did while their loop stood still, and what two processes
 that do nothing else saw, on the cores of the server and of the callers.
 """
@@ -100,7 +101,10 @@ class Process:
 
 
 class Watch:
-    """What the server says of itself each second, and the GPU's busy share."""
+    """What the server says of itself each second, and the GPU's busy share where that is wanted.
+
+    Asking the driver for that share takes half a second on some machines, and slows others down.
+    """
 
     def __init__(self, server: Serving, *, has_gpu: bool) -> None:
         self._server = server
@@ -289,7 +293,7 @@ async def measure(server: Serving, log: Path, options: argparse.Namespace) -> di
     canaries = await start_canaries(options) if options.standstills else []
     count = max(1, -(-options.calls // CALLERS_A_PROCESS))
     clients = [await Process.start(caller_cores) for _ in range(count)]
-    watch = Watch(server, has_gpu=options.gpu)
+    watch = Watch(server, has_gpu=options.gpu and options.gpu_busy)
     watching = asyncio.create_task(watch.run())
     try:
         await place(clients, options, server.url, options.calls)
@@ -383,6 +387,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", default="auto", help="media worker processes")
     parser.add_argument("--caller-cores", type=int, default=0, help="0: a third of them")
     parser.add_argument("--profile", type=float, default=0.0, help="seconds of sampling at the end")
+    parser.add_argument("--gpu-busy", action="store_true", help="ask nvidia-smi each second")
     parser.add_argument("--standstills", action="store_true", help="watch loops of media workers")
     parser.add_argument("--extra", type=int, default=0, help="calls more than these, afterwards")
     parser.add_argument("--extra-seconds", type=float, default=60.0)

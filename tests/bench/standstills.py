@@ -22,9 +22,10 @@ from typing import Any
 FOLDER = "OMNI_BENCH_STANDSTILLS"
 """The folder where each process writes a file of its name."""
 BEAT_S = 0.005
+LOOK_S = 0.002
 LONG_S = 0.02
 DEPTH = 14
-MOST_SHOWN = 6
+MOST_SHOWN = 12
 
 
 def stack_of(frame: FrameType | None) -> str:
@@ -49,6 +50,8 @@ class Standstills:
         self._beat = time.monotonic()
         self._spent = self._spent_now()
         gc.callbacks.append(self._collects)
+        # Else the watcher sees only calls that let go of the interpreter by themselves.
+        sys.setswitchinterval(0.0005)
         threading.Thread(target=self._watch, daemon=True, name="standstills").start()
 
     def _spent_now(self) -> tuple[float, float]:
@@ -66,7 +69,7 @@ class Standstills:
                 "process_cpu_ms": round(1000 * (spent[1] - self._spent[1]), 1),
                 "watcher_late_ms": round(1000 * self._blind_s, 1),
                 "collected_ms": round(1000 * self._collected_s, 1),
-                "stacks": self._seen[:MOST_SHOWN],
+                "stacks": self._seen,
             }
             self._file.write(json.dumps(row) + "\n")
         self._beat, self._spent = now, spent
@@ -88,9 +91,9 @@ class Standstills:
     def _watch(self) -> None:
         while True:
             before = time.monotonic()
-            time.sleep(BEAT_S)
+            time.sleep(LOOK_S)
             now = time.monotonic()
-            self._blind_s = max(self._blind_s, now - before - BEAT_S)
+            self._blind_s = max(self._blind_s, now - before - LOOK_S)
             if now - self._beat > 2 * BEAT_S:
                 self._seen.append(stack_of(sys._current_frames().get(self._thread)))
 
