@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -71,6 +71,8 @@ log = logging.getLogger(__name__)
 ToSession = AssignEngine | QueuePosition | PassPiece | SlotNeeded | HangUp
 VIDEO_THREADS = 2
 END_TIMEOUT_S = 1.0
+BETWEEN_STATS_S, MOST_STATS_S = 0.01, 0.4
+"""From one call's statistics to the next, and for those of all; the front waits for a second."""
 GATHER_S, RELAY_GATHER_S = 0.5, 3.0
 """How long an answer waits for STUN and TURN servers, and where there is nothing else."""
 
@@ -378,13 +380,16 @@ class Worker:
         )
 
 
-async def stats_of(sessions: Sequence[CallSession]) -> list[CallStats]:
-    """Ask one after the other, with all else that is due between them: each takes a millisecond or
-    more, and together they would hold up the sound of every call."""
+async def stats_of(
+    sessions: Sequence[CallSession], sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+) -> list[CallStats]:
+    """Ask one after the other, a tick's share apart: together they would hold up the sound of every
+    call, and all workers, which are asked at the same moment, the machine."""
     found = []
+    pause_s = min(BETWEEN_STATS_S, MOST_STATS_S / max(1, len(sessions)))
     for session in sessions:
         found.append(await session.stats())
-        await asyncio.sleep(0)
+        await sleep(pause_s)
     return found
 
 
