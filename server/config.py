@@ -137,8 +137,19 @@ class MediaConfig(Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=64, le=1600, description="Longer side of those pictures at most, pixels.")
     ] = 640
     public_address: Annotated[
-        str, Meta(max_length=64, description="Address to offer instead of the host's own (NAT).")
+        str,
+        Meta(max_length=64, description="Address at which a NAT shows this host, to be offered."),
     ] = ""
+    public_address_v6: Annotated[
+        str, Meta(max_length=64, description="The same of the other family, IPv6.")
+    ] = ""
+    addresses: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=16,
+            description="Addresses or networks (CIDR) of this host to offer; empty: all.",
+        ),
+    ] = ()
     ports: Annotated[
         str,
         Meta(

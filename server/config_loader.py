@@ -211,11 +211,7 @@ def load(args: argparse.Namespace, environment: Mapping[str, str]) -> Config:
 
 def _check_together(config: Config) -> None:
     _check_tls(config)
-    for network in config.server.trusted_proxies:
-        try:
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            raise SettingsError(f"server.trusted_proxies: {error}") from None
+    _check_addresses(config)
     if config.engine.kind == "minicpmo" and not config.engine.model:
         raise SettingsError("engine.model: the minicpmo engine needs a model folder (--model DIR)")
     if config.auth.key and len(config.auth.key) < 16:
@@ -238,6 +234,24 @@ def _check_together(config: Config) -> None:
         raise SettingsError(
             "minicpmo.transcription: give url or builtin, one of them writes down what is said"
         )
+
+
+def _check_addresses(config: Config) -> None:
+    media = config.media
+    for name, networks in (
+        ("server.trusted_proxies", config.server.trusted_proxies),
+        ("media.addresses", media.addresses),
+    ):
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise SettingsError(f"{name}: {error}") from None
+    for name in ("public_address", "public_address_v6"):
+        try:
+            ipaddress.ip_address(getattr(media, name) or "::")
+        except ValueError as error:
+            raise SettingsError(f"media.{name}: {error}") from None
 
 
 def _check_ice_servers(media: MediaConfig) -> None:

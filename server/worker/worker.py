@@ -85,7 +85,8 @@ def ice_settings(media: MediaConfig) -> IceSettings:
         policy=media.ice_transport_policy,
         gather_timeout_s=RELAY_GATHER_S if is_hidden else GATHER_S,
         port_range=(ports[0], ports[1]) if ports else None,
-        public_addresses=(media.public_address,) if media.public_address else (),
+        addresses=media.addresses,
+        public_addresses=tuple(filter(None, (media.public_address, media.public_address_v6))),
         stun=tuple(map(parse_url, media.stun)),
         turn=tuple(map(parse_url, media.turn)),
         turn_login=TurnLogin(

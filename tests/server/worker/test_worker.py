@@ -401,13 +401,16 @@ async def test_ice_settings_come_from_the_configuration() -> None:
         MediaConfig(
             ports="50000-50010",
             public_address="192.0.2.1",
+            public_address_v6="2001:db8::1",
+            addresses=("10.0.0.0/8",),
             stun=("stun:s:1", "stun:s:2"),
             turn=("turn:t:1?transport=tcp",),
             turn_user="u",
             turn_password="p",
         )
     )
-    assert full.port_range == (50000, 50010) and full.public_addresses == ("192.0.2.1",)
+    assert full.port_range == (50000, 50010) and full.addresses == ("10.0.0.0/8",)
+    assert full.public_addresses == ("192.0.2.1", "2001:db8::1")
     assert [(url.host, url.port) for url in full.stun] == [("s", 1), ("s", 2)]
     assert [(url.host, url.port, url.is_tcp) for url in full.turn] == [("t", 1, True)]
     assert full.turn_login.credentials(0.0) == ("u", "p")
