@@ -168,19 +168,19 @@ def test_a_layer_too_many_is_named(tiny_checkpoint: Path, tmp_path: Path) -> Non
         opened(tmp_path, "int4")
 
 
-@pytest.mark.parametrize("kind", ["int4", "fp8", "awq"])
+@pytest.mark.parametrize("kind", ["fp8", "awq"])
 async def test_an_engine_in_few_bits_answers_aloud(
     tiny_checkpoint: Path,
     awq: Path,
     monkeypatch: pytest.MonkeyPatch,
-    kind: Literal["int4", "fp8", "awq"],
+    kind: Literal["fp8", "awq"],
 ) -> None:
     monkeypatch.setattr(talker, "MAX_GROUP_CODES", GROUP_CODES)
     settings = MiniCpmoConfig(
         device="cpu",
         max_context=400,
         flow_steps=1,
-        weights_dtype="auto" if kind == "awq" else kind,
+        weights_dtype="auto" if kind == "awq" else "fp8",
         assets=str(tiny_checkpoint) if kind == "awq" else "",
     )
     engine = MiniCpmoEngine(str(awq if kind == "awq" else tiny_checkpoint), 1, settings)
