@@ -26,7 +26,7 @@ LATE = INPUT_HZ * 3 // 2
 """Samples for which the words of what was dismissed are waited for."""
 PAUSE_MS = 120
 """Of silence, after which what was said may be all."""
-WORDS_PER_S = 8.0
+WORDS_PER_S = 6.5
 """What seems faster was guessed by its beginning: "what can" as "what can you do"."""
 POLITE = frozenset(("thanks", "greeting"))
 """Commands that ask for nothing."""

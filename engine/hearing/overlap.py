@@ -34,7 +34,7 @@ GAP_MS = 200
 """Silence that ends a burst: the one within "uh-huh" is shorter."""
 HELD_GAP_MS = 400
 """The same where the answer waits: the one behind "wait," is longer."""
-AWAITED_GAP_MS = 640
+AWAITED_GAP_MS = 900
 """The same while the words of the burst are being found: a short command is known by them alone."""
 LOUD_DB = 12.0
 """A frame so much weaker than the caller usually is belongs to no burst,"""

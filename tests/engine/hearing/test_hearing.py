@@ -205,5 +205,5 @@ def test_words_that_do_not_come_hold_no_answer_for_long() -> None:
     listener = Listener()
     listener.over_answer(spoken("who are you", VOICE, 185), after_s=0.2)
     listener.hearing.await_words()
-    assert any(isinstance(event, Dismissed) for event in listener.hear(pcm16(room(0.7))))
+    assert any(isinstance(event, Dismissed) for event in listener.hear(pcm16(room(1.0))))
     assert listener.told[-1].loudness == "full"
