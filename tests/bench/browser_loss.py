@@ -1,7 +1,8 @@
 """What lost packets cost what a browser hears of us, in Chromium on our page.
 
-    python -m tests.bench.browser_loss [--sentences 10]
+    python -m tests.bench.browser_loss [--sentences 10] [--plain]
 
+With `--plain` the browser offers no copies of earlier packets (RFC 2198), which it does by itself.
 The page calls a real server through a UDP relay of our own, which loses packets on the way to the
 browser, and has sentences repeated. Prints a line of JSON for each loss: the share of samples that
 the browser concealed, its delay, bytes sent, and of what the page played the share of words that
@@ -50,6 +51,19 @@ RECORD = """
   };
   const stream = document.getElementById('remote-audio').srcObject;
   context.createMediaStreamSource(stream).connect(node).connect(context.destination);
+}
+"""
+PLAIN = """
+() => {
+  const add = RTCPeerConnection.prototype.addTransceiver;
+  RTCPeerConnection.prototype.addTransceiver = function (...given) {
+    const added = add.apply(this, given);
+    if (added.receiver.track.kind === 'audio') {
+      const { codecs } = RTCRtpReceiver.getCapabilities('audio');
+      added.setCodecPreferences(codecs.filter(({ mimeType }) => mimeType === 'audio/opus'));
+    }
+    return added;
+  };
 }
 """
 TAKE = """
@@ -115,7 +129,7 @@ async def hear(page: Page, relay: Relay, loss: float, burst: int, count: int) ->
     return row if mos is None else row | {"plcmos": round(mos, 2)}
 
 
-async def main(sentences: int) -> None:
+async def main(sentences: int, is_plain: bool) -> None:
     options = ("--set", "chat.slots=0")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -127,6 +141,8 @@ async def main(sentences: int) -> None:
             async with browse("about:blank", quiet) as page:
                 scene = Scene(server, page, relay)
                 await page.add_init_script(f"({PEERS})()")
+                if is_plain:
+                    await page.add_init_script(f"({PLAIN})()")
                 await page.route(re.compile("/v1/realtime/calls"), scene.through_relay)
                 await page.goto(server.url)
                 await call(page)
@@ -140,4 +156,6 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sentences", type=int, default=len(SENTENCES))
-    asyncio.run(main(parser.parse_args().sentences))
+    parser.add_argument("--plain", action="store_true")
+    given = parser.parse_args()
+    asyncio.run(main(given.sentences, given.plain))
