@@ -214,4 +214,12 @@ CLIENTS = (
         "in_chromium",
         arguments=("omnicall", "{modules}"),
     ),
+    Client(
+        "omnicall-firefox",
+        "`web/lib/omnicall.js`, Firefox",
+        "in_firefox",
+        needs="firefox",
+        install="apt-get install firefox-esr pulseaudio",
+        notes=("Firefox 153 with PulseAudio: without a sound server none of its sound begins.",),
+    ),
 )

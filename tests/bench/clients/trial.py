@@ -96,10 +96,18 @@ def _command(client: Client, rig: Rig, places: Places) -> list[str]:
             raise _Missing("not installed: Debian's package chromium")
         if client.needs:
             _require_package(client, places)
+    elif client.driver == "in_firefox" and not _has_firefox():
+        raise _Missing(f"not installed: `{client.install}`")
     elif client.needs == "gstreamer" and python_with_gstreamer() is None:
         raise _Missing(f"not installed: `{client.install}`")
     module = f"tests.bench.clients.drivers.{client.driver}"
     return [python, "-m", module, url, str(rig.folder), *more]
+
+
+def _has_firefox() -> bool:
+    """With a sound server, without which a page's sound never begins."""
+    sound = Path(f"/run/user/{os.getuid()}/pulse/native").exists()
+    return shutil.which("firefox-esr") is not None and ("PULSE_SERVER" in os.environ or sound)
 
 
 def _major_version(node: str) -> int:

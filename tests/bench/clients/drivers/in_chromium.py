@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ PACKAGES = {"agents": "@openai/agents-realtime", "whip": "@eyevinn/whip-web-clie
 
 
 @contextlib.asynccontextmanager
-async def elsewhere(client: str, folder: Path, modules: Path) -> AsyncIterator[str]:
+async def elsewhere(
+    client: str, folder: Path, modules: Path, routes: Sequence[web.RouteDef] = ()
+) -> AsyncIterator[str]:
     """A server of pages, modules and speech."""
 
     async def index(request: web.Request) -> web.Response:
@@ -35,6 +37,7 @@ async def elsewhere(client: str, folder: Path, modules: Path) -> AsyncIterator[s
 
     app = web.Application()
     app.router.add_get("/", index)
+    app.router.add_routes(routes)
     app.router.add_static("/drivers", Path(__file__).parent)
     app.router.add_static("/lib", ROOT / "web" / "lib")
     app.router.add_static("/speech", folder)
