@@ -112,11 +112,11 @@ class PeerTransport:
     def _make_door(self) -> Door:
         if self._live is not None:
             return self._live.connect(
-                self._peer.send, "data_channel", is_open=lambda: self._peer.channel.is_open
+                self._send, "data_channel", is_open=lambda: self._peer.channel.is_open
             )
         door = RealtimeDoor(
             self._session.commands,
-            self._peer.send,
+            self._send,
             max_message_bytes=lambda: self._peer.channel.max_message_bytes,
         )
         self._session.audience.add(door)
@@ -204,6 +204,9 @@ class PeerTransport:
         self._session.audience.remove(self.door)
         await self._peer.close("hangup")
         self._downlink.stop()
+
+    def _send(self, text: str) -> None:
+        self._peer.send(text)
 
     # ------------------------------------------------------------------ signaling.PeerListener
 
