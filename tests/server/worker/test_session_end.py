@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -55,11 +56,12 @@ async def ticker() -> AsyncIterator[Ticker]:
     ticker.close()
 
 
-def connect(ticker: Ticker, links: Any, config: Config) -> tuple[CallSession, PeerTransport]:
+def connect(ticker: Ticker, links: Any, config: Config, peer: PaperPeer) -> CallSession:
     session = CallSession("rtc_1", SessionSettings(), config, links)
     threads = ThreadPoolExecutor(1)
-    transport = PeerTransport(session, config, IceSettings(), ticker, threads, lambda: None)
-    return session, transport
+    with mock.patch.object(module, "Peer", lambda *given, **more: peer):
+        PeerTransport(session, config, IceSettings(), ticker, threads, lambda: None)
+    return session
 
 
 def transport_of(session: CallSession) -> PeerTransport:
@@ -70,10 +72,8 @@ def transport_of(session: CallSession) -> PeerTransport:
 
 @pytest.fixture
 async def call(ticker: Ticker) -> tuple[CallSession, PaperPeer]:
-    session, transport = connect(ticker, None, Config())
     peer = PaperPeer()
-    vars(transport)["_peer"] = peer
-    return session, peer
+    return connect(ticker, None, Config(), peer), peer
 
 
 async def test_failure_waits_for_a_data_channel_that_is_being_opened(
@@ -194,12 +194,11 @@ def test_the_end_by_duration_is_announced_and_the_queue_does_not_count(
         links: Any = PaperLinks()
         ticker: Any = PaperTicker()
         config = Config(calls=CallsConfig(max_duration_s=longest_s))
-        session, transport = connect(ticker, links, config)
         peer = PaperPeer()
         peer.channel.is_open = True
         told: list[tuple[float, dict[str, Any]]] = []
         vars(peer)["send"] = lambda text: told.append((loop.time() - begun, json.loads(text)))
-        vars(transport)["_peer"] = peer
+        session = connect(ticker, links, config, peer)
         loop.call_later(waited_s, session.slot.assign, EngineAddress("e", "ipc:///none"))
         assert await session.run() == "max_duration"
         return told
