@@ -204,7 +204,7 @@ async def test_a_word_that_always_cuts_does_so_when_it_is_understood_late() -> N
         await it.hear(say("tell_story"))
         await it.wait(AudioOut)
         it.recogniser.is_owed = True
-        await it.hear(hiss(300) + speech("stop") + hiss(400))
+        await it.hear(hiss(300) + speech("stop") + hiss(700))
         assert it.all(OverlapTold)[-1].decision == "acknowledgement" and not it.all(Interrupt)
         assert not it.recogniser.utterances[1].is_abandoned
         it.recogniser.on_partial("hop")
