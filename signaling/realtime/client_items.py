@@ -195,7 +195,8 @@ def _unused(item: dict[str, Any], where: str) -> Iterator[str]:
     for name, value in item.items():
         if value is not None and name not in (*_STANDING, *_FIELDS.get(item["type"], ("id",))):
             yield f"{where}.{name}"
-    for index, part in enumerate(item.get("content") or ()):
+    # Of others it is a member like any, of any shape.
+    for index, part in enumerate(item["content"] if item["type"] == "message" else ()):
         for name, value in part.items():
             if value is not None and name not in ("type", *_USED.get(part["type"], ("text",))):
                 yield f"{where}.content.{index}.{name}"
