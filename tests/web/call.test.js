@@ -211,16 +211,31 @@ test('a disturbed connection gets a new ICE session, and is replaced only if tha
   assert.deepEqual([call.state, Line.peers.length], ['connected', 1]);
 });
 
-test('sound is sent with copies once the server misses some of it', async () => {
+test('sound is sent with copies while the server misses some of it; a change that fails is tried again, but not for ever', async (t) => {
+  let later_ms = 0;
+  const [now, after] = [performance.now.bind(performance), setTimeout];
+  t.mock.method(performance, 'now', () => now() + later_ms);
+  t.mock.method(globalThis, 'setTimeout', (/** @type {() => void} */ action, /** @type {number} */ ms) => after(action, ms / 30));
   await served();
-  Line.now.remoteDescription = { sdp: 'm=audio 9 UDP/TLS/RTP/SAVPF 111 63\r\na=rtpmap:63 red/48000/2\r\n' };
-  Line.now.missed = 0.02;
-  await new Promise((resolve) => setTimeout(resolve, 700));
-  assert.equal(Line.now.remote.length, 1);
-  Line.now.missed = 0.04;
-  await until(() => Line.now.remote.length === 2);
-  assert.match(Line.now.remote[1], /SAVPF 63 111\r/);
-  assert.equal(call.state, 'connected');
+  const peer = Line.now;
+  const looked = (more = 2, looks = peer.looks) => until(() => peer.looks >= looks + more);
+  peer.remoteDescription = { sdp: 'm=audio 9 UDP/TLS/RTP/SAVPF 111 63\r\na=rtpmap:63 red/48000/2\r\n' };
+  Object.assign(peer, { flow: 1, missed: 0.02 });
+  await looked();
+  assert.equal(peer.remote.length, 1);
+  Object.assign(peer, { missed: 0.04, refusals: 1 });
+  await until(() => peer.remote.length === 2);
+  assert.match(peer.remote[1], /SAVPF 63 111\r/);
+  peer.missed = 0;
+  await looked();
+  Object.assign(peer, { refusals: 2 });
+  later_ms = 20_000;
+  await until(() => peer.remote.length === 3);
+  assert.match(peer.remote[2], /SAVPF 111 63\r/);
+  Object.assign(peer, { missed: 0.04, refusals: 9 });
+  await until(() => peer.refusals === 6);
+  await looked();
+  assert.deepEqual([peer.refusals, peer.remote.length, peer.signalingState, call.state], [6, 3, 'stable', 'connected']);
 });
 
 test('what is written while there is no connection is told once', async () => {

@@ -73,6 +73,9 @@ export class FakePeer extends EventTarget {
   signalingState = 'stable';
   /** @type {any[]} */ remote = [];
   received = 0;
+  /** Bytes that come between two looks at them. */ flow = 0;
+  looks = 0;
+  /** So many descriptions are refused next. */ refusals = 0;
   /** The share of our sound that the server reports as lost. */ missed = 0;
   localDescription = { sdp: 'offer' };
   channel = new FakeChannel();
@@ -93,15 +96,25 @@ export class FakePeer extends EventTarget {
 
   async createOffer() {}
 
-  async setLocalDescription() {}
+  /** @param {any} [description] */
+  async setLocalDescription(description) {
+    this.signalingState = description?.type === 'rollback' ? 'stable' : 'have-local-offer';
+  }
 
   /** @param {any} description */
   async setRemoteDescription(description) {
+    if (this.refusals) {
+      this.refusals -= 1;
+      throw new Error('refused');
+    }
+    this.signalingState = 'stable';
     this.remoteDescription = description;
     this.remote.push(description.sdp);
   }
 
   async getStats() {
+    this.looks += 1;
+    this.received += this.flow;
     const told = { type: 'remote-inbound-rtp', kind: 'audio', fractionLost: this.missed };
     return new Map([['t', { type: 'transport', bytesReceived: this.received }], ['r', told]]);
   }
@@ -136,7 +149,7 @@ export class FakePeer extends EventTarget {
 /** @param {() => unknown} isSo */
 export async function until(isSo) {
   for (let tries = 0; !isSo(); tries += 1) {
-    if (tries > 200) throw new Error(`never came true: ${isSo}`);
+    if (tries > 2000) throw new Error(`never came true: ${isSo}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }

@@ -31,6 +31,8 @@ const LAST_WORDS_MS = 300;
 /** From this share of our packets on that the server misses, they are sent with copies of earlier ones; so long after it, too. */
 const MISSED_FOR_COPIES = 0.03;
 const COPIES_MS = 20_000;
+/** A change to or from copies that fails is tried so often in a row, a look apart; then the sound stays as it is. */
+const COPY_TRIES = 3;
 const GOODBYE_MS = 500;
 
 /** @typedef {import('./endings.js').Ending} Ending */
@@ -51,6 +53,8 @@ export class Link extends EventTarget {
   #isNegotiating = false;
   #hasCopies = false;
   #copiesUntil_ms = 0;
+  /** Changes to or from copies that failed since the last one that did not. */
+  #copyFailures = 0;
   /** The server's id of this call, '' until it answered. */
   id = '';
   /** What resumes the session over another connection, '' if nothing does. */
@@ -224,7 +228,7 @@ export class Link extends EventTarget {
     const now_ms = performance.now();
     if (missed >= MISSED_FOR_COPIES) this.#copiesUntil_ms = now_ms + COPIES_MS;
     const isWanted = now_ms < this.#copiesUntil_ms;
-    if (isWanted !== this.#hasCopies) this.#sendCopies(isWanted);
+    if (isWanted !== this.#hasCopies && this.#copyFailures < COPY_TRIES) this.#sendCopies(isWanted);
   }
 
   /** Browsers send the first format of the answer, and take another order of what the server has agreed to without asking it. */
@@ -232,15 +236,18 @@ export class Link extends EventTarget {
     const pc = this.#pc;
     const answer = pc?.remoteDescription?.sdp;
     if (!pc || !answer || this.#isEnded() || this.#isNegotiating || pc.signalingState !== 'stable') return;
-    this.#hasCopies = isWanted;
     const sdp = withCopies(answer, isWanted);
-    if (sdp === answer) return;
     this.#isNegotiating = true;
     try {
-      await pc.setLocalDescription(await pc.createOffer());
-      await pc.setRemoteDescription({ type: 'answer', sdp });
+      if (sdp !== answer) {
+        await pc.setLocalDescription(await pc.createOffer());
+        await pc.setRemoteDescription({ type: 'answer', sdp });
+      }
+      this.#hasCopies = isWanted;
+      this.#copyFailures = 0;
     } catch {
       // It goes on as it was.
+      this.#copyFailures += 1;
       await pc.setLocalDescription({ type: 'rollback' }).catch(() => undefined);
     } finally {
       this.#isNegotiating = false;
