@@ -27,6 +27,8 @@ MAX_DATAGRAM_BYTES = 2048
 MAX_RECORD_BYTES = 1500
 """Of a DTLS record with application data: aiortc reads no more of one at a time."""
 MIN_RTP_BYTES = 12
+MAX_SRTP_BYTES = 1500
+"""Of more libsrtp's wrapper makes a ValueError, with which aiortc ends the connection."""
 MAX_PEER_ADDRESSES = 64
 """Addresses from which the peer may prove itself: each is answered, and checked in return."""
 CHECKS_PER_S = 100.0
@@ -100,6 +102,8 @@ class DatagramFilter:
         if 20 <= kind < 64:
             return self._take_dtls(data)
         if 128 <= kind < 192 and len(data) >= MIN_RTP_BYTES:
+            if len(data) > MAX_SRTP_BYTES:
+                return "too_large"
             return None if self.take_media(data) else self._queue(data)
         return "unknown_kind"
 

@@ -142,8 +142,7 @@ class Inbound:
         dtls._RTCDtlsTransport__rx_packets += 1
         try:
             plain = dtls._rx_srtp.unprotect(data)
-        except (pylibsrtp.Error, ValueError):
-            # A ValueError: it is longer than that library takes.
+        except pylibsrtp.Error:
             self._count("undecipherable")
         else:
             self._receive_rtp(plain)
@@ -152,7 +151,10 @@ class Inbound:
     async def _receive_queued(self, data: bytes, arrival_time_ms: int) -> None:
         """What waited in the queue while the connection was made."""
         del arrival_time_ms
-        self._receive_rtp(data)
+        try:
+            self._receive_rtp(data)
+        except Exception as error:  # noqa: BLE001 - the boundary: aiortc would end the connection
+            self._failed(error)
 
     def _receive_rtp(self, data: bytes) -> None:
         self.heard += 1
@@ -207,9 +209,7 @@ class Inbound:
             # The end of the connection, for aiortc to handle.
             raise
         except Exception as error:  # noqa: BLE001 - the boundary: aiortc raises on what a peer sends
-            if not self.dropped["failed"]:
-                logger.warning("control traffic failed; more of this call's is counted: %r", error)
-            self._count("failed")
+            self._failed(error)
         pause_s = self._budget.spend(self._clock(), self._cpu_time() - began)
         if self._budget.is_exceeded:
             self._end()
@@ -223,6 +223,11 @@ class Inbound:
         if len(self._sources) > MAX_SOURCES:
             self._end()
         return not self._is_over
+
+    def _failed(self, error: Exception) -> None:
+        if not self.dropped["failed"]:
+            logger.warning("a packet failed; more of this call's are only counted: %r", error)
+        self._count("failed")
 
     def _count(self, reason: str) -> None:
         self.dropped[reason] += 1

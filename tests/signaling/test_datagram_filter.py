@@ -10,10 +10,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import aioice.stun
+import pylibsrtp
 import pytest
 from aioice.stun import Class, Method
 
-from signaling.datagram_filter import MAX_PEER_ADDRESSES, MAX_QUEUED_DATAGRAMS, DatagramFilter
+from signaling.datagram_filter import (
+    MAX_PEER_ADDRESSES,
+    MAX_QUEUED_DATAGRAMS,
+    MAX_SRTP_BYTES,
+    DatagramFilter,
+)
 from signaling.ice import IceSettings
 from signaling.peer import Peer
 from signaling.restart import IceRestarts
@@ -171,6 +177,21 @@ def test_forged_records_from_the_peers_address() -> None:
     assert setup.take(DATA * 3) is None
     assert setup.queued() == [DATA] * 3, "aiortc reads one record of a datagram"
     assert setup.take(b"\x17\xfe\xfd\0\1" + bytes(6) + b"\x07\0" + bytes(0x700)) == "too_large"
+
+
+@pytest.mark.parametrize("kind", [b"\x80\x6f", b"\x80\xc8"], ids=["sound", "report"])
+def test_no_packet_is_longer_than_can_be_decrypted(kind: bytes) -> None:
+    setup = Setup()
+    setup.prove()
+    longest = kind + bytes(MAX_SRTP_BYTES - len(kind))
+    policy = pylibsrtp.Policy(key=bytes(30), ssrc_type=pylibsrtp.Policy.SSRC_ANY_INBOUND)
+    with pytest.raises(pylibsrtp.Error):
+        pylibsrtp.Session(policy).unprotect(longest)
+    with pytest.raises(ValueError, match="too long"):
+        pylibsrtp.Session(policy).unprotect(longest + b"x")
+    assert setup.take(longest) is None
+    assert setup.take(longest + b"x") == "too_large"
+    assert setup.queued() == [longest]
 
 
 def test_everything_is_bounded() -> None:

@@ -79,10 +79,10 @@ async def call(listener: Recorder | None = None) -> AsyncIterator[Call]:
 async def test_what_is_decrypted_passes_the_guard() -> None:
     async with call() as made:
         await until(lambda: made.inbound.heard > 60)
-        heard = made.inbound.heard
+        heard, turn = made.inbound.heard, made.inbound._turn
         await made.answers()
         assert made.inbound.heard > heard
-        assert made.inbound._turn > 0
+        assert made.inbound._turn > turn
         assert len(made.inbound._sources) == 1
         assert made.inbound._budget._left_s < 2.0, "messages are paid for"
         assert not made.inbound.dropped
@@ -108,12 +108,29 @@ async def test_sound_goes_past_the_queue_and_is_counted_with_all_else() -> None:
         queued, repeated = made.inbound._turn, sound[-1]
         assert take(repeated), "what was sent twice is known, and is no matter for the queue"
         assert made.inbound.dropped == {"undecipherable": 1}
-        assert take(repeated[:2] + bytes(1600)), "longer than can be decrypted"
-        assert made.inbound.dropped == {"undecipherable": 2}
         assert not take(b"\x80\xc9" + bytes(30)), "a report waits for its turn"
         assert made.inbound._turn == queued
+        hooks.door.take_media = take
+        pair: Any = hooks.pair
+        for kind in (b"\x80\x6f", b"\x80\xc8"):
+            # As from a stranger who forges the client's address.
+            hooks.door.take(pair.protocol, kind + bytes(1600), pair.remote_addr)
+        await made.answers()
+        assert hooks.door.turned_away["too_large"] == 2
+        assert made.listener.reasons == []
         made.inbound._dtls._set_state(rtcdtlstransport.State.CLOSED)
         assert not take(repeated)
+
+
+async def test_what_fails_of_what_waited_in_the_queue_is_counted() -> None:
+    def fail(data: bytes) -> None:
+        raise KeyError("bug")
+
+    async with call() as made:
+        vars(made.inbound)["_receive_rtp"] = fail
+        for _ in range(2):
+            await made.inbound._dtls._handle_rtp_data(b"sound", arrival_time_ms=0)
+        assert made.inbound.dropped["failed"] == 2
 
 
 SACK = struct.pack("!LLHH", 0, 100_000, 290, 0) + struct.pack("!HH", 1, 65_535) * 290
