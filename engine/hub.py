@@ -49,14 +49,13 @@ def snapshot(repository: str, fetching: Fetching, **wanted: Any) -> Path:
     """
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
         raise HubError("huggingface-hub is not installed (pip install huggingface-hub)") from None
     fetching(repository, 0, 0)
     try:
         found = snapshot_download(repository, tqdm_class=_bars(repository, fetching), **wanted)
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise HubError(str(error)) from error
+    except Exception as error:  # noqa: BLE001 - the boundary: it lets its HTTP client's through
+        raise HubError(str(error) or f"the download broke off ({type(error).__name__})") from error
     return Path(found)
 
 

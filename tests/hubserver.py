@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
+from unittest import mock
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 COMMIT = "c0ffee" + "0" * 34
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 LARGE = (".onnx", ".bin", ".safetensors")
 """Of such files the SHA-256 is told."""
 
 
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+
 class HubServer:
-    """Has files by repository and path, all of one commit; in a `with` block."""
+    """Has files by repository and path, all of one commit; in a `with` block, within which the
+    environment names no proxy."""
 
     def __init__(self, files: Mapping[str, Mapping[str, bytes]]) -> None:
         self.files = {name: dict(own) for name, own in files.items()}
         self.damaged = ""
         """The path for which something else is sent."""
+        self.cut = ""
+        """The path of which half is sent before the connection is closed."""
         self.asked: list[str] = []
         """Revision and path of each file that was asked for."""
+        self.authorizations: set[str | None] = set()
+        """What requests showed who asks."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,16 +58,26 @@ class HubServer:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
+        self._environment = mock.patch.dict(os.environ)
+        self._environment.start()
+        for name in PROXIES:
+            os.environ.pop(name, None)
+            os.environ.pop(name.lower(), None)
+        # It keeps a client that has read the environment.
+        huggingface_hub.close_session()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._environment.stop()
+        huggingface_hub.close_session()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """What the hub says to a request."""
+        self.authorizations.add(request.headers.get("Authorization"))
         path = unquote(urlsplit(request.path).path).removeprefix("/")
         kind, _, rest = path.partition("/")
         if kind == "api":
@@ -70,7 +93,10 @@ class HubServer:
         told = {"X-Repo-Commit": COMMIT, "ETag": f'"{len(body):040x}"'}
         if path.endswith(LARGE):
             told["X-Linked-Etag"] = f'"{hashlib.sha256(body).hexdigest()}"'
-        self._send(request, 200, body[::-1] if path == self.damaged else body, told)
+        request.close_connection = path == self.cut
+        told["Content-Length"] = str(len(body))
+        sent = body[: len(body) // 2] if path == self.cut else body
+        self._send(request, 200, body[::-1] if path == self.damaged else sent, told)
 
     def _about(self, request: BaseHTTPRequestHandler, repository: str, asked: list[str]) -> None:
         """A repository and its files; `asked`: nothing, `revision` or `tree` and which one."""

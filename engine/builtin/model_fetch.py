@@ -112,6 +112,8 @@ class ModelFolder:
                 allow_patterns=paths,
                 endpoint=source,
                 cache_dir=coming,
+                # A user's secret is for none but the hub, whose models are public.
+                token=False,
             )
             for file in files:
                 self._keep(model, file, folder)

@@ -11,13 +11,13 @@ import pytest
 from engine.hub import HubError, locate
 from tests.hubserver import HubServer
 
-hub = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub")
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(3_000_000)}
 
 
 @pytest.fixture
-def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     constants = importlib.import_module("huggingface_hub.constants")
     with HubServer({"acme/omni": FILES}) as server:
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -25,13 +25,10 @@ def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-            monkeypatch.delenv(name.lower(), raising=False)
-        yield
+        yield server
 
 
-def test_checkpoint_is_fetched_and_tells_how_far_it_is(fake_hub: None) -> None:
+def test_checkpoint_is_fetched_and_tells_how_far_it_is(fake_hub: HubServer) -> None:
     told: list[tuple[str, int, int]] = []
     folder = locate("acme/omni", lambda *figures: told.append(figures))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
@@ -42,10 +39,20 @@ def test_checkpoint_is_fetched_and_tells_how_far_it_is(fake_hub: None) -> None:
 
 
 def test_checkpoint_that_the_hub_does_not_have_is_named_with_what_fetches_it(
-    fake_hub: None,
+    fake_hub: HubServer,
 ) -> None:
     with pytest.raises(HubError, match=r"(?s)acme/none is not a folder.*hf download acme/none"):
         locate("acme/none")
+
+
+def test_download_that_breaks_off_is_told_in_words(
+    fake_hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It tries again and again, a second apart.
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    fake_hub.cut = "model.safetensors"
+    with pytest.raises(HubError, match=r"(?s)cannot be fetched: .*closed.*hf download acme/omni"):
+        locate("acme/omni")
 
 
 def test_folder_that_is_not_there_tells_how_to_fetch_it() -> None:

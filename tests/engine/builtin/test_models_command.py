@@ -99,6 +99,14 @@ def test_a_file_that_comes_damaged_is_not_kept(
     assert [path.name for path in (tmp_path / "voices").iterdir()] == [f"{VOICE}.onnx.json"]
 
 
+def test_nobody_is_shown_the_token_of_a_user(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 34)
+    assert get(hub, tmp_path, VOICE) == 0
+    assert hub.authorizations == {None}
+
+
 def test_names_that_are_none_and_models_that_are_not_there(
     hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
