@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +14,7 @@ from engine.minicpmo.llm.sampler import Draws
 from engine.minicpmo.speech.pipeline import Emit, SpeechPipeline
 from engine.minicpmo.speech.talker import TalkerInput
 from engine.minicpmo.speech.worker import SpeechChunk, SpeechRequest, SpeechWorker
-
-WAIT_S = 10.0
+from tests.waiting import PATIENCE_S, until_blocking
 
 
 class Recorder(SpeechPipeline):
@@ -154,12 +152,10 @@ def test_a_failure_half_way_is_told_to_those_who_have_no_last_part_yet() -> None
 
 
 def test_its_thread_says_what_is_ordered_until_it_is_stopped() -> None:
-    said = threading.Event()
-    pipeline = Recorder()
-    made = SpeechWorker(pipeline, lambda spoken: said.set() if spoken.is_last else None)
+    made, pipeline, done = worker()
     made.start()
     made.submit(say(4))
-    assert said.wait(WAIT_S)
+    until_blocking(lambda: done and done[-1].is_last)
     made.stop()
     assert pipeline.told == [("unit", 4)]
 
@@ -167,18 +163,15 @@ def test_its_thread_says_what_is_ordered_until_it_is_stopped() -> None:
 def test_its_thread_waits_a_moment_for_units_that_are_being_decided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.minicpmo.speech.worker.GATHER_S", 1.0)
-    said = threading.Event()
-    pipeline = Recorder()
-    made = SpeechWorker(pipeline, lambda spoken: said.set() if spoken.is_last else None)
+    monkeypatch.setattr("engine.minicpmo.speech.worker.GATHER_S", PATIENCE_S)
+    made, pipeline, done = worker()
     made.start()
     made.submit(say(1, others_follow=True))
     made.submit(say(2))
-    assert said.wait(WAIT_S)
+    until_blocking(lambda: sum(chunk.is_last for chunk in done) == 2)
     # Nobody comes: it is said all the same.
     monkeypatch.setattr("engine.minicpmo.speech.worker.GATHER_S", 0.01)
-    said.clear()
     made.submit(say(3, others_follow=True))
-    assert said.wait(WAIT_S)
+    until_blocking(lambda: sum(chunk.is_last for chunk in done) == 3)
     made.stop()
     assert pipeline.told == [("unit", 1, 2), ("unit", 3)]
