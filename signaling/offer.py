@@ -223,8 +223,9 @@ def _rtp_problem(section: Section, where: str) -> ProtocolError | None:
 def _transport_problem(
     description: Description, section: Section, where: str
 ) -> ProtocolError | None:
-    if not re.fullmatch(r"[!-~]{0,256}", section.mid):
-        return invalid(f"{where} has an a=mid that is not one word.")
+    # As much as a header extension holds (RFC 8285 section 4.3).
+    if not re.fullmatch(r"[!-~]{0,255}", section.mid):
+        return invalid(f"{where} has an a=mid that is not one word of at most 255 characters.")
     for attribute in ("ice-ufrag", "ice-pwd"):
         values = description.inherited(section, attribute)
         if not values or not re.fullmatch(r"[!-~]{1,256}", values[0]):
@@ -301,19 +302,20 @@ def opus_wishes(section: Section, origin: str = "") -> OpusWishes:
     `origin` is that of the description, in which Firefox gives its name.
     """
     taken = codecs(section)
-    red = next((codec for codec in taken if codec.name == "red"), None)
-    for codec in taken:
-        if codec.name != "opus" or (red and opus_in(section, red) != codec.payload_type):
-            continue
-        most = codec.parameters.get("maxaveragebitrate", "")
-        is_number = most.isascii() and most.isdigit() and len(most) <= 6
-        return OpusWishes(
-            has_pauses=codec.parameters.get("usedtx") == "1",
-            opens_late=origin.startswith("mozilla"),
-            max_bitrate=max(MIN_OPUS_BITRATE, int(most)) if is_number else None,
-            red_payload_type=int(red.payload_type) if red else None,
-        )
-    return OpusWishes()
+    # The first one is sent.
+    opus = next((codec for codec in taken if codec.name == "opus"), None)
+    if opus is None:
+        return OpusWishes()
+    reds = (codec for codec in taken if codec.name == "red")
+    red = next((codec for codec in reds if opus_in(section, codec) == opus.payload_type), None)
+    most = opus.parameters.get("maxaveragebitrate", "")
+    is_number = most.isascii() and most.isdigit() and len(most) <= 6
+    return OpusWishes(
+        has_pauses=opus.parameters.get("usedtx") == "1",
+        opens_late=origin.startswith("mozilla"),
+        max_bitrate=max(MIN_OPUS_BITRATE, int(most)) if is_number else None,
+        red_payload_type=int(red.payload_type) if red else None,
+    )
 
 
 def parameter_sets(section: Section) -> dict[int, tuple[bytes, ...]]:

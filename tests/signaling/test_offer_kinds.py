@@ -371,6 +371,7 @@ def test_who_means_to_speak_and_cannot_is_refused(
         (only("audio", "video").replace("opus/48000", "opus/x").replace(" 111 ", " x ", 1), "x"),
         (with_codecs("PCMU/8000", "AV1/90000"), "Opus"),
         (offer(media("audio", "a"), media("video", "a")), "mid"),
+        (offer(media("audio", "a" * 256)), "mid"),
     ],
 )
 def test_refusals_name_the_reason(text: str, says: str) -> None:

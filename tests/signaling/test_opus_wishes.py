@@ -59,6 +59,14 @@ def test_copies_are_sent_to_who_takes_them_of_opus(
     assert names == ({"opus", "red"} if payload_type else {"opus"})
 
 
+@pytest.mark.parametrize(("repeated", "copies"), [("111", 63), ("112", None)])
+def test_copies_are_sent_of_the_opus_that_is_sent(repeated: str, copies: int | None) -> None:
+    section = redundant(f"{repeated}/{repeated}", "111", "112", "63")
+    other = (("rtpmap", "112 opus/48000/2"), ("fmtp", "112 maxaveragebitrate=64000"))
+    section = msgspec.structs.replace(section, attributes=(*section.attributes, *other))
+    assert opus_wishes(section) == OpusWishes(has_pauses=True, red_payload_type=copies)
+
+
 def test_copies_without_the_format_that_they_repeat_are_no_offer() -> None:
     assert codecs(redundant("111/111", "63")) == []
 
