@@ -21,7 +21,7 @@ from media.formats import DOWNLINK_PACKET_BYTES, PTIME_MS, RTP_OPUS_PACKET_TICKS
 from media.opus import SILENT_PACKET, OpusEncoder
 from media.packetsender import PacketSender
 from media.playout import Playout
-from media.red import Copy, pack
+from media.red import Copy, can_tell, pack
 from media.sendrate import SendRate
 
 SILENT_PCM = bytes(DOWNLINK_PACKET_BYTES)
@@ -47,7 +47,7 @@ class AudioDownlink(MediaStreamTrack):
     While the playout is idle it sends a constant packet of silence, which costs no encoding.
     Without a sender (`bind(None)`) it takes 20 ms a tick all the same and drops them: what is said
     to a client that takes no sound goes on, and ends, as if it were heard. `on_error` gets the
-    first exception of the encoder or the playout; the track ends then.
+    first exception of the encoder, the playout or the sender; the track ends then.
     """
 
     kind = "audio"
@@ -111,7 +111,7 @@ class AudioDownlink(MediaStreamTrack):
         in its jitter buffer, and what follows is late by as much until there is a pause.
         """
         self._sender = sender
-        self._packets = None if sender is None else PacketSender(sender)
+        self._packets = None if sender is None else PacketSender(sender, self._fail)
         self._is_unheard = sender is None
         self._pauses_until = math.inf if has_pauses else OPENING_TICKS if opens_late else 0
         self._red_payload_type = red_payload_type
@@ -156,8 +156,11 @@ class AudioDownlink(MediaStreamTrack):
             elif self._packets is not None and self._packets.is_open:
                 self._send_next(self._packets)
         except Exception as exc:  # noqa: BLE001  handed to the session, which ends the call
-            self.stop()
-            self._on_error(exc)
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        self.stop()
+        self._on_error(exc)
 
     def _send_next(self, packets: PacketSender) -> None:
         payload = self._next_payload()
@@ -165,21 +168,22 @@ class AudioDownlink(MediaStreamTrack):
         self._pts = pts + RTP_OPUS_PACKET_TICKS
         if not payload:
             return
-        copies = self._copies(pts)
+        copied = self._copy(pts)
         self._sent.append((pts, payload))
-        if copies:
-            payload = pack(packets.payload_type, payload, copies)
+        if copied:
+            payload = pack(packets.payload_type, payload, [copied])
             self.copies_sent += 1
-        packets.send(payload, pts, self._red_payload_type if copies else None)
+        packets.send(payload, pts, self._red_payload_type if copied else None)
         self.packets_sent += 1
 
-    def _copies(self, pts: int) -> list[Copy]:
+    def _copy(self, pts: int) -> Copy | None:
         """Return what of earlier packets goes with the one at `pts`."""
         is_wanted = self._rate.encoding.has_copies and self._red_payload_type is not None
         if not is_wanted or len(self._sent) < COPY_DISTANCE:
-            return []
+            return None
         earlier, payload = self._sent[0]
-        return [Copy(pts - earlier, payload)]
+        copied = Copy(pts - earlier, payload)
+        return copied if can_tell(copied) else None
 
     def _gap_ticks(self) -> int:
         """Return how many ticks passed without a packet since the packet before."""

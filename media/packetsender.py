@@ -9,6 +9,7 @@ import asyncio
 import random
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 from aiortc import RTCRtpSender
@@ -17,7 +18,7 @@ from aiortc.rtp import HeaderExtensions
 from media import hooks
 
 _HEADER = struct.Struct("!BBHLL")
-_VERSION, _HAS_EXTENSION, _MARKER = 0x80, 0x10, 0x80
+_VERSION, _HAS_EXTENSION = 0x80, 0x10
 _NTP_EPOCH_S = 2_208_988_800
 """From 1900 to 1970."""
 
@@ -25,12 +26,13 @@ _NTP_EPOCH_S = 2_208_988_800
 class PacketSender:
     """Sends by the given sender, which must not have begun, from when it is connected.
 
-    Its reports and statistics stay right. What is sent is not kept for a repetition: none is
-    negotiated for sound.
+    `on_error` gets what keeps it from beginning. Reports and statistics of the sender stay right.
+    What is sent is not kept for a repetition: none is negotiated for sound.
     """
 
-    def __init__(self, sender: RTCRtpSender) -> None:
+    def __init__(self, sender: RTCRtpSender, on_error: Callable[[Exception], None]) -> None:
         hooks.check_version()
+        self._on_error = on_error
         self._sender: Any = sender
         self._payload_type: int | None = None
         """None while nothing can be sent."""
@@ -64,8 +66,8 @@ class PacketSender:
         ntp = int((time.time() + _NTP_EPOCH_S) * (1 << 32))
         timestamp = (self._origin + pts) & 0xFFFFFFFF
         first = _VERSION | _HAS_EXTENSION if self._extension else _VERSION
-        marked = _MARKER | payload_type
-        head = _HEADER.pack(first, marked, self._sequence, timestamp, sender._ssrc)
+        # Never with the marker bit, with which some payload types read as RTCP (RFC 5761).
+        head = _HEADER.pack(first, payload_type, self._sequence, timestamp, sender._ssrc)
         try:
             hooks.finish(sender.transport._send_rtp(head + self._extension + payload))
         except ConnectionError:
@@ -81,17 +83,23 @@ class PacketSender:
         """Same contract as RTCRtpSender._run_rtp: from the connection to its end."""
         sender = self._sender
         sender._RTCRtpSender__rtp_started.set()
-        extensions = sender._RTCRtpSender__rtp_header_extensions_map
-        profile, value = extensions.set(HeaderExtensions(mid=sender._RTCRtpSender__mid))
-        if value:
-            self._extension = struct.pack("!HH", profile, len(value) >> 2) + value
-        self._payload_type = codec.payloadType
         try:
+            self._open(codec)
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
             pass
+        except Exception as exc:  # noqa: BLE001  handed to the owner, who ends the call
+            self._on_error(exc)
         finally:
             self._payload_type = None
             if sender.track is not None:
                 sender.track.stop()
             sender._RTCRtpSender__rtp_exited.set()
+
+    def _open(self, codec: Any) -> None:
+        sender = self._sender
+        extensions = sender._RTCRtpSender__rtp_header_extensions_map
+        profile, value = extensions.set(HeaderExtensions(mid=sender._RTCRtpSender__mid))
+        if value:
+            self._extension = struct.pack("!HH", profile, len(value) >> 2) + value
+        self._payload_type = codec.payloadType

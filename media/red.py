@@ -25,12 +25,17 @@ class Redundant(NamedTuple):
     """Earliest first."""
 
 
+def can_tell(copy: Copy) -> bool:
+    """Whether a header has room for its size, and for how early it is."""
+    return len(copy.payload) <= MAX_COPY_BYTES and 0 < copy.offset <= MAX_OFFSET
+
+
 def pack(payload_type: int, payload: bytes, copies: Sequence[Copy]) -> bytes:
     """Return `payload` behind `copies`, earliest first, all of `payload_type`.
 
     A copy that is too long or too early to be told is left out.
     """
-    kept = [c for c in copies if len(c.payload) <= MAX_COPY_BYTES and 0 < c.offset <= MAX_OFFSET]
+    kept = list(filter(can_tell, copies))
     header = bytearray()
     for offset, copied in kept:
         word = 1 << 31 | payload_type << 24 | offset << 10 | len(copied)

@@ -27,7 +27,6 @@ REASONS = {
     "vanished": "The caller could not be reached any more.",
     "connect_timeout": "No connection was made in time.",
     "failed": "The connection failed.",
-    "downlink_failed": "The sound of this call failed; call again.",
     "not_started": "The session was not started.",
     "bad_input": "This client sent what cannot be used.",
     "unsupported": "The engine cannot serve a session of this kind.",
@@ -43,7 +42,6 @@ FAILURES = frozenset(
         "worker_gone",
         "engine_failed",
         "media_failed",
-        "downlink_failed",
         "internal_error",
     }
 )

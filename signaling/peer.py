@@ -118,8 +118,8 @@ class PeerListener(Protocol):
         """The peer is over, said exactly once.
 
         "closed" (by the client), "vanished", "connect_timeout", "failed" (ICE or DTLS),
-        "downlink_failed", "flooded" (its control traffic cost too much), "internal_error", or what
-        was given to close(). Unless it came from close(), close() must still be called; unless it
+        "flooded" (its control traffic cost too much), "internal_error", or what was given to
+        close(). Unless it came from close(), close() must still be called; unless it
         is one of OUT_OF_REACH, the client can be told until then.
         """
 
@@ -369,16 +369,10 @@ class Peer:
             reason = self._liveness.check(now, wire.heard, wire.refusals)
             if reason is None and wire.has_left:
                 reason = "closed"
-            if reason is None and self._has_lost_downlink():
-                reason = "downlink_failed"
             if reason is not None:
                 self._end(reason)
             elif self._is_connected:
                 self._tell(partial(self._listener.silent, self._liveness.silent_s(now)))
-
-    def _has_lost_downlink(self) -> bool:
-        # aiortc's sender drops its track when recv() raises, and says so nowhere else.
-        return self.is_connected and self._sender is not None and self._sender.track is None
 
     def _on_state(self) -> None:
         state = self._pc.connectionState if self._pc is not None else "closed"

@@ -183,6 +183,16 @@ async def test_packets_carry_copies_where_the_client_takes_them_and_loses_some(
     assert {p.payload_type for p in line.packets(50)[20:]} == {None}
 
 
+async def test_pauses_have_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line()
+    reported = Reported(monkeypatch, line, red_payload_type=63, has_pauses=True)
+    line.packets(100)
+    reported.says(0.1)
+    packets = line.packets(100)
+    assert {(p.payload, p.payload_type) for p in packets} == {(PAUSE_PACKET, None)}
+    assert line.track.stats()["copiesSent"] == 0
+
+
 async def test_who_takes_no_copies_is_sent_none(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line()
     reported = Reported(monkeypatch, line)

@@ -41,21 +41,23 @@ class Wire(FakeTransport):
         return [RtpPacket.parse(data, extensions) for data in self.sent if not is_rtcp(data)]
 
 
+def parameters(mid: str) -> RTCRtpSendParameters:
+    rtcp = RTCRtcpParameters(cname="ours")
+    return RTCRtpSendParameters(codecs=AUDIO_CODECS, headerExtensions=[MID], muxId=mid, rtcp=rtcp)
+
+
 @asynccontextmanager
-async def sending() -> AsyncIterator[tuple[PacketSender, Wire, RTCRtpSender]]:
+async def sending(mid: str = "a1") -> AsyncIterator[tuple[PacketSender, Wire, RTCRtpSender]]:
     """A sender that is connected."""
     wire = Wire()
     sender = RTCRtpSender("audio", wire)  # type: ignore[arg-type]
-    packets = PacketSender(sender)
+    errors: list[Exception] = []
+    packets = PacketSender(sender, errors.append)
     packets.send(b"early", 0)
     assert not packets.is_open
-    rtcp = RTCRtcpParameters(cname="ours")
-    parameters = RTCRtpSendParameters(
-        codecs=AUDIO_CODECS, headerExtensions=[MID], muxId="a1", rtcp=rtcp
-    )
-    await sender.send(parameters)
+    await sender.send(parameters(mid))
     await asyncio.sleep(0)
-    assert packets.is_open and not wire.sent
+    assert packets.is_open and not wire.sent and not errors
     try:
         yield packets, wire, sender
     finally:
@@ -72,7 +74,7 @@ async def test_packets_follow_each_other_and_are_counted() -> None:
         for i, packet in enumerate(more, 1):
             assert packet.sequence_number == (first.sequence_number + i) & 0xFFFF
             assert packet.timestamp == (first.timestamp + 960 * i) & 0xFFFFFFFF
-            assert (packet.ssrc, packet.marker) == (sender._ssrc, 1)
+            assert (packet.ssrc, packet.marker) == (sender._ssrc, 0)
             assert packet.extensions.mid == "a1"
         assert [(p.payload_type, p.payload) for p in (first, more[-1])] == [
             (OPUS, b"sound"),
@@ -84,6 +86,30 @@ async def test_packets_follow_each_other_and_are_counted() -> None:
         vars_ = vars(sender)
         assert vars_["_RTCRtpSender__rtp_timestamp"] == more[-1].timestamp
         assert vars_["_RTCRtpSender__ntp_timestamp"] >> 32 > 3_900_000_000
+
+
+async def test_sound_never_reads_as_a_report() -> None:
+    async with sending() as (packets, wire, _):
+        for payload_type in range(128):
+            packets.send(b"sound", 0, payload_type)
+        assert [p.payload_type for p in wire.packets()] == list(range(128))
+
+
+async def test_the_longest_name_of_a_line_is_told() -> None:
+    async with sending(255 * "m") as (packets, wire, _):
+        packets.send(b"sound", 0)
+        (packet,) = wire.packets()
+        assert (packet.extensions.mid, packet.payload) == (255 * "m", b"sound")
+
+
+async def test_a_sender_that_cannot_begin_says_so_and_can_be_stopped() -> None:
+    sender = RTCRtpSender("audio", Wire())  # type: ignore[arg-type]
+    errors: list[Exception] = []
+    packets = PacketSender(sender, errors.append)
+    await sender.send(parameters(256 * "m"))
+    await sender.stop()
+    assert [type(error) for error in errors] == [AssertionError]
+    assert not packets.is_open
 
 
 async def test_nothing_is_sent_where_it_is_disabled_or_the_connection_is_over() -> None:

@@ -464,21 +464,6 @@ async def test_a_client_that_only_listens_is_not_taken_for_gone() -> None:
 
 
 @pytest.mark.loopback
-async def test_an_exception_in_the_downlink_ends_the_call_with_a_reason() -> None:
-    class Broken(SilentTrack):
-        async def recv(self) -> "av.Packet[Any]":
-            raise ZeroDivisionError
-
-    peer, listener = make()
-    client = Client()
-    await client.accept(await peer.answer(await client.offer(), downlink=Broken()))
-    await until(lambda: bool(listener.reasons))
-    assert listener.reasons == ["downlink_failed"]
-    await peer.close()
-    await client.close()
-
-
-@pytest.mark.loopback
 async def test_a_flood_is_refused_and_the_channel_stays_open() -> None:
     clock = Clock()
     peer, listener = make(clock=clock)

@@ -322,7 +322,6 @@ export default {
   'ended.goodbye': 'Goodbye.',
   'ended.context_limit': 'The model cannot remember a longer conversation; call again.',
   'ended.media_failed': 'The sound of this call failed; call again.',
-  'ended.downlink_failed': 'The sound of this call failed; call again.',
   'ended.engine_failed': 'The engine failed in this call; call again.',
   'ended.internal_error': 'Something in the server failed; call again.',
   'ended.connect_timeout': 'No connection was made in time.',

@@ -322,7 +322,6 @@ export default {
   'ended.goodbye': '再见。',
   'ended.context_limit': '模型记不住更长的对话了，请再次通话。',
   'ended.media_failed': '这次通话的声音出了故障，请再次通话。',
-  'ended.downlink_failed': '这次通话的声音出了故障，请再次通话。',
   'ended.engine_failed': '引擎在这次通话中出了故障，请再次通话。',
   'ended.internal_error': '服务器出了故障，请再次通话。',
   'ended.connect_timeout': '没能及时建立连接。',

@@ -15,7 +15,7 @@ const EVERY_MS = 1000;
 const AFTER_FAILURE_MS = 3000;
 
 /** Endings that are faults of the server; see `server/endings.py`. */
-const FAILURES = ['engine_gone', 'worker_gone', 'engine_failed', 'media_failed', 'downlink_failed', 'internal_error'];
+const FAILURES = ['engine_gone', 'worker_gone', 'engine_failed', 'media_failed', 'internal_error'];
 
 const rates = new Rates();
 const voices = new KeptVoices();

@@ -47,7 +47,7 @@ const REFUSALS = {
 
 /** What a server says of calls that it did not end on purpose. */
 const MISHAPS = [
-  'engine_gone', 'engine_full', 'engine_failed', 'worker_gone', 'media_failed', 'downlink_failed', 'internal_error',
+  'engine_gone', 'engine_full', 'engine_failed', 'worker_gone', 'media_failed', 'internal_error',
   'server_shutdown', 'vanished', 'failed', 'connect_timeout', '',
 ];
 
