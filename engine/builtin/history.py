@@ -44,7 +44,8 @@ class Item:
         self.name = name
         """Of the function that is called."""
         self.mark = 0
-        """Of the history when the user gave it; 0: it is an answer's."""
+        """Of the history when it was given at the end; 0: it is an answer's. Elsewhere that of the
+        item in front."""
 
 
 class History:
@@ -67,12 +68,16 @@ class History:
         """
         if item.role == "output":
             item.text = _cut(item.text, self._room_for_output())
-        if item.role not in ("assistant", "call"):
+        found = self._place(after)
+        place = len(self._items) if found is None else found
+        if place < len(self._items):
+            # What was said at an earlier mark belongs behind it, wherever it is given.
+            item.mark = self._items[place - 1].mark if place else 0
+        elif item.role not in ("assistant", "call"):
             self.mark += 1
             item.mark = self.mark
-        place = self._place(after)
-        self._insert(item, len(self._items) if place is None else place)
-        return place is not None
+        self._insert(item, place)
+        return found is not None
 
     def add_said(self, item: Item, mark: int) -> None:
         """Add what was said when the history's mark was this: before what was given since."""

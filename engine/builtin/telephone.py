@@ -19,8 +19,9 @@ MIRROR = -1.0
 """Decades of power by which it is weaker at 4 kHz,"""
 MIRROR_PER_HZ = -0.0003
 """and by which it falls from there."""
-MISSING = -4.2
-"""Decades between what is above 4 kHz and the voice: voices have -1.2 to -3.2, a telephone -5."""
+MISSING = -4.7
+"""Decades between what is above 4 kHz and the voice: voices have -1.2 to -3.2, dark ones without
+an "s" -4.4, a telephone -5 or less."""
 MOST_LOW = 3.0
 """Decades by which what is below is made stronger."""
 SPOKEN, HEARD = 3.5, 8.0

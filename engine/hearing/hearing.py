@@ -31,8 +31,6 @@ SILENT = OverlapFrame(None)
 HUM_HZ = 900
 HUM_SHARE = 0.01
 """Of its power above `HUM_HZ`; a closed mouth lets no more through."""
-
-
 SENTENCE_WORDS = 3
 """So many words are no acknowledgement, however fast they are spoken."""
 
@@ -136,6 +134,8 @@ class Hearing:
         has_word = self.cuts(text)
         if self._is_pending and has_word:
             return self._apply(self._overlap.word())
+        # Of a noise a recogniser makes a word or two, such as "Bye.".
+        is_command = is_command and self._overlap.is_speech
         if self._is_pending and (is_command or len(text.split()) >= SENTENCE_WORDS):
             return self._apply(self._overlap.stop())
         if not has_word:
@@ -172,6 +172,7 @@ class Hearing:
     def _judge(self, frame: bytes, over: bool) -> list[Heard]:
         facts, events = self._segmenter.step(frame, strict=False, is_judged=True)
         found: list[Heard] = [event for event in events if not isinstance(event, Offset)]
+        self._overlap.doubts_echo = self.echo.is_awaited and not self.echo.is_known
         step = self._overlap.step(self._sounding(facts, frame))
         if step.begins:
             onset = self._segmenter.begin()

@@ -22,7 +22,9 @@ BEGIN_LOUD = 3
 """Loud frames within `WINDOW` that are a burst."""
 HOLD_MS = 160
 HOLD_NEAR_MS = 120
-"""The same for a burst about as loud as the caller: nobody else is."""
+"""The same for a burst about as loud as the caller: nobody else is,"""
+HOLD_DOUBTED_MS = 240
+"""but for the answer's own echo, as long as nothing is known of it."""
 UNHELD_CUT_MS = 240
 CUT_MS = 600
 """A word of acknowledgement is shorter, said slowly, too."""
@@ -36,6 +38,8 @@ HELD_GAP_MS = 400
 """The same where the answer waits: the one behind "wait," is longer."""
 AWAITED_GAP_MS = 900
 """The same while the words of the burst are being found: a short command is known by them alone."""
+LONGEST_MS = 1_500
+"""A burst that nothing has decided by then is decided by what there was."""
 LOUD_DB = 12.0
 """A frame so much weaker than the caller usually is belongs to no burst,"""
 NEAR_DB = 9.0
@@ -51,6 +55,8 @@ NOISE_MS = 1_000
 MIN_PITCHED = 2
 PITCHED_SHARE = 0.3
 LOUD_SHARE = 0.5
+MOST_HISS = 0.5
+"""Of the loud frames, that may be without a pitch and yet of a voice."""
 HUM_SHARE = 0.7
 
 
@@ -93,6 +99,8 @@ class Overlap:
         self.can_hold = True
         self.awaits_words = False
         """Those of the burst under way are about to be known."""
+        self.doubts_echo = False
+        """What is heard may be the answer's own echo, of which nothing is known."""
         self._recent: deque[OverlapFrame] = deque(maxlen=WINDOW)
         self._since_ms = AGAIN_MS
         """Since the last burst that was taken for an acknowledgement."""
@@ -110,26 +118,25 @@ class Overlap:
             return self._wait(sounding)
         self._add(sounding)
         if self._gap_ms >= self._longest_gap_ms:
-            return self.dismiss("acknowledgement" if self._is_speech else "noise")
-        if self._is_again and self._ms >= AGAIN_CUT_MS and self._is_speech:
+            return self.dismiss("acknowledgement" if self.is_speech else "noise")
+        if self._is_again and self._ms >= AGAIN_CUT_MS and self.is_speech:
             if self._mean_db >= -NEARER_DB:
                 return self._decide("interruption")
         longest_ms = HUM_MS if self._hums > HUM_SHARE * self._loud else CUT_MS
         goes_on = (
-            self._is_speech
+            self.is_speech
             and self._gap_ms <= SOUNDING_GAP_MS
             and self._loud >= LOUD_SHARE * self._ms / FRAME_MS
         )
         if goes_on and self._ms >= (longest_ms if self.can_hold else UNHELD_CUT_MS):
             return self._decide("interruption")
-        hold_ms = HOLD_NEAR_MS if self._mean_db >= -NEARER_DB else HOLD_MS
-        if goes_on and self._ms >= hold_ms and self.can_hold and not self._is_held:
+        if goes_on and self._ms >= self._hold_ms and self.can_hold and not self._is_held:
             self._is_held = True
             return Step(loudness="held")
-        if self._ms >= NOISE_MS and not self._is_speech:
+        if self._ms >= NOISE_MS and not self.is_speech:
             self._is_deaf = True
             return self.dismiss("noise")
-        return NOTHING
+        return self._decide_late() if self._ms >= LONGEST_MS else NOTHING
 
     def word(self) -> Step:
         """A word was recognised in the burst that always cuts."""
@@ -154,16 +161,23 @@ class Overlap:
         self._since_ms = AGAIN_MS
 
     @property
+    def is_speech(self) -> bool:
+        """Whether the burst sounds like the caller's voice so far."""
+        open_frames = max(self._loud - self._hisses, self._loud * (1 - MOST_HISS))
+        is_voice = self._pitched >= max(MIN_PITCHED, PITCHED_SHARE * open_frames)
+        return is_voice and self._mean_db >= -NEAR_DB
+
+    @property
+    def _hold_ms(self) -> int:
+        if self.doubts_echo:
+            return HOLD_DOUBTED_MS
+        return HOLD_NEAR_MS if self._mean_db >= -NEARER_DB else HOLD_MS
+
+    @property
     def _longest_gap_ms(self) -> int:
         if not self._is_held:
             return GAP_MS
         return AWAITED_GAP_MS if self.awaits_words else HELD_GAP_MS
-
-    @property
-    def _is_speech(self) -> bool:
-        open_frames = self._loud - self._hisses
-        is_voice = self._pitched >= max(MIN_PITCHED, PITCHED_SHARE * open_frames)
-        return is_voice and self._mean_db >= -NEAR_DB
 
     @property
     def _mean_db(self) -> float:
@@ -203,6 +217,13 @@ class Overlap:
             self._hums += frame.is_hum
             self._hisses += frame.is_hiss
         self._gap_ms = 0 if frame.is_loud else self._gap_ms + FRAME_MS
+
+    def _decide_late(self) -> Step:
+        """Decide a burst whose gaps are too short to end it and too long for it to go on."""
+        if not self._is_held:
+            return self.dismiss("noise")
+        is_enough = self.is_speech and self._loud * FRAME_MS >= UNHELD_CUT_MS
+        return self._decide("interruption") if is_enough else self.dismiss("acknowledgement")
 
     def _decide(self, decision: OverlapDecision) -> Step:
         self.is_open = False

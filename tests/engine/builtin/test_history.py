@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine.builtin.history import MAX_CHARS, MAX_ITEMS, History, Item
-from engine.ipc.protocol import Retention
+from engine.ipc.protocol import ROOT, Retention
 
 
 def filled(count: int, chars: int, retention: Retention | None = None) -> History:
@@ -63,3 +65,27 @@ def test_what_functions_give_back_leaves_room_for_what_was_asked() -> None:
     history.add(Item("more", "user", "And else?"))
     history.add(Item("d", "output", "d" * 9_000, call_id="d"))
     assert history.items[-1].text == "d" * 9_000
+
+
+@pytest.mark.parametrize("after", [ROOT, "earlier"])
+def test_words_are_found_after_all_that_was_there_when_they_were_said(after: str) -> None:
+    history = History()
+    history.add(Item("earlier", "user", "x"))
+    history.add(Item("answer", "assistant", "x"))
+    mark = history.mark
+    history.add(Item("rule", "system", "x"), after)
+    history.add(Item("typed", "user", "x"))
+    said = Item("said", "user", "x")
+    history.add_said(said, mark)
+    assert names(history)[-2:] == ["said", "typed"]
+    assert history.unanswered()[0] is said
+
+
+def test_what_is_put_between_newer_items_stays_behind_words_of_before() -> None:
+    history = History()
+    mark = history.mark
+    history.add(Item("first", "user", "x"))
+    history.add(Item("third", "user", "x"))
+    history.add(Item("second", "user", "x"), "first")
+    history.add_said(Item("said", "user", "x"), mark)
+    assert names(history) == ["said", "first", "second", "third"]

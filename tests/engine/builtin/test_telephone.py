@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 from engine.builtin import log_mel as spectra
 from engine.builtin.log_mel import log_mel
+from tests.bench.behaviour.sounds import RATE, spoken
 from tests.engine.builtin.rig import speech
+from tests.speech import resample
 
 BANDS = 80
 PADDING = 100
@@ -53,3 +55,11 @@ def test_silence_behind_it_stays_silence() -> None:
 @pytest.mark.parametrize("name", ["what_time", "tell_story"])
 def test_whole_voices_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(log_mel(voice(name), BANDS), plain(voice(name), monkeypatch))
+
+
+def test_a_dark_voice_without_an_s_is_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = np.rint(resample(spoken("are you all alone", "en-us+m7"), RATE, 16_000) * 32_767)
+    pcm = np.pad(said.astype(np.int16), (0, 160 * PADDING))
+    assert np.array_equal(log_mel(pcm, BANDS), plain(pcm, monkeypatch))
+    narrow = through_a_telephone(pcm)
+    assert not np.array_equal(log_mel(narrow, BANDS), plain(narrow, monkeypatch))

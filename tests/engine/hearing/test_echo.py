@@ -55,6 +55,7 @@ class LoudRoom:
         self.told: list[OverlapTold] = []
         self.hearing = Hearing("s", TurnDetection(), self._keep)
         self.pts = 0
+        self.held_ms: int | None = None
         self.cuts = 0
         self.turns = 0
         self.hear(room(0.4))
@@ -62,6 +63,8 @@ class LoudRoom:
     def _keep(self, message: FromEngine) -> None:
         assert isinstance(message, OverlapTold)
         self.told.append(message)
+        if message.loudness == "held" and self.held_ms is None:
+            self.held_ms = (self.pts + FRAME - message.pts) // 16
 
     def hear(self, sound: Sound, played: bytes = b"") -> None:
         """Hear it while this is played; what lies behind is heard after the answer."""
@@ -141,6 +144,17 @@ def test_who_speaks_as_rhythmically_as_a_first_loud_answer_is_no_echo(caller: st
     played = at_level(spoken(ANSWER, "en-us"), -12.0)
     loud.hear(np.concatenate([silence(0.1), question]), pcm16(played, RATE))
     assert loud.cuts == 1 and loud.hearing.echo.gain is None
+
+
+@pytest.mark.parametrize(("after_s", "least_ms", "most_ms"), [(0.1, 240, 500), (1.2, 120, 239)])
+def test_a_first_answer_waits_later_while_its_echo_is_not_known(
+    after_s: float, least_ms: int, most_ms: int
+) -> None:
+    loud = LoudRoom()
+    question = spoken("what is the date today", "en-us", level_db=-10.0)
+    heard = np.concatenate([silence(after_s), question])
+    loud.hear(heard, pcm16(at_level(spoken(ANSWER, "en-us"), -30.0), RATE))
+    assert loud.held_ms is not None and least_ms <= loud.held_ms <= most_ms
 
 
 def test_somebody_else_is_no_echo() -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from engine.hearing.hearing import AnswerCut, Counted, Dismissed, Heard, Hearing
+from engine.hearing.overlap import Overlap, OverlapFrame
 from engine.hearing.vad import FRAME, Offset
 from engine.ipc.protocol import FromEngine, OverlapTold, TurnDetection
 from tests.bench.behaviour import sounds
-from tests.bench.behaviour.sounds import RATE, Sound, room, spoken
+from tests.bench.behaviour.sounds import RATE, Sound, at_level, room, spoken
 from tests.speech import resample
 
 VOICE = "en-us"
@@ -20,6 +21,15 @@ VOICE = "en-us"
 def pcm16(sound: Sound) -> bytes:
     samples = np.clip(resample(sound, RATE, 16_000), -1, 1) * 32_767
     return samples.astype(np.int16).tobytes()
+
+
+def bark(ms: int) -> Sound:
+    """A voice's sound without a word, at the caller's level."""
+    t = np.arange(RATE * ms // 1000) / RATE
+    harmonics = np.arange(1, 25)[:, None]
+    weights = (1 + 3 * np.exp(-(((130 * harmonics - 700) / 250) ** 2))) / harmonics
+    waves = (weights * np.sin(2 * np.pi * 130 * harmonics * t)).sum(axis=0)
+    return at_level(waves.astype(np.float32), sounds.LEVEL_DB)
 
 
 @cache
@@ -112,6 +122,34 @@ def test_a_word_that_is_mostly_hiss_makes_the_answer_wait() -> None:
     assert listener.hearing.is_undecided
 
 
+@pytest.mark.parametrize(("sound_ms", "gap_ms"), [(80, 380), (120, 360), (160, 360)])
+def test_what_neither_ends_nor_goes_on_is_decided(sound_ms: int, gap_ms: int) -> None:
+    listener = Listener()
+    beat = np.concatenate([bark(sound_ms), room(gap_ms / 1000)])
+    listener.over_answer(np.tile(beat, 20), after_s=0.0)
+    assert listener.held_ms is not None and listener.held_ms <= 220
+    first = next(told for told in listener.told if told.decision)
+    assert first.decision == "interruption" and first.took_ms <= 1_500
+
+
+def test_blips_of_a_voice_that_never_held_the_answer_are_forgotten() -> None:
+    overlap = Overlap()
+    overlap.can_hold = False
+    voice, pause = OverlapFrame(0.0, is_vocal=True, is_pitched=True), OverlapFrame(None)
+    steps = [overlap.step(voice if number % 12 < 3 else pause) for number in range(80)]
+    assert [step.decision for step in steps if step.decision] == ["noise"]
+
+
+@pytest.mark.parametrize("level_db", [-20.0, -26.0])
+def test_water_behind_a_beep_is_no_voice(level_db: float) -> None:
+    hiss = np.diff(np.random.default_rng(1).standard_normal(RATE + 1)).astype(np.float32)
+    beep = np.sin(2 * np.pi * 300 * np.arange(RATE * 6 // 100) / RATE).astype(np.float32)
+    parts = [at_level(hiss[: RATE // 3], level_db), at_level(beep, level_db)]
+    listener = Listener()
+    listener.over_answer(np.concatenate([*parts, at_level(hiss[RATE // 3 :], level_db)]))
+    assert listener.cut_ms is None and listener.told[-1].decision == "noise"
+
+
 def test_a_second_word_within_a_second_ends_the_answer() -> None:
     listener = Listener()
     listener.over_answer(spoken("hey", VOICE), after_s=0.7)
@@ -199,6 +237,15 @@ def test_words_that_are_about_to_be_known_decide_of_a_short_burst(
     found += listener.hear(pcm16(room(0.1)))
     assert any(isinstance(event, AnswerCut) for event in found) == cuts
     assert any(isinstance(event, Dismissed) for event in found) != cuts
+
+
+@pytest.mark.parametrize(("text", "cuts"), [("bye", False), ("so what is it", True)])
+def test_a_command_of_one_word_is_not_taken_from_a_noise(text: str, cuts: bool) -> None:
+    listener = Listener()
+    listener.over_answer(sounds.cough(2, -22.0), after_s=0.0)
+    assert listener.hearing.is_undecided
+    found = listener.hearing.words(text, is_command=True)
+    assert any(isinstance(event, AnswerCut) for event in found) == cuts
 
 
 def test_words_that_do_not_come_hold_no_answer_for_long() -> None:
