@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from media.clock import Ticker
+from media.clock import PHASES, Ticker
 
 
 class FakeTimers:
@@ -82,6 +83,16 @@ def test_subscribers_are_spread_over_the_phases() -> None:
     for ticks in times.values():
         gaps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
         assert gaps == pytest.approx([0.02] * len(gaps))
+
+
+def test_what_calls_send_is_spread_although_each_subscribes_for_what_it_hears_too() -> None:
+    timers = FakeTimers()
+    ticker, sent_at = Ticker(timers=timers), list[float]()
+    for _ in range(4 * PHASES):
+        ticker.subscribe(lambda: sent_at.append(timers.now))
+        ticker.subscribe(lambda: None)
+    timers.run_to(50.0201)
+    assert sorted(Counter(sent_at).values()) == [4] * PHASES
 
 
 def test_unsubscribed_callbacks_stop_and_the_timer_with_the_last() -> None:
