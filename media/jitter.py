@@ -95,7 +95,7 @@ class JitterBuffer:
         self._released_sequence = 0
         self._released_ticks = 0
         self._step = RTP_OPUS_PACKET_TICKS
-        self._reach_s = 0.0  # how long after a packet its last copy is sent
+        self._reach_s = 0.0  # how long after a packet its last copy is sent, as of late
         self._is_dtx = False
         self._concealing_ticks = 0
         self._begin_s = 0.0
@@ -134,6 +134,7 @@ class JitterBuffer:
         """
         now = self._clock()
         pieces: list[Piece] = []
+        self._reach_s = max(copy.offset for copy in copies) / RTP_OPUS_HZ if copies else 0.0
         ticks = packet_ticks(payload)
         timestamp = self._sender_clock.translate(
             ssrc, sequence, timestamp, ticks, len(payload), now
@@ -272,7 +273,6 @@ class JitterBuffer:
 
     def _fill_in(self, packet: _Packet, copies: Sequence[Copy]) -> None:
         """Put copies in the places of earlier packets that are missing."""
-        self._reach_s = max(copy.offset for copy in copies) / RTP_OPUS_HZ
         for offset, payload in copies:
             position, ticks = packet.position - offset, packet_ticks(payload)
             is_missing = self._next <= position and position not in self._held

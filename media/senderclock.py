@@ -64,6 +64,18 @@ class SenderClock:
             self._position += self._ticks
             self._sequence, self._timestamp, self._ticks = sequence, timestamp, ticks or 0
             return round(self._position) & 0xFFFFFFFF
+        return self._translate(ssrc, sequence, timestamp, ticks, payload_bytes, now)
+
+    def _translate(
+        self,
+        ssrc: int,
+        sequence: int,
+        timestamp: int,
+        ticks: int | None,
+        payload_bytes: int,
+        now: float,
+    ) -> int:
+        """Do the same for any packet."""
         step = _signed(timestamp - self._timestamp)
         ahead = ((sequence - self._sequence + 0x8000) & 0xFFFF) - 0x8000
         if ssrc != self._ssrc or abs(step) > 2 * RTP_OPUS_HZ or abs(ahead) > 100:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from media.jitter import MAX_HELD_PACKETS, JitterBuffer
+from media.opus import packet_ticks
 from media.pieces import Action
 from media.red import Copy
 from media.transit import MIN_GAP_DEADLINE_S
@@ -113,6 +114,63 @@ def test_a_packet_that_comes_after_its_copy_takes_its_place_or_is_late() -> None
     assert counters.concealed_samples == 320  # Packet 9, whose copy is in packet 10.
     assert counters.packets_late == 1
     assert run.samples == 30 * 320
+
+
+def test_without_copies_nothing_waits_for_any_that_came_before() -> None:
+    packets = stream(200)
+    packets[21] = replace(packets[21], copies=(Copy(14_400, PLAIN),))
+    run = Simulation().run(packets[:20] + packets[21:100] + packets[101:])
+    assert run.buffer.gap_deadline_s == MIN_GAP_DEADLINE_S
+    assert max(run.delays(1.9, 2.5)) <= MIN_GAP_DEADLINE_S
+
+
+class Thorough(JitterBuffer):
+    """Treats each packet as if it were out of the ordinary."""
+
+    def __init__(self, *, clock: VirtualClock) -> None:
+        super().__init__(clock=clock)
+        vars(self._sender_clock)["translate"] = self._sender_clock._translate
+
+    def _is_next(self, *packet: object) -> bool:
+        del packet
+        return False
+
+
+def erratic(seed: int) -> list[Sent]:
+    """A stream with all that may happen to one; each third carries copies."""
+    rng, now = random.Random(seed), 0.0
+    ssrc, sequence, timestamp = 1, rng.randrange(1 << 16), rng.randrange(1 << 32)
+    rate, is_exact = rng.choice([1, 1, 1, 3, 2 / 3]), seed % 5 > 0
+    sent: list[Sent] = []
+    for _ in range(200):
+        payload = bytes([rng.choice([0x78] * 5 + [0xF8, 0xE8, 0x70])])
+        payload += rng.choice([b"\x40" + bytes(40)] * 4 + [b"", b"\x03"])
+        sent.append(Sent(now, sequence, timestamp, payload, ssrc))
+        ticks = packet_ticks(payload) or 960
+        step = round(ticks * rate) + (0 if is_exact else rng.choice([0, 0, 0, 1, -1]))
+        jump = rng.random()
+        timestamp = (timestamp + step + (rng.randrange(1 << 20) if jump < 0.005 else 0)) % (1 << 32)
+        sequence = (sequence + 1 + (rng.randrange(1 << 14) if jump > 0.997 else 0)) % (1 << 16)
+        ssrc += 0.5 < jump < 0.503
+        now += ticks / 48_000 + (rng.random() if 0.6 < jump < 0.61 else 0)
+    if seed % 3 == 0:
+        packets = copied(sent, 1, 2)
+        sent = [p if rng.random() < 0.7 else replace(p, copies=()) for p in packets]
+    late = [replace(p, at=p.at + rng.choice([0, 0, 0.005, 0.03, 0.1]) * rng.random()) for p in sent]
+    return lossy(late, 0.1, seed)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_a_packet_that_is_the_very_next_is_treated_like_any_other(seed: int) -> None:
+    packets = erratic(seed)
+    quick, thorough = Simulation(), Simulation()
+    thorough.buffer = Thorough(clock=thorough.clock)
+    for end in range(20, len(packets), 20):
+        for run in (quick, thorough):
+            run.run(sorted(packets, key=lambda p: p.at)[end - 20 : end])
+        assert quick.deliveries == thorough.deliveries
+        assert quick.buffer.counters == thorough.buffer.counters
+        assert quick.buffer.gap_deadline_s == thorough.buffer.gap_deadline_s
 
 
 def test_copies_that_are_no_opus_or_from_another_time_are_passed_over() -> None:
