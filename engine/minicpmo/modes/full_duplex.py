@@ -252,7 +252,7 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
                     slot,
                     heard[slot],
                     seen.get(slot, ()),
-                    self._entries[slot].session.take_forced_listen(),
+                    self._only_listens(self._entries[slot]),
                 )
                 for slot in due
             ]
@@ -266,6 +266,10 @@ class FullDuplex(Mode[DuplexEntry, UnitResult]):
                 self._entries[unit.slot].stages = [("encode", encode), ("prefill", prefill)]
             self.finish(forced)
         return True
+
+    @staticmethod
+    def _only_listens(entry: DuplexEntry) -> bool:
+        return entry.session.take_forced_listen() or entry.is_amid_item
 
     def _due(self) -> dict[int, Tensor]:
         """Take the sound of every unit that can start."""

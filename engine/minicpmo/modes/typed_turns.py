@@ -46,8 +46,8 @@ class TypedTurns:
         if message.instructions:
             name = _instructions_of(message.request)
             session.given.add(DecodedItem(session.id, name, "system", (message.instructions,)))
-        unread = (item.item for item in session.given.items)
-        entry.asked.append(AskedTurn(message.request, frozenset((*entry.typed_names, *unread))))
+        unread = frozenset(item.item for item in (*entry.typed_items, *session.given.items))
+        entry.asked.append(AskedTurn(message.request, unread))
 
     def read(self, entry: DuplexEntry) -> Iterator[None]:
         """Read some of what was typed, with a yield between two pieces.
@@ -56,7 +56,7 @@ class TypedTurns:
         a message.
         """
         items = self._portion(entry)
-        entry.typed_names = tuple(item.item for item in items)
+        entry.typed_items = items
         try:
             yield from self._read(entry, items)
         except ContextFull:
@@ -65,7 +65,7 @@ class TypedTurns:
         except ValueError as error:
             self._unread(entry, items, "bad_message", str(error))
         finally:
-            entry.is_amid_message, entry.typed_names = False, ()
+            entry.is_amid_message, entry.typed_items = False, ()
 
     def _read(
         self, entry: DuplexEntry, items: Sequence[DecodedItem]

@@ -17,6 +17,7 @@ from engine.minicpmo.modes.mode import SessionEntry
 from engine.minicpmo.modes.told_context import ToldContext
 from engine.minicpmo.modes.unit_speech import Cause
 from engine.minicpmo.runner import Runner
+from engine.minicpmo.session.item_decoding import DecodedItem
 from engine.minicpmo.session.session import Session, SessionFailed
 from engine.minicpmo.speech.worker import SessionSpeech
 
@@ -71,8 +72,8 @@ class DuplexEntry(SessionEntry):
         """What is not read yet of the system message."""
         self.typed: Iterator[None] | None = None
         """Reads what was typed, encoding its pictures and sounds first."""
-        self.typed_names: tuple[str, ...] = ()
-        """The items that are read by it."""
+        self.typed_items: Sequence[DecodedItem] = ()
+        """What is read by it."""
         self.is_amid_message = False
         """A part of a message is in the cache: no unit may follow it."""
         self.appended: deque[Appended] = deque()
@@ -109,6 +110,12 @@ class DuplexEntry(SessionEntry):
         return not (self.is_running or self.session.is_over or is_reading)
 
     @property
+    def is_amid_item(self) -> bool:
+        """Whether the beginning of a long message is read and the rest is not: until then the
+        model only listens."""
+        return any(item.is_rest for item in (*self.typed_items, *self.session.given.items))
+
+    @property
     def has_to_read(self) -> bool:
         """Whether something was typed that is not read to its end; turns stay whole."""
         is_waiting = self.typed is not None or bool(self.session.given.items)
@@ -125,7 +132,7 @@ class DuplexEntry(SessionEntry):
         """Whether the unit that starts may be told to speak: nobody is speaking."""
         session, heard = self.session, self.session.audio_input
         is_user_speaking = heard.is_user_speaking and not heard.has_stopped
-        only_listens = session.forced_listen or session.is_interrupted
+        only_listens = session.forced_listen or session.is_interrupted or self.is_amid_item
         return self.state.can_say and not (is_user_speaking or only_listens)
 
 

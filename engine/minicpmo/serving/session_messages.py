@@ -66,9 +66,10 @@ class SessionMessages:
             case UpdateSession():
                 self._sessions.switch(session, message)
             case DeleteItem():
-                was_there = session.given.forget(message.item)
-                if not was_there and not self._modes.turns.delete(session, message.item):
-                    session.warn("item_kept", "the model has already read this item")
+                is_unread = session.given.forget(message.item)
+                if not is_unread and not self._modes.turns.delete(session, message.item):
+                    told = "the model has already read this item, or its beginning"
+                    session.warn("item_kept", told)
             case _:
                 self._command(session, message)
 

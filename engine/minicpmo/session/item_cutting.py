@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from engine.minicpmo.session.item_decoding import DecodedItem
+from engine.minicpmo.session.item_decoding import DecodedItem, DecodedPart
 
 ENDS = (r"\n", r"[.!?]\s|[。！？]", r"\s")
 """Of lines, sentences and words."""
@@ -24,18 +24,23 @@ def cut_item(
     while count and not fits(replace(item, parts=parts[:count])):
         count //= 2
     if count:
-        return replace(item, parts=parts[:count]), replace(item, parts=parts[count:])
+        return _halves(item, parts[:count], parts[count:])
     first = parts[0] if parts else ""
     if not isinstance(first, str):
-        whole = replace(item, parts=parts[:1]), replace(item, parts=parts[1:])
-        return whole if len(parts) > 1 else None
+        return _halves(item, parts[:1], parts[1:]) if len(parts) > 1 else None
     at = len(first)
     while at > 1 and not fits(replace(item, parts=(first[:at],))):
         at = _seam(first[:at])
     rest = (*filter(None, [first[at:]]), *parts[1:])
     if at < 1 or not rest:
         return None
-    return replace(item, parts=(first[:at],)), replace(item, parts=rest)
+    return _halves(item, (first[:at],), rest)
+
+
+def _halves(
+    item: DecodedItem, beginning: tuple[DecodedPart, ...], rest: tuple[DecodedPart, ...]
+) -> tuple[DecodedItem, DecodedItem]:
+    return replace(item, parts=beginning), replace(item, parts=rest, is_rest=True)
 
 
 def _seam(text: str) -> int:

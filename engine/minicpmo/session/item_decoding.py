@@ -56,6 +56,8 @@ class DecodedItem:
     parts: tuple[DecodedPart, ...]
     after: str = ""
     """See `ItemIn.after`."""
+    is_rest: bool = False
+    """The model was given its beginning before."""
 
     @property
     def num_bytes(self) -> int:

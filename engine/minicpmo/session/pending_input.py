@@ -91,11 +91,11 @@ class PendingInput:
         self._in_memory.add(item)
 
     def forget(self, item_id: str) -> bool:
-        """Drop a typed item that no turn has taken yet; return whether there was one."""
+        """Drop what no turn has taken yet of a typed item; return whether that was all of it."""
+        dropped = [item for item in self.items if item.item == item_id]
         kept = [item for item in self.items if item.item != item_id]
-        was_there = len(kept) < len(self.items)
         self.items = deque(kept, maxlen=MAX_ITEMS)
-        return was_there
+        return bool(dropped) and not any(item.is_rest for item in dropped)
 
     def keep_speech(self, sound: Tensor, utterance: int) -> None:
         """Keep sound [N] until a response is asked for; of very much the oldest goes."""

@@ -44,6 +44,11 @@ class Words:
     def _next(self) -> int:
         return self._waiting.popleft() if self._waiting else -1
 
+    def choose(self, *ids: int) -> None:
+        """Give these ids next, and nothing that was to be said before."""
+        self._waiting.clear()
+        self._waiting += ids
+
     def say(self, *units: str) -> None:
         """Say a turn of so many units; that it begins is asked of the model."""
         for index, text in enumerate(units):
@@ -279,7 +284,8 @@ async def test_units_pass_while_pictures_are_encoded_and_not_amid_a_message(
 async def test_units_pass_amid_a_long_text_which_is_answered_when_it_is_read(
     engine: MiniCpmoEngine, words: Words, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    talk = begin(engine, mode="full_duplex")
+    words.choose(words.tokens.listen)
     await talk.units(1)
     text = " ".join(f"The number is {n}." for n in range(60))
     assert typed_turns.PORTION < len(words.tokens.encode(text)) < 850
@@ -288,7 +294,10 @@ async def test_units_pass_amid_a_long_text_which_is_answered_when_it_is_read(
     respond(talk, request="typed")
     held.pieces = 1
     await until(lambda: held.pieces == 0)
+    # It would speak by itself, and answer the first half.
+    words.choose(words.tokens.speak)
     assert [unit.decision for unit in await talk.units(2)] == ["listen"] * 2
+    words.choose()
     words.say("Hi")
     held.pieces = 9
     await until(lambda: "is 59.<|im_end|>" in rows.text)
@@ -302,6 +311,29 @@ async def test_units_pass_amid_a_long_text_which_is_answered_when_it_is_read(
 
 def tell(talk: Talk, name: str, text: str) -> None:
     talk.session.handle(p.ItemIn(talk.name, name, "user", (p.TextPart(text),)))
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_of_a_message_whose_beginning_is_read_the_rest_is_deleted_and_that_told(
+    engine: MiniCpmoEngine, words: Words, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = begin(engine, mode="full_duplex")
+    words.choose(words.tokens.listen)
+    await talk.units(1)
+    held = Held(monkeypatch)
+    tell(talk, "long", " ".join(f"The number is {n}." for n in range(60)))
+    tell(talk, "whole", "hello there")
+    held.pieces = 1
+    await until(lambda: held.pieces == 0)
+    talk.session.handle(p.DeleteItem(talk.name, "whole"))
+    talk.session.handle(p.DeleteItem(talk.name, "long"))
+    told = await talk.until(p.SessionWarning)
+    assert (told.code, len(talk.all(p.SessionWarning))) == ("item_kept", 1)
+    # There is no rest to wait for.
+    words.choose(words.tokens.speak)
+    assert [unit.decision for unit in await talk.units(1)] == ["speak"]
+    assert "is 59." not in rows.text and HELLO not in rows.text
+    await talk.session.close()
 
 
 @pytest.mark.usefixtures("in_sound")
