@@ -46,7 +46,8 @@ class IceSettings(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     """Host addresses or networks (CIDR) to offer; empty offers every address of the host."""
     loopback: Literal["auto", "also", "only", "never"] = "auto"
-    """Whether 127.0.0.1 is offered; "auto" offers it when there is no other address."""
+    """Whether 127.0.0.1 is offered; "auto" offers it when there is no other address, unless
+    `addresses` names none of which it is."""
     use_ipv6: bool = True
     port_range: tuple[int, int] | None = None
     """First and last UDP port for media; one is used per call and address."""
@@ -79,12 +80,15 @@ def host_addresses(settings: IceSettings) -> list[str]:
     found: list[str] = []
     if settings.loopback != "only":
         found = aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=settings.use_ipv6)
-    if settings.addresses:
-        networks = [ipaddress.ip_network(a, strict=False) for a in settings.addresses]
-        found = [a for a in found if any(ipaddress.ip_address(a) in n for n in networks)]
+    networks = [ipaddress.ip_network(a, strict=False) for a in settings.addresses]
+
+    def is_named(address: str) -> bool:
+        return not networks or any(ipaddress.ip_address(address) in n for n in networks)
+
+    found = list(filter(is_named, found))
     wants_loopback = settings.loopback in ("also", "only")
-    if wants_loopback or (settings.loopback == "auto" and not found):
-        found = [*found, LOOPBACK]
+    if wants_loopback or (settings.loopback == "auto" and not found and is_named(LOOPBACK)):
+        found.append(LOOPBACK)
     return found
 
 
@@ -191,7 +195,10 @@ class ConnectionHooks:
         """Bind one socket per address; same contract as Connection.get_component_candidates."""
         candidates: list[Candidate] = []
         is_hidden = self._settings.policy == "relay"
-        for address in [] if is_hidden else host_addresses(self._settings):
+        offered = [] if is_hidden else host_addresses(self._settings)
+        if not offered and not is_hidden:
+            logger.warning("none of this host's addresses is one of those to be offered")
+        for address in offered:
             try:
                 protocol = await self._bind(address)
             except OSError as error:

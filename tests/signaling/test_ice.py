@@ -37,9 +37,19 @@ def test_addresses(monkeypatch: Patch) -> None:
         "127.0.0.1",
     ]
     assert host_addresses(IceSettings(loopback="only")) == ["127.0.0.1"]
+    assert host_addresses(IceSettings(addresses=("127.0.0.0/8",))) == ["127.0.0.1"]
     hosts(monkeypatch)
     assert host_addresses(IceSettings()) == ["127.0.0.1"]
     assert host_addresses(IceSettings(loopback="never")) == []
+
+
+async def test_a_host_without_any_address_that_is_named_takes_no_calls(
+    monkeypatch: Patch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hosts(monkeypatch, "192.0.2.2")
+    with pytest.raises(OSError, match="no address and port"):
+        await candidates(IceSettings(addresses=("10.99.0.0/16",)))
+    assert "none of this host's addresses" in caplog.text
 
 
 def test_no_stun_server_by_default() -> None:
