@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import aiortc
 from aiortc import RTCRtpReceiver, RTCRtpSender
@@ -23,7 +23,7 @@ from aiortc.rtp import (
     unwrap_rtx,
 )
 
-from media.reception import StreamStatistics
+from media.reception import Header, StreamStatistics
 from media.retransmission import MissingPackets
 
 AIORTC_VERSION = "1.16.0"
@@ -33,9 +33,17 @@ MAX_SOURCES = 4
 REMB_S = 1.0
 """Between limits told to who sends no times by which the bandwidth could be estimated."""
 
-OnPacket = Callable[[RtpPacket, str], None]
-"""Gets a packet and the lower-case name of its codec. Must not raise."""
 
+class AudioPacket(Header, Protocol):
+    """What is read of a packet of sound, whoever decrypted it."""
+
+    payload_type: int
+    ssrc: int
+    payload: bytes
+
+
+OnPacket = Callable[[AudioPacket, str], None]
+"""Gets a packet and the lower-case name of its codec. Must not raise."""
 
 OnVideoPacket = Callable[[RtpPacket, str], bool]
 """Gets a packet and its codec; returns whether to ask for a keyframe."""
@@ -131,14 +139,14 @@ def take_audio(receiver: RTCRtpReceiver, on_packet: OnPacket) -> None:
     streams: dict[int, StreamStatistics] = _get(receiver, "remote_streams")
     names: dict[int, str] = {}
 
-    async def handle(packet: RtpPacket, arrival_time_ms: int) -> None:
+    async def handle(packet: AudioPacket, arrival_time_ms: int) -> None:
         del arrival_time_ms
         name = names.get(packet.payload_type)
         if name is None:
-            codec = codecs.get(packet.payload_type)
-            if codec is None:
+            name = codec_name(receiver, packet.payload_type)
+            if name is None:
                 return
-            name = names[packet.payload_type] = codec.name.lower()
+            names[packet.payload_type] = name
         statistics = streams.get(packet.ssrc)
         if statistics is None:
             hz = codecs[packet.payload_type].clockRate
@@ -272,6 +280,12 @@ def discard(receiver: RTCRtpReceiver) -> None:
         del packet, arrival_time_ms
 
     set_method(receiver, "_handle_rtp_packet", handle)
+
+
+def codec_name(receiver: RTCRtpReceiver, payload_type: int) -> str | None:
+    """Return the lower-case name of what was negotiated by that number, if anything was."""
+    codec = _get(receiver, "codecs").get(payload_type)
+    return None if codec is None else str(codec.name.lower())
 
 
 def reception(receiver: RTCRtpReceiver) -> Reception:

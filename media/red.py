@@ -20,6 +20,7 @@ class Copy(NamedTuple):
 class Redundant(NamedTuple):
     """A packet taken apart."""
 
+    payload_type: int
     payload: bytes
     copies: tuple[Copy, ...]
     """Earliest first."""
@@ -65,4 +66,4 @@ def unpack(packet: bytes) -> Redundant | None:
         if word >> 24 & 0x7F == payload_type and size and offset:
             copies.append(Copy(offset, packet[at : at + size]))
         at += size
-    return Redundant(packet[at:], tuple(copies))
+    return Redundant(payload_type, packet[at:], tuple(copies))

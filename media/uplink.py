@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 from aiortc import RTCRtpReceiver
-from aiortc.rtp import RtpPacket
 
 from media import hooks
 from media.comfort import BackgroundNoise
@@ -16,7 +15,7 @@ from media.jitter import JitterBuffer
 from media.mixdown import Mixdown
 from media.opus import OpusDecoder, OpusError, is_stereo
 from media.pieces import Action, Piece
-from media.red import Copy, Redundant, unpack
+from media.red import Copy, unpack
 
 
 class UnsupportedCodec(Exception):
@@ -98,7 +97,7 @@ class AudioUplink:
             "resyncs": counters.resyncs,
         }
 
-    def _on_packet(self, packet: RtpPacket, codec: str) -> None:
+    def _on_packet(self, packet: hooks.AudioPacket, codec: str) -> None:
         if self._is_closed:
             return
         payload = packet.payload
@@ -106,8 +105,7 @@ class AudioUplink:
         copies: tuple[Copy, ...] = ()
         try:
             if codec == "red":
-                # A malformed one counts as a packet that is no Opus.
-                payload, copies = unpack(payload) or Redundant(b"", ())
+                payload, copies = self._unpacked(payload)
             elif codec != "opus":
                 raise UnsupportedCodec(codec)
             pieces = self._jitter.push(
@@ -116,6 +114,13 @@ class AudioUplink:
             self._deliver(pieces)
         except Exception as exc:  # noqa: BLE001  handed to the session, which ends the call
             self._fail(exc)
+
+    def _unpacked(self, packet: bytes) -> tuple[bytes, tuple[Copy, ...]]:
+        """Take what carries copies apart; what is malformed, or no Opus, becomes an empty one."""
+        found = unpack(packet)
+        if found is None or hooks.codec_name(self._receiver, found.payload_type) != "opus":
+            return b"", ()
+        return found.payload, found.copies
 
     def _deliver(self, pieces: list[Piece]) -> None:
         for piece in pieces:

@@ -13,11 +13,11 @@ from functools import partial
 from typing import Any
 
 from aiortc import MediaStreamTrack
-from aiortc.rtp import RtpPacket
 
 import omnicall.client
 from media.clock import Ticker
 from media.formats import RTP_OPUS_PACKET_TICKS
+from media.hooks import AudioPacket
 from media.opus import SILENT_PACKET
 from tests.bench.media_wire import Handler, serve
 from tests.bench.packets import CAMERA_FPS, Camera, PacketCarrier, Voice, keyframes, murmur, spoken
@@ -91,7 +91,7 @@ class Caller:
         self.worst_s = 0.0
         self.late, self.onsets, self.hushed_s = [], [], []
 
-    def _heard(self, packet: RtpPacket) -> None:
+    def _heard(self, packet: AudioPacket) -> None:
         now = time.monotonic()
         self.packets += 1
         if self._last is not None:

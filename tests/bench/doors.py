@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-from aiortc.rtp import RtpPacket
 
 import omnicall.client
 from media import g711
 from media.clock import Ticker
+from media.hooks import AudioPacket
 from tests.bench.packets import PacketCarrier, Voice, opus_packets
 from tests.live_client import LiveStreamer
 from tests.processes import role
@@ -142,7 +142,7 @@ class Call:
     async def __aexit__(self, *error: Any) -> None:
         await self._call.__aexit__(None, None, None)
 
-    def _take(self, packet: RtpPacket) -> None:
+    def _take(self, packet: AudioPacket) -> None:
         del packet
         self._heard += 1
 

@@ -17,7 +17,6 @@ import av
 import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
-from aiortc.rtp import RtpPacket
 
 from media import hooks
 from media.clock import Ticker
@@ -150,7 +149,7 @@ class PacketCarrier(PeerCarrier):
         listener: Callbacks,
         *,
         tracks: list[MediaStreamTrack],
-        heard: Callable[[RtpPacket], None],
+        heard: Callable[[hooks.AudioPacket], None],
     ) -> None:
         super().__init__(address, voice, listener)
         self.tracks = tracks
@@ -160,7 +159,7 @@ class PacketCarrier(PeerCarrier):
         assert self.pc is not None
         loop = asyncio.get_running_loop()
 
-        def take(packet: RtpPacket, codec: str) -> None:
+        def take(packet: hooks.AudioPacket, codec: str) -> None:
             self.heard_at = loop.time()
             self._heard(packet)
 

@@ -131,8 +131,8 @@ async def test_downlink_is_heard_whole_by_a_stock_receiver_and_ends_in_silence()
 
         @client.on("track")
         def attach(track: MediaStreamTrack) -> None:
-            def on_packet(packet: RtpPacket, codec: str) -> None:
-                assert codec == "opus"
+            def on_packet(packet: hooks.AudioPacket, codec: str) -> None:
+                assert codec == "opus" and isinstance(packet, RtpPacket)
                 heard.append(packet)
                 if drained.event.is_set() and packet.payload == SILENT_PACKET:
                     tail.one()

@@ -15,18 +15,18 @@ def test_a_packet_is_written_as_the_rfc_says() -> None:
         + bytes([OPUS])
         + b"beforethennow"
     )
-    assert unpack(packet) == Redundant(b"now", (Copy(1920, b"before"), Copy(960, b"then")))
+    assert unpack(packet) == Redundant(OPUS, b"now", (Copy(1920, b"before"), Copy(960, b"then")))
 
 
 def test_what_cannot_be_told_is_left_out() -> None:
     copies = [Copy(20_000, b"early"), Copy(960, bytes(1024)), Copy(480, b"fits")]
-    assert unpack(pack(OPUS, b"now", copies)) == Redundant(b"now", (Copy(480, b"fits"),))
+    assert unpack(pack(OPUS, b"now", copies)) == Redundant(OPUS, b"now", (Copy(480, b"fits"),))
 
 
 def test_copies_of_another_kind_are_left_out() -> None:
     packet = bytearray(pack(OPUS, b"now", [Copy(960, b"then")]))
     packet[0] = 0x80 | 13
-    assert unpack(bytes(packet)) == Redundant(b"now", ())
+    assert unpack(bytes(packet)) == Redundant(OPUS, b"now", ())
 
 
 def test_a_malformed_packet_is_refused() -> None:

@@ -9,11 +9,12 @@ import pytest
 from aiortc.rtp import RtcpRrPacket
 
 from media import hooks
-from media.opus import OpusEncoder
+from media.opus import SILENT_PACKET, OpusEncoder
+from media.red import Copy, pack
 from media.uplink import AudioUplink, UnsupportedCodec
 from tests.media.network import Sent, VirtualClock, lossy, stream
 from tests.media.peers import speech
-from tests.media.rig import OPUS, PCMU, Rig, assert_no_decoder_thread, rig
+from tests.media.rig import OPUS, PCMU, RED, Rig, assert_no_decoder_thread, rig
 
 
 def encoded(seconds: float) -> list[bytes]:
@@ -38,7 +39,9 @@ class Ear:
         assert len(pcm) == 640
         self.pcm += pcm
 
-    async def play(self, made: Rig, uplink: AudioUplink, packets: list[Sent]) -> None:
+    async def play(
+        self, made: Rig, uplink: AudioUplink, packets: list[Sent], payload_type: int = OPUS
+    ) -> None:
         begin, polled = self.clock.now, 0
         for packet in packets:
             while polled * 0.02 <= packet.at:
@@ -46,7 +49,9 @@ class Ear:
                 uplink.poll()
                 polled += 1
             self.clock.now = begin + packet.at
-            await made.feed(packet.sequence, packet.timestamp, packet.payload, payload_type=OPUS)
+            await made.feed(
+                packet.sequence, packet.timestamp, packet.payload, payload_type=payload_type
+            )
 
 
 def with_payloads(packets: list[Sent], payloads: list[bytes]) -> list[Sent]:
@@ -97,6 +102,54 @@ async def test_loss_is_filled_and_counted_in_webrtc_units() -> None:
         assert stats["jitterBufferEmittedCount"] == len(sent) * 320
         assert stats["bytesReceived"] == sum(len(p.payload) for p in sent)
         assert stats["jitterBufferDelay"] / stats["jitterBufferEmittedCount"] < 0.010
+
+
+def redundant(payloads: list[bytes]) -> list[bytes]:
+    """Each with a copy of the one before."""
+    copies = [[], *([Copy(960, payload)] for payload in payloads)]
+    return [pack(OPUS, payload, copy) for payload, copy in zip(payloads, copies, strict=False)]
+
+
+async def test_copies_in_later_packets_replace_what_is_lost() -> None:
+    heard: list[bytes] = []
+    payloads = encoded(2.0)
+    whole = with_payloads(stream(100), payloads)
+    copying = with_payloads(stream(100), redundant(payloads))
+    for sent, payload_type in [(whole, OPUS), (copying[:7] + copying[8:], RED)]:
+        async with rig("audio") as made:
+            ear = Ear()
+            uplink = ear.attach(made)
+            await made.start()
+            await ear.play(made, uplink, sent, payload_type)
+            assert ear.errors == []
+            heard.append(ear.pcm)
+            stats = uplink.stats()
+    assert heard[0] == heard[1]
+    assert (stats["packetsLost"], stats["packetsDiscarded"]) == (1, 0)
+    assert (stats["fecPacketsReceived"], stats["concealedSamples"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\x80\0\0",
+        pack(PCMU, SILENT_PACKET, [Copy(960, SILENT_PACKET)]),
+        pack(RED, pack(OPUS, SILENT_PACKET, []), []),
+    ],
+    ids=["empty", "cut", "of_another_codec", "in_itself"],
+)
+async def test_a_malformed_packet_with_copies_is_concealed(payload: bytes) -> None:
+    async with rig("audio") as made:
+        ear = Ear()
+        uplink = ear.attach(made)
+        await made.start()
+        payloads = [pack(OPUS, SILENT_PACKET, [])] * 50
+        payloads[20] = payload
+        await ear.play(made, uplink, with_payloads(stream(50), payloads), RED)
+        stats = uplink.stats()
+        assert ear.errors == [] and len(ear.pcm) == 50 * 640
+        assert (stats["packetsDiscarded"], stats["concealedSamples"]) == (1, 320)
 
 
 async def test_receiver_reports_carry_the_loss_that_turns_fec_on() -> None:

@@ -6,7 +6,8 @@ import struct
 import pytest
 from aiortc.rtp import RtpPacket
 
-from signaling.sound_packet import read_sound, ssrc_of
+from media.hooks import AudioPacket
+from signaling.sound_packet import SoundPacket, read_sound, ssrc_of
 
 
 def test_fields_are_those_that_aiortc_reads() -> None:
@@ -25,9 +26,9 @@ def test_fields_are_those_that_aiortc_reads() -> None:
             with pytest.raises(ValueError, match="malformed|truncated"):
                 read_sound(data)
             continue
-        packet = read_sound(data)
+        packet: AudioPacket = read_sound(data)
         read += 1
-        for name in packet.__struct_fields__:
+        for name in SoundPacket.__struct_fields__:
             assert getattr(packet, name) == getattr(known, name), (name, data.hex())
         assert ssrc_of(data) == known.ssrc
     assert read > 1000

@@ -17,7 +17,6 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError
-from aiortc.rtp import RtpPacket
 from av import AudioFrame
 
 from media import hooks
@@ -93,7 +92,7 @@ class Ear:
         self.stamps: deque[tuple[float, int]] = deque(maxlen=100_000)
         """When packets came, and their RTP timestamps."""
 
-    def take(self, packet: RtpPacket, codec: str) -> None:
+    def take(self, packet: hooks.AudioPacket, codec: str) -> None:
         del codec
         self.stamps.append((time.monotonic(), packet.timestamp))
         pcm = np.frombuffer(self._decoder.decode(packet.payload), np.int16) / 32768
