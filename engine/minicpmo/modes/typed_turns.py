@@ -103,14 +103,28 @@ class TypedTurns:
             total += sizes[count]
             count += 1
         items = given.take_items(count)
-        if total > PORTION and (cut := cut_item(items[0], self._fits)) is not None:
+        if total > PORTION and (cut := self._cut(items[0], total)) is not None:
             items = [cut[0]]
             given.put_back(cut[1])
+            left = total - self._size(cut[0])
+            if left > 2 * PORTION:
+                # Measured when little is left: measuring each rest would take the square of them.
+                entry.sizes[cut[1]] = left
         return items
 
-    def _fits(self, item: DecodedItem) -> bool:
+    def _cut(self, item: DecodedItem, size: int) -> tuple[DecodedItem, DecodedItem] | None:
+        chars = _chars(item)
+
+        def fits(part: DecodedItem) -> bool:
+            is_long = chars > 0 and size * _chars(part) > 2 * PORTION * chars
+            return not is_long and self._size(part) <= PORTION
+
+        return cut_item(item, fits)
+
+    def _size(self, item: DecodedItem) -> int:
+        """Positions of a message; raises `ValueError` for one that cannot be read."""
         prompt = self._plan([item])[1]
-        return prompt is None or len(prompt) <= PORTION
+        return 0 if prompt is None else len(prompt)
 
     def _sizes(self, entry: DuplexEntry, most: int) -> list[int]:
         """Positions of each message that waits; those that cannot be read are refused."""
@@ -121,8 +135,8 @@ class TypedTurns:
                 continue
             code, told, size = "", "", 0
             try:
-                prompt = self._plan([item])[1]
-                size = 0 if prompt is None else len(prompt)
+                size = entry.sizes[item] if item in entry.sizes else self._size(item)
+                entry.sizes[item] = size
             except ValueError as error:
                 code, told = "bad_message", str(error)
             if size > most:
@@ -193,6 +207,12 @@ class TypedTurns:
         entry.answering = None
         for asked in turns:
             _refuse(entry.session, asked, code, reason)
+
+
+def _chars(item: DecodedItem) -> int:
+    """The length of a message of words alone; 0: it has something else, too."""
+    words = [part for part in item.parts if isinstance(part, str)]
+    return sum(map(len, words)) if len(words) == len(item.parts) else 0
 
 
 def _refuse(session: Session, asked: AskedTurn, code: str, reason: str) -> None:

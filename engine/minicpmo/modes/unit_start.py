@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -74,6 +75,8 @@ class DuplexEntry(SessionEntry):
         """Reads what was typed, encoding its pictures and sounds first."""
         self.typed_items: Sequence[DecodedItem] = ()
         """What is read by it."""
+        self.sizes = WeakKeyDictionary[DecodedItem, int]()
+        """Positions of messages that wait; of the rest of a long one nearly so many."""
         self.is_amid_message = False
         """A part of a message is in the cache: no unit may follow it."""
         self.appended: deque[Appended] = deque()

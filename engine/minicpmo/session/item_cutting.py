@@ -47,7 +47,8 @@ def _seam(text: str) -> int:
     """Where a line, a sentence or a word ends, as near to the middle as there is one."""
     quarter, middle = len(text) // 4, len(text) // 2
     for mark in ENDS:
-        ends = [m.end() for m in re.finditer(mark, text) if quarter <= m.end() <= 3 * quarter]
+        found = re.compile(mark).finditer(text, max(0, quarter - 2), 3 * quarter)
+        ends = [m.end() for m in found if quarter <= m.end()]
         if ends:
             return min(ends, key=lambda end: abs(end - middle))
     return middle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import deque
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -15,7 +16,10 @@ from engine.minicpmo.engine import MiniCpmoEngine
 from engine.minicpmo.llm.duplex_state import DuplexState
 from engine.minicpmo.modes import typed_turns
 from engine.minicpmo.modes.full_duplex import FullDuplex
+from engine.minicpmo.modes.turn_encoding import PlannedMessages, plan_turn
+from engine.minicpmo.runner import Runner
 from engine.minicpmo.session.audio_input import AudioInput
+from engine.minicpmo.session.item_decoding import DecodedItem
 from tests.engine.minicpmo.engine_rig import Talk, config, scheduler_of
 from tests.engine.minicpmo.turn_rig import Rows, begin, respond, write
 from tests.server.worker.talk import SESSION
@@ -306,6 +310,39 @@ async def test_units_pass_amid_a_long_text_which_is_answered_when_it_is_read(
     read = re.findall(r"<\|im_start\|>user\n(The .*?)<\|im_end\|>", rows.text)
     assert len(read) > 1 and "".join(read) == text
     assert not talk.all(p.SessionWarning)
+    await talk.session.close()
+
+
+@pytest.mark.usefixtures("in_sound")
+async def test_a_text_of_many_portions_is_measured_a_few_times_only(
+    engine: MiniCpmoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = begin(engine, mode="full_duplex", options=LISTENS)
+    await talk.units(1)
+    Held(monkeypatch)
+    entry = scheduler_of(engine)._modes.duplex._entries[0]
+    turns = typed_turns.TypedTurns(scheduler_of(engine).runner)
+    turns._most = 1_000_000
+    planned: list[int] = []
+
+    def counted(runner: Runner, items: Sequence[DecodedItem]) -> PlannedMessages:
+        planned.append(sum(len(str(part)) for item in items for part in item.parts))
+        return plan_turn(runner, items)
+
+    monkeypatch.setattr(typed_turns, "plan_turn", counted)
+    text = "".join(f"The number is {n}. " for n in range(1_000))
+    tell(talk, "before", "hello there")
+    tell(talk, "long", text)
+    tell(talk, "behind", "goodbye now")
+    await until(lambda: len(entry.session.given.items) == 3)
+    read: list[DecodedItem] = []
+    while entry.session.given.items:
+        portion = turns._portion(entry)
+        assert sum(map(turns._size, portion)) <= typed_turns.PORTION
+        read += portion
+    words = [str(part) for item in read for part in item.parts]
+    assert "".join(words) == f"hello there{text}goodbye now" and len(read) > 10
+    assert sum(planned) < 10 * len(text)
     await talk.session.close()
 
 
