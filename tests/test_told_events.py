@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from importlib import import_module
 from importlib.util import module_from_spec
@@ -31,6 +32,16 @@ def test_what_was_told_is_counted_but_for_what_a_death_cut_off() -> None:
     lines(told, line("RealtimeDoor", EVENT), line("RealtimeDoor", WARNING), "RealtimeDoor\t{")
     assert told.check() == 2
     assert told.check() == 0
+
+
+def test_what_nobody_asks_for_is_not_left_behind() -> None:
+    told = ToldEvents()
+    lines(told, line("RealtimeDoor", EVENT))
+    folder = Path(told.environment["TOLD_EVENTS_FOLDER"])
+    assert folder.exists()
+    del told
+    gc.collect()
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 from tests import ROOT
@@ -21,6 +22,8 @@ class ToldEvents:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="told-"))
+        # Of a server that never stopped, too, because it did not start.
+        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         before = os.environ.get("PYTHONPATH", "")
         self.environment = {
             "TOLD_EVENTS_FOLDER": str(self._folder),
@@ -44,6 +47,6 @@ class ToldEvents:
                         checked_event(text, EXTENSIONS if door == "RealtimeDoor" else frozenset())
                 except (AssertionError, ValueError) as error:
                     faults.append(f"{text[:1000]}: {error}")
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove()
         assert not faults, f"{len(faults)} events were none: " + "\n".join(faults[:MAX_SHOWN])
         return count
