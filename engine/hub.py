@@ -41,9 +41,12 @@ def locate(model: str | Path, fetching: Fetching = unheard, *, revision: str | N
         raise HubError(told) from error
 
 
-def snapshot(repository: str, fetching: Fetching, **wanted: Any) -> Path:
-    """The folder of a repository, fetched; blocks meanwhile. `wanted`: which revision, what of it,
-    from where and into which cache, as `huggingface_hub.snapshot_download` takes them.
+def snapshot(
+    repository: str, fetching: Fetching, *, most_bytes: int | None = None, **wanted: Any
+) -> Path:
+    """The folder of a repository, fetched; blocks meanwhile. `most_bytes`: of all that comes.
+    `wanted`: which revision, what of it, from where and into which cache, as
+    `huggingface_hub.snapshot_download` takes them.
 
     Raises `HubError` with the reason alone.
     """
@@ -53,14 +56,16 @@ def snapshot(repository: str, fetching: Fetching, **wanted: Any) -> Path:
         raise HubError("huggingface-hub is not installed (pip install huggingface-hub)") from None
     fetching(repository, 0, 0)
     try:
-        found = snapshot_download(repository, tqdm_class=_bars(repository, fetching), **wanted)
+        bars = _bars(repository, fetching, most_bytes)
+        found = snapshot_download(repository, tqdm_class=bars, **wanted)
     except Exception as error:  # noqa: BLE001 - the boundary: it lets its HTTP client's through
         raise HubError(str(error) or f"the download broke off ({type(error).__name__})") from error
     return Path(found)
 
 
-def _bars(model: str, fetching: Fetching) -> type[Any]:
-    """A class of progress bars that draw nothing and tell `fetching` of bytes instead.
+def _bars(model: str, fetching: Fetching, most_bytes: int | None) -> type[Any]:
+    """A class of progress bars that draw nothing and tell `fetching` of bytes instead; they end the
+    download by `HubError` where it is of more than `most_bytes`.
 
     The hub's client makes several: of bytes received, of bytes written, of files done.
     """
@@ -77,6 +82,8 @@ def _bars(model: str, fetching: Fetching) -> type[Any]:
             nonlocal told_at
             shown = super().update(n)
             done, total = int(self.n), int(self.total or 0)
+            if self.unit == "B" and most_bytes is not None and max(done, total) > most_bytes:
+                raise HubError(f"there are more than {most_bytes} bytes of it")
             with lock:
                 now = time.monotonic()
                 is_due = now - told_at >= TELL_S or done == total

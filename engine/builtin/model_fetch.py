@@ -25,6 +25,8 @@ from engine.hub import Fetching, HubError, snapshot
 PINS = "pins.json"
 COMING = ".coming"
 """The hub's own layout, for as long as something is fetched."""
+MOST_BYTES = 4 << 30
+"""Of a model: no source may fill the disk. The largest, whisper-large-v3, has three quarters of that."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -114,6 +116,7 @@ class ModelFolder:
                 cache_dir=coming,
                 # A user's secret is for none but the hub, whose models are public.
                 token=False,
+                most_bytes=MOST_BYTES,
             )
             for file in files:
                 self._keep(model, file, folder)
@@ -121,9 +124,10 @@ class ModelFolder:
             shutil.rmtree(coming, ignore_errors=True)
 
     def _keep(self, model: PublishedModel, file: PublishedFile, folder: Path) -> None:
-        """Move it from the hub's folder, which has the name of its commit, if it is the right one.
+        """Copy it from the hub's folder, which has the name of its commit, if it is the right one.
 
-        In there it is a link to a file that is named by the hash that the hub told.
+        In there it is a link to a file that is named by the hash that the hub told: files with the
+        same bytes have but one.
         """
         name = self._name(model, file)
         if not (folder / file.path).is_file():
@@ -140,7 +144,9 @@ class ModelFolder:
             )
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        came.replace(path)
+        copy = self._folder / COMING / "copy"
+        shutil.copyfile(came, copy)
+        copy.replace(path)
         self._pins[name] = pin
         self._write_pins()
 

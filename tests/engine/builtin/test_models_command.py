@@ -107,6 +107,26 @@ def test_nobody_is_shown_the_token_of_a_user(
     assert hub.authorizations == {None}
 
 
+def test_no_source_fills_the_disk(
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("engine.builtin.model_fetch.MOST_BYTES", 6_999)
+    assert get(hub, tmp_path, "whisper-base") == 1
+    assert "there are more than 6999 bytes of it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_a_model_may_be_the_same(hub: HubServer, tmp_path: Path) -> None:
+    files = hub.files["Systran/faster-whisper-base"]
+    files["config.json"] = files["vocabulary.txt"]
+    assert get(hub, tmp_path, "whisper-base") == 0
+    kept = tmp_path / "recognisers" / "whisper-base"
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == files
+
+
 def test_names_that_are_none_and_models_that_are_not_there(
     hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
