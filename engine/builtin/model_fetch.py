@@ -26,7 +26,8 @@ PINS = "pins.json"
 COMING = ".coming"
 """The hub's own layout, for as long as something is fetched."""
 MOST_BYTES = 4 << 30
-"""Of a model: no source may fill the disk. The largest, whisper-large-v3, has three quarters of that."""
+"""Of a model: no source may fill the disk. The largest, whisper-large-v3, has three quarters of
+that."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

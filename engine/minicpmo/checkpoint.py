@@ -167,8 +167,7 @@ def load(
             checkpoint.load(network, prefix, device=where, dtype=dtype)
         show("loading the voice")
         speech = load_speech_decoder(checkpoint, config.tts, device=where, dtype=dtype)
-        unused = checkpoint.unused()
-        if unused:
+        if unused := checkpoint.unused():
             raise CheckpointError(f"{folder}: unexpected tensors {', '.join(unused[:8])}")
     speaking = with_assets(folder, assets)
     return OmniModel(

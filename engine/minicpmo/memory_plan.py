@@ -139,8 +139,8 @@ def plan(wanted: int, free: int, slot: SlotBytes, max_context: int) -> MemoryPla
     advice = (
         f"set minicpmo.max_context to {possible} or less (it is {max_context})"
         if possible >= LEAST_CONTEXT
-        else "free memory on this GPU, set minicpmo.weights_dtype to int4 if it is not, or take a "
-        "larger one"
+        else "free memory on this GPU, take fewer bits in minicpmo.weights_dtype (fp8, "
+        "int4), or take a larger one"
     )
     raise EngineError(
         f"not one session fits into the GPU's memory: {_gib(free)} GiB are free beside the "

@@ -12,9 +12,8 @@ from torch import Tensor
 
 ALIGNMENT = 16
 """Cells of a row are a multiple of this: attention kernels want their masks so."""
-
-
 _PIECE = torch.complex128
+"""The widest numbers that torch has: 16 bytes."""
 
 
 def aligned(cells: int) -> int:
