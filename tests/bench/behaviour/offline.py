@@ -65,6 +65,8 @@ def overlap_row(ear: Ear, case: Case, answer: Sound, echo_db: float | None) -> d
     for at, told in call.told:
         if call.cut_s is not None and at <= call.cut_s:
             silent_s = at if told.loudness == "held" else call.cut_s if told.loudness else silent_s
+    waits = {told.loudness: at for at, told in call.told if told.loudness in ("held", "full")}
+    waited_s = waits.get("full", 0.0) - waits["held"] if "held" in waits else 0.0
     first = next((at for at, told in call.told if told.loudness == "ducked"), None)
     return {
         "voice": case.voice,
@@ -72,6 +74,7 @@ def overlap_row(ear: Ear, case: Case, answer: Sound, echo_db: float | None) -> d
         "stopped": call.cut_s is not None,
         "silent_ms": None if silent_s is None else round((silent_s - begun + WAY_S) * 1000),
         "ducked_ms": None if first is None else round((first - begun + WAY_S) * 1000),
+        "waited_ms": round(waited_s * 1000) if call.cut_s is None and waited_s > 0 else None,
         "steps": [
             (told.loudness, told.decision, round((at - begun) * 1000)) for at, told in call.told
         ],
@@ -159,8 +162,10 @@ def overlap_kind(
     rows = [overlap_row(ear, case, answer, echo_db) for case in make(which, count)]
     silent = [row["silent_ms"] for row in rows if row["stopped"]]
     ducked = [row["ducked_ms"] for row in rows if row["ducked_ms"] is not None]
+    waited = [row["waited_ms"] for row in rows if row["waited_ms"] is not None]
     stopped = f"stopped {len(silent)} of {len(rows)}"
-    return f"{stopped}; silent {spread(silent)}; ducked {spread(ducked)}", rows
+    times = f"silent {spread(silent)}; ducked {spread(ducked)}; waited {spread(waited)}"
+    return f"{stopped}; {times}", rows
 
 
 def turn_kind(
