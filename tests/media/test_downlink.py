@@ -16,6 +16,7 @@ from media.playout import Playout
 from media.red import unpack
 from tests.media.peers import speech
 from tests.media.test_clock import FakeTimers
+from tests.media.test_packetsender import Wire, parameters
 
 
 class Quiet:
@@ -115,6 +116,16 @@ async def test_failing_listener_ends_the_track_with_a_report() -> None:
     assert [type(e) for e in line.errors] == [KeyError]
     assert line.track.readyState == "ended"
     assert line.ticker.num_subscribers == 0
+
+
+async def test_sender_that_cannot_begin_ends_the_track_with_a_report() -> None:
+    line = Line()
+    sender = RTCRtpSender("audio", Wire())  # type: ignore[arg-type]
+    line.track.bind(sender)
+    await sender.send(parameters(256 * "m"))
+    await sender.stop()
+    assert [type(e) for e in line.errors] == [AssertionError]
+    assert line.track.readyState == "ended"
 
 
 async def test_nobody_fetches_packets() -> None:
