@@ -25,6 +25,8 @@ torch = pytest.importorskip("torch", reason="the native engine needs torch: the 
 COMMITTED = "input_audio_buffer.committed"
 STARTED = "input_audio_buffer.speech_started"
 SPOKEN = "#captions [data-status=unwritten]"
+SOFT = 0.001
+"""A quarter of the level at which the tiny model's noise is heard; silence is zero."""
 UPDATE = "(session) => window.omnicall.call.send({ type: 'session.update', session })"
 
 
@@ -62,7 +64,7 @@ async def test_it_speaks_is_interrupted_and_goes_on(native: Serving, tmp_path: P
         await event(page, "output_audio_buffer.started", count=2)
         sound = await recorded(page)
         _, stats = await asyncio.to_thread(native.get, "/api/stats")
-    assert stretches(sound.assistant, BROWSER_HZ), "nothing was heard"
+    assert stretches(sound.assistant, BROWSER_HZ, threshold=SOFT), "nothing was heard"
     stages = stats["engines"][0]["latency_ms"]
     assert {"encode", "prefill", "decode", "tts", "vocoder", "unit"} <= set(stages)
     told = [e["metrics"] for e in log if e["type"] == "metrics"]
