@@ -50,7 +50,7 @@ async def how_it_ended(server: Serving, call_id: str) -> str:
 
 
 async def test_spoken_question_is_answered_aloud(server: Serving, tmp_path: Path) -> None:
-    mic = microphone(tmp_path / "mic.wav", [(3.0, "seven_times_eight")], 30)
+    mic = microphone(tmp_path / "mic.wav", [(6.0, "seven_times_eight")], 30)
     async with browse(server.url, mic) as page:
         await call(page)
         await record(page)

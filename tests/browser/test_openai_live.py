@@ -59,7 +59,7 @@ WORDS = """
 
 
 async def test_a_page_talks_in_full_duplex(server: Serving, tmp_path: Path) -> None:
-    mic = microphone(tmp_path / "mic.wav", [(3.0, "what_time")], 60)
+    mic = microphone(tmp_path / "mic.wav", [(6.0, "what_time")], 60)
     async with browse(server.url, mic) as page:
         status, body = await page.evaluate(PAGE, {"model": "gpt-live-1"})
         assert status == 201, body
